@@ -1,0 +1,160 @@
+"""The manifest: what an artifact says of itself, so that the runtime needs to know no architecture.
+
+An ONNX file carries it as JSON in `metadata_props["keygraph"]`, an engine in `<engine>.json` beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import InputError
+
+FORMAT_VERSION = 1
+
+#: The key in ONNX `metadata_props` that holds the manifest.
+METADATA_KEY = "keygraph"
+
+#: Names of the exported graph's tensors, the same for every architecture with one image in and one out.
+IMAGE_INPUT = "image"
+K_INPUT = "k"
+IMAGE_OUTPUT = "restored"
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """How many nodes k each node of a key graph keeps.
+
+    Attributes
+    ----------
+    default
+        The k that is used when the user names none; the only one possible when `runtime` is false.
+    maximum
+        Nodes in a window: from here on every node keeps all, and a larger k is refused.
+    trained
+        The values that training drew from; empty when unknown.
+    runtime
+        True when k is an input of the graph, false when it is fixed in it.
+    """
+
+    default: int
+    maximum: int
+    trained: tuple[int, ...] = ()
+    runtime: bool = True
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Overlap for tiled inference, as measured against whole images when the file was made.
+
+    Attributes
+    ----------
+    tile, overlap
+        Pixels of the input image, both multiples of the manifest's `size_multiple`.
+    psnr
+        Tiled against whole, dB, on the calibration image with these values.
+    """
+
+    tile: int
+    overlap: int
+    psnr: float
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that is needed to run an artifact and to know where it came from.
+
+    Attributes
+    ----------
+    architecture, configuration
+        Registry name (``"kgt"``) and the constructor's arguments as plain JSON values. Not for the runtime.
+    task
+        Free text, for instance ``"denoising"``; the empty string when the checkpoint does not say.
+    scale
+        Output pixels per input pixel along each axis.
+    in_channels, out_channels
+        Channels of the image tensors, NCHW.
+    value_range
+        What black and white are in those tensors.
+    size_multiple
+        Height and width of a tensor must be multiples of this; tile origins are aligned to it.
+    global_statistics
+        True when a pixel's result depends on sums over the whole image, so that tiles change it.
+    shape
+        None when batch, height and width are dynamic, else the only (B, H, W) that the file takes.
+    neighbours
+        The key graph's k, or None for architectures without one.
+    precision
+        ``"fp32"``, ``"fp16"`` or ``"bf16"``.
+    weights_sha256
+        SHA-256 over the checkpoint's tensors (names, types, shapes, bytes), independent of the container.
+    made_with
+        Package versions, keygraph's own among them.
+    verification
+        What was compared with PyTorch and the result; None when `--no-verify` was given.
+    tiling
+        Calibrated tiling, or None when it was not measured.
+    """
+
+    architecture: str
+    configuration: dict[str, Any]
+    task: str
+    scale: int
+    in_channels: int
+    out_channels: int
+    value_range: tuple[float, float]
+    size_multiple: int
+    global_statistics: bool
+    shape: tuple[int, int, int] | None
+    neighbours: Neighbours | None
+    precision: str
+    weights_sha256: str
+    made_with: dict[str, str] = field(default_factory=dict)
+    verification: dict[str, Any] | None = None
+    tiling: Tiling | None = None
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        """Serialize; the same manifest gives the same text."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+
+def from_json(text: str, source: str) -> Manifest:
+    """Read a manifest back.
+
+    Parameters
+    ----------
+    text
+        What `Manifest.to_json` wrote.
+    source
+        The file's name, for messages.
+
+    Raises
+    ------
+    InputError
+        The text is no manifest, or a newer keygraph wrote it.
+    """
+    try:
+        values = json.loads(text)
+        version = values["format_version"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{source}: the keygraph manifest is damaged; export the model again") from error
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise InputError(
+            f"{source}: manifest format {version} is newer than this keygraph reads ({FORMAT_VERSION}); "
+            "upgrade with: pip install --upgrade keygraph"
+        )
+    try:
+        values["value_range"] = tuple(values["value_range"])
+        if values["shape"] is not None:
+            values["shape"] = tuple(values["shape"])
+        if values["neighbours"] is not None:
+            neighbours = values["neighbours"]
+            values["neighbours"] = Neighbours(**{**neighbours, "trained": tuple(neighbours["trained"])})
+        if values["tiling"] is not None:
+            values["tiling"] = Tiling(**values["tiling"])
+        return Manifest(**values)
+    except (TypeError, KeyError) as error:
+        raise InputError(f"{source}: the keygraph manifest is damaged ({error}); export the model again") from error
