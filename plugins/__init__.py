@@ -36,5 +36,6 @@ def library(host: str) -> Path:
         if path.is_file():
             return path
     raise MissingDependencyError(
-        f"{LIBRARIES[host]} is not installed beside keygraph; build it with: pip install --force-reinstall --no-deps keygraph"
+        f"{LIBRARIES[host]} is not installed beside keygraph; build it with: "
+        "pip install --force-reinstall --no-deps keygraph"
     )

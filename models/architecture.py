@@ -1,0 +1,56 @@
+"""What keygraph knows of a family of networks, as data: the registry has one `Architecture` each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..manifest import Neighbours
+
+StateDict = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What goes into and comes out of a configured network; the fields are those of `manifest.Manifest`."""
+
+    task: str
+    scale: int
+    in_channels: int
+    out_channels: int
+    value_range: tuple[float, float]
+    size_multiple: int
+    global_statistics: bool
+    neighbours: Neighbours | None
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One family of networks.
+
+    Attributes
+    ----------
+    name
+        What checkpoints, manifests and messages call it.
+    config_type
+        Frozen dataclass; its constructor validates and raises `InputError`.
+    build
+        Configuration -> module with that configuration in `.config`.
+    detect
+        True when a state dict with these keys is of this family (others of the family's keys may still be missing).
+    infer
+        Configuration from the shapes of a detected state dict and from the values that the user gives. Raises
+        `InputError` that names the settings which neither tells.
+    interface
+        Configuration -> what goes in and out.
+    """
+
+    name: str
+    config_type: type
+    build: Callable[[Any], nn.Module]
+    detect: Callable[[StateDict], bool]
+    infer: Callable[[StateDict, Mapping[str, Any]], Any]
+    interface: Callable[[Any], Interface]

@@ -1,0 +1,218 @@
+"""Checkpoints: from a file to a network with its weights, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import InputError
+from ..files import atomic_path
+from ..manifest import Manifest
+from . import registry
+from .architecture import Architecture, StateDict
+from .checkpoint_file import read_file
+from .key_map import apply_key_map, read_key_map
+from .unwrap import unwrap
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network with trained weights.
+
+    Attributes
+    ----------
+    module
+        float32, in evaluation mode; `forward(image[B, C, H, W], k=None)`.
+    architecture, config
+        What it is.
+    source
+        The file that it came from.
+    notes
+        One line for each choice that was made in reading it.
+    """
+
+    module: nn.Module
+    architecture: Architecture
+    config: Any
+    source: Path
+    notes: tuple[str, ...]
+
+    def manifest(self) -> Manifest:
+        """Describe the PyTorch model; an exporter replaces the fields that it decides."""
+        interface = self.architecture.interface(self.config)
+        return Manifest(
+            architecture=self.architecture.name,
+            configuration=dataclasses.asdict(self.config),
+            shape=None,
+            precision="fp32",
+            weights_sha256=weights_sha256(self.module.state_dict()),
+            **{f.name: getattr(interface, f.name) for f in dataclasses.fields(interface)},
+        )
+
+
+def load_checkpoint(
+    path: str | os.PathLike[str],
+    *,
+    key_map: str | os.PathLike[str] | None = None,
+    config: str | os.PathLike[str] | None = None,
+) -> LoadedModel:
+    """Read a trained network.
+
+    Parameters
+    ----------
+    path
+        ``.ckpt``, ``.pth``, ``.pt`` or ``.safetensors``.
+    key_map
+        Rules for foreign keys, see `models.key_map`.
+    config
+        JSON file with configuration values, for checkpoints that do not store them; they override what is stored.
+
+    Raises
+    ------
+    InputError
+        The file is no checkpoint, its architecture is unknown, or a tensor is missing, superfluous, of the wrong shape
+        or not finite. Nothing is ever loaded in part.
+    """
+    source = Path(path)
+    loaded = read_file(source)
+    stored = loaded if isinstance(loaded, Mapping) else {}
+    rules = read_key_map(Path(key_map)) if key_map is not None else []
+    # With a key map, only the mapped keys can be recognised, so wrappers are opened by name alone.
+    state, notes = unwrap(loaded, str(source), lambda keys: not rules and registry.detect(keys) is not None)
+    if rules:
+        state, mapped = apply_key_map(state, rules)
+        notes += mapped
+    architecture = _architecture(stored, state, source)
+    configuration = _configuration(architecture, stored, state, config, source, notes)
+    module = architecture.build(configuration)
+    _load_strictly(module, state, architecture.name, source, notes)
+    return LoadedModel(module.eval(), architecture, configuration, source, tuple(notes))
+
+
+def save_checkpoint(path: str | os.PathLike[str], model: nn.Module) -> None:
+    """Write a network's weights with its architecture and configuration, as safetensors or as PyTorch's own format.
+
+    Raises
+    ------
+    InputError
+        The place cannot be written.
+    ValueError
+        No architecture builds a module of this type.
+    """
+    config = model.config
+    architecture = next((a for a in registry.ARCHITECTURES if isinstance(config, a.config_type)), None)
+    if architecture is None:
+        raise ValueError(f"{type(model).__name__} is of no architecture that keygraph knows")
+    header = {"architecture": architecture.name, "config": dataclasses.asdict(config)}  # type: ignore[call-overload]
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    with atomic_path(path) as temporary:
+        if temporary.suffix == ".safetensors":
+            from safetensors.torch import save_file
+
+            save_file(state, temporary, {"keygraph": json.dumps(header)})
+        else:
+            torch.save({**header, "params": state}, temporary)
+
+
+def weights_sha256(state: StateDict) -> str:
+    """SHA-256 over names, types, shapes and bytes of the tensors: the same weights in any container give the same."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _architecture(stored: Mapping[str, Any], state: StateDict, source: Path) -> Architecture:
+    name = stored.get("architecture")
+    if isinstance(name, str):
+        return registry.by_name(name)
+    found = registry.detect(state)
+    if found is not None:
+        return found
+    nearest, missing, unknown = registry.nearest(state)
+    raise InputError(
+        f"{source}: unknown architecture; the nearest is {nearest.name}, which has no {_some(unknown)}, but has "
+        f"{_some(missing)}; map the keys with --key-map; known architectures: "
+        f"{', '.join(a.name for a in registry.ARCHITECTURES)}"
+    )
+
+
+def _configuration(
+    architecture: Architecture,
+    stored: Mapping[str, Any],
+    state: StateDict,
+    config: str | os.PathLike[str] | None,
+    source: Path,
+    notes: list[str],
+) -> Any:
+    given: dict[str, Any] = {}
+    if config is not None:
+        try:
+            given = dict(json.loads(Path(config).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f"{config}: cannot be read as a configuration ({error}); give a JSON object") from error
+    names = [f.name for f in dataclasses.fields(architecture.config_type)]
+    values = dict(stored["config"]) if isinstance(stored.get("config"), Mapping) else {}
+    unknown = sorted((values.keys() | given.keys()) - set(names))
+    if unknown:
+        raise InputError(
+            f"{source}: {architecture.name} has no setting {', '.join(unknown)}; it has: {', '.join(names)}"
+        )
+    try:
+        if values:
+            return architecture.config_type(**{**values, **given})
+        notes.append("configuration inferred from the tensors' shapes")
+        return architecture.infer(state, given)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
+    except (KeyError, IndexError, ValueError) as error:
+        raise InputError(
+            f"{source}: looks like {architecture.name}, but its shapes cannot be read ({error}); "
+            "give the whole configuration with --config FILE.json"
+        ) from error
+
+
+def _load_strictly(module: nn.Module, state: StateDict, name: str, source: Path, notes: list[str]) -> None:
+    expected = module.state_dict()
+    missing = [key for key in expected if key not in state]
+    unknown = [key for key in state if key not in expected]
+    if missing or unknown:
+        raise InputError(
+            f"{source}: the tensors do not fit {name} as configured: missing {_some(missing)}; "
+            f"not expected {_some(unknown)}; "
+            "map the keys with --key-map, or correct the configuration with --config"
+        )
+    for key, tensor in expected.items():
+        if state[key].shape != tensor.shape:
+            raise InputError(
+                f"{source}: tensor {key} is {list(state[key].shape)}; {name} as configured has {list(tensor.shape)}; "
+                "correct the configuration with --config"
+            )
+        if not state[key].isfinite().all():
+            bad = int((~state[key].isfinite()).sum())
+            raise InputError(
+                f"{source}: tensor {key} holds {bad} NaN or infinite values; "
+                "use a checkpoint from before training diverged"
+            )
+    types = sorted({str(t.dtype).removeprefix("torch.") for k, t in state.items() if t.dtype != expected[k].dtype})
+    if types:
+        notes.append(f"tensors of type {', '.join(types)} converted to float32")
+    module.load_state_dict(state, strict=True)
+
+
+def _some(keys: list[str]) -> str:
+    """The first few of them, for a message of one line."""
+    if not keys:
+        return "nothing"
+    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")

@@ -1,0 +1,106 @@
+"""Reading checkpoint files as data: never a pickle's code."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import InputError
+
+#: Names by which a file is taken for a checkpoint.
+SUFFIXES = (".ckpt", ".pth", ".pt", ".safetensors")
+
+
+def read_file(path: Path) -> Any:
+    """Load what a checkpoint file holds.
+
+    Returns
+    -------
+    Any
+        What was saved. A safetensors file gives a dictionary with its tensors under ``"state_dict"`` and, where
+        `save_checkpoint` wrote it, the other entries of ours.
+
+    Raises
+    ------
+    InputError
+        The file is missing, empty, truncated, not a checkpoint, or a pickle that wants to run code.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the checkpoint file in it ({', '.join(SUFFIXES)})")
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+            size = file.seek(0, 2)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; check the path") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    _refuse_impostors(path, start, size)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path, size)
+    return _read_torch(path, start, size)
+
+
+def _refuse_impostors(path: Path, start: bytes, size: int) -> None:
+    if size == 0:
+        raise InputError(f"{path} is empty; download or copy it again")
+    text = start.lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise InputError(f"{path} is a web page, not a checkpoint; download the file itself, not the page about it")
+    if text.startswith(b"version https://git-lfs"):
+        raise InputError(f"{path} is a Git LFS pointer, not the checkpoint; fetch it with: git lfs pull")
+
+
+def _read_safetensors(path: Path, size: int) -> Any:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, size, str(error)) from error
+    ours = json.loads(metadata["keygraph"]) if "keygraph" in metadata else {}
+    return {**ours, "state_dict": tensors}
+
+
+def _read_torch(path: Path, start: bytes, size: int) -> Any:
+    if not start.startswith((b"PK", b"\x80")):
+        raise _damaged(path, size, "it is neither PyTorch's format nor safetensors")
+    # A zip's directory stands at its end: a file that starts as one and is none has been cut off.
+    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
+        raise _damaged(path, size, "the end of the file is missing")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error).lower() or "weights only" in str(error).lower():
+            raise InputError(
+                f"{path} holds Python objects, not only weights, and loading it would run code from the file; "
+                "where you trust it, save only the weights: torch.save(model.state_dict(), path), or safetensors"
+            ) from error
+        raise _damaged(path, size, str(error)) from error
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        UnicodeDecodeError,
+    ) as error:
+        raise _damaged(path, size, str(error)) from error
+
+
+def _damaged(path: Path, size: int, reason: str) -> InputError:
+    first = reason.strip().splitlines()[0][:120] if reason.strip() else "unknown format"
+    amount = f"{size / 1e3:.0f} KB" if size < 1e6 else f"{size / 1e6:.0f} MB"
+    return InputError(f"{path} ({amount}) is no readable checkpoint: {first}; an incomplete download looks like this")

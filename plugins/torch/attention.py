@@ -1,0 +1,96 @@
+"""Ways of computing KeyGraphAttention in PyTorch, all with the contract's result.
+
+`mask` is the reference: the definition, word for word. `gather` is the papers' Torch-Gather and `sdpa` PyTorch's fused
+attention with a boolean mask; they are here to be measured against, and `sdpa` to train faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+from .graph_bits import unpack_graph
+
+Attention = Callable[[Tensor, Tensor, Tensor, Tensor, "Tensor | None", float], Tensor]
+
+
+def mask_attention(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """Dense scores, the unselected ones excluded from the softmax (the papers' Torch-Mask)."""
+    selected = unpack_graph(graph, k.shape[2])
+    scores = (q.float() @ k.float().mT) * scale
+    if bias is not None:
+        scores = scores + bias.float()
+    weights = scores.masked_fill(~selected, -torch.inf).softmax(-1)
+    # A row without any selected node is 0/0 in the softmax; the contract says zeros.
+    weights = weights.masked_fill(~selected.any(-1, keepdim=True), 0.0)
+    return (weights @ v.float()).to(v.dtype)
+
+
+def gather_attention(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """Copies every row's selected keys and values together first (the papers' Torch-Gather).
+
+    Stores B x H x M x max(selected) x D elements, twice.
+    """
+    batch, heads, rows, _ = q.shape
+    selected = unpack_graph(graph, k.shape[2])
+    most = int(selected.sum(-1).max())
+    # Stable and descending: the selected nodes first, in the order of their indices.
+    index = selected.byte().argsort(dim=-1, descending=True, stable=True)[..., :most].expand(batch, heads, rows, most)
+    valid = selected.expand(batch, heads, -1, -1).gather(-1, index)
+
+    def pick(nodes: Tensor) -> Tensor:
+        flat = index.flatten(2).unsqueeze(-1).expand(-1, -1, -1, nodes.shape[-1])
+        return nodes.float().gather(2, flat).unflatten(2, (rows, most))
+
+    scores = torch.einsum("bhmd,bhmjd->bhmj", q.float(), pick(k)) * scale
+    if bias is not None:
+        scores = scores + bias.float().expand(batch, -1, -1, -1).gather(-1, index)
+    weights = scores.masked_fill(~valid, -torch.inf).softmax(-1)
+    weights = weights.masked_fill(~valid.any(-1, keepdim=True), 0.0)
+    return torch.einsum("bhmj,bhmjd->bhmd", weights, pick(v)).to(v.dtype)
+
+
+def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """`scaled_dot_product_attention` with the graph as a boolean mask (as a float one where there is a bias)."""
+    selected = unpack_graph(graph, k.shape[2])
+    mask = selected
+    if bias is not None:
+        mask = bias.to(q.dtype).masked_fill(~selected, -torch.inf)
+    result = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    return result.masked_fill(~(graph != 0).any(-1, keepdim=True), 0.0)
+
+
+ATTENTION_IMPLEMENTATIONS: dict[str, Attention] = {
+    "mask": mask_attention,
+    "gather": gather_attention,
+    "sdpa": sdpa_attention,
+}
+
+_chosen: ContextVar[Attention] = ContextVar("keygraph_attention", default=mask_attention)
+
+
+@contextmanager
+def use_attention(name: str) -> Iterator[None]:
+    """Compute `key_graph_attention` this way inside the `with` block, in this thread or task.
+
+    Raises
+    ------
+    ValueError
+        `name` is not in `ATTENTION_IMPLEMENTATIONS`.
+    """
+    if name not in ATTENTION_IMPLEMENTATIONS:
+        raise ValueError(f"no attention {name!r}; choose one of {', '.join(ATTENTION_IMPLEMENTATIONS)}")
+    token = _chosen.set(ATTENTION_IMPLEMENTATIONS[name])
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def chosen_attention() -> Attention:
+    """The implementation in force, `mask` unless `use_attention` says otherwise."""
+    return _chosen.get()

@@ -1,0 +1,44 @@
+"""The key graph's storage: one bit per pair of nodes, 32 to an int32 word."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+WORD_BITS = 32
+
+
+def words(nodes: int) -> int:
+    """Words that hold one row of `nodes` bits."""
+    return (nodes + WORD_BITS - 1) // WORD_BITS
+
+
+def pack_graph(selected: Tensor) -> Tensor:
+    """Pack a selection into words.
+
+    Parameters
+    ----------
+    selected
+        bool[..., N]; true where the row attends to the node.
+
+    Returns
+    -------
+    Tensor
+        int32[..., ceil(N/32)]; bit j mod 32 of word j div 32 is `selected[..., j]`, bits past N are 0.
+    """
+    nodes = selected.shape[-1]
+    padded = torch.nn.functional.pad(selected, (0, words(nodes) * WORD_BITS - nodes))
+    bits = padded.unflatten(-1, (words(nodes), WORD_BITS))
+    # Distinct powers of two: the sum is their bitwise or, and bit 31 is the int32's sign.
+    return (bits * _bit_values(selected.device)).sum(-1, dtype=torch.int32)
+
+
+def unpack_graph(graph: Tensor, nodes: int) -> Tensor:
+    """Undo `pack_graph`: int32[..., ceil(N/32)] -> bool[..., N]."""
+    bits = (graph.unsqueeze(-1) & _bit_values(graph.device)) != 0
+    return bits.flatten(-2)[..., :nodes]
+
+
+def _bit_values(device: torch.device) -> Tensor:
+    """int32[32]: 1, 2, 4, ..., 2^30, -2^31."""
+    return torch.ones((), dtype=torch.int32, device=device) << torch.arange(WORD_BITS, dtype=torch.int32, device=device)

@@ -1,0 +1,152 @@
+"""`keygraph::key_graph` and `keygraph::key_graph_attention`: the operator contract as PyTorch operators.
+
+Opaque to `torch.export` and `torch.compile`, so that an exported graph holds them as single nodes. The attention has a
+gradient with respect to q, k, v and bias, for training; the graph is a discrete choice and has none.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .attention import chosen_attention
+from .graph_bits import pack_graph, words
+
+
+@torch.library.custom_op("keygraph::key_graph", mutates_args=())
+def _key_graph(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
+    keep = int(k.item())
+    if keep < 1:
+        raise ValueError(f"key_graph: k is {keep}; it must be at least 1")
+    similarity = query.float() @ key.float().mT
+    return pack_graph(_largest(similarity, min(keep, key.shape[2])))
+
+
+def _largest(similarity: Tensor, k: int) -> Tensor:
+    """Select the k largest of each row: lower index first among equals, NaN after everything.
+
+    float32[..., N], 1 <= k <= N -> bool[..., N] with exactly k true in each row.
+    """
+    is_nan = similarity.isnan()
+    similarity = similarity.masked_fill(is_nan, -torch.inf)
+    threshold = similarity.topk(k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
+    above = similarity > threshold
+    tied = similarity == threshold
+    if int(above.sum() + tied.sum()) == k * (tied.numel() // tied.shape[-1]):
+        return above | tied  # no row has more candidates than places: the usual case, and several times cheaper
+    # Places among the tied, from 1: by index, the genuine values before the NaN (these only ever tie with -inf).
+    tied_nan = tied & is_nan
+    tied = tied & ~is_nan
+    place = torch.where(tied_nan, tied.sum(-1, keepdim=True) + tied_nan.cumsum(-1), tied.cumsum(-1))
+    return above | ((tied | tied_nan) & (place <= k - above.sum(-1, keepdim=True)))
+
+
+@_key_graph.register_fake
+def _(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
+    batch, groups, rows, _ = query.shape
+    return query.new_empty((batch, groups, rows, words(key.shape[2])), dtype=torch.int32)
+
+
+@torch.library.custom_op("keygraph::key_graph_attention", mutates_args=())
+def _key_graph_attention(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    return chosen_attention()(q, k, v, graph, bias, scale).contiguous()
+
+
+@_key_graph_attention.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    return v.new_empty((q.shape[0], q.shape[1], q.shape[2], v.shape[3]))
+
+
+def _save_for_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    q, k, v, graph, bias, ctx.scale = inputs
+    ctx.save_for_backward(q, k, v, graph, bias)
+
+
+def _backward(ctx, gradient):  # type: ignore[no-untyped-def]
+    """Recompute the attention with autograd on: nothing of size M x N is kept between forward and backward."""
+    q, k, v, graph, bias = ctx.saved_tensors
+    leaves = [None if t is None else t.detach().requires_grad_() for t in (q, k, v, bias)]
+    with torch.enable_grad():
+        output = chosen_attention()(leaves[0], leaves[1], leaves[2], graph, leaves[3], ctx.scale)
+    wanted = [t for t in leaves if t is not None]
+    grads = iter(torch.autograd.grad(output, wanted, gradient))
+    dq, dk, dv, dbias = (None if t is None else next(grads) for t in leaves)
+    return dq, dk, dv, None, dbias, None
+
+
+torch.library.register_autograd("keygraph::key_graph_attention", _backward, setup_context=_save_for_backward)
+
+
+def key_graph(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
+    """Choose for every row the k nodes most similar to it.
+
+    S = query . key^T, accumulated in FP32. Ties go to the lowest node index, NaN ranks below everything, k >= N keeps
+    all nodes. (KGT, arXiv 2402.02634: the key graph; SemanIR, arXiv 2405.20008.)
+
+    Parameters
+    ----------
+    query
+        float32, float16 or bfloat16 [B, G, M, C].
+    key
+        Same type, [B, G, N, C].
+    k
+        int64[1], at least 1.
+
+    Returns
+    -------
+    Tensor
+        int32[B, G, M, ceil(N/32)]: bit j mod 32 of word j div 32 says that the row attends to node j.
+
+    Raises
+    ------
+    ValueError
+        The shapes do not fit, or k is below 1.
+    """
+    if query.ndim != 4 or key.ndim != 4 or query.shape[:2] != key.shape[:2] or query.shape[3] != key.shape[3]:
+        raise ValueError(
+            f"key_graph: query {tuple(query.shape)} and key {tuple(key.shape)} must be [B, G, M, C] and [B, G, N, C]"
+        )
+    return _key_graph(query.detach(), key.detach(), k)
+
+
+def key_graph_attention(
+    q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor | None = None, scale: float | None = None
+) -> Tensor:
+    """Attend to the selected nodes only: softmax over them of scale * q.k (+ bias), times v.
+
+    Parameters
+    ----------
+    q, k, v
+        float32, float16 or bfloat16 [B, H, M, D], [B, H, N, D], [B, H, N, Dv].
+    graph
+        int32[B, G, M, ceil(N/32)] with G = 1 or H, as from `key_graph`.
+    bias
+        Optional [H, M, N], the type of q.
+    scale
+        D^-1/2 by default.
+
+    Returns
+    -------
+    Tensor
+        [B, H, M, Dv], the type of v; zeros in a row with nothing selected.
+
+    Raises
+    ------
+    ValueError
+        The shapes do not fit.
+    """
+    batch, heads, rows, size = q.shape
+    nodes = k.shape[2]
+    if k.shape != (batch, heads, nodes, size) or v.shape[:3] != (batch, heads, nodes):
+        raise ValueError(
+            f"key_graph_attention: q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)} "
+            "must be [B, H, M, D], [B, H, N, D], [B, H, N, Dv]"
+        )
+    if graph.shape[1] not in (1, heads) or graph.shape != (batch, graph.shape[1], rows, words(nodes)):
+        raise ValueError(
+            f"key_graph_attention: graph {tuple(graph.shape)} must be [B, 1 or H, M, ceil(N/32)] = "
+            f"[{batch}, 1 or {heads}, {rows}, {words(nodes)}]"
+        )
+    if bias is not None and bias.shape != (heads, rows, nodes):
+        raise ValueError(f"key_graph_attention: bias {tuple(bias.shape)} must be [H, M, N]")
+    return _key_graph_attention(q, k, v, graph, bias, size**-0.5 if scale is None else scale)
