@@ -26,7 +26,7 @@ from ..manifest import Neighbours
 from ..plugins.torch import key_graph, key_graph_attention
 from .architecture import Architecture, Interface, StateDict
 from .configuration import require
-from .windows import merge_windows, partition_windows
+from .windows import merge_windows, partition_windows, pixel_unshuffle, rotate
 
 BODIES = ("columnar", "unet")
 SIMILARITIES = ("dot", "cosine")
@@ -252,14 +252,12 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor, k: Tensor) -> Tensor:
         """[B, C, H, W] and int64[1] -> [B, C, H, W]."""
-        shifted = x.roll((-self.shift, -self.shift), (2, 3)) if self.shift else x
-        nodes = partition_windows(shifted, self.window)
+        nodes = partition_windows(rotate(x, self.shift) if self.shift else x, self.window)
         graph = self.graph(nodes, k)
         for layer in self.layers:
             nodes = layer(nodes, graph)
         y = merge_windows(nodes, self.window, x.shape[2], x.shape[3])
-        y = y.roll((self.shift, self.shift), (2, 3)) if self.shift else y
-        return x + self.conv(y)
+        return x + self.conv(rotate(y, -self.shift) if self.shift else y)
 
     def graph(self, nodes: Tensor, k: Tensor) -> Tensor:
         """The key graph of windows [W, N, C]: int32[W, 1, N, ceil(N/32)]."""
@@ -277,7 +275,7 @@ class Down(nn.Module):
         self.conv = nn.Conv2d(channels, channels // 2, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.pixel_unshuffle(self.conv(x), 2)
+        return pixel_unshuffle(self.conv(x))
 
 
 class Up(nn.Module):

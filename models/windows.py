@@ -1,7 +1,11 @@
-"""Feature maps to windows of nodes and back."""
+"""Feature maps to windows of nodes and back.
+
+Written so that an exported graph holds few nodes: `torch.roll` and `pixel_unshuffle` would leave their shape arithmetic.
+"""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -28,3 +32,16 @@ def merge_windows(nodes: Tensor, window: int, height: int, width: int) -> Tensor
     channels = nodes.shape[-1]
     x = nodes.view(-1, height // window, width // window, window, window, channels)
     return x.permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, height, width)
+
+
+def rotate(x: Tensor, shift: int) -> Tensor:
+    """Move a feature map [B, C, H, W] up and left by `shift` pixels (down and right if negative), wrapped around."""
+    x = torch.cat([x[:, :, shift:], x[:, :, :shift]], 2)
+    return torch.cat([x[:, :, :, shift:], x[:, :, :, :shift]], 3)
+
+
+def pixel_unshuffle(x: Tensor) -> Tensor:
+    """[B, C, 2 H, 2 W] -> [B, 4 C, H, W], as `torch.nn.functional.pixel_unshuffle` with factor 2."""
+    batch, channels, height, width = x.shape
+    x = x.view(batch, channels, height // 2, 2, width // 2, 2)
+    return x.permute(0, 1, 3, 5, 2, 4).reshape(batch, channels * 4, height // 2, width // 2)

@@ -3,12 +3,17 @@
 from .attention import ATTENTION_IMPLEMENTATIONS, use_attention
 from .graph_bits import pack_graph, unpack_graph
 from .operators import key_graph, key_graph_attention
+from .selection import Agreement, compare_selections, forced_graphs, recorded_graphs
 
 __all__ = [
     "ATTENTION_IMPLEMENTATIONS",
+    "Agreement",
+    "compare_selections",
+    "forced_graphs",
     "key_graph",
     "key_graph_attention",
     "pack_graph",
+    "recorded_graphs",
     "unpack_graph",
     "use_attention",
 ]

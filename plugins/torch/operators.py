@@ -6,11 +6,19 @@ gradient with respect to q, k, v and bias, for training; the graph is a discrete
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor
 
 from .attention import chosen_attention
 from .graph_bits import pack_graph, words
+
+#: Called as observer(query, key, graph) by every `key_graph`, returns the graph to use; see `selection`.
+graph_observer: ContextVar[Callable[[Tensor, Tensor, Tensor], Tensor] | None] = ContextVar(
+    "keygraph_observer", default=None
+)
 
 
 @torch.library.custom_op("keygraph::key_graph", mutates_args=())
@@ -106,7 +114,9 @@ def key_graph(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
         raise ValueError(
             f"key_graph: query {tuple(query.shape)} and key {tuple(key.shape)} must be [B, G, M, C] and [B, G, N, C]"
         )
-    return _key_graph(query.detach(), key.detach(), k)
+    graph = _key_graph(query.detach(), key.detach(), k)
+    observe = graph_observer.get()
+    return graph if observe is None else observe(query, key, graph)
 
 
 def key_graph_attention(

@@ -1,0 +1,56 @@
+"""The operators as the PyTorch exporter must know them: schemas, and the translation from `torch.library` to ONNX nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from onnx.defs import OpSchema, register_schema
+from onnxscript.values import Opset
+
+from ..plugins import torch as _operators  # noqa: F401 - registers keygraph::* with PyTorch
+from .functions import DOMAIN, PLUGIN_ATTRIBUTES, VERSION
+
+
+@cache
+def translation_table() -> dict[Callable, Callable]:
+    """PyTorch operator -> onnxscript function, for `torch.onnx.export`. Registers the schemas on the first call."""
+    single = OpSchema.FormalParameterOption.Single
+    optional = OpSchema.FormalParameterOption.Optional
+    plugin = [OpSchema.Attribute(name, OpSchema.AttrType.STRING, required=False) for name in PLUGIN_ATTRIBUTES]
+    scale = OpSchema.Attribute("scale", OpSchema.AttrType.FLOAT, required=False)
+    _register(
+        "KeyGraph", [("query", "T", single), ("key", "T", single), ("k", "tensor(int64)", single)], "graph", plugin
+    )
+    attention = [("q", "T", single), ("k", "T", single), ("v", "T", single), ("graph", "tensor(int32)", single)]
+    _register("KeyGraphAttention", [*attention, ("bias", "T", optional)], "attended", [scale, *plugin])
+    opset = Opset(DOMAIN, VERSION)
+
+    def key_graph(query: Any, key: Any, k: Any) -> Any:
+        return opset.KeyGraph(query, key, k, **PLUGIN_ATTRIBUTES)
+
+    def key_graph_attention(q: Any, k: Any, v: Any, graph: Any, bias: Any, scale: float) -> Any:
+        inputs = (q, k, v, graph) if bias is None else (q, k, v, graph, bias)
+        return opset.KeyGraphAttention(*inputs, scale=scale, **PLUGIN_ATTRIBUTES)
+
+    return {
+        torch.ops.keygraph.key_graph.default: key_graph,
+        torch.ops.keygraph.key_graph_attention.default: key_graph_attention,
+    }
+
+
+def _register(name: str, inputs: list[tuple], output: str, attributes: list[OpSchema.Attribute]) -> None:
+    output_type = "tensor(int32)" if output == "graph" else "T"
+    register_schema(
+        OpSchema(
+            name,
+            DOMAIN,
+            VERSION,
+            inputs=[OpSchema.FormalParameter(n, t, param_option=option) for n, t, option in inputs],
+            outputs=[OpSchema.FormalParameter(output, output_type)],
+            type_constraints=[("T", ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"], "")],
+            attributes=attributes,
+        )
+    )

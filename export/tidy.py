@@ -1,0 +1,78 @@
+"""An exported graph as a person wants to read it: no duplicates, no traces of the machine, names of the modules."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+#: The name of the traced module inside the exporter's wrapper; `body.0.conv` is `model.body.0.conv` there.
+_WRAPPER = "model."
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def tidy(model: ir.Model) -> None:
+    """Clean `model` in place; the same graph always gives the same result.
+
+    - Equal initializers and equal subexpressions are kept once.
+    - Nodes are named ``<module>/<operator>``, for instance ``body.2.layers.0.attention/KeyGraphAttention``, with ``_1``,
+      ``_2`` behind repetitions, and values after the node that makes them.
+    - Initializers have the parameter's name, with `.transposed` where the exporter turned it round; small constants are
+      named by their values.
+    - The exporter's notes on nodes (stack traces with this machine's paths) go.
+    """
+    common.DeduplicateInitializersPass()(model)
+    common.CommonSubexpressionEliminationPass()(model)
+    common.RemoveUnusedNodesPass()(model)
+    graph = model.graph
+    outputs = {value.name for value in graph.outputs}
+    counts: Counter[str] = Counter()
+
+    def unique(name: str) -> str:
+        counts[name] += 1
+        return name if counts[name] == 1 else f"{name}_{counts[name] - 1}"
+
+    for node in graph:
+        node.name = unique("/".join(filter(None, [_module(node), node.op_type])))
+        for i, value in enumerate(node.outputs):
+            if value.name not in outputs:
+                value.name = node.name if i == 0 else f"{node.name}.{i}"
+        node.metadata_props.clear()
+        node.meta.clear()
+    for value in list(graph.initializers.values()):
+        assert value.name is not None
+        graph.initializers.pop(value.name)
+        value.name = unique(_initializer_name(value))
+        graph.initializers.add(value)
+    for value in [*graph.inputs, *graph.outputs, *graph.initializers.values(), *(v for n in graph for v in n.outputs)]:
+        value.metadata_props.clear()
+    graph.metadata_props.clear()
+    graph.name = "keygraph"
+    graph.doc_string = None
+    model.metadata_props.clear()
+    model.doc_string = None
+
+
+def _initializer_name(value: ir.Value) -> str:
+    """A parameter keeps its name; small integers are named by their values; the rest by its first user."""
+    assert value.name is not None
+    if "." in value.name:
+        return value.name.removeprefix(_WRAPPER)
+    tensor = value.const_value
+    if tensor is not None and tensor.size <= 8 and tensor.dtype in (ir.DataType.INT64, ir.DataType.INT32):
+        return "constant/" + ",".join(str(number) for number in tensor.numpy().reshape(-1))
+    user, index = next(iter(value.uses()))
+    if user.op_type == "MatMul" and index == 1 and user.name is not None:
+        return user.name.rpartition("/")[0] + ".weight.transposed"
+    return f"{user.name}.{index}"
+
+
+def _module(node: ir.Node) -> str:
+    """The module's name, from the exporter's list of scopes: wrapper, ..., module, operator."""
+    scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
+    name = scopes[-2] if len(scopes) >= 2 else ""
+    # Sizes of inputs are read outside of any module; the exporter has a placeholder for that.
+    return "" if name.startswith("_") or f"{name}." == _WRAPPER else name.removeprefix(_WRAPPER)
