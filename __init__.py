@@ -1,0 +1,85 @@
+"""Trained image-restoration transformers into production.
+
+>>> import keygraph
+>>> restore = keygraph.load("kgt.onnx")
+>>> restored = restore(image)          # H x W x C uint8, uint16 or float, and the same back
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .runtime.restorer import Restorer as Restorer
+
+#: What a PyTorch checkpoint's name ends with.
+CHECKPOINT_SUFFIXES = (".ckpt", ".pth", ".pt", ".safetensors")
+
+
+def load(
+    model: str | os.PathLike[str],
+    *,
+    library: str | os.PathLike[str] | None = "auto",
+    threads: int | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> Restorer:
+    """Load a model that restores images.
+
+    Parameters
+    ----------
+    model
+        An exported ``.onnx`` file, or a PyTorch checkpoint (``.ckpt``, ``.pth``, ``.pt``, ``.safetensors``).
+    library
+        For ONNX files. ``"auto"``: keygraph's operators from the installed library, else from the plain functions in
+        the file; a path: from that library; None: from the functions.
+    threads
+        Threads per operator, at least 1; None for the engine's own choice.
+    notice
+        Takes lines that a user should see; None makes them Python warnings (`KeygraphWarning`).
+
+    Raises
+    ------
+    InputError
+        The file is missing, damaged or of another kind, or a package that it needs is not installed.
+    """
+    from .errors import InputError, MissingDependencyError
+    from .runtime.notices import warn
+    from .runtime.restorer import Restorer
+
+    path = Path(model)
+    if path.suffix.lower() == ".onnx":
+        from .runtime.onnx_runtime import OnnxRuntimeSession
+
+        return Restorer(OnnxRuntimeSession(path, library, threads, notice=notice or warn))
+    if path.suffix.lower() not in CHECKPOINT_SUFFIXES:
+        suffixes = ", ".join((".onnx", *CHECKPOINT_SUFFIXES))
+        raise InputError(f"{path} is no model by its name; give one that ends with {suffixes}")
+    try:
+        from .models import load_checkpoint
+        from .runtime.pytorch import TorchSession
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"{path} is a PyTorch checkpoint, which needs {error.name}; install it with: "
+            "pip install 'keygraph[export]', or give an exported .onnx file"
+        ) from error
+    loaded = load_checkpoint(path)
+    return Restorer(TorchSession(loaded.module, loaded.manifest(), threads))
+
+
+def __getattr__(name: str) -> Any:
+    # Both cost an import that `import keygraph` should not pay for.
+    if name == "Restorer":
+        from .runtime.restorer import Restorer
+
+        return Restorer
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("keygraph")
+        except PackageNotFoundError:
+            return "0+unknown"
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

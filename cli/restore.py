@@ -1,0 +1,146 @@
+"""``keygraph restore``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import load
+from ..errors import InputError, KeygraphError
+from ..runtime import images, photos
+from ..runtime.session import resolve_k
+from .output import note, progress_bar
+
+
+def restore(
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="IN...", help="Images (PNG, JPEG, TIFF, WebP), or folders of them.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--out", metavar="OUT", help="A file for one image; a folder, made if need be, for several."
+        ),
+    ],
+    model: Annotated[Path, typer.Option("--model", metavar="M", help="An exported .onnx file, or a checkpoint.")],
+    k: Annotated[
+        int | None, typer.Option("--k", metavar="N", help="Neighbours of each node; the model's default.")
+    ] = None,
+    tile: Annotated[
+        str, typer.Option(metavar="N|none|auto", help="Side of the tiles in pixels; none: whole.")
+    ] = "auto",
+    overlap: Annotated[str, typer.Option(metavar="N|auto", help="Least overlap of tiles in pixels.")] = "auto",
+    batch: Annotated[int | None, typer.Option(metavar="N", help="Tiles that run together.")] = None,
+    threads: Annotated[int | None, typer.Option(metavar="N", help="Threads per operator; one per core.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
+) -> None:
+    """Restore images with an exported model or a checkpoint.
+
+    In a folder of results every image keeps its name. Existing results are replaced; an input never is.
+    """
+    jobs = plan_jobs(inputs, out)
+    sizes = {"tile": _size(tile, "tile", "none", "auto"), "overlap": _size(overlap, "overlap", "auto")}
+    restorer = load(model, threads=threads, notice=_silent if quiet else note)
+    # Everything that can be known without decoding a pixel is known before the first image is touched.
+    resolve_k(restorer.manifest, k)
+    for source, _ in jobs:
+        photos.check_source(restorer, source)
+    if jobs[0][1] != out:
+        _make_folder(out)
+    for source, target in jobs:
+        photos.check(restorer, source, target)
+    if not quiet and not as_json:
+        print(f"{model}: {restorer.description}", file=sys.stderr)
+    worst = 0
+    for source, target in jobs:
+        try:
+            with progress_bar(source.name, quiet=quiet) as progress:
+                report = photos.restore_file(restorer, source, target, k, **sizes, batch=batch, progress=progress)
+        except KeygraphError as error:
+            if len(jobs) == 1:
+                raise
+            worst = max(worst, error.exit_code)
+            if as_json:
+                print(json.dumps({"source": str(source), "error": str(error)}), flush=True)
+            print(f"error: {error}", file=sys.stderr)
+            continue
+        if as_json:
+            print(json.dumps(dataclasses.asdict(report)), flush=True)
+        elif not quiet:
+            print(_line(report), flush=True)
+    raise typer.Exit(worst)
+
+
+def plan_jobs(inputs: list[Path], out: Path) -> list[tuple[Path, Path]]:
+    """Pair every input image with its result's place.
+
+    `out` is a folder when there is one, when its name has no suffix, or when there is a folder or more than one image
+    to restore; else it is a file. Folders are searched for images by name, and not below.
+
+    Raises
+    ------
+    InputError
+        An input is missing, a folder holds no image, or two inputs would have the same result.
+    """
+    sources: list[Path] = []
+    for given in inputs:
+        if given.is_dir():
+            found = sorted(path for path in given.iterdir() if path.suffix.lower() in images.FORMATS and path.is_file())
+            if not found:
+                raise InputError(f"{given} holds no image; it takes {', '.join(images.FORMATS)}")
+            sources += found
+        elif given.exists():
+            sources.append(given)
+        else:
+            raise InputError(f"{given} does not exist; give an image file or a folder of them")
+    several = len(sources) > 1 or any(given.is_dir() for given in inputs)
+    if not several and not out.is_dir() and out.suffix:
+        return [(sources[0], out)]
+    if out.is_file():
+        raise InputError(f"{out} is a file; name a folder for several images")
+    jobs = {out / source.name: source for source in sources}
+    if len(jobs) < len(sources):
+        names = [source.name for source in sources]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"two of the inputs are called {twice}; restore them into different folders")
+    return [(source, target) for target, source in jobs.items()]
+
+
+def _size(text: str, name: str, *words: str) -> int | str:
+    """Read a size in pixels, or one of the words."""
+    if text in words:
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"--{name} is {text!r}; give pixels, or {' or '.join(words)}") from None
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder}: {error.strerror}; choose another place with -o") from error
+
+
+def _line(report: photos.Report) -> str:
+    tiles = "whole" if report.tiles == 1 else f"{report.tiles} tiles of {report.tile[0]}x{report.tile[1]}"
+    if report.overlap:
+        tiles += f", overlap {report.overlap}"
+    parts = [f"{report.source} -> {report.target}", f"{report.width}x{report.height}", tiles]
+    if report.padded:
+        parts.append("padded and cropped")
+    if report.k is not None:
+        parts.append(f"k {report.k}")
+    parts.append(f"{report.seconds:.2f} s")
+    return "  ".join(parts) + (f"  ({'; '.join(report.notices)})" if report.notices else "")
+
+
+def _silent(message: str) -> None:
+    """Drop a note."""

@@ -1,0 +1,62 @@
+"""A network in PyTorch itself: what every other engine is measured against."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from ..manifest import Manifest
+from .session import SessionMemoryError
+
+if TYPE_CHECKING:
+    import torch
+
+#: Phrases of PyTorch's CPU allocators; on a GPU there is an exception of its own.
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc")
+
+
+class TorchSession:
+    """Runs a PyTorch network, where its parameters are.
+
+    Parameters
+    ----------
+    module
+        Its ``forward(image, k=None)`` takes float[B, C, H, W] and int64[1].
+    manifest
+        What the network says of itself.
+    threads
+        Threads per operator, for all of PyTorch in this process; None changes nothing.
+    """
+
+    def __init__(self, module: torch.nn.Module, manifest: Manifest, threads: int | None = None) -> None:
+        import torch
+
+        if threads is not None:
+            if threads < 1:
+                raise InputError(f"threads is {threads}; it must be at least 1")
+            torch.set_num_threads(threads)
+        self.manifest = manifest
+        self._module = module.eval()
+        first = next(module.parameters(), torch.empty(0))
+        self._device, self._type = first.device, first.dtype
+        self.description = f"PyTorch {torch.__version__}, {self._device}, {str(self._type).removeprefix('torch.')}"
+
+    def run(self, images: NDArray[np.float32], k: int | None) -> NDArray[np.float32]:
+        """See `Session.run`."""
+        import torch
+
+        try:
+            with torch.inference_mode():
+                image = torch.from_numpy(np.ascontiguousarray(images)).to(self._device, self._type)
+                neighbours = None if k is None else torch.tensor([k], dtype=torch.int64, device=self._device)
+                result: NDArray[np.float32] = self._module(image, neighbours).float().cpu().numpy()
+                return result
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise SessionMemoryError("PyTorch ran out of memory") from error
+        except RuntimeError as error:
+            if any(phrase in str(error) for phrase in _OUT_OF_MEMORY):
+                raise SessionMemoryError("PyTorch ran out of memory") from error
+            raise

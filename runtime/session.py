@@ -1,0 +1,94 @@
+"""What the runtime asks of an engine, and what it asks of k before an engine sees it."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError, KeygraphError
+from ..manifest import Manifest
+
+
+class Session(Protocol):
+    """A model that is ready to run. The runtime knows nothing else of it than this."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the model says of itself."""
+
+    @property
+    def description(self) -> str:
+        """One line that says what really runs: engine, version, device, implementation of the operators."""
+
+    def run(self, images: NDArray[np.float32], k: int | None) -> NDArray[np.float32]:
+        """Restore a batch.
+
+        Parameters
+        ----------
+        images
+            float32[B, in_channels, H, W] in the manifest's value range; H and W are multiples of its `size_multiple`,
+            or the manifest's fixed shape.
+        k
+            What `resolve_k` returned.
+
+        Returns
+        -------
+        float32[B, out_channels, H * scale, W * scale]
+
+        Raises
+        ------
+        SessionMemoryError
+            The engine could not allocate what this batch needs; a smaller one may do.
+        """
+
+
+class SessionMemoryError(KeygraphError):
+    """An engine ran out of memory: really so, and for no other reason."""
+
+
+def resolve_k(manifest: Manifest, k: Any) -> int | None:
+    """Check the k that a user named.
+
+    Parameters
+    ----------
+    manifest
+        The model's.
+    k
+        None for the model's default, or a whole number from 1 to the nodes of a window.
+
+    Returns
+    -------
+    What to give to `Session.run`: a number when k is an input of the model, None when the model has no such input.
+
+    Raises
+    ------
+    InputError
+        The model takes no k, not this one, or not a number. Nothing is ever clamped.
+    """
+    neighbours = manifest.neighbours
+    if neighbours is None:
+        if k is not None:
+            raise InputError(f"this model ({manifest.architecture}) has no key graph and takes no k; leave k out")
+        return None
+    if k is None:
+        return neighbours.default if neighbours.runtime else None
+    valid = f"a whole number from 1 to {neighbours.maximum}, the nodes of a window"
+    if isinstance(k, bool):
+        raise InputError(f"k is {k}; it must be {valid}")
+    try:
+        number = operator.index(k)
+    except TypeError:
+        raise InputError(f"k is {k!r}; it must be {valid}") from None
+    if not 1 <= number <= neighbours.maximum:
+        raise InputError(f"k is {number}; it must be {valid}")
+    if neighbours.runtime:
+        return number
+    if number != neighbours.default:
+        raise InputError(
+            f"k is fixed at {neighbours.default} in this file, so it cannot be {number}; leave k out, or export the "
+            "checkpoint again with: export-model CHECKPOINT --k runtime"
+        )
+    return None

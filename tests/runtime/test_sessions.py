@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import keygraph
+import numpy as np
+import pytest
+from keygraph import plugins
+from keygraph.errors import InputError, MissingDependencyError
+from keygraph.manifest import METADATA_KEY, Manifest
+from keygraph.runtime.onnx_runtime import OnnxRuntimeSession
+
+ModelFile = Callable[..., Path]
+
+
+def no_library(host: str) -> Path:
+    raise MissingDependencyError(f"lib{host}.so is not installed")
+
+
+def test_a_missing_library_is_announced_and_replaced_by_the_functions(
+    make_model: ModelFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugins, "library", no_library)
+    notices: list[str] = []
+    restorer = keygraph.load(make_model("identity"), notice=notices.append)
+    assert len(notices) == 1
+    assert "not installed" in notices[0]
+    assert "functions in the file" in restorer.description
+    with pytest.warns(UserWarning, match="not installed"):
+        keygraph.load(make_model("identity"))
+
+
+def test_a_library_that_does_not_load_is_announced_unless_it_was_asked_for(
+    make_model: ModelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = tmp_path / "libkeygraph_ort.so"
+    wrong.write_bytes(b"not a library")
+    with pytest.raises(InputError, match=r"does not load: .*file too short"):
+        OnnxRuntimeSession(make_model("identity"), library=wrong)
+    with pytest.raises(InputError, match="does not exist"):
+        OnnxRuntimeSession(make_model("identity"), library=tmp_path / "none.so")
+    monkeypatch.setattr(plugins, "library", lambda host: wrong)
+    notices: list[str] = []
+    OnnxRuntimeSession(make_model("identity"), notice=notices.append)
+    assert "does not load" in notices[0]
+
+
+def test_the_description_says_what_runs(make_model: ModelFile) -> None:
+    session = OnnxRuntimeSession(make_model("identity"), library=None, threads=1)
+    assert "CPUExecutionProvider" in session.description
+    assert "ONNX Runtime 1." in session.description
+
+
+def test_a_provider_that_is_not_there_is_an_error(make_model: ModelFile) -> None:
+    with pytest.raises(InputError, match="does not run on NoSuchExecutionProvider"):
+        OnnxRuntimeSession(make_model("identity"), None, providers=["NoSuchExecutionProvider", "CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist"),
+        (b"", "empty"),
+        (b"<!DOCTYPE html><html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS"),
+        (b"something else", "no ONNX file"),
+    ],
+)
+def test_a_file_that_is_no_model(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "model.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        keygraph.load(path, library=None)
+
+
+def test_a_truncated_model(make_model: ModelFile) -> None:
+    path = make_model("blur")
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(InputError, match="cut off"):
+        keygraph.load(path, library=None)
+
+
+def test_a_folder_and_an_unknown_suffix(tmp_path: Path) -> None:
+    folder = tmp_path / "x.onnx"
+    folder.mkdir()
+    with pytest.raises(InputError, match="folder"):
+        keygraph.load(folder)
+    with pytest.raises(InputError, match=r"ends with \.onnx, \.ckpt"):
+        keygraph.load(tmp_path / "model.bin")
+
+
+def rewrite(path: Path, text: str | None) -> Path:
+    import onnx
+
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    if text is not None:
+        onnx.helper.set_model_props(model, {METADATA_KEY: text})
+    onnx.save(model, path)
+    return path
+
+
+def test_an_onnx_file_that_is_not_ours_is_newer_or_damaged(
+    make_model: ModelFile, make_manifest: Callable[..., Manifest]
+) -> None:
+    path = make_model("identity")
+    newer = json.dumps({**dataclasses.asdict(make_manifest()), "format_version": 99})
+    for text, message in ((None, "not one that keygraph exported"), (newer, "newer"), ("{}", "damaged")):
+        with pytest.raises(InputError, match=message):
+            keygraph.load(rewrite(path, text), library=None)
+    neighbours = {"default": 1, "maximum": 64, "trained": (), "runtime": True}
+    wants_k = dataclasses.replace(make_manifest(), neighbours=neighbours).to_json()
+    with pytest.raises(InputError, match="not those of its manifest"):
+        keygraph.load(rewrite(path, wants_k), library=None)
+
+
+def test_pytorch_runs_behind_the_same_protocol(make_manifest: Callable[..., Manifest]) -> None:
+    torch = pytest.importorskip("torch")
+    from keygraph.runtime.pytorch import TorchSession
+    from keygraph.runtime.restorer import Restorer
+
+    class AddK(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def forward(self, image, k=None):  # type: ignore[no-untyped-def]
+            return image + (0 if k is None else k / 1000)
+
+    from keygraph.manifest import Neighbours
+
+    restorer = Restorer(TorchSession(AddK(), make_manifest(neighbours=Neighbours(64, 256))))
+    assert restorer(np.zeros((20, 30, 3)), 100).max() == pytest.approx(0.1)
+    assert restorer.description.startswith("PyTorch")
+
+
+def test_pytorch_out_of_memory_is_told_from_other_failures(make_manifest: Callable[..., Manifest]) -> None:
+    torch = pytest.importorskip("torch")
+    from keygraph.runtime.pytorch import TorchSession
+    from keygraph.runtime.session import SessionMemoryError
+
+    class Huge(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def forward(self, image, k=None):  # type: ignore[no-untyped-def]
+            return torch.empty(1 << 50)
+
+    class Broken(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def forward(self, image, k=None):  # type: ignore[no-untyped-def]
+            return image @ torch.zeros(5, 5)
+
+    images = np.zeros((1, 3, 8, 8), np.float32)
+    with pytest.raises(SessionMemoryError):
+        TorchSession(Huge(), make_manifest()).run(images, None)
+    with pytest.raises(RuntimeError):
+        TorchSession(Broken(), make_manifest()).run(images, None)
+
+
+def test_the_runtime_needs_no_torch_onnx_or_typer(make_model: ModelFile) -> None:
+    code = f"""
+        import sys
+        for name in ("torch", "onnx", "onnxscript", "typer", "rich", "safetensors"):
+            sys.modules[name] = None
+        import keygraph, numpy as np
+        import keygraph.runtime.photos
+        image = np.zeros((9, 9, 3), np.uint8)
+        assert keygraph.load({str(make_model("identity"))!r}, library=None)(image).shape == image.shape
+        try:
+            keygraph.load("model.ckpt")
+        except keygraph.errors.MissingDependencyError as error:
+            print(error)
+    """
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "pip install 'keygraph[export]'" in run.stdout
+
+
+def test_importing_keygraph_imports_nothing_heavy() -> None:
+    code = "import keygraph, sys; print(keygraph.__version__, *{'numpy', 'onnxruntime', 'pyvips'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert len(run.stdout.split()) == 1
