@@ -101,6 +101,9 @@ class Picture:
         stays only when the number of channels does.
         """
         alpha, metadata, notices = self.alpha, self.metadata, self.notices
+        if alpha is not None and pixels.ndim == 3 and pixels.shape[2] != 3:
+            alpha = None
+            notices += (f"alpha dropped: an image of {pixels.shape[2]} channels has none",)
         if alpha is not None and alpha.shape != pixels.shape[:2]:
             alpha = _resampled(alpha, pixels.shape[0], pixels.shape[1])
             notices += ("alpha resampled (bicubic), not restored",)
@@ -200,7 +203,7 @@ def write(path: str | os.PathLike[str], picture: Picture) -> list[str]:
     formats: dict[str, dict[str, Any]] = {
         "PNG": {},
         "JPEG": {"Q": 95, "subsample_mode": "off"},
-        "WebP": {"lossless": True},
+        "WebP": {"lossless": True, "exact": True},
         "TIFF": {
             "compression": "deflate",
             "predictor": "float" if picture.pixels.dtype.kind == "f" else "horizontal",
@@ -281,7 +284,7 @@ def _reading_notices(image: pyvips.Image) -> list[str]:
         notices.append(f"{image.get('bits-per-sample')}-bit samples expanded to 8 bits")
     if image.interpretation == "cmyk":
         notices.append("CMYK converted to sRGB")
-    dropped = [name for name in sorted(fields) if name.endswith("-data") and _kept(name) is None]
+    dropped = [name.removesuffix("-data") for name in sorted(fields) if name.endswith("-data") and _kept(name) is None]
     if dropped:
         notices.append(f"dropped: {', '.join(dropped)}")
     return notices
@@ -298,10 +301,11 @@ def _fitted(picture: Picture, name: str) -> tuple[Picture, list[str]]:
     """Make a picture that a format can hold, and say what was lost."""
     pixels, alpha, metadata = picture.pixels, picture.alpha, picture.metadata
     notices = []
-    bits = {"PNG": 16, "JPEG": 8, "WebP": 8}.get(name)
-    if bits is not None and 8 * pixels.dtype.itemsize > bits:
-        kind = "floating point" if pixels.dtype.kind == "f" else f"{8 * pixels.dtype.itemsize}-bit"
-        notices.append(f"{kind} reduced to {bits} bits: {name} has no more")
+    bits = {"PNG": 16, "JPEG": 8, "WebP": 8, "TIFF": 32}[name]
+    floating = pixels.dtype.kind == "f"
+    if 8 * pixels.dtype.itemsize > bits or (floating and name != "TIFF"):
+        kind = "floating point" if floating else f"{8 * pixels.dtype.itemsize}-bit"
+        notices.append(f"{kind} reduced to {bits} bits: {name} has no more here")
         pixels = _reduced(pixels, bits)
         alpha = None if alpha is None else _reduced(alpha, bits)
     if name == "JPEG" and alpha is not None:
@@ -320,7 +324,9 @@ def _fitted(picture: Picture, name: str) -> tuple[Picture, list[str]]:
 
 
 def _reduced(values: NDArray[Any], bits: int) -> NDArray[Any]:
-    """Round to fewer bits; white stays white."""
+    """Round to fewer bits; white stays white. 32 bits are floats."""
+    if bits == 32:
+        return values.astype(np.float32)
     white = 1.0 if values.dtype.kind == "f" else float(np.iinfo(values.dtype).max)
     scaled = np.clip(values.astype(np.float64) * ((2**bits - 1) / white), 0, 2**bits - 1)
     return np.rint(scaled).astype(np.uint8 if bits == 8 else np.uint16)
@@ -342,6 +348,10 @@ def _vips_image(picture: Picture) -> pyvips.Image:
     ).copy(interpretation=colours, xres=picture.resolution[0], yres=picture.resolution[1])
     for name, (kind, value) in picture.metadata.items():
         image.set_type(kind, name, value)
+    # The EXIF block still holds the orientation and the thumbnail of the source; without a word libvips writes those.
+    image.set_type(pyvips.GValue.gint_type, "orientation", 1)
+    if "exif-data" in picture.metadata:
+        image.set_type(pyvips.GValue.blob_type, "jpeg-thumbnail-data", b"")
     return image
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, KeygraphError
 from . import images
 from .channels import Channels
 from .restorer import Restorer, check_size
@@ -107,7 +107,10 @@ def restore_file(
     check(restorer, source, target)
     picture = images.read(source)
     began = time.perf_counter()
-    restored = restorer.restore(picture.pixels, k, **options)
+    try:
+        restored = restorer.restore(picture.pixels, k, **options)
+    except KeygraphError as error:
+        raise type(error)(f"{source}: {error}") from error
     seconds = time.perf_counter() - began
     result = picture.with_pixels(restored.image)
     lost = images.write(target, result)

@@ -210,8 +210,8 @@ class Restorer:
             for (y, x), planes in zip(chosen, restored, strict=True):
                 if not np.isfinite(planes).all():
                     raise KeygraphError(
-                        f"the model gave NaN or infinity in the tile at row {y}, column {x}; nothing was written. "
-                        "Look for the cause with: keygraph compare MODEL CHECKPOINT --inputs IMAGE"
+                        f"the model gave NaN or infinity in the tile at row {y}, column {x}; "
+                        "look for the cause with: keygraph compare MODEL CHECKPOINT --inputs IMAGE"
                     )
                 yield channels.join(planes)
 
