@@ -8,21 +8,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
-import onnxruntime
 import torch
 from torch import nn
 
 from ..errors import KeygraphError
-from ..manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, Manifest
+from ..manifest import Manifest
 from ..plugins.torch import forced_graphs
-
-#: Least PSNR against PyTorch, in dB, with ONNX Runtime's key graphs forced on PyTorch: rounding alone is far above it.
-TOLERANCE_DB = 90.0
-
-#: Similarities of ONNX Runtime and PyTorch may differ by this share of the row's largest before a link is called wrong.
-SIMILARITY_TOLERANCE = 1e-4
+from ..runtime.graph_probe import GraphProbe
+from ..runtime.metrics import SIMILARITY_TOLERANCE, TOLERANCE_DB, psnr
+from ..runtime.sample import test_image
 
 
 @dataclass(frozen=True)
@@ -46,7 +40,7 @@ class Check:
 
 
 def verification_cases(manifest: Manifest) -> list[tuple[tuple[int, int, int], int | None]]:
-    """(B, H, W) and k to run: smallest, non-square, batch 2, large; and, for run-time k, a small, the default, and all."""
+    """(B, H, W) and k: smallest, non-square, batch 2, large; and, for run-time k, a small one, the default, and all."""
     m = manifest.size_multiple
     neighbours = manifest.neighbours
     default = neighbours.default if neighbours else None
@@ -88,18 +82,16 @@ def verify(
     KeygraphError
         A value is not finite, an image is off by more than `TOLERANCE_DB`, or a graph by more than near ties.
     """
-    session, graph_outputs = _session_with_graphs(path, library)
+    probe = GraphProbe(path, library)
+    runtime_k = manifest.neighbours is not None and manifest.neighbours.runtime
     checks = []
     for shape, k in verification_cases(manifest):
         where = f"at {'x'.join(map(str, shape))}" + (f", k = {k}" if k else "")
         if progress is not None:
             progress(where)
         image = test_image((shape[0], manifest.in_channels, *shape[1:]), manifest.value_range)
-        feed: dict[str, np.ndarray] = {IMAGE_INPUT: image}
-        if manifest.neighbours is not None and manifest.neighbours.runtime:
-            feed[K_INPUT] = np.array([k], np.int64)
-        restored, *graphs = session.run([IMAGE_OUTPUT, *graph_outputs], feed)
-        forced = [torch.from_numpy(graph) for graph in graphs]
+        restored, selections = probe.record(image, k if runtime_k else None)
+        forced = [torch.from_numpy(selection.graph) for selection in selections]
         with torch.inference_mode(), forced_graphs(forced, SIMILARITY_TOLERANCE) as agreements:
             reference = model(torch.from_numpy(image), *([k] if k is not None else [])).numpy()
         wrong = [f"body stage {i}: {a.beyond_tolerance} links" for i, a in enumerate(agreements) if a.beyond_tolerance]
@@ -126,49 +118,3 @@ def as_record(checks: list[Check], operators: str) -> dict[str, Any]:
         "similarity_tolerance": SIMILARITY_TOLERANCE,
         "checks": [{**asdict(check), "shape": list(check.shape)} for check in checks],
     }
-
-
-def psnr(a: np.ndarray, b: np.ndarray, value_range: tuple[float, float]) -> float:
-    """Peak signal-to-noise ratio in dB, with `value_range` as the peak; NaN where a value is not finite."""
-    error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
-    if error == 0:
-        return math.inf
-    return 10 * math.log10((value_range[1] - value_range[0]) ** 2 / error) if math.isfinite(error) else math.nan
-
-
-def test_image(shape: tuple[int, ...], value_range: tuple[float, float]) -> np.ndarray:
-    """A deterministic picture: smooth waves of several lengths with edges and some noise, float32 of this NCHW shape."""
-    batch, channels, height, width = shape
-    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
-    random = np.random.default_rng(0)
-    planes = []
-    for i in range(batch * channels):
-        waves = sum(
-            np.sin((x * math.cos(a) + y * math.sin(a)) / length + i)
-            for a, length in ((0.3 + i, 17.0), (1.9 * i, 5.0), (2.5, 53.0))
-        )
-        edges = np.sign(np.sin(x / 29 + i) * np.sin(y / 37))
-        planes.append(0.5 + 0.1 * waves + 0.1 * edges + random.normal(0, 0.05, (height, width)))
-    low, high = value_range
-    image = np.clip(np.stack(planes), 0, 1).reshape(shape) * (high - low) + low
-    return image.astype(np.float32)
-
-
-test_image.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever its name suggests to pytest
-
-
-def _session_with_graphs(path: Path, library: Path | None) -> tuple[onnxruntime.InferenceSession, list[str]]:
-    """A session that also returns every KeyGraph's output, in the order of execution."""
-    proto = onnx.load(path, load_external_data=False)
-    names = [node.output[0] for node in proto.graph.node if node.op_type == "KeyGraph"]
-    proto.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT32, None) for name in names)
-    probe = path.with_name("." + path.name + ".probe")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if library is not None:
-        options.register_custom_ops_library(str(library))
-    try:
-        onnx.save(proto, probe)
-        return onnxruntime.InferenceSession(probe, options, providers=["CPUExecutionProvider"]), names
-    finally:
-        probe.unlink(missing_ok=True)

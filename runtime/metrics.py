@@ -1,0 +1,34 @@
+"""How far two images are apart. NumPy only, so that every layer may measure with the same ruler."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Least PSNR in dB between two programs of one network in FP32 that use the same key graphs: rounding alone is far
+#: above it.
+TOLERANCE_DB = 90.0
+
+#: By this share of a row's largest similarity two programs may differ. A link that only one of them chose is a near tie
+#: when its similarity is that close to the row's k-th, and wrong otherwise.
+SIMILARITY_TOLERANCE = 1e-4
+
+
+def psnr(a: NDArray[Any], b: NDArray[Any], value_range: tuple[float, float]) -> float:
+    """Peak signal-to-noise ratio in dB, with `value_range` as the peak; NaN where a value is not finite.
+
+    10 log10(peak^2 / mean((a - b)^2)), infinite for equal arrays.
+    """
+    return psnr_of(float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)), value_range)
+
+
+def psnr_of(squared_error: float, value_range: tuple[float, float]) -> float:
+    """PSNR in dB of a mean squared error; see `psnr`."""
+    if squared_error == 0:
+        return math.inf
+    if not math.isfinite(squared_error):
+        return math.nan
+    return 10 * math.log10((value_range[1] - value_range[0]) ** 2 / squared_error)

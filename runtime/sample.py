@@ -1,0 +1,29 @@
+"""A picture for checks that need one and were given none."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def test_image(shape: tuple[int, ...], value_range: tuple[float, float]) -> NDArray[np.float32]:
+    """A deterministic picture, float32 of this NCHW shape: smooth waves of several lengths, edges and some noise."""
+    batch, channels, height, width = shape
+    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
+    random = np.random.default_rng(0)
+    planes = []
+    for i in range(batch * channels):
+        waves = sum(
+            np.sin((x * math.cos(a) + y * math.sin(a)) / length + i)
+            for a, length in ((0.3 + i, 17.0), (1.9 * i, 5.0), (2.5, 53.0))
+        )
+        edges = np.sign(np.sin(x / 29 + i) * np.sin(y / 37))
+        planes.append(0.5 + 0.1 * waves + 0.1 * edges + random.normal(0, 0.05, (height, width)))
+    low, high = value_range
+    image = np.clip(np.stack(planes), 0, 1).reshape(shape) * (high - low) + low
+    return image.astype(np.float32)
+
+
+test_image.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever its name suggests to pytest
