@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What both operators use: storage types, 2^x, transposition, and the product of a panel with rows of scalars.
+
+constexpr int R = 2 * W;  // rows that are worked on together: one lane per row, two vectors
+
+KEYGRAPH_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+KEYGRAPH_INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+KEYGRAPH_INLINE int64_t round_up(int64_t a, int64_t unit) { return (a + unit - 1) / unit * unit; }
+KEYGRAPH_INLINE int64_t split_up(int64_t a, int64_t unit) { return (a + unit - 1) / unit; }
+
+// Hands out parts of a task's scratch memory, each on its own cache lines; a first pass with null only adds up sizes.
+struct Arena {
+  char* base;
+  size_t used;
+};
+template <class T>
+KEYGRAPH_INLINE T* take(Arena& arena, int64_t count) {
+  T* part = reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(arena.base) + arena.used);
+  arena.used += (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
+  return part;
+}
+
+// ---- storage types ----
+
+KEYGRAPH_INLINE size_t size_of(keygraph_dtype dtype) { return dtype == KEYGRAPH_FLOAT32 ? 4 : 2; }
+
+KEYGRAPH_INLINE F load_bfloat(const uint16_t* p) {
+  float wide[W];
+  for (int lane = 0; lane < W; ++lane) {
+    const uint32_t word = static_cast<uint32_t>(p[lane]) << 16;
+    memcpy(wide + lane, &word, 4);
+  }
+  return load(wide);
+}
+
+KEYGRAPH_INLINE void store_bfloat(uint16_t* p, F a) {  // rounds to nearest, ties to even
+  uint32_t wide[W];
+  memcpy(wide, &a, sizeof wide);
+  for (int lane = 0; lane < W; ++lane) {
+    const bool nan = (wide[lane] & 0x7fffffffu) > 0x7f800000u;
+    p[lane] = static_cast<uint16_t>(nan ? (wide[lane] >> 16) | 0x40u
+                                        : (wide[lane] + 0x7fffu + ((wide[lane] >> 16) & 1u)) >> 16);
+  }
+}
+
+// to[0 .. count) = factor * from[offset ..], then zeros up to `padded`.
+static void widen(keygraph_dtype dtype, const void* from, int64_t offset, int64_t count, float factor, float* to,
+                  int64_t padded) {
+  const F f = set1(factor);
+  const int64_t whole = count / W * W;
+  const int64_t rest = count - whole;
+  if (dtype == KEYGRAPH_FLOAT32) {
+    const float* source = static_cast<const float*>(from) + offset;
+    for (int64_t i = 0; i < whole; i += W) store(to + i, mul(f, load(source + i)));
+    for (int64_t i = whole; i < count; ++i) to[i] = factor * source[i];
+  } else {
+    const uint16_t* source = static_cast<const uint16_t*>(from) + offset;
+    const bool half = dtype == KEYGRAPH_FLOAT16;
+    for (int64_t i = 0; i < whole; i += W) store(to + i, mul(f, half ? load_half(source + i) : load_bfloat(source + i)));
+    if (rest) {
+      uint16_t last[W] = {};
+      float wide[W];
+      memcpy(last, source + whole, static_cast<size_t>(rest) * 2);
+      store(wide, mul(f, half ? load_half(last) : load_bfloat(last)));
+      memcpy(to + whole, wide, static_cast<size_t>(rest) * 4);
+    }
+  }
+  for (int64_t i = count; i < padded; ++i) to[i] = 0;
+}
+
+// to[offset ..] = from[0 .. count)
+static void narrow(keygraph_dtype dtype, const float* from, int64_t count, void* to, int64_t offset) {
+  if (dtype == KEYGRAPH_FLOAT32) {
+    memcpy(static_cast<float*>(to) + offset, from, static_cast<size_t>(count) * 4);
+    return;
+  }
+  uint16_t* target = static_cast<uint16_t*>(to) + offset;
+  for (int64_t i = 0; i < count; i += W) {
+    float wide[W] = {};
+    uint16_t last[W];
+    const int64_t n = least(W, count - i);
+    memcpy(wide, from + i, static_cast<size_t>(n) * 4);
+    if (dtype == KEYGRAPH_FLOAT16)
+      store_half(last, load(wide));
+    else
+      store_bfloat(last, load(wide));
+    memcpy(target + i, last, static_cast<size_t>(n) * 2);
+  }
+}
+
+// Rows as float32: the tensor itself where it is float32 already, else a widened copy in `buffer`.
+KEYGRAPH_INLINE const float* as_float(keygraph_dtype dtype, const void* from, int64_t offset, int64_t count,
+                                      float* buffer) {
+  if (dtype == KEYGRAPH_FLOAT32) return static_cast<const float*>(from) + offset;
+  widen(dtype, from, offset, count, 1.0f, buffer, count);
+  return buffer;
+}
+
+// ---- arithmetic ----
+
+// 2^x for x <= 0, exactly 1 at 0, exactly 0 below -126, NaN for NaN. Relative error at most 1.8e-7 (1.5 ulp):
+// x = n + r with |r| <= 1/2; 2^r is a polynomial of degree 5 (minimax, 9.2e-8); n goes into the exponent.
+KEYGRAPH_INLINE F exp2_negative(F x) {
+  const F magic = set1(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer, kept in the low bits
+  const F y = max_or_second(set1(-126.0f), x);
+  const F shifted = add(y, magic);
+  const F r = sub(y, sub(shifted, magic));
+  F p = set1(0x1.5bba14p-10f);
+  p = fma(p, r, set1(0x1.3cea88p-7f));
+  p = fma(p, r, set1(0x1.c6b752p-5f));
+  p = fma(p, r, set1(0x1.ebf9bcp-3f));
+  p = fma(p, r, set1(0x1.62e42ap-1f));
+  p = fma(p, r, set1(1.0f));
+  const F result = from_bits(iadd(bits(p), shl<23>(bits(shifted))));
+  return zero_where(less(x, set1(-126.0f)), result);
+}
+
+constexpr float kLog2E = 1.44269504088896341f;
+constexpr float kLowest = -3.402823466e38f;
+
+// Interleaving x[i] with x[i + W/2], log2(W) times, transposes.
+KEYGRAPH_INLINE void transpose(F (&x)[W]) {
+  F y[W];
+  for (int stage = 1; stage < W; stage *= 2) {
+    for (int i = 0; i < W / 2; ++i) {
+      y[2 * i] = zip_low(x[i], x[i + W / 2]);
+      y[2 * i + 1] = zip_high(x[i], x[i + W / 2]);
+    }
+    for (int i = 0; i < W; ++i) x[i] = y[i];
+  }
+}
+
+// panel[c][row] = factor * from[first + row][c]; rows past the last are zeros. `rows_buffer` holds W padded rows.
+template <int RV>
+static void pack_panel(keygraph_dtype dtype, const void* from, int64_t first, int64_t rows, int64_t channels,
+                       float factor, float* panel, float* rows_buffer) {
+  const int64_t padded = round_up(channels, W);
+  for (int v = 0; v < RV; ++v) {
+    for (int lane = 0; lane < W; ++lane) {
+      const int64_t row = v * W + lane;
+      if (row < rows)
+        widen(dtype, from, (first + row) * channels, channels, factor, rows_buffer + lane * padded, padded);
+      else
+        for (int64_t c = 0; c < padded; ++c) rows_buffer[lane * padded + c] = 0;
+    }
+    for (int64_t c = 0; c < channels; c += W) {
+      F x[W];
+      for (int lane = 0; lane < W; ++lane) x[lane] = load(rows_buffer + lane * padded + c);
+      transpose(x);
+      for (int i = 0; i < W && c + i < channels; ++i) store(panel + ((c + i) * RV + v) * W, x[i]);
+    }
+  }
+}
+
+// ---- the product ----
+// out[t][row] (+)= sum over c of scalars[t * scalar_step + c * depth_step] * panel[c][row], rows in lanes.
+// One multiply-add per lane and term, in the order of c: S[i][j] comes out the same whichever side is the panel.
+
+struct Product {
+  const float* panel;
+  const float* scalars;
+  int64_t scalar_step, depth_step, depth;
+  float* out;
+  bool accumulate;
+};
+
+template <int T, int RV>
+static __attribute__((noinline)) void product_tile(const Product& p) {
+  F sum[T][RV];
+  for (int t = 0; t < T; ++t)
+    for (int v = 0; v < RV; ++v) sum[t][v] = p.accumulate ? load(p.out + (t * RV + v) * W) : set1(0.0f);
+  const float* panel = p.panel;
+  const int64_t step = p.scalar_step;
+  const int64_t depth_step = p.depth_step;
+  // One pointer for three rows of scalars: x86 addresses the others as pointer + step and pointer + 2 step.
+  constexpr int kPointers = (T + 2) / 3;
+  const float* scalars[kPointers];
+  for (int i = 0; i < kPointers; ++i) scalars[i] = p.scalars + 3 * i * step;
+  for (int64_t c = p.depth; c > 0; --c) {
+    F x[RV];
+    for (int v = 0; v < RV; ++v) x[v] = load(panel + v * W);
+    panel += RV * W;
+    for (int t = 0; t < T; ++t) {
+      const F y = set1(scalars[t / 3][(t % 3) * step]);
+      for (int v = 0; v < RV; ++v) sum[t][v] = fma(x[v], y, sum[t][v]);
+    }
+    for (int i = 0; i < kPointers; ++i) scalars[i] += depth_step;
+  }
+  for (int t = 0; t < T; ++t)
+    for (int v = 0; v < RV; ++v) store(p.out + (t * RV + v) * W, sum[t][v]);
+}
+
+template <int T, int RV>
+struct Remainder {
+  static void run(const Product& p, int64_t count) {
+    if (count == T)
+      product_tile<T, RV>(p);
+    else
+      Remainder<T - 1, RV>::run(p, count);
+  }
+};
+template <int RV>
+struct Remainder<0, RV> {
+  static void run(const Product&, int64_t) {}
+};
+
+template <int RV>
+static void product(Product p, int64_t count) {
+  for (; count >= kTile; count -= kTile) {
+    product_tile<kTile, RV>(p);
+    p.scalars += kTile * p.scalar_step;
+    p.out += kTile * RV * W;
+  }
+  Remainder<kTile - 1, RV>::run(p, count);
+}

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The kernels' text, compiled once per instruction set. Everything is in a namespace of its own without linkage, and
+// nothing of the C++ standard library is used: a shared inline function compiled here could end up in the others' code.
+namespace keygraph::cpu {
+namespace {
+namespace KEYGRAPH_ISA {
+
+#include KEYGRAPH_VECTOR_HEADER
+#include "common.inl"
+#include "key_graph.inl"
+#include "attention_sparse.inl"
+#include "attention_dense.inl"
+#include "attention.inl"
+
+}  // namespace KEYGRAPH_ISA
+}  // namespace
+
+#define KEYGRAPH_JOIN_(a, b) a##b
+#define KEYGRAPH_JOIN(a, b) KEYGRAPH_JOIN_(a, b)
+#define KEYGRAPH_TEXT_(a) #a
+#define KEYGRAPH_TEXT(a) KEYGRAPH_TEXT_(a)
+
+extern const Kernels KEYGRAPH_JOIN(kernels_, KEYGRAPH_ISA);
+const Kernels KEYGRAPH_JOIN(kernels_, KEYGRAPH_ISA) = {KEYGRAPH_TEXT(KEYGRAPH_ISA), KEYGRAPH_ISA::graph_split,
+                                                       KEYGRAPH_ISA::graph_task, KEYGRAPH_ISA::attention_split,
+                                                       KEYGRAPH_ISA::attention_task};
+
+}  // namespace keygraph::cpu

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Vectors of 16 lanes: AVX-512 F, BW, DQ, VL with F16C. See vector_generic.h for what each function means.
+#define KEYGRAPH_INLINE static inline __attribute__((always_inline))
+
+constexpr int W = 16;      // lanes
+constexpr int kTile = 12;  // tile of the product: kTile x 2 accumulators, out of 32 registers
+using F = __m512;
+using I = __m512i;
+using M = __mmask16;
+
+KEYGRAPH_INLINE F load(const float* p) { return _mm512_loadu_ps(p); }
+KEYGRAPH_INLINE void store(float* p, F a) { _mm512_storeu_ps(p, a); }
+KEYGRAPH_INLINE F set1(float a) { return _mm512_set1_ps(a); }
+KEYGRAPH_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+KEYGRAPH_INLINE F add(F a, F b) { return _mm512_add_ps(a, b); }
+KEYGRAPH_INLINE F sub(F a, F b) { return _mm512_sub_ps(a, b); }
+KEYGRAPH_INLINE F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+KEYGRAPH_INLINE F div(F a, F b) { return _mm512_div_ps(a, b); }
+KEYGRAPH_INLINE F max_or_second(F a, F b) { return _mm512_max_ps(a, b); }
+KEYGRAPH_INLINE I iload(const int32_t* p) { return _mm512_loadu_si512(p); }
+KEYGRAPH_INLINE void istore(int32_t* p, I a) { _mm512_storeu_si512(p, a); }
+KEYGRAPH_INLINE I iset1(int32_t a) { return _mm512_set1_epi32(a); }
+KEYGRAPH_INLINE I iadd(I a, I b) { return _mm512_add_epi32(a, b); }
+KEYGRAPH_INLINE I isub(I a, I b) { return _mm512_sub_epi32(a, b); }
+KEYGRAPH_INLINE I iand(I a, I b) { return _mm512_and_si512(a, b); }
+KEYGRAPH_INLINE I ixor(I a, I b) { return _mm512_xor_si512(a, b); }
+KEYGRAPH_INLINE I imax(I a, I b) { return _mm512_max_epi32(a, b); }
+KEYGRAPH_INLINE I imin(I a, I b) { return _mm512_min_epi32(a, b); }
+template <int n>
+KEYGRAPH_INLINE I shl(I a) { return _mm512_slli_epi32(a, n); }
+template <int n>
+KEYGRAPH_INLINE I shr(I a) { return _mm512_srli_epi32(a, n); }
+KEYGRAPH_INLINE I sign(I a) { return _mm512_srai_epi32(a, 31); }
+KEYGRAPH_INLINE I bits(F a) { return _mm512_castps_si512(a); }
+KEYGRAPH_INLINE F from_bits(I a) { return _mm512_castsi512_ps(a); }
+KEYGRAPH_INLINE F to_float(I a) { return _mm512_cvtepi32_ps(a); }
+
+KEYGRAPH_INLINE M igt(I a, I b) { return _mm512_cmpgt_epi32_mask(a, b); }
+KEYGRAPH_INLINE M ige(I a, I b) { return _mm512_cmpge_epi32_mask(a, b); }
+KEYGRAPH_INLINE M ieq(I a, I b) { return _mm512_cmpeq_epi32_mask(a, b); }
+KEYGRAPH_INLINE M is_nan(F a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
+KEYGRAPH_INLINE M less(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+KEYGRAPH_INLINE M both(M a, M b) { return a & b; }
+KEYGRAPH_INLINE M either(M a, M b) { return a | b; }
+KEYGRAPH_INLINE bool any(M a) { return a != 0; }
+KEYGRAPH_INLINE bool all(M a) { return a == 0xffff; }
+KEYGRAPH_INLINE M lanes(uint32_t low_bits) { return static_cast<M>(low_bits); }
+KEYGRAPH_INLINE F choose(M m, F yes, F no) { return _mm512_mask_blend_ps(m, no, yes); }
+KEYGRAPH_INLINE I ichoose(M m, I yes, I no) { return _mm512_mask_blend_epi32(m, no, yes); }
+KEYGRAPH_INLINE F zero_where(M m, F a) { return _mm512_mask_mov_ps(a, m, _mm512_setzero_ps()); }
+KEYGRAPH_INLINE I count_if(I count, M m) { return _mm512_mask_sub_epi32(count, m, count, _mm512_set1_epi32(-1)); }
+KEYGRAPH_INLINE I or_if(I a, M m, I b) { return _mm512_mask_or_epi32(a, m, a, b); }
+
+KEYGRAPH_INLINE F zip_low(F a, F b) {
+  const I index = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  return _mm512_permutex2var_ps(a, index, b);
+}
+KEYGRAPH_INLINE F zip_high(F a, F b) {
+  const I index = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  return _mm512_permutex2var_ps(a, index, b);
+}
+KEYGRAPH_INLINE float max_of_lanes(F a) { return _mm512_reduce_max_ps(a); }
+KEYGRAPH_INLINE float sum_of_lanes(F a) { return _mm512_reduce_add_ps(a); }
+
+KEYGRAPH_INLINE F load_half(const uint16_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+KEYGRAPH_INLINE void store_half(uint16_t* p, F a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+}
+KEYGRAPH_INLINE F load_at(const float* base, const uint16_t* index) {
+  const I wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(index)));
+  return _mm512_i32gather_ps(wide, base, 4);
+}
+
+// The nodes of one graph word, appended to a list that has room for 32 more than it will use.
+KEYGRAPH_INLINE uint16_t* append_nodes(uint16_t* list, uint32_t word, int first) {
+  const I low = _mm512_add_epi32(_mm512_set1_epi32(first),
+                                 _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+  const I high = _mm512_add_epi32(low, _mm512_set1_epi32(16));
+  const M m0 = static_cast<M>(word), m1 = static_cast<M>(word >> 16);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(list),
+                      _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(m0, low)));
+  list += __builtin_popcount(m0);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(list),
+                      _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(m1, high)));
+  return list + __builtin_popcount(m1);
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Vectors of 4 lanes in the compiler's own vector types: SSE2 on x86-64, NEON on aarch64, scalars elsewhere.
+// The vocabulary of the kernels: the other vector_*.h files define the same names, wider.
+#define KEYGRAPH_INLINE static inline __attribute__((always_inline))
+
+constexpr int W = 4;      // lanes of F and I
+constexpr int kTile = 4;  // the product works on kTile x 2 accumulators
+typedef float F __attribute__((vector_size(16), may_alias));
+typedef int32_t I __attribute__((vector_size(16), may_alias));
+typedef uint32_t U __attribute__((vector_size(16), may_alias));
+typedef float FUnaligned __attribute__((vector_size(16), aligned(4), may_alias));
+typedef int32_t IUnaligned __attribute__((vector_size(16), aligned(4), may_alias));
+using M = I;  // a mask: all bits of a lane, or none
+
+KEYGRAPH_INLINE F load(const float* p) { return *reinterpret_cast<const FUnaligned*>(p); }
+KEYGRAPH_INLINE void store(float* p, F a) { *reinterpret_cast<FUnaligned*>(p) = a; }
+KEYGRAPH_INLINE F set1(float a) { return F{a, a, a, a}; }
+KEYGRAPH_INLINE F fma(F a, F b, F c) { return a * b + c; }  // fused where the compiler can
+KEYGRAPH_INLINE F add(F a, F b) { return a + b; }
+KEYGRAPH_INLINE F sub(F a, F b) { return a - b; }
+KEYGRAPH_INLINE F mul(F a, F b) { return a * b; }
+KEYGRAPH_INLINE F div(F a, F b) { return a / b; }
+KEYGRAPH_INLINE I bits(F a) { return reinterpret_cast<I>(a); }
+KEYGRAPH_INLINE F from_bits(I a) { return reinterpret_cast<F>(a); }
+KEYGRAPH_INLINE I ichoose(M m, I yes, I no) { return (m & yes) | (~m & no); }
+KEYGRAPH_INLINE F choose(M m, F yes, F no) { return from_bits(ichoose(m, bits(yes), bits(no))); }
+KEYGRAPH_INLINE F zero_where(M m, F a) { return from_bits(~m & bits(a)); }
+KEYGRAPH_INLINE I iload(const int32_t* p) { return *reinterpret_cast<const IUnaligned*>(p); }
+KEYGRAPH_INLINE void istore(int32_t* p, I a) { *reinterpret_cast<IUnaligned*>(p) = a; }
+KEYGRAPH_INLINE I iset1(int32_t a) { return I{a, a, a, a}; }
+// Unsigned inside: lanes wrap around, as the wider instruction sets' do.
+KEYGRAPH_INLINE I iadd(I a, I b) { return reinterpret_cast<I>(reinterpret_cast<U>(a) + reinterpret_cast<U>(b)); }
+KEYGRAPH_INLINE I isub(I a, I b) { return reinterpret_cast<I>(reinterpret_cast<U>(a) - reinterpret_cast<U>(b)); }
+KEYGRAPH_INLINE I iand(I a, I b) { return a & b; }
+KEYGRAPH_INLINE I ixor(I a, I b) { return a ^ b; }
+template <int n>
+KEYGRAPH_INLINE I shl(I a) { return reinterpret_cast<I>(reinterpret_cast<U>(a) << n); }
+template <int n>
+KEYGRAPH_INLINE I shr(I a) { return reinterpret_cast<I>(reinterpret_cast<U>(a) >> n); }
+KEYGRAPH_INLINE I sign(I a) { return a >> 31; }
+KEYGRAPH_INLINE F to_float(I a) { return __builtin_convertvector(a, F); }
+
+KEYGRAPH_INLINE M igt(I a, I b) { return a > b; }
+KEYGRAPH_INLINE M ige(I a, I b) { return a >= b; }
+KEYGRAPH_INLINE M ieq(I a, I b) { return a == b; }
+KEYGRAPH_INLINE M is_nan(F a) { return a != a; }
+KEYGRAPH_INLINE M less(F a, F b) { return a < b; }
+KEYGRAPH_INLINE M both(M a, M b) { return a & b; }
+KEYGRAPH_INLINE M either(M a, M b) { return a | b; }
+KEYGRAPH_INLINE bool any(M a) { return (a[0] | a[1] | a[2] | a[3]) != 0; }
+KEYGRAPH_INLINE bool all(M a) { return (a[0] & a[1] & a[2] & a[3]) != 0; }
+KEYGRAPH_INLINE M lanes(uint32_t low_bits) {  // lane i is chosen by bit i
+  const I lane = {1, 2, 4, 8};
+  return (iset1(static_cast<int32_t>(low_bits)) & lane) == lane;
+}
+KEYGRAPH_INLINE I imax(I a, I b) { return ichoose(a > b, a, b); }
+KEYGRAPH_INLINE I imin(I a, I b) { return ichoose(a < b, a, b); }
+KEYGRAPH_INLINE F max_or_second(F a, F b) { return choose(a > b, a, b); }  // b where either is NaN
+KEYGRAPH_INLINE I count_if(I count, M m) { return isub(count, m); }
+KEYGRAPH_INLINE I or_if(I a, M m, I b) { return a | (m & b); }
+
+KEYGRAPH_INLINE F zip_low(F a, F b) { return F{a[0], b[0], a[1], b[1]}; }
+KEYGRAPH_INLINE F zip_high(F a, F b) { return F{a[2], b[2], a[3], b[3]}; }
+KEYGRAPH_INLINE float max_of_lanes(F a) {
+  const float x = a[0] > a[1] ? a[0] : a[1], y = a[2] > a[3] ? a[2] : a[3];
+  return x > y ? x : y;
+}
+KEYGRAPH_INLINE float sum_of_lanes(F a) { return (a[0] + a[2]) + (a[1] + a[3]); }
+
+KEYGRAPH_INLINE float half_to_float(uint16_t half) {
+  const uint32_t sign_bit = static_cast<uint32_t>(half & 0x8000u) << 16;
+  const uint32_t exponent = (half >> 10) & 31u;
+  const uint32_t mantissa = half & 1023u;
+  uint32_t word;
+  float result;
+  if (exponent == 31) {
+    word = sign_bit | 0x7f800000u | (mantissa << 13);
+  } else if (exponent != 0) {
+    word = sign_bit | ((exponent + 112) << 23) | (mantissa << 13);
+  } else {
+    result = static_cast<float>(mantissa) * 0x1p-24f;
+    memcpy(&word, &result, 4);
+    word |= sign_bit;
+  }
+  memcpy(&result, &word, 4);
+  return result;
+}
+KEYGRAPH_INLINE uint16_t float_to_half(float value) {  // rounds to nearest, ties to even
+  uint32_t word;
+  memcpy(&word, &value, 4);
+  const uint16_t sign_bit = static_cast<uint16_t>((word >> 16) & 0x8000u);
+  word &= 0x7fffffffu;
+  if (word > 0x7f800000u) return static_cast<uint16_t>(sign_bit | 0x7e00u | ((word >> 13) & 0x3ffu));
+  if (word >= 0x477ff000u) return static_cast<uint16_t>(sign_bit | 0x7c00u);
+  if (word < 0x38800000u) {  // subnormal: adding 1/2 leaves the value, rounded to 2^-24, in the low bits
+    float shifted;
+    memcpy(&shifted, &word, 4);
+    shifted += 0.5f;
+    memcpy(&word, &shifted, 4);
+    return static_cast<uint16_t>(sign_bit | (word - 0x3f000000u));
+  }
+  word += 0xfffu + ((word >> 13) & 1u);
+  return static_cast<uint16_t>(sign_bit | ((word - 0x38000000u) >> 13));
+}
+KEYGRAPH_INLINE F load_half(const uint16_t* p) {
+  return F{half_to_float(p[0]), half_to_float(p[1]), half_to_float(p[2]), half_to_float(p[3])};
+}
+KEYGRAPH_INLINE void store_half(uint16_t* p, F a) {
+  for (int lane = 0; lane < W; ++lane) p[lane] = float_to_half(a[lane]);
+}
+KEYGRAPH_INLINE F load_at(const float* base, const uint16_t* index) {
+  return F{base[index[0]], base[index[1]], base[index[2]], base[index[3]]};
+}
+// The nodes of one graph word, appended to a list that has room for 32 more than it will use.
+KEYGRAPH_INLINE uint16_t* append_nodes(uint16_t* list, uint32_t word, int first) {
+  for (; word; word &= word - 1) *list++ = static_cast<uint16_t>(first + __builtin_ctz(word));
+  return list;
+}

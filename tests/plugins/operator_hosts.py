@@ -1,0 +1,266 @@
+"""The implementations under test, each behind the same two methods. A new host is one class and one line in `hosts`.
+
+`finite_only` marks dense, masked implementations: they multiply what is not selected by 0, so that a NaN or an infinity
+in v reaches rows that do not select it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import itertools
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import keygraph.plugins
+
+DTYPES = {np.dtype(np.float32): 1, np.dtype(np.float16): 2}
+_INT64 = ctypes.c_int64
+_TASK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t)
+_RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p)
+
+
+class GraphShape(ctypes.Structure):
+    _fields_ = [(name, _INT64) for name in ("batch", "groups", "rows", "nodes", "channels")]
+
+
+class AttentionShape(ctypes.Structure):
+    _fields_ = [(name, _INT64) for name in ("batch", "heads", "groups", "rows", "nodes", "channels", "value_channels")]
+
+
+class Parallel(ctypes.Structure):
+    _fields_ = [("run", _RUN), ("context", ctypes.c_void_p)]
+
+
+class StatusError(Exception):
+    """A status of the C interface; the message is the interface's own."""
+
+
+def native(name: str) -> Path:
+    """A library of this build, or of another one (sanitized) that KEYGRAPH_LIBRARY_DIR names."""
+    folder = os.environ.get("KEYGRAPH_LIBRARY_DIR")
+    return Path(folder) / keygraph.plugins.LIBRARIES[name] if folder else keygraph.plugins.library(name)
+
+
+@functools.cache
+def cpu_library() -> ctypes.CDLL:
+    library = ctypes.CDLL(str(native("cpu")))
+    declare(library)
+    return library
+
+
+def declare(library: ctypes.CDLL) -> None:
+    """Give the C interface's functions their types."""
+    pointer = ctypes.c_void_p
+    library.keygraph_cpu_isa.restype = ctypes.c_char_p
+    library.keygraph_cpu_isa.argtypes = []
+    library.keygraph_cpu_select_isa.argtypes = [ctypes.c_char_p]
+    library.keygraph_status_message.restype = ctypes.c_char_p
+    library.keygraph_status_message.argtypes = [ctypes.c_int]
+    library.keygraph_cpu_key_graph.argtypes = [
+        ctypes.POINTER(GraphShape), ctypes.c_int, pointer, pointer, _INT64, pointer, ctypes.POINTER(Parallel),
+    ]  # fmt: skip
+    library.keygraph_cpu_key_graph_attention.argtypes = [
+        ctypes.POINTER(AttentionShape), ctypes.c_int, pointer, pointer, pointer, pointer, pointer, ctypes.c_float,
+        pointer, ctypes.POINTER(Parallel),
+    ]  # fmt: skip
+
+
+@functools.cache
+def instruction_sets() -> tuple[str, ...]:
+    """Those that this machine has, as the library sees it."""
+    library = cpu_library()
+    known = [name for name in ("baseline", "avx2", "avx512") if library.keygraph_cpu_select_isa(name.encode()) == 0]
+    library.keygraph_cpu_select_isa(None)
+    return tuple(known)
+
+
+def check(status: int) -> None:
+    if status:
+        raise StatusError(cpu_library().keygraph_status_message(status).decode())
+
+
+class Cpu:
+    """The C interface through ctypes, with Python's threads as the host's."""
+
+    finite_only = False
+
+    def __init__(self, isa: str, threads: int = 2) -> None:
+        self.isa = isa
+        self.threads = threads
+        self.failures: list[BaseException] = []
+        self._parallel = Parallel(_RUN(self._run), None)
+
+    def _run(self, context: Any, tasks: int, task: int, argument: int) -> None:
+        call, indices = _TASK(task), itertools.count()
+
+        def work() -> None:
+            while (index := next(indices)) < tasks:
+                call(argument, index)
+
+        workers = [threading.Thread(target=work) for _ in range(self.threads - 1)]
+        for worker in workers:
+            worker.start()
+        work()
+        for worker in workers:
+            worker.join()
+
+    def key_graph(self, query: np.ndarray, key: np.ndarray, k: int) -> np.ndarray:
+        library = cpu_library()
+        check(library.keygraph_cpu_select_isa(self.isa.encode()))
+        batch, groups, rows, channels = query.shape
+        nodes = key.shape[2]
+        graph = np.full((batch, groups, rows, (nodes + 31) // 32), -123, dtype=np.int32)
+        shape = GraphShape(batch, groups, rows, nodes, channels)
+        try:
+            check(
+                library.keygraph_cpu_key_graph(
+                    shape, DTYPES[query.dtype], query.ctypes.data, key.ctypes.data, k, graph.ctypes.data, self._parallel
+                )
+            )
+        finally:
+            library.keygraph_cpu_select_isa(None)
+        return graph
+
+    def key_graph_attention(
+        self,
+        q: np.ndarray,
+        k: np.ndarray,
+        v: np.ndarray,
+        graph: np.ndarray,
+        bias: np.ndarray | None = None,
+        scale: float | None = None,
+    ) -> np.ndarray:
+        library = cpu_library()
+        check(library.keygraph_cpu_select_isa(self.isa.encode()))
+        batch, heads, rows, channels = q.shape
+        output = np.full((batch, heads, rows, v.shape[3]), 123, dtype=q.dtype)
+        shape = AttentionShape(batch, heads, graph.shape[1], rows, k.shape[2], channels, v.shape[3])
+        try:
+            check(
+                library.keygraph_cpu_key_graph_attention(
+                    shape, DTYPES[q.dtype], q.ctypes.data, k.ctypes.data, v.ctypes.data, graph.ctypes.data,
+                    None if bias is None else bias.ctypes.data, channels**-0.5 if scale is None else scale,
+                    output.ctypes.data, self._parallel,
+                )
+            )  # fmt: skip
+        finally:
+            library.keygraph_cpu_select_isa(None)
+        return output
+
+
+@functools.cache
+def session(op: str, dtype: type, bias: bool, scale: float | None, threads: int, functions: bool) -> Any:
+    """A session of one node, of run-time shapes: with our library, or with the operators as functions instead."""
+    import onnx
+    import onnxruntime
+
+    element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    value = onnx.helper.make_tensor_value_info
+    attributes: dict[str, Any] = {"plugin_namespace": "keygraph", "plugin_version": "1"}
+    if op == "KeyGraph":
+        inputs = [
+            value("query", element, ["B", "G", "M", "C"]),
+            value("key", element, ["B", "G", "N", "C"]),
+            value("k", onnx.TensorProto.INT64, [1]),
+        ]
+        output = value("graph", onnx.TensorProto.INT32, None)
+    else:
+        inputs = [
+            value("q", element, ["B", "H", "M", "D"]),
+            value("k", element, ["B", "H", "N", "D"]),
+            value("v", element, ["B", "H", "N", "Dv"]),
+            value("graph", onnx.TensorProto.INT32, ["B", "G", "M", "W"]),
+        ]
+        if bias:
+            inputs.append(value("bias", element, ["H", "M", "N"]))
+        if scale is not None:
+            attributes["scale"] = scale
+        output = value("output", element, None)
+    node = onnx.helper.make_node(
+        op, [i.name for i in inputs], [output.name], name="the_node", domain="keygraph", **attributes
+    )
+    opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("keygraph", 1)]
+    bodies = []
+    if functions:
+        from keygraph.export.functions import operator_functions
+
+        bodies = operator_functions(bias)
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([node], op, inputs, [output]), opset_imports=opsets, functions=bodies, ir_version=10
+    )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    if not functions:
+        options.register_custom_ops_library(str(native("onnxruntime")))
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+class Torch:
+    """The reference definitions: torch.library operators."""
+
+    finite_only = True
+
+    def key_graph(self, query: np.ndarray, key: np.ndarray, k: int) -> np.ndarray:
+        import torch
+        from keygraph.plugins.torch import key_graph
+
+        return key_graph(torch.from_numpy(query), torch.from_numpy(key), torch.tensor([k])).numpy()
+
+    def key_graph_attention(
+        self,
+        q: np.ndarray,
+        k: np.ndarray,
+        v: np.ndarray,
+        graph: np.ndarray,
+        bias: np.ndarray | None = None,
+        scale: float | None = None,
+    ) -> np.ndarray:
+        import torch
+        from keygraph.plugins.torch import key_graph_attention
+
+        q, k, v, graph = (torch.from_numpy(array) for array in (q, k, v, graph))
+        return key_graph_attention(q, k, v, graph, None if bias is None else torch.from_numpy(bias), scale).numpy()
+
+
+class OnnxRuntime:
+    """ONNX Runtime with libkeygraph_ort, or without it and with the functions in the file."""
+
+    def __init__(self, threads: int = 2, functions: bool = False) -> None:
+        self.finite_only = functions
+        self.threads = threads
+        self.functions = functions
+
+    def key_graph(self, query: np.ndarray, key: np.ndarray, k: int) -> np.ndarray:
+        run = session("KeyGraph", query.dtype.type, False, None, self.threads, self.functions)
+        return run.run(None, {"query": query, "key": key, "k": np.array([k])})[0]
+
+    def key_graph_attention(
+        self,
+        q: np.ndarray,
+        k: np.ndarray,
+        v: np.ndarray,
+        graph: np.ndarray,
+        bias: np.ndarray | None = None,
+        scale: float | None = None,
+    ) -> np.ndarray:
+        if self.functions and scale is None:
+            scale = q.shape[3] ** -0.5  # a function's attribute cannot have a default that depends on a shape
+        run = session("KeyGraphAttention", q.dtype.type, bias is not None, scale, self.threads, self.functions)
+        feeds = {"q": q, "k": k, "v": v, "graph": graph} | ({} if bias is None else {"bias": bias})
+        return run.run(None, feeds)[0]
+
+
+def hosts() -> dict[str, Any]:
+    """Name -> implementation."""
+    return {
+        **{f"cpu-{isa}": Cpu(isa) for isa in instruction_sets()},
+        "onnxruntime": OnnxRuntime(),
+        "functions": OnnxRuntime(functions=True),
+        "torch": Torch(),
+    }

@@ -1,0 +1,99 @@
+"""The two operators in float64 NumPy, written from the contract, sharing no code with any implementation."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def unpack(graph: np.ndarray, nodes: int) -> np.ndarray:
+    """Graph words [..., ceil(nodes / 32)] to booleans [..., nodes]."""
+    words = graph.view(np.uint32)[..., :, None] >> np.arange(32, dtype=np.uint32)
+    return (words & 1).astype(bool).reshape(*graph.shape[:-1], -1)[..., :nodes]
+
+
+def pack(selected: np.ndarray) -> np.ndarray:
+    """Booleans [..., nodes] to graph words, the inverse of `unpack`."""
+    nodes = selected.shape[-1]
+    padded = np.zeros((*selected.shape[:-1], (nodes + 31) // 32 * 32), dtype=np.uint32)
+    padded[..., :nodes] = selected
+    words = padded.reshape(*selected.shape[:-1], -1, 32) << np.arange(32, dtype=np.uint32)
+    return words.sum(-1, dtype=np.uint32).view(np.int32)
+
+
+def similarity(query: np.ndarray, key: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.einsum("bgmc,bgnc->bgmn", query.astype(np.float64), key.astype(np.float64))
+
+
+def key_graph(query: np.ndarray, key: np.ndarray, k: int) -> np.ndarray:
+    """Booleans [B, G, M, N]: the k largest similarities of each row, lowest node first among equals, NaN last."""
+    scores = similarity(query, key)
+    selected = np.zeros(scores.shape, dtype=bool)
+    for place in np.ndindex(scores.shape[:-1]):
+        row = scores[place]
+        ranking = sorted(range(row.size), key=lambda node: (np.isnan(row[node]), -row[node], node))  # noqa: B023
+        if np.isnan(row).any():  # a NaN in the sort key would make it inconsistent
+            numbers = [node for node in range(row.size) if not np.isnan(row[node])]
+            ranking = sorted(numbers, key=lambda node: (-row[node], node))  # noqa: B023
+            ranking += [node for node in range(row.size) if np.isnan(row[node])]
+        selected[place][ranking[:k]] = True
+    return selected
+
+
+def key_graph_attention(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    selected: np.ndarray,
+    bias: np.ndarray | None = None,
+    scale: float | None = None,
+) -> np.ndarray:
+    """Row by row, over the selected nodes only."""
+    batch, heads, rows, channels = q.shape
+    scale = channels**-0.5 if scale is None else scale
+    output = np.zeros((batch, heads, rows, v.shape[-1]))
+    for b, h, i in np.ndindex(batch, heads, rows):
+        nodes = np.flatnonzero(selected[b, h if selected.shape[1] > 1 else 0, i])
+        if nodes.size == 0:
+            continue
+        with np.errstate(invalid="ignore", over="ignore"):
+            score = scale * (k[b, h, nodes].astype(np.float64) @ q[b, h, i].astype(np.float64))
+            if bias is not None:
+                score = score + bias[h, i, nodes]
+            weight = np.exp(score - score.max())
+            output[b, h, i] = weight @ v[b, h, nodes].astype(np.float64) / weight.sum()
+    return output
+
+
+def check_graph(graph: np.ndarray, query: np.ndarray, key: np.ndarray, k: int, exact: bool) -> None:
+    """Compare a packed graph with the oracle's.
+
+    `exact` demands the same bits; it is for inputs whose similarities float32 holds exactly. Otherwise a node may be on
+    the other side only where its similarity is within rounding of the k-th one: 2e-6 of the sum of |q_c k_c|.
+    """
+    nodes = key.shape[2]
+    assert graph.dtype == np.int32
+    assert graph.shape == (*query.shape[:3], (nodes + 31) // 32)
+    selected = unpack(graph, nodes)
+    np.testing.assert_array_equal(pack(selected), graph, err_msg="bits past the last node are not 0")
+    expected = key_graph(query, key, k)
+    if exact:
+        np.testing.assert_array_equal(selected, expected)
+        return
+    np.testing.assert_array_equal(selected.sum(-1), min(k, nodes))
+    scores = similarity(query, key)
+    tolerance = 2e-6 * similarity(np.abs(query), np.abs(key)).max(-1, keepdims=True)
+    kth = np.where(expected, scores, np.inf).min(-1, keepdims=True)
+    wrong = (selected != expected) & (np.abs(scores - kth) > tolerance)
+    assert not wrong.any(), f"{wrong.sum()} nodes are on the wrong side by more than the tolerance"
+
+
+def check_attention(output: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
+    """Norm-wise relative error of what is finite; what is not must be the same."""
+    assert output.shape == expected.shape
+    finite = np.isfinite(expected)
+    np.testing.assert_array_equal(np.isfinite(output), finite)
+    np.testing.assert_array_equal(np.isnan(output), np.isnan(expected))
+    difference = np.where(finite, output.astype(np.float64), 0) - np.where(finite, expected, 0)
+    norm = np.linalg.norm(np.where(finite, expected, 0))
+    assert np.linalg.norm(difference) <= tolerance * max(norm, 1e-30)

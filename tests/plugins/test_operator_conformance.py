@@ -1,0 +1,76 @@
+"""One suite for every implementation of the two operators, against the float64 oracle."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import operator_oracle as oracle
+import pytest
+from operator_cases import ATTENTION_CASES, GRAPH_CASES, AttentionCase, GraphCase, attention_inputs, graph_inputs
+from operator_hosts import Cpu, OnnxRuntime, hosts, instruction_sets
+
+HOSTS = hosts()
+TOLERANCE = {np.float32: 1e-5, np.float16: 2e-3}
+
+every_host = pytest.mark.parametrize("host", HOSTS.values(), ids=HOSTS.keys())
+every_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float16], ids=["float32", "float16"])
+every_graph_case = pytest.mark.parametrize("case", GRAPH_CASES, ids=lambda case: case.name)
+every_attention_case = pytest.mark.parametrize("case", ATTENTION_CASES, ids=lambda case: case.name)
+
+
+@functools.cache
+def expected_attention(case: AttentionCase, dtype: type) -> np.ndarray:
+    inputs = attention_inputs(case, dtype)
+    selected = oracle.unpack(inputs["graph"], case.nodes)
+    return oracle.key_graph_attention(inputs["q"], inputs["k"], inputs["v"], selected, inputs["bias"], case.scale)
+
+
+@every_host
+@every_dtype
+@every_graph_case
+def test_key_graph(host: Any, dtype: type, case: GraphCase) -> None:
+    query, key = graph_inputs(case, dtype)
+    oracle.check_graph(host.key_graph(query, key, case.k), query, key, case.k, case.exact)
+
+
+@every_host
+@every_dtype
+@every_attention_case
+def test_key_graph_attention(host: Any, dtype: type, case: AttentionCase) -> None:
+    if host.finite_only and case.values != "normal":
+        pytest.skip("a masked implementation: only finite values")
+    inputs = attention_inputs(case, dtype)
+    output = host.key_graph_attention(**inputs, scale=case.scale)
+    assert output.dtype == dtype
+    oracle.check_attention(output, expected_attention(case, dtype), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("threaded", [*instruction_sets(), "onnxruntime"])
+@every_dtype
+def test_threads_do_not_matter(threaded: str, dtype: type) -> None:
+    """Bit for bit the same on 1, 2 and 3 threads."""
+    graph_cases = [case for case in GRAPH_CASES if case.name in ("window", "wide", "infinities")]
+    attention_cases = [case for case in ATTENTION_CASES if case.name in ("window", "sparse and dense rows", "plain")]
+
+    def results(threads: int) -> list[np.ndarray]:
+        host = OnnxRuntime(threads) if threaded == "onnxruntime" else Cpu(threaded, threads)
+        outputs = [host.key_graph(*graph_inputs(case, dtype), case.k) for case in graph_cases]
+        outputs += [
+            host.key_graph_attention(**attention_inputs(case, dtype), scale=case.scale) for case in attention_cases
+        ]
+        return outputs
+
+    alone = results(1)
+    for threads in (2, 3):
+        for one, other in zip(alone, results(threads), strict=True):
+            np.testing.assert_array_equal(one.view(np.uint8), other.view(np.uint8))
+
+
+@pytest.mark.parametrize("isa", instruction_sets())
+def test_graph_of_a_window_with_itself_is_the_same_as_with_a_copy(isa: str) -> None:
+    """Whatever is made of query and key being one tensor, the bits must not show it."""
+    query = np.random.default_rng(3).standard_normal((2, 1, 200, 30)).astype(np.float32)
+    host = Cpu(isa)
+    np.testing.assert_array_equal(host.key_graph(query, query, 50), host.key_graph(query, query.copy(), 50))
