@@ -1,1 +1,5 @@
+"""Checkpoint -> portable ONNX: tracing, operators as functions, precision, verification."""
 
+from .exporter import export
+
+__all__ = ["export"]

@@ -18,6 +18,7 @@ from ..files import unwritable
 from ..manifest import METADATA_KEY, Manifest, Neighbours
 from ..models import LoadedModel
 from ..plugins import library
+from .calibrate import calibrate_tiling
 from .functions import DOMAIN, OPSET, VERSION, operator_functions
 from .tidy import tidy
 from .trace import trace
@@ -59,7 +60,7 @@ def export(
     precision
         ``"fp32"``.
     verification
-        False leaves the comparison out, and the manifest says so.
+        False leaves out the comparison and the measurement of tiles, and the manifest says so.
     progress
         Called with a line before each step.
 
@@ -89,6 +90,8 @@ def export(
             onnx.checker.check_model(draft, full_check=True)
             if verification:
                 manifest = replace(manifest, verification=_verify(draft, model, manifest, progress))
+                progress("measuring how much tiles must overlap")
+                manifest = replace(manifest, tiling=calibrate_tiling(draft, manifest))
                 _set_manifest(draft, manifest)
             # The data first: a model is never there without its weights.
             for file in sorted(Path(folder).iterdir(), key=lambda file: file == draft):
@@ -170,9 +173,8 @@ def _verify(draft: Path, model: LoadedModel, manifest: Manifest, progress: Progr
         progress("the operator library is not installed: only the file's own functions are verified")
     for name, operators in ways.items():
         try:
-            checks = verify(
-                draft, model.module, manifest, operators, lambda case, name=name: progress(f"verifying {name} {case}")
-            )
+            progress(f"verifying with {name}")
+            checks = verify(draft, model.module, manifest, operators, progress)
         except KeygraphError as error:
             raise KeygraphError(f"verification with {name} failed: {error}; no file was written") from error
         records[name] = as_record(checks, name)

@@ -6,6 +6,8 @@ What an engine without our libraries runs. Two limits of engines shape the bodie
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import FunctionProto, NodeProto, TensorProto, helper, numpy_helper
@@ -28,7 +30,7 @@ class _Body:
         self.nodes: list[NodeProto] = []
 
     def __getattr__(self, op_type: str):  # type: ignore[no-untyped-def]
-        def add(*inputs: str, output: str | None = None, **attributes: object) -> str:
+        def add(*inputs: str, output: str | None = None, **attributes: Any) -> str:
             name = output or f"{op_type.lower()}_{len(self.nodes)}"
             self.nodes.append(helper.make_node(op_type, inputs, [name], **attributes))
             return name

@@ -1,4 +1,4 @@
-"""The operators as the PyTorch exporter must know them: schemas, and the translation from `torch.library` to ONNX nodes."""
+"""The operators as PyTorch's exporter must know them: schemas, and the translation from `torch.library` to ONNX."""
 
 from __future__ import annotations
 

@@ -18,10 +18,10 @@ def tidy(model: ir.Model) -> None:
     """Clean `model` in place; the same graph always gives the same result.
 
     - Equal initializers and equal subexpressions are kept once.
-    - Nodes are named ``<module>/<operator>``, for instance ``body.2.layers.0.attention/KeyGraphAttention``, with ``_1``,
-      ``_2`` behind repetitions, and values after the node that makes them.
-    - Initializers have the parameter's name, with `.transposed` where the exporter turned it round; small constants are
-      named by their values.
+    - Nodes are named ``<module>/<operator>``, for instance ``body.2.layers.0.attention/KeyGraphAttention``, with
+      ``_1``, ``_2`` behind repetitions, and values after the node that makes them.
+    - Initializers have the parameter's name, with `.transposed` where the exporter turned it round; small constants
+      are named by their values.
     - The exporter's notes on nodes (stack traces with this machine's paths) go.
     """
     common.DeduplicateInitializersPass()(model)

@@ -29,9 +29,10 @@ class _Entry(nn.Module):
             self.register_buffer("k", torch.tensor([k], dtype=torch.int64), persistent=False)
 
     def forward(self, image: Tensor, k: Tensor | None = None) -> Tensor:
-        if k is None and hasattr(self, "k"):
-            k = self.k
-        return self.model(image) if k is None else self.model(image, k)
+        if k is None:
+            k = dict(self.named_buffers(recurse=False)).get("k")
+        restored: Tensor = self.model(image) if k is None else self.model(image, k)
+        return restored
 
 
 def trace(model: nn.Module, manifest: Manifest) -> ir.Model:

@@ -1,6 +1,6 @@
 """Feature maps to windows of nodes and back.
 
-Written so that an exported graph holds few nodes: `torch.roll` and `pixel_unshuffle` would leave their shape arithmetic.
+Written so that an exported graph holds few nodes: `torch.roll` and `pixel_unshuffle` leave their shape arithmetic in it.
 """
 
 from __future__ import annotations

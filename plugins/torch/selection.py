@@ -70,10 +70,10 @@ def compare_selections(query: Tensor, key: Tensor, reference: Tensor, other: Ten
 
 @contextmanager
 def forced_graphs(graphs: Sequence[Tensor], tolerance: float) -> Iterator[list[Agreement]]:
-    """Inside the block, the i-th call of `key_graph` returns `graphs[i]`, and is compared with what it would have chosen.
+    """Make the i-th call of `key_graph` in the block return `graphs[i]`, and compare that with its own choice.
 
-    Yields the list that the comparisons are added to. With the other program's graphs forced, both compute from the same
-    features up to rounding, stage after stage, so each comparison is of that stage's selection alone.
+    Yields the list that the comparisons are added to. With the other program's graphs forced, both compute from the
+    same features up to rounding, stage after stage, so each comparison is of that stage's selection alone.
     """
     agreements: list[Agreement] = []
     remaining = iter(graphs)

@@ -1,0 +1,36 @@
+# `make demo` and `make test` do all the set-up they need: a virtual environment, pinned packages, the native build.
+# Needs Python 3.10 or newer, a C++17 compiler, and CMake 3.20 or newer (taken from PyPI where it is missing).
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+NATIVE := $(shell find plugins -name '*.cpp' -o -name '*.h' -o -name '*.inl')
+
+.PHONY: demo test check benchmark clean
+
+demo: .venv/.ready
+	$(BIN)/python examples/demo.py -o demo-output
+
+test: check
+	$(BIN)/python -m pytest
+
+check: .venv/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+benchmark: .venv/.ready
+	$(BIN)/python benchmarks/operators.py
+	$(BIN)/python benchmarks/model.py
+
+clean:
+	rm -rf .venv build demo-output
+
+# Everything, with the native libraries; again only when what goes into them has changed.
+.venv/.ready: constraints.txt pyproject.toml CMakeLists.txt $(NATIVE)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.x")'
+	$(PYTHON) -m venv .venv
+	$(PIP) install -c constraints.txt scikit-build-core ninja
+	command -v cmake >/dev/null || $(PIP) install cmake
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
+	touch $@

@@ -1,0 +1,131 @@
+"""``keygraph export``, also installed as ``export-model``."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import InputError
+from ..export import export as export_file
+from ..manifest import Manifest
+from ..models import load_checkpoint
+from .output import note, status
+
+
+def export(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="A trained model: .ckpt, .pth, .pt or .safetensors.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE.onnx", help="The checkpoint's name with .onnx.")
+    ] = None,
+    k: Annotated[
+        str, typer.Option("--k", metavar="N|runtime", help="Fix the neighbours of each node; runtime: an input.")
+    ] = "runtime",
+    shape: Annotated[
+        str, typer.Option(metavar="dynamic|BxHxW", help="The only image size that the file takes; dynamic: any.")
+    ] = "dynamic",
+    precision: Annotated[str, typer.Option(metavar="fp32", help="The type of weights and activations.")] = "fp32",
+    key_map: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Rules `pattern -> name` for a foreign state dict's keys.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="Settings that the checkpoint does not store.")
+    ] = None,
+    verification: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Compare the file with PyTorch before it is written.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest and the file's size as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
+) -> None:
+    """Export a checkpoint to one portable ONNX file, verified against PyTorch."""
+    target = out if out is not None else checkpoint.with_suffix(".onnx")
+    if target.suffix != ".onnx":
+        raise InputError(f"{target} does not end with .onnx; name the file to write with -o FILE.onnx")
+    if target.is_dir() or not target.parent.is_dir():
+        raise InputError(f"cannot write {target}: its folder does not exist, or it is one; choose another with -o")
+    fixed_k, fixed_shape = _k(k), _shape(shape)
+    start = time.monotonic()
+    model = load_checkpoint(checkpoint, key_map=key_map, config=config)
+    if not quiet:
+        for line in model.notes:
+            note(line)
+    with status(quiet=quiet) as progress:
+        manifest = export_file(
+            model,
+            target,
+            k=fixed_k,
+            shape=fixed_shape,
+            precision=precision,
+            verification=verification,
+            progress=progress,
+        )
+    seconds = time.monotonic() - start
+    if as_json:
+        record = {"file": str(target), "bytes": _size(target), "seconds": round(seconds, 1)}
+        print(json.dumps({**record, "manifest": json.loads(manifest.to_json())}))
+    elif not quiet:
+        print(f"{checkpoint} -> {target}  {_size(target) / 1e6:.1f} MB, {seconds:.0f} s")
+        for line in summary(manifest):
+            print(f"  {line}")
+
+
+def summary(manifest: Manifest) -> list[str]:
+    """What a person wants to know of a file just made."""
+    scale = f", x{manifest.scale}" if manifest.scale > 1 else ""
+    task = f" for {manifest.task}" if manifest.task else ""
+    lines = [f"{manifest.architecture}{task}, {manifest.in_channels} -> {manifest.out_channels} channels{scale}"]
+    if manifest.shape is None:
+        lines.append(f"any batch, height and width in multiples of {manifest.size_multiple} (restore pads by itself)")
+    else:
+        lines.append(f"only batch x height x width = {'x'.join(map(str, manifest.shape))}")
+    neighbours = manifest.neighbours
+    if neighbours is not None:
+        choice = f"k chosen at run time, 1 to {neighbours.maximum}, {neighbours.default} by default"
+        lines.append(choice if neighbours.runtime else f"k fixed at {neighbours.default}")
+    if manifest.verification is None:
+        lines.append("NOT verified against PyTorch")
+    for name, record in (manifest.verification or {}).items():
+        checks: list[dict[str, Any]] = record["checks"]
+        worst = min(check["psnr"] for check in checks)
+        links = max(check["links_different"] for check in checks)
+        lines.append(
+            f"verified against PyTorch with {name}: at least {worst:.0f} dB in {len(checks)} runs; "
+            f"{links:.4%} of links differ, all near ties"
+        )
+    if manifest.tiling is not None:
+        t = manifest.tiling
+        lines.append(f"tiles of {t.tile} with overlap {t.overlap} are {t.psnr:.0f} dB from the whole image")
+    return lines
+
+
+def _k(text: str) -> int | None:
+    if text == "runtime":
+        return None
+    try:
+        number = int(text)
+    except ValueError:
+        raise InputError(f"--k is {text!r}; give a number, or runtime") from None
+    if number < 1:
+        raise InputError(f"--k is {number}; it must be at least 1, or runtime")
+    return number
+
+
+def _shape(text: str) -> tuple[int, int, int] | None:
+    if text == "dynamic":
+        return None
+    match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text)
+    if match is None:
+        raise InputError(f"--shape is {text!r}; give batch x height x width, for instance 1x256x256, or dynamic")
+    batch, height, width = (int(number) for number in match.groups())
+    return batch, height, width
+
+
+def _size(path: Path) -> int:
+    data = path.with_name(path.name + ".data")
+    return path.stat().st_size + (data.stat().st_size if data.exists() else 0)
