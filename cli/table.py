@@ -1,0 +1,53 @@
+"""Tables: drawn on a terminal, plain columns elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+Rows = Sequence[Sequence[str]]
+
+
+def show(header: Sequence[str], rows: Rows, *, left: int = 1) -> None:
+    """Print a table on stdout.
+
+    Parameters
+    ----------
+    header, rows
+        The cells, as many in every row.
+    left
+        Columns that are aligned to the left; the ones after them hold numbers.
+    """
+    if sys.stdout.isatty():
+        try:
+            _draw(header, rows, left)
+            return
+        except ImportError:
+            pass  # Rich is an extra; what was found is worth more than how it looks.
+    print(plain(header, rows, left))
+
+
+def plain(header: Sequence[str], rows: Rows, left: int) -> str:
+    """Columns, two spaces apart; one line per row."""
+    lines = [header, *rows] if any(header) else list(rows)
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _draw(header: Sequence[str], rows: Rows, left: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, show_header=any(header), header_style="bold")
+    for i, title in enumerate(header):
+        table.add_column(title, justify="left" if i < left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))  # As text: "[...]" in a file's name is no markup.
+    Console().print(table)

@@ -1,0 +1,104 @@
+"""Agreement in the choice of neighbours, stage by stage, apart from the arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..plugins.torch import Agreement, compare_selections, key_graph
+from ..runtime.graph_probe import Selection
+from ..runtime.metrics import SIMILARITY_TOLERANCE
+
+
+@dataclass(frozen=True)
+class StageAgreement:
+    """How candidate and reference chose the neighbours in one stage.
+
+    The reference used the candidate's graphs in the stages before, so both chose from the same features up to rounding,
+    and what differs here is this stage's.
+
+    Attributes
+    ----------
+    name
+        The module.
+    rows
+        Nodes that chose.
+    links_candidate, links_reference
+        Neighbours that they chose, summed over all rows.
+    common, different
+        Links that both have, and links that only one of them has.
+    beyond_tolerance
+        Of those that differ, how many are no near ties by the reference's features; rows with another number of
+        neighbours count as well. More than zero means a bug.
+    misjudged
+        Links that the candidate chose wrongly by its own features. With `beyond_tolerance` above zero: if this is zero,
+        the numbers before the stage differ; if not, the selection itself is wrong.
+    """
+
+    name: str
+    rows: int
+    links_candidate: int
+    links_reference: int
+    common: int
+    different: int
+    beyond_tolerance: int
+    misjudged: int
+
+    @property
+    def jaccard(self) -> float:
+        """Links that both chose over links that either did."""
+        either = self.common + self.different
+        return self.common / either if either else 1.0
+
+    def __add__(self, other: StageAgreement) -> StageAgreement:
+        """The same stage over more inputs."""
+        counts = [name for name in self.__dataclass_fields__ if name != "name"]
+        return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in counts})
+
+
+def agreements(candidate: Sequence[Selection], reference: Sequence[Selection], k: int) -> list[StageAgreement]:
+    """Compare what both chose.
+
+    Parameters
+    ----------
+    candidate
+        Its own choices.
+    reference
+        The choices that it would have made with the candidate's graphs in all the stages before.
+    k
+        Neighbours that each node should keep.
+    """
+    return [_agreement(ours, theirs, k) for ours, theirs in zip(candidate, reference, strict=True)]
+
+
+def _agreement(candidate: Selection, reference: Selection, k: int) -> StageAgreement:
+    against = _compare(reference, candidate.graph)
+    own_query, own_key = torch.from_numpy(candidate.query), torch.from_numpy(candidate.key)
+    right = key_graph(own_query, own_key, torch.tensor([k])).numpy()
+    misjudged = _compare(replace(candidate, graph=right), candidate.graph).beyond_tolerance
+    links = _links(candidate.graph), _links(reference.graph)
+    common = against.selected - against.different
+    return StageAgreement(
+        name=candidate.name,
+        rows=candidate.graph.size // candidate.graph.shape[-1],
+        links_candidate=links[0],
+        links_reference=links[1],
+        common=common,
+        different=sum(links) - 2 * common,
+        beyond_tolerance=against.beyond_tolerance,
+        misjudged=misjudged,
+    )
+
+
+def _compare(reference: Selection, graph: NDArray[np.int32]) -> Agreement:
+    query, key, own = (torch.from_numpy(values) for values in (reference.query, reference.key, reference.graph))
+    return compare_selections(query, key, own, torch.from_numpy(graph), SIMILARITY_TOLERANCE)
+
+
+def _links(graph: NDArray[np.int32]) -> int:
+    """Bits that are set."""
+    return int(np.unpackbits(np.ascontiguousarray(graph).view(np.uint8)).sum())
