@@ -38,7 +38,8 @@ def load(
     threads
         Threads per operator, at least 1; None for the engine's own choice.
     notice
-        Takes lines that a user should see; None makes them Python warnings (`KeygraphWarning`).
+        Takes lines that a user should see: choices made in reading a checkpoint, a library that did not load. None makes
+        a Python warning (`KeygraphWarning`) of the latter.
 
     Raises
     ------
@@ -66,6 +67,9 @@ def load(
             "pip install 'keygraph[export]', or give an exported .onnx file"
         ) from error
     loaded = load_checkpoint(path)
+    if notice is not None:
+        for note in loaded.notes:
+            notice(note)
     return Restorer(TorchSession(loaded.module, loaded.manifest(), threads))
 
 

@@ -57,6 +57,15 @@ def test_the_description_says_what_runs(make_model: ModelFile) -> None:
     assert "ONNX Runtime 1." in session.description
 
 
+def test_the_installed_library_is_used(make_model: ModelFile) -> None:
+    try:
+        library = plugins.library("onnxruntime")
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
+    for asked in ("auto", library):
+        assert library.name in OnnxRuntimeSession(make_model("identity"), asked).description
+
+
 def test_a_provider_that_is_not_there_is_an_error(make_model: ModelFile) -> None:
     with pytest.raises(InputError, match="does not run on NoSuchExecutionProvider"):
         OnnxRuntimeSession(make_model("identity"), None, providers=["NoSuchExecutionProvider", "CPUExecutionProvider"])
