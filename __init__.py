@@ -38,8 +38,8 @@ def load(
     threads
         Threads per operator, at least 1; None for the engine's own choice.
     notice
-        Takes lines that a user should see: choices made in reading a checkpoint, a library that did not load. None makes
-        a Python warning (`KeygraphWarning`) of the latter.
+        Takes lines that a user should see: choices made in reading a checkpoint, a library that did not load. None
+        makes a Python warning (`KeygraphWarning`) of the latter.
 
     Raises
     ------
