@@ -1,0 +1,261 @@
+"""What a file is, in words: checkpoint, ONNX file or image; each description is a dictionary of plain values."""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import CHECKPOINT_SUFFIXES
+from ..errors import InputError, MissingDependencyError
+from ..manifest import METADATA_KEY, Manifest, Neighbours, from_json
+from ..runtime.images import FORMATS
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, ValueInfoProto
+
+Description = dict[str, Any]
+
+_IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def describe(path: Path) -> Description:
+    """Say what a file is; ``"kind"`` is ``"checkpoint"``, ``"onnx"`` or ``"image"``.
+
+    Raises
+    ------
+    InputError
+        The file is missing, cannot be read, is damaged, or is of none of these kinds.
+    """
+    start = _start(path)
+    suffix = path.suffix.lower()
+    if suffix == ".onnx":
+        return describe_onnx(path)
+    if suffix in CHECKPOINT_SUFFIXES or start.startswith((b"PK\x03\x04", b"\x80")):
+        return describe_checkpoint(path)
+    if suffix in FORMATS or start.startswith(_IMAGE_STARTS) or start[8:12] == b"WEBP":
+        return describe_image(path)
+    raise InputError(
+        f"{path} is of no kind that keygraph knows; it reads checkpoints ({', '.join(CHECKPOINT_SUFFIXES)}), .onnx, "
+        f"and images ({', '.join(FORMATS)})"
+    )
+
+
+def describe_checkpoint(path: Path) -> Description:
+    """Describe a PyTorch checkpoint."""
+    from ..models import load_checkpoint
+
+    loaded = load_checkpoint(path)
+    manifest = loaded.manifest()
+    state = loaded.module.state_dict()
+    return {
+        "kind": "checkpoint",
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        **_words(manifest),
+        "configuration": manifest.configuration,
+        "parameters": sum(parameter.numel() for parameter in loaded.module.parameters()),
+        "tensors": len(state),
+        "read": list(loaded.notes),
+        "weights": manifest.weights_sha256,
+    }
+
+
+def describe_onnx(path: Path) -> Description:
+    """Describe an ONNX file, ours or not."""
+    model = _load_onnx(path)
+    graph = model.graph
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    ours = METADATA_KEY in metadata
+    external = [tensor for tensor in graph.initializer if tensor.external_data]
+    return {
+        "kind": "onnx",
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        "exported by keygraph": ours,
+        **(_manifest_words(from_json(metadata[METADATA_KEY], str(path))) if ours else {}),
+        "inputs": [_value(value) for value in _real_inputs(graph)],
+        "outputs": [_value(value) for value in graph.output],
+        "producer": f"{model.producer_name} {model.producer_version}".strip() or "not said",
+        "opset": {_domain(opset.domain): opset.version for opset in model.opset_import},
+        "ir version": model.ir_version,
+        "parameters": sum(_elements(tensor.dims) for tensor in graph.initializer),
+        "external data": sorted({e.value for t in external for e in t.external_data if e.key == "location"}),
+        "functions": [f"{_domain(function.domain)}.{function.name}" for function in model.functions],
+        "operators": dict(Counter(_operator(node.domain, node.op_type) for node in graph.node).most_common()),
+    }
+
+
+def describe_image(path: Path) -> Description:
+    """Describe an image file."""
+    import pyvips
+
+    from ..runtime.images import read_header
+
+    header = read_header(path)
+    # By way of a source, since libvips reads options out of file names.
+    image = pyvips.Image.new_from_source(pyvips.Source.new_from_file(str(path)), "")
+    fields = set(image.get_fields())
+    profile = image.get("icc-profile-data") if "icc-profile-data" in fields else None
+    orientation = image.get("orientation") if "orientation" in fields else 1
+    return {
+        "kind": "image",
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        "format": image.get("vips-loader").removesuffix("_source").removesuffix("load").upper(),
+        "width": header.width,
+        "height": header.height,
+        "channels": header.channels,
+        "bits": header.bits,
+        "alpha": header.alpha,
+        "icc profile": None if profile is None else _profile_name(profile),
+        "exif orientation": orientation,
+        "pages": image.get("n-pages") if "n-pages" in fields else 1,
+    }
+
+
+def _start(path: Path) -> bytes:
+    """The first bytes of a file that is worth looking at."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; check the path") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder; give a file") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    text = start.lstrip().lower()
+    if not start:
+        raise InputError(f"{path} is empty (0 bytes); download or copy it again")
+    if text.startswith(b"version https://git-lfs"):
+        raise InputError(f"{path} is a Git LFS pointer, not the file itself; fetch it with: git lfs pull")
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise InputError(f"{path} is a web page; the download went wrong: download the file itself")
+    return start
+
+
+def _words(manifest: Manifest) -> Description:
+    """What checkpoints and exported files have in common."""
+    return {
+        "architecture": manifest.architecture,
+        "task": manifest.task or "not said",
+        "image": f"{manifest.in_channels} -> {manifest.out_channels} channels, scale {manifest.scale}, "
+        f"values {manifest.value_range[0]:g} to {manifest.value_range[1]:g}",
+        "size rule": f"height and width are multiples of {manifest.size_multiple}",
+        "k": _k_words(manifest.neighbours),
+    }
+
+
+def _manifest_words(manifest: Manifest) -> Description:
+    shape = manifest.shape
+    tiling = manifest.tiling
+    return {
+        **_words(manifest),
+        "shape": "any batch, height and width within the size rule"
+        if shape is None
+        else f"only batch {shape[0]}, {shape[1]} x {shape[2]} (height x width)",
+        "precision": manifest.precision,
+        "tiles": "not measured"
+        if tiling is None
+        else f"{tiling.tile} pixels, overlap {tiling.overlap}: {tiling.psnr:.1f} dB against whole",
+        "verified": _verification_words(manifest.verification),
+        "made with": manifest.made_with,
+        "configuration": manifest.configuration,
+        "weights": manifest.weights_sha256,
+    }
+
+
+def _k_words(neighbours: Neighbours | None) -> str:
+    if neighbours is None:
+        return "no key graph"
+    if not neighbours.runtime:
+        return f"fixed at {neighbours.default} (of {neighbours.maximum} nodes)"
+    trained = neighbours.trained
+    known = f", trained with {', '.join(map(str, trained))}" if trained else ""
+    return f"1 to {neighbours.maximum} at run time, {neighbours.default} by default{known}"
+
+
+def _verification_words(verification: dict[str, Any] | None) -> list[str]:
+    """A line for each way in which the file was run."""
+    if verification is None:
+        return ["no (exported with --no-verify)"]
+    lines = []
+    for way, record in verification.items():
+        checks = record["checks"]
+        lines.append(
+            f"{way}: against {record['against']} in {len(checks)} cases, "
+            f"worst {min(check['psnr'] for check in checks):.1f} dB (at least {record['tolerance_db']:.0f} needed)"
+        )
+    return lines
+
+
+def _load_onnx(path: Path) -> ModelProto:
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"reading ONNX files needs {error.name}; install it with: pip install 'keygraph[export]'"
+        ) from error
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (DecodeError, ValueError) as error:
+        raise _no_onnx(path) from error
+    if not model.ir_version or not model.graph.node:
+        raise _no_onnx(path)
+    return model
+
+
+def _no_onnx(path: Path) -> InputError:
+    return InputError(f"{path} is no ONNX file, or is cut off ({path.stat().st_size:,} bytes); download it again")
+
+
+def _real_inputs(graph: GraphProto) -> Iterable[ValueInfoProto]:
+    """Files of old list their weights among the inputs."""
+    weights = {tensor.name for tensor in graph.initializer}
+    return (value for value in graph.input if value.name not in weights)
+
+
+def _value(value: ValueInfoProto) -> str:
+    from onnx import TensorProto
+
+    tensor = value.type.tensor_type
+    kind = TensorProto.DataType.Name(tensor.elem_type).lower()
+    dims = [dim.dim_param or (str(dim.dim_value) if dim.HasField("dim_value") else "?") for dim in tensor.shape.dim]
+    return f"{value.name}: {kind}[{', '.join(dims)}]"
+
+
+def _domain(name: str) -> str:
+    return name or "ai.onnx"
+
+
+def _operator(domain: str, name: str) -> str:
+    return f"{domain}.{name}" if domain not in ("", "ai.onnx") else name
+
+
+def _elements(dims: Iterable[int]) -> int:
+    count = 1
+    for dim in dims:
+        count *= dim
+    return count
+
+
+def _profile_name(profile: bytes) -> str:
+    """The description in an ICC profile: its tag "desc", ASCII in version 2, UTF-16 in version 4."""
+    try:
+        (count,) = struct.unpack_from(">I", profile, 128)
+        for i in range(min(count, 100)):
+            tag, offset, _ = struct.unpack_from(">4sII", profile, 132 + 12 * i)
+            if tag != b"desc":
+                continue
+            if profile[offset : offset + 4] == b"mluc":
+                length, start = struct.unpack_from(">II", profile, offset + 20)
+                return profile[offset + start : offset + start + length].decode("utf-16-be")
+            (length,) = struct.unpack_from(">I", profile, offset + 8)
+            return profile[offset + 12 : offset + 12 + length].rstrip(b"\0").decode("ascii")
+    except (struct.error, UnicodeDecodeError):
+        pass
+    return f"without a name, {len(profile):,} bytes"
