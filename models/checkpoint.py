@@ -51,7 +51,8 @@ class LoadedModel:
         interface = self.architecture.interface(self.config)
         return Manifest(
             architecture=self.architecture.name,
-            configuration=dataclasses.asdict(self.config),
+            # As it will come back: JSON has no tuples.
+            configuration=json.loads(json.dumps(dataclasses.asdict(self.config))),
             shape=None,
             precision="fp32",
             weights_sha256=weights_sha256(self.module.state_dict()),
@@ -108,11 +109,11 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module) -> None:
     ValueError
         No architecture builds a module of this type.
     """
-    config = model.config
+    config = getattr(model, "config", None)
     architecture = next((a for a in registry.ARCHITECTURES if isinstance(config, a.config_type)), None)
     if architecture is None:
         raise ValueError(f"{type(model).__name__} is of no architecture that keygraph knows")
-    header = {"architecture": architecture.name, "config": dataclasses.asdict(config)}  # type: ignore[call-overload]
+    header = {"architecture": architecture.name, "config": dataclasses.asdict(config)}  # type: ignore[arg-type]
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     with atomic_path(path) as temporary:
         if temporary.suffix == ".safetensors":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import pickletools
 import warnings
 import zipfile
 from pathlib import Path
@@ -81,7 +82,7 @@ def _read_torch(path: Path, start: bytes, size: int) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower() or "weights only" in str(error).lower():
+        if "global" in str(error).lower() or _names_objects(path):
             raise InputError(
                 f"{path} holds Python objects, not only weights, and loading it would run code from the file; "
                 "where you trust it, save only the weights: torch.save(model.state_dict(), path), or safetensors"
@@ -98,6 +99,15 @@ def _read_torch(path: Path, start: bytes, size: int) -> Any:
         UnicodeDecodeError,
     ) as error:
         raise _damaged(path, size, str(error)) from error
+
+
+def _names_objects(path: Path) -> bool:
+    """Whether a file is a plain pickle that refers to Python objects by name; reads it without running it."""
+    try:
+        with path.open("rb") as file:
+            return any(opcode.name in ("GLOBAL", "STACK_GLOBAL") for opcode, _, _ in pickletools.genops(file))
+    except ValueError:
+        return False
 
 
 def _damaged(path: Path, size: int, reason: str) -> InputError:

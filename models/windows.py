@@ -1,6 +1,6 @@
 """Feature maps to windows of nodes and back.
 
-Written so that an exported graph holds few nodes: `torch.roll` and `pixel_unshuffle` leave their shape arithmetic in it.
+Written so that an exported graph holds few nodes: `torch.roll` and `pixel_unshuffle` would add shape arithmetic.
 """
 
 from __future__ import annotations

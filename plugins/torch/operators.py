@@ -27,7 +27,9 @@ def _key_graph(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
     if keep < 1:
         raise ValueError(f"key_graph: k is {keep}; it must be at least 1")
     similarity = query.float() @ key.float().mT
-    return pack_graph(_largest(similarity, min(keep, key.shape[2])))
+    graph = pack_graph(_largest(similarity, min(keep, key.shape[2])))
+    observe = graph_observer.get()
+    return graph if observe is None else observe(query, key, graph)
 
 
 def _largest(similarity: Tensor, k: int) -> Tensor:
@@ -114,9 +116,7 @@ def key_graph(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
         raise ValueError(
             f"key_graph: query {tuple(query.shape)} and key {tuple(key.shape)} must be [B, G, M, C] and [B, G, N, C]"
         )
-    graph = _key_graph(query.detach(), key.detach(), k)
-    observe = graph_observer.get()
-    return graph if observe is None else observe(query, key, graph)
+    return _key_graph(query.detach(), key.detach(), k)
 
 
 def key_graph_attention(

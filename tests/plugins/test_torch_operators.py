@@ -1,0 +1,160 @@
+"""The PyTorch operators as PyTorch sees them: opcheck, compile, export, gradients; and comparing selections.
+
+Their numbers are tested by the conformance suite.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from keygraph.plugins.torch import (
+    compare_selections,
+    forced_graphs,
+    key_graph,
+    key_graph_attention,
+    pack_graph,
+    recorded_graphs,
+    unpack_graph,
+    use_attention,
+)
+
+
+def arguments(bias: bool = False, nodes: int = 40) -> tuple:
+    torch.manual_seed(0)
+    x = torch.randn(2, 1, nodes, 6)
+    q, k, v = (torch.randn(2, 3, nodes, 5) for _ in range(3))
+    graph = key_graph(x, x, torch.tensor([7]))
+    return q, k, v, graph, torch.randn(3, nodes, nodes) if bias else None, 0.4
+
+
+def test_opcheck_key_graph() -> None:
+    x = torch.randn(2, 1, 40, 6)
+    torch.library.opcheck(torch.ops.keygraph.key_graph.default, (x, x.clone(), torch.tensor([7])))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_opcheck_attention(bias: bool) -> None:
+    inputs = arguments(bias)
+    for tensor in (*inputs[:3], inputs[4]):
+        if tensor is not None:
+            tensor.requires_grad_()
+    torch.library.opcheck(torch.ops.keygraph.key_graph_attention.default, inputs)
+
+
+@pytest.mark.parametrize("implementation", ["mask", "gather", "sdpa"])
+def test_gradients_are_those_of_the_definition(implementation: str) -> None:
+    q, k, v, graph, bias, scale = arguments(bias=True)
+    selected = unpack_graph(graph, 40)
+
+    def gradients(attend) -> list[torch.Tensor]:  # type: ignore[no-untyped-def]
+        leaves = [t.detach().clone().requires_grad_() for t in (q, k, v, bias)]
+        attend(*leaves).square().sum().backward()
+        return [t.grad for t in leaves]
+
+    def plain(q, k, v, bias) -> torch.Tensor:  # type: ignore[no-untyped-def]
+        scores = (q @ k.mT * scale + bias).masked_fill(~selected, -torch.inf)
+        return scores.softmax(-1) @ v
+
+    with use_attention(implementation):
+        ours = gradients(lambda q, k, v, bias: key_graph_attention(q, k, v, graph, bias, scale))
+    for mine, expected in zip(ours, gradients(plain), strict=True):
+        torch.testing.assert_close(mine, expected, atol=1e-4, rtol=1e-4)
+
+
+class Both(torch.nn.Module):
+    def forward(self, x: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        graph = key_graph(x, x, k)
+        return key_graph_attention(x, x, x, graph) + 1
+
+
+def test_compiles_as_one_graph() -> None:
+    x, k = torch.randn(2, 1, 40, 6), torch.tensor([7])
+    compiled = torch.compile(Both(), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, k), Both()(x, k))
+
+
+def test_exports_as_single_nodes_with_dynamic_sizes() -> None:
+    x, k = torch.randn(2, 1, 40, 6), torch.tensor([7])
+    sizes = {"x": {0: torch.export.Dim("b"), 2: torch.export.Dim("n", min=33)}, "k": {}}
+    program = torch.export.export(Both(), (x, k), dynamic_shapes=sizes)
+    called = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert called.count("keygraph.key_graph.default") == 1
+    assert called.count("keygraph.key_graph_attention.default") == 1
+    other = torch.randn(3, 1, 75, 6)
+    torch.testing.assert_close(program.module()(other, k), Both()(other, k))
+
+
+@pytest.mark.parametrize("nodes", [1, 31, 32, 33, 64, 100])
+def test_bits_round_trip(nodes: int) -> None:
+    selected = torch.rand(2, 3, 4, nodes) < 0.5
+    graph = pack_graph(selected)
+    assert graph.dtype == torch.int32
+    assert graph.shape[-1] == -(-nodes // 32)
+    assert torch.equal(unpack_graph(graph, nodes), selected)
+
+
+def test_bit_31_is_the_sign() -> None:
+    selected = torch.zeros(1, 33, dtype=torch.bool)
+    selected[0, 31] = selected[0, 32] = True
+    assert pack_graph(selected).tolist() == [[-(2**31), 1]]
+
+
+@pytest.mark.parametrize("k", [0, -1])
+def test_k_below_one_is_an_error(k: int) -> None:
+    x = torch.randn(1, 1, 4, 2)
+    with pytest.raises(ValueError, match="at least 1"):
+        key_graph(x, x, torch.tensor([k]))
+
+
+def test_shapes_that_do_not_fit_are_errors() -> None:
+    q, k, v, graph, _, _ = arguments()
+    with pytest.raises(ValueError, match=r"key_graph: query .* and key"):
+        key_graph(q, k[:, :, :, :3], torch.tensor([1]))
+    with pytest.raises(ValueError, match=r"key_graph_attention: q"):
+        key_graph_attention(q, k[:, :, :, :3], v, graph)
+    with pytest.raises(ValueError, match="graph"):
+        key_graph_attention(q, k, v, graph[..., :1])
+    with pytest.raises(ValueError, match="graph"):
+        key_graph_attention(q, k, v, graph.expand(-1, 2, -1, -1))
+    with pytest.raises(ValueError, match="bias"):
+        key_graph_attention(q, k, v, graph, torch.zeros(1, 40, 40))
+
+
+def test_unknown_attention_is_an_error() -> None:
+    with pytest.raises(ValueError, match="choose one of mask, gather, sdpa"), use_attention("magic"):
+        pass
+
+
+def test_selections_are_compared_with_a_tolerance_at_the_kth_similarity() -> None:
+    # Row similarities to key: 3, 2, 2 - 1e-6, 1; k = 2.
+    query, key = torch.ones(1, 1, 1, 1), torch.tensor([3.0, 2.0, 2.0 - 1e-6, 1.0]).reshape(1, 1, 4, 1)
+
+    def graph(*chosen: int) -> torch.Tensor:
+        selected = torch.zeros(1, 1, 1, 4, dtype=torch.bool)
+        selected[..., list(chosen)] = True
+        return pack_graph(selected)
+
+    same = compare_selections(query, key, graph(0, 1), graph(0, 1), 1e-5)
+    assert (same.jaccard, same.different, same.beyond_tolerance) == (1.0, 0, 0)
+    tie = compare_selections(query, key, graph(0, 1), graph(0, 2), 1e-5)
+    assert (tie.jaccard, tie.different, tie.beyond_tolerance) == (pytest.approx(1 / 3), 1, 0)
+    wrong = compare_selections(query, key, graph(0, 1), graph(0, 3), 1e-5)
+    assert wrong.beyond_tolerance == 1
+    fewer = compare_selections(query, key, graph(0, 1), graph(0), 1e-5)
+    assert fewer.beyond_tolerance == 1
+    # A row may have all the neighbours near its k-th, but too many of them.
+    more = compare_selections(query, key, graph(0, 1), graph(0, 1, 2), 1e-5)
+    assert more.beyond_tolerance == 1
+
+
+def test_recorded_graphs_can_be_forced() -> None:
+    x, k = torch.randn(1, 1, 40, 6), torch.tensor([7])
+    with recorded_graphs() as graphs:
+        before = key_graph(x, x, k)
+    assert torch.equal(graphs[0], before)
+    other = key_graph(-x.flip(2), x, k)
+    with forced_graphs([other], 1e-4) as agreements:
+        assert torch.equal(key_graph(x, x, k), other)
+    assert agreements[0].selected == 40 * 7
+    assert agreements[0].beyond_tolerance > 0
+    assert torch.equal(key_graph(x, x, k), before)
