@@ -1,0 +1,191 @@
+"""The numbers themselves, on arrays whose differences are known."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from keygraph.errors import InputError
+from keygraph.manifest import Manifest
+from keygraph.parity import Difference, StageAgreement, compare
+from keygraph.parity.difference import DifferenceSum
+from keygraph.parity.inputs import Demands, count_pieces, demands, generated, pieces, read_inputs
+from keygraph.parity.stages import agreements
+from keygraph.plugins.torch import pack_graph
+from keygraph.runtime.graph_probe import Selection
+from keygraph.runtime.restorer import to_model
+from torch import from_numpy
+
+
+def difference(manifest: Manifest, *pairs: tuple[Any, Any]) -> Difference:
+    total = DifferenceSum(manifest)
+    for candidate, reference in pairs:
+        total.add(np.asarray(candidate, np.float32), np.asarray(reference, np.float32))
+    return total.result()
+
+
+def test_known_differences(make_manifest: Any) -> None:
+    reference = np.full((1, 3, 4, 5), 0.5, np.float32)
+    candidate = reference.copy()
+    candidate[0, 1, 2, 3] += 0.25
+    numbers = difference(make_manifest(), (candidate, reference))
+    assert numbers.max_abs == 0.25
+    assert numbers.mean_abs == pytest.approx(0.25 / 60)
+    assert numbers.psnr == pytest.approx(10 * math.log10(60 / 0.0625))
+    assert numbers.identical_8bit == pytest.approx(19 / 20)
+    assert numbers.finite
+
+
+def test_the_value_range_is_the_peak(make_manifest: Any) -> None:
+    pair = (np.full((1, 3, 2, 2), 130.0), np.full((1, 3, 2, 2), 129.0))
+    numbers = difference(make_manifest(value_range=(0.0, 255.0)), pair)
+    assert numbers.psnr == pytest.approx(48.13, abs=0.01)
+    assert numbers.identical_8bit == 0
+
+
+def test_eight_bits_clip_and_round(make_manifest: Any) -> None:
+    candidate = np.array([1.0, 1.3, -0.2, 0.5005]).reshape(1, 1, 2, 2)
+    reference = np.array([1.2, 1.0, 0.0, 0.4995]).reshape(1, 1, 2, 2)
+    numbers = difference(make_manifest(), (candidate, reference))
+    assert numbers.identical_8bit == 0.75
+
+
+def test_pieces_add_up_to_the_whole(make_manifest: Any) -> None:
+    random = np.random.default_rng(0)
+    a, b = random.random((2, 1, 3, 16, 16), np.float32)
+    whole = difference(make_manifest(), (a, b))
+    parts = difference(make_manifest(), (a[..., :5], b[..., :5]), (a[..., 5:], b[..., 5:]))
+    assert parts.psnr == pytest.approx(whole.psnr)
+    assert parts.mean_abs == pytest.approx(whole.mean_abs)
+    assert (parts.max_abs, parts.identical_8bit) == (whole.max_abs, whole.identical_8bit)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_one_bad_value_in_one_piece_is_never_lost(make_manifest: Any, bad: float) -> None:
+    fine = np.zeros((1, 3, 2, 2), np.float32)
+    broken = fine.copy()
+    broken[0, 0, 0, 0] = bad
+    for first, second, counts in ((broken, fine, (1, 0)), (fine, broken, (0, 1)), (broken, broken, (1, 1))):
+        numbers = difference(make_manifest(), (fine, fine), (first, second), (fine, fine))
+        assert (numbers.nonfinite_candidate, numbers.nonfinite_reference) == counts
+        assert math.isnan(numbers.psnr)
+        assert math.isnan(numbers.max_abs)
+        assert not numbers.finite
+        assert numbers.identical_8bit == pytest.approx(11 / 12)
+
+
+def selection(similarity: np.ndarray[Any, Any], chosen: list[list[int]]) -> Selection:
+    """A selection whose similarities are the given ones: queries are unit vectors."""
+    rows = np.zeros(similarity.shape, bool)
+    for row, nodes in zip(rows, chosen, strict=True):
+        row[nodes] = True
+    graph = pack_graph(from_numpy(rows))[None, None].numpy()
+    query = np.eye(similarity.shape[0], dtype=np.float32)[None, None]
+    return Selection("stage", query, similarity.T[None, None].astype(np.float32), graph)
+
+
+def agreement(similarity: Any, ours: list[list[int]], theirs: list[list[int]], k: int) -> StageAgreement:
+    values = np.asarray(similarity, np.float32)
+    (result,) = agreements([selection(values, ours)], [selection(values, theirs)], k)
+    return result
+
+
+def test_links_are_counted() -> None:
+    found = agreement([[4, 3, 2, 1], [1, 2, 3, 4]], [[0, 1], [1, 3]], [[0, 1], [2, 3]], 2)
+    assert (found.rows, found.links_candidate, found.links_reference) == (2, 4, 4)
+    assert (found.common, found.different) == (3, 2)
+    assert found.jaccard == pytest.approx(3 / 5)
+    # The second row: node 1 is no neighbour. Node 2, the k-th itself, is at no distance from the k-th and not counted.
+    assert (found.beyond_tolerance, found.misjudged) == (1, 1)
+
+
+@pytest.mark.parametrize(("gap", "harmless"), [(0.0, True), (5e-5, True), (1e-3, False)])
+def test_a_near_tie_is_within_the_tolerance(gap: float, harmless: bool) -> None:
+    found = agreement([[1, 0.5 + gap, 0.5, 0.1]], [[0, 2]], [[0, 1]], 2)
+    assert found.different == 2
+    assert (found.beyond_tolerance == 0) == harmless
+    assert (found.misjudged == 0) == harmless
+
+
+def test_another_number_of_neighbours_is_never_a_tie() -> None:
+    found = agreement([[1, 1, 1, 1]], [[0]], [[0, 1]], 2)
+    assert found.beyond_tolerance > 0
+    assert found.misjudged > 0
+
+
+def test_stages_add_up() -> None:
+    one = StageAgreement("a", 1, 2, 3, 1, 3, 5, 6)
+    assert one + one == StageAgreement("a", 2, 4, 6, 2, 6, 10, 12)
+    assert StageAgreement("a", 0, 0, 0, 0, 0, 0, 0).jaccard == 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 700), (256, 256), (257, 300), (520, 40)])
+@pytest.mark.parametrize("shape", [None, (3, 16, 24)])
+def test_pieces_show_every_pixel_once(make_manifest: Any, size: tuple[int, int], shape: Any) -> None:
+    manifest = make_manifest(scale=1, shape=shape, value_range=(-1.0, 1.0))
+    needs = demands(manifest, make_manifest(value_range=(-1.0, 1.0)))
+    image = read_inputs([np.random.default_rng(1).random((*size, 3), np.float32)], needs)[0]
+    seen = []
+    for tensor, (height, width) in pieces(image, needs):
+        assert tensor.shape[1] == 3
+        assert tensor.shape[2] % 8 == tensor.shape[3] % 8 == 0
+        if shape:
+            assert tensor.shape == (3, 3, 16, 24)
+            np.testing.assert_array_equal(tensor[0], tensor[2])
+        seen.append(np.moveaxis(tensor[0, :, :height, :width], 0, 2).reshape(-1, 3))
+    assert len(seen) == count_pieces(image, needs)
+    expected = to_model(image.pixels, manifest).reshape(-1, 3)
+    found = np.concatenate(seen)
+    np.testing.assert_array_equal(found[np.lexsort(found.T)], expected[np.lexsort(expected.T)])
+
+
+def test_a_colour_picture_in_a_gray_model_is_three(make_manifest: Any) -> None:
+    needs = Demands(make_manifest(in_channels=1, out_channels=1), 8, (2, 8, 8))
+    image = read_inputs([np.zeros((8, 8, 3), np.uint8)], needs)[0]
+    assert "each channel" in image.notices[0]
+    assert [tensor.shape for tensor, _ in pieces(image, needs)] == [(2, 1, 8, 8)] * 3
+
+
+@pytest.mark.parametrize(("multiples", "size"), [((8, 8), (96, 104)), ((64, 48), (192, 384)), ((128, 128), (128, 256))])
+def test_the_generated_picture_fits_both_size_rules(
+    make_manifest: Any, multiples: tuple[int, int], size: tuple[int, int]
+) -> None:
+    needs = demands(*(make_manifest(size_multiple=multiple) for multiple in multiples))
+    assert generated(needs).pixels.shape == (*size, 3)
+
+
+class Shift:
+    """A side that adds a number to everything, and is scaled by two."""
+
+    name, description = "shift", "test"
+
+    def __init__(self, manifest: Manifest, change: float) -> None:
+        self.manifest, self.change = manifest, change
+
+    def run(self, images: Any, k: int | None) -> Any:
+        assert k is None
+        return images.repeat(2, axis=2).repeat(2, axis=3) + np.float32(self.change)
+
+
+def test_large_images_and_progress(make_manifest: Any) -> None:
+    manifest = make_manifest(scale=2)
+    image = np.random.default_rng(0).random((300, 260, 3), np.float32)
+    steps: list[tuple[int, int]] = []
+    comparison = compare(
+        Shift(manifest, 0.01), Shift(manifest, 0), [image, image[:8, :8]], progress=lambda *step: steps.append(step)
+    )
+    assert steps == [(i, 5) for i in range(1, 6)]
+    for result in comparison.inputs:
+        assert result.as_run.psnr == pytest.approx(40, abs=1e-3)
+        assert result.as_run.mean_abs == pytest.approx(0.01, rel=1e-4)
+    values = comparison.as_json()
+    assert values["inputs"][0]["as_run"]["psnr"] == pytest.approx(40, abs=1e-3)
+    assert values["verdict"]["good"] is False
+
+
+def test_k_is_refused_without_a_key_graph(make_manifest: Any) -> None:
+    side = Shift(make_manifest(), 0)
+    with pytest.raises(InputError, match="no key graph"):
+        compare(side, side, k=3)
