@@ -5,7 +5,7 @@
 
 constexpr int64_t kPackBytes = 1 << 19;      // packed k and v of one block of nodes
 constexpr int64_t kListEntries = 1 << 17;    // selected nodes of one chunk of rows
-constexpr int64_t kWantedTasks = 24;         // enough to share evenly among a few threads
+constexpr int64_t kWantedTasks = 12;         // enough to share evenly among a few threads
 
 struct AttentionPlan {
   int64_t key_stride, value_stride;
@@ -29,7 +29,7 @@ static AttentionPlan plan_attention(const AttentionProblem& p, Arena& arena) {
   plan.node_block = least(plan.node_block, 32768);
   plan.node_blocks = most(1, split_up(p.nodes, plan.node_block));
   // Packing k and v costs as much as a few nodes per row: many rows must share it, more where there are more nodes.
-  const int64_t wanted_rows = p.nodes <= 512 ? 128 : p.nodes <= 4096 ? 256 : 512;
+  const int64_t wanted_rows = p.nodes <= 4096 ? 256 : 512;
   const int64_t fitting_rows = (1 << 16) / plan.value_stride / R * R;
   plan.task_rows = least(round_up(p.rows, R), most(R, least(wanted_rows, fitting_rows)));
   plan.row_tasks = split_up(p.rows, plan.task_rows);
@@ -65,8 +65,19 @@ static Split attention_split(const AttentionProblem& p) {
 // Packed rows [count][stride], and a row of zeros behind them.
 static void pack_nodes(keygraph_dtype dtype, const void* from, int64_t first, int64_t count, int64_t channels,
                        int64_t stride, float* to) {
-  for (int64_t node = 0; node < count; ++node)
-    widen(dtype, from, (first + node) * channels, channels, 1.0f, to + node * stride, stride);
+  if (dtype == KEYGRAPH_FLOAT32) {
+    const float* source = static_cast<const float*>(from) + first * channels;
+    const int64_t whole = channels / W * W;
+    const int rest = static_cast<int>(channels - whole);
+    for (int64_t node = 0; node < count; ++node, source += channels) {
+      float* target = to + node * stride;
+      for (int64_t c = 0; c < whole; c += W) store(target + c, load(source + c));
+      if (whole < stride) store(target + whole, load_some(source + whole, rest));
+    }
+  } else {
+    for (int64_t node = 0; node < count; ++node)
+      widen(dtype, from, (first + node) * channels, channels, 1.0f, to + node * stride, stride);
+  }
   memset(to + count * stride, 0, static_cast<size_t>(stride) * 4);
 }
 
@@ -116,7 +127,7 @@ static int64_t list_nodes(const AttentionProblem& p, const AttentionPlan& plan, 
 static void sparse_head(const AttentionProblem& p, const AttentionPlan& plan, int64_t batch, int64_t head,
                         int64_t first_row, int64_t rows, const bool* dense) {
   const int64_t slice = batch * p.heads + head;
-  for (int64_t i = 0; i < rows; ++i) {
+  for (int64_t i = 0; i < round_up(rows, R); ++i) {
     plan.largest[i] = -__builtin_inff();
     plan.sum[i] = 0;
   }
@@ -137,15 +148,17 @@ static void sparse_head(const AttentionProblem& p, const AttentionPlan& plan, in
           p.bias ? static_cast<const char*>(p.bias) + bias_offset * static_cast<int64_t>(size_of(p.dtype)) : nullptr;
       sparse_batch({count, plan.list, plan.begin + block * plan.task_rows + i, plan.count + block * plan.task_rows + i,
                     plan.q, plan.k, plan.v, bias, p.dtype, p.nodes, plan.key_stride, plan.value_stride, plan.weights,
-                    round_up(plan.node_block, W), plan.largest + i, plan.sum + i,
+                    round_up(plan.node_block, W), block == 0, plan.largest + i, plan.sum + i,
                     plan.acc + i * plan.value_stride});
     }
   }
   for (int64_t i = 0; i < rows; ++i) {
     if (dense[i / R]) continue;
     float* acc = plan.acc + i * plan.value_stride;
-    if (plan.total[i] != 0)
-      for (int64_t c = 0; c < plan.value_stride; c += W) store(acc + c, div(load(acc + c), set1(plan.sum[i])));
+    if (plan.total[i] != 0) {
+      const F share = set1(1.0f / plan.sum[i]);
+      for (int64_t c = 0; c < plan.value_stride; c += W) store(acc + c, mul(load(acc + c), share));
+    }
     narrow(p.dtype, acc, p.value_channels, p.output, (slice * p.rows + first_row + i) * p.value_channels);
   }
 }

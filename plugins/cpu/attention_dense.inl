@@ -42,6 +42,7 @@ static void transpose_graph(const int32_t* graph, int64_t rows, int64_t nodes, i
 static void add_bias(const AttentionProblem& p, int64_t head, int64_t first_row, int64_t rows, int64_t first_node,
                      int64_t nodes, const DenseScratch& s) {
   const int64_t stride = round_up(kDenseNodes, W);
+  KEYGRAPH_UNROLL
   for (int v = 0; v < 2; ++v) {
     const int64_t valid = most(0, least(W, rows - v * W));
     if (valid == 0) break;
@@ -52,6 +53,7 @@ static void add_bias(const AttentionProblem& p, int64_t head, int64_t first_row,
     }
     for (int64_t j = 0; j < nodes; j += W) {
       F x[W];
+      KEYGRAPH_UNROLL
       for (int lane = 0; lane < W; ++lane) x[lane] = load(s.bias_rows + lane * stride + j);
       transpose(x);
       for (int i = 0; i < W && j + i < nodes; ++i) {
@@ -79,6 +81,7 @@ static void dense_batch(const AttentionProblem& p, int64_t batch, int64_t head, 
 
     F step_largest[2] = {largest[0], largest[1]};
     for (int64_t i = 0; i < nodes; ++i) {
+      KEYGRAPH_UNROLL
       for (int r = 0; r < 2; ++r) {
         float* score = s.scores + (i * 2 + r) * W;
         const F x = choose(lanes(masks[j + i] >> (r * W)), load(score), lowest);
@@ -87,6 +90,7 @@ static void dense_batch(const AttentionProblem& p, int64_t batch, int64_t head, 
       }
     }
     F origin[2];
+    KEYGRAPH_UNROLL
     for (int r = 0; r < 2; ++r) {
       origin[r] = max_or_second(step_largest[r], set1(kLowest));
       const F factor = exp2_negative(sub(largest[r], origin[r]));
@@ -100,6 +104,7 @@ static void dense_batch(const AttentionProblem& p, int64_t batch, int64_t head, 
       }
     }
     for (int64_t i = 0; i < nodes; ++i) {
+      KEYGRAPH_UNROLL
       for (int r = 0; r < 2; ++r) {
         float* score = s.scores + (i * 2 + r) * W;
         const F w = exp2_negative(sub(load(score), origin[r]));
@@ -111,12 +116,16 @@ static void dense_batch(const AttentionProblem& p, int64_t batch, int64_t head, 
   }
 
   const int64_t padded = round_up(p.value_channels, W);
+  KEYGRAPH_UNROLL
   for (int r = 0; r < 2; ++r) {
+    const F share = div(set1(1.0f), sum[r]);
     for (int64_t c = 0; c < p.value_channels; c += W) {
       F x[W];
+      KEYGRAPH_UNROLL
       for (int i = 0; i < W; ++i)
-        x[i] = c + i < p.value_channels ? div(load(s.acc + ((c + i) * 2 + r) * W), sum[r]) : set1(0.0f);
+        x[i] = c + i < p.value_channels ? mul(load(s.acc + ((c + i) * 2 + r) * W), share) : set1(0.0f);
       transpose(x);
+      KEYGRAPH_UNROLL
       for (int lane = 0; lane < W; ++lane) store(s.rows_buffer + lane * padded + c, x[lane]);
     }
     for (int64_t lane = 0; lane < least(W, rows - r * W); ++lane) {

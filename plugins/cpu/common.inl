@@ -27,6 +27,7 @@ KEYGRAPH_INLINE size_t size_of(keygraph_dtype dtype) { return dtype == KEYGRAPH_
 
 KEYGRAPH_INLINE F load_bfloat(const uint16_t* p) {
   float wide[W];
+  KEYGRAPH_UNROLL
   for (int lane = 0; lane < W; ++lane) {
     const uint32_t word = static_cast<uint32_t>(p[lane]) << 16;
     memcpy(wide + lane, &word, 4);
@@ -37,6 +38,7 @@ KEYGRAPH_INLINE F load_bfloat(const uint16_t* p) {
 KEYGRAPH_INLINE void store_bfloat(uint16_t* p, F a) {  // rounds to nearest, ties to even
   uint32_t wide[W];
   memcpy(wide, &a, sizeof wide);
+  KEYGRAPH_UNROLL
   for (int lane = 0; lane < W; ++lane) {
     const bool nan = (wide[lane] & 0x7fffffffu) > 0x7f800000u;
     p[lane] = static_cast<uint16_t>(nan ? (wide[lane] >> 16) | 0x40u
@@ -44,29 +46,30 @@ KEYGRAPH_INLINE void store_bfloat(uint16_t* p, F a) {  // rounds to nearest, tie
   }
 }
 
-// to[0 .. count) = factor * from[offset ..], then zeros up to `padded`.
+// to[0 .. count) = factor * from[offset ..], then zeros up to `padded`, which is `count` or a multiple of W.
 static void widen(keygraph_dtype dtype, const void* from, int64_t offset, int64_t count, float factor, float* to,
                   int64_t padded) {
   const F f = set1(factor);
   const int64_t whole = count / W * W;
   const int64_t rest = count - whole;
+  F wide = set1(0.0f);
   if (dtype == KEYGRAPH_FLOAT32) {
     const float* source = static_cast<const float*>(from) + offset;
     for (int64_t i = 0; i < whole; i += W) store(to + i, mul(f, load(source + i)));
-    for (int64_t i = whole; i < count; ++i) to[i] = factor * source[i];
+    if (rest) wide = mul(f, load_some(source + whole, static_cast<int>(rest)));
   } else {
     const uint16_t* source = static_cast<const uint16_t*>(from) + offset;
     const bool half = dtype == KEYGRAPH_FLOAT16;
     for (int64_t i = 0; i < whole; i += W) store(to + i, mul(f, half ? load_half(source + i) : load_bfloat(source + i)));
     if (rest) {
       uint16_t last[W] = {};
-      float wide[W];
       memcpy(last, source + whole, static_cast<size_t>(rest) * 2);
-      store(wide, mul(f, half ? load_half(last) : load_bfloat(last)));
-      memcpy(to + whole, wide, static_cast<size_t>(rest) * 4);
+      wide = mul(f, half ? load_half(last) : load_bfloat(last));
     }
   }
-  for (int64_t i = count; i < padded; ++i) to[i] = 0;
+  if (rest && padded > count) store(to + whole, wide);
+  if (rest && padded == count) store_some(to + whole, wide, static_cast<int>(rest));
+  for (int64_t i = count + (rest ? W - rest : 0); i < padded; i += W) store(to + i, set1(0.0f));
 }
 
 // to[offset ..] = from[0 .. count)
@@ -123,20 +126,46 @@ constexpr float kLowest = -3.402823466e38f;
 KEYGRAPH_INLINE void transpose(F (&x)[W]) {
   F y[W];
   for (int stage = 1; stage < W; stage *= 2) {
+    KEYGRAPH_UNROLL
     for (int i = 0; i < W / 2; ++i) {
       y[2 * i] = zip_low(x[i], x[i + W / 2]);
       y[2 * i + 1] = zip_high(x[i], x[i + W / 2]);
     }
+    KEYGRAPH_UNROLL
     for (int i = 0; i < W; ++i) x[i] = y[i];
   }
 }
+
+struct Sum {
+  static KEYGRAPH_MEMBER F of(F a, F b) { return add(a, b); }
+};
+struct Largest {
+  static KEYGRAPH_MEMBER F of(F a, F b) { return max_or_second(a, b); }
+};
+
+// Lane i of the result combines all lanes of x[i]: halves the number of vectors until one is left.
+#if !defined(KEYGRAPH_HAS_REDUCE)
+template <class Op, int count>
+KEYGRAPH_INLINE F reduce(F (&x)[W]) {
+  if constexpr (count == 1) {
+    return x[0];
+  } else {
+    KEYGRAPH_UNROLL
+    for (int i = 0; i < count / 2; ++i)
+      x[i] = Op::of(zip_low(x[i], x[i + count / 2]), zip_high(x[i], x[i + count / 2]));
+    return reduce<Op, count / 2>(x);
+  }
+}
+#endif
 
 // panel[c][row] = factor * from[first + row][c]; rows past the last are zeros. `rows_buffer` holds W padded rows.
 template <int RV>
 static void pack_panel(keygraph_dtype dtype, const void* from, int64_t first, int64_t rows, int64_t channels,
                        float factor, float* panel, float* rows_buffer) {
   const int64_t padded = round_up(channels, W);
+  KEYGRAPH_UNROLL
   for (int v = 0; v < RV; ++v) {
+    KEYGRAPH_UNROLL
     for (int lane = 0; lane < W; ++lane) {
       const int64_t row = v * W + lane;
       if (row < rows)
@@ -146,9 +175,12 @@ static void pack_panel(keygraph_dtype dtype, const void* from, int64_t first, in
     }
     for (int64_t c = 0; c < channels; c += W) {
       F x[W];
+      KEYGRAPH_UNROLL
       for (int lane = 0; lane < W; ++lane) x[lane] = load(rows_buffer + lane * padded + c);
       transpose(x);
-      for (int i = 0; i < W && c + i < channels; ++i) store(panel + ((c + i) * RV + v) * W, x[i]);
+      KEYGRAPH_UNROLL
+      for (int i = 0; i < W; ++i)
+        if (c + i < channels) store(panel + ((c + i) * RV + v) * W, x[i]);
     }
   }
 }
@@ -168,7 +200,9 @@ struct Product {
 template <int T, int RV>
 static __attribute__((noinline)) void product_tile(const Product& p) {
   F sum[T][RV];
+  KEYGRAPH_UNROLL
   for (int t = 0; t < T; ++t)
+    KEYGRAPH_UNROLL
     for (int v = 0; v < RV; ++v) sum[t][v] = p.accumulate ? load(p.out + (t * RV + v) * W) : set1(0.0f);
   const float* panel = p.panel;
   const int64_t step = p.scalar_step;
@@ -176,18 +210,25 @@ static __attribute__((noinline)) void product_tile(const Product& p) {
   // One pointer for three rows of scalars: x86 addresses the others as pointer + step and pointer + 2 step.
   constexpr int kPointers = (T + 2) / 3;
   const float* scalars[kPointers];
+  KEYGRAPH_UNROLL
   for (int i = 0; i < kPointers; ++i) scalars[i] = p.scalars + 3 * i * step;
   for (int64_t c = p.depth; c > 0; --c) {
     F x[RV];
+    KEYGRAPH_UNROLL
     for (int v = 0; v < RV; ++v) x[v] = load(panel + v * W);
     panel += RV * W;
+    KEYGRAPH_UNROLL
     for (int t = 0; t < T; ++t) {
       const F y = set1(scalars[t / 3][(t % 3) * step]);
+      KEYGRAPH_UNROLL
       for (int v = 0; v < RV; ++v) sum[t][v] = fma(x[v], y, sum[t][v]);
     }
+    KEYGRAPH_UNROLL
     for (int i = 0; i < kPointers; ++i) scalars[i] += depth_step;
   }
+  KEYGRAPH_UNROLL
   for (int t = 0; t < T; ++t)
+    KEYGRAPH_UNROLL
     for (int v = 0; v < RV; ++v) store(p.out + (t * RV + v) * W, sum[t][v]);
 }
 

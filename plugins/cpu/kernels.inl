@@ -2,6 +2,16 @@
 //
 // The kernels' text, compiled once per instruction set. Everything is in a namespace of its own without linkage, and
 // nothing of the C++ standard library is used: a shared inline function compiled here could end up in the others' code.
+// Loops whose arrays must live in registers: the compiler keeps an array in memory unless it unrolls early.
+#if defined(__clang__)
+#define KEYGRAPH_UNROLL _Pragma("unroll")
+#else
+#define KEYGRAPH_UNROLL _Pragma("GCC unroll 32")
+#endif
+
+#define KEYGRAPH_MEMBER inline __attribute__((always_inline))
+#define KEYGRAPH_INLINE static KEYGRAPH_MEMBER
+
 namespace keygraph::cpu {
 namespace {
 namespace KEYGRAPH_ISA {

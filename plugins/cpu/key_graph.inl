@@ -46,8 +46,10 @@ KEYGRAPH_INLINE F float_of(I key) { return from_bits(ixor(key, shr<1>(sign(key))
 
 template <int RV>
 KEYGRAPH_INLINE void count_at_least(const int32_t* keys, int64_t nodes, const I (&pivot)[RV], I (&count)[RV]) {
+  KEYGRAPH_UNROLL
   for (int v = 0; v < RV; ++v) count[v] = iset1(0);
   for (int64_t j = 0; j < nodes; ++j)
+    KEYGRAPH_UNROLL
     for (int v = 0; v < RV; ++v) count[v] = count_if(count[v], ige(iload(keys + (j * RV + v) * W), pivot[v]));
 }
 
@@ -58,17 +60,20 @@ static void select_nodes(const int32_t* keys, int64_t nodes, int64_t k, int64_t 
   const I wanted = iset1(static_cast<int32_t>(k));
   // at least `wanted` keys are >= low, fewer than `wanted` are >= high
   I low[RV], high[RV], low_count[RV], high_count[RV];
+  KEYGRAPH_UNROLL
   for (int v = 0; v < RV; ++v) {
     low[v] = iset1(INT32_MAX);
     high[v] = iset1(INT32_MIN);
   }
   for (int64_t j = 0; j < nodes; ++j) {
+    KEYGRAPH_UNROLL
     for (int v = 0; v < RV; ++v) {
       const I key = iload(keys + (j * RV + v) * W);
       low[v] = imin(low[v], key);
       high[v] = imax(high[v], key);
     }
   }
+  KEYGRAPH_UNROLL
   for (int v = 0; v < RV; ++v) {
     high[v] = iadd(high[v], iset1(1));
     low_count[v] = iset1(static_cast<int32_t>(nodes));
@@ -77,12 +82,14 @@ static void select_nodes(const int32_t* keys, int64_t nodes, int64_t k, int64_t 
   for (int pass = 0;; ++pass) {
     M done[RV];
     bool finished = true;
+    KEYGRAPH_UNROLL
     for (int v = 0; v < RV; ++v) {
       done[v] = either(ieq(low_count[v], wanted), ieq(isub(high[v], low[v]), iset1(1)));
       finished = finished && all(done[v]);
     }
     if (finished) break;
     I pivot[RV], count[RV];
+    KEYGRAPH_UNROLL
     for (int v = 0; v < RV; ++v) {
       if (pass % 3 == 2) {
         // Halving the integers bounds the number of passes whatever the values are.
@@ -95,6 +102,7 @@ static void select_nodes(const int32_t* keys, int64_t nodes, int64_t k, int64_t 
       pivot[v] = imax(iadd(low[v], iset1(1)), imin(isub(high[v], iset1(1)), pivot[v]));
     }
     count_at_least<RV>(keys, nodes, pivot, count);
+    KEYGRAPH_UNROLL
     for (int v = 0; v < RV; ++v) {
       const M enough = ige(count[v], wanted);
       const I next_low = ichoose(enough, pivot[v], low[v]), next_low_count = ichoose(enough, count[v], low_count[v]);
@@ -109,6 +117,7 @@ static void select_nodes(const int32_t* keys, int64_t nodes, int64_t k, int64_t 
   bool ties = false;
   I remaining[RV];  // how many nodes with exactly the k-th key are taken
   I above[RV];      // keys from here on are taken without counting
+  KEYGRAPH_UNROLL
   for (int v = 0; v < RV; ++v) {
     const M exact = ieq(low_count[v], wanted);
     ties = ties || !all(exact);
@@ -118,16 +127,19 @@ static void select_nodes(const int32_t* keys, int64_t nodes, int64_t k, int64_t 
   for (int64_t word = 0; word < words; ++word) {
     const int64_t first = word * 32, count = least(32, nodes - first);
     I out[RV];
+    KEYGRAPH_UNROLL
     for (int v = 0; v < RV; ++v) out[v] = iset1(0);
     if (!ties) {
       for (int64_t j = 0; j < count; ++j) {
         const I bit = iset1(static_cast<int32_t>(uint32_t{1} << j));
+        KEYGRAPH_UNROLL
         for (int v = 0; v < RV; ++v)
           out[v] = or_if(out[v], ige(iload(keys + ((first + j) * RV + v) * W), above[v]), bit);
       }
     } else {
       for (int64_t j = 0; j < count; ++j) {
         const I bit = iset1(static_cast<int32_t>(uint32_t{1} << j));
+        KEYGRAPH_UNROLL
         for (int v = 0; v < RV; ++v) {
           const I key = iload(keys + ((first + j) * RV + v) * W);
           const M tied = both(ieq(key, low[v]), igt(remaining[v], iset1(0)));
@@ -137,6 +149,7 @@ static void select_nodes(const int32_t* keys, int64_t nodes, int64_t k, int64_t 
       }
     }
     int32_t lane_words[RV * W];
+    KEYGRAPH_UNROLL
     for (int v = 0; v < RV; ++v) istore(lane_words + v * W, out[v]);
     for (int64_t row = 0; row < rows; ++row) graph[row * words + word] = lane_words[row];
   }

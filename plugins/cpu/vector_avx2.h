@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Vectors of 8 lanes: AVX2, FMA, F16C. See vector_generic.h for what each function means.
-#define KEYGRAPH_INLINE static inline __attribute__((always_inline))
-
 constexpr int W = 8;
 constexpr int kTile = 6;  // 12 accumulators out of 16 registers
 using F = __m256;
@@ -11,6 +9,11 @@ using M = __m256i;  // all bits of a lane
 
 KEYGRAPH_INLINE F load(const float* p) { return _mm256_loadu_ps(p); }
 KEYGRAPH_INLINE void store(float* p, F a) { _mm256_storeu_ps(p, a); }
+KEYGRAPH_INLINE I first_lanes(int n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+KEYGRAPH_INLINE F load_some(const float* p, int n) { return _mm256_maskload_ps(p, first_lanes(n)); }
+KEYGRAPH_INLINE void store_some(float* p, F a, int n) { _mm256_maskstore_ps(p, first_lanes(n), a); }
 KEYGRAPH_INLINE F set1(float a) { return _mm256_set1_ps(a); }
 KEYGRAPH_INLINE F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
 KEYGRAPH_INLINE F add(F a, F b) { return _mm256_add_ps(a, b); }
@@ -60,16 +63,6 @@ KEYGRAPH_INLINE F zip_low(F a, F b) {
 }
 KEYGRAPH_INLINE F zip_high(F a, F b) {
   return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x31);
-}
-KEYGRAPH_INLINE float max_of_lanes(F a) {
-  __m128 b = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
-  b = _mm_max_ps(b, _mm_movehl_ps(b, b));
-  return _mm_cvtss_f32(_mm_max_ss(b, _mm_shuffle_ps(b, b, 1)));
-}
-KEYGRAPH_INLINE float sum_of_lanes(F a) {
-  __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
-  b = _mm_add_ps(b, _mm_movehl_ps(b, b));
-  return _mm_cvtss_f32(_mm_add_ss(b, _mm_shuffle_ps(b, b, 1)));
 }
 
 KEYGRAPH_INLINE F load_half(const uint16_t* p) {

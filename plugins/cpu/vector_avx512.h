@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Vectors of 16 lanes: AVX-512 F, BW, DQ, VL with F16C. See vector_generic.h for what each function means.
-#define KEYGRAPH_INLINE static inline __attribute__((always_inline))
-
 constexpr int W = 16;      // lanes
 constexpr int kTile = 12;  // tile of the product: kTile x 2 accumulators, out of 32 registers
 using F = __m512;
@@ -11,6 +9,8 @@ using M = __mmask16;
 
 KEYGRAPH_INLINE F load(const float* p) { return _mm512_loadu_ps(p); }
 KEYGRAPH_INLINE void store(float* p, F a) { _mm512_storeu_ps(p, a); }
+KEYGRAPH_INLINE F load_some(const float* p, int n) { return _mm512_maskz_loadu_ps(static_cast<M>((1u << n) - 1), p); }
+KEYGRAPH_INLINE void store_some(float* p, F a, int n) { _mm512_mask_storeu_ps(p, static_cast<M>((1u << n) - 1), a); }
 KEYGRAPH_INLINE F set1(float a) { return _mm512_set1_ps(a); }
 KEYGRAPH_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
 KEYGRAPH_INLINE F add(F a, F b) { return _mm512_add_ps(a, b); }
@@ -60,8 +60,6 @@ KEYGRAPH_INLINE F zip_high(F a, F b) {
   const I index = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
   return _mm512_permutex2var_ps(a, index, b);
 }
-KEYGRAPH_INLINE float max_of_lanes(F a) { return _mm512_reduce_max_ps(a); }
-KEYGRAPH_INLINE float sum_of_lanes(F a) { return _mm512_reduce_add_ps(a); }
 
 KEYGRAPH_INLINE F load_half(const uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
@@ -86,4 +84,33 @@ KEYGRAPH_INLINE uint16_t* append_nodes(uint16_t* list, uint32_t word, int first)
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(list),
                       _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(m1, high)));
   return list + __builtin_popcount(m1);
+}
+
+// One step of `reduce`: combines the halves of a with each other and those of b, at some distance between lanes. Blends
+// run on two ports and shuffles on one, so a blend replaces one of the two shuffles where it can.
+#define KEYGRAPH_HAS_REDUCE
+template <class Op>
+KEYGRAPH_INLINE F reduce_8(F a, F b) {
+  return Op::of(_mm512_mask_blend_ps(0xff00, a, b), _mm512_shuffle_f32x4(a, b, 0x4e));
+}
+template <class Op>
+KEYGRAPH_INLINE F reduce_4(F a, F b) {
+  const I index = _mm512_setr_epi32(4, 5, 6, 7, 16, 17, 18, 19, 12, 13, 14, 15, 24, 25, 26, 27);
+  return Op::of(_mm512_mask_blend_ps(0xf0f0, a, b), _mm512_permutex2var_ps(a, index, b));
+}
+template <class Op>
+KEYGRAPH_INLINE F reduce_2(F a, F b) {
+  return Op::of(_mm512_mask_blend_ps(0xcccc, a, b), _mm512_shuffle_ps(a, b, 0x4e));
+}
+template <class Op>
+KEYGRAPH_INLINE F reduce_1(F a, F b) {
+  return Op::of(_mm512_shuffle_ps(a, b, 0x88), _mm512_shuffle_ps(a, b, 0xdd));
+}
+template <class Op, int count>
+KEYGRAPH_INLINE F reduce(F (&x)[16]) {
+  F y[4];
+  KEYGRAPH_UNROLL
+  for (int i = 0; i < 4; ++i)
+    y[i] = reduce_4<Op>(reduce_8<Op>(x[i], x[8 + i]), reduce_8<Op>(x[4 + i], x[12 + i]));
+  return reduce_1<Op>(reduce_2<Op>(y[0], y[1]), reduce_2<Op>(y[2], y[3]));
 }

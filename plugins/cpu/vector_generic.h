@@ -2,8 +2,6 @@
 //
 // Vectors of 4 lanes in the compiler's own vector types: SSE2 on x86-64, NEON on aarch64, scalars elsewhere.
 // The vocabulary of the kernels: the other vector_*.h files define the same names, wider.
-#define KEYGRAPH_INLINE static inline __attribute__((always_inline))
-
 constexpr int W = 4;      // lanes of F and I
 constexpr int kTile = 4;  // the product works on kTile x 2 accumulators
 typedef float F __attribute__((vector_size(16), may_alias));
@@ -15,6 +13,12 @@ using M = I;  // a mask: all bits of a lane, or none
 
 KEYGRAPH_INLINE F load(const float* p) { return *reinterpret_cast<const FUnaligned*>(p); }
 KEYGRAPH_INLINE void store(float* p, F a) { *reinterpret_cast<FUnaligned*>(p) = a; }
+KEYGRAPH_INLINE F load_some(const float* p, int n) {  // n < W; the other lanes are 0, and not read
+  return F{n > 0 ? p[0] : 0.0f, n > 1 ? p[1] : 0.0f, n > 2 ? p[2] : 0.0f, 0.0f};
+}
+KEYGRAPH_INLINE void store_some(float* p, F a, int n) {
+  for (int lane = 0; lane < n; ++lane) p[lane] = a[lane];
+}
 KEYGRAPH_INLINE F set1(float a) { return F{a, a, a, a}; }
 KEYGRAPH_INLINE F fma(F a, F b, F c) { return a * b + c; }  // fused where the compiler can
 KEYGRAPH_INLINE F add(F a, F b) { return a + b; }
@@ -62,11 +66,6 @@ KEYGRAPH_INLINE I or_if(I a, M m, I b) { return a | (m & b); }
 
 KEYGRAPH_INLINE F zip_low(F a, F b) { return F{a[0], b[0], a[1], b[1]}; }
 KEYGRAPH_INLINE F zip_high(F a, F b) { return F{a[2], b[2], a[3], b[3]}; }
-KEYGRAPH_INLINE float max_of_lanes(F a) {
-  const float x = a[0] > a[1] ? a[0] : a[1], y = a[2] > a[3] ? a[2] : a[3];
-  return x > y ? x : y;
-}
-KEYGRAPH_INLINE float sum_of_lanes(F a) { return (a[0] + a[2]) + (a[1] + a[3]); }
 
 KEYGRAPH_INLINE float half_to_float(uint16_t half) {
   const uint32_t sign_bit = static_cast<uint32_t>(half & 0x8000u) << 16;
