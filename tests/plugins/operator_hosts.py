@@ -14,9 +14,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import keygraph.plugins
+import numpy as np
 
 DTYPES = {np.dtype(np.float32): 1, np.dtype(np.float16): 2}
 _INT64 = ctypes.c_int64

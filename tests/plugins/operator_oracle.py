@@ -31,11 +31,9 @@ def key_graph(query: np.ndarray, key: np.ndarray, k: int) -> np.ndarray:
     selected = np.zeros(scores.shape, dtype=bool)
     for place in np.ndindex(scores.shape[:-1]):
         row = scores[place]
-        ranking = sorted(range(row.size), key=lambda node: (np.isnan(row[node]), -row[node], node))  # noqa: B023
-        if np.isnan(row).any():  # a NaN in the sort key would make it inconsistent
-            numbers = [node for node in range(row.size) if not np.isnan(row[node])]
-            ranking = sorted(numbers, key=lambda node: (-row[node], node))  # noqa: B023
-            ranking += [node for node in range(row.size) if np.isnan(row[node])]
+        numbers = np.flatnonzero(~np.isnan(row))
+        ranking = sorted(numbers.tolist(), key=lambda node, row=row: (-row[node], node))
+        ranking += np.flatnonzero(np.isnan(row)).tolist()
         selected[place][ranking[:k]] = True
     return selected
 

@@ -1,0 +1,238 @@
+"""Bad input at the C interface and in ONNX Runtime: one line that says what is wrong, never a crash."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from operator_hosts import (
+    AttentionShape,
+    GraphShape,
+    OnnxRuntime,
+    cpu_library,
+    declare,
+    instruction_sets,
+    native,
+    session,
+)
+
+
+def array(*shape: int, dtype: type = np.float32) -> np.ndarray:
+    return np.ones(shape, dtype=dtype)
+
+
+def graph_status(shape: GraphShape | None, dtype: int = 1, k: int = 1, null: bool = False) -> str:
+    memory = array(64)
+    pointer = None if null else memory.ctypes.data
+    status = cpu_library().keygraph_cpu_key_graph(shape, dtype, pointer, pointer, k, pointer, None)
+    return cpu_library().keygraph_status_message(status).decode()
+
+
+def test_c_interface_rejects_bad_graph_arguments() -> None:
+    good = GraphShape(1, 1, 2, 2, 2)
+    assert graph_status(good) == "no error"
+    assert "k must be at least 1" in graph_status(good, k=0)
+    assert "k must be at least 1" in graph_status(good, k=-(2**63))
+    assert "element type" in graph_status(good, dtype=0)
+    assert "element type" in graph_status(good, dtype=77)
+    assert "null" in graph_status(None)
+    assert "null" in graph_status(good, null=True)
+    assert "negative" in graph_status(GraphShape(1, 1, -1, 2, 2))
+    assert "too large" in graph_status(GraphShape(2**40, 2**40, 2, 2, 2))
+    assert "too large" in graph_status(GraphShape(1, 1, 1, 2**31, 1))
+
+
+def test_c_interface_rejects_bad_attention_arguments() -> None:
+    def status(shape: AttentionShape | None, dtype: int = 1, null: bool = False) -> str:
+        memory = array(64)
+        p = None if null else memory.ctypes.data
+        code = cpu_library().keygraph_cpu_key_graph_attention(shape, dtype, p, p, p, p, None, 1.0, p, None)
+        return cpu_library().keygraph_status_message(code).decode()
+
+    assert status(AttentionShape(1, 2, 1, 2, 2, 2, 2)) == "no error"
+    assert "groups" in status(AttentionShape(1, 3, 2, 2, 2, 2, 2))
+    assert "element type" in status(AttentionShape(1, 2, 1, 2, 2, 2, 2), dtype=9)
+    assert "negative" in status(AttentionShape(1, 2, 1, 2, 2, -2, 2))
+    assert "null" in status(AttentionShape(1, 2, 1, 2, 2, 2, 2), null=True)
+    assert "null" in status(None)
+
+
+@pytest.mark.parametrize("shape", [(0, 1, 2, 2, 2), (1, 1, 0, 2, 2), (1, 1, 2, 0, 2)])
+def test_empty_tensors_are_no_error(shape: tuple[int, ...]) -> None:
+    assert graph_status(GraphShape(*shape), null=True) == "no error"
+
+
+def test_no_channels_is_a_tie_of_all_nodes() -> None:
+    graph = np.zeros(2, np.int32)
+    assert (
+        cpu_library().keygraph_cpu_key_graph(GraphShape(1, 1, 2, 9, 0), 1, None, None, 3, graph.ctypes.data, None) == 0
+    )
+    np.testing.assert_array_equal(graph, [7, 7])
+
+
+def test_no_nodes_gives_zeros() -> None:
+    output = array(6)
+    shape = AttentionShape(1, 1, 1, 2, 0, 4, 3)
+    status = cpu_library().keygraph_cpu_key_graph_attention(
+        shape, 1, output.ctypes.data, None, None, None, None, 1.0, output.ctypes.data, None
+    )
+    assert status == 0
+    np.testing.assert_array_equal(output, 0)
+
+
+def test_bits_past_the_last_node_are_ignored() -> None:
+    q, k, v = array(1, 1, 2, 3), array(1, 1, 5, 3), np.arange(5, dtype=np.float32).reshape(1, 1, 5, 1)
+    output = array(1, 1, 2, 1)
+    graph = np.full((1, 1, 2, 1), -1, np.int32)
+    cpu_library().keygraph_cpu_key_graph_attention(
+        AttentionShape(1, 1, 1, 2, 5, 3, 1), 1, q.ctypes.data, k.ctypes.data, v.ctypes.data, graph.ctypes.data, None,
+        1.0, output.ctypes.data, None,
+    )  # fmt: skip
+    np.testing.assert_allclose(output.ravel(), [2, 2])
+
+
+def test_bfloat16() -> None:
+    """The third storage type, which NumPy lacks: the upper halves of float32."""
+    random = np.random.default_rng(0)
+
+    def rounded(*shape: int) -> np.ndarray:
+        return (random.standard_normal(shape).astype(np.float32).view(np.uint32) & 0xFFFF0000).view(np.float32)
+
+    def halves(values: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(values.view(np.uint16)[..., 1::2])
+
+    q, k, v = rounded(1, 2, 9, 5), rounded(1, 2, 40, 5), rounded(1, 2, 40, 7)
+    graph = np.full((1, 1, 9, 2), 0x55, np.int32)
+    results = []
+    for dtype, inputs in ((1, (q, k, v)), (3, (halves(q), halves(k), halves(v)))):
+        output = np.zeros((1, 2, 9, 7), np.float32 if dtype == 1 else np.uint16)
+        pointers = [a.ctypes.data for a in inputs]
+        shape = AttentionShape(1, 2, 1, 9, 40, 5, 7)
+        assert (
+            cpu_library().keygraph_cpu_key_graph_attention(
+                shape, dtype, *pointers, graph.ctypes.data, None, 0.5, output.ctypes.data, None
+            )
+            == 0
+        )
+        results.append(output)
+    widened = (results[1].astype(np.uint32) << 16).view(np.float32)
+    np.testing.assert_allclose(widened, results[0], rtol=2**-8)
+
+
+@pytest.mark.parametrize("isa", ["avx9000", "AVX2", "baseline "])
+def test_unknown_instruction_set_in_the_environment(isa: str) -> None:
+    program = (
+        "import ctypes, sys\n"
+        "library = ctypes.CDLL(sys.argv[1])\n"
+        "library.keygraph_status_message.restype = library.keygraph_cpu_isa.restype = ctypes.c_char_p\n"
+        "print(library.keygraph_cpu_isa(), library.keygraph_status_message(library.keygraph_cpu_key_graph()))"
+    )
+    # With no arguments at all: the instruction set is looked at first.
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(native("cpu"))],
+        env={**os.environ, "KEYGRAPH_CPU_ISA": isa},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.startswith("None ")
+    assert "choose one of baseline, avx2, avx512" in result.stdout
+
+
+@pytest.mark.parametrize("isa", instruction_sets())
+def test_instruction_set_of_the_environment(isa: str) -> None:
+    program = (
+        "import ctypes, sys\n"
+        "library = ctypes.CDLL(sys.argv[1])\n"
+        "library.keygraph_cpu_isa.restype = ctypes.c_char_p\n"
+        "print(library.keygraph_cpu_isa().decode())"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(native("cpu"))],
+        env={**os.environ, "KEYGRAPH_CPU_ISA": isa},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.strip() == isa
+
+
+def test_selecting_an_unknown_instruction_set_changes_nothing() -> None:
+    library = cpu_library()
+    before = library.keygraph_cpu_isa()
+    assert library.keygraph_cpu_select_isa(b"mmx") != 0
+    assert library.keygraph_cpu_isa() == before
+
+
+class TestOnnxRuntime:
+    """Messages name the operator and the node."""
+
+    host = OnnxRuntime()
+
+    def failure(self, call: Any, *arguments: Any) -> str:
+        with pytest.raises(Exception, match="the_node") as caught:
+            call(*arguments)
+        return str(caught.value)
+
+    @pytest.mark.parametrize("k", [0, -3])
+    def test_k_below_1(self, k: int) -> None:
+        message = self.failure(self.host.key_graph, array(1, 1, 4, 2), array(1, 1, 4, 2), k)
+        assert f"KeyGraph node 'the_node': k is {k}, it must be at least 1" in message
+
+    def test_key_of_other_channels(self) -> None:
+        message = self.failure(self.host.key_graph, array(1, 1, 4, 2), array(1, 1, 4, 3), 1)
+        assert "key has shape [1, 1, 4, 3], expected [B, G, N, C] as query's [1, 1, 4, 2]" in message
+
+    def test_wrong_groups(self) -> None:
+        graph = np.ones((1, 2, 4, 1), np.int32)
+        q = array(1, 3, 4, 2)
+        message = self.failure(self.host.key_graph_attention, q, q, q, graph)
+        assert "graph has 2 groups, expected 1 or the 3 heads" in message
+
+    def test_wrong_words(self) -> None:
+        q = array(1, 1, 40, 2)
+        message = self.failure(self.host.key_graph_attention, q, q, q, np.ones((1, 1, 40, 1), np.int32))
+        assert "graph has shape [1, 1, 40, 1], expected [1, 1 or 1, 40, 2]" in message
+
+    def test_values_of_other_nodes(self) -> None:
+        q = array(1, 1, 4, 2)
+        message = self.failure(self.host.key_graph_attention, q, q, array(1, 1, 5, 2), np.ones((1, 1, 4, 1), np.int32))
+        assert "v has shape [1, 1, 5, 2]" in message
+
+    def test_wrong_bias(self) -> None:
+        q = array(1, 1, 4, 2)
+        graph = np.ones((1, 1, 4, 1), np.int32)
+        message = self.failure(self.host.key_graph_attention, q, q, q, graph, array(2, 4, 4))
+        assert "bias has shape [2, 4, 4], expected [H, M, N] = [1, 4, 4]" in message
+
+    def test_wrong_type_is_refused_when_the_model_is_loaded(self) -> None:
+        with pytest.raises(Exception, match="KeyGraph"):
+            session("KeyGraph", np.float64, False, None, 1, False)
+
+    def test_bad_instruction_set_is_refused_at_registration(self) -> None:
+        program = "import onnxruntime, sys\nonnxruntime.SessionOptions().register_custom_ops_library(sys.argv[1])"
+        result = subprocess.run(
+            [sys.executable, "-c", program, str(native("onnxruntime"))],
+            env={**os.environ, "KEYGRAPH_CPU_ISA": "mmx"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 1
+        assert "choose one of baseline, avx2, avx512" in result.stderr
+
+    def test_the_library_has_the_c_interface_too(self) -> None:
+        library = ctypes.CDLL(str(native("onnxruntime")))
+        declare(library)
+        assert library.keygraph_cpu_isa().decode() in instruction_sets()
+
+    def test_shapes_are_inferred(self) -> None:
+        graph = session("KeyGraph", np.float32, False, None, 1, False).get_outputs()[0]
+        assert (graph.type, graph.shape) == ("tensor(int32)", ["B", "G", "M", "ceil(N/32)"])
+        output = session("KeyGraphAttention", np.float16, False, None, 1, False).get_outputs()[0]
+        assert (output.type, output.shape) == ("tensor(float16)", ["B", "H", "M", "Dv"])
