@@ -6,6 +6,7 @@ import dataclasses
 import faulthandler
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -19,8 +20,9 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
 
     Exit code 0, also where optional parts are missing; 1 where something that is installed does not work.
     """
-    # A broken library may end the process; then at least the place is said.
-    faulthandler.enable()
+    # A broken library may end the process; then at least the place is said, where stderr is a real file.
+    with suppress(OSError, RuntimeError):
+        faulthandler.enable()
     findings = list(examine())
     broken = [finding for finding in findings if finding.state == BROKEN]
     if as_json:
