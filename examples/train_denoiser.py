@@ -1,4 +1,4 @@
-"""Train the demo's denoiser, `examples/kgt-denoise-tiny.ckpt`, on two CPU cores in about an hour.
+"""Train the demo's denoiser, `examples/kgt-denoise-tiny.ckpt`, on two CPU cores in about half an hour.
 
     python examples/train_denoiser.py -o kgt-denoise-tiny.ckpt
 
@@ -64,7 +64,7 @@ def gain(model: torch.nn.Module, k: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", required=True)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate (cosine, after a warm-up)")
     parser.add_argument("--seed", type=int, default=0)

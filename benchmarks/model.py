@@ -1,0 +1,153 @@
+"""A whole KGT in ONNX Runtime with our library, against eager PyTorch and ONNX Runtime with the file's functions.
+
+One process, two threads, float32, random weights; every round runs each contender once (see `timing`). PyTorch's ways
+are given every advantage: the graph is a plain matmul and topk, and its boolean mask (or index list) is made once for
+all layers of a stage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keygraph
+import numpy as np
+import torch
+from keygraph.export import export
+from keygraph.models import kgt as kgt_module
+from keygraph.models import load_checkpoint, save_checkpoint
+from keygraph.models.kgt import KGT, KGTConfig
+from timing import THREADS, features, medians
+
+SIDE = 128
+
+
+@dataclass(frozen=True)
+class Case:
+    """Window and k of a columnar KGT with 60 channels, 6 heads, 4 stages of 4 layers; what the project wants of it."""
+
+    window: int
+    k: int
+    target_sdpa: float
+    target_functions: float = 8
+
+    def __str__(self) -> str:
+        return f"window {self.window}, k = {self.k}"
+
+
+CASES = [Case(32, 256, 3), Case(32, 128, 3), Case(16, 64, 2.5)]
+
+
+def dense_graph(query: torch.Tensor, key: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    """bool[B, 1, M, N]: what a PyTorch user would write."""
+    chosen = (query @ key.mT).topk(int(k), dim=-1, sorted=False).indices
+    return torch.zeros(*query.shape[:3], key.shape[2], dtype=torch.bool).scatter_(-1, chosen, True)
+
+
+def index_graph(query: torch.Tensor, key: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    """int64[B, 1, M, k]."""
+    return (query @ key.mT).topk(int(k), dim=-1, sorted=False).indices
+
+
+def sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, _bias: None) -> torch.Tensor:
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def masked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, _bias: None) -> torch.Tensor:
+    scores = (q @ k.mT) * q.shape[-1] ** -0.5
+    return scores.masked_fill(~mask, -torch.inf).softmax(-1) @ v
+
+
+def gathered(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, index: torch.Tensor, _bias: None) -> torch.Tensor:
+    out = torch.empty_like(q)
+    for window in range(q.shape[0]):  # all windows at once would take gigabytes
+        keys, values = k[window][:, index[window, 0]], v[window][:, index[window, 0]]
+        weights = ((q[window].unsqueeze(2) @ keys.mT) * q.shape[-1] ** -0.5).softmax(-1)
+        out[window] = (weights @ values).squeeze(2)
+    return out
+
+
+@contextmanager
+def written_by_hand(graph: Callable, attention: Callable) -> Iterator[None]:
+    """Let the network call these in place of our operators."""
+    ours = kgt_module.key_graph, kgt_module.key_graph_attention
+    kgt_module.key_graph, kgt_module.key_graph_attention = graph, attention
+    try:
+        yield
+    finally:
+        kgt_module.key_graph, kgt_module.key_graph_attention = ours
+
+
+def eager(model: KGT, image: torch.Tensor, k: int, graph: Callable, attention: Callable) -> Callable[[], torch.Tensor]:
+    def call() -> torch.Tensor:
+        with torch.inference_mode(), written_by_hand(graph, attention):
+            return model(image, k)
+
+    return call
+
+
+def contenders(case: Case, folder: Path, gather: bool) -> dict[str, Callable[[], Any]]:
+    """ "ours" first; every other has been compared with it."""
+    torch.manual_seed(0)
+    config = KGTConfig(layers=(4, 4, 4, 4), channels=60, heads=6, window=case.window, k=case.k)
+    checkpoint, file = folder / "model.ckpt", folder / "model.onnx"
+    save_checkpoint(checkpoint, KGT(config))
+    loaded = load_checkpoint(checkpoint)
+    export(loaded, file, verification=False)
+    image = torch.rand(1, 3, SIDE, SIDE)
+    ours = keygraph.load(file, threads=THREADS).session
+    functions = keygraph.load(file, library=None, threads=THREADS).session
+    model = loaded.module
+    calls: dict[str, Callable[[], Any]] = {
+        "ours": lambda: ours.run(image.numpy(), case.k),
+        "functions": lambda: functions.run(image.numpy(), case.k),
+        "sdpa": eager(model, image, case.k, dense_graph, sdpa),
+        "mask": eager(model, image, case.k, dense_graph, masked),
+    }
+    if gather:
+        calls["gather"] = eager(model, image, case.k, index_graph, gathered)
+    expected = ours.run(image.numpy(), case.k)
+    for name, call in calls.items():
+        # Near ties may go either way in a network that was never trained: most pixels must agree closely.
+        difference = np.quantile(np.abs(np.asarray(call()) - expected), 0.9)
+        if not difference < 1e-3:
+            raise SystemExit(f"{case}: {name} and ours differ by {difference:.2g}")
+    return calls
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--only", type=int, nargs="*", metavar="CASE", help="numbers of the cases to run, from 0")
+    parser.add_argument("--gather", action="store_true", help="also PyTorch with gathered rows (a minute each)")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "model.json")
+    arguments = parser.parse_args()
+
+    torch.set_num_threads(THREADS)
+    report: dict[str, Any] = {"machine": features(), "cases": []}
+    print(f"{report['machine']['processor']}, {THREADS} threads, {SIDE} x {SIDE}")
+    for number, case in enumerate(CASES):
+        if arguments.only and number not in arguments.only:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            times = medians(contenders(case, Path(folder), arguments.gather), arguments.rounds)
+        ratios = {name: value / times["ours"] for name, value in times.items() if name != "ours"}
+        report["cases"].append({"window": case.window, "k": case.k, "milliseconds": times, "ratios": ratios})
+        print(f"\n{case}\n  {'ours':10s} {times['ours']:8.1f} ms")
+        targets = {"sdpa": case.target_sdpa, "functions": case.target_functions}
+        for name, ratio in ratios.items():
+            goal = f"  (target {targets[name]:g})" if name in targets else ""
+            print(f"  {name:10s} {times[name]:8.1f} ms   {ratio:6.2f} x{goal}")
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(report, indent=2) + "\n")
+    print(f"\n{arguments.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Fair comparisons on noisy machines: contenders interleaved in one process, medians, ratios."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+#: Every contender gets this many.
+THREADS = 2
+
+
+def medians(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Median milliseconds of each.
+
+    Every round runs each once, in a new random order, with a pause before each so that the previous one's threads have
+    stopped spinning. What takes over 200 ms more than the fastest runs in three rounds only.
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for round_ in range(rounds):
+        fastest = min((min(values) for values in times.values() if values), default=0.0)
+        names = [name for name in calls if round_ < 3 or min(times[name]) < fastest + 200]
+        for name in random.sample(names, len(names)):
+            time.sleep(0.005)
+            start = time.perf_counter()
+            calls[name]()
+            times[name].append((time.perf_counter() - start) * 1e3)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def features() -> dict[str, Any]:
+    """What the figures depend on: the processor and the versions."""
+    import onnxruntime
+    import torch
+
+    model = ""
+    if Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    return {
+        "processor": model or platform.processor(),
+        "cores": os.cpu_count(),
+        "threads": THREADS,
+        "torch": torch.__version__,
+        "onnxruntime": onnxruntime.__version__,
+    }

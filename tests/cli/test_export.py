@@ -1,0 +1,129 @@
+"""`keygraph export` and `export-model`: what is printed, exit codes, and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from keygraph.cli import export_model, main
+from keygraph.manifest import from_json
+from keygraph.models import save_checkpoint
+from keygraph.models.kgt import KGT, KGTConfig
+
+CONFIG = KGTConfig(layers=(1,), channels=8, heads=2, window=4, k=5)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path / "kgt.ckpt"
+    save_checkpoint(path, KGT(CONFIG))
+    return path
+
+
+def test_export_says_what_it_verified(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(checkpoint)]) == 0
+    captured = capsys.readouterr()
+    assert checkpoint.with_suffix(".onnx").is_file()
+    assert "verified against PyTorch with library: at least" in captured.out
+    assert "k chosen at run time, 1 to 16, 5 by default" in captured.out
+    assert "note: weights taken from 'params'" in captured.err
+
+
+def test_export_model_is_the_same_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "small.onnx"
+    code = export_model([str(checkpoint), "-o", str(out), "--k", "3", "--shape", "1x4x8", "--no-verify", "--json"])
+    assert code == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["file"] == str(out)
+    assert record["bytes"] == out.stat().st_size
+    manifest = from_json(json.dumps(record["manifest"]), "x")
+    assert manifest.shape == (1, 4, 8)
+    assert manifest.verification is None
+    assert manifest.neighbours is not None
+    assert (manifest.neighbours.default, manifest.neighbours.runtime) == (3, False)
+
+
+def test_a_missing_verification_is_said(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(checkpoint), "--no-verify"]) == 0
+    assert "NOT verified against PyTorch" in capsys.readouterr().out
+
+
+def test_quiet_says_nothing(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(checkpoint), "--no-verify", "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--k", "0"], "--k is 0; it must be at least 1, or runtime"),
+        (["--k", "-4"], "--k is -4; it must be at least 1, or runtime"),
+        (["--k", "many"], "--k is 'many'; give a number, or runtime"),
+        (["--k", "17"], "k is 17; it must be from 1 to 16, the nodes in a window, or runtime"),
+        (["--shape", "big"], "give batch x height x width, for instance 1x256x256, or dynamic"),
+        (["--shape", "1x5x8"], "multiples of 4; the next that fits is 1x8x8"),
+        (["--precision", "fp16"], "fp16 and bf16 come with engines; choose one of: fp32"),
+        (["--key-map", "absent.txt"], "cannot be read as a key map"),
+        (["--config", "absent.json"], "cannot be read as a configuration"),
+        (["-o", "kgt.pb"], "does not end with .onnx"),
+        (["-o", "absent/kgt.onnx"], "cannot write absent/kgt.onnx"),
+        (["--colour"], "No such option"),
+    ],
+)
+def test_bad_options(
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(checkpoint.parent)
+    assert main(["export", str(checkpoint), *options]) == 2
+    captured = capsys.readouterr()
+    error = captured.err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+    assert captured.out == ""
+    assert [path.name for path in checkpoint.parent.iterdir()] == ["kgt.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file"),
+        (b"", "is empty"),
+        (b"<html>", "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+        (b"PK\x03\x04 cut off", "an incomplete download looks like this"),
+    ],
+)
+def test_files_that_are_no_checkpoints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, message: str
+) -> None:
+    path = tmp_path / "x.ckpt"
+    if content is not None:
+        path.write_bytes(content)
+    before = sorted(tmp_path.iterdir())
+    assert main(["export", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_existing_file_survives_a_failed_export(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from keygraph.export import verify
+
+    out = checkpoint.with_suffix(".onnx")
+    out.write_bytes(b"yesterday's")
+    monkeypatch.setattr(verify, "TOLERANCE_DB", 1e9)
+    assert main(["export", str(checkpoint), "--quiet"]) == 1
+    assert out.read_bytes() == b"yesterday's"
+
+
+def test_debug_shows_the_traceback(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(checkpoint), "--shape", "1x5x8", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
