@@ -124,6 +124,22 @@ static int64_t list_nodes(const AttentionProblem& p, const AttentionPlan& plan, 
   return used;
 }
 
+// The batch's own output, and the batch's share of what the next head needs; after the last head, the same one again.
+static Ahead look_ahead(const AttentionProblem& p, int64_t slice, int64_t first_row, int64_t row, int64_t rows) {
+  const int64_t next = least(slice + 1, p.batch * p.heads - 1), last = least(row + R, rows);
+  const int64_t node = row * p.nodes / rows, last_node = last * p.nodes / rows;
+  const int64_t size = static_cast<int64_t>(size_of(p.dtype));
+  const auto at = [size](const void* base, int64_t element) { return static_cast<const char*>(base) + element * size; };
+  const int64_t output = (slice * p.rows + first_row) * p.value_channels;
+  const int64_t q = (next * p.rows + first_row) * p.channels;
+  const int64_t k = next * p.nodes * p.channels, v = next * p.nodes * p.value_channels;
+  return {{at(p.output, output + row * p.value_channels), at(p.q, q + row * p.channels),
+           at(p.k, k + node * p.channels), at(p.v, v + node * p.value_channels)},
+          {at(p.output, output + last * p.value_channels), at(p.q, q + last * p.channels),
+           at(p.k, k + last_node * p.channels), at(p.v, v + last_node * p.value_channels)},
+          0};
+}
+
 static void sparse_head(const AttentionProblem& p, const AttentionPlan& plan, int64_t batch, int64_t head,
                         int64_t first_row, int64_t rows, const bool* dense) {
   const int64_t slice = batch * p.heads + head;
@@ -146,10 +162,11 @@ static void sparse_head(const AttentionProblem& p, const AttentionPlan& plan, in
       const int64_t bias_offset = (head * p.rows + first_row + i) * p.nodes + node;
       const void* bias =
           p.bias ? static_cast<const char*>(p.bias) + bias_offset * static_cast<int64_t>(size_of(p.dtype)) : nullptr;
+      Ahead ahead = look_ahead(p, slice, first_row, i, rows);
       sparse_batch({count, plan.list, plan.begin + block * plan.task_rows + i, plan.count + block * plan.task_rows + i,
                     plan.q, plan.k, plan.v, bias, p.dtype, p.nodes, plan.key_stride, plan.value_stride, plan.weights,
                     round_up(plan.node_block, W), block == 0, plan.largest + i, plan.sum + i,
-                    plan.acc + i * plan.value_stride});
+                    plan.acc + i * plan.value_stride, &ahead});
     }
   }
   for (int64_t i = 0; i < rows; ++i) {

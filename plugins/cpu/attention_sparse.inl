@@ -4,6 +4,23 @@
 // Rows of k and v are packed, padded to whole vectors. Lists of selected nodes are padded to whole groups of W with the
 // index of a row of zeros behind the packed nodes; the padding's scores are -inf, so that its weights are 0.
 
+// Memory that will be needed soon, and that is likely in no cache. Fetching a few lines at a time between the products
+// hides what it takes; all at once, the processor would wait for them just as it does without.
+struct Ahead {
+  static constexpr int kRanges = 4;
+  const char* next[kRanges];
+  const char* end[kRanges];
+  int range;
+};
+
+KEYGRAPH_INLINE void fetch(Ahead& ahead) {
+  if (ahead.range == Ahead::kRanges) return;
+  const char*& next = ahead.next[ahead.range];
+  __builtin_prefetch(next, 0, 2);
+  next += 64;
+  if (next >= ahead.end[ahead.range]) ++ahead.range;
+}
+
 // What one block of nodes adds to one batch of at most R rows.
 struct SparseBatch {
   int64_t rows;
@@ -23,6 +40,7 @@ struct SparseBatch {
   float* largest;         // [R] running maximum, in units of log2
   float* sum;             // [R] running sum of the weights
   float* acc;             // [rows][value_stride] running weighted sum of v
+  Ahead* ahead;
 };
 
 // Products of one q with W selected rows of k. NV: vectors per row, 0 where that is known at run time only.
@@ -60,11 +78,14 @@ template <int NV>
 static void sparse_scores(const SparseBatch& b, int64_t longest, F* row_largest) {
   const float* const k = b.k;
   const int64_t stride = NV ? NV * W : b.key_stride;
+  constexpr int kLinesPerVisit = 4;
+  Ahead ahead = *b.ahead;
   // Groups outside, rows inside: the rows' g-th groups lie near each other, so k stays in the first-level cache.
   for (int64_t g = 0; g < longest; g += 2 * W) {
     const float* q = b.q;
     float* weights = b.weights + g;
     for (int64_t row = 0; row < b.rows; ++row, q += stride, weights += b.weight_stride) {
+      for (int i = 0; i < kLinesPerVisit; ++i) fetch(ahead);
       int64_t left = b.count[row] - g;
       const uint16_t* index = b.list + b.begin[row] + g;
       F largest = row_largest[row];
@@ -78,6 +99,7 @@ static void sparse_scores(const SparseBatch& b, int64_t longest, F* row_largest)
       row_largest[row] = largest;
     }
   }
+  *b.ahead = ahead;
 }
 
 // Scores become weights, relative to the row's largest score so far; what was summed before is rescaled to it.

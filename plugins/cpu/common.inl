@@ -102,6 +102,7 @@ KEYGRAPH_INLINE const float* as_float(keygraph_dtype dtype, const void* from, in
 
 // ---- arithmetic ----
 
+#if !defined(KEYGRAPH_HAS_EXP2)
 // 2^x for x <= 0, exactly 1 at 0, exactly 0 below -126, NaN for NaN. Relative error at most 1.8e-7 (1.5 ulp):
 // x = n + r with |r| <= 1/2; 2^r is a polynomial of degree 5 (minimax, 9.2e-8); n goes into the exponent.
 KEYGRAPH_INLINE F exp2_negative(F x) {
@@ -118,6 +119,7 @@ KEYGRAPH_INLINE F exp2_negative(F x) {
   const F result = from_bits(iadd(bits(p), shl<23>(bits(shifted))));
   return zero_where(less(x, set1(-126.0f)), result);
 }
+#endif
 
 constexpr float kLog2E = 1.44269504088896341f;
 constexpr float kLowest = -3.402823466e38f;

@@ -86,6 +86,20 @@ KEYGRAPH_INLINE uint16_t* append_nodes(uint16_t* list, uint32_t word, int first)
   return list + __builtin_popcount(m1);
 }
 
+// 2^x in fewer steps than the generic text: x = floor(x) + r, and scaling by 2^floor(x) is one instruction that also
+// rounds down to 0. The polynomial is for r in [0, 1); relative error at most 1.8e-7 (1.5 ulp), NaN for NaN.
+#define KEYGRAPH_HAS_EXP2
+KEYGRAPH_INLINE F exp2_negative(F x) {
+  const F r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  F p = set1(0x1.ec320ap-10f);
+  p = fma(p, r, set1(0x1.26900ep-7f));
+  p = fma(p, r, set1(0x1.c95446p-5f));
+  p = fma(p, r, set1(0x1.ebd5a8p-3f));
+  p = fma(p, r, set1(0x1.62e4f6p-1f));
+  p = fma(p, r, set1(0x1.fffffep-1f));
+  return _mm512_scalef_ps(p, x);
+}
+
 // One step of `reduce`: combines the halves of a with each other and those of b, at some distance between lanes. Blends
 // run on two ports and shuffles on one, so a blend replaces one of the two shuffles where it can.
 #define KEYGRAPH_HAS_REDUCE
