@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import operator
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -175,7 +177,7 @@ def compare(
             progress(next(steps), total)
 
     results = [_compare_image(ours, theirs, number, image, needs, notices, step) for image in images]
-    stages = tuple(_sum(stage) for stage in zip(*(result.stages for result in results), strict=True))
+    stages = tuple(reduce(operator.add, stage) for stage in zip(*(result.stages for result in results), strict=True))
     same_weights = ours.manifest.weights_sha256 == theirs.manifest.weights_sha256
     if not same_weights:
         notices.append("the two were made from different weights (SHA-256 in their manifests)")
@@ -269,13 +271,6 @@ def _given(probe: Probe, k: int | None) -> int | None:
         return resolve_k(probe.manifest, k)
     except InputError as error:
         raise InputError(f"{probe.name}: {error}") from None
-
-
-def _sum(stages: Sequence[StageAgreement]) -> StageAgreement:
-    total = stages[0]
-    for stage in stages[1:]:
-        total += stage
-    return total
 
 
 def _add_jaccard(values: Sequence[dict[str, Any]], stages: Sequence[StageAgreement]) -> None:

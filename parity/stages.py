@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 import torch
@@ -12,6 +14,9 @@ from numpy.typing import NDArray
 from ..plugins.torch import Agreement, compare_selections, key_graph
 from ..runtime.graph_probe import Selection
 from ..runtime.metrics import SIMILARITY_TOLERANCE
+
+#: Similarities that are computed at once.
+SIMILARITIES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,22 @@ def agreements(candidate: Sequence[Selection], reference: Sequence[Selection], k
 
 
 def _agreement(candidate: Selection, reference: Selection, k: int) -> StageAgreement:
+    """Compare a few windows at a time: similarities of a whole image would not fit into the caches."""
+    rows, nodes = candidate.query.shape[2], candidate.key.shape[2]
+    step = max(1, SIMILARITIES // (candidate.query.shape[1] * rows * nodes))
+    parts = [
+        _windows(_cut(candidate, start, step), _cut(reference, start, step), k)
+        for start in range(0, len(candidate.query), step)
+    ]
+    return reduce(operator.add, parts)
+
+
+def _cut(selection: Selection, start: int, step: int) -> Selection:
+    values = {name: getattr(selection, name)[start : start + step] for name in ("query", "key", "graph")}
+    return replace(selection, **values)
+
+
+def _windows(candidate: Selection, reference: Selection, k: int) -> StageAgreement:
     against = _compare(reference, candidate.graph)
     own_query, own_key = torch.from_numpy(candidate.query), torch.from_numpy(candidate.key)
     right = key_graph(own_query, own_key, torch.tensor([k])).numpy()
