@@ -12,12 +12,15 @@ import numpy as np
 import onnx
 import pytest
 import tiny_kgt
+import torch
 from keygraph.errors import InputError
 from keygraph.manifest import Neighbours
 from keygraph.models.kgt import KGT
 from keygraph.parity import Comparison, OnnxProbe, compare, open_probe
+from keygraph.parity.probes import _entered
 from onnx import ModelProto, numpy_helper
 from tiny_kgt import CONFIG, Tiny, changed, set_manifest, set_weight
+from torch import nn
 
 PICTURE = np.random.default_rng(0).random((32, 40, 3), np.float32)
 
@@ -195,6 +198,26 @@ def test_forced_graphs_decide_the_result(tiny: Tiny) -> None:
         # What it would have chosen with k = 32 in the first stage is told all the same.
         np.testing.assert_array_equal(overruled[0].graph, own[0].graph)
         assert [selection.name for selection in chosen] == ["body.0", "body.1"]
+
+
+def test_a_stage_is_named_by_the_module_that_it_runs_in() -> None:
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.child = nn.Identity()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.child(x)
+            said.append(names[-1])
+            return x
+
+    said: list[str] = []
+    network = nn.Sequential(Outer(), nn.Sequential(Outer()))
+    with _entered(network) as names:
+        network(torch.zeros(1))
+    assert said == ["0", "1.0"]
+    assert names == []
+    assert not any(module._forward_pre_hooks for module in network.modules())
 
 
 @pytest.mark.parametrize(
