@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections import Counter
 
 import onnx_ir as ir
 from onnx_ir.passes import common
+from onnxscript.optimizer import fold_constants
 
 #: The name of the traced module inside the exporter's wrapper; `body.0.conv` is `model.body.0.conv` there.
 _WRAPPER = "model."
@@ -24,6 +26,9 @@ def tidy(model: ir.Model) -> None:
       are named by their values.
     - The exporter's notes on nodes (stack traces with this machine's paths) go.
     """
+    # Whatever depends on weights alone is computed now, whatever its size.
+    fold_constants(model, input_size_limit=sys.maxsize, output_size_limit=sys.maxsize)
+    common.RemoveUnusedNodesPass()(model)
     common.DeduplicateInitializersPass()(model)
     common.CommonSubexpressionEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)

@@ -183,13 +183,16 @@ class Attention(nn.Module):
         self.project = nn.Linear(channels, channels)
         self.position_bias = PositionBias(heads, window) if position_bias else None
 
-    def forward(self, nodes: Tensor, graph: Tensor) -> Tensor:
-        """[W, N, C] and int32[W, 1, N, ceil(N/32)] -> [W, N, C], W windows."""
-        qkv = self.qkv(nodes).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.unbind(0)
+    def forward(self, tokens: Tensor, graph: Tensor) -> Tensor:
+        """[W N, C] and int32[W, 1, N, ceil(N/32)] -> [W N, C]."""
+        channels, nodes = tokens.shape[1], graph.shape[2]
+        # Three products with the weight's thirds: each result is a tensor of its own, not a slice to be copied out.
+        thirds = [slice(i * channels, (i + 1) * channels) for i in range(3)]
+        qkv = [nn.functional.linear(tokens, self.qkv.weight[third], self.qkv.bias[third]) for third in thirds]
+        q, k, v = (x.view(-1, nodes, self.heads, channels // self.heads).transpose(1, 2) for x in qkv)
         bias = self.position_bias() if self.position_bias is not None else None
         attended = key_graph_attention(q, k, v, graph, bias)
-        return self.project(attended.transpose(1, 2).flatten(2))
+        return self.project(attended.transpose(1, 2).reshape(-1, channels))
 
 
 class PositionBias(nn.Module):
@@ -211,7 +214,7 @@ class PositionBias(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Linear, GELU, Linear on every node."""
+    """Linear, GELU, Linear on every token."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -219,12 +222,15 @@ class FeedForward(nn.Module):
         self.activation = nn.GELU()
         self.reduce = nn.Linear(hidden, channels)
 
-    def forward(self, nodes: Tensor) -> Tensor:
-        return self.reduce(self.activation(self.expand(nodes)))
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.reduce(self.activation(self.expand(tokens)))
 
 
 class Layer(nn.Module):
-    """x + Attention(LN(x)), then x + FFN(LN(x))."""
+    """x + Attention(LN(x)), then x + FFN(LN(x)), on tokens: the nodes of all windows, one after the other.
+
+    Two dimensions, not three: engines then take a linear layer with its bias as one matrix product.
+    """
 
     def __init__(self, config: KGTConfig, channels: int, heads: int) -> None:
         super().__init__()
@@ -233,9 +239,10 @@ class Layer(nn.Module):
         self.norm2 = nn.LayerNorm(channels)
         self.ffn = FeedForward(channels, round(channels * config.ffn_ratio))
 
-    def forward(self, nodes: Tensor, graph: Tensor) -> Tensor:
-        nodes = nodes + self.attention(self.norm1(nodes), graph)
-        return nodes + self.ffn(self.norm2(nodes))
+    def forward(self, tokens: Tensor, graph: Tensor) -> Tensor:
+        """[W N, C] and int32[W, 1, N, ceil(N/32)] -> [W N, C], for W windows of N nodes."""
+        tokens = tokens + self.attention(self.norm1(tokens), graph)
+        return tokens + self.ffn(self.norm2(tokens))
 
 
 class Stage(nn.Module):
@@ -254,9 +261,10 @@ class Stage(nn.Module):
         """[B, C, H, W] and int64[1] -> [B, C, H, W]."""
         nodes = partition_windows(rotate(x, self.shift) if self.shift else x, self.window)
         graph = self.graph(nodes, k)
+        tokens = nodes.flatten(0, 1)
         for layer in self.layers:
-            nodes = layer(nodes, graph)
-        y = merge_windows(nodes, self.window, x.shape[2], x.shape[3])
+            tokens = layer(tokens, graph)
+        y = merge_windows(tokens, self.window, x.shape[2], x.shape[3])
         return x + self.conv(rotate(y, -self.shift) if self.shift else y)
 
     def graph(self, nodes: Tensor, k: Tensor) -> Tensor:
