@@ -78,10 +78,10 @@ template <int NV>
 static void sparse_scores(const SparseBatch& b, int64_t longest, F* row_largest) {
   const float* const k = b.k;
   const int64_t stride = NV ? NV * W : b.key_stride;
-  constexpr int kLinesPerVisit = 4;
+  constexpr int kLinesPerVisit = 8, kGroups = 4;  // of one row at a time
   Ahead ahead = *b.ahead;
   // Groups outside, rows inside: the rows' g-th groups lie near each other, so k stays in the first-level cache.
-  for (int64_t g = 0; g < longest; g += 2 * W) {
+  for (int64_t g = 0; g < longest; g += kGroups * W) {
     const float* q = b.q;
     float* weights = b.weights + g;
     for (int64_t row = 0; row < b.rows; ++row, q += stride, weights += b.weight_stride) {
@@ -89,7 +89,7 @@ static void sparse_scores(const SparseBatch& b, int64_t longest, F* row_largest)
       int64_t left = b.count[row] - g;
       const uint16_t* index = b.list + b.begin[row] + g;
       F largest = row_largest[row];
-      for (int i = 0; i < 2 && left > 0; ++i, left -= W, index += W) {
+      for (int i = 0; i < kGroups && left > 0; ++i, left -= W, index += W) {
         F score = score_group<NV>(q, k, stride, index);
         if (b.bias) score = fma(bias_group(b, row, index, least(left, W)), set1(kLog2E), score);
         if (left < W) score = choose(lanes((1u << left) - 1), score, set1(-__builtin_inff()));
