@@ -1,4 +1,4 @@
-"""Files that are either written whole or not at all."""
+"""Files: written whole or not at all, and looked at before they are read."""
 
 from __future__ import annotations
 
@@ -41,3 +41,37 @@ def unwritable(target: Path, error: OSError) -> InputError:
     """The error that says why `target` could not be written."""
     reason = error.strerror or str(error)
     return InputError(f"cannot write {target}: {reason}; choose another place with -o, or make room there")
+
+
+def read_start(path: Path, wanted: str) -> bytes:
+    """Return the first 512 bytes of a file, and refuse what is plainly not a file that anyone meant to give.
+
+    Parameters
+    ----------
+    path
+        The file.
+    wanted
+        What it should be, for messages: "an exported .onnx file".
+
+    Raises
+    ------
+    InputError
+        It is missing, a folder, unreadable, empty, a web page, or a Git LFS pointer.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; give {wanted}") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder; give {wanted}") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; give {wanted}") from error
+    text = start.lstrip().lower()
+    if not start:
+        raise InputError(f"{path} is empty (0 bytes); make or download it again: it should be {wanted}")
+    if text.startswith(b"version https://git-lfs"):
+        raise InputError(f"{path} is a Git LFS pointer, not {wanted}; fetch the file with: git lfs pull")
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise InputError(f"{path} is a web page, not {wanted}; download the file itself, not the page about it")
+    return start

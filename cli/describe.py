@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import CHECKPOINT_SUFFIXES
 from ..errors import InputError, MissingDependencyError
+from ..files import read_start
 from ..manifest import METADATA_KEY, Manifest, Neighbours, from_json
 from ..runtime.images import FORMATS
 
@@ -29,7 +30,7 @@ def describe(path: Path) -> Description:
     InputError
         The file is missing, cannot be read, is damaged, or is of none of these kinds.
     """
-    start = _start(path)
+    start = read_start(path, "a checkpoint, an ONNX file or an image")
     suffix = path.suffix.lower()
     if suffix == ".onnx":
         return describe_onnx(path)
@@ -114,27 +115,6 @@ def describe_image(path: Path) -> Description:
         "exif orientation": orientation,
         "pages": image.get("n-pages") if "n-pages" in fields else 1,
     }
-
-
-def _start(path: Path) -> bytes:
-    """The first bytes of a file that is worth looking at."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(512)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; check the path") from None
-    except IsADirectoryError:
-        raise InputError(f"{path} is a folder; give a file") from None
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    text = start.lstrip().lower()
-    if not start:
-        raise InputError(f"{path} is empty (0 bytes); download or copy it again")
-    if text.startswith(b"version https://git-lfs"):
-        raise InputError(f"{path} is a Git LFS pointer, not the file itself; fetch it with: git lfs pull")
-    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise InputError(f"{path} is a web page; the download went wrong: download the file itself")
-    return start
 
 
 def _words(manifest: Manifest) -> Description:

@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 
+from .. import CHECKPOINT_SUFFIXES
 from ..errors import InputError
-
-#: Names by which a file is taken for a checkpoint.
-SUFFIXES = (".ckpt", ".pth", ".pt", ".safetensors")
+from ..files import read_start
 
 
 def read_file(path: Path) -> Any:
@@ -32,30 +31,11 @@ def read_file(path: Path) -> Any:
     InputError
         The file is missing, empty, truncated, not a checkpoint, or a pickle that wants to run code.
     """
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give the checkpoint file in it ({', '.join(SUFFIXES)})")
-    try:
-        with path.open("rb") as file:
-            start = file.read(512)
-            size = file.seek(0, 2)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; check the path") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    _refuse_impostors(path, start, size)
+    start = read_start(path, f"a checkpoint ({', '.join(CHECKPOINT_SUFFIXES)})")
+    size = path.stat().st_size
     if path.suffix == ".safetensors":
         return _read_safetensors(path, size)
     return _read_torch(path, start, size)
-
-
-def _refuse_impostors(path: Path, start: bytes, size: int) -> None:
-    if size == 0:
-        raise InputError(f"{path} is empty; download or copy it again")
-    text = start.lstrip().lower()
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        raise InputError(f"{path} is a web page, not a checkpoint; download the file itself, not the page about it")
-    if text.startswith(b"version https://git-lfs"):
-        raise InputError(f"{path} is a Git LFS pointer, not the checkpoint; fetch it with: git lfs pull")
 
 
 def _read_safetensors(path: Path, size: int) -> Any:

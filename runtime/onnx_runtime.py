@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .. import plugins
 from ..errors import InputError, KeygraphError, MissingDependencyError
+from ..files import read_start
 from ..manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, METADATA_KEY, Manifest, from_json
 from .notices import warn
 from .session import SessionMemoryError
@@ -67,7 +68,7 @@ class OnnxRuntimeSession:
         notice: Callable[[str], None] = warn,
     ) -> None:
         file = Path(path)
-        _check_file(file)
+        read_start(file, "an exported .onnx file")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # What matters comes back as an exception.
         if threads is not None:
@@ -111,26 +112,6 @@ class OnnxRuntimeSession:
                 f"ONNX Runtime failed on an image tensor of shape {images.shape}: {_reason(error)}"
             ) from error
         return np.asarray(restored, dtype=np.float32)
-
-
-def _check_file(path: Path) -> None:
-    """Refuse what is plainly no ONNX file, with words that say what it is."""
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(512)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; give an exported .onnx file") from None
-    except IsADirectoryError:
-        raise InputError(f"{path} is a folder; give an exported .onnx file") from None
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    start = head.lstrip().lower()
-    if not head:
-        raise InputError(f"{path} is empty (0 bytes); export or download it again")
-    if start.startswith(b"version https://git-lfs"):
-        raise InputError(f"{path} is a Git LFS pointer, not the file itself; fetch it with: git lfs pull")
-    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise InputError(f"{path} is a web page, not an ONNX file; the download went wrong: download it again")
 
 
 def _register(

@@ -52,6 +52,8 @@ def save_network(path: Path, config: KGTConfig, change: Callable[[KGT], None] = 
     torch.manual_seed(0)
     network = KGT(config)
     with torch.no_grad():
+        for parameter in network.parameters():  # as after training: no two are equal, not even the norms'
+            parameter += 0.02 * torch.randn_like(parameter)
         change(network)
     save_checkpoint(path, network)
     return path

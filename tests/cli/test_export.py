@@ -93,7 +93,7 @@ def test_bad_options(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "no such file"),
+        (None, "does not exist"),
         (b"", "is empty"),
         (b"<html>", "is a web page"),
         (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),

@@ -235,7 +235,7 @@ def test_truncated_files_look_like_incomplete_downloads(tmp_path: Path, model: K
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="does not exist"):
         load_checkpoint(tmp_path / "none.ckpt")
     with pytest.raises(InputError, match="is a folder"):
         load_checkpoint(tmp_path)

@@ -12,16 +12,16 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import checkpoint
 from keygraph import manifest as manifests
 from keygraph.errors import InputError, KeygraphError
 from keygraph.export import export, exporter
 from keygraph.export.verify import verification_cases
 from keygraph.manifest import Manifest
-from keygraph.models import LoadedModel
+from keygraph.models import LoadedModel, load_checkpoint
 from keygraph.models.kgt import KGTConfig
 from keygraph.plugins import library
 from keygraph.plugins.torch import forced_graphs
+from tiny_kgt import save_network
 
 
 def session(path: Path, with_library: bool) -> onnxruntime.InferenceSession:
@@ -55,7 +55,7 @@ def test_any_size_and_any_k_from_one_file(
     ids=["gray x2", "bias and cosine", "two levels, Bayer"],
 )
 def test_every_kind_of_network_verifies(tmp_path: Path, config: KGTConfig) -> None:
-    manifest = export(checkpoint(tmp_path, config), tmp_path / "kgt.onnx")
+    manifest = export(load_checkpoint(save_network(tmp_path / "kgt.ckpt", config)), tmp_path / "kgt.onnx")
     assert manifest.verification is not None
     assert manifest.verification.keys() == {"library", "functions"}
     assert (manifest.scale, manifest.in_channels) == (config.scale, config.in_channels)
@@ -172,6 +172,12 @@ def test_weights_above_the_limit_go_beside_the_file(
     )
 
 
+def skip_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what comes after it: it takes most of the time."""
+    monkeypatch.setattr(exporter, "trace", lambda _model, _manifest: None)
+    monkeypatch.setattr(exporter, "tidy", lambda _traced: None)
+
+
 def break_weight(model: onnx.ModelProto) -> None:
     weight = next(i for i in model.graph.initializer if i.name == "tail.weight")
     values = onnx.numpy_helper.to_array(weight).copy()
@@ -206,16 +212,19 @@ def break_finiteness(model: onnx.ModelProto) -> None:
     ],
 )
 def test_a_wrong_file_is_an_error_and_leaves_nothing(
-    tmp_path: Path, unet: LoadedModel, monkeypatch: pytest.MonkeyPatch, fault: Any, message: str
+    tmp_path: Path,
+    unet: LoadedModel,
+    exported: tuple[Path, Manifest],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Any,
+    message: str,
 ) -> None:
-    save = exporter._save
-
-    def save_wrong(traced: Any, manifest: Manifest, path: Path) -> None:
-        save(traced, manifest, path)
-        model = onnx.load(path)
+    def save_wrong(_traced: Any, _manifest: Manifest, path: Path) -> None:
+        model = onnx.load(exported[0])
         fault(model)
         onnx.save(model, path)
 
+    skip_tracing(monkeypatch)
     monkeypatch.setattr(exporter, "_save", save_wrong)
     with pytest.raises(KeygraphError, match=message) as caught:
         export(unet, tmp_path / "wrong.onnx")
@@ -243,6 +252,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, unet: LoadedModel, monkeypat
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
+    skip_tracing(monkeypatch)
     monkeypatch.setattr(exporter, "_save", full)
     with pytest.raises(InputError, match="No space left on device"):
         export(unet, tmp_path / "x.onnx")
