@@ -127,15 +127,18 @@ def contenders(case: Case, rivals: bool) -> tuple[dict[str, Callable[[], Any]], 
         scores = (q @ k.mT) * scale
         return scores.masked_fill(~selected, -torch.inf).softmax(-1) @ v
 
+    def gather_windows(start: int, stop: int) -> torch.Tensor:
+        flat = index[start:stop].view(stop - start, 1, -1, 1).expand(-1, case.heads, -1, case.channels)
+        chosen_k, chosen_v = (t[start:stop].gather(2, flat).unflatten(2, (case.nodes, case.k)) for t in (k, v))
+        weights = (torch.einsum("bhmd,bhmjd->bhmj", q[start:stop], chosen_k) * scale).softmax(-1)
+        return torch.einsum("bhmj,bhmjd->bhmd", weights, chosen_v)
+
+    # As many windows at a time as make copies of at most a gigabyte.
+    fitting = max(1, (1 << 30) // (case.heads * case.nodes * case.k * case.channels * 4))
+
     def gather() -> torch.Tensor:
-        # One window at a time: all at once would take gigabytes.
-        out = torch.empty_like(q)
-        for window in range(case.windows):
-            chosen_k = k[window][:, index[window]]  # [H, N, k, D]
-            chosen_v = v[window][:, index[window]]
-            weights = ((q[window].unsqueeze(2) @ chosen_k.mT) * scale).softmax(-1)
-            out[window] = (weights @ chosen_v).squeeze(2)
-        return out
+        starts = range(0, case.windows, fitting)
+        return torch.cat([gather_windows(start, min(case.windows, start + fitting)) for start in starts])
 
     def topk() -> torch.Tensor:
         return (nodes @ nodes.mT).topk(case.k, dim=-1, sorted=False).indices

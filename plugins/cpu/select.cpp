@@ -11,24 +11,18 @@
 namespace keygraph::cpu {
 namespace {
 
-bool has_avx2() {
 #if defined(KEYGRAPH_X86)
-  // These also check that the operating system saves the wide registers.
+// These also check that the operating system saves the wide registers.
+bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
          __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt");
-#else
-  return false;
-#endif
 }
 
 bool has_avx512() {
-#if defined(KEYGRAPH_X86)
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-#else
-  return false;
-#endif
 }
+#endif
 
 const Kernels* by_name(const char* name) {
   if (std::strcmp(name, "baseline") == 0) return &kernels_baseline;
