@@ -103,7 +103,7 @@ def test_json_is_strict_also_where_numbers_are_none(
     ("arguments", "words"),
     [
         ("none.onnx tiny.ckpt", "none.onnx does not exist"),
-        ("tiny.onnx none.ckpt", "none.ckpt: does not exist"),
+        ("tiny.onnx none.ckpt", "none.ckpt does not exist"),
         ("empty.onnx tiny.ckpt", "is empty"),
         ("half.onnx tiny.ckpt", "cut off"),
         ("tiny.onnx half.ckpt", "incomplete download"),
