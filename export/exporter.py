@@ -138,9 +138,8 @@ def _save(traced: ir.Model, manifest: Manifest, path: Path) -> None:
     proto = ir.to_proto(traced)
     proto.ir_version = IR_VERSION
     proto.producer_name, proto.producer_version = "keygraph", manifest.made_with["keygraph"]
-    with_bias = any(node.op_type == "KeyGraphAttention" and len(node.input) == 5 for node in proto.graph.node)
     used = {node.op_type for node in proto.graph.node if node.domain == DOMAIN}
-    proto.functions.extend(f for f in operator_functions(with_bias) if f.name in used)
+    proto.functions.extend(f for f in operator_functions(*_form(proto)) if f.name in used)
     del proto.opset_import[:]
     proto.opset_import.append(onnx.helper.make_opsetid("", OPSET))
     if used:
@@ -150,6 +149,21 @@ def _save(traced: ir.Model, manifest: Manifest, path: Path) -> None:
         onnx.save(proto, path, save_as_external_data=True, all_tensors_to_one_file=True, location=f"{path.name}.data")
     else:
         path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _form(proto: ModelProto) -> tuple[bool, bool]:
+    """Whether the file's KeyGraphAttention nodes have a bias, and whether their heads come last.
+
+    Raises
+    ------
+    KeygraphError
+        They differ: a file can hold one function of that name.
+    """
+    nodes = [node for node in proto.graph.node if node.op_type == "KeyGraphAttention"]
+    forms = {(len(node.input) == 5, any(a.name == "heads" for a in node.attribute)) for node in nodes}
+    if len(forms) > 1:
+        raise KeygraphError("the network calls key_graph_attention in several forms: use one, with or without bias")
+    return forms.pop() if forms else (False, False)
 
 
 def _set_manifest(path: Path, manifest: Manifest) -> None:

@@ -40,12 +40,10 @@ class _Body:
     def constant(self, value: object, dtype: type) -> str:
         return str(self.Constant(value=numpy_helper.from_array(np.asarray(value, dtype))))
 
-    def reference(self, attribute: str) -> str:
-        """A float attribute of the function as a scalar tensor."""
+    def reference(self, attribute: str, kind: str, type_: onnx.AttributeProto.AttributeType) -> str:
+        """An attribute of the function as a tensor; `kind` is Constant's attribute for its type."""
         node = helper.make_node("Constant", [], [f"attribute_{attribute}"])
-        node.attribute.append(
-            onnx.AttributeProto(name="value_float", ref_attr_name=attribute, type=onnx.AttributeProto.FLOAT)
-        )
+        node.attribute.append(onnx.AttributeProto(name=kind, ref_attr_name=attribute, type=type_))
         self.nodes.append(node)
         return str(node.output[0])
 
@@ -55,9 +53,9 @@ class _Body:
     def transposed(self, name: str) -> str:
         return str(self.Transpose(name, perm=[0, 1, 3, 2]))
 
-    def nodes_of(self, name: str) -> tuple[str, str]:
-        """N of a [B, G, N, C] tensor, and the words that hold N bits; both int64[1]."""
-        count = self.Shape(name, start=2, end=3)
+    def nodes_of(self, name: str, axis: int) -> tuple[str, str]:
+        """N, the size of an axis, and the words that hold N bits; both int64[1]."""
+        count = self.Shape(name, start=axis, end=axis + 1)
         words = self.Div(self.Add(count, self.constant([_WORD - 1], np.int64)), self.constant([_WORD], np.int64))
         return count, words
 
@@ -75,7 +73,7 @@ def key_graph_function() -> FunctionProto:
     # TopK leaves the place of NaN open; behind everything means behind a genuine -inf too.
     clamped = body.Max(similarity, body.constant(_LOWEST, np.float32))
     ranked = body.Where(body.IsNaN(similarity), body.constant(-np.inf, np.float32), clamped)
-    count, words = body.nodes_of("key")
+    count, words = body.nodes_of("key", 2)
     keep = body.Min("k", count)
     body.nodes.append(helper.make_node("TopK", [ranked, keep], ["largest", "index"], axis=-1, largest=1, sorted=1))
     one = numpy_helper.from_array(np.asarray([1], np.int32))
@@ -97,13 +95,21 @@ def key_graph_function() -> FunctionProto:
     return _function("KeyGraph", ["query", "key", "k"], "graph", [*PLUGIN_ATTRIBUTES], body)
 
 
-def key_graph_attention_function(bias: bool) -> FunctionProto:
-    """KeyGraphAttention(q, k, v, graph[, bias]; scale) -> attended.
+def key_graph_attention_function(bias: bool, heads_last: bool) -> FunctionProto:
+    """KeyGraphAttention(q, k, v, graph[, bias]; scale[, heads]) -> attended.
 
-    A body cannot ask whether an optional input is there, so a file carries the one of the two that its nodes need.
+    A body cannot ask whether an optional input is there, or how many sizes a tensor has, so a file carries the one
+    that its nodes need.
     """
     body = _Body()
-    count, words = body.nodes_of("k")
+    count, words = body.nodes_of("k", 1 if heads_last else 2)
+    q, k, v = "q", "k", "v"
+    if heads_last:
+        heads = body.Reshape(
+            body.reference("heads", "value_int", onnx.AttributeProto.INT), body.constant([1], np.int64)
+        )
+        split = body.Concat(body.constant([0, 0], np.int64), heads, body.constant([-1], np.int64), axis=0)
+        q, k, v = (body.Transpose(body.Reshape(x, split), perm=[0, 2, 1, 3]) for x in (q, k, v))
     negative = body.Less("graph", body.constant(0, np.int32))
     low = body.Where(negative, body.Sub("graph", body.constant(-(1 << 31), np.int32)), "graph")
     last = body.constant([-1], np.int64)
@@ -114,18 +120,23 @@ def key_graph_attention_function(bias: bool) -> FunctionProto:
     bits = body.Reshape(body.Concat(low_bits, sign_bit, axis=-1), shape)
     bits = body.Slice(bits, body.constant([0], np.int64), count, body.constant([3], np.int64))
     selected = body.Cast(bits, to=TensorProto.BOOL)
-    scores = body.MatMul(body.float32("q"), body.transposed(body.float32("k")))
-    scores = body.Mul(scores, body.reference("scale"))
+    scores = body.MatMul(body.float32(q), body.transposed(body.float32(k)))
+    scores = body.Mul(scores, body.reference("scale", "value_float", onnx.AttributeProto.FLOAT))
     if bias:
         scores = body.Add(scores, body.float32("bias"))
     weights = body.Softmax(body.Where(selected, scores, body.constant(_LOWEST, np.float32)), axis=-1)
     # Once more after the softmax: in a row with nothing selected every weight is 1/N.
     weights = body.Where(selected, weights, body.constant(0, np.float32))
-    body.CastLike(body.MatMul(weights, body.float32("v")), "v", output="attended")
+    attended = body.MatMul(weights, body.float32(v))
+    if heads_last:
+        merge = body.constant([0, 0, -1], np.int64)
+        attended = body.Reshape(body.Transpose(attended, perm=[0, 2, 1, 3]), merge)
+    body.CastLike(attended, "v", output="attended")
     inputs = ["q", "k", "v", "graph"] + ["bias"] * bias
-    return _function("KeyGraphAttention", inputs, "attended", ["scale", *PLUGIN_ATTRIBUTES], body)
+    attributes = ["scale"] + ["heads"] * heads_last
+    return _function("KeyGraphAttention", inputs, "attended", [*attributes, *PLUGIN_ATTRIBUTES], body)
 
 
-def operator_functions(bias: bool = False) -> list[FunctionProto]:
-    """Both operators; `bias` says whether the file's KeyGraphAttention nodes have that input."""
-    return [key_graph_function(), key_graph_attention_function(bias)]
+def operator_functions(bias: bool = False, heads_last: bool = False) -> list[FunctionProto]:
+    """Both operators, as the file's KeyGraphAttention nodes use them: with a bias or not, of four sizes or of three."""
+    return [key_graph_function(), key_graph_attention_function(bias, heads_last)]

@@ -21,19 +21,21 @@ def translation_table() -> dict[Callable, Callable]:
     optional = OpSchema.FormalParameterOption.Optional
     plugin = [OpSchema.Attribute(name, OpSchema.AttrType.STRING, required=False) for name in PLUGIN_ATTRIBUTES]
     scale = OpSchema.Attribute("scale", OpSchema.AttrType.FLOAT, required=False)
+    heads = OpSchema.Attribute("heads", OpSchema.AttrType.INT, required=False)
     _register(
         "KeyGraph", [("query", "T", single), ("key", "T", single), ("k", "tensor(int64)", single)], "graph", plugin
     )
     attention = [("q", "T", single), ("k", "T", single), ("v", "T", single), ("graph", "tensor(int32)", single)]
-    _register("KeyGraphAttention", [*attention, ("bias", "T", optional)], "attended", [scale, *plugin])
+    _register("KeyGraphAttention", [*attention, ("bias", "T", optional)], "attended", [scale, heads, *plugin])
     opset = Opset(DOMAIN, VERSION)
 
     def key_graph(query: Any, key: Any, k: Any) -> Any:
         return opset.KeyGraph(query, key, k, **PLUGIN_ATTRIBUTES)
 
-    def key_graph_attention(q: Any, k: Any, v: Any, graph: Any, bias: Any, scale: float) -> Any:
+    def key_graph_attention(q: Any, k: Any, v: Any, graph: Any, bias: Any, scale: float, heads: int) -> Any:
         inputs = (q, k, v, graph) if bias is None else (q, k, v, graph, bias)
-        return opset.KeyGraphAttention(*inputs, scale=scale, **PLUGIN_ATTRIBUTES)
+        form = {"heads": heads} if heads else {}
+        return opset.KeyGraphAttention(*inputs, scale=scale, **form, **PLUGIN_ATTRIBUTES)
 
     return {
         torch.ops.keygraph.key_graph.default: key_graph,

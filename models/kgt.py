@@ -189,10 +189,10 @@ class Attention(nn.Module):
         # Three products with the weight's thirds: each result is a tensor of its own, not a slice to be copied out.
         thirds = [slice(i * channels, (i + 1) * channels) for i in range(3)]
         qkv = [nn.functional.linear(tokens, self.qkv.weight[third], self.qkv.bias[third]) for third in thirds]
-        q, k, v = (x.view(-1, nodes, self.heads, channels // self.heads).transpose(1, 2) for x in qkv)
+        q, k, v = (x.view(-1, nodes, channels) for x in qkv)
         bias = self.position_bias() if self.position_bias is not None else None
-        attended = key_graph_attention(q, k, v, graph, bias)
-        return self.project(attended.transpose(1, 2).reshape(-1, channels))
+        attended = key_graph_attention(q, k, v, graph, bias, heads=self.heads)
+        return self.project(attended.view(-1, channels))
 
 
 class PositionBias(nn.Module):

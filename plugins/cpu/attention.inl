@@ -63,31 +63,37 @@ static Split attention_split(const AttentionProblem& p) {
 }
 
 // Packed rows [count][stride], and a row of zeros behind them.
-static void pack_nodes(keygraph_dtype dtype, const void* from, int64_t first, int64_t count, int64_t channels,
+static void pack_nodes(keygraph_dtype dtype, const void* from, Rows rows, int64_t count, int64_t channels,
                        int64_t stride, float* to) {
   if (dtype == KEYGRAPH_FLOAT32) {
-    const float* source = static_cast<const float*>(from) + first * channels;
+    const float* source = static_cast<const float*>(from) + rows.first;
     const int64_t whole = channels / W * W;
     const int rest = static_cast<int>(channels - whole);
-    for (int64_t node = 0; node < count; ++node, source += channels) {
+    for (int64_t node = 0; node < count; ++node, source += rows.step) {
       float* target = to + node * stride;
       for (int64_t c = 0; c < whole; c += W) store(target + c, load(source + c));
       if (whole < stride) store(target + whole, load_some(source + whole, rest));
     }
   } else {
     for (int64_t node = 0; node < count; ++node)
-      widen(dtype, from, (first + node) * channels, channels, 1.0f, to + node * stride, stride);
+      widen(dtype, from, rows.first + node * rows.step, channels, 1.0f, to + node * stride, stride);
   }
   memset(to + count * stride, 0, static_cast<size_t>(stride) * 4);
 }
 
-static bool all_finite(keygraph_dtype dtype, const void* from, int64_t first, int64_t count) {
+static bool all_finite(keygraph_dtype dtype, const void* from, Rows rows, int64_t count, int64_t channels) {
+  if (rows.step == channels) {  // rows without gaps are one long row
+    channels *= count;
+    count = 1;
+  }
   F sum = set1(0.0f);
-  for (int64_t i = 0; i < count; i += W) {
-    float x[W];
-    const int64_t n = least(W, count - i);
-    widen(dtype, from, first + i, n, 0.0f, x, W);  // 0 times what is not finite is NaN
-    sum = add(sum, load(x));
+  for (int64_t row = 0; row < count; ++row) {
+    for (int64_t i = 0; i < channels; i += W) {
+      float x[2 * W];  // W are used; GCC 12 does not see that, and warns
+      const int64_t n = least(W, channels - i);
+      widen(dtype, from, rows.at(row) + i, n, 0.0f, x, W);  // 0 times what is not finite is NaN
+      sum = add(sum, load(x));
+    }
   }
   return !any(is_nan(sum));
 }
@@ -127,7 +133,9 @@ static int64_t list_nodes(const AttentionProblem& p, const AttentionPlan& plan, 
 }
 
 // The batch's own output, and the batch's share of what the next head needs; after the last head, the same one again.
+// With the heads last, the next head's numbers lie beside this one's, and came with them.
 static Ahead look_ahead(const AttentionProblem& p, int64_t slice, int64_t first_row, int64_t row, int64_t rows) {
+  if (p.heads_last) return {{}, {}, Ahead::kRanges};
   const int64_t next = least(slice + 1, p.batch * p.heads - 1), last = least(row + R, rows);
   const int64_t node = row * p.nodes / rows, last_node = last * p.nodes / rows;
   const int64_t size = static_cast<int64_t>(size_of(p.dtype));
@@ -145,6 +153,9 @@ static Ahead look_ahead(const AttentionProblem& p, int64_t slice, int64_t first_
 static void sparse_head(const AttentionProblem& p, const AttentionPlan& plan, int64_t batch, int64_t head,
                         int64_t first_row, int64_t rows, const bool* dense) {
   const int64_t slice = batch * p.heads + head;
+  const Rows q_rows = rows_of(p, batch, head, p.rows, p.channels), k_rows = rows_of(p, batch, head, p.nodes, p.channels),
+             v_rows = rows_of(p, batch, head, p.nodes, p.value_channels),
+             output_rows = rows_of(p, batch, head, p.rows, p.value_channels);
   for (int64_t i = 0; i < round_up(rows, R); ++i) {
     plan.largest[i] = -__builtin_inff();
     plan.sum[i] = 0;
@@ -153,13 +164,13 @@ static void sparse_head(const AttentionProblem& p, const AttentionPlan& plan, in
   for (int64_t block = 0; block < plan.node_blocks; ++block) {
     const int64_t node = block * plan.node_block;
     const int64_t nodes = least(plan.node_block, p.nodes - node);
-    pack_nodes(p.dtype, p.k, slice * p.nodes + node, nodes, p.channels, plan.key_stride, plan.k);
-    pack_nodes(p.dtype, p.v, slice * p.nodes + node, nodes, p.value_channels, plan.value_stride, plan.v);
+    pack_nodes(p.dtype, p.k, k_rows.from(node), nodes, p.channels, plan.key_stride, plan.k);
+    pack_nodes(p.dtype, p.v, v_rows.from(node), nodes, p.value_channels, plan.value_stride, plan.v);
     for (int64_t i = 0; i < rows; i += R) {
       if (dense[i / R]) continue;
       const int64_t count = least(R, rows - i);
       for (int64_t row = 0; row < count; ++row)
-        widen(p.dtype, p.q, (slice * p.rows + first_row + i + row) * p.channels, p.channels, p.scale * kLog2E,
+        widen(p.dtype, p.q, q_rows.at(first_row + i + row), p.channels, p.scale * kLog2E,
               plan.q + row * plan.key_stride, plan.key_stride);
       const int64_t bias_offset = (head * p.rows + first_row + i) * p.nodes + node;
       const void* bias =
@@ -178,7 +189,7 @@ static void sparse_head(const AttentionProblem& p, const AttentionPlan& plan, in
       const F share = set1(1.0f / plan.sum[i]);
       for (int64_t c = 0; c < plan.value_stride; c += W) store(acc + c, mul(load(acc + c), share));
     }
-    narrow(p.dtype, acc, p.value_channels, p.output, (slice * p.rows + first_row + i) * p.value_channels);
+    narrow(p.dtype, acc, p.value_channels, p.output, output_rows.at(first_row + i));
   }
 }
 
@@ -215,8 +226,8 @@ static void attention_task(const AttentionProblem& p, size_t task, char* scratch
       if (is_dense && finite < 0) {
         finite = 1;
         for (int64_t head = first_head; head < last_head && finite; ++head)
-          finite = all_finite(p.dtype, p.v, (batch * p.heads + head) * p.nodes * p.value_channels,
-                              p.nodes * p.value_channels);
+          finite = all_finite(p.dtype, p.v, rows_of(p, batch, head, p.nodes, p.value_channels), p.nodes,
+                              p.value_channels);
       }
       is_dense = is_dense && finite == 1;
       if (!is_dense) {

@@ -67,16 +67,17 @@ static void add_bias(const AttentionProblem& p, int64_t head, int64_t first_row,
 // `selected[row]`: whether the row has any node; others get zeros.
 static void dense_batch(const AttentionProblem& p, int64_t batch, int64_t head, int64_t first_row, int64_t rows,
                         const uint32_t* masks, const int64_t* selected, const DenseScratch& s) {
-  const int64_t slice = batch * p.heads + head;
-  pack_panel<2>(p.dtype, p.q, slice * p.rows + first_row, rows, p.channels, p.scale * kLog2E, s.panel, s.rows_buffer);
+  const Rows q_rows = rows_of(p, batch, head, p.rows, p.channels), k_rows = rows_of(p, batch, head, p.nodes, p.channels),
+             v_rows = rows_of(p, batch, head, p.nodes, p.value_channels),
+             output_rows = rows_of(p, batch, head, p.rows, p.value_channels);
+  pack_panel<2>(p.dtype, p.q, q_rows.from(first_row), rows, p.channels, p.scale * kLog2E, s.panel, s.rows_buffer);
   const F lowest = set1(-__builtin_inff());
   F largest[2] = {lowest, lowest}, sum[2] = {set1(0.0f), set1(0.0f)};
   for (int64_t j = 0; j < p.nodes; j += kDenseNodes) {
     const int64_t nodes = least(kDenseNodes, p.nodes - j);
-    const int64_t first = slice * p.nodes + j;
-    const float* k = as_float(p.dtype, p.k, first * p.channels, nodes * p.channels, s.wide_k);
-    const float* v = as_float(p.dtype, p.v, first * p.value_channels, nodes * p.value_channels, s.wide_v);
-    product<2>({s.panel, k, p.channels, 1, p.channels, s.scores, false}, nodes);
+    const FloatRows k = as_float(p.dtype, p.k, k_rows.from(j), nodes, p.channels, s.wide_k);
+    const FloatRows v = as_float(p.dtype, p.v, v_rows.from(j), nodes, p.value_channels, s.wide_v);
+    product<2>({s.panel, k.data, k.step, 1, p.channels, s.scores, false}, nodes);
     if (p.bias) add_bias(p, head, first_row, rows, j, nodes, s);
 
     F step_largest[2] = {largest[0], largest[1]};
@@ -112,7 +113,7 @@ static void dense_batch(const AttentionProblem& p, int64_t batch, int64_t head, 
         sum[r] = add(sum[r], w);
       }
     }
-    product<2>({s.scores, v, 1, p.value_channels, nodes, s.acc, j != 0}, p.value_channels);
+    product<2>({s.scores, v.data, 1, v.step, nodes, s.acc, j != 0}, p.value_channels);
   }
 
   const int64_t padded = round_up(p.value_channels, W);
@@ -132,7 +133,7 @@ static void dense_batch(const AttentionProblem& p, int64_t batch, int64_t head, 
       float* row = s.rows_buffer + lane * padded;
       if (!selected[r * W + lane]) memset(row, 0, static_cast<size_t>(p.value_channels) * 4);
       narrow(p.dtype, row, p.value_channels, p.output,
-             (slice * p.rows + first_row + r * W + lane) * p.value_channels);
+             output_rows.at(first_row + r * W + lane));
     }
   }
 }

@@ -92,12 +92,31 @@ static void narrow(keygraph_dtype dtype, const float* from, int64_t count, void*
   }
 }
 
-// Rows as float32: the tensor itself where it is float32 already, else a widened copy in `buffer`.
-KEYGRAPH_INLINE const float* as_float(keygraph_dtype dtype, const void* from, int64_t offset, int64_t count,
-                                      float* buffer) {
-  if (dtype == KEYGRAPH_FLOAT32) return static_cast<const float*>(from) + offset;
-  widen(dtype, from, offset, count, 1.0f, buffer, count);
-  return buffer;
+// Where the rows of a matrix lie in a tensor, in elements.
+struct Rows {
+  int64_t first, step;
+  int64_t at(int64_t row) const { return first + row * step; }
+  Rows from(int64_t row) const { return {at(row), step}; }
+};
+
+// One head's rows of q, k, v or output.
+KEYGRAPH_INLINE Rows rows_of(const AttentionProblem& p, int64_t batch, int64_t head, int64_t rows, int64_t channels) {
+  if (p.heads_last) return {(batch * rows * p.heads + head) * channels, p.heads * channels};
+  return {(batch * p.heads + head) * rows * channels, channels};
+}
+
+struct FloatRows {
+  const float* data;
+  int64_t step;
+};
+
+// Rows as float32: those of the tensor itself where it is float32 already, else a widened copy in `buffer`.
+KEYGRAPH_INLINE FloatRows as_float(keygraph_dtype dtype, const void* from, Rows rows, int64_t count, int64_t channels,
+                                   float* buffer) {
+  if (dtype == KEYGRAPH_FLOAT32) return {static_cast<const float*>(from) + rows.first, rows.step};
+  for (int64_t row = 0; row < count; ++row)
+    widen(dtype, from, rows.at(row), channels, 1.0f, buffer + row * channels, channels);
+  return {buffer, channels};
 }
 
 // ---- arithmetic ----
@@ -160,9 +179,9 @@ KEYGRAPH_INLINE F reduce(F (&x)[W]) {
 }
 #endif
 
-// panel[c][row] = factor * from[first + row][c]; rows past the last are zeros. `rows_buffer` holds W padded rows.
+// panel[c][row] = factor * from[row][c]; rows past the last are zeros. `rows_buffer` holds W padded rows.
 template <int RV>
-static void pack_panel(keygraph_dtype dtype, const void* from, int64_t first, int64_t rows, int64_t channels,
+static void pack_panel(keygraph_dtype dtype, const void* from, Rows source, int64_t rows, int64_t channels,
                        float factor, float* panel, float* rows_buffer) {
   const int64_t padded = round_up(channels, W);
   KEYGRAPH_UNROLL
@@ -171,7 +190,7 @@ static void pack_panel(keygraph_dtype dtype, const void* from, int64_t first, in
     for (int lane = 0; lane < W; ++lane) {
       const int64_t row = v * W + lane;
       if (row < rows)
-        widen(dtype, from, (first + row) * channels, channels, factor, rows_buffer + lane * padded, padded);
+        widen(dtype, from, source.at(row), channels, factor, rows_buffer + lane * padded, padded);
       else
         for (int64_t c = 0; c < padded; ++c) rows_buffer[lane * padded + c] = 0;
     }

@@ -105,7 +105,8 @@ extern "C" keygraph_status keygraph_cpu_key_graph_attention(const keygraph_atten
   if (!output || (shape->nodes != 0 && (!graph || !v || (shape->channels != 0 && (!q || !k)))))
     return KEYGRAPH_NULL_POINTER;
   const AttentionProblem problem{shape->batch, shape->heads, shape->groups, shape->rows, shape->nodes, shape->channels,
-                                 shape->value_channels, words, dtype, q, k, v, graph, bias, scale, output};
+                                 shape->value_channels, words, shape->heads_last != 0, dtype, q, k, v, graph, bias,
+                                 scale, output};
   return execute(problem, kernels->attention_split(problem), kernels->attention_task, parallel);
 }
 

@@ -22,6 +22,7 @@ struct GraphProblem {
 
 struct AttentionProblem {
   int64_t batch, heads, groups, rows, nodes, channels, value_channels, words;
+  bool heads_last;
   keygraph_dtype dtype;
   const void* q;
   const void* k;

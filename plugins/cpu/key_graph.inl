@@ -157,12 +157,13 @@ static void select_nodes(const int32_t* keys, int64_t nodes, int64_t k, int64_t 
 
 template <int RV>
 static void graph_block(const GraphProblem& p, const GraphPlan& plan, int64_t window, int64_t first, int64_t rows) {
-  pack_panel<RV>(p.dtype, p.query, window * p.rows + first, rows, p.channels, 1.0f, plan.panel, plan.rows_buffer);
+  const Rows query = {(window * p.rows + first) * p.channels, p.channels}, key = {window * p.nodes * p.channels, p.channels};
+  pack_panel<RV>(p.dtype, p.query, query, rows, p.channels, 1.0f, plan.panel, plan.rows_buffer);
   for (int64_t j = 0; j < p.nodes; j += kChunkNodes) {
     const int64_t count = least(kChunkNodes, p.nodes - j);
     float* out = reinterpret_cast<float*>(plan.keys) + j * RV * W;
-    const float* nodes = as_float(p.dtype, p.key, (window * p.nodes + j) * p.channels, count * p.channels, plan.chunk);
-    product<RV>({plan.panel, nodes, p.channels, 1, p.channels, out, false}, count);
+    const FloatRows nodes = as_float(p.dtype, p.key, key.from(j), count, p.channels, plan.chunk);
+    product<RV>({plan.panel, nodes.data, nodes.step, 1, p.channels, out, false}, count);
     for (int64_t i = 0; i < count * RV * W; i += W) istore(plan.keys + j * RV * W + i, key_of(load(out + i)));
   }
   select_nodes<RV>(plan.keys, p.nodes, p.k, rows, p.words, p.graph + (window * p.rows + first) * p.words);

@@ -73,6 +73,7 @@ struct Kernel {
   keygraph_dtype dtype;
   bool has_scale;
   float scale;
+  int64_t heads;  // of the form with three sizes; 0 where the node does not say
 
   Tensor input(OrtKernelContext* context, size_t index) const {
     const OrtValue* value = nullptr;
@@ -102,7 +103,7 @@ struct Kernel {
   }
 };
 
-// A tensor's shape must have four sizes, each the one given or anything (-1).
+// A tensor's shape must have as many sizes, each the one given or anything (-1).
 void expect(const char* name, const Shape& shape, const Shape& sizes, const char* meaning) {
   bool good = shape.size() == sizes.size();
   for (size_t i = 0; good && i < sizes.size(); ++i) good = sizes[i] < 0 || shape[i] == sizes[i];
@@ -147,6 +148,21 @@ void compute_key_graph(const Kernel& kernel, OrtKernelContext* context) {
         threads);
 }
 
+void expect_heads_first(const Shape& q, const Shape& k, const Shape& v) {
+  expect("q", q, {-1, -1, -1, -1}, "[B, H, M, D], or [B, M, H D] with the attribute heads");
+  expect("k", k, {q[0], q[1], -1, q[3]}, ("[B, H, N, D] as q's " + text(q)).c_str());
+  expect("v", v, {q[0], q[1], k[2], -1}, ("[B, H, N, Dv] as k's " + text(k)).c_str());
+}
+
+void expect_heads_last(int64_t heads, const Shape& q, const Shape& k, const Shape& v) {
+  if (heads < 1) throw Error{kInvalidArgument, "q has three sizes, so the attribute heads must say how many it holds"};
+  expect("k", k, {q[0], -1, q[2]}, ("[B, N, H D] as q's " + text(q)).c_str());
+  expect("v", v, {q[0], k[1], -1}, ("[B, N, H Dv] as k's " + text(k)).c_str());
+  if (q[2] % heads != 0 || v[2] % heads != 0)
+    throw Error{kInvalidArgument, "the last sizes of q " + text(q) + " and v " + text(v) + " must be multiples of the " +
+                                      std::to_string(heads) + " heads"};
+}
+
 void compute_attention(const Kernel& kernel, OrtKernelContext* context) {
   const Tensor query = kernel.input(context, 0), key = kernel.input(context, 1), value = kernel.input(context, 2),
                graph = kernel.input(context, 3);
@@ -154,24 +170,30 @@ void compute_attention(const Kernel& kernel, OrtKernelContext* context) {
   check(kernel.api->KernelContext_GetInputCount(context, &inputs));
   const Tensor bias = inputs > 4 ? kernel.input(context, 4) : Tensor{{}, nullptr, kUndefined};
   if (query.type != key.type) throw Error{kInvalidArgument, "q and k have different element types"};
-  expect("q", query.shape, {-1, -1, -1, -1}, "[B, H, M, D]");
   const Shape& q = query.shape;
-  expect("k", key.shape, {q[0], q[1], -1, q[3]}, ("[B, H, N, D] as q's " + text(q)).c_str());
-  const int64_t nodes = key.shape[2];
-  expect("v", value.shape, {q[0], q[1], nodes, -1}, ("[B, H, N, Dv] as k's " + text(key.shape)).c_str());
-  const Shape wanted{q[0], -1, q[2], words_of(nodes)};
+  const bool heads_last = q.size() == 3;
+  if (heads_last)
+    expect_heads_last(kernel.heads, q, key.shape, value.shape);
+  else
+    expect_heads_first(q, key.shape, value.shape);
+  const int64_t heads = heads_last ? kernel.heads : q[1], rows = heads_last ? q[1] : q[2];
+  const int64_t nodes = key.shape[heads_last ? 1 : 2];
+  const int64_t channels = heads_last ? q[2] / heads : q[3];
+  const int64_t value_channels = heads_last ? value.shape[2] / heads : value.shape[3];
+  const Shape wanted{q[0], -1, rows, words_of(nodes)};
   expect("graph", graph.shape, wanted,
-         ("[" + std::to_string(q[0]) + ", 1 or " + std::to_string(q[1]) + ", " + std::to_string(q[2]) + ", " +
+         ("[" + std::to_string(q[0]) + ", 1 or " + std::to_string(heads) + ", " + std::to_string(rows) + ", " +
           std::to_string(wanted[3]) + "]: one bit per node of k's " + text(key.shape))
              .c_str());
-  if (graph.shape[1] != 1 && graph.shape[1] != q[1])
+  if (graph.shape[1] != 1 && graph.shape[1] != heads)
     throw Error{kInvalidArgument, "graph has " + std::to_string(graph.shape[1]) + " groups, expected 1 or the " +
-                                      std::to_string(q[1]) + " heads"};
+                                      std::to_string(heads) + " heads"};
   if (bias.data || !bias.shape.empty())
-    expect("bias", bias.shape, {q[1], q[2], nodes}, ("[H, M, N] = " + text({q[1], q[2], nodes})).c_str());
-  const keygraph_attention_shape shape{q[0], q[1], graph.shape[1], q[2], nodes, q[3], value.shape[3]};
-  const float scale = kernel.has_scale ? kernel.scale : 1.0f / std::sqrt(static_cast<float>(q[3] > 0 ? q[3] : 1));
-  void* output = kernel.output(context, {q[0], q[1], q[2], value.shape[3]});
+    expect("bias", bias.shape, {heads, rows, nodes}, ("[H, M, N] = " + text({heads, rows, nodes})).c_str());
+  const keygraph_attention_shape shape{q[0], heads, graph.shape[1], rows, nodes, channels, value_channels, heads_last};
+  const float scale = kernel.has_scale ? kernel.scale : 1.0f / std::sqrt(static_cast<float>(channels > 0 ? channels : 1));
+  void* output = kernel.output(context, heads_last ? Shape{q[0], rows, value.shape[2]}
+                                                   : Shape{q[0], heads, rows, value_channels});
   SessionThreads threads{kernel.api, context};
   const keygraph_parallel parallel{&SessionThreads::run, &threads};
   check(keygraph_cpu_key_graph_attention(&shape, kernel.dtype, query.data, key.data, value.data,
@@ -189,14 +211,14 @@ struct Symbolic {
   bool known(size_t i) const { return sizes[i] >= 0 || !names[i].empty(); }
 };
 
-// Four sizes, or none where the model does not say.
+// All sizes, or none where the model does not say how many there are.
 Symbolic input_shape(const Api* api, const OrtShapeInferContext* context, size_t index) {
   OrtTensorTypeAndShapeInfo* info = nullptr;  // belongs to the context
   check(api->ShapeInferContext_GetInputTypeShape(context, index, &info));
   size_t rank = 0;
   check(api->GetDimensionsCount(info, &rank));
   Symbolic shape;
-  if (rank != 4) return shape;
+  if (rank < 3) return shape;
   std::vector<const char*> names(rank);
   shape.sizes.resize(rank);
   check(api->GetTensorElementType(info, &shape.type));
@@ -252,6 +274,7 @@ OrtStatus* create_kernel(const CustomOp* op, const Api* api, const OrtKernelInfo
     const std::string where = std::string(name) + " node '" + node + "'";
     float scale = 0;
     bool has_scale = false;
+    int64_t heads = 0;
     if (self(op).name == Name::kKeyGraphAttention) {
       OrtStatus* status = api->KernelInfoGetAttribute_float(info, "scale", &scale);
       has_scale = !status;
@@ -260,8 +283,10 @@ OrtStatus* create_kernel(const CustomOp* op, const Api* api, const OrtKernelInfo
       status = has_scale ? nullptr : api->KernelInfoGetAttribute_int64(info, "scale", &number);
       if (!has_scale && !status) throw Error{kInvalidArgument, "node '" + node + "': scale must be a float"};
       if (status) api->ReleaseStatus(status);
+      status = api->KernelInfoGetAttribute_int64(info, "heads", &heads);
+      if (status) api->ReleaseStatus(status);
     }
-    *kernel = new Kernel{api, where, self(op).dtype, has_scale, scale};
+    *kernel = new Kernel{api, where, self(op).dtype, has_scale, scale, heads};
   });
 }
 
@@ -276,14 +301,15 @@ OrtStatus* infer_shape(const CustomOp* op, OrtShapeInferContext* context) {
   return guarded(it.api, text(it.name), [&] {
     Symbolic shape = input_shape(it.api, context, 0);
     const Symbolic other = input_shape(it.api, context, it.name == Name::kKeyGraph ? 1 : 2);
-    if (shape.sizes.empty() || other.sizes.empty()) return;
+    if (shape.sizes.empty() || other.sizes.size() != shape.sizes.size()) return;
     if (it.name == Name::kKeyGraph) {
+      if (shape.sizes.size() != 4) return;
       const int64_t nodes = other.sizes[2];
       shape.sizes[3] = nodes >= 0 ? words_of(nodes) : -1;
       shape.names[3] = nodes >= 0 || other.names[2].empty() ? "" : "ceil(" + other.names[2] + "/32)";
     } else {
-      shape.sizes[3] = other.sizes[3];
-      shape.names[3] = other.names[3];
+      shape.sizes.back() = other.sizes.back();
+      shape.names.back() = other.names.back();
     }
     if (it.name == Name::kKeyGraph) shape.type = kInt32;
     set_output_shape(it.api, context, shape);

@@ -58,17 +58,27 @@ def _(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("keygraph::key_graph_attention", mutates_args=())
-def _key_graph_attention(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    return chosen_attention()(q, k, v, graph, bias, scale).contiguous()
+def _key_graph_attention(
+    q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor | None, scale: float, heads: int
+) -> Tensor:
+    return _attend(q, k, v, graph, bias, scale, heads).contiguous()
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor | None, scale: float, heads: int) -> Tensor:
+    """Call the chosen implementation, with heads and rows exchanged where the heads come last (`heads` above 0)."""
+    if not heads:
+        return chosen_attention()(q, k, v, graph, bias, scale)
+    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
+    return chosen_attention()(q, k, v, graph, bias, scale).transpose(1, 2).flatten(2)
 
 
 @_key_graph_attention.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    return v.new_empty((q.shape[0], q.shape[1], q.shape[2], v.shape[3]))
+def _(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor | None, scale: float, heads: int) -> Tensor:
+    return v.new_empty((*q.shape[:-1], v.shape[-1]))
 
 
 def _save_for_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    q, k, v, graph, bias, ctx.scale = inputs
+    q, k, v, graph, bias, ctx.scale, ctx.heads = inputs
     ctx.save_for_backward(q, k, v, graph, bias)
 
 
@@ -77,11 +87,11 @@ def _backward(ctx, gradient):  # type: ignore[no-untyped-def]
     q, k, v, graph, bias = ctx.saved_tensors
     leaves = [None if t is None else t.detach().requires_grad_() for t in (q, k, v, bias)]
     with torch.enable_grad():
-        output = chosen_attention()(leaves[0], leaves[1], leaves[2], graph, leaves[3], ctx.scale)
+        output = _attend(leaves[0], leaves[1], leaves[2], graph, leaves[3], ctx.scale, ctx.heads)
     wanted = [t for t in leaves if t is not None]
     grads = iter(torch.autograd.grad(output, wanted, gradient))
     dq, dk, dv, dbias = (None if t is None else next(grads) for t in leaves)
-    return dq, dk, dv, None, dbias, None
+    return dq, dk, dv, None, dbias, None, None
 
 
 torch.library.register_autograd("keygraph::key_graph_attention", _backward, setup_context=_save_for_backward)
@@ -120,43 +130,62 @@ def key_graph(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
 
 
 def key_graph_attention(
-    q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor | None = None, scale: float | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    graph: Tensor,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    heads: int | None = None,
 ) -> Tensor:
     """Attend to the selected nodes only: softmax over them of scale * q.k (+ bias), times v.
 
     Parameters
     ----------
     q, k, v
-        float32, float16 or bfloat16 [B, H, M, D], [B, H, N, D], [B, H, N, Dv].
+        float32, float16 or bfloat16 [B, H, M, D], [B, H, N, D], [B, H, N, Dv]; or, with `heads`, what linear layers
+        make: [B, M, H D], [B, N, H D], [B, N, H Dv].
     graph
         int32[B, G, M, ceil(N/32)] with G = 1 or H, as from `key_graph`.
     bias
         Optional [H, M, N], the type of q.
     scale
         D^-1/2 by default.
+    heads
+        H where the tensors have three sizes, else None.
 
     Returns
     -------
     Tensor
-        [B, H, M, Dv], the type of v; zeros in a row with nothing selected.
+        [B, H, M, Dv] or [B, M, H Dv], the type of v; zeros in a row with nothing selected.
 
     Raises
     ------
     ValueError
         The shapes do not fit.
     """
-    batch, heads, rows, size = q.shape
-    nodes = k.shape[2]
-    if k.shape != (batch, heads, nodes, size) or v.shape[:3] != (batch, heads, nodes):
+    heads_last = q.ndim == 3 and heads is not None and heads >= 1
+    if not heads_last and (q.ndim != 4 or heads is not None):
+        raise ValueError(f"key_graph_attention: q {tuple(q.shape)} must be [B, H, M, D], or [B, M, H D] with heads")
+    nodes_axis = 1 if heads_last else 2
+    batch, rows, nodes, width = q.shape[0], q.shape[nodes_axis], k.shape[nodes_axis], q.shape[-1]
+    outer = (batch, nodes) if heads_last else (batch, q.shape[1], nodes)
+    if k.shape != (*outer, width) or v.shape[:-1] != outer:
         raise ValueError(
             f"key_graph_attention: q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)} "
-            "must be [B, H, M, D], [B, H, N, D], [B, H, N, Dv]"
+            "must be [B, H, M, D], [B, H, N, D], [B, H, N, Dv], or [B, M, H D], [B, N, H D], [B, N, H Dv]"
         )
-    if graph.shape[1] not in (1, heads) or graph.shape != (batch, graph.shape[1], rows, words(nodes)):
+    count = heads if heads_last and heads is not None else q.shape[1]
+    if heads_last and (width % count or v.shape[-1] % count):
+        raise ValueError(f"key_graph_attention: {width} and {v.shape[-1]} channels must be multiples of {count} heads")
+    if graph.shape[1] not in (1, count) or graph.shape != (batch, graph.shape[1], rows, words(nodes)):
         raise ValueError(
             f"key_graph_attention: graph {tuple(graph.shape)} must be [B, 1 or H, M, ceil(N/32)] = "
-            f"[{batch}, 1 or {heads}, {rows}, {words(nodes)}]"
+            f"[{batch}, 1 or {count}, {rows}, {words(nodes)}]"
         )
-    if bias is not None and bias.shape != (heads, rows, nodes):
+    if bias is not None and bias.shape != (count, rows, nodes):
         raise ValueError(f"key_graph_attention: bias {tuple(bias.shape)} must be [H, M, N]")
-    return _key_graph_attention(q, k, v, graph, bias, size**-0.5 if scale is None else scale)
+    size = width // count if heads_last else width
+    return _key_graph_attention(
+        q, k, v, graph, bias, size**-0.5 if scale is None else scale, count if heads_last else 0
+    )

@@ -28,7 +28,10 @@ class GraphShape(ctypes.Structure):
 
 
 class AttentionShape(ctypes.Structure):
-    _fields_ = [(name, _INT64) for name in ("batch", "heads", "groups", "rows", "nodes", "channels", "value_channels")]
+    _fields_ = [
+        (name, _INT64)
+        for name in ("batch", "heads", "groups", "rows", "nodes", "channels", "value_channels", "heads_last")
+    ]
 
 
 class Parallel(ctypes.Structure):
@@ -88,8 +91,9 @@ class Cpu:
 
     finite_only = False
 
-    def __init__(self, isa: str, threads: int = 2) -> None:
+    def __init__(self, isa: str, threads: int = 2, heads_last: bool = False) -> None:
         self.isa = isa
+        self.heads_last = heads_last
         self.threads = threads
         self.failures: list[BaseException] = []
         self._parallel = Parallel(_RUN(self._run), None)
@@ -138,7 +142,11 @@ class Cpu:
         check(library.keygraph_cpu_select_isa(self.isa.encode()))
         batch, heads, rows, channels = q.shape
         output = np.full((batch, heads, rows, v.shape[3]), 123, dtype=q.dtype)
-        shape = AttentionShape(batch, heads, graph.shape[1], rows, k.shape[2], channels, v.shape[3])
+        shape = AttentionShape(
+            batch, heads, graph.shape[1], rows, k.shape[2], channels, v.shape[3], int(self.heads_last)
+        )
+        if self.heads_last:
+            q, k, v, output = (np.ascontiguousarray(x.swapaxes(1, 2)) for x in (q, k, v, output))
         try:
             check(
                 library.keygraph_cpu_key_graph_attention(
@@ -149,12 +157,27 @@ class Cpu:
             )  # fmt: skip
         finally:
             library.keygraph_cpu_select_isa(None)
-        return output
+        return output.swapaxes(1, 2) if self.heads_last else output
+
+
+def three_sizes(x: np.ndarray) -> np.ndarray:
+    """[B, H, N, D] -> [B, N, H D]."""
+    return np.ascontiguousarray(x.swapaxes(1, 2)).reshape(x.shape[0], x.shape[2], -1)
+
+
+def four_sizes(x: np.ndarray, heads: int) -> np.ndarray:
+    """[B, N, H D] -> [B, H, N, D]."""
+    return x.reshape(*x.shape[:2], heads, x.shape[2] // heads).swapaxes(1, 2)
 
 
 @functools.cache
-def session(op: str, dtype: type, bias: bool, scale: float | None, threads: int, functions: bool) -> Any:
-    """A session of one node, of run-time shapes: with our library, or with the operators as functions instead."""
+def session(
+    op: str, dtype: type, bias: bool, scale: float | None, threads: int, functions: bool, heads: int | None = None
+) -> Any:
+    """A session of one node, of run-time shapes: with our library, or with the operators as functions instead.
+
+    `heads`: of the form with three sizes.
+    """
     import onnx
     import onnxruntime
 
@@ -169,10 +192,12 @@ def session(op: str, dtype: type, bias: bool, scale: float | None, threads: int,
         ]
         output = value("graph", onnx.TensorProto.INT32, None)
     else:
+        dims = {"q": ["B", "H", "M", "D"], "k": ["B", "H", "N", "D"], "v": ["B", "H", "N", "Dv"]}
+        if heads is not None:
+            dims = {"q": ["B", "M", "HD"], "k": ["B", "N", "HD"], "v": ["B", "N", "HDv"]}
+            attributes["heads"] = heads
         inputs = [
-            value("q", element, ["B", "H", "M", "D"]),
-            value("k", element, ["B", "H", "N", "D"]),
-            value("v", element, ["B", "H", "N", "Dv"]),
+            *(value(name, element, sizes) for name, sizes in dims.items()),
             value("graph", onnx.TensorProto.INT32, ["B", "G", "M", "W"]),
         ]
         if bias:
@@ -188,7 +213,7 @@ def session(op: str, dtype: type, bias: bool, scale: float | None, threads: int,
     if functions:
         from keygraph.export.functions import operator_functions
 
-        bodies = operator_functions(bias)
+        bodies = operator_functions(bias, heads is not None)
     model = onnx.helper.make_model(
         onnx.helper.make_graph([node], op, inputs, [output]), opset_imports=opsets, functions=bodies, ir_version=10
     )
@@ -204,6 +229,9 @@ class Torch:
     """The reference definitions: torch.library operators."""
 
     finite_only = True
+
+    def __init__(self, heads_last: bool = False) -> None:
+        self.heads_last = heads_last
 
     def key_graph(self, query: np.ndarray, key: np.ndarray, k: int) -> np.ndarray:
         import torch
@@ -223,15 +251,21 @@ class Torch:
         import torch
         from keygraph.plugins.torch import key_graph_attention
 
-        q, k, v, graph = (torch.from_numpy(array) for array in (q, k, v, graph))
-        return key_graph_attention(q, k, v, graph, None if bias is None else torch.from_numpy(bias), scale).numpy()
+        heads = q.shape[1]
+        if self.heads_last:
+            q, k, v = (three_sizes(x) for x in (q, k, v))
+        tensors = (torch.from_numpy(array) for array in (q, k, v, graph))
+        torch_bias = None if bias is None else torch.from_numpy(bias)
+        result = key_graph_attention(*tensors, torch_bias, scale, heads if self.heads_last else None).numpy()
+        return four_sizes(result, heads) if self.heads_last else result
 
 
 class OnnxRuntime:
     """ONNX Runtime with libkeygraph_ort, or without it and with the functions in the file."""
 
-    def __init__(self, threads: int = 2, functions: bool = False) -> None:
+    def __init__(self, threads: int = 2, functions: bool = False, heads_last: bool = False) -> None:
         self.finite_only = functions
+        self.heads_last = heads_last
         self.threads = threads
         self.functions = functions
 
@@ -250,9 +284,14 @@ class OnnxRuntime:
     ) -> np.ndarray:
         if self.functions and scale is None:
             scale = q.shape[3] ** -0.5  # a function's attribute cannot have a default that depends on a shape
-        run = session("KeyGraphAttention", q.dtype.type, bias is not None, scale, self.threads, self.functions)
+        heads = q.shape[1]
+        form = heads if self.heads_last else None
+        run = session("KeyGraphAttention", q.dtype.type, bias is not None, scale, self.threads, self.functions, form)
+        if self.heads_last:
+            q, k, v = (three_sizes(x) for x in (q, k, v))
         feeds = {"q": q, "k": k, "v": v, "graph": graph} | ({} if bias is None else {"bias": bias})
-        return run.run(None, feeds)[0]
+        result = run.run(None, feeds)[0]
+        return four_sizes(result, heads) if self.heads_last else result
 
 
 def hosts() -> dict[str, Any]:
@@ -262,4 +301,14 @@ def hosts() -> dict[str, Any]:
         "onnxruntime": OnnxRuntime(),
         "functions": OnnxRuntime(functions=True),
         "torch": Torch(),
+    }
+
+
+def heads_last_hosts() -> dict[str, Any]:
+    """The same implementations, given q, k and v of three sizes."""
+    return {
+        **{f"cpu-{isa}": Cpu(isa, heads_last=True) for isa in instruction_sets()},
+        "onnxruntime": OnnxRuntime(heads_last=True),
+        "functions": OnnxRuntime(functions=True, heads_last=True),
+        "torch": Torch(heads_last=True),
     }

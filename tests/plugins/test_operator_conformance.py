@@ -9,9 +9,10 @@ import numpy as np
 import operator_oracle as oracle
 import pytest
 from operator_cases import ATTENTION_CASES, GRAPH_CASES, AttentionCase, GraphCase, attention_inputs, graph_inputs
-from operator_hosts import Cpu, OnnxRuntime, hosts, instruction_sets
+from operator_hosts import Cpu, OnnxRuntime, heads_last_hosts, hosts, instruction_sets
 
 HOSTS = hosts()
+HEADS_LAST = heads_last_hosts()
 TOLERANCE = {np.float32: 1e-5, np.float16: 2e-3}
 
 every_host = pytest.mark.parametrize("host", HOSTS.values(), ids=HOSTS.keys())
@@ -39,6 +40,19 @@ def test_key_graph(host: Any, dtype: type, case: GraphCase) -> None:
 @every_dtype
 @every_attention_case
 def test_key_graph_attention(host: Any, dtype: type, case: AttentionCase) -> None:
+    if host.finite_only and case.values != "normal":
+        pytest.skip("a masked implementation: only finite values")
+    inputs = attention_inputs(case, dtype)
+    output = host.key_graph_attention(**inputs, scale=case.scale)
+    assert output.dtype == dtype
+    oracle.check_attention(output, expected_attention(case, dtype), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("host", HEADS_LAST.values(), ids=HEADS_LAST.keys())
+@every_dtype
+@every_attention_case
+def test_key_graph_attention_with_the_heads_last(host: Any, dtype: type, case: AttentionCase) -> None:
+    """q, k and v as linear layers make them: [B, N, H D]."""
     if host.finite_only and case.values != "normal":
         pytest.skip("a masked implementation: only finite values")
     inputs = attention_inputs(case, dtype)

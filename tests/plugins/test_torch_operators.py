@@ -24,7 +24,7 @@ def arguments(bias: bool = False, nodes: int = 40) -> tuple:
     x = torch.randn(2, 1, nodes, 6)
     q, k, v = (torch.randn(2, 3, nodes, 5) for _ in range(3))
     graph = key_graph(x, x, torch.tensor([7]))
-    return q, k, v, graph, torch.randn(3, nodes, nodes) if bias else None, 0.4
+    return q, k, v, graph, torch.randn(3, nodes, nodes) if bias else None, 0.4, 0
 
 
 def test_opcheck_key_graph() -> None:
@@ -43,7 +43,7 @@ def test_opcheck_attention(bias: bool) -> None:
 
 @pytest.mark.parametrize("implementation", ["mask", "gather", "sdpa"])
 def test_gradients_are_those_of_the_definition(implementation: str) -> None:
-    q, k, v, graph, bias, scale = arguments(bias=True)
+    q, k, v, graph, bias, scale, _ = arguments(bias=True)
     selected = unpack_graph(graph, 40)
 
     def gradients(attend) -> list[torch.Tensor]:  # type: ignore[no-untyped-def]
@@ -107,7 +107,7 @@ def test_k_below_one_is_an_error(k: int) -> None:
 
 
 def test_shapes_that_do_not_fit_are_errors() -> None:
-    q, k, v, graph, _, _ = arguments()
+    q, k, v, graph, *_ = arguments()
     with pytest.raises(ValueError, match=r"key_graph: query .* and key"):
         key_graph(q, k[:, :, :, :3], torch.tensor([1]))
     with pytest.raises(ValueError, match=r"key_graph_attention: q"):

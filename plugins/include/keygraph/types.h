@@ -46,9 +46,12 @@ typedef struct keygraph_graph_shape {
 
 /* q [batch, heads, rows, channels], k [batch, heads, nodes, channels], v [batch, heads, nodes, value_channels],
  * graph int32 [batch, groups, rows, ceil(nodes / 32)] with groups 1 or heads, bias [heads, rows, nodes],
- * output [batch, heads, rows, value_channels]; all dense and row-major. */
+ * output [batch, heads, rows, value_channels]; all dense and row-major.
+ * With `heads_last` other than 0, heads and rows (or nodes) of q, k, v and output change places: [batch, rows, heads,
+ * channels], which is what a linear layer makes. */
 typedef struct keygraph_attention_shape {
   int64_t batch, heads, groups, rows, nodes, channels, value_channels;
+  int64_t heads_last;
 } keygraph_attention_shape;
 
 /* The host's threads. `run` calls task(argument, index) once for every index in [0, tasks), in any order and on any
