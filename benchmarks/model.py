@@ -55,16 +55,29 @@ def index_graph(query: torch.Tensor, key: torch.Tensor, k: torch.Tensor) -> torc
     return (query @ key.mT).topk(int(k), dim=-1, sorted=False).indices
 
 
-def sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, _bias: None) -> torch.Tensor:
+def by_head(attend: Callable) -> Callable:
+    """Call with heads apart: [B, N, H D] -> [B, H, N, D], and back."""
+
+    def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, graph: torch.Tensor, _bias: None, heads: int):  # type: ignore[no-untyped-def]
+        apart = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+        return attend(*apart, graph).transpose(1, 2).flatten(2)
+
+    return call
+
+
+@by_head
+def sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
-def masked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, _bias: None) -> torch.Tensor:
+@by_head
+def masked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     scores = (q @ k.mT) * q.shape[-1] ** -0.5
     return scores.masked_fill(~mask, -torch.inf).softmax(-1) @ v
 
 
-def gathered(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, index: torch.Tensor, _bias: None) -> torch.Tensor:
+@by_head
+def gathered(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     out = torch.empty_like(q)
     for window in range(q.shape[0]):  # all windows at once would take gigabytes
         keys, values = k[window][:, index[window, 0]], v[window][:, index[window, 0]]

@@ -1,5 +1,8 @@
 """Feature maps to windows of nodes and back.
 
+Channels move first and whole rows of windows after them: ONNX Runtime has fast paths for both, and none for one
+transposition of six axes.
+
 Written so that an exported graph holds few nodes: `torch.roll` and `pixel_unshuffle` would add shape arithmetic.
 """
 
@@ -23,15 +26,15 @@ def partition_windows(x: Tensor, window: int) -> Tensor:
         [B * H/window * W/window, window^2, C]: the windows row by row, the nodes of each row by row.
     """
     batch, channels, height, width = x.shape
-    x = x.view(batch, channels, height // window, window, width // window, window)
-    return x.permute(0, 2, 4, 3, 5, 1).reshape(-1, window * window, channels)
+    x = x.permute(0, 2, 3, 1).reshape(batch, height // window, window, width // window, window, channels)
+    return x.transpose(2, 3).reshape(-1, window * window, channels)
 
 
 def merge_windows(nodes: Tensor, window: int, height: int, width: int) -> Tensor:
     """Undo `partition_windows`: [B * H/window * W/window, window^2, C] -> [B, C, H, W]."""
     channels = nodes.shape[-1]
     x = nodes.view(-1, height // window, width // window, window, window, channels)
-    return x.permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, height, width)
+    return x.transpose(2, 3).reshape(-1, height, width, channels).permute(0, 3, 1, 2)
 
 
 def rotate(x: Tensor, shift: int) -> Tensor:
