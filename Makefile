@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 NATIVE := $(shell find plugins -name '*.cpp' -o -name '*.h' -o -name '*.inl')
 
-.PHONY: demo test check benchmark clean
+.PHONY: demo test check sanitize benchmark clean
 
 demo: .venv/.ready
 	$(BIN)/python examples/demo.py -o demo-output
@@ -18,6 +18,15 @@ check: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The native operators under AddressSanitizer and UndefinedBehaviorSanitizer, through their C interface.
+sanitize: .venv/.ready
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/sanitize -G Ninja -DKEYGRAPH_SANITIZE=ON
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/sanitize --target keygraph_cpu
+	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	KEYGRAPH_LIBRARY_DIR=build/sanitize $(BIN)/python -m pytest -q tests/plugins/test_operator_conformance.py \
+	tests/plugins/test_operator_fuzz.py tests/plugins/test_operator_errors.py -k "not functions and not torch and not nnx"
 
 benchmark: .venv/.ready
 	$(BIN)/python benchmarks/operators.py

@@ -210,6 +210,19 @@ class TestOnnxRuntime:
         message = self.failure(self.host.key_graph_attention, q, q, q, graph, array(2, 4, 4))
         assert "bias has shape [2, 4, 4], expected [H, M, N] = [1, 4, 4]" in message
 
+    @pytest.mark.parametrize(
+        ("heads", "channels", "message"),
+        [
+            (0, 6, "q has three sizes, so the attribute heads must say how many it holds"),
+            (4, 6, "the last sizes of q [1, 4, 6] and v [1, 4, 6] must be multiples of the 4 heads"),
+        ],
+    )
+    def test_three_sizes_need_heads_that_fit(self, heads: int, channels: int, message: str) -> None:
+        run = session("KeyGraphAttention", np.float32, False, None, 1, False, heads)
+        x = array(1, 4, channels)
+        feeds = {"q": x, "k": x, "v": x, "graph": np.ones((1, 1, 4, 1), np.int32)}
+        assert message in self.failure(run.run, None, feeds)
+
     def test_wrong_type_is_refused_when_the_model_is_loaded(self) -> None:
         with pytest.raises(Exception, match="KeyGraph"):
             session("KeyGraph", np.float64, False, None, 1, False)

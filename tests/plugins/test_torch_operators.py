@@ -116,6 +116,10 @@ def test_shapes_that_do_not_fit_are_errors() -> None:
         key_graph_attention(q, k, v, graph[..., :1])
     with pytest.raises(ValueError, match="graph"):
         key_graph_attention(q, k, v, graph.expand(-1, 2, -1, -1))
+    with pytest.raises(ValueError, match=r"must be \[B, H, M, D\], or \[B, M, H D\] with heads"):
+        key_graph_attention(q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2), graph)
+    with pytest.raises(ValueError, match="multiples of 4 heads"):
+        key_graph_attention(q[:, 0], k[:, 0], v[:, 0], graph, heads=4)
     with pytest.raises(ValueError, match="bias"):
         key_graph_attention(q, k, v, graph, torch.zeros(1, 40, 40))
 
