@@ -15,9 +15,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .runtime.restorer import Restorer as Restorer
 
-#: What a PyTorch checkpoint's name ends with.
-CHECKPOINT_SUFFIXES = (".ckpt", ".pth", ".pt", ".safetensors")
-
 
 def load(
     model: str | os.PathLike[str],
@@ -47,6 +44,7 @@ def load(
         The file is missing, damaged or of another kind, or a package that it needs is not installed.
     """
     from .errors import InputError, MissingDependencyError
+    from .files import CHECKPOINT_SUFFIXES
     from .runtime.notices import warn
     from .runtime.restorer import Restorer
 

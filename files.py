@@ -10,6 +10,9 @@ from pathlib import Path
 
 from .errors import InputError
 
+#: What a PyTorch checkpoint's name ends with.
+CHECKPOINT_SUFFIXES = (".ckpt", ".pth", ".pt", ".safetensors")
+
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:

@@ -1,8 +1,8 @@
 """The two operators on the CPU against what PyTorch and plain ONNX Runtime offer.
 
-One process, two threads, float32. Every round runs each contender once, in a new random order, with a pause before each
-so that the previous one's threads have stopped spinning; the medians' ratios are what counts, not the times. Masks,
-index lists and whatever else a rival needs are made beforehand: only the operator itself is timed.
+One process, two threads, float32; every round runs each contender once (see `timing`); the medians' ratios are what
+counts, not the times. Masks, index lists and whatever else a rival needs are made beforehand: only the operator itself
+is timed.
 """
 
 from __future__ import annotations
@@ -10,19 +10,13 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
-import os
-import platform
-import random
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-THREADS = 2
+from timing import THREADS, features, medians
 
 
 @dataclass(frozen=True)
@@ -156,37 +150,6 @@ def contenders(case: Case, rivals: bool) -> tuple[dict[str, Callable[[], Any]], 
         if not difference < 1e-4:
             raise SystemExit(f"{case}: {name} and ours differ by {difference:.2g}")
     return attention, graph
-
-
-def medians(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Milliseconds. What takes over 200 ms runs in three rounds only."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for round_ in range(rounds):
-        names = [n for n in calls if round_ < 3 or min(times[n]) < 200]
-        for name in random.sample(names, len(names)):
-            time.sleep(0.005)
-            start = time.perf_counter()
-            calls[name]()
-            times[name].append((time.perf_counter() - start) * 1e3)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def features() -> dict[str, Any]:
-    """What the figures depend on: the processor and the versions."""
-    import onnxruntime
-    import torch
-
-    model = ""
-    if Path("/proc/cpuinfo").is_file():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-    return {
-        "processor": model or platform.processor(),
-        "cores": os.cpu_count(),
-        "threads": THREADS,
-        "torch": torch.__version__,
-        "onnxruntime": onnxruntime.__version__,
-    }
 
 
 def main() -> None:

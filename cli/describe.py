@@ -8,9 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import CHECKPOINT_SUFFIXES
 from ..errors import InputError, MissingDependencyError
-from ..files import read_start
+from ..files import CHECKPOINT_SUFFIXES, read_start
 from ..manifest import METADATA_KEY, Manifest, Neighbours, from_json
 from ..runtime.images import FORMATS
 

@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 
-from .. import CHECKPOINT_SUFFIXES
 from ..errors import InputError
-from ..files import read_start
+from ..files import CHECKPOINT_SUFFIXES, read_start
 
 
 def read_file(path: Path) -> Any:

@@ -1,8 +1,9 @@
 """Whether two forms of a network compute the same, and where not."""
 
-from .comparison import Comparison, InputResult, compare
+from .comparison import Comparison, compare
 from .difference import Difference
 from .probes import OnnxProbe, Probe, TorchProbe, open_probe
+from .results import InputResult
 from .stages import StageAgreement
 from .verdict import Verdict
 

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import CHECKPOINT_SUFFIXES
 from ..errors import InputError
+from ..files import CHECKPOINT_SUFFIXES
 from ..manifest import Manifest
 from ..models import LoadedModel, load_checkpoint
 from ..plugins.torch.operators import graph_observer

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ..runtime.metrics import SIMILARITY_TOLERANCE, TOLERANCE_DB
-
-if TYPE_CHECKING:
-    from .comparison import InputResult
-    from .stages import StageAgreement
+from .results import InputResult
+from .stages import StageAgreement
 
 #: Least PSNR in dB by the lower precision of the two sides.
 THRESHOLDS = {"fp32": TOLERANCE_DB}
