@@ -35,17 +35,18 @@ def calibrate_tiling(path: Path, manifest: Manifest) -> Tiling | None:
     m = manifest.size_multiple
     tile = -(-LEAST_TILE // (2 * m)) * 2 * m
     planes = test_image((1, manifest.in_channels, tile, 2 * tile), (0.0, 1.0))[0]
-    image = np.moveaxis(planes, 0, 2)
+    picture = np.moveaxis(planes, 0, 2)
     restorer = Restorer(OnnxRuntimeSession(path))
-    whole = restorer.restore(image, tile="none").image
+    step = max(m, 32 // m * m)
     best: Tiling | None = None
-    overlap = max(m, 32 // m * m)
-    while overlap <= tile // 2:
+    for overlap in range(step, tile // 2 + 1, step):
+        # As wide as two tiles with this overlap: wider pictures are cut into more tiles, which overlap by more.
+        image = picture[:, : 2 * tile - overlap]
+        whole = restorer.restore(image, tile="none").image
         tiled = restorer.restore(image, tile=tile, overlap=overlap).image
         reached = round(min(psnr(tiled, whole, (0.0, 1.0)), 200.0), 1)
         if best is None or reached > best.psnr:
             best = Tiling(tile, overlap, reached)
         if reached >= ENOUGH_DB:
             break
-        overlap += max(m, 32 // m * m)
     return best

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 from keygraph.manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, METADATA_KEY, Manifest
 
 ModelFile = Callable[..., Path]
+
+# No test asserts a time: machines are shared. In CI the same examples every time, so that a failure is of the change.
+hypothesis.settings.register_profile(
+    "keygraph",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("keygraph")
 
 
 def manifest_for(**changes: Any) -> Manifest:
