@@ -52,7 +52,7 @@ def test_gain_on_the_unseen_photo(portable: Path, noisy: np.ndarray) -> None:
 
 @pytest.mark.parametrize("k", [32, 100, 256])
 def test_three_ways_give_the_same_photo(portable: Path, noisy: np.ndarray, k: int) -> None:
-    image = noisy[40:232, 100:356].astype(np.float32) / 255
+    image = noisy.astype(np.float32) / 255
     ways = {
         "library": keygraph.load(portable),
         "functions": keygraph.load(portable, library=None),

@@ -12,7 +12,8 @@ from operator_cases import ATTENTION_CASES, GRAPH_CASES, AttentionCase, GraphCas
 from operator_hosts import Cpu, OnnxRuntime, heads_last_hosts, hosts, instruction_sets
 
 HOSTS = hosts()
-HEADS_LAST = heads_last_hosts()
+#: The attention also takes q, k and v as linear layers make them, [B, N, H D].
+ATTENTION_HOSTS = HOSTS | {f"{name}-heads-last": host for name, host in heads_last_hosts().items()}
 TOLERANCE = {np.float32: 1e-5, np.float16: 2e-3}
 
 every_host = pytest.mark.parametrize("host", HOSTS.values(), ids=HOSTS.keys())
@@ -36,23 +37,10 @@ def test_key_graph(host: Any, dtype: type, case: GraphCase) -> None:
     oracle.check_graph(host.key_graph(query, key, case.k), query, key, case.k, case.exact)
 
 
-@every_host
+@pytest.mark.parametrize("host", ATTENTION_HOSTS.values(), ids=ATTENTION_HOSTS.keys())
 @every_dtype
 @every_attention_case
 def test_key_graph_attention(host: Any, dtype: type, case: AttentionCase) -> None:
-    if host.finite_only and case.values != "normal":
-        pytest.skip("a masked implementation: only finite values")
-    inputs = attention_inputs(case, dtype)
-    output = host.key_graph_attention(**inputs, scale=case.scale)
-    assert output.dtype == dtype
-    oracle.check_attention(output, expected_attention(case, dtype), TOLERANCE[dtype])
-
-
-@pytest.mark.parametrize("host", HEADS_LAST.values(), ids=HEADS_LAST.keys())
-@every_dtype
-@every_attention_case
-def test_key_graph_attention_with_the_heads_last(host: Any, dtype: type, case: AttentionCase) -> None:
-    """q, k and v as linear layers make them: [B, N, H D]."""
     if host.finite_only and case.values != "normal":
         pytest.skip("a masked implementation: only finite values")
     inputs = attention_inputs(case, dtype)
