@@ -35,7 +35,10 @@ typedef enum keygraph_status {
   KEYGRAPH_BAD_K = 4,
   KEYGRAPH_BAD_GROUPS = 5,
   KEYGRAPH_OUT_OF_MEMORY = 6,
-  KEYGRAPH_BAD_ISA = 7
+  KEYGRAPH_BAD_ISA = 7,
+  KEYGRAPH_NO_DRIVER = 8,   /* libcuda cannot be opened, or has no device or no current context */
+  KEYGRAPH_NO_KERNEL = 9,   /* no embedded kernel fits the device, or the variant not the problem */
+  KEYGRAPH_CUDA_FAILED = 10 /* a call of the driver failed: keygraph_cuda_error */
 } keygraph_status;
 
 /* query [batch, groups, rows, channels], key [batch, groups, nodes, channels],

@@ -1,0 +1,1 @@
+"""The GPU kernels, one text for every host, and the variants of them that exist. Needs Triton."""
