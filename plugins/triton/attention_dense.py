@@ -197,8 +197,8 @@ def load_words(graph_rows, in_rows, first_word, nodes, BLOCK_WORDS: tl.constexpr
 def mask_of(words, BLOCK_ROWS: tl.constexpr, BLOCK_NODES: tl.constexpr):
     """float32[BLOCK_ROWS, BLOCK_NODES]: 0 where the row selects the node, -inf where it does not.
 
-    In integers, since a comparison per number would need more predicates than there are. -inf is nine ones and zeros: an
-    unselected node's bit is moved to its byte's sign, and the byte's sign bit spread over those nine.
+    In integers, since a comparison per number would need more predicates than there are. -inf is nine ones and then
+    zeros: an unselected node's bit is moved to the sign of its byte, and from there spread over those nine.
     """
     bit = tl.arange(0, 32)[None, None, :]
     signs = ~words[:, :, None] << (7 - bit % 8)
