@@ -1,4 +1,4 @@
-"""Every variant of the Triton kernels against the float64 oracle: in Triton's interpreter, or on a GPU where there is one.
+"""Every variant of the Triton kernels against the float64 oracle: on a GPU, or without one in Triton's interpreter.
 
 Interpreting takes about a millisecond per operation of a program, so each variant gets the cases that can go wrong in
 its own way, as small as they may be.
