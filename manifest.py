@@ -12,7 +12,8 @@ from typing import Any
 
 from .errors import InputError
 
-FORMAT_VERSION = 1
+#: 2 added `half`.
+FORMAT_VERSION = 2
 
 #: The key in ONNX `metadata_props` that holds the manifest.
 METADATA_KEY = "keygraph"
@@ -63,6 +64,42 @@ class Tiling:
 
 
 @dataclass(frozen=True)
+class HalfPrecision:
+    """What is half in a file of half precision, what is not, and how close to overflow it came.
+
+    Attributes
+    ----------
+    keep_fp32
+        Patterns of the nodes that stay in FP32: the architecture's, then the user's.
+    found
+        What `--precision auto` had to add to them; empty when it was not asked for, or had to add nothing.
+    target_psnr
+        What it was to reach, dB; None when it was not asked for.
+    nodes, nodes_fp32
+        Computing nodes of the file, and how many of them are in FP32.
+    half_io
+        Whether image and restored image are half as well.
+    pictures
+        Names of the images that the ranges were measured on; empty when they were not (`--no-verify`).
+    headroom
+        Largest finite value of the type over the largest value that any half tensor took: at 1 it overflows. 0 when it
+        was not measured.
+    largest
+        The nodes with the largest values in half, and these values; the largest first.
+    """
+
+    keep_fp32: tuple[str, ...] = ()
+    found: tuple[str, ...] = ()
+    target_psnr: float | None = None
+    nodes: int = 0
+    nodes_fp32: int = 0
+    half_io: bool = False
+    pictures: tuple[str, ...] = ()
+    headroom: float = 0.0
+    largest: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything that is needed to run an artifact and to know where it came from.
 
@@ -96,6 +133,8 @@ class Manifest:
         What was compared with PyTorch and the result; None when `--no-verify` was given.
     tiling
         Calibrated tiling, or None when it was not measured.
+    half
+        The policy and the ranges of an fp16 or bf16 file; None for fp32.
     """
 
     architecture: str
@@ -114,6 +153,7 @@ class Manifest:
     made_with: dict[str, str] = field(default_factory=dict)
     verification: dict[str, Any] | None = None
     tiling: Tiling | None = None
+    half: HalfPrecision | None = None
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:
@@ -155,6 +195,11 @@ def from_json(text: str, source: str) -> Manifest:
             values["neighbours"] = Neighbours(**{**neighbours, "trained": tuple(neighbours["trained"])})
         if values["tiling"] is not None:
             values["tiling"] = Tiling(**values["tiling"])
+        if values.get("half") is not None:
+            half = values["half"]
+            lists = {name: tuple(half[name]) for name in ("keep_fp32", "found", "pictures")}
+            largest = tuple((name, value) for name, value in half["largest"])
+            values["half"] = HalfPrecision(**{**half, **lists, "largest": largest})
         return Manifest(**values)
     except (TypeError, KeyError) as error:
         raise InputError(f"{source}: the keygraph manifest is damaged ({error}); export the model again") from error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, MissingDependencyError
 from ..files import CHECKPOINT_SUFFIXES, read_start
-from ..manifest import METADATA_KEY, Manifest, Neighbours, from_json
+from ..manifest import METADATA_KEY, HalfPrecision, Manifest, Neighbours, from_json
 from ..runtime.images import FORMATS
 
 if TYPE_CHECKING:
@@ -136,7 +136,9 @@ def _manifest_words(manifest: Manifest) -> Description:
         "shape": "any batch, height and width within the size rule"
         if shape is None
         else f"only batch {shape[0]}, {shape[1]} x {shape[2]} (height x width)",
-        "precision": manifest.precision,
+        "precision": manifest.precision
+        if manifest.half is None
+        else [*half_words(manifest.precision, manifest.half), f"policy: {', '.join(manifest.half.keep_fp32)}"],
         "tiles": "not measured"
         if tiling is None
         else f"{tiling.tile} pixels, overlap {tiling.overlap}: {tiling.psnr:.1f} dB against whole",
@@ -157,6 +159,22 @@ def _k_words(neighbours: Neighbours | None) -> str:
     return f"1 to {neighbours.maximum} at run time, {neighbours.default} by default{known}"
 
 
+def half_words(precision: str, half: HalfPrecision) -> list[str]:
+    """What is in half precision, and how far from overflow."""
+    ends = "half" if half.half_io else "FP32"
+    lines = [f"{precision}, {half.nodes_fp32} of {half.nodes} computing nodes in FP32; image in and out in {ends}"]
+    if half.target_psnr is not None:
+        added = f"by keeping {', '.join(half.found)} in FP32" if half.found else "with nothing more in FP32"
+        lines.append(f"auto: {half.target_psnr:g} dB reached {added}")
+    if half.largest:
+        top = ", ".join(f"{name} {value:g}" for name, value in half.largest[:3])
+        measured = f"on {len(half.pictures)} image{'s' if len(half.pictures) > 1 else ''}"
+        lines.append(f"head-room {half.headroom:.4g} times before overflow {measured}; largest: {top}")
+    else:
+        lines.append("ranges not measured")
+    return lines
+
+
 def _verification_words(verification: dict[str, Any] | None) -> list[str]:
     """A line for each way in which the file was run."""
     if verification is None:
@@ -167,6 +185,7 @@ def _verification_words(verification: dict[str, Any] | None) -> list[str]:
         lines.append(
             f"{way}: against {record['against']} in {len(checks)} cases, "
             f"worst {min(check['psnr'] for check in checks):.1f} dB (at least {record['tolerance_db']:.0f} needed)"
+            + (f"; {record['arithmetic']}" if record.get("arithmetic", "").startswith("float32") else "")
         )
     return lines
 

@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..export import export as export_file
 from ..manifest import Manifest
 from ..models import load_checkpoint
+from .describe import half_words
 from .output import note, status
 
 
@@ -30,7 +31,24 @@ def export(
     shape: Annotated[
         str, typer.Option(metavar="dynamic|BxHxW", help="The only image size that the file takes; dynamic: any.")
     ] = "dynamic",
-    precision: Annotated[str, typer.Option(metavar="fp32", help="The type of weights and activations.")] = "fp32",
+    precision: Annotated[
+        str,
+        typer.Option(
+            metavar="fp32|fp16|bf16|auto",
+            help="The type of weights and activations; auto: fp16, with as much in FP32 as --target-psnr takes.",
+        ),
+    ] = "fp32",
+    keep_fp32: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Nodes or modules that stay in FP32, as 'body.3.*'; repeatable."),
+    ] = None,
+    half_io: Annotated[bool, typer.Option("--half-io", help="Image and restored image in half precision too.")] = False,
+    target_psnr: Annotated[
+        float | None, typer.Option(metavar="DB", help="What --precision auto reaches against FP32; 50 by default.")
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Images to measure and verify half precision on.")
+    ] = None,
     key_map: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Rules `pattern -> name` for a foreign state dict's keys.")
     ] = None,
@@ -62,6 +80,10 @@ def export(
             k=fixed_k,
             shape=fixed_shape,
             precision=precision,
+            keep_fp32=tuple(keep_fp32 or ()),
+            half_io=half_io,
+            target_psnr=target_psnr,
+            calibration=calibration,
             verification=verification,
             progress=progress,
         )
@@ -88,6 +110,8 @@ def summary(manifest: Manifest) -> list[str]:
     if neighbours is not None:
         choice = f"k chosen at run time, 1 to {neighbours.maximum}, {neighbours.default} by default"
         lines.append(choice if neighbours.runtime else f"k fixed at {neighbours.default}")
+    if manifest.half is not None:
+        lines += half_words(manifest.precision, manifest.half)
     if manifest.verification is None:
         lines.append("NOT verified against PyTorch")
     for name, record in (manifest.verification or {}).items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +15,14 @@ from onnx import ModelProto
 
 from ..errors import InputError, KeygraphError, MissingDependencyError
 from ..files import unwritable
-from ..manifest import METADATA_KEY, Manifest, Neighbours
+from ..manifest import METADATA_KEY, HalfPrecision, Manifest, Neighbours
 from ..models import LoadedModel
 from ..plugins import library
 from .calibrate import calibrate_tiling
-from .functions import DOMAIN, OPSET, VERSION, operator_functions
+from .functions import DOMAIN, VERSION, operator_functions
+from .halving import check_wishes, halve
+from .pictures import CalibrationPicture, calibration_pictures
+from .precision import OPSETS
 from .tidy import tidy
 from .trace import trace
 from .verify import as_record, verify
@@ -30,7 +33,11 @@ EXTERNAL_DATA_BYTES = 1_500_000_000
 #: The newest that the oldest supported ONNX Runtime and TensorRT read.
 IR_VERSION = 10
 
-PRECISIONS = ("fp32",)
+#: ``auto`` is fp16 with as few islands of FP32 as reach a PSNR.
+PRECISIONS = ("fp32", "fp16", "bf16", "auto")
+
+#: What ``auto`` reaches unless the user says otherwise, dB against FP32.
+TARGET_DB = 50.0
 
 Progress = Callable[[str], None]
 
@@ -42,6 +49,10 @@ def export(
     k: int | None = None,
     shape: tuple[int, int, int] | None = None,
     precision: str = "fp32",
+    keep_fp32: Sequence[str] = (),
+    half_io: bool = False,
+    target_psnr: float | None = None,
+    calibration: str | os.PathLike[str] | None = None,
     verification: bool = True,
     progress: Progress = lambda _step: None,
 ) -> Manifest:
@@ -58,7 +69,16 @@ def export(
     shape
         (B, H, W) of the only image that the file takes; None makes them dynamic, in multiples of the size rule.
     precision
-        ``"fp32"``.
+        ``"fp32"``; ``"fp16"`` or ``"bf16"`` for weights and activations in half, with the islands of FP32 that the
+        architecture states; ``"auto"`` for fp16 with as many more as `target_psnr` takes.
+    keep_fp32
+        More to stay in FP32: patterns over the names of nodes and modules, for instance ``"body.3.*"``.
+    half_io
+        Make the image and the restored image half too.
+    target_psnr
+        For ``"auto"``: dB against FP32, 10 to 100; None is 50.
+    calibration
+        Folder of images on which a half-precision file is measured and verified besides; None: a generated one.
     verification
         False leaves out the comparison and the measurement of tiles, and the manifest says so.
     progress
@@ -72,15 +92,33 @@ def export(
     Raises
     ------
     InputError
-        k, shape or precision cannot be, or the place cannot be written.
+        k, shape, precision or a pattern cannot be, or the place cannot be written.
     KeygraphError
         The file does not compute what PyTorch computes. Nothing is left behind.
     """
-    manifest = plan(model.manifest(), k=k, shape=shape, precision=precision)
+    manifest = plan(
+        model.manifest(),
+        k=k,
+        shape=shape,
+        precision=precision,
+        keep_fp32=keep_fp32,
+        half_io=half_io,
+        target_psnr=target_psnr,
+    )
+    if precision == "auto" and not verification:
+        raise InputError("--precision auto has to measure; leave --no-verify out, or name a precision")
+    if calibration is not None and (manifest.half is None or not verification):
+        raise InputError("--calibration is for files of half precision that are verified; leave it out")
+    half = manifest.half is not None
+    pictures = (
+        calibration_pictures(manifest, Path(calibration) if calibration else None) if half and verification else []
+    )
     target = Path(path)
     progress("tracing")
     traced = trace(model.module, manifest)
     tidy(traced)
+    if half:
+        manifest = halve(traced, manifest, model.architecture.keep_fp32, pictures, _save, progress)
     try:
         with tempfile.TemporaryDirectory(prefix=".keygraph-", dir=target.parent) as folder:
             # The final names inside the folder: external data is found by the name that is written in the file.
@@ -89,7 +127,7 @@ def export(
             _save(traced, manifest, draft)
             onnx.checker.check_model(draft, full_check=True)
             if verification:
-                manifest = replace(manifest, verification=_verify(draft, model, manifest, progress))
+                manifest = replace(manifest, verification=_verify(draft, model, manifest, pictures, progress))
                 progress("measuring how much tiles must overlap")
                 manifest = replace(manifest, tiling=calibrate_tiling(draft, manifest))
                 _set_manifest(draft, manifest)
@@ -101,7 +139,16 @@ def export(
     return manifest
 
 
-def plan(manifest: Manifest, *, k: int | None, shape: tuple[int, int, int] | None, precision: str) -> Manifest:
+def plan(
+    manifest: Manifest,
+    *,
+    k: int | None,
+    shape: tuple[int, int, int] | None,
+    precision: str,
+    keep_fp32: Sequence[str] = (),
+    half_io: bool = False,
+    target_psnr: float | None = None,
+) -> Manifest:
     """The manifest of the file to be made: the model's, with the user's choices checked and entered.
 
     Raises
@@ -110,10 +157,12 @@ def plan(manifest: Manifest, *, k: int | None, shape: tuple[int, int, int] | Non
         A choice is impossible.
     """
     if precision not in PRECISIONS:
-        raise InputError(
-            f"precision {precision} is not available yet: fp16 and bf16 come with engines; choose one of: "
-            f"{', '.join(PRECISIONS)}"
-        )
+        raise InputError(f"there is no precision {precision!r}; choose one of: {', '.join(PRECISIONS)}")
+    check_wishes(precision, half_io, keep_fp32, target_psnr)
+    half = None
+    if precision != "fp32":
+        target = (TARGET_DB if target_psnr is None else target_psnr) if precision == "auto" else None
+        half = HalfPrecision(keep_fp32=tuple(keep_fp32), target_psnr=target, half_io=half_io)
     neighbours = manifest.neighbours
     if k is not None:
         if neighbours is None:
@@ -131,7 +180,14 @@ def plan(manifest: Manifest, *, k: int | None, shape: tuple[int, int, int] | Non
                 f"the next that fits is {max(batch, 1)}x{fitting}"
             )
     made_with = {name: importlib.metadata.version(name) for name in ("keygraph", "torch", "onnx", "onnxscript")}
-    return replace(manifest, neighbours=neighbours, shape=shape, precision=precision, made_with=made_with)
+    return replace(
+        manifest,
+        neighbours=neighbours,
+        shape=shape,
+        precision="fp16" if precision == "auto" else precision,
+        half=half,
+        made_with=made_with,
+    )
 
 
 def _save(traced: ir.Model, manifest: Manifest, path: Path) -> None:
@@ -139,9 +195,10 @@ def _save(traced: ir.Model, manifest: Manifest, path: Path) -> None:
     proto.ir_version = IR_VERSION
     proto.producer_name, proto.producer_version = "keygraph", manifest.made_with["keygraph"]
     used = {node.op_type for node in proto.graph.node if node.domain == DOMAIN}
-    proto.functions.extend(f for f in operator_functions(*_form(proto)) if f.name in used)
+    opset = OPSETS[manifest.precision]
+    proto.functions.extend(f for f in operator_functions(*_form(proto), opset) if f.name in used)
     del proto.opset_import[:]
-    proto.opset_import.append(onnx.helper.make_opsetid("", OPSET))
+    proto.opset_import.append(onnx.helper.make_opsetid("", opset))
     if used:
         proto.opset_import.append(onnx.helper.make_opsetid(DOMAIN, VERSION))
     _enter(proto, manifest)
@@ -177,19 +234,34 @@ def _enter(proto: ModelProto, manifest: Manifest) -> None:
     proto.metadata_props.add(key=METADATA_KEY, value=manifest.to_json())
 
 
-def _verify(draft: Path, model: LoadedModel, manifest: Manifest, progress: Progress) -> dict:
-    """Verify the file as every user may run it: with our library where it is installed, and without it."""
+def _verify(
+    draft: Path,
+    model: LoadedModel,
+    manifest: Manifest,
+    pictures: Sequence[CalibrationPicture],
+    progress: Progress,
+) -> dict:
+    """Verify the file as every user may run it: with our library where it is installed, and without it.
+
+    And as a GPU computes half precision, which is the only way for bf16 on a CPU; with the library, for speed.
+    """
     records = {}
-    ways: dict[str, Path | None] = {"functions": None}
+    # Name -> library, and whether to round. A bf16 file is always rounded.
+    bf16 = manifest.precision == "bf16"
+    ways: dict[str, tuple[Path | None, bool]] = {"functions": (None, bf16)}
+    fastest = None
     try:
-        ways = {"library": library("onnxruntime"), **ways}
+        fastest = library("onnxruntime")
+        ways = {"library": (fastest, bf16), **ways}
     except MissingDependencyError:
         progress("the operator library is not installed: only the file's own functions are verified")
-    for name, operators in ways.items():
+    if manifest.precision == "fp16":
+        ways["rounded"] = (fastest, True)
+    for name, (operators, rounded) in ways.items():
         try:
             progress(f"verifying with {name}")
-            checks = verify(draft, model.module, manifest, operators, progress)
+            checks = verify(draft, model.module, manifest, operators, progress, pictures=pictures, rounded=rounded)
         except KeygraphError as error:
             raise KeygraphError(f"verification with {name} failed: {error}; no file was written") from error
-        records[name] = as_record(checks, name)
+        records[name] = as_record(checks, "library" if operators else "functions", manifest, rounded)
     return records

@@ -137,6 +137,12 @@ def key_graph_attention_function(bias: bool, heads_last: bool) -> FunctionProto:
     return _function("KeyGraphAttention", inputs, "attended", [*attributes, *PLUGIN_ATTRIBUTES], body)
 
 
-def operator_functions(bias: bool = False, heads_last: bool = False) -> list[FunctionProto]:
-    """Both operators, as the file's KeyGraphAttention nodes use them: with a bias or not, of four sizes or of three."""
-    return [key_graph_function(), key_graph_attention_function(bias, heads_last)]
+def operator_functions(bias: bool = False, heads_last: bool = False, opset: int = OPSET) -> list[FunctionProto]:
+    """Both operators, as the file's KeyGraphAttention nodes use them: with a bias or not, of four sizes or of three.
+
+    `opset` is the file's, 20 to 22: what the bodies use means the same in all of them.
+    """
+    functions = [key_graph_function(), key_graph_attention_function(bias, heads_last)]
+    for function in functions:
+        function.opset_import[0].version = opset
+    return functions

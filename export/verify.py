@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from ..errors import KeygraphError
 from ..manifest import Manifest
 from ..plugins.torch import forced_graphs
 from ..runtime.graph_probe import GraphProbe
-from ..runtime.metrics import SIMILARITY_TOLERANCE, TOLERANCE_DB, psnr
+from ..runtime.metrics import TOLERANCES, Tolerance, psnr
 from ..runtime.sample import test_image
+from .pictures import CalibrationPicture
+from .ranges import first_not_finite
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,18 @@ class Check:
         dB with both on the same key graphs, over the value range; rounded down to 0.1, at most 200.
     links_different
         Share of the graphs' links that differ, all within the similarity tolerance: near ties.
+    picture
+        The calibration image that it was run on; None for the generated one.
+    psnr_as_run
+        On calibration images: dB with the graphs that each side chose itself; rounded down likewise.
     """
 
     shape: tuple[int, int, int]
     k: int | None
     psnr: float
     links_different: float
+    picture: str | None = None
+    psnr_as_run: float | None = None
 
 
 def verification_cases(manifest: Manifest) -> list[tuple[tuple[int, int, int], int | None]]:
@@ -60,6 +70,9 @@ def verify(
     manifest: Manifest,
     library: Path | None,
     progress: Callable[[str], None] | None = None,
+    *,
+    pictures: Sequence[CalibrationPicture] = (),
+    rounded: bool = False,
 ) -> list[Check]:
     """Run the file in ONNX Runtime and compare with PyTorch.
 
@@ -76,45 +89,91 @@ def verify(
         ONNX Runtime library of our operators, or None to run the file's functions.
     progress
         Called with one line for every case.
+    pictures
+        Images to run it on besides the generated ones, with the default k.
+    rounded
+        Run a half-precision file as `runtime.rounding` says, and not as ONNX Runtime's CPU provider does.
 
     Raises
     ------
     KeygraphError
-        A value is not finite, an image is off by more than `TOLERANCE_DB`, or a graph by more than near ties.
+        A value is not finite, an image is off by more than `required` says, or a graph by more than near ties.
     """
-    probe = GraphProbe(path, library)
+    probe = GraphProbe(path, library, rounded)
     runtime_k = manifest.neighbours is not None and manifest.neighbours.runtime
+    tolerance = required(manifest)
+    cases: list[tuple[NDArray[np.float32], int | None, str | None]] = [
+        (test_image((shape[0], manifest.in_channels, *shape[1:]), manifest.value_range), k, None)
+        for shape, k in verification_cases(manifest)
+    ]
+    default = manifest.neighbours.default if manifest.neighbours else None
+    cases += [(picture.planes, default, picture.name) for picture in pictures]
     checks = []
-    for shape, k in verification_cases(manifest):
-        where = f"at {'x'.join(map(str, shape))}" + (f", k = {k}" if k else "")
+    for image, k, picture in cases:
+        shape = (image.shape[0], *image.shape[2:])
+        where = f"at {'x'.join(map(str, shape))}" + (f", k = {k}" if k else "") + (f", on {picture}" if picture else "")
         if progress is not None:
             progress(where)
-        image = test_image((shape[0], manifest.in_channels, *shape[1:]), manifest.value_range)
         restored, selections = probe.record(image, k if runtime_k else None)
+        if not np.isfinite(restored).all():
+            raise _not_finite(path, image, k if runtime_k else None, library, where)
         forced = [torch.from_numpy(selection.graph) for selection in selections]
-        with torch.inference_mode(), forced_graphs(forced, SIMILARITY_TOLERANCE) as agreements:
+        with torch.inference_mode(), forced_graphs(forced, tolerance.similarity) as agreements:
             reference = model(torch.from_numpy(image), *([k] if k is not None else [])).numpy()
         wrong = [f"body stage {i}: {a.beyond_tolerance} links" for i, a in enumerate(agreements) if a.beyond_tolerance]
         if wrong:
             raise KeygraphError(f"the exported file chooses other neighbours than PyTorch {where} ({'; '.join(wrong)})")
         result = psnr(restored, reference, manifest.value_range)
-        if not result >= TOLERANCE_DB:
+        if not result >= tolerance.psnr:
             raise KeygraphError(
-                f"the exported file differs from PyTorch {where}: {result:.1f} dB, needs {TOLERANCE_DB:.0f} dB"
+                f"the exported file differs from PyTorch {where}: {result:.1f} dB, needs {tolerance.psnr:.0f} dB"
             )
         links = sum(a.selected for a in agreements)
         different = sum(a.different for a in agreements) / links if links else 0.0
-        checks.append(Check(shape, k, math.floor(min(result, 200.0) * 10) / 10, float(f"{different:.1e}")))
+        as_run = None
+        if picture is not None:
+            with torch.inference_mode():
+                own = model(torch.from_numpy(image), *([k] if k is not None else [])).numpy()
+            as_run = _tenths(psnr(restored, own, manifest.value_range))
+        checks.append(Check(shape, k, _tenths(result), float(f"{different:.1e}"), picture, as_run))
     return checks
 
 
-def as_record(checks: list[Check], operators: str) -> dict[str, Any]:
+def required(manifest: Manifest) -> Tolerance:
+    """What a file of this precision must reach; a lower target that the user set counts."""
+    tolerance = TOLERANCES[manifest.precision]
+    target = manifest.half.target_psnr if manifest.half is not None else None
+    return tolerance if target is None else replace(tolerance, psnr=min(tolerance.psnr, target))
+
+
+def _tenths(decibels: float) -> float:
+    return math.floor(min(decibels, 200.0) * 10) / 10
+
+
+def _not_finite(
+    path: Path, image: NDArray[np.float32], k: int | None, library: Path | None, where: str
+) -> KeygraphError:
+    """The error that names the first node at fault."""
+    node = first_not_finite(path, image, k, library)
+    if node is None:
+        return KeygraphError(f"the exported file gives values that are not finite {where}")
+    return KeygraphError(
+        f"the exported file gives values that are not finite {where}; the first are those of {node}; keep it in FP32 "
+        f"with --keep-fp32 '{node}', let --precision auto find what to keep, or export with --precision bf16"
+    )
+
+
+def as_record(checks: list[Check], operators: str, manifest: Manifest, rounded: bool = False) -> dict[str, Any]:
     """What the manifest keeps of a verification."""
+    tolerance = required(manifest)
     return {
         "against": "PyTorch",
         "engine": "onnxruntime",
         "operators": operators,
-        "tolerance_db": TOLERANCE_DB,
-        "similarity_tolerance": SIMILARITY_TOLERANCE,
+        "arithmetic": f"float32, every stored tensor rounded to {manifest.precision}"
+        if rounded
+        else "the engine's own",
+        "tolerance_db": tolerance.psnr,
+        "similarity_tolerance": tolerance.similarity,
         "checks": [{**asdict(check), "shape": list(check.shape)} for check in checks],
     }

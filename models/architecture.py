@@ -12,6 +12,24 @@ from ..manifest import Neighbours
 
 StateDict = Mapping[str, Tensor]
 
+#: Operators that no network computes in half: they sum squares or exponentials over many values, which leaves half's
+#: range, or half's 11 bits, first.
+DELICATE_OPERATORS = tuple(
+    f"*{operator}"
+    for operator in (
+        "LayerNormalization",
+        "InstanceNormalization",
+        "GroupNormalization",
+        "RMSNormalization",
+        "Softmax",
+        "ReduceL2",
+        "ReduceSum",
+        "ReduceSumSquare",
+        "ReduceMean",
+        "GlobalAveragePool",
+    )
+)
+
 
 @dataclass(frozen=True)
 class Interface:
@@ -46,6 +64,8 @@ class Architecture:
         `InputError` that names the settings which neither tells.
     interface
         Configuration -> what goes in and out.
+    keep_fp32
+        What stays in FP32 in a half-precision file: patterns over the names of its nodes, see `export.islands`.
     """
 
     name: str
@@ -54,3 +74,4 @@ class Architecture:
     detect: Callable[[StateDict], bool]
     infer: Callable[[StateDict, Mapping[str, Any]], Any]
     interface: Callable[[Any], Interface]
+    keep_fp32: tuple[str, ...] = DELICATE_OPERATORS

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..manifest import Neighbours
 from ..plugins.torch import key_graph, key_graph_attention
-from .architecture import Architecture, Interface, StateDict
+from .architecture import DELICATE_OPERATORS, Architecture, Interface, StateDict
 from .configuration import require
 from .windows import merge_windows, partition_windows, pixel_unshuffle, rotate
 
@@ -456,4 +456,9 @@ def interface(config: KGTConfig) -> Interface:
     )
 
 
-ARCHITECTURE = Architecture("kgt", KGTConfig, KGT, is_kgt, infer_config, interface)
+#: In FP32: norms; the L2 norm of cosine similarity, whose epsilon of 1e-12 is 0 in half; and the end: the last
+#: convolution, and the sums at the top (the columnar body's, and the image's own). Not KeyGraph and KeyGraphAttention,
+#: which accumulate in FP32 whatever they are given, nor the residual stream within the stages.
+KEEP_FP32 = (*DELICATE_OPERATORS, "body.*/Clip", "body.*/Div", "tail", "Add")
+
+ARCHITECTURE = Architecture("kgt", KGTConfig, KGT, is_kgt, infer_config, interface, KEEP_FP32)

@@ -24,7 +24,7 @@ from .inputs import Demands, Input, count_pieces, demands, pieces, read_inputs
 from .probes import Probe, open_probe
 from .results import InputResult
 from .stages import StageAgreement, agreements
-from .verdict import Verdict, judge
+from .verdict import Verdict, judge, tolerance
 
 #: What stands for equal images in JSON, which has no infinity; rounding alone stays well below.
 JSON_PSNR_LIMIT = 200.0
@@ -182,7 +182,8 @@ def _compare_image(
             graphs = [selection.graph for selection in chosen]
             forced, overruled = reference.force(images, _given(reference, k), graphs)
             same_graphs.add(recorded, forced, shown)
-            found = agreements(chosen, overruled, k)
+            precisions = (candidate.manifest.precision, reference.manifest.precision)
+            found = agreements(chosen, overruled, k, tolerance(precisions).similarity)
             stages = [a + b for a, b in zip(stages, found, strict=True)] if stages else found
             if not np.array_equal(ours, recorded, equal_nan=True):
                 notices.append("the candidate computes slightly otherwise while its key graphs are recorded")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..plugins.torch import Agreement, compare_selections, key_graph
 from ..runtime.graph_probe import Selection
-from ..runtime.metrics import SIMILARITY_TOLERANCE
+from ..runtime.metrics import TOLERANCES
 
 #: Similarities that are computed at once.
 SIMILARITIES = 1 << 20
@@ -65,7 +65,12 @@ class StageAgreement:
         return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in counts})
 
 
-def agreements(candidate: Sequence[Selection], reference: Sequence[Selection], k: int) -> list[StageAgreement]:
+def agreements(
+    candidate: Sequence[Selection],
+    reference: Sequence[Selection],
+    k: int,
+    tolerance: float = TOLERANCES["fp32"].similarity,
+) -> list[StageAgreement]:
     """Compare what both chose.
 
     Parameters
@@ -76,16 +81,18 @@ def agreements(candidate: Sequence[Selection], reference: Sequence[Selection], k
         The choices that it would have made with the candidate's graphs in all the stages before.
     k
         Neighbours that each node should keep.
+    tolerance
+        How far the similarities of the two may be apart, see `runtime.metrics.Tolerance`.
     """
-    return [_agreement(ours, theirs, k) for ours, theirs in zip(candidate, reference, strict=True)]
+    return [_agreement(ours, theirs, k, tolerance) for ours, theirs in zip(candidate, reference, strict=True)]
 
 
-def _agreement(candidate: Selection, reference: Selection, k: int) -> StageAgreement:
+def _agreement(candidate: Selection, reference: Selection, k: int, tolerance: float) -> StageAgreement:
     """Compare a few windows at a time: similarities of a whole image would not fit into the caches."""
     rows, nodes = candidate.query.shape[2], candidate.key.shape[2]
     step = max(1, SIMILARITIES // (candidate.query.shape[1] * rows * nodes))
     parts = [
-        _windows(_cut(candidate, start, step), _cut(reference, start, step), k)
+        _windows(_cut(candidate, start, step), _cut(reference, start, step), k, tolerance)
         for start in range(0, len(candidate.query), step)
     ]
     return reduce(operator.add, parts)
@@ -96,11 +103,13 @@ def _cut(selection: Selection, start: int, step: int) -> Selection:
     return replace(selection, **values)
 
 
-def _windows(candidate: Selection, reference: Selection, k: int) -> StageAgreement:
-    against = _compare(reference, candidate.graph)
+def _windows(candidate: Selection, reference: Selection, k: int, tolerance: float) -> StageAgreement:
+    against = _compare(reference, candidate.graph, tolerance)
     own_query, own_key = torch.from_numpy(candidate.query), torch.from_numpy(candidate.key)
     right = key_graph(own_query, own_key, torch.tensor([k])).numpy()
-    misjudged = _compare(replace(candidate, graph=right), candidate.graph).beyond_tolerance
+    # On the features that it had, of whatever type, the operator accumulates in FP32.
+    exact = TOLERANCES["fp32"].similarity
+    misjudged = _compare(replace(candidate, graph=right), candidate.graph, exact).beyond_tolerance
     links = _links(candidate.graph), _links(reference.graph)
     common = against.selected - against.different
     return StageAgreement(
@@ -115,9 +124,9 @@ def _windows(candidate: Selection, reference: Selection, k: int) -> StageAgreeme
     )
 
 
-def _compare(reference: Selection, graph: NDArray[np.int32]) -> Agreement:
+def _compare(reference: Selection, graph: NDArray[np.int32], tolerance: float) -> Agreement:
     query, key, own = (torch.from_numpy(values) for values in (reference.query, reference.key, reference.graph))
-    return compare_selections(query, key, own, torch.from_numpy(graph), SIMILARITY_TOLERANCE)
+    return compare_selections(query, key, own, torch.from_numpy(graph), tolerance)
 
 
 def _links(graph: NDArray[np.int32]) -> int:

@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import InputError
-from ..runtime.metrics import SIMILARITY_TOLERANCE, TOLERANCE_DB
+from ..runtime.metrics import TOLERANCES, Tolerance
 from .results import InputResult
 from .stages import StageAgreement
-
-#: Least PSNR in dB by the lower precision of the two sides.
-THRESHOLDS = {"fp32": TOLERANCE_DB}
 
 
 @dataclass(frozen=True)
@@ -33,6 +30,20 @@ class Verdict:
     reasons: tuple[str, ...]
 
 
+def tolerance(precisions: Sequence[str]) -> Tolerance:
+    """The rule for two sides: that of the lower precision.
+
+    Raises
+    ------
+    InputError
+        There is no rule for one of the precisions.
+    """
+    unknown = [precision for precision in precisions if precision not in TOLERANCES]
+    if unknown:
+        raise InputError(f"there is no rule yet for {unknown[0]}; there is one for {', '.join(TOLERANCES)}")
+    return min((TOLERANCES[precision] for precision in precisions), key=lambda t: t.psnr)
+
+
 def judge(results: Sequence[InputResult], stages: Sequence[StageAgreement], precisions: Sequence[str]) -> Verdict:
     """Apply the rule.
 
@@ -50,15 +61,13 @@ def judge(results: Sequence[InputResult], stages: Sequence[StageAgreement], prec
     InputError
         There is no rule for one of the precisions.
     """
-    unknown = [precision for precision in precisions if precision not in THRESHOLDS]
-    if unknown:
-        raise InputError(f"there is no rule yet for {unknown[0]}; there is one for {', '.join(THRESHOLDS)}")
-    threshold = min(THRESHOLDS[precision] for precision in precisions)
+    allowed = tolerance(precisions)
+    threshold = allowed.psnr
     rule = f"every value finite, at least {threshold:.0f} dB"
     if stages:
         rule += (
             " with the same key graphs, and the graphs themselves differ by near ties only "
-            f"(similarities within {SIMILARITY_TOLERANCE:g} of a row's largest)"
+            f"(similarities within {allowed.similarity:g} of a row's largest)"
         )
     reasons = [*_not_finite(results), *_graphs(stages), *_images(results, threshold)]
     return Verdict(not reasons, rule, tuple(reasons))

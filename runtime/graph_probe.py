@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..errors import KeygraphError
 from ..manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT
 from .onnx_runtime import _reason, _register
+from .rounding import rounding
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -35,7 +36,7 @@ class Selection:
     name
         The module that it happens in, for instance ``"body.2"``.
     query, key
-        [B, G, M, C] and [B, G, N, C].
+        float32[B, G, M, C] and [B, G, N, C], whatever the file holds them in.
     graph
         int32[B, G, M, ceil(N/32)]; bit j mod 32 of word j div 32 says that the row attends to node j.
     """
@@ -55,14 +56,21 @@ class GraphProbe:
         A file that `OnnxRuntimeSession` opens.
     library
         As for `OnnxRuntimeSession`.
+    rounded
+        Run a half-precision file in float32 with every stored tensor rounded (`rounding`), as a GPU computes; a bf16
+        file always is, since the CPU has no kernels for it.
     """
 
-    def __init__(self, path: str | os.PathLike[str], library: str | os.PathLike[str] | None = "auto") -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], library: str | os.PathLike[str] | None = "auto", rounded: bool = False
+    ) -> None:
         import onnx
 
         self._folder = Path(path).resolve().parent
         self._library = library
         self._model = onnx.load(path, load_external_data=False)
+        if rounded or any(weight.data_type == onnx.TensorProto.BFLOAT16 for weight in self._model.graph.initializer):
+            self._model = rounding(onnx.load(path))
         self._nodes = [n for n in self._model.graph.node if (n.domain, n.op_type) == ("keygraph", "KeyGraph")]
         self._own = [node.output[0] for node in self._nodes]
         (image,) = (value for value in self._model.graph.input if value.name == IMAGE_INPUT)
@@ -117,7 +125,12 @@ class GraphProbe:
         except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception.
             raise KeygraphError(f"ONNX Runtime failed with its key graphs laid open: {_reason(error)}") from error
         selections = [
-            Selection(name, values[node.input[0]], values[node.input[1]], values[node.output[0]])
+            Selection(
+                name,
+                np.asarray(values[node.input[0]], np.float32),
+                np.asarray(values[node.input[1]], np.float32),
+                values[node.output[0]],
+            )
             for name, node in zip(self.names, self._nodes, strict=True)
         ]
         return np.asarray(values[IMAGE_OUTPUT], np.float32), selections

@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-#: Least PSNR in dB between two programs of one network in FP32 that use the same key graphs: rounding alone is far
-#: above it.
-TOLERANCE_DB = 90.0
 
-#: By this share of a row's largest similarity two programs may differ. A link that only one of them chose is a near tie
-#: when its similarity is that close to the row's k-th, and wrong otherwise.
-SIMILARITY_TOLERANCE = 1e-4
+@dataclass(frozen=True)
+class Tolerance:
+    """How far two programs of one network may be apart.
+
+    Attributes
+    ----------
+    psnr
+        Least PSNR in dB when both use the same key graphs: rounding alone is far above it.
+    similarity
+        By this share of a row's largest similarity two programs may differ. A link that only one of them chose is a
+        near tie when its similarity is that close to the row's k-th, and wrong otherwise.
+    """
+
+    psnr: float
+    similarity: float
+
+
+#: By the lower precision of the two; docs/precision.md has the measurements.
+TOLERANCES = {
+    "fp32": Tolerance(90.0, 1e-4),
+    "fp16": Tolerance(50.0, 1e-2),
+    "bf16": Tolerance(40.0, 5e-2),
+}
 
 
 def psnr(a: NDArray[Any], b: NDArray[Any], value_range: tuple[float, float]) -> float:

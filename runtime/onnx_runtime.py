@@ -15,6 +15,7 @@ from ..errors import InputError, KeygraphError, MissingDependencyError
 from ..files import read_start
 from ..manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, METADATA_KEY, Manifest, from_json
 from .notices import warn
+from .rounding import rounding
 from .session import SessionMemoryError
 
 try:
@@ -76,7 +77,7 @@ class OnnxRuntimeSession:
                 raise InputError(f"threads is {threads}; it must be at least 1")
             options.intra_op_num_threads = threads
         operators = _register(options, library, notice)
-        self._session = _open(file, options, providers)
+        self._session, arithmetic = _open(file, options, providers)
         text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         if text is None:
             raise InputError(
@@ -93,7 +94,7 @@ class OnnxRuntimeSession:
             )
         self._type = _TYPES[inputs[IMAGE_INPUT]]
         where = ", ".join(self._session.get_providers())
-        self.description = f"ONNX Runtime {onnxruntime.__version__}, {where}, operators from {operators}"
+        self.description = f"ONNX Runtime {onnxruntime.__version__}, {where}, operators from {operators}{arithmetic}"
 
     def run(self, images: NDArray[np.float32], k: int | None) -> NDArray[np.float32]:
         """See `Session.run`."""
@@ -135,26 +136,50 @@ def _register(
     return path.name
 
 
-def _open(path: Path, options: onnxruntime.SessionOptions, providers: Sequence[str]) -> onnxruntime.InferenceSession:
-    """Create the session, and make sure that it runs where it was asked to."""
+def _open(
+    path: Path, options: onnxruntime.SessionOptions, providers: Sequence[str]
+) -> tuple[onnxruntime.InferenceSession, str]:
+    """Create the session, and make sure that it runs where it was asked to; with what to say of its arithmetic."""
     missing = [name for name in providers if name not in onnxruntime.get_available_providers()]
     if not missing:
+        arithmetic = ""
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
         except Exception as error:
-            size = path.stat().st_size
-            raise InputError(
-                f"{path} cannot be opened: it is no ONNX file, is cut off ({size:,} bytes), or needs a newer "
-                f"ONNX Runtime; export or download it again ({_reason(error)})"
-            ) from error
+            rounded = _without_bfloat16(path, error) if list(providers) == ["CPUExecutionProvider"] else None
+            if rounded is None:
+                size = path.stat().st_size
+                raise InputError(
+                    f"{path} cannot be opened: it is no ONNX file, is cut off ({size:,} bytes), or needs a newer "
+                    f"ONNX Runtime; export or download it again ({_reason(error)})"
+                ) from error
+            session = onnxruntime.InferenceSession(rounded, options, providers=list(providers))
+            arithmetic = ", bfloat16 by rounding float32"
         missing = [name for name in providers if name not in session.get_providers()]
         if not missing:
-            return session
+            return session, arithmetic
     available = ", ".join(onnxruntime.get_available_providers())
     raise InputError(
         f"ONNX Runtime {onnxruntime.__version__} does not run on {', '.join(missing)} here (available: {available}); "
         "for CUDA install it with: pip install 'keygraph[gpu]'"
     )
+
+
+def _without_bfloat16(path: Path, error: Exception) -> bytes | None:
+    """The file in float32 that rounds to bfloat16, where the lack of such kernels is why it did not open."""
+    if "bfloat16" not in str(error) and "NOT_IMPLEMENTED" not in str(error):
+        return None
+    try:
+        import onnx
+    except ModuleNotFoundError:
+        raise MissingDependencyError(
+            f"ONNX Runtime has no bfloat16 kernels for the CPU; to run {path} here nevertheless, in float32 that is "
+            "rounded, install onnx with: pip install 'keygraph[export]'"
+        ) from error
+    model = onnx.load(path)
+    if not any(weight.data_type == onnx.TensorProto.BFLOAT16 for weight in model.graph.initializer):
+        return None
+    return bytes(rounding(model).SerializeToString())
 
 
 def _reason(error: Exception) -> str:
