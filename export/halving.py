@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -143,12 +144,11 @@ class _Measurement:
             return False  # A weight that half does not hold.
         self._save(candidate, self._manifest, self._candidate)
         probe = GraphProbe(self._candidate, self._library, rounded=True)
-        least = float("inf")
+        least = math.inf
         for picture, (image, graphs) in zip(self._pictures, self._expected, strict=True):
             restored, _ = probe.force(picture.planes, self._k, graphs)
-            least = min(least, psnr(restored, image, self._manifest.value_range))
-            if not least >= self._manifest.half.target_psnr + MARGIN_DB:
-                break
+            decibels = psnr(restored, image, self._manifest.value_range)
+            least = min(least, -math.inf if math.isnan(decibels) else decibels)
         progress(f"searching islands: {len(kept)} nodes in FP32 give {least:.1f} dB")
         return least >= self._manifest.half.target_psnr + MARGIN_DB
 

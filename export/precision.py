@@ -74,11 +74,11 @@ class _Conversion:
             if value.dtype == ir.DataType.FLOAT:
                 value.dtype = self.ends
         for node in nodes:
-            for i, value in enumerate(node.inputs):
-                if value is not None and _is_float(value):
+            for i, given in enumerate(node.inputs):
+                if given is not None and _is_float(given):
                     fixed = i in _ALWAYS_FP32.get(node.op_type, ())
                     wanted = ir.DataType.FLOAT if fixed else self.types[node]
-                    node.replace_input_with(i, self._typed(value, wanted))
+                    node.replace_input_with(i, self._typed(given, wanted))
             for value in node.outputs:
                 if value.dtype == ir.DataType.FLOAT:
                     value.dtype = self.types[node]
@@ -152,8 +152,8 @@ class _Conversion:
             user, _ = next(iter(value.uses()))
             raise KeygraphError(
                 f"the weight {value.name} reaches {np.abs(given).max():.3g}, more than {self.precision} holds "
-                f"({LARGEST[self.precision]:.5g}); keep its operator in FP32 with --keep-fp32 '{user.name}', or export "
-                "with --precision bf16"
+                f"({LARGEST[self.precision]:.5g}); keep its operator in FP32 with --keep-fp32 '{user.name}', let "
+                "--precision auto find what to keep, or export with --precision bf16; no file was written"
             )
         name = f"{value.name}.{self.precision}"
         stored = ir.Value(name=name, type=ir.TensorType(wanted), shape=value.shape)

@@ -10,8 +10,9 @@ from .islands import blocks, matching
 #: A test of a set of additional patterns: whether the file with these in FP32 is good enough.
 Test = Callable[[Sequence[str]], bool]
 
-#: Parts of a module's name that make a block: first whole stages, then the layers inside the stages that are needed.
-DEPTHS = (2, 4)
+#: Parts of a module's name that make a block: first stages, then the layers inside those that are needed,
+#: then what a layer is made of.
+DEPTHS = (2, 4, 6)
 
 
 def find_islands(names: Sequence[str], test: Test) -> tuple[str, ...]:

@@ -65,7 +65,19 @@ def test_quiet_says_nothing(checkpoint: Path, capsys: pytest.CaptureFixture[str]
         (["--k", "17"], "k is 17; it must be from 1 to 16, the nodes in a window, or runtime"),
         (["--shape", "big"], "give batch x height x width, for instance 1x256x256, or dynamic"),
         (["--shape", "1x5x8"], "multiples of 4; the next that fits is 1x8x8"),
-        (["--precision", "fp16"], "fp16 and bf16 come with engines; choose one of: fp32"),
+        (["--precision", "half"], "there is no precision 'half'; choose one of: fp32, fp16, bf16, auto"),
+        (["--half-io"], "--half-io means nothing with fp32"),
+        (["--keep-fp32", "tail"], "--keep-fp32 means nothing with fp32"),
+        (
+            ["--precision", "fp16", "--keep-fp32", "bodi.0.layers"],
+            "matches no node of the network; the nearest are body.0",
+        ),
+        (["--precision", "fp16", "--target-psnr", "60"], "--target-psnr is what --precision auto works towards"),
+        (["--precision", "auto", "--target-psnr", "500"], "it must be from 10 to 100 dB"),
+        (["--precision", "auto", "--no-verify"], "--precision auto has to measure"),
+        (["--precision", "bf16", "--calibration", "absent"], "cannot read the folder absent"),
+        (["--precision", "bf16", "--calibration", "."], "holds no image"),
+        (["--calibration", "."], "--calibration is for files of half precision"),
         (["--key-map", "absent.txt"], "cannot be read as a key map"),
         (["--config", "absent.json"], "cannot be read as a configuration"),
         (["-o", "kgt.pb"], "does not end with .onnx"),
@@ -115,11 +127,11 @@ def test_files_that_are_no_checkpoints(
 
 
 def test_an_existing_file_survives_a_failed_export(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from keygraph.export import verify
+    from keygraph.runtime import metrics
 
     out = checkpoint.with_suffix(".onnx")
     out.write_bytes(b"yesterday's")
-    monkeypatch.setattr(verify, "TOLERANCE_DB", 1e9)
+    monkeypatch.setitem(metrics.TOLERANCES, "fp32", metrics.Tolerance(1e9, 1e-4))
     assert main(["export", str(checkpoint), "--quiet"]) == 1
     assert out.read_bytes() == b"yesterday's"
 
