@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keygraph
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
+from keygraph.cli import main
 from keygraph.errors import InputError, KeygraphError
-from keygraph.export import export
+from keygraph.export import export, halving
+from keygraph.export.pictures import calibration_pictures
 from keygraph.manifest import Manifest
 from keygraph.models import LoadedModel, load_checkpoint
 from keygraph.models.kgt import KGT, KGTConfig
 from keygraph.parity import compare
-from keygraph.runtime.graph_probe import GraphProbe
 from keygraph.runtime.images import Picture, write
 from keygraph.runtime.metrics import TOLERANCES, psnr
 from keygraph.runtime.onnx_runtime import OnnxRuntimeSession
-from keygraph.runtime.rounding import MOVES
+from keygraph.runtime.rounding import MOVES, rounding
 from onnx import ModelProto, TensorProto
-from tiny_kgt import save_network
+from tiny_kgt import one_thread, save_network
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 UNIT = (0.0, 1.0)
@@ -32,6 +35,12 @@ SMALL = KGTConfig(layers=(1, 1, 1), channels=8, heads=2, window=8, k=16)
 
 sys.path.insert(0, str(EXAMPLES))
 from photos import add_noise, unseen_photo  # noqa: E402
+
+
+@pytest.fixture(scope="module", autouse=True)
+def alone() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module", params=["fp16", "bf16"])
@@ -114,8 +123,6 @@ def test_head_room_is_that_of_the_largest_value(half: tuple[Path, Manifest], une
         return lambda _module, _inputs, output: seen.__setitem__(name, float(output.abs().max()))
 
     handles = [module.register_forward_hook(hook(name)) for name, module in unet.module.named_modules() if name]
-    from keygraph.export.pictures import calibration_pictures
-
     with torch.inference_mode():
         unet.module(torch.from_numpy(calibration_pictures(manifest, None)[0].planes))
     for handle in handles:
@@ -128,8 +135,6 @@ def test_head_room_is_that_of_the_largest_value(half: tuple[Path, Manifest], une
 
 
 def test_old_manifests_read_on(half: tuple[Path, Manifest]) -> None:
-    import json
-
     text = json.loads(half[1].to_json())
     del text["half"]
     text["format_version"] = 1
@@ -150,31 +155,22 @@ def test_a_session_runs_it_and_compare_accepts_it(half: tuple[Path, Manifest], u
     assert f"at least {TOLERANCES[manifest.precision].psnr:.0f} dB" in result.verdict.rule
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_rounding_is_what_pytorch_rounds(unet: LoadedModel, half: tuple[Path, Manifest], precision: str) -> None:
-    """The first convolution, in float32 on rounded inputs and weights, rounded: bit for bit what is emulated."""
+def test_rounding_is_what_pytorch_rounds(unet: LoadedModel, half: tuple[Path, Manifest]) -> None:
+    """The first convolution, in float32 on rounded inputs and weights, is rounded in turn."""
     path, manifest = half
-    if manifest.precision != precision:
-        pytest.skip("the other one")
-    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-    probe = GraphProbe(path, rounded=True)
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[manifest.precision]
+    model = rounding(onnx.load(path))
+    model.graph.output.append(onnx.ValueInfoProto(name="head/Conv"))
     image = np.random.default_rng(3).random((1, 3, 16, 16), np.float32)
-    probe._own.append("head/Conv")  # One more value to be told.
-    from keygraph.runtime.graph_probe import _with_outputs
-
-    session = probe._session(_with_outputs(probe._model, ["head/Conv"]))
-    (features,) = session.run(["head/Conv"], {"image": image, "k": np.array([20])})
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    features = torch.from_numpy(session.run(["head/Conv"], {"image": image, "k": np.array([20])})[0])
     head = unet.module.head
+    given, weight, bias = (t.to(dtype).float() for t in (torch.from_numpy(image), head.weight, head.bias))
     with torch.inference_mode():
-        expected = torch.nn.functional.conv2d(
-            torch.from_numpy(image).to(dtype).float(),
-            head.weight.to(dtype).float(),
-            head.bias.to(dtype).float(),
-            padding=1,
-        )
-    off = torch.from_numpy(features) - expected.to(dtype).float()
-    assert (off != 0).float().mean() < 0.01  # Sums in another order may round the other way.
-    assert torch.equal(torch.from_numpy(features), torch.from_numpy(features).to(dtype).float())
+        expected = torch.nn.functional.conv2d(given, weight, bias, padding=1).to(dtype).float()
+    assert torch.equal(features, features.to(dtype).float())
+    # Sums in another order may round the other way.
+    assert (features != expected).float().mean() < 0.01
 
 
 def test_half_io_and_fixed_shape(unet: LoadedModel, tmp_path: Path) -> None:
@@ -263,8 +259,6 @@ def test_overflow_is_caught_and_named(hot: LoadedModel, tmp_path: Path) -> None:
 def test_overflow_that_ranges_do_not_show_is_named_by_the_run(
     hot: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from keygraph.export import halving
-
     monkeypatch.setattr(halving, "_check_ranges", lambda _largest, _precision: None)
     with pytest.raises(
         KeygraphError, match=r"not finite.*the first are those of body\.1\.layers\.0\.ffn\.reduce/Gemm;"
@@ -300,17 +294,28 @@ def test_weights_beyond_half_are_named(tmp_path: Path) -> None:
         export(model, tmp_path / "heavy.onnx", precision="fp16", verification=False)
 
 
-def test_calibration_images_are_used(unet: LoadedModel, tmp_path: Path) -> None:
+def test_calibration_images_are_used(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     write(folder / "cat.png", Picture(np.ascontiguousarray(unseen_photo()[:90, :200])))
-    manifest = export(unet, tmp_path / "kgt.onnx", precision="fp16", calibration=folder)
+    model = load_checkpoint(save_network(tmp_path / "kgt.ckpt", SMALL))
+    manifest = export(model, tmp_path / "kgt.onnx", precision="fp16", calibration=folder)
     assert manifest.half is not None
     assert manifest.half.pictures == ("cat.png",)
     assert manifest.verification is not None
     (check,) = (c for c in manifest.verification["library"]["checks"] if c["picture"])
     assert (check["picture"], check["shape"]) == ("cat.png", [1, 192, 192])
     assert check["psnr_as_run"] > 40
+
+
+def test_inspect_shows_the_head_room(half: tuple[Path, Manifest], capsys: pytest.CaptureFixture[str]) -> None:
+    path, manifest = half
+    assert main(["inspect", str(path)]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert manifest.half is not None
+    assert f"head-room {manifest.half.headroom:.4g} times before overflow on 1 image" in words
+    assert f"{manifest.half.nodes_fp32} of {manifest.half.nodes} computing nodes in FP32" in words
+    assert f"every stored tensor rounded to {manifest.precision}" in words
 
 
 def test_a_pattern_that_matches_nothing(unet: LoadedModel, tmp_path: Path) -> None:
