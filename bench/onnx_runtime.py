@@ -1,7 +1,11 @@
-"""Our operators on the CPU: in an ONNX Runtime session with our library, as they are used there."""
+"""Our operators on the CPU, as they are used there: in an ONNX Runtime session with our library.
+
+`functions`, where given, are the operators' bodies in standard ONNX operators, which are then used instead of it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,19 +16,27 @@ from .problem import Inputs
 from .ways import Call
 
 
-def our_attention(inputs: Inputs) -> Call:
+def our_attention(inputs: Inputs, functions: Sequence[Any] = ()) -> Call:
     """One inference of a KeyGraphAttention node."""
     tensors = {"q": inputs.q, "k": inputs.k, "v": inputs.v, "graph": inputs.graph}
-    return _node("KeyGraphAttention", list(tensors), tensors, inputs.q.dtype, scale=inputs.scale)
+    output = torch.empty_like(inputs.q)
+    return _node("KeyGraphAttention", list(tensors), tensors, output, functions, scale=inputs.scale)
 
 
-def our_graph(inputs: Inputs) -> Call:
+def our_graph(inputs: Inputs, functions: Sequence[Any] = ()) -> Call:
     """One inference of a KeyGraph node, query and key being one tensor."""
     tensors = {"query": inputs.nodes, "k": torch.tensor([inputs.neighbours])}
-    return _node("KeyGraph", ["query", "query", "k"], tensors, torch.int32)
+    return _node("KeyGraph", ["query", "query", "k"], tensors, torch.empty_like(inputs.graph), functions)
 
 
-def _node(op: str, inputs: list[str], tensors: dict[str, Tensor], output: torch.dtype, **attributes: Any) -> Call:
+def _node(
+    op: str,
+    inputs: list[str],
+    tensors: dict[str, Tensor],
+    output: Tensor,
+    functions: Sequence[Any],
+    **attributes: Any,
+) -> Call:
     """A session of one node with bound inputs, on as many threads as PyTorch has."""
     import onnx
     import onnxruntime
@@ -39,21 +51,25 @@ def _node(op: str, inputs: list[str], tensors: dict[str, Tensor], output: torch.
     node = onnx.helper.make_node(op, inputs, ["output"], domain="keygraph", **attributes)
     values = [value(name, numbers[tensor.dtype], list(tensor.shape)) for name, tensor in tensors.items()]
     model = onnx.helper.make_model(
-        onnx.helper.make_graph([node], op, values, [value("output", numbers[output], None)]),
+        onnx.helper.make_graph([node], op, values, [value("output", numbers[output.dtype], None)]),
         opset_imports=[onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("keygraph", 1)],
+        functions=list(functions),
         ir_version=10,
     )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.register_custom_ops_library(str(library("onnxruntime")))
+    if not functions:
+        options.register_custom_ops_library(str(library("onnxruntime")))
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     binding = session.io_binding()
     for name, tensor in tensors.items():
         binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(tensor.numpy()))
-    binding.bind_output("output")
+    # Into memory of our own: asking for the result would copy it.
+    element = output.numpy().dtype
+    binding.bind_output("output", "cpu", 0, element, list(output.shape), output.data_ptr())
 
     def call() -> Tensor:
         session.run_with_iobinding(binding)
-        return torch.from_numpy(binding.get_outputs()[0].numpy())
+        return output
 
     return call
