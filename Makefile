@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 NATIVE := $(shell find plugins -name '*.cpp' -o -name '*.h' -o -name '*.inl')
 
-.PHONY: demo test check sanitize benchmark clean
+.PHONY: demo test check sanitize benchmark gpu clean
 
 demo: .venv/.ready
 	$(BIN)/python examples/demo.py -o demo-output
@@ -31,6 +31,13 @@ sanitize: .venv/.ready
 benchmark: .venv/.ready
 	$(BIN)/python benchmarks/operators.py
 	$(BIN)/python benchmarks/model.py
+
+# On a machine with an NVIDIA GPU: build for it, test, measure. With the Python that is given where it has all that is
+# needed (make gpu PYTHON=python3 then asks no package registry), else with .venv.
+gpu:
+	@if $(PYTHON) -c 'import torch, triton, numpy, pytest, hypothesis, onnx, onnxruntime, scikit_build_core' 2>/dev/null; then \
+	  $(PYTHON) benchmarks/gpu_all.py; \
+	else $(MAKE) .venv/.ready && $(BIN)/python benchmarks/gpu_all.py; fi
 
 clean:
 	rm -rf .venv build demo-output
