@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from keygraph.bench import operators, ways
+from keygraph.bench import ways
 from keygraph.bench.floor import GPUS, attention_floor, graph_floor, known_gpu
 from keygraph.bench.operators import Times, measure
 from keygraph.bench.problem import Problem, random_inputs
@@ -148,4 +148,3 @@ def test_what_make_gpu_would_do() -> None:
     said = run("gpu_all.py", "--dry-run").stdout
     for part in ("tests/gpu", "gpu_operators.py --dtype float16", "gpu_memory.py"):
         assert part in said
-    assert operators.OURS == "ours"
