@@ -75,8 +75,8 @@ def attention_dense(
     graph_rows = graph + (batch * groups + group).to(tl.int64) * rows * words + row * words
     bias_rows = bias + head.to(tl.int64) * rows * nodes + row[:, None].to(tl.int64) * nodes
 
-    # Scores are compared and subtracted in units of log2. A negative scale goes into q, where negation is exact, so that
-    # the largest score is the largest product; instead of 0 a tiny one is taken, which keeps -inf times it at -inf.
+    # Scores are compared and subtracted in units of log2. A negative scale goes into q, where negation is exact, so
+    # that the largest score is the largest product; a tiny one replaces 0, which would make -inf NaN.
     log2_scale = tl.maximum(tl.abs(scale) * LOG2_E, 1e-30)
     largest = tl.full([BLOCK_ROWS], -float("inf"), tl.float32)
     total = tl.zeros([BLOCK_ROWS], tl.float32)

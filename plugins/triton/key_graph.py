@@ -37,7 +37,7 @@ def key_graph_resident(
     query_rows = query + window * rows * channels + row[:, None] * channels
     key_rows = key + window * nodes * channels
     keys = similarity_keys(
-        query_rows, key_rows, row, rows, node, nodes, channels, BLOCK_ROWS, BLOCK_NODES, BLOCK_CHANNELS
+        query_rows, key_rows, row < rows, node, nodes, channels, BLOCK_ROWS, BLOCK_NODES, BLOCK_CHANNELS
     )
 
     wanted = neighbours(k, nodes)
@@ -101,8 +101,7 @@ def key_graph_streamed(
         keys = similarity_keys(
             query_rows,
             key_rows,
-            row,
-            rows,
+            in_rows,
             first + block_node,
             nodes,
             channels,
@@ -132,8 +131,7 @@ def key_graph_streamed(
             keys = similarity_keys(
                 query_rows,
                 key_rows,
-                row,
-                rows,
+                in_rows,
                 first + block_node,
                 nodes,
                 channels,
@@ -155,8 +153,7 @@ def key_graph_streamed(
         keys = similarity_keys(
             query_rows,
             key_rows,
-            row,
-            rows,
+            in_rows,
             first + block_node,
             nodes,
             channels,
