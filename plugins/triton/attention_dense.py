@@ -151,10 +151,11 @@ def attend(
     in_nodes = node < nodes
     channel = tl.arange(0, BLOCK_CHANNELS)
     k_rows = k + node[:, None] * channel_stride
+    # What the products are added to: the mask is ready when they are, and costs no pass over them.
+    score = mask_of(load_words(graph_rows, in_rows, first // 32, nodes, BLOCK_NODES // 32), BLOCK_ROWS, BLOCK_NODES)
     if WHOLE_ROWS:
-        score = tl.dot(q_block, load_rows(k_rows, channel, in_nodes, channels).T, input_precision="ieee")
+        score = tl.dot(q_block, load_rows(k_rows, channel, in_nodes, channels).T, score, input_precision="ieee")
     else:
-        score = tl.zeros([BLOCK_ROWS, BLOCK_NODES], tl.float32)
         for first_channel in range(0, channels, BLOCK_CHANNELS):
             q_part = load_rows(q_rows, first_channel + channel, in_rows, channels)
             k_part = load_rows(k_rows, first_channel + channel, in_nodes, channels)
@@ -162,8 +163,6 @@ def attend(
     if HAS_BIAS:
         added = load_rows(bias_rows, node, in_rows, nodes)
         score = score * log2_scale + added.to(tl.float32) * LOG2_E
-    selected = selected_nodes(graph_rows, in_rows, first, nodes, BLOCK_ROWS, BLOCK_NODES)
-    score = tl.where(selected, score, -float("inf"))
     block_largest = tl.max(score, axis=1)
     if not HAS_BIAS:
         block_largest *= log2_scale
@@ -195,11 +194,16 @@ def load_words(graph_rows, in_rows, first_word, nodes, BLOCK_WORDS: tl.constexpr
 
 
 @triton.jit
-def selected_nodes(graph_rows, in_rows, first, nodes, BLOCK_ROWS: tl.constexpr, BLOCK_NODES: tl.constexpr):
-    """bool[BLOCK_ROWS, BLOCK_NODES]: whether the row selects the node."""
-    words = load_words(graph_rows, in_rows, first // 32, nodes, BLOCK_NODES // 32)
-    bits = (words[:, :, None] >> tl.arange(0, 32)[None, None, :]) & 1
-    return tl.reshape(bits, [BLOCK_ROWS, BLOCK_NODES]) != 0
+def mask_of(words, BLOCK_ROWS: tl.constexpr, BLOCK_NODES: tl.constexpr):
+    """float32[BLOCK_ROWS, BLOCK_NODES]: 0 where the row selects the node, -inf where it does not.
+
+    In integers, since a comparison per number would need more predicates than there are. -inf is nine ones and then
+    zeros: an unselected node's bit is moved to the sign of its byte, and from there spread over those nine.
+    """
+    bit = tl.arange(0, 32)[None, None, :]
+    signs = ~words[:, :, None] << (7 - bit % 8)
+    mask = (signs << (24 - bit // 8 * 8) >> 24) & -0x800000
+    return tl.reshape(mask, [BLOCK_ROWS, BLOCK_NODES]).to(tl.float32, bitcast=True)
 
 
 @triton.jit
