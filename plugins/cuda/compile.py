@@ -95,7 +95,7 @@ def variants() -> Any:
 
 def wanted(target: Target) -> list[Any]:
     """The variants that a target can run, in the order of preference."""
-    return [variant for variant in variants().VARIANTS if variant.min_capability <= target.capability]
+    return [variant for variant in variants().VARIANTS if variant.runs_on(target.capability)]
 
 
 def source(variant: Any) -> Any:

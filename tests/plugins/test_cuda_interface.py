@@ -107,7 +107,7 @@ def test_variants_of_key_graphs(target: int, dtype: str) -> None:
         expected = [
             v.number
             for v in VARIANTS
-            if v.min_capability <= target
+            if v.runs_on(target)
             and fits(v, "KeyGraph", dtype, {"channels": channels, "nodes": nodes, "groups": 1}, False)
         ]
         check_variants(graph_variants((2, 3, nodes, nodes, channels), dtype, target), expected, target)
@@ -122,9 +122,7 @@ def test_variants_of_attentions(target: int, dtype: str, bias: bool) -> None:
     ):
         sizes = {"nodes": nodes, "channels": channels, "value_channels": value_channels, "groups": groups}
         expected = [
-            v.number
-            for v in VARIANTS
-            if v.min_capability <= target and fits(v, "KeyGraphAttention", dtype, sizes, bias)
+            v.number for v in VARIANTS if v.runs_on(target) and fits(v, "KeyGraphAttention", dtype, sizes, bias)
         ]
         found = attention_variants((2, 6, groups, 100, nodes, channels, value_channels, last), dtype, bias, target)
         check_variants(found, expected, target)
@@ -344,7 +342,7 @@ class TestCalls:
     @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
     def test_every_embedded_kernel_can_be_read(self, driver: Path, variant: Any) -> None:
         """Machine code or PTX, and not what decompression makes of something else."""
-        capability = max((t for t in TARGETS if t < 1000 and t >= variant.min_capability), default=0)
+        capability = max((t for t in TARGETS if t < 1000 and variant.runs_on(t)), default=0)
         if not capability:
             pytest.skip("not for any of the targets")
         said = self.log(
