@@ -123,7 +123,8 @@ def _dense(
         max_value_channels=limit,
         bias=bias,
         warps=warps,
-        **_capabilities(dtype, turing),
+        min_capability=_least_capability(dtype, turing),
+        max_capability=79 if turing else 0,
     )
 
 
@@ -181,15 +182,14 @@ def _graph(
         max_nodes=0 if streamed else block_nodes,
         warps=warps,
         stages=stages,
-        **_capabilities(dtype, turing),
+        min_capability=_least_capability(dtype, turing),
+        max_capability=79 if turing else 0,
     )
 
 
-def _capabilities(dtype: str, turing: bool) -> dict[str, int]:
+def _least_capability(dtype: str, turing: bool) -> int:
     """Half precision needs the tensor cores of 8.0. On 7.5 Triton multiplies with ordinary multiply-adds."""
-    if turing:
-        return {"max_capability": 79}
-    return {"min_capability": 0 if dtype == "fp32" else 80}
+    return 0 if dtype == "fp32" or turing else 80
 
 
 def _half_variants(dtype: str) -> list[Variant]:
