@@ -1,7 +1,8 @@
 """Ways of computing KeyGraphAttention in PyTorch, all with the contract's result.
 
-`mask` is the reference: the definition, word for word. `gather` is the papers' Torch-Gather and `sdpa` PyTorch's fused
-attention with a boolean mask; they are here to be measured against, and `sdpa` to train faster.
+`mask` is the reference: the definition, word for word. `triton` are the kernels, which is what GPUs use. `gather` is
+the papers' Torch-Gather, `sdpa` PyTorch's fused attention with a boolean mask, `flex` its FlexAttention; they are here
+to be measured against, and `sdpa` to train faster.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
+from .flex import flex_attention
 from .graph_bits import unpack_graph
+from .kernels import kernel_attention
 
+#: (q, k, v, graph, bias, scale) -> output, all of `key_graph_attention`'s form with four sizes, in any strides.
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor, "Tensor | None", float], Tensor]
 
 
@@ -68,9 +72,13 @@ ATTENTION_IMPLEMENTATIONS: dict[str, Attention] = {
     "mask": mask_attention,
     "gather": gather_attention,
     "sdpa": sdpa_attention,
+    "flex": flex_attention,
+    "triton": kernel_attention,
 }
+#: What autograd can follow; the gradients of the others are those of `sdpa`.
+_DIFFERENTIABLE = (mask_attention, gather_attention, sdpa_attention)
 
-_chosen: ContextVar[Attention] = ContextVar("keygraph_attention", default=mask_attention)
+_chosen: ContextVar[Attention | None] = ContextVar("keygraph_attention", default=None)
 
 
 @contextmanager
@@ -91,6 +99,12 @@ def use_attention(name: str) -> Iterator[None]:
         _chosen.reset(token)
 
 
-def chosen_attention() -> Attention:
-    """The implementation in force, `mask` unless `use_attention` says otherwise."""
-    return _chosen.get()
+def chosen_attention(device: torch.device) -> Attention:
+    """The implementation in force: what `use_attention` says, else `triton` on GPUs and `mask` elsewhere."""
+    return _chosen.get() or (kernel_attention if device.type == "cuda" else mask_attention)
+
+
+def differentiable_attention(device: torch.device) -> Attention:
+    """The implementation in force, or the one whose gradients stand for it."""
+    chosen = chosen_attention(device)
+    return chosen if chosen in _DIFFERENTIABLE else sdpa_attention

@@ -1,7 +1,8 @@
 """`keygraph::key_graph` and `keygraph::key_graph_attention`: the operator contract as PyTorch operators.
 
-Opaque to `torch.export` and `torch.compile`, so that an exported graph holds them as single nodes. The attention has a
-gradient with respect to q, k, v and bias, for training; the graph is a discrete choice and has none.
+On the CPU they are the reference, on GPUs the kernels of `plugins/triton`. Opaque to `torch.export` and
+`torch.compile`, so that an exported graph holds them as single nodes. The attention has a gradient with respect to q,
+k, v and bias, for training; the graph is a discrete choice and has none.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-from .attention import chosen_attention
+from .attention import Attention, chosen_attention, differentiable_attention
 from .graph_bits import pack_graph, words
+from .kernels import kernel_key_graph
 
 #: Called as observer(query, key, graph) by every `key_graph`, returns the graph to use; see `selection`.
 graph_observer: ContextVar[Callable[[Tensor, Tensor, Tensor], Tensor] | None] = ContextVar(
@@ -27,7 +29,15 @@ def _key_graph(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
     if keep < 1:
         raise ValueError(f"key_graph: k is {keep}; it must be at least 1")
     similarity = query.float() @ key.float().mT
-    graph = pack_graph(_largest(similarity, min(keep, key.shape[2])))
+    return _observed(query, key, pack_graph(_largest(similarity, min(keep, key.shape[2]))))
+
+
+@_key_graph.register_kernel("cuda")
+def _(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
+    return _observed(query, key, kernel_key_graph(query, key, k))
+
+
+def _observed(query: Tensor, key: Tensor, graph: Tensor) -> Tensor:
     observe = graph_observer.get()
     return graph if observe is None else observe(query, key, graph)
 
@@ -61,15 +71,24 @@ def _(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
 def _key_graph_attention(
     q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor | None, scale: float, heads: int
 ) -> Tensor:
-    return _attend(q, k, v, graph, bias, scale, heads).contiguous()
+    return _attend(chosen_attention(q.device), q, k, v, graph, bias, scale, heads).contiguous()
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor | None, scale: float, heads: int) -> Tensor:
-    """Call the chosen implementation, with heads and rows exchanged where the heads come last (`heads` above 0)."""
+def _attend(
+    attention: Attention,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    graph: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    heads: int,
+) -> Tensor:
+    """Call the implementation, with heads and rows exchanged where the heads come last (`heads` above 0)."""
     if not heads:
-        return chosen_attention()(q, k, v, graph, bias, scale)
+        return attention(q, k, v, graph, bias, scale)
     q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
-    return chosen_attention()(q, k, v, graph, bias, scale).transpose(1, 2).flatten(2)
+    return attention(q, k, v, graph, bias, scale).transpose(1, 2).flatten(2)
 
 
 @_key_graph_attention.register_fake
@@ -87,7 +106,8 @@ def _backward(ctx, gradient):  # type: ignore[no-untyped-def]
     q, k, v, graph, bias = ctx.saved_tensors
     leaves = [None if t is None else t.detach().requires_grad_() for t in (q, k, v, bias)]
     with torch.enable_grad():
-        output = _attend(leaves[0], leaves[1], leaves[2], graph, leaves[3], ctx.scale, ctx.heads)
+        attention = differentiable_attention(q.device)
+        output = _attend(attention, leaves[0], leaves[1], leaves[2], graph, leaves[3], ctx.scale, ctx.heads)
     wanted = [t for t in leaves if t is not None]
     grads = iter(torch.autograd.grad(output, wanted, gradient))
     dq, dk, dv, dbias = (None if t is None else next(grads) for t in leaves)
@@ -110,7 +130,8 @@ def key_graph(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
     key
         Same type, [B, G, N, C].
     k
-        int64[1], at least 1.
+        int64[1], at least 1. On a GPU it may be on the host or on the device; there it is read when the device comes to
+        it, and below 1 keeps one node.
 
     Returns
     -------
@@ -121,6 +142,8 @@ def key_graph(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
     ------
     ValueError
         The shapes do not fit, or k is below 1.
+    MissingDependencyError
+        The tensors are on a GPU, and Triton is not installed.
     """
     if query.ndim != 4 or key.ndim != 4 or query.shape[:2] != key.shape[:2] or query.shape[3] != key.shape[3]:
         raise ValueError(
@@ -163,6 +186,8 @@ def key_graph_attention(
     ------
     ValueError
         The shapes do not fit.
+    MissingDependencyError
+        The tensors are on a GPU, and Triton is not installed.
     """
     heads_last = q.ndim == 3 and heads is not None and heads >= 1
     if not heads_last and (q.ndim != 4 or heads is not None):

@@ -6,7 +6,7 @@ of the C interface and of timing caches: numbers are never used again for someth
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .attention_dense import attention_dense
@@ -32,7 +32,7 @@ class Variant:
         Values of the kernel's `tl.constexpr` parameters.
     block_rows, block_value_channels, block_heads
         What one program computes, which the grid is made of; 0: all of them.
-    max_channels, max_value_channels, max_nodes
+    max_channels, max_value_channels, max_nodes, max_groups
         Limits of what fits; 0: none.
     channel_multiple
         Channels and value channels must be multiples of it: rows start at addresses that wide loads can use.
@@ -57,6 +57,7 @@ class Variant:
     max_channels: int = 0
     max_value_channels: int = 0
     max_nodes: int = 0
+    max_groups: int = 0
     bias: bool = False
     warps: int = 4
     stages: int = 2
@@ -75,3 +76,161 @@ SIGNATURES: dict[str, dict[str, str]] = {
         "heads_last": "i32", "scale": "fp32",
     },
 }  # fmt: skip
+
+
+def _dense(
+    dtype: str,
+    block_channels: int,
+    channel_multiple: int,
+    block_rows: int,
+    block_nodes: int,
+    warps: int,
+    *,
+    bias: bool = False,
+    whole_rows: bool = True,
+    skip_empty: bool = False,
+) -> Variant:
+    limit = block_channels if whole_rows else 0
+    size = f"d{block_channels}" if whole_rows else "any"
+    options = "_bias" * bias + "_skip" * skip_empty
+    return Variant(
+        number=0,
+        name=f"attention_dense_{dtype}_{size}_m{channel_multiple}_{block_rows}x{block_nodes}{options}",
+        op="KeyGraphAttention",
+        kernel=attention_dense,
+        dtype=dtype,
+        constants={
+            "CHANNEL_MULTIPLE": channel_multiple,
+            "HAS_BIAS": bias,
+            "BLOCK_ROWS": block_rows,
+            "BLOCK_NODES": block_nodes,
+            "BLOCK_CHANNELS": block_channels,
+            "BLOCK_VALUE_CHANNELS": block_channels,
+            "WHOLE_ROWS": whole_rows,
+            "SKIP_EMPTY": skip_empty,
+        },
+        block_rows=block_rows,
+        block_value_channels=block_channels,
+        block_heads=1,
+        channel_multiple=channel_multiple,
+        max_channels=limit,
+        max_value_channels=limit,
+        bias=bias,
+        warps=warps,
+        min_capability=_least_capability(dtype),
+    )
+
+
+def _gather(dtype: str, block_channels: int, channel_multiple: int, block_heads: int) -> Variant:
+    return Variant(
+        number=0,
+        name=f"attention_gather_{dtype}_d{block_channels}_m{channel_multiple}_h{block_heads}",
+        op="KeyGraphAttention",
+        kernel=attention_gather,
+        dtype=dtype,
+        constants={
+            "CHANNEL_MULTIPLE": channel_multiple,
+            "HAS_BIAS": False,
+            "BLOCK_HEADS": block_heads,
+            "BLOCK_SELECTED": 64,
+            "BLOCK_CHANNELS": block_channels,
+            "BLOCK_VALUE_CHANNELS": block_channels,
+        },
+        block_rows=1,
+        block_heads=block_heads,
+        channel_multiple=channel_multiple,
+        max_channels=block_channels,
+        max_value_channels=block_channels,
+        max_groups=1 if block_heads > 1 else 0,
+        min_capability=_least_capability(dtype),
+    )
+
+
+def _graph(
+    dtype: str,
+    block_rows: int,
+    block_nodes: int,
+    block_channels: int,
+    warps: int,
+    channel_multiple: int = 1,
+    stages: int = 2,
+    streamed: bool = False,
+) -> Variant:
+    form = "streamed" if streamed else "resident"
+    return Variant(
+        number=0,
+        name=f"key_graph_{form}_{dtype}_m{channel_multiple}_{block_rows}x{block_nodes}",
+        op="KeyGraph",
+        kernel=key_graph_streamed if streamed else key_graph_resident,
+        dtype=dtype,
+        constants={
+            "CHANNEL_MULTIPLE": channel_multiple,
+            "BLOCK_ROWS": block_rows,
+            "BLOCK_NODES": block_nodes,
+            "BLOCK_CHANNELS": block_channels,
+        },
+        block_rows=block_rows,
+        channel_multiple=channel_multiple,
+        max_nodes=0 if streamed else block_nodes,
+        warps=warps,
+        stages=stages,
+        min_capability=_least_capability(dtype),
+    )
+
+
+def _least_capability(dtype: str) -> int:
+    return 80 if dtype == "bf16" else 75
+
+
+def _half_variants(dtype: str) -> list[Variant]:
+    """float16 or bfloat16: tensor cores. Loads of at least 4 bytes need channels in twos."""
+    return [
+        _dense(dtype, 16, 2, 128, 64, 8),
+        _dense(dtype, 32, 8, 128, 64, 8),
+        _dense(dtype, 32, 2, 128, 64, 8),
+        _dense(dtype, 32, 2, 64, 64, 4),
+        _dense(dtype, 32, 2, 128, 64, 8, skip_empty=True),
+        _dense(dtype, 64, 8, 128, 64, 8),
+        _dense(dtype, 64, 2, 64, 64, 4),
+        _dense(dtype, 128, 8, 64, 64, 4),
+        _dense(dtype, 32, 2, 64, 64, 8, bias=True),
+        _dense(dtype, 32, 1, 64, 32, 4, whole_rows=False),
+        _dense(dtype, 32, 1, 64, 32, 4, whole_rows=False, bias=True),
+        _gather(dtype, 32, 2, 2),
+        _gather(dtype, 64, 2, 1),
+        _graph(dtype, 32, 256, 32, 8, 4),
+        _graph(dtype, 32, 512, 32, 16, 4),
+        _graph(dtype, 32, 1024, 16, 16, 4),
+        _graph(dtype, 16, 1024, 16, 8, 4),
+        _graph(dtype, 16, 2048, 16, 16, 4),
+        _graph(dtype, 32, 128, 32, 4, 4, streamed=True),
+        _graph(dtype, 32, 128, 32, 4, streamed=True),
+    ]
+
+
+def _single_variants() -> list[Variant]:
+    """float32: ordinary multiply-adds, never TF32."""
+    return [
+        _dense("fp32", 16, 1, 64, 32, 8),
+        _dense("fp32", 32, 1, 64, 32, 8),
+        _dense("fp32", 64, 1, 64, 32, 8),
+        _dense("fp32", 32, 1, 64, 32, 8, bias=True),
+        _dense("fp32", 32, 1, 64, 32, 8, whole_rows=False),
+        _dense("fp32", 32, 1, 64, 32, 8, whole_rows=False, bias=True),
+        _gather("fp32", 32, 1, 2),
+        _gather("fp32", 64, 1, 1),
+        _graph("fp32", 32, 256, 16, 8),
+        _graph("fp32", 16, 1024, 16, 16, stages=1),
+        _graph("fp32", 32, 64, 16, 4, streamed=True),
+    ]
+
+
+def _numbered(blocks: dict[int, list[Variant]]) -> tuple[Variant, ...]:
+    """Each block of variants has a hundred numbers, so that one can grow without moving another's."""
+    return tuple(
+        replace(variant, number=first + place) for first, block in blocks.items() for place, variant in enumerate(block)
+    )
+
+
+#: All of them; of those that fit a problem, the first is the automatic choice. Append within a block, never insert.
+VARIANTS = _numbered({100: _single_variants(), 200: _half_variants("fp16"), 300: _half_variants("bf16")})

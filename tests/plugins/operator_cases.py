@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import ml_dtypes
 import numpy as np
 from operator_oracle import pack
+
+BFLOAT16 = ml_dtypes.bfloat16
+#: The operators' types, and how far from the oracle a result may be: relative, norm-wise.
+TOLERANCE = {np.float32: 1e-5, np.float16: 2e-3, BFLOAT16: 1.6e-2}
+FLOATS = tuple(TOLERANCE)
 
 
 @dataclass(frozen=True)

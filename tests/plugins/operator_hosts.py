@@ -1,11 +1,12 @@
 """The implementations under test, each behind the same two methods. A new host is one class and one line in `hosts`.
 
-`finite_only` marks dense, masked implementations: they multiply what is not selected by 0, so that a NaN or an infinity
-in v reaches rows that do not select it.
+`dtypes` are the types that a host computes with. `finite_only` marks dense, masked implementations: they multiply what
+is not selected by 0, so that a NaN or an infinity in v reaches rows that do not select it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import itertools
@@ -16,8 +17,10 @@ from typing import Any
 
 import keygraph.plugins
 import numpy as np
+from operator_cases import BFLOAT16, FLOATS
 
-DTYPES = {np.dtype(np.float32): 1, np.dtype(np.float16): 2}
+#: The C interface's numbers.
+DTYPES = {np.dtype(np.float32): 1, np.dtype(np.float16): 2, np.dtype(BFLOAT16): 3}
 _INT64 = ctypes.c_int64
 _TASK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t)
 _RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p)
@@ -90,6 +93,7 @@ class Cpu:
     """The C interface through ctypes, with Python's threads as the host's."""
 
     finite_only = False
+    dtypes = FLOATS
 
     def __init__(self, isa: str, threads: int = 2, heads_last: bool = False) -> None:
         self.isa = isa
@@ -225,19 +229,46 @@ def session(
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
+def to_torch(array: np.ndarray, device: str = "cpu") -> Any:
+    """A tensor of the same numbers. NumPy's bfloat16 is a foreign type to PyTorch: its bits are handed over."""
+    import torch
+
+    array = np.ascontiguousarray(array)
+    if array.dtype == BFLOAT16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(device)
+    return torch.from_numpy(array).to(device)
+
+
+def to_numpy(tensor: Any) -> np.ndarray:
+    """Undo `to_torch`."""
+    import torch
+
+    tensor = tensor.cpu()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(BFLOAT16)
+    return tensor.numpy()
+
+
 class Torch:
-    """The reference definitions: torch.library operators."""
+    """The torch.library operators: on the CPU the reference definitions, on other devices the kernels.
 
-    finite_only = True
+    `implementation` is a name for `use_attention`; without one, the device's own choice is tested.
+    """
 
-    def __init__(self, heads_last: bool = False) -> None:
+    dtypes = FLOATS
+
+    def __init__(self, heads_last: bool = False, device: str = "cpu", implementation: str | None = None) -> None:
         self.heads_last = heads_last
+        self.device = device
+        self.implementation = implementation
+        self.finite_only = True
 
     def key_graph(self, query: np.ndarray, key: np.ndarray, k: int) -> np.ndarray:
         import torch
         from keygraph.plugins.torch import key_graph
 
-        return key_graph(torch.from_numpy(query), torch.from_numpy(key), torch.tensor([k])).numpy()
+        graph = key_graph(to_torch(query, self.device), to_torch(key, self.device), torch.tensor([k]))
+        return to_numpy(graph)
 
     def key_graph_attention(
         self,
@@ -248,20 +279,26 @@ class Torch:
         bias: np.ndarray | None = None,
         scale: float | None = None,
     ) -> np.ndarray:
-        import torch
-        from keygraph.plugins.torch import key_graph_attention
+        from keygraph.plugins.torch import key_graph_attention, use_attention
 
         heads = q.shape[1]
         if self.heads_last:
             q, k, v = (three_sizes(x) for x in (q, k, v))
-        tensors = (torch.from_numpy(array) for array in (q, k, v, graph))
-        torch_bias = None if bias is None else torch.from_numpy(bias)
-        result = key_graph_attention(*tensors, torch_bias, scale, heads if self.heads_last else None).numpy()
-        return four_sizes(result, heads) if self.heads_last else result
+        tensors = (to_torch(array, self.device) for array in (q, k, v, graph))
+        torch_bias = None if bias is None else to_torch(bias, self.device)
+        with use_attention(self.implementation) if self.implementation else contextlib.nullcontext():
+            result = key_graph_attention(*tensors, torch_bias, scale, heads if self.heads_last else None)
+        array = to_numpy(result)
+        return four_sizes(array, heads) if self.heads_last else array
 
 
 class OnnxRuntime:
-    """ONNX Runtime with libkeygraph_ort, or without it and with the functions in the file."""
+    """ONNX Runtime with libkeygraph_ort, or without it and with the functions in the file.
+
+    Without bfloat16: what it computes on the CPU has none.
+    """
+
+    dtypes = (np.float32, np.float16)
 
     def __init__(self, threads: int = 2, functions: bool = False, heads_last: bool = False) -> None:
         self.finite_only = functions

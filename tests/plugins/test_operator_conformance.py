@@ -8,16 +8,32 @@ from typing import Any
 import numpy as np
 import operator_oracle as oracle
 import pytest
-from operator_cases import ATTENTION_CASES, GRAPH_CASES, AttentionCase, GraphCase, attention_inputs, graph_inputs
+from operator_cases import (
+    ATTENTION_CASES,
+    GRAPH_CASES,
+    TOLERANCE,
+    AttentionCase,
+    GraphCase,
+    attention_inputs,
+    graph_inputs,
+)
 from operator_hosts import Cpu, OnnxRuntime, heads_last_hosts, hosts, instruction_sets
 
 HOSTS = hosts()
 #: The attention also takes q, k and v as linear layers make them, [B, N, H D].
 ATTENTION_HOSTS = HOSTS | {f"{name}-heads-last": host for name, host in heads_last_hosts().items()}
-TOLERANCE = {np.float32: 1e-5, np.float16: 2e-3}
 
-every_host = pytest.mark.parametrize("host", HOSTS.values(), ids=HOSTS.keys())
-every_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float16], ids=["float32", "float16"])
+
+def with_dtypes(hosts: dict[str, Any]) -> pytest.MarkDecorator:
+    """Every host with every type that it computes with."""
+    pairs = [
+        pytest.param(host, dtype, id=f"{np.dtype(dtype)}-{name}")
+        for name, host in hosts.items()
+        for dtype in host.dtypes
+    ]
+    return pytest.mark.parametrize(("host", "dtype"), pairs)
+
+
 every_graph_case = pytest.mark.parametrize("case", GRAPH_CASES, ids=lambda case: case.name)
 every_attention_case = pytest.mark.parametrize("case", ATTENTION_CASES, ids=lambda case: case.name)
 
@@ -29,16 +45,14 @@ def expected_attention(case: AttentionCase, dtype: type) -> np.ndarray:
     return oracle.key_graph_attention(inputs["q"], inputs["k"], inputs["v"], selected, inputs["bias"], case.scale)
 
 
-@every_host
-@every_dtype
+@with_dtypes(HOSTS)
 @every_graph_case
 def test_key_graph(host: Any, dtype: type, case: GraphCase) -> None:
     query, key = graph_inputs(case, dtype)
     oracle.check_graph(host.key_graph(query, key, case.k), query, key, case.k, case.exact)
 
 
-@pytest.mark.parametrize("host", ATTENTION_HOSTS.values(), ids=ATTENTION_HOSTS.keys())
-@every_dtype
+@with_dtypes(ATTENTION_HOSTS)
 @every_attention_case
 def test_key_graph_attention(host: Any, dtype: type, case: AttentionCase) -> None:
     if host.finite_only and case.values != "normal":
@@ -50,7 +64,7 @@ def test_key_graph_attention(host: Any, dtype: type, case: AttentionCase) -> Non
 
 
 @pytest.mark.parametrize("threaded", [*instruction_sets(), "onnxruntime"])
-@every_dtype
+@pytest.mark.parametrize("dtype", [np.float32, np.float16], ids=["float32", "float16"])
 def test_threads_do_not_matter(threaded: str, dtype: type) -> None:
     """Bit for bit the same on 1, 2 and 3 threads."""
     graph_cases = [case for case in GRAPH_CASES if case.name in ("window", "wide", "infinities")]

@@ -1,0 +1,68 @@
+"""KeyGraphAttention by PyTorch's FlexAttention, compiled, with the graph's bits as its mask."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.attention import flex_attention as flex
+
+#: Rows and nodes of a block that is skipped where nothing in it is selected.
+_BLOCK = 128
+_BLOCK_WORDS = _BLOCK // 32
+#: FlexAttention takes no heads that are smaller.
+_LEAST_CHANNELS = 16
+
+
+def flex_attention(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """`flex_attention` with a mask of blocks and bits, both made from the graph; compiled at its first use."""
+    q, k, v = (t.detach() for t in (q, k, v))  # Its own backward exists on GPUs only.
+    value_channels = v.shape[3]
+    q, k, v = (torch.nn.functional.pad(t, (0, max(0, _LEAST_CHANNELS - t.shape[3]))) for t in (q, k, v))
+    score = None
+    if bias is not None:
+        added = bias.detach()
+
+        def score(value: Tensor, _b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+            return value + added[h, i, j]
+
+    result = compiled()(q, k, v, score_mod=score, block_mask=block_mask(graph, k.shape[2]), scale=scale)
+    return result[..., :value_channels].masked_fill(~(graph != 0).any(-1, keepdim=True), 0.0)
+
+
+def block_mask(graph: Tensor, nodes: int) -> flex.BlockMask:
+    """FlexAttention's mask: which blocks have a bit, made from the words without unpacking them, and the bits.
+
+    Parameters
+    ----------
+    graph
+        int32[B, G, M, ceil(N/32)].
+    nodes
+        N.
+    """
+    _, groups, rows, words = graph.shape
+    padding = (0, -words % _BLOCK_WORDS, 0, -rows % _BLOCK)
+    blocks = torch.nn.functional.pad(graph, padding).unflatten(3, (-1, _BLOCK_WORDS)).unflatten(2, (-1, _BLOCK))
+    occupied = (blocks != 0).any(5).any(3)
+    indices = occupied.int().argsort(dim=-1, descending=True, stable=True).int()
+
+    def selected(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return (graph[b, h if groups > 1 else 0, i, j >> 5] >> (j & 31)) & 1 != 0
+
+    return flex.BlockMask.from_kv_blocks(
+        occupied.sum(-1, dtype=torch.int32),
+        indices,
+        BLOCK_SIZE=_BLOCK,
+        mask_mod=selected,
+        seq_lengths=(rows, nodes),
+        compute_q_blocks=False,  # for the backward only
+    )
+
+
+@functools.cache
+def compiled() -> Callable[..., Tensor]:
+    """FlexAttention through the compiler: otherwise it makes all scores."""
+    function: Callable[..., Tensor] = torch.compile(flex.flex_attention)
+    return function

@@ -1,0 +1,41 @@
+"""Where a program works, and where its tensors' parts lie; the same for both attention kernels."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def locate(
+    rows,
+    value_channels,
+    heads,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_VALUE_CHANNELS: tl.constexpr,
+    BLOCK_HEADS: tl.constexpr,
+):
+    """First row, first value channel, first head and batch of this program: the order of docs/gpu.md."""
+    row_blocks = tl.cdiv(rows, BLOCK_ROWS)
+    value_blocks = tl.cdiv(value_channels, BLOCK_VALUE_CHANNELS)
+    head_blocks = tl.cdiv(heads, BLOCK_HEADS)
+    block = tl.program_id(0)
+    first_row = block % row_blocks * BLOCK_ROWS
+    block = block // row_blocks
+    first_value = block % value_blocks * BLOCK_VALUE_CHANNELS
+    block = block // value_blocks
+    return first_row, first_value, block % head_blocks * BLOCK_HEADS, block // head_blocks
+
+
+@triton.jit
+def base_offsets(batch, head, heads, rows, channels, value_channels, heads_last):
+    """Where a head's first row lies in two tensors of `channels` and `value_channels` channels, in elements (int64)."""
+    # [B, H, N, D], or [B, N, H, D] with the heads last.
+    first = batch.to(tl.int64) * heads * rows + tl.where(heads_last != 0, head, head * rows)
+    return first * channels, first * value_channels
+
+
+@triton.jit
+def row_stride(channels, heads, heads_last):
+    """Elements from one row of a head to the next."""
+    return channels * tl.where(heads_last != 0, heads, 1)

@@ -1,0 +1,215 @@
+"""KeyGraphAttention over all nodes, masked: tensor cores, the graph's bits read block by block.
+
+Flash attention (arXiv 2205.14135, 2307.08691) with the mask in 32 nodes to a word: scores of one block of nodes at a
+time, a running maximum and sum per row, nothing of size M x N in memory.
+
+v must be finite: what a row does not select is multiplied by a weight of 0.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .addressing import base_offsets, locate, row_stride
+from .bits import bits_of_nodes, count_bits
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+#: Blocks of nodes that are looked at together for one that has a bit.
+_SKIPPED_AHEAD = tl.constexpr(16)
+
+
+@triton.jit
+def attention_dense(
+    q,
+    k,
+    v,
+    graph,
+    bias,
+    output,
+    rows,
+    nodes,
+    heads,
+    groups,
+    channels,
+    value_channels,
+    heads_last,
+    scale,
+    CHANNEL_MULTIPLE: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_NODES: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr,
+    BLOCK_VALUE_CHANNELS: tl.constexpr,
+    WHOLE_ROWS: tl.constexpr,
+    SKIP_EMPTY: tl.constexpr,
+):
+    """One program: BLOCK_ROWS rows of one head, BLOCK_VALUE_CHANNELS of their output.
+
+    WHOLE_ROWS: the blocks of channels and value channels hold all there are, so that q stays where it is; otherwise
+    channels are walked in blocks, and every block of value channels has a program of its own.
+    SKIP_EMPTY: looks first which blocks of nodes have a bit, and walks only those. The other parameters are those of
+    docs/gpu.md.
+    """
+    # The compiler learns what the rows' addresses are multiples of.
+    channels = channels // CHANNEL_MULTIPLE * CHANNEL_MULTIPLE
+    value_channels = value_channels // CHANNEL_MULTIPLE * CHANNEL_MULTIPLE
+    first_row, first_value, head, batch = locate(rows, value_channels, heads, BLOCK_ROWS, BLOCK_VALUE_CHANNELS, 1)
+
+    q_base, output_base = base_offsets(batch, head, heads, rows, channels, value_channels, heads_last)
+    k_base, v_base = base_offsets(batch, head, heads, nodes, channels, value_channels, heads_last)
+    channel_stride = row_stride(channels, heads, heads_last)
+    value_stride = row_stride(value_channels, heads, heads_last)
+
+    row = first_row + tl.arange(0, BLOCK_ROWS)
+    in_rows = row < rows
+    channel = tl.arange(0, BLOCK_CHANNELS)
+    value = first_value + tl.arange(0, BLOCK_VALUE_CHANNELS)
+    q_rows = q + q_base + row[:, None] * channel_stride
+    output_rows = output + output_base + row[:, None] * value_stride
+
+    # The graph is one for all heads, or one per head.
+    words = (nodes + 31) // 32
+    group = tl.where(groups == 1, 0, head)
+    graph_rows = graph + (batch * groups + group).to(tl.int64) * rows * words + row * words
+    bias_rows = bias + head.to(tl.int64) * rows * nodes + row[:, None].to(tl.int64) * nodes
+
+    # Scores are compared and subtracted in units of log2. A negative scale goes into q, where negation is exact, so
+    # that the largest score is the largest product; a tiny one replaces 0, which would make -inf NaN.
+    log2_scale = tl.maximum(tl.abs(scale) * LOG2_E, 1e-30)
+    largest = tl.full([BLOCK_ROWS], -float("inf"), tl.float32)
+    total = tl.zeros([BLOCK_ROWS], tl.float32)
+    acc = tl.zeros([BLOCK_ROWS, BLOCK_VALUE_CHANNELS], tl.float32)
+    negative = scale < 0
+    q_block = q_rows  # of use only where it holds whole rows
+    if WHOLE_ROWS:
+        q_block = load_rows(q_rows, channel, in_rows, channels)
+        q_block = tl.where(negative, -q_block, q_block)
+
+    if SKIP_EMPTY:
+        # Which of the next 16 blocks have a bit is known before any of them is loaded: the loop over those has no
+        # branch in it, so that the compiler can start its loads steps ahead.
+        for chunk in range(0, nodes, _SKIPPED_AHEAD * BLOCK_NODES):
+            blocks = blocks_with_bits(graph_rows, in_rows, chunk, nodes, BLOCK_ROWS, BLOCK_NODES)
+            for _ in range(0, count_bits(blocks)):
+                first = chunk + count_bits((blocks & (0 - blocks)) - 1) * BLOCK_NODES
+                blocks &= blocks - 1
+                largest, total, acc = attend(
+                    q_rows, q_block, k + k_base, v + v_base, graph_rows, bias_rows, in_rows, first, nodes,
+                    channels, value_channels, first_value, channel_stride, value_stride, negative, log2_scale,
+                    largest, total, acc,
+                    HAS_BIAS, BLOCK_ROWS, BLOCK_NODES, BLOCK_CHANNELS, BLOCK_VALUE_CHANNELS, WHOLE_ROWS,
+                )  # fmt: skip
+    else:
+        for first in range(0, nodes, BLOCK_NODES):
+            largest, total, acc = attend(
+                q_rows, q_block, k + k_base, v + v_base, graph_rows, bias_rows, in_rows, first, nodes,
+                channels, value_channels, first_value, channel_stride, value_stride, negative, log2_scale,
+                largest, total, acc,
+                HAS_BIAS, BLOCK_ROWS, BLOCK_NODES, BLOCK_CHANNELS, BLOCK_VALUE_CHANNELS, WHOLE_ROWS,
+            )  # fmt: skip
+
+    result = acc / tl.where(total == 0, 1.0, total)[:, None]
+    tl.store(
+        output_rows + value[None, :],
+        result.to(output.dtype.element_ty),
+        mask=in_rows[:, None] & (value[None, :] < value_channels),
+    )
+
+
+@triton.jit
+def attend(
+    q_rows,
+    q_block,
+    k,
+    v,
+    graph_rows,
+    bias_rows,
+    in_rows,
+    first,
+    nodes,
+    channels,
+    value_channels,
+    first_value,
+    channel_stride,
+    value_stride,
+    negative,
+    log2_scale,
+    largest,
+    total,
+    acc,
+    HAS_BIAS: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_NODES: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr,
+    BLOCK_VALUE_CHANNELS: tl.constexpr,
+    WHOLE_ROWS: tl.constexpr,
+):
+    """The running maximum, sum and weighted sum of v, with the block of nodes from `first` on added."""
+    node = first + tl.arange(0, BLOCK_NODES)
+    in_nodes = node < nodes
+    channel = tl.arange(0, BLOCK_CHANNELS)
+    k_rows = k + node[:, None] * channel_stride
+    # What the products are added to: the mask is ready when they are, and costs no pass over them.
+    score = mask_of(load_words(graph_rows, in_rows, first // 32, nodes, BLOCK_NODES // 32), BLOCK_ROWS, BLOCK_NODES)
+    if WHOLE_ROWS:
+        score = tl.dot(q_block, load_rows(k_rows, channel, in_nodes, channels).T, score, input_precision="ieee")
+    else:
+        for first_channel in range(0, channels, BLOCK_CHANNELS):
+            q_part = load_rows(q_rows, first_channel + channel, in_rows, channels)
+            k_part = load_rows(k_rows, first_channel + channel, in_nodes, channels)
+            score = tl.dot(tl.where(negative, -q_part, q_part), k_part.T, score, input_precision="ieee")
+    if HAS_BIAS:
+        added = load_rows(bias_rows, node, in_rows, nodes)
+        score = score * log2_scale + added.to(tl.float32) * LOG2_E
+    block_largest = tl.max(score, axis=1)
+    if not HAS_BIAS:
+        block_largest *= log2_scale
+    new_largest = tl.maximum(largest, block_largest)
+    # Nothing selected so far: any finite number keeps the weights at 0, where -inf would make them NaN.
+    origin = tl.where(new_largest == -float("inf"), 0.0, new_largest)
+    # Without a bias the scale has not been applied yet: here it takes part in one multiply-add.
+    weight = tl.exp2(score - origin[:, None] if HAS_BIAS else score * log2_scale - origin[:, None])
+    rescale = tl.exp2(largest - origin)
+    value = first_value + tl.arange(0, BLOCK_VALUE_CHANNELS)
+    v_block = load_rows(v + node[:, None] * value_stride, value, in_nodes, value_channels)
+    total = total * rescale + tl.sum(weight, axis=1)
+    acc = tl.dot(weight.to(v_block.dtype), v_block, acc * rescale[:, None], input_precision="ieee")
+    return new_largest, total, acc
+
+
+@triton.jit
+def load_rows(row_starts, column, in_rows, columns):
+    """A block of a matrix, zeros outside of it."""
+    return tl.load(row_starts + column[None, :], mask=in_rows[:, None] & (column < columns)[None, :], other=0.0)
+
+
+@triton.jit
+def load_words(graph_rows, in_rows, first_word, nodes, BLOCK_WORDS: tl.constexpr):
+    """int32[rows, BLOCK_WORDS] of the graph, without the bits past the last node."""
+    word = first_word + tl.arange(0, BLOCK_WORDS)
+    words = tl.load(graph_rows[:, None] + word[None, :], mask=in_rows[:, None] & (word * 32 < nodes)[None, :], other=0)
+    return words & bits_of_nodes(word, nodes)[None, :]
+
+
+@triton.jit
+def mask_of(words, BLOCK_ROWS: tl.constexpr, BLOCK_NODES: tl.constexpr):
+    """float32[BLOCK_ROWS, BLOCK_NODES]: 0 where the row selects the node, -inf where it does not.
+
+    In integers, since a comparison per number would need more predicates than there are. -inf is nine ones and then
+    zeros: an unselected node's bit is moved to the sign of its byte, and from there spread over those nine.
+    """
+    bit = tl.arange(0, 32)[None, None, :]
+    signs = ~words[:, :, None] << (7 - bit % 8)
+    mask = (signs << (24 - bit // 8 * 8) >> 24) & -0x800000
+    return tl.reshape(mask, [BLOCK_ROWS, BLOCK_NODES]).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def blocks_with_bits(graph_rows, in_rows, first, nodes, BLOCK_ROWS: tl.constexpr, BLOCK_NODES: tl.constexpr):
+    """uint32: bit i says that some row selects a node of the i-th block of nodes from `first` on."""
+    words = load_words(graph_rows, in_rows, first // 32, nodes, _SKIPPED_AHEAD * BLOCK_NODES // 32)
+    used = tl.max((words != 0).to(tl.int32), axis=0)
+    blocks = tl.max(tl.reshape(used, [_SKIPPED_AHEAD, BLOCK_NODES // 32]), axis=1)
+    return tl.sum(blocks << tl.arange(0, _SKIPPED_AHEAD), axis=0).to(tl.uint32, bitcast=True)

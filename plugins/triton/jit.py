@@ -1,0 +1,260 @@
+"""Starting a variant of the kernels from PyTorch's tensors, compiled just in time.
+
+On CUDA tensors; on CPU tensors where Triton's interpreter is on (`TRITON_INTERPRET=1`, before Triton is imported),
+which is how the kernels are tested without a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from ...errors import InputError, MissingDependencyError
+
+try:
+    import triton
+except ModuleNotFoundError as error:
+    raise MissingDependencyError(
+        "the operators on GPUs in PyTorch need Triton; install it with: pip install triton"
+    ) from error
+
+from .variants import VARIANTS, Variant
+
+DTYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+#: What compiled kernels take for granted: rows at such addresses are read in wide loads, which fail anywhere else.
+ALIGNMENT = 16
+#: Programs in a grid of one dimension.
+_MOST_PROGRAMS = 2**31 - 1
+#: The interpreter computes whatever a GPU of the newest capability does.
+_INTERPRETER = 1000
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A problem's sizes. KeyGraph has neither heads nor value channels."""
+
+    batch: int
+    groups: int
+    rows: int
+    nodes: int
+    channels: int
+    heads: int = 1
+    value_channels: int = 0
+
+
+def graph_sizes(query: Tensor, key: Tensor) -> Sizes:
+    """Sizes of `key_graph`'s problem."""
+    batch, groups, rows, channels = query.shape
+    return Sizes(batch, groups, rows, key.shape[2], channels)
+
+
+def attention_sizes(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, heads_last: bool) -> Sizes:
+    """Sizes of `key_graph_attention`'s problem."""
+    heads_axis, rows_axis = (2, 1) if heads_last else (1, 2)
+    return Sizes(
+        q.shape[0], graph.shape[1], q.shape[rows_axis], k.shape[rows_axis], q.shape[3], q.shape[heads_axis], v.shape[3]
+    )
+
+
+@lru_cache(maxsize=4096)
+def fitting(
+    op: str, dtype: torch.dtype, sizes: Sizes, bias: bool = False, capability: int = _INTERPRETER
+) -> tuple[Variant, ...]:
+    """Variants that compute a problem, the automatic choice first: the rule of docs/gpu.md.
+
+    Parameters
+    ----------
+    op
+        ``"KeyGraph"`` or ``"KeyGraphAttention"``.
+    dtype
+        Of the tensors.
+    sizes
+        Of the problem.
+    bias
+        Whether there is one.
+    capability
+        The GPU's, as 80 for 8.0.
+    """
+
+    def within(value: int, limit: int) -> bool:
+        return limit == 0 or value <= limit
+
+    return tuple(
+        variant
+        for variant in VARIANTS
+        if variant.op == op
+        and variant.dtype == DTYPES.get(dtype)
+        and variant.bias == bias
+        and variant.min_capability <= capability
+        and within(sizes.channels, variant.max_channels)
+        and within(sizes.value_channels, variant.max_value_channels)
+        and within(sizes.nodes, variant.max_nodes)
+        and within(sizes.groups, variant.max_groups)
+        and sizes.channels % variant.channel_multiple == 0
+        and sizes.value_channels % variant.channel_multiple == 0
+    )
+
+
+def capability(device: torch.device) -> int:
+    """What `fitting` wants to know of a device."""
+    if device.type != "cuda":
+        return _INTERPRETER
+    major, minor = torch.cuda.get_device_capability(device)
+    return major * 10 + minor
+
+
+def key_graph(query: Tensor, key: Tensor, k: Tensor, variant: Variant | None = None) -> Tensor:
+    """Launch KeyGraph.
+
+    Parameters
+    ----------
+    query, key
+        [B, G, M, C] and [B, G, N, C] of one type and device. Copied where they are not contiguous or not aligned.
+    k
+        int64[1] on the same device. Below 1 it keeps one node: nobody looks at it before the device does.
+    variant
+        One of `fitting`; the automatic choice by default.
+
+    Returns
+    -------
+    Tensor
+        int32[B, G, M, ceil(N/32)].
+
+    Raises
+    ------
+    InputError
+        No variant fits the problem, or the tensors are on a device that kernels do not run on.
+    """
+    sizes = graph_sizes(query, key)
+    variant = variant or _automatic("KeyGraph", query, sizes, False)
+    graph = query.new_empty((*query.shape[:3], -(-sizes.nodes // 32)), dtype=torch.int32)
+    launch(
+        variant,
+        (_aligned(query), _aligned(key), k, graph),
+        (sizes.rows, sizes.nodes, sizes.channels),
+        triton.cdiv(sizes.rows, variant.block_rows) * sizes.batch * sizes.groups,
+    )
+    return graph
+
+
+def key_graph_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    graph: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    heads_last: bool,
+    variant: Variant | None = None,
+) -> Tensor:
+    """Launch KeyGraphAttention.
+
+    Parameters
+    ----------
+    q, k, v
+        [B, H, M, D], [B, H, N, D], [B, H, N, Dv], or with `heads_last` [B, M, H, D], [B, N, H, D], [B, N, H, Dv];
+        of one type and device. Copied where they are not contiguous or not aligned.
+    graph
+        int32[B, G, M, ceil(N/32)], G = 1 or H.
+    bias
+        [H, M, N] of the same type, or None.
+    scale
+        Factor of the products.
+    heads_last
+        See `q`.
+    variant
+        One of `fitting`; the automatic choice by default.
+
+    Returns
+    -------
+    Tensor
+        [B, H, M, Dv], or with `heads_last` [B, M, H, Dv].
+
+    Raises
+    ------
+    InputError
+        No variant fits the problem, or the tensors are on a device that kernels do not run on.
+    """
+    sizes = attention_sizes(q, k, v, graph, heads_last)
+    variant = variant or _automatic("KeyGraphAttention", q, sizes, bias is not None)
+    output = q.new_empty((*q.shape[:3], sizes.value_channels))
+    q = _aligned(q)
+    programs = (
+        triton.cdiv(sizes.rows, variant.block_rows)
+        * triton.cdiv(sizes.value_channels, variant.block_value_channels or sizes.value_channels)
+        * triton.cdiv(sizes.heads, variant.block_heads or sizes.heads)
+        * sizes.batch
+    )
+    launch(
+        variant,
+        # Where there is no bias nothing is read there, but Triton compiles only what has a type.
+        (q, _aligned(k), _aligned(v), _aligned(graph), q if bias is None else _aligned(bias), output),
+        (
+            sizes.rows,
+            sizes.nodes,
+            sizes.heads,
+            sizes.groups,
+            sizes.channels,
+            sizes.value_channels,
+            int(heads_last),
+            scale,
+        ),
+        programs,
+    )
+    return output
+
+
+def launch(variant: Variant, tensors: Sequence[Tensor], numbers: Sequence[float], programs: int) -> None:
+    """Start a variant's kernel on the tensors' device and the current stream; compile it at its first use.
+
+    Parameters
+    ----------
+    variant
+        What to start.
+    tensors, numbers
+        The kernel's arguments in their order (`variants.SIGNATURES`).
+    programs
+        The grid; nothing is started where it is 0.
+
+    Raises
+    ------
+    InputError
+        The tensors are not on a GPU and Triton's interpreter is off, or the grid is too large.
+    """
+    device = tensors[0].device
+    if device.type != "cuda" and isinstance(variant.kernel, triton.JITFunction):
+        raise InputError(
+            f"Triton's kernels need a CUDA device, the tensors are on {device}; "
+            "move them there, or compute in another way: use_attention('mask')"
+        )
+    if programs > _MOST_PROGRAMS:
+        raise InputError(
+            f"{variant.name} would need {programs:,} programs, a GPU starts {_MOST_PROGRAMS:,}; split the batch"
+        )
+    if programs == 0:
+        return
+    current: AbstractContextManager[object] = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    with current:
+        variant.kernel[(programs,)](
+            *tensors, *numbers, **variant.constants, num_warps=variant.warps, num_stages=variant.stages
+        )
+
+
+def _automatic(op: str, tensor: Tensor, sizes: Sizes, bias: bool) -> Variant:
+    variants = fitting(op, tensor.dtype, sizes, bias, capability(tensor.device))
+    if not variants:
+        raise InputError(
+            f"no variant of {op} computes {tensor.dtype} with {sizes} on {tensor.device}; "
+            f"types are {', '.join(map(str, DTYPES))}"
+        )
+    return variants[0]
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    tensor = tensor.contiguous()
+    return tensor if tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
