@@ -4,7 +4,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-NATIVE := $(shell find plugins -name '*.cpp' -o -name '*.h' -o -name '*.inl')
+NATIVE := $(shell find plugins -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name CMakeLists.txt) \
+	$(wildcard plugins/triton/*.py plugins/cuda/*.py)
+
+# Two GPU targets compile in a minute; a wheel for others has them all (docs/gpu.md).
+export KEYGRAPH_CUDA_TARGETS ?= 80;90
 
 .PHONY: demo test check sanitize tensorrt benchmark clean
 
@@ -48,7 +52,7 @@ clean:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.x")'
 	$(PYTHON) -m venv .venv
 	# pyvips comes as source and brings its own build environment, which --no-build-isolation below would deny it.
-	$(PIP) install -c constraints.txt scikit-build-core ninja pyvips
+	$(PIP) install -c constraints.txt scikit-build-core ninja triton pyvips
 	command -v cmake >/dev/null || $(PIP) install cmake
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
 	touch $@
