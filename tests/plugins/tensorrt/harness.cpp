@@ -506,6 +506,13 @@ void run(const std::string& path, bool device, Case& play) {
   if (!memory) memory = host_memory();  // without a device nothing looks at it
   play_all(play, *wanted, *memory, reinterpret_cast<Launched>(dlsym(library, "keygraph_test_launched")));
 
+  // A driver of the tests' making says what it was asked.
+  if (void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD))
+    if (const auto asked = reinterpret_cast<const char* (*)()>(dlsym(driver, "fake_log"))) {
+      std::istringstream lines(asked());
+      for (std::string line; std::getline(lines, line);) say("driver", line);
+    }
+
   // Deserialized without a logger, an error must not bring the process down.
   set_finder(nullptr);
   if (create(*wanted, "no logger", {}, TensorRTPhase::kRUNTIME)) throw Broken("made from an engine that holds nothing");
