@@ -261,6 +261,7 @@ void find_formats(IPluginV3OneBuild& build, std::vector<DynamicPluginTensorDesc>
                   std::vector<std::vector<PluginTensorDesc>>& found) {
   const auto count = static_cast<int32_t>(tensors.size());
   if (next == count) {
+    if (static_cast<int32_t>(found.size()) == build.kDEFAULT_FORMAT_COMBINATION_LIMIT) throw Broken("too many formats");
     found.emplace_back();
     for (const DynamicPluginTensorDesc& tensor : tensors) found.back().push_back(tensor.desc);
     return;
