@@ -232,6 +232,10 @@ def launch(variant: Variant, tensors: Sequence[Tensor], numbers: Sequence[float]
             f"Triton's kernels need a CUDA device, the tensors are on {device}; "
             "move them there, or compute in another way: use_attention('mask')"
         )
+    if device.type != "cuda" and variant.dtype == "bf16":
+        raise InputError(
+            "Triton's interpreter multiplies bfloat16's bits as integers; use float16 or float32, or a GPU"
+        )
     if programs > _MOST_PROGRAMS:
         raise InputError(
             f"{variant.name} would need {programs:,} programs, a GPU starts {_MOST_PROGRAMS:,}; split the batch"

@@ -17,7 +17,7 @@ from typing import Any
 
 import keygraph.plugins
 import numpy as np
-from operator_cases import BFLOAT16, FLOATS
+from operator_cases import BFLOAT16, FLOATS, AttentionCase
 
 #: The C interface's numbers.
 DTYPES = {np.dtype(np.float32): 1, np.dtype(np.float16): 2, np.dtype(BFLOAT16): 3}
@@ -329,6 +329,67 @@ class OnnxRuntime:
         feeds = {"q": q, "k": k, "v": v, "graph": graph} | ({} if bias is None else {"bias": bias})
         result = run.run(None, feeds)[0]
         return four_sizes(result, heads) if self.heads_last else result
+
+
+class Triton:
+    """One variant of the Triton kernels, just in time: on a GPU, or in Triton's interpreter (see tests/conftest.py)."""
+
+    dtypes = FLOATS
+
+    def __init__(self, variant: Any, heads_last: bool = False) -> None:
+        self.variant = variant
+        self.heads_last = heads_last
+        self.finite_only = "dense" in variant.name
+
+    @classmethod
+    def fitting(cls, kernel: str, dtype: str, case: AttentionCase) -> Triton | None:
+        """The first variant of a kernel that computes the case; None where there is none."""
+        from keygraph.plugins.triton import jit
+
+        types = {name: dtype for dtype, name in jit.DTYPES.items()}
+        sizes = jit.Sizes(
+            case.batch, case.groups, case.rows, case.nodes, case.channels, case.heads, case.value_channels
+        )
+        found = jit.fitting("KeyGraphAttention", types[dtype], sizes, case.bias)
+        return next((cls(variant) for variant in found if kernel in variant.name), None)
+
+    @staticmethod
+    def device() -> str:
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    def key_graph(self, query: np.ndarray, key: np.ndarray, k: int) -> np.ndarray:
+        from keygraph.plugins.triton import jit
+
+        tensors = (to_torch(array, self.device()) for array in (query, key, np.array([k])))
+        return to_numpy(jit.key_graph(*tensors, variant=self.variant))
+
+    def key_graph_attention(
+        self,
+        q: np.ndarray,
+        k: np.ndarray,
+        v: np.ndarray,
+        graph: np.ndarray,
+        bias: np.ndarray | None = None,
+        scale: float | None = None,
+    ) -> np.ndarray:
+        from keygraph.plugins.triton import jit
+
+        scale = q.shape[3] ** -0.5 if scale is None else scale
+        if self.heads_last:
+            q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+        tensors = (to_torch(array, self.device()) for array in (q, k, v, graph))
+        added = None if bias is None else to_torch(bias, self.device())
+        result = to_numpy(jit.key_graph_attention(*tensors, added, scale, self.heads_last, self.variant))
+        return result.swapaxes(1, 2) if self.heads_last else result
+
+
+def triton_variants(op: str) -> list[Any]:
+    """All variants of an operator, whatever they fit."""
+    from keygraph.plugins.triton.variants import VARIANTS
+
+    return [variant for variant in VARIANTS if variant.op == op]
 
 
 def hosts() -> dict[str, Any]:

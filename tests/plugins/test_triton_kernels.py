@@ -1,0 +1,136 @@
+"""Every variant of the Triton kernels against the float64 oracle: on a GPU, or without one in Triton's interpreter.
+
+Interpreting takes about a millisecond per operation of a program, so each variant gets the cases that can go wrong in
+its own way, as small as they may be.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import operator_oracle as oracle
+import pytest
+from operator_cases import (
+    ATTENTION_CASES,
+    BFLOAT16,
+    GRAPH_CASES,
+    TOLERANCE,
+    AttentionCase,
+    GraphCase,
+    attention_inputs,
+    graph_inputs,
+)
+from operator_hosts import Triton, triton_variants
+
+DTYPES = {"fp32": np.float32, "fp16": np.float16, "bf16": BFLOAT16}
+GRAPH_VARIANTS = triton_variants("KeyGraph")
+ATTENTION_VARIANTS = triton_variants("KeyGraphAttention")
+
+#: Cases that take the interpreter minutes; a GPU runs them (tests/gpu).
+_LONG = {"window", "window, dense", "wide", "several blocks of nodes", "several dense steps"}
+SHORT_GRAPH_CASES = [case for case in GRAPH_CASES if case.name not in _LONG]
+SHORT_ATTENTION_CASES = [case for case in ATTENTION_CASES if case.name not in _LONG]
+
+
+def skip_bfloat16(variant: Any) -> None:
+    if variant.dtype == "bf16" and Triton.device() == "cpu":
+        pytest.skip("Triton's interpreter cannot multiply bfloat16")
+
+
+def check_graph(variant: Any, case: GraphCase) -> None:
+    query, key = graph_inputs(case, DTYPES[variant.dtype])
+    oracle.check_graph(Triton(variant).key_graph(query, key, case.k), query, key, case.k, case.exact)
+
+
+def check_attention(variant: Any, case: AttentionCase, heads_last: bool = False) -> None:
+    dtype = DTYPES[variant.dtype]
+    inputs = attention_inputs(case, dtype)
+    selected = oracle.unpack(inputs["graph"], case.nodes)
+    expected = oracle.key_graph_attention(inputs["q"], inputs["k"], inputs["v"], selected, inputs["bias"], case.scale)
+    output = Triton(variant, heads_last).key_graph_attention(**inputs, scale=case.scale)
+    assert output.dtype == dtype
+    oracle.check_attention(output, expected, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("case", SHORT_GRAPH_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("form", ["resident", "streamed"])
+def test_key_graph(form: str, case: GraphCase) -> None:
+    """Both forms, every case; float32, whose ties and NaN are those of all types."""
+    variant = next(v for v in GRAPH_VARIANTS if form in v.name and v.dtype == "fp32")
+    check_graph(variant, case)
+
+
+@pytest.mark.parametrize("variant", GRAPH_VARIANTS, ids=lambda variant: variant.name)
+def test_every_variant_of_key_graph(variant: Any) -> None:
+    """More rows than a block, and nodes in the last places that it may have."""
+    skip_bfloat16(variant)
+    nodes = min(variant.max_nodes or 2 * variant.constants["BLOCK_NODES"], 300) - 7
+    channels = 20 // variant.channel_multiple * variant.channel_multiple
+    case = GraphCase("variant", batch=2, rows=variant.block_rows + 3, nodes=nodes, channels=channels, k=40)
+    check_graph(variant, case)
+
+
+@pytest.mark.parametrize("case", SHORT_ATTENTION_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("kernel", ["dense", "gather", "skip"])
+def test_key_graph_attention(kernel: str, case: AttentionCase) -> None:
+    """Each kernel with every case that one of its variants takes."""
+    dtype = "fp16" if kernel == "skip" else "fp32"
+    # One row per program: more of them are only more of the same, except where each has its own node.
+    if kernel == "gather" and case.name != "one selected":
+        case = dataclasses.replace(case, rows=min(case.rows, 6))
+    host = Triton.fitting(kernel, dtype, case)
+    if host is None:
+        pytest.skip(f"no {kernel} variant fits")
+    if host.finite_only and case.values != "normal":
+        pytest.skip("a masked implementation: only finite values")
+    check_attention(host.variant, case)
+
+
+@pytest.mark.parametrize("heads_last", [False, True], ids=["heads-first", "heads-last"])
+@pytest.mark.parametrize("variant", ATTENTION_VARIANTS, ids=lambda variant: variant.name)
+def test_every_variant_of_key_graph_attention(variant: Any, heads_last: bool) -> None:
+    """More rows than a block, more nodes than a block, three heads, Dv other than D."""
+    skip_bfloat16(variant)
+    widest = variant.max_channels or 70
+    case = AttentionCase(
+        "variant",
+        batch=2,
+        heads=3,
+        rows=min(variant.block_rows + 2, 70) if variant.block_rows > 1 else 4,
+        nodes=150,
+        channels=widest - variant.channel_multiple,
+        value_channels=widest,
+        bias=variant.bias,
+        density=0.2,
+    )
+    check_attention(variant, case, heads_last)
+
+
+def test_empty_blocks_are_skipped_correctly() -> None:
+    """Bits in one block of 64 nodes out of three, and none in the next chunk's first ones."""
+    variant = next(v for v in ATTENTION_VARIANTS if "skip" in v.name and v.dtype == "fp16")
+    case = dataclasses.replace(ATTENTION_CASES[0], heads=1, nodes=1400, channels=30, value_channels=30)
+    inputs = attention_inputs(case, np.float16)
+    selected = np.zeros((1, 1, case.rows, case.nodes), bool)
+    selected[..., 70:90] = selected[..., 130:140] = selected[..., 1333:1340] = True
+    selected[..., 20:, 70:140] = False
+    inputs["graph"] = oracle.pack(selected)
+    expected = oracle.key_graph_attention(inputs["q"], inputs["k"], inputs["v"], selected)
+    output = Triton(variant).key_graph_attention(**inputs)
+    oracle.check_attention(output, expected, TOLERANCE[np.float16])
+
+
+def test_k_below_1_keeps_one_node() -> None:
+    """Nobody looks at k before the device does, and the device cannot raise an error."""
+    case = GraphCase("plain", rows=4, nodes=40)
+    query, key = graph_inputs(case, np.float32)
+    for variant in (GRAPH_VARIANTS[0], next(v for v in GRAPH_VARIANTS if "streamed" in v.name and v.dtype == "fp32")):
+        oracle.check_graph(Triton(variant).key_graph(query, key, -5), query, key, 1, exact=False)
+
+
+def test_variants_have_their_own_numbers_and_names() -> None:
+    variants = [*GRAPH_VARIANTS, *ATTENTION_VARIANTS]
+    assert len({v.number for v in variants}) == len({v.name for v in variants}) == len(variants)
+    assert all(v.number > 0 for v in variants)
