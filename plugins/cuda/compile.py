@@ -205,7 +205,8 @@ def write_variants(path: Path) -> None:
     numbers = [v.number for v in variants().VARIANTS]
     if len(set(numbers)) != len(numbers) or min(numbers) < 1:
         raise CompileError("variants must have numbers of their own, from 1")
-    path.write_text(_cpp(f"const Variant variants[] = {{\n{_lines(rows)}\n}};\nconst size_t variant_count = {len(rows)};"))
+    table = f"const Variant variants[] = {{\n{_lines(rows)}\n}};"
+    path.write_text(_cpp(f"{table}\nconst size_t variant_count = {len(rows)};"))
 
 
 def write_target(target: Target, path: Path, jobs: int, compress: bool) -> None:

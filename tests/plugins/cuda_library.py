@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from operator_hosts import AttentionShape, GraphShape, native
 
-DTYPES = {"fp32": 1, "fp16": 2, "bf16": 3}
+DTYPES: dict[str | int, int] = {"fp32": 1, "fp16": 2, "bf16": 3}
 
 _INT32_POINTER = ctypes.POINTER(ctypes.c_int32)
 
@@ -63,6 +63,41 @@ def attention_variants(shape: Sequence[int], dtype: str, bias: bool, capability:
         AttentionShape(*shape), DTYPES[dtype], bias, capability, numbers, 256
     )
     return list(numbers[:count])
+
+
+def key_graph(
+    shape: Sequence[int] | None,
+    dtype: str | int,
+    query: int,
+    key: int,
+    k: int,
+    graph: int,
+    variant: int = 0,
+    stream: int | None = None,
+) -> int:
+    """The status of a call with addresses of device memory."""
+    return cuda_library().keygraph_cuda_key_graph(
+        shape and GraphShape(*shape), DTYPES.get(dtype, dtype), query, key, k, graph, variant, stream
+    )
+
+
+def key_graph_attention(
+    shape: Sequence[int] | None,
+    dtype: str | int,
+    q: int,
+    k: int,
+    v: int,
+    graph: int,
+    bias: int | None,
+    scale: float,
+    output: int,
+    variant: int = 0,
+    stream: int | None = None,
+) -> int:
+    """The status of a call with addresses of device memory."""
+    return cuda_library().keygraph_cuda_key_graph_attention(
+        shape and AttentionShape(*shape), DTYPES.get(dtype, dtype), q, k, v, graph, bias, scale, output, variant, stream
+    )
 
 
 def last_error() -> str:
