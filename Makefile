@@ -10,7 +10,7 @@ NATIVE := $(shell find plugins -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o 
 # Two GPU targets compile in a minute; a wheel for others has them all (docs/gpu.md).
 export KEYGRAPH_CUDA_TARGETS ?= 80;90
 
-.PHONY: demo test check sanitize benchmark clean
+.PHONY: demo test check sanitize tensorrt benchmark clean
 
 demo: .venv/.ready
 	$(BIN)/python examples/demo.py -o demo-output
@@ -32,6 +32,14 @@ sanitize: .venv/.ready
 	KEYGRAPH_LIBRARY_DIR=build/sanitize $(BIN)/python -m pytest -q tests/plugins/test_operator_conformance.py \
 	tests/plugins/test_operator_fuzz.py tests/plugins/test_operator_errors.py tests/plugins/test_cuda_interface.py \
 	-k "not functions and not torch and not nnx"
+
+# The TensorRT plugin and its tests; TENSORRT_ROOT is an SDK, or a folder whose include/ holds its headers.
+tensorrt: .venv/.ready
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/tensorrt -G Ninja -DTENSORRT_ROOT="$(TENSORRT_ROOT)" \
+	-DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python"
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/tensorrt \
+	--target keygraph_trt keygraph_trt_harness keygraph_trt_host
+	KEYGRAPH_LIBRARY_DIR=build/tensorrt $(BIN)/python -m pytest -q tests/plugins/tensorrt
 
 benchmark: .venv/.ready
 	$(BIN)/python benchmarks/operators.py
