@@ -10,7 +10,7 @@ NATIVE := $(shell find plugins -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o 
 # Two GPU targets compile in a minute; a wheel for others has them all (docs/gpu.md).
 export KEYGRAPH_CUDA_TARGETS ?= 80;90
 
-.PHONY: demo test check sanitize tensorrt benchmark clean
+.PHONY: demo test check sanitize tensorrt benchmark gpu clean
 
 demo: .venv/.ready
 	$(BIN)/python examples/demo.py -o demo-output
@@ -44,6 +44,13 @@ tensorrt: .venv/.ready
 benchmark: .venv/.ready
 	$(BIN)/python benchmarks/operators.py
 	$(BIN)/python benchmarks/model.py
+
+# On a machine with an NVIDIA GPU: build for it, test, measure. With the Python that is given where it has all that is
+# needed (make gpu PYTHON=python3 then asks no package registry), else with .venv.
+gpu:
+	@if $(PYTHON) -c 'import torch, triton, numpy, pytest, hypothesis, onnx, onnxruntime, scikit_build_core' 2>/dev/null; then \
+	  $(PYTHON) benchmarks/gpu_all.py; \
+	else $(MAKE) .venv/.ready && $(BIN)/python benchmarks/gpu_all.py; fi
 
 clean:
 	rm -rf .venv build demo-output
