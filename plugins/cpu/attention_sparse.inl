@@ -3,23 +3,13 @@
 // KeyGraphAttention where few nodes are selected: gathers the selected rows of k and v, and nothing else.
 //
 // Adding up the lanes of a product costs as much as the product itself. So a vector holds P channels of each of W / P
-// heads, lane p * heads + head, and only log2(P) steps are left; heads that share the graph share the visits, too. A
-// node's k lies beside its v, packed so. P nodes at a time make one vector of scores, lane node * heads + head.
-// Lists of selected nodes are padded with the index of a row of zeros behind the packed nodes; the padding's scores are
-// -inf, so that its weights are 0.
+// heads, lane part * heads + head, and only log2(P) steps are left; heads that share the graph share its lists, too. P
+// nodes at a time make one vector of scores, lane node * heads + head. Lists of selected nodes are padded with the index
+// of a row of zeros behind the packed nodes; the padding's scores are -inf, so that its weights are 0.
 
-#ifndef LPR
-#define LPR 8
-#endif
-#ifndef RB
-#define RB 16
-#endif
-constexpr int64_t kRangeBytes = 1 << RB;  // packed nodes that are visited together: they stay in the first-level cache
-#ifndef CV
-#define CV 5
-#endif
-constexpr int kChainVectors = CV;
-constexpr int kVectors = 8;               // vectors per row up to which there are kernels with all of it in registers
+constexpr int64_t kRangeBytes = 1 << 16;  // packed k, or v, of nodes that are visited together: more would thrash caches
+constexpr int kVectors = 8;               // vectors per row up to which a kernel keeps a row in registers
+constexpr int kFewParts = W > 8 ? W / 8 : 1;
 
 // How many packed nodes are visited together.
 KEYGRAPH_INLINE int64_t range_of(int64_t step) { return most(32, kRangeBytes / 4 / step / 32 * 32); }
@@ -32,8 +22,8 @@ struct Layout {
   int64_t step() const { return vectors * W; }  // in floats
 };
 
-// Operations on vectors for W visited nodes and all heads: the two products, adding up (3 for each of P - 1 steps among P
-// nodes), the softmax (11 for P nodes).
+// Operations on vectors for W visited nodes and all heads. Of P nodes: two products, 3 for each of P - 1 steps of adding
+// up, 11 for the softmax.
 KEYGRAPH_INLINE int64_t visit_cost(int64_t heads, const Layout& layout) {
   return split_up(heads, layout.heads) * (W * (2 * layout.vectors + 3) + (11 - 3) * layout.heads);
 }
@@ -41,8 +31,6 @@ KEYGRAPH_INLINE int64_t visit_cost(int64_t heads, const Layout& layout) {
 KEYGRAPH_INLINE Layout layout_of(int64_t parts, int64_t channels) {
   return {parts, W / parts, most(1, split_up(channels, parts))};
 }
-
-constexpr int kFewParts = W > 8 ? W / 8 : 1;
 
 // P = W, W/2 or kFewParts, whichever is cheapest.
 static Layout choose_layout(const AttentionProblem& p) {
@@ -58,7 +46,7 @@ static Layout choose_layout(const AttentionProblem& p) {
 }
 
 // to[row][vector][part * heads + head] = factor * from[row][head][vector * parts + part]; zeros where there is no such
-// head or channel. `buffer` holds P-independent W-padded rows of W / P heads, for storage types other than float32.
+// head or channel.
 template <int P>
 static void pack_heads(keygraph_dtype dtype, const void* from, Rows rows, int64_t head_step, int64_t heads,
                        int64_t count, int64_t channels, float factor, int64_t vectors, float* to, int64_t to_step,

@@ -3,7 +3,7 @@
 // Vectors of 8 lanes: AVX2, FMA, F16C. See vector_generic.h for what each function means.
 constexpr int W = 8;
 constexpr int kTile = 6;  // 12 accumulators out of 16 registers
-constexpr int kDensePercent = 58;
+constexpr int kDensePercent = 60;
 using F = __m256;
 using I = __m256i;
 using M = __m256i;  // all bits of a lane

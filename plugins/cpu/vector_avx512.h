@@ -3,7 +3,7 @@
 // Vectors of 16 lanes: AVX-512 F, BW, DQ, VL with F16C. See vector_generic.h for what each function means.
 constexpr int W = 16;      // lanes
 constexpr int kTile = 12;  // tile of the product: kTile x 2 accumulators, out of 32 registers
-constexpr int kDensePercent = 40;
+constexpr int kDensePercent = 52;
 using F = __m512;
 using I = __m512i;
 using M = __mmask16;
