@@ -23,7 +23,7 @@ from keygraph.export import export
 from keygraph.models import kgt as kgt_module
 from keygraph.models import load_checkpoint, save_checkpoint
 from keygraph.models.kgt import KGT, KGTConfig
-from timing import THREADS, features, medians
+from timing import INSTRUCTION_SETS, THREADS, features, instruction_set, medians, target
 
 SIDE = 128
 
@@ -136,6 +136,7 @@ def contenders(case: Case, folder: Path, gather: bool) -> dict[str, Callable[[],
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--isa", choices=INSTRUCTION_SETS, help="force an instruction set upon our operators")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--only", type=int, nargs="*", metavar="CASE", help="numbers of the cases to run, from 0")
     parser.add_argument("--gather", action="store_true", help="also PyTorch with gathered rows (a minute each)")
@@ -143,8 +144,9 @@ def main() -> None:
     arguments = parser.parse_args()
 
     torch.set_num_threads(THREADS)
-    report: dict[str, Any] = {"machine": features(), "cases": []}
-    print(f"{report['machine']['processor']}, {THREADS} threads, {SIDE} x {SIDE}")
+    isa = instruction_set(arguments.isa)
+    report: dict[str, Any] = {"machine": features(), "isa": isa, "cases": []}
+    print(f"{report['machine']['processor']}, {THREADS} threads, {SIDE} x {SIDE}, {isa}")
     for number, case in enumerate(CASES):
         if arguments.only and number not in arguments.only:
             continue
@@ -155,8 +157,7 @@ def main() -> None:
         print(f"\n{case}\n  {'ours':10s} {times['ours']:8.1f} ms")
         targets = {"sdpa": case.target_sdpa, "functions": case.target_functions}
         for name, ratio in ratios.items():
-            goal = f"  (target {targets[name]:g})" if name in targets else ""
-            print(f"  {name:10s} {times[name]:8.1f} ms   {ratio:6.2f} x{goal}")
+            print(f"  {name:10s} {times[name]:8.1f} ms   {ratio:6.2f} x{target(targets.get(name), isa)}")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(report, indent=2) + "\n")
     print(f"\n{arguments.output}")

@@ -8,7 +8,6 @@ is timed.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from timing import THREADS, features, medians
+from timing import INSTRUCTION_SETS, THREADS, features, instruction_set, medians, target
 
 
 @dataclass(frozen=True)
@@ -154,21 +153,16 @@ def contenders(case: Case, rivals: bool) -> tuple[dict[str, Callable[[], Any]], 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--isa", choices=["baseline", "avx2", "avx512"], help="force an instruction set")
+    parser.add_argument("--isa", choices=INSTRUCTION_SETS, help="force an instruction set")
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--only", type=int, nargs="*", metavar="CASE", help="numbers of the cases to run, from 0")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "operators.json")
     arguments = parser.parse_args()
 
-    import keygraph.plugins
     import torch
 
     torch.set_num_threads(THREADS)
-    library = ctypes.CDLL(str(keygraph.plugins.library("onnxruntime")))
-    library.keygraph_cpu_isa.restype = ctypes.c_char_p
-    if arguments.isa and library.keygraph_cpu_select_isa(arguments.isa.encode()):
-        raise SystemExit(f"this machine has no {arguments.isa}")
-    isa = library.keygraph_cpu_isa().decode()
+    isa = instruction_set(arguments.isa)
     report: dict[str, Any] = {"machine": features(), "isa": isa, "cases": []}
     print(f"{report['machine']['processor']}, {THREADS} threads, {isa}")
     for number, case in enumerate(CASES):
@@ -182,8 +176,7 @@ def main() -> None:
         for op, rivals in (("attention", ATTENTION_RIVALS), ("graph", GRAPH_RIVALS)):
             print(f"  {op:10s} ours {times[op]['ours']:8.2f} ms")
             for rival in rivals:
-                target = TARGETS[case.k].get(rival)
-                goal = f"  (target {target * (0.5 if isa == 'avx2' else 1):g})" if target and isa != "baseline" else ""
+                goal = target(TARGETS[case.k].get(rival), isa)
                 print(f"    {rival:14s} {times[op][rival]:8.2f} ms   {ratios[op][rival]:7.2f} x{goal}")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(report, indent=2) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import random
@@ -13,6 +14,24 @@ from typing import Any
 
 #: Every contender gets this many.
 THREADS = 2
+#: Those that our operators know.
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+
+
+def instruction_set(name: str | None) -> str:
+    """Force an instruction set upon our operators, in the whole process; the one in use."""
+    import keygraph.plugins
+
+    library = ctypes.CDLL(str(keygraph.plugins.library("onnxruntime")))
+    library.keygraph_cpu_isa.restype = ctypes.c_char_p
+    if name and library.keygraph_cpu_select_isa(name.encode()):
+        raise SystemExit(f"this machine has no {name}")
+    return library.keygraph_cpu_isa().decode()
+
+
+def target(ratio: float | None, isa: str) -> str:
+    """What the project wants of a ratio, to print behind it: on AVX2 half, of the baseline nothing."""
+    return f"  (target {ratio / 2 if isa == 'avx2' else ratio:g})" if ratio and isa != "baseline" else ""
 
 
 def medians(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
