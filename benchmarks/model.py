@@ -23,7 +23,7 @@ from keygraph.export import export
 from keygraph.models import kgt as kgt_module
 from keygraph.models import load_checkpoint, save_checkpoint
 from keygraph.models.kgt import KGT, KGTConfig
-from timing import INSTRUCTION_SETS, THREADS, features, instruction_set, medians, target
+from timing import THREADS, add_options, features, instruction_set, measure, target
 
 SIDE = 128
 
@@ -105,7 +105,7 @@ def eager(model: KGT, image: torch.Tensor, k: int, graph: Callable, attention: C
     return call
 
 
-def contenders(case: Case, folder: Path, gather: bool) -> dict[str, Callable[[], Any]]:
+def contenders(case: Case, folder: Path, gather: bool, threads: int) -> dict[str, Callable[[], Any]]:
     """ "ours" first; every other has been compared with it."""
     torch.manual_seed(0)
     config = KGTConfig(layers=(4, 4, 4, 4), channels=60, heads=6, window=case.window, k=case.k)
@@ -114,8 +114,8 @@ def contenders(case: Case, folder: Path, gather: bool) -> dict[str, Callable[[],
     loaded = load_checkpoint(checkpoint)
     export(loaded, file, verification=False)
     image = torch.rand(1, 3, SIDE, SIDE)
-    ours = keygraph.load(file, threads=THREADS).session
-    functions = keygraph.load(file, library=None, threads=THREADS).session
+    ours = keygraph.load(file, threads=threads).session
+    functions = keygraph.load(file, library=None, threads=threads).session
     model = loaded.module
     calls: dict[str, Callable[[], Any]] = {
         "ours": lambda: ours.run(image.numpy(), case.k),
@@ -136,22 +136,22 @@ def contenders(case: Case, folder: Path, gather: bool) -> dict[str, Callable[[],
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--isa", choices=INSTRUCTION_SETS, help="force an instruction set upon our operators")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--only", type=int, nargs="*", metavar="CASE", help="numbers of the cases to run, from 0")
+    add_options(parser, 9, "model.json")
     parser.add_argument("--gather", action="store_true", help="also PyTorch with gathered rows (a minute each)")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "model.json")
     arguments = parser.parse_args()
 
-    torch.set_num_threads(THREADS)
+    threads = 1 if arguments.alone else THREADS
+    torch.set_num_threads(threads)
     isa = instruction_set(arguments.isa)
-    report: dict[str, Any] = {"machine": features(), "isa": isa, "cases": []}
-    print(f"{report['machine']['processor']}, {THREADS} threads, {SIDE} x {SIDE}, {isa}")
+    report: dict[str, Any] = {"machine": features(threads), "isa": isa, "cases": []}
+    print(f"{report['machine']['processor']}, {threads} thread{'s' * (threads > 1)}, {SIDE} x {SIDE}, {isa}")
     for number, case in enumerate(CASES):
         if arguments.only and number not in arguments.only:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            times = medians(contenders(case, Path(folder), arguments.gather), arguments.rounds)
+            times = measure(
+                contenders(case, Path(folder), arguments.gather, threads), arguments.rounds, arguments.alone
+            )
         ratios = {name: value / times["ours"] for name, value in times.items() if name != "ours"}
         report["cases"].append({"window": case.window, "k": case.k, "milliseconds": times, "ratios": ratios})
         print(f"\n{case}\n  {'ours':10s} {times['ours']:8.1f} ms")

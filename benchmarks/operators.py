@@ -11,11 +11,10 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from timing import INSTRUCTION_SETS, THREADS, features, instruction_set, medians, target
+from timing import THREADS, add_options, features, instruction_set, measure, target
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ GRAPH_RIVALS = ("topk", "topk+scatter", "functions")
 
 
 def onnx_runtime(
-    op: str, inputs: str, feeds: dict[str, np.ndarray], functions: bool, **attributes: Any
+    op: str, inputs: str, feeds: dict[str, np.ndarray], functions: bool, threads: int, **attributes: Any
 ) -> Callable[[], Any]:
     """One inference of one node, with bound inputs: our library's kernel, or the function of standard operators."""
     import keygraph.plugins
@@ -67,7 +66,7 @@ def onnx_runtime(
         ir_version=10,
     )
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = THREADS
+    options.intra_op_num_threads = threads
     if not functions:
         options.register_custom_ops_library(str(keygraph.plugins.library("onnxruntime")))
     run = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -88,7 +87,7 @@ def array(result: Any) -> np.ndarray:
     return result.numpy() if hasattr(result, "numpy") else result.get_outputs()[0].numpy()
 
 
-def contenders(case: Case, rivals: bool) -> tuple[dict[str, Callable[[], Any]], dict[str, Callable[[], Any]]]:
+def contenders(case: Case, threads: int) -> tuple[dict[str, Callable[[], Any]], dict[str, Callable[[], Any]]]:
     """The attention's and the graph's contenders, "ours" first; every result has been compared with ours."""
     import torch
     from keygraph.plugins.torch import unpack_graph
@@ -101,7 +100,7 @@ def contenders(case: Case, rivals: bool) -> tuple[dict[str, Callable[[], Any]], 
 
     # One tensor for query and key, as in a KGT.
     graph: dict[str, Callable[[], Any]] = {
-        name: onnx_runtime("KeyGraph", "query query k", graph_feeds, name == "functions")
+        name: onnx_runtime("KeyGraph", "query query k", graph_feeds, name == "functions", threads)
         for name in ("ours", "functions")
     }
     words = torch.from_numpy(array(graph["ours"]()))
@@ -109,7 +108,7 @@ def contenders(case: Case, rivals: bool) -> tuple[dict[str, Callable[[], Any]], 
     index = selected.nonzero()[:, -1].view(case.windows, case.nodes, case.k)
     feeds = {"q": q.numpy(), "k": k.numpy(), "v": v.numpy(), "graph": words.numpy()}
     attention: dict[str, Callable[[], Any]] = {
-        name: onnx_runtime("KeyGraphAttention", "q k v graph", feeds, name == "functions", scale=scale)
+        name: onnx_runtime("KeyGraphAttention", "q k v graph", feeds, name == "functions", threads, scale=scale)
         for name in ("ours", "functions")
     }
 
@@ -140,9 +139,8 @@ def contenders(case: Case, rivals: bool) -> tuple[dict[str, Callable[[], Any]], 
         mask = torch.zeros(case.windows, 1, case.nodes, case.nodes, dtype=torch.bool)
         return mask.scatter_(-1, topk(), True)
 
-    if rivals:
-        attention |= {"sdpa": sdpa, "mask": mask, "gather": gather}
-        graph |= {"topk": topk, "topk+scatter": topk_scatter}
+    attention |= {"sdpa": sdpa, "mask": mask, "gather": gather}
+    graph |= {"topk": topk, "topk+scatter": topk_scatter}
     ours = array(attention["ours"]())
     for name, call in attention.items():
         difference = np.abs(array(call()) - ours).max()
@@ -153,23 +151,24 @@ def contenders(case: Case, rivals: bool) -> tuple[dict[str, Callable[[], Any]], 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--isa", choices=INSTRUCTION_SETS, help="force an instruction set")
-    parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--only", type=int, nargs="*", metavar="CASE", help="numbers of the cases to run, from 0")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "operators.json")
+    add_options(parser, 25, "operators.json")
     arguments = parser.parse_args()
 
     import torch
 
-    torch.set_num_threads(THREADS)
+    threads = 1 if arguments.alone else THREADS
+    torch.set_num_threads(threads)
     isa = instruction_set(arguments.isa)
-    report: dict[str, Any] = {"machine": features(), "isa": isa, "cases": []}
-    print(f"{report['machine']['processor']}, {THREADS} threads, {isa}")
+    report: dict[str, Any] = {"machine": features(threads), "isa": isa, "cases": []}
+    print(f"{report['machine']['processor']}, {threads} thread{'s' * (threads > 1)}, {isa}")
     for number, case in enumerate(CASES):
         if arguments.only and number not in arguments.only:
             continue
-        attention, graph = contenders(case, rivals=True)
-        times = {"attention": medians(attention, arguments.rounds), "graph": medians(graph, arguments.rounds)}
+        attention, graph = contenders(case, threads)
+        times = {
+            op: measure(calls, arguments.rounds, arguments.alone)
+            for op, calls in {"attention": attention, "graph": graph}.items()
+        }
         ratios = {op: {n: t / each["ours"] for n, t in each.items() if n != "ours"} for op, each in times.items()}
         report["cases"].append({"case": asdict(case), "milliseconds": times, "ratios": ratios})
         print(f"\n{case}")
