@@ -196,8 +196,8 @@ class Restorer:
     ) -> Iterator[NDArray[np.float32]]:
         """Yield float32[channels, h, w] for every tile, each checked and valid until the next one is asked for."""
         plan, corners = sizing.plan, sizing.plan.tiles
-        shape, planes = self.manifest.shape, channels.planes
-        # A file with a fixed batch takes planes, however many of them make a tile.
+        planes, filled = channels.planes, self.manifest.shape is not None
+        # What limits a batch counts planes, however many of them make a tile.
         together = sizing.batch if planes == 1 else max(1, sizing.batch // planes)
         groups = [corners[start : start + together] for start in range(0, len(corners), together)]
         cut = Cutter(image, plan)
@@ -205,13 +205,13 @@ class Restorer:
         def batches() -> Iterator[NDArray[np.float32]]:
             for group in groups:
                 images = np.concatenate([channels.split(to_model(cut(y, x), self.manifest)) for y, x in group])
-                yield from [images] if shape is None else _filled(images, shape[0])
+                yield from _parts(images, sizing.most or len(images), filled)
 
         done = 0
         with closing(run_batches(self.session, batches(), k)) as results:
             for group in groups:
                 count = len(group) * planes
-                restored = self._take(results, count, count if shape is None else shape[0], plan)
+                restored = self._take(results, count, sizing.most or count, filled, plan)
                 done += len(group)
                 if progress is not None:
                     progress(done, len(corners))
@@ -224,23 +224,22 @@ class Restorer:
                         )
                     yield channels.join(of_tile)
 
-    def _take(self, results: Iterator[NDArray[np.float32]], count: int, size: int, plan: Plan) -> NDArray[np.float32]:
-        """Take the next `count` restored images from batches of `size`, the last one filled up; check their shapes."""
+    def _take(
+        self, results: Iterator[NDArray[np.float32]], count: int, most: int, filled: bool, plan: Plan
+    ) -> NDArray[np.float32]:
+        """Take the results of what `_parts` made of `count` images, and check their shapes."""
         manifest, parts = self.manifest, []
-        expected = (
-            size,
-            manifest.out_channels,
-            plan.rows.tile * manifest.scale,
-            plan.columns.tile * manifest.scale,
-        )
-        for start in range(0, count, size):
+        height, width = plan.rows.tile * manifest.scale, plan.columns.tile * manifest.scale
+        for start in range(0, count, most):
             part = next(results)
+            size = most if filled else min(most, count - start)
+            expected = (size, manifest.out_channels, height, width)
             if part.shape != expected:
                 raise KeygraphError(
                     f"the model gave a tensor of shape {part.shape} where its manifest promises {expected}; "
                     "export it again"
                 )
-            parts.append(part.copy() if start + size < count else part)  # A result is valid until the next one.
+            parts.append(part.copy() if start + most < count else part)  # A result is valid until the next one.
         return (parts[0] if len(parts) == 1 else np.concatenate(parts))[:count]
 
 
@@ -269,11 +268,11 @@ class Cutter:
         return self._image[self._rows[y:bottom, None], self._columns[x:right]]
 
 
-def _filled(images: NDArray[np.float32], size: int) -> Iterator[NDArray[np.float32]]:
-    """Cut images into batches of one size; the last is filled up with its last image."""
-    for start in range(0, len(images), size):
-        part = images[start : start + size]
-        lacking = size - len(part)
+def _parts(images: NDArray[np.float32], most: int, filled: bool) -> Iterator[NDArray[np.float32]]:
+    """Cut images into batches of at most so many; `filled`: exactly so many, the last image repeated as need be."""
+    for start in range(0, len(images), most):
+        part = images[start : start + most]
+        lacking = most - len(part) if filled else 0
         yield np.concatenate([part, np.repeat(part[-1:], lacking, axis=0)]) if lacking else part
 
 
