@@ -19,11 +19,12 @@ from typing import Any
 import keygraph
 import numpy as np
 import torch
+from keygraph.bench.timing import medians
 from keygraph.export import export
 from keygraph.models import kgt as kgt_module
 from keygraph.models import load_checkpoint, save_checkpoint
 from keygraph.models.kgt import KGT, KGTConfig
-from timing import THREADS, features, medians
+from timing import THREADS, features
 
 SIDE = 128
 

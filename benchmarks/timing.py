@@ -1,36 +1,14 @@
-"""Fair comparisons on noisy machines: contenders interleaved in one process, medians, ratios."""
+"""What the benchmarks on the CPU have in common."""
 
 from __future__ import annotations
 
 import os
 import platform
-import random
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 #: Every contender gets this many.
 THREADS = 2
-
-
-def medians(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median milliseconds of each.
-
-    Every round runs each once, in a new random order, with a pause before each so that the previous one's threads have
-    stopped spinning. What takes over 200 ms more than the fastest runs in three rounds only.
-    """
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for round_ in range(rounds):
-        fastest = min((min(values) for values in times.values() if values), default=0.0)
-        names = [name for name in calls if round_ < 3 or min(times[name]) < fastest + 200]
-        for name in random.sample(names, len(names)):
-            time.sleep(0.005)
-            start = time.perf_counter()
-            calls[name]()
-            times[name].append((time.perf_counter() - start) * 1e3)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def features() -> dict[str, Any]:

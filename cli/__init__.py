@@ -22,6 +22,7 @@ COMMANDS = {
     "export": ("export", "export", "Export a checkpoint to one portable ONNX file, verified against PyTorch."),
     "compare": ("compare", "compare", "Compare a model with a reference, number by number."),
     "inspect": ("inspect", "inspect", "Say what a checkpoint, an ONNX file or an image is."),
+    "bench": ("bench", "bench", "Time the operators on this machine against what PyTorch offers."),
     "doctor": ("doctor", "doctor", "Say what is installed here, what is missing, and how to get it."),
 }
 
