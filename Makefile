@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 NATIVE := $(shell find plugins -name '*.cpp' -o -name '*.h' -o -name '*.inl')
 
-.PHONY: demo test check sanitize benchmark clean
+.PHONY: demo test check sanitize tensorrt benchmark clean
 
 demo: .venv/.ready
 	$(BIN)/python examples/demo.py -o demo-output
@@ -27,6 +27,14 @@ sanitize: .venv/.ready
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	KEYGRAPH_LIBRARY_DIR=build/sanitize $(BIN)/python -m pytest -q tests/plugins/test_operator_conformance.py \
 	tests/plugins/test_operator_fuzz.py tests/plugins/test_operator_errors.py -k "not functions and not torch and not nnx"
+
+# The TensorRT plugin and its tests; TENSORRT_ROOT is an SDK, or a folder whose include/ holds its headers.
+tensorrt: .venv/.ready
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/tensorrt -G Ninja -DTENSORRT_ROOT="$(TENSORRT_ROOT)" \
+	-DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python"
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/tensorrt \
+	--target keygraph_trt keygraph_trt_harness keygraph_trt_host
+	KEYGRAPH_LIBRARY_DIR=build/tensorrt $(BIN)/python -m pytest -q tests/plugins/tensorrt
 
 benchmark: .venv/.ready
 	$(BIN)/python benchmarks/operators.py

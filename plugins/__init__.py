@@ -10,7 +10,11 @@ from ..errors import MissingDependencyError
 LIBRARIES = {
     "cpu": "libkeygraph_cpu.so",
     "onnxruntime": "libkeygraph_ort.so",
+    "tensorrt": "libkeygraph_trt.so",
 }
+
+#: host -> what `pip install` must be told besides, for the hosts whose library is not always built.
+_BUILD_OPTIONS = {"tensorrt": " -C cmake.define.TENSORRT_ROOT=<the TensorRT SDK>"}
 
 
 def library(host: str) -> Path:
@@ -18,16 +22,16 @@ def library(host: str) -> Path:
 
     Parameters
     ----------
-    host : {"cpu", "onnxruntime"}
-        ``"onnxruntime"`` goes to `SessionOptions.register_custom_ops_library`; ``"cpu"`` is the C interface
-        of `plugins/include/keygraph/`.
+    host : {"cpu", "onnxruntime", "tensorrt"}
+        ``"onnxruntime"`` goes to `SessionOptions.register_custom_ops_library`, ``"tensorrt"`` to
+        `IPluginRegistry.load_library`; ``"cpu"`` is the C interface of `plugins/include/keygraph/`.
 
     Raises
     ------
     ValueError
         There is no such host.
     MissingDependencyError
-        keygraph was installed without its native libraries.
+        keygraph was installed without this library; ``"tensorrt"`` is built only where TensorRT's headers are.
     """
     if host not in LIBRARIES:
         raise ValueError(f"no host {host!r}; choose one of {', '.join(LIBRARIES)}")
@@ -37,5 +41,5 @@ def library(host: str) -> Path:
             return path
     raise MissingDependencyError(
         f"{LIBRARIES[host]} is not installed beside keygraph; build it with: "
-        "pip install --force-reinstall --no-deps keygraph"
+        f"pip install --force-reinstall --no-deps keygraph{_BUILD_OPTIONS.get(host, '')}"
     )

@@ -1,0 +1,341 @@
+"""The TensorRT plugin's whole life without TensorRT: over the CPU kernels to the numbers, and on a GPU where one is."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import operator_oracle as oracle
+import pytest
+from harness import Answers, built, play
+from operator_cases import ATTENTION_CASES, GRAPH_CASES, AttentionCase, GraphCase, attention_inputs, graph_inputs
+from operator_hosts import four_sizes, three_sizes
+
+TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
+#: `KEYGRAPH_NO_DRIVER` in plugins/include/keygraph/types.h.
+NO_DRIVER = "8"
+#: The variants of host_launcher.cpp.
+GRAPH_ANY, GRAPH_FEW_NODES, ATTENTION_ANY, ATTENTION_NO_BIAS = "1", "2", "3", "4"
+
+every_dtype = pytest.mark.parametrize("dtype", TOLERANCE)
+every_graph_case = pytest.mark.parametrize("case", GRAPH_CASES, ids=lambda case: case.name)
+every_attention_case = pytest.mark.parametrize("case", ATTENTION_CASES, ids=lambda case: case.name)
+
+
+@dataclass(frozen=True)
+class Host:
+    """A plugin library and where its tensors are."""
+
+    file: str
+    memory: str
+
+    def play(self, *arguments: Any, **more: Any) -> Answers:
+        answers = play(*arguments, library=built(self.file), memory=self.memory, **more)
+        if self.memory == "device" and answers.one("device") != "yes":
+            pytest.skip(f"no GPU: {answers.one('device')}")
+        return answers
+
+
+CPU_KERNELS = Host("libkeygraph_trt_host.so", "host")
+GPU = Host("libkeygraph_trt.so", "device")
+every_host = pytest.mark.parametrize(
+    "host", [pytest.param(CPU_KERNELS, id="cpu-kernels"), pytest.param(GPU, id="gpu", marks=pytest.mark.gpu)]
+)
+
+
+def stored(array: np.ndarray, dtype: str) -> np.ndarray:
+    """As the operator stores it; bfloat16 rounded to nearest even, in uint16."""
+    if dtype != "bfloat16":
+        return array.astype(dtype)
+    bits = array.astype(np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return np.where(np.isnan(array), 0x7FC0, rounded).astype(np.uint16)
+
+
+def loaded(array: np.ndarray) -> np.ndarray:
+    return (array.astype(np.uint32) << 16).view(np.float32) if array.dtype == np.uint16 else array
+
+
+def graph_of(nodes: int = 33, rows: int = 33, channels: int = 8) -> tuple[list[np.ndarray], tuple[tuple, type]]:
+    """Inputs and output of a small KeyGraph."""
+    random = np.random.default_rng(0)
+    query = random.standard_normal((2, 1, rows, channels)).astype(np.float32)
+    key = random.standard_normal((2, 1, nodes, channels)).astype(np.float32)
+    return [query, key, np.array([7])], ((2, 1, rows, (nodes + 31) // 32), np.int32)
+
+
+def attention_of(heads_last: bool = False, bias: bool = False) -> tuple[list[np.ndarray], tuple[tuple, type]]:
+    """Inputs and output of a small KeyGraphAttention: 2 heads of 8 channels, 40 nodes, values of 6 channels."""
+    case = AttentionCase("small", value_channels=6, bias=bias)
+    inputs = [array for array in attention_inputs(case, np.float32).values() if array is not None]
+    shape: tuple[int, ...] = (1, 2, 33, 6)
+    if heads_last:
+        inputs[:3] = [three_sizes(array) for array in inputs[:3]]
+        shape = (1, 33, 12)
+    return inputs, (shape, np.float32)
+
+
+def check_run(answers: Answers, sizes: tuple[int, ...]) -> list[np.ndarray]:
+    """All that the plugin computed, after a look at everything else that it must say when all is well."""
+    for key in ("output type", "output shape", "configure", "tactics", "set tactic", "shape", "enqueue"):
+        assert set(answers.all(f"{key} status")) == {"0"}, key
+    for key in ("set tactic", "shape", "enqueue"):
+        assert set(answers.all(f"build {key} status")) == {"0"}, key
+    assert set(answers.all("output sizes")) == {",".join(map(str, sizes))}
+    tactics = answers.all("tactic")
+    assert len(set(tactics)) == len(tactics) > 0
+    assert "0" not in tactics
+    assert {"run", *tactics} == set(answers.outputs) - {"replayed"}
+    return list(answers.outputs.values())
+
+
+# ---- the numbers ----
+
+
+@every_host
+@every_dtype
+@every_graph_case
+def test_key_graph(host: Host, dtype: str, case: GraphCase, tmp_path: Path) -> None:
+    """The default, every tactic and the replayed CUDA graph select the oracle's nodes."""
+    query, key = (stored(array, dtype) for array in graph_inputs(case, np.float32))
+    sizes = (*query.shape[:3], (case.nodes + 31) // 32)
+    answers = host.play(tmp_path, "KeyGraph", [query, key, np.array([case.k])], (sizes, np.int32))
+    for graph in check_run(answers, sizes):
+        # powers of two past fp16's range are infinite there: the oracle gets what the operator gets
+        oracle.check_graph(graph, loaded(query), loaded(key), case.k, case.exact)
+
+
+@every_host
+@pytest.mark.parametrize("heads_last", [False, True], ids=["heads-first", "heads-last"])
+@every_dtype
+@every_attention_case
+def test_key_graph_attention(host: Host, heads_last: bool, dtype: str, case: AttentionCase, tmp_path: Path) -> None:
+    """The default, every tactic and the replayed CUDA graph are the oracle's numbers."""
+    made = attention_inputs(case, np.float32)
+    graph = made.pop("graph")
+    q, k, v, bias = (None if array is None else stored(array, dtype) for array in made.values())
+    expected = oracle.key_graph_attention(
+        loaded(q), loaded(k), loaded(v), oracle.unpack(graph, case.nodes),
+        None if bias is None else loaded(bias), case.scale,
+    )  # fmt: skip
+    fields = {} if case.scale is None else {"scale": ("kFLOAT32", case.scale)}
+    sizes = expected.shape
+    if heads_last:
+        q, k, v = (three_sizes(array) for array in (q, k, v))
+        fields["heads"] = ("kINT32", case.heads)
+        sizes = (case.batch, case.rows, case.heads * case.value_channels)
+    inputs = [q, k, v, graph] + ([] if bias is None else [bias])
+    answers = host.play(tmp_path, "KeyGraphAttention", inputs, (sizes, q.dtype.type), fields=fields)
+    for output in check_run(answers, sizes):
+        result = four_sizes(output, case.heads) if heads_last else output
+        oracle.check_attention(loaded(result), expected, TOLERANCE[dtype])
+
+
+# ---- what the plugin says about itself ----
+
+
+def test_creators(tmp_path: Path) -> None:
+    answers = CPU_KERNELS.play(tmp_path, "KeyGraph", *graph_of())
+    assert answers.all("creator") == ["keygraph::KeyGraph:1", "keygraph::KeyGraphAttention:1 scale heads"]
+    assert answers.one("core") == "keygraph::KeyGraph:1"
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_formats(bias: bool, tmp_path: Path) -> None:
+    """Every storage type, the same for all but the graph and k; only dense."""
+    types = ["float32", "float16", "bfloat16"]
+    answers = CPU_KERNELS.play(tmp_path, "KeyGraphAttention", *attention_of(bias=bias))
+    more = 2 if bias else 1
+    assert answers.all("format") == [" ".join([t] * 3 + ["int32"] + [t] * more) for t in types]
+    assert answers.one("output type") == "float32"
+    assert answers.one("workspace") == "0"
+    answers = CPU_KERNELS.play(tmp_path, "KeyGraph", *graph_of())
+    assert answers.all("format") == [f"{t} {t} int64 int32" for t in types]
+    assert answers.one("output type") == "int32"
+    assert int(answers.one("format limit")) >= len(types)
+
+
+def test_output_shapes_are_expressions_of_the_inputs(tmp_path: Path) -> None:
+    answers = CPU_KERNELS.play(tmp_path, "KeyGraph", *graph_of())
+    assert answers.one("output shape") == "0.0 0.1 0.2 ceil_div(1.2,32)"
+    answers = CPU_KERNELS.play(tmp_path, "KeyGraphAttention", *attention_of())
+    assert answers.one("output shape") == "0.0 0.1 0.2 2.3"
+    heads = {"heads": ("kINT32", 2)}
+    answers = CPU_KERNELS.play(tmp_path, "KeyGraphAttention", *attention_of(heads_last=True), fields=heads)
+    assert answers.one("output shape") == "0.0 0.1 2.2"
+
+
+def test_timing_cache_id_is_of_the_attributes_and_the_library(tmp_path: Path) -> None:
+    def key(**changes: Any) -> str:
+        return CPU_KERNELS.play(tmp_path, "KeyGraphAttention", *attention_of(), **changes).one("timing cache id")
+
+    plain = key()
+    assert "keygraph=" in plain
+    assert "targets=80" in plain
+    assert key(node="another") == plain
+    assert key(fields={"heads": ("kINT32", 2)}) != plain
+    # 0.1 and the next float32
+    assert key(fields={"scale": ("kFLOAT32", 0.1)}) != key(fields={"scale": ("kFLOAT32", 0.10000001)})
+
+
+# ---- tactics ----
+
+
+@pytest.mark.parametrize(
+    ("nodes", "tactic", "launched"),
+    [
+        (33, 0, GRAPH_FEW_NODES),
+        (33, int(GRAPH_ANY), GRAPH_ANY),
+        (33, int(GRAPH_FEW_NODES), GRAPH_FEW_NODES),
+        (100, int(GRAPH_FEW_NODES), GRAPH_ANY),
+        (100, 12345, GRAPH_ANY),
+    ],
+    ids=["default", "chosen", "chosen, first", "chosen for other sizes", "of another library"],
+)
+def test_a_tactic_is_used_where_it_fits(nodes: int, tactic: int, launched: str, tmp_path: Path) -> None:
+    inputs, output = graph_of(nodes)
+    answers = CPU_KERNELS.play(tmp_path, "KeyGraph", inputs, output, tactic=tactic)
+    assert answers.all("launched")[-1] == launched
+    assert answers.all("launched")[:-1] == answers.all("tactic")
+    oracle.check_graph(answers.outputs["run"], inputs[0], inputs[1], 7, exact=False)
+
+
+def test_tactics_know_whether_there_is_a_bias(tmp_path: Path) -> None:
+    answers = CPU_KERNELS.play(tmp_path, "KeyGraphAttention", *attention_of())
+    assert answers.all("tactic") == [ATTENTION_ANY, ATTENTION_NO_BIAS]
+    answers = CPU_KERNELS.play(tmp_path, "KeyGraphAttention", *attention_of(bias=True), tactic=int(ATTENTION_NO_BIAS))
+    assert answers.all("tactic") == [ATTENTION_ANY]
+    assert answers.all("launched")[-1] == ATTENTION_ANY
+
+
+# ---- errors ----
+
+
+@pytest.mark.parametrize(
+    "host",
+    [pytest.param(Host("libkeygraph_trt_host.so", "host"), id="cpu-kernels"), pytest.param(GPU, id="library")],
+)
+@pytest.mark.parametrize("op", ["KeyGraph", "KeyGraphAttention"])
+def test_without_a_gpu_all_goes_well_up_to_the_launch(host: Host, op: str, tmp_path: Path) -> None:
+    """An engine is built without a GPU, then; only running it is an error, which names the node."""
+    inputs, output = graph_of() if op == "KeyGraph" else attention_of()
+    environment = {"CUDA_VISIBLE_DEVICES": "", "KEYGRAPH_TEST_NO_DEVICE": "1"}
+    answers = play(
+        tmp_path, op, inputs, output, library=built(host.file), memory=host.memory, environment=environment, tactic=1
+    )
+    assert answers.one("configure status") == "0"
+    assert answers.all("tactic") == []
+    assert answers.one("set tactic status") == "0"
+    assert answers.one("shape status") == "0"
+    assert answers.one("build enqueue status") == answers.one("enqueue status") == NO_DRIVER
+    assert answers.outputs == {}
+    last = answers.all("log")[-1]
+    assert last.startswith(f"error: keygraph: {op} node 'layers.3/the node': ")
+
+
+def test_enqueue_before_sizes_are_known_is_an_error(tmp_path: Path) -> None:
+    answers = CPU_KERNELS.play(tmp_path, "KeyGraph", *graph_of())
+    assert answers.one("early enqueue status") != "0"
+    (line,) = answers.all("log")
+    assert "KeyGraph node 'layers.3/the node': enqueue without a good onShapeChange" in line
+
+
+def test_k_below_one_is_an_error_of_the_node(tmp_path: Path) -> None:
+    """Where the kernels can see k, as on the CPU; on a GPU it keeps one node."""
+    inputs, output = graph_of()
+    answers = CPU_KERNELS.play(tmp_path, "KeyGraph", [*inputs[:2], np.array([0])], output)
+    assert answers.one("enqueue status") != "0"
+    assert answers.all("log")[-1].endswith("KeyGraph node 'layers.3/the node': k must be at least 1")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"scale": ("kINT32", 1)}, "attribute scale must be one float32"),
+        ({"heads": ("kFLOAT32", 2.0)}, "attribute heads must be one int32"),
+        ({"heads": ("kCHAR", "two")}, "attribute heads must be one int32"),
+        ({"heads": ("kINT32", 0)}, "attribute heads is 0, it must be at least 1"),
+    ],
+)
+def test_bad_attributes(fields: dict, message: str, tmp_path: Path) -> None:
+    answers = CPU_KERNELS.play(tmp_path, "KeyGraphAttention", *attention_of(), fields=fields)
+    assert answers.one("created") == "no"
+    assert f"KeyGraphAttention node 'layers.3/the node': {message}" in answers.all("log")[0]
+
+
+def test_unknown_attributes_are_ignored(tmp_path: Path) -> None:
+    """A parser may hand over all that a node has, and one cannot pose as an engine's."""
+    fields = {
+        "plugin_namespace": ("kCHAR", "keygraph"),
+        "plugin_version": ("kCHAR", "1"),
+        "keygraph_format": ("kINT32", 99),
+        "keygraph_node": ("kCHAR", "another"),
+    }
+    answers = CPU_KERNELS.play(tmp_path, "KeyGraph", *graph_of(), fields=fields)
+    assert answers.one("enqueue status") == "0"
+    assert "'layers.3/the node'" in answers.all("log")[0]
+    assert answers.all("serialized") == ["keygraph_format", "keygraph_node"]
+
+
+def test_all_attributes_are_serialized(tmp_path: Path) -> None:
+    fields = {"heads": ("kINT32", 2), "scale": ("kFLOAT32", 0.25)}
+    answers = CPU_KERNELS.play(tmp_path, "KeyGraphAttention", *attention_of(heads_last=True), fields=fields)
+    assert answers.all("serialized") == ["keygraph_format", "keygraph_node", "scale", "heads"]
+
+
+def wrong(place: int, change: Any, **attention: Any) -> tuple[str, list[np.ndarray], tuple]:
+    inputs, output = attention_of(**attention)
+    inputs[place] = np.ascontiguousarray(change(inputs[place]))
+    return "KeyGraphAttention", inputs, output
+
+
+@pytest.mark.parametrize(
+    ("case", "fields", "message"),
+    [
+        (wrong(1, lambda k: k[..., :7]), {}, "k has shape [1, 2, 40, 7], expected [B, H, N, D]"),
+        (wrong(2, lambda v: v[:, :, :39]), {}, "v has shape [1, 2, 39, 6], expected [B, H, N, Dv]"),
+        (wrong(3, lambda graph: graph[..., :1]), {}, "graph has shape [1, 1, 33, 1], expected [1, 1 or 2, 33, 2]"),
+        (wrong(3, lambda graph: np.repeat(graph, 3, 1)), {}, "graph has 3 groups, expected 1 or the 2 heads"),
+        (wrong(4, lambda bias: bias[:1], bias=True), {}, "bias has shape [1, 33, 40], expected [H, M, N]"),
+        (wrong(0, lambda q: q, heads_last=True), {}, "the attribute heads must say how many"),
+        (wrong(0, lambda q: q, heads_last=True), {"heads": ("kINT32", 3)}, "must be multiples of the 3 heads"),
+        (wrong(0, lambda q: q[0]), {}, "k has 4 sizes, expected 3"),
+        (("KeyGraph", [graph_of()[0][0], graph_of()[0][1][..., :7], np.array([7])], graph_of()[1]), {}, "key has shape"),
+        (("KeyGraph", [*graph_of()[0][:2], np.array([7, 7])], graph_of()[1]), {}, "k has shape [2], expected one"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_bad_shapes_are_refused_while_building(case: tuple, fields: dict, message: str, tmp_path: Path) -> None:
+    op, inputs, output = case
+    if inputs[0].ndim == 3 and message.startswith("k has 4"):
+        fields = {"heads": ("kINT32", 2)}
+    answers = CPU_KERNELS.play(tmp_path, op, inputs, output, fields=fields, ends=False)
+    line = answers.all("log")[-1]
+    assert f"{op} node 'layers.3/the node': " in line
+    assert message in line
+
+
+# ---- the library ----
+
+
+@pytest.mark.skipif(not shutil.which("nm"), reason="needs nm")
+def test_the_library_needs_neither_tensorrt_nor_cuda() -> None:
+    library = built("libkeygraph_trt.so")
+
+    def symbols(*options: str) -> set[str]:
+        text = subprocess.run(["nm", "-D", *options, library], capture_output=True, text=True, check=True).stdout
+        return {line.split(maxsplit=1 if options[0] == "--undefined-only" else 2)[-1] for line in text.splitlines()}
+
+    exported = symbols("--defined-only")
+    assert {"getCreators", "setLoggerFinder"} <= exported
+    assert all(name.startswith("keygraph_") for name in exported - {"getCreators", "setLoggerFinder"})
+    weak = ("_ITM_", "__gmon_start__", "__cxa_finalize")
+    foreign = {
+        name for name in symbols("--undefined-only")
+        if not any(f"@{origin}" in name for origin in ("GLIBC", "CXXABI", "GCC")) and not name.startswith(weak)
+    }  # fmt: skip
+    assert foreign == set()
