@@ -63,6 +63,23 @@ class Tiling:
 
 
 @dataclass(frozen=True)
+class Profile:
+    """Sizes that an engine was built for, each as (least, best, most).
+
+    Attributes
+    ----------
+    batch
+        Images in a batch.
+    height, width
+        Pixels, multiples of the manifest's `size_multiple`.
+    """
+
+    batch: tuple[int, int, int]
+    height: tuple[int, int, int]
+    width: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything that is needed to run an artifact and to know where it came from.
 
@@ -96,6 +113,8 @@ class Manifest:
         What was compared with PyTorch and the result; None when `--no-verify` was given.
     tiling
         Calibrated tiling, or None when it was not measured.
+    profiles
+        The sizes that an engine takes, the preferred ones first; empty where nothing but `shape` limits them.
     """
 
     architecture: str
@@ -114,6 +133,7 @@ class Manifest:
     made_with: dict[str, str] = field(default_factory=dict)
     verification: dict[str, Any] | None = None
     tiling: Tiling | None = None
+    profiles: tuple[Profile, ...] = ()
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:
@@ -155,6 +175,9 @@ def from_json(text: str, source: str) -> Manifest:
             values["neighbours"] = Neighbours(**{**neighbours, "trained": tuple(neighbours["trained"])})
         if values["tiling"] is not None:
             values["tiling"] = Tiling(**values["tiling"])
+        values["profiles"] = tuple(
+            Profile(**{name: tuple(sizes) for name, sizes in profile.items()}) for profile in values.get("profiles", ())
+        )
         return Manifest(**values)
     except (TypeError, KeyError) as error:
         raise InputError(f"{source}: the keygraph manifest is damaged ({error}); export the model again") from error

@@ -28,6 +28,13 @@ def restore(
         ),
     ],
     model: Annotated[Path, typer.Option("--model", metavar="M", help="An exported .onnx file, or a checkpoint.")],
+    device: Annotated[
+        str | None, typer.Option(metavar="cpu|cuda|cuda:N", help="Where it runs; by itself, what the model is for.")
+    ] = None,
+    provider: Annotated[
+        str | None,
+        typer.Option(metavar="cpu|cuda|tensorrt", help="For .onnx files: ONNX Runtime's execution provider."),
+    ] = None,
     k: Annotated[
         int | None, typer.Option("--k", metavar="N", help="Neighbours of each node; the model's default.")
     ] = None,
@@ -46,7 +53,7 @@ def restore(
     """
     jobs = plan_jobs(inputs, out)
     sizes = {"tile": _size(tile, "tile", "none", "auto"), "overlap": _size(overlap, "overlap", "auto")}
-    restorer = load(model, threads=threads, notice=_silent if quiet else note)
+    restorer = load(model, device=device, provider=provider, threads=threads, notice=_silent if quiet else note)
     # Everything that can be known without decoding a pixel is known before the first image is touched.
     resolve_k(restorer.manifest, k)
     for source, _ in jobs:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from ..errors import KeygraphError
 from ..manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT
-from .onnx_runtime import _reason, _register
+from .onnx_providers import reason
+from .onnx_runtime import _register
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -115,7 +116,7 @@ class GraphProbe:
         try:
             values = dict(zip(wanted, session.run(wanted, feeds), strict=True))
         except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception.
-            raise KeygraphError(f"ONNX Runtime failed with its key graphs laid open: {_reason(error)}") from error
+            raise KeygraphError(f"ONNX Runtime failed with its key graphs laid open: {reason(error)}") from error
         selections = [
             Selection(name, values[node.input[0]], values[node.input[1]], values[node.output[0]])
             for name, node in zip(self.names, self._nodes, strict=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, Protocol
+from collections.abc import Generator, Iterator
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,40 @@ class Session(Protocol):
         SessionMemoryError
             The engine could not allocate what this batch needs; a smaller one may do.
         """
+
+
+@runtime_checkable
+class StreamingSession(Session, Protocol):
+    """A session that does better with many batches than to run one after the other."""
+
+    def run_batches(self, batches: Iterator[NDArray[np.float32]], k: int | None) -> Iterator[NDArray[np.float32]]:
+        """Restore batches; see `run_batches`."""
+
+
+def run_batches(
+    session: Session, batches: Iterator[NDArray[np.float32]], k: int | None
+) -> Generator[NDArray[np.float32], None, None]:
+    """Restore many batches, in the session's own way where it has one.
+
+    Parameters
+    ----------
+    session
+        Where they run.
+    batches
+        Each as `Session.run` takes it. The session may ask for some of them before it gives the first result.
+    k
+        As `Session.run` takes it.
+
+    Yields
+    ------
+    One result for each batch, in their order, valid until the next one is asked for. Closing the generator leaves
+    nothing running.
+    """
+    if isinstance(session, StreamingSession):
+        yield from session.run_batches(batches, k)
+    else:
+        for images in batches:
+            yield session.run(images, k)
 
 
 class SessionMemoryError(KeygraphError):
