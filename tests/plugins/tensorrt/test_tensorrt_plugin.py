@@ -304,7 +304,11 @@ def wrong(place: int, change: Any, **attention: Any) -> tuple[str, list[np.ndarr
         (wrong(0, lambda q: q, heads_last=True), {}, "the attribute heads must say how many"),
         (wrong(0, lambda q: q, heads_last=True), {"heads": ("kINT32", 3)}, "must be multiples of the 3 heads"),
         (wrong(0, lambda q: q[0]), {}, "k has 4 sizes, expected 3"),
-        (("KeyGraph", [graph_of()[0][0], graph_of()[0][1][..., :7], np.array([7])], graph_of()[1]), {}, "key has shape"),
+        (
+            ("KeyGraph", [graph_of()[0][0], graph_of()[0][1][..., :7], np.array([7])], graph_of()[1]),
+            {},
+            "key has shape",
+        ),
         (("KeyGraph", [*graph_of()[0][:2], np.array([7, 7])], graph_of()[1]), {}, "k has shape [2], expected one"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
