@@ -25,7 +25,7 @@ from ..engines.options import (
     read_k,
     read_profiles,
 )
-from ..engines.targets import TARGETS, check_buildable, find_target
+from ..engines.targets import TARGETS, can_build, find_target
 from ..errors import InputError, MissingDependencyError
 from ..runtime.sidecar import BACKENDS
 from .output import note, progress_bar
@@ -100,7 +100,7 @@ def build(
         strip_weights=strip_weights,
         timing_cache=timing_cache is not None,
     )
-    options.for_backend(software.backend)
+    options.check_backend(software.backend, has_gpu=gpu is not None)
     library = find_plugin(plugin, software.backend, quiet)
     folder = out if out is not None else model.parent
     if not folder.is_dir():
@@ -166,22 +166,11 @@ def find_plugin(wanted: str, backend: str, quiet: bool) -> Path | None:
 def _list_targets(as_json: bool) -> None:
     """What can be built here, and what for."""
     gpu = local_gpu()
-    installed = {}
-    for backend in BACKENDS:
-        try:
-            installed[backend] = str(find_software(backend))
-        except MissingDependencyError:
-            installed[backend] = ""
-    rows = []
-    for target in TARGETS.values():
-        able = []
-        for backend in BACKENDS:
-            try:
-                check_buildable(target, backend, gpu)
-                able.append(installed[backend] != "")
-            except InputError:
-                able.append(False)
-        rows.append((target, dict(zip(BACKENDS, able, strict=True))))
+    installed = {backend: _installed(backend) for backend in BACKENDS}
+    rows = [
+        (target, [backend for backend in BACKENDS if installed[backend] and can_build(target, backend, gpu)])
+        for target in TARGETS.values()
+    ]
     if as_json:
         values = [
             {
@@ -189,7 +178,7 @@ def _list_targets(as_json: bool) -> None:
                 "capability": list(target.capability),
                 "shared_memory_kib": target.shared_memory,
                 "gpus": target.gpus,
-                "builds_here": [backend for backend, yes in able.items() if yes],
+                "builds_here": able,
             }
             for target, able in rows
         ]
@@ -201,7 +190,7 @@ def _list_targets(as_json: bool) -> None:
             (
                 target.name,
                 target.gpus,
-                " and ".join(BACKENDS[backend] for backend, yes in able.items() if yes) or "-",
+                " and ".join(BACKENDS[backend] for backend in able) or "-",
                 f"{target.shared_memory} KiB",
             )
             for target, able in rows
@@ -213,6 +202,14 @@ def _list_targets(as_json: bool) -> None:
     for backend, version in installed.items():
         print(version or f"{BACKENDS[backend]} is not installed: pip install 'keygraph[{extras[backend]}]'")
     print(f"this machine's GPU: {f'{gpu.name}, {gpu.target}' if gpu else 'none'}")
+
+
+def _installed(backend: str) -> str:
+    """A backend's name and version, or the empty string."""
+    try:
+        return str(find_software(backend))
+    except MissingDependencyError:
+        return ""
 
 
 def _report(model: Model, outcomes: list[Outcome], software: str, *, as_json: bool, quiet: bool) -> None:

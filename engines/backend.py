@@ -96,10 +96,8 @@ def choose(wanted: str, targets: Sequence[Target], gpu: Gpu | None) -> tuple[Sof
 def _automatic(targets: Sequence[Target], gpu: Gpu | None) -> Software:
     own = gpu is not None and all(target.capability == gpu.capability for target in targets)
     for backend in ["tensorrt", "tensorrt-rtx"] if own else ["tensorrt-rtx"]:
-        try:
+        with suppress(MissingDependencyError):
             return find_software(backend)
-        except MissingDependencyError:
-            continue
     also = " or pip install 'keygraph[tensorrt]'" if own else ""
     raise MissingDependencyError(
         f"no TensorRT that could build for {', '.join(target.name for target in targets)} is installed; install one "

@@ -14,11 +14,13 @@ T = TypeVar("T")
 #: Phrases of builders for which nothing on the ladder helps -> what does.
 _ADVICE = {
     "within workspace limit": "kernels need more memory than they may have; raise or leave out --workspace",
+    "FP32 GEMM is not supported": "this GPU multiplies matrices in fp16 only; export with fewer islands of fp32",
+    "HW-specific datatypes": "this GPU has not all types in the file; export it again with --precision fp16",
     "could not find any implementation": "try a smaller --tile or --batch, or another version of TensorRT",
     "out of memory": "memory ran out; try a smaller --tile or --batch, or build fewer targets at once",
     "OutOfMemory": "memory ran out; try a smaller --tile or --batch, or build fewer targets at once",
 }
-_HOPELESS = ("within workspace limit",)
+_HOPELESS = ("within workspace limit", "FP32 GEMM is not supported", "HW-specific datatypes")
 
 
 class BuilderError(KeygraphError):
@@ -88,6 +90,8 @@ def climb(options: Options, attempt: Callable[[Rung], T], notice: Callable[[str]
     failed: list[str] = []
     ways = list(rungs(options))
     for i, rung in enumerate(ways):
+        if rung.words:
+            notice(f"the builder failed ({failed[-1]}); trying with {rung.words}")
         try:
             return attempt(rung), tuple(failed)
         except BuilderError as error:
@@ -95,7 +99,6 @@ def climb(options: Options, attempt: Callable[[Rung], T], notice: Callable[[str]
             failed.append(f"{rung.words or 'as asked'}: {reason}")
             if i + 1 == len(ways) or any(phrase in reason for phrase in _HOPELESS):
                 raise BuilderError(f"{_tried(failed, ways)}{reason}{_advice(reason)}") from error
-            notice(f"the builder failed ({reason}); trying with {ways[i + 1].words}")
     raise AssertionError("the ladder has at least one rung")
 
 

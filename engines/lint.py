@@ -18,57 +18,15 @@ MAX_TOP_K = 3840
 
 #: Operators of ONNX without an importer: those that `OnnxParser.supports_operator` of TensorRT-RTX 1.7.1 denies, among
 #: the ones of the standard domain. TensorRT's parser is the same program.
-UNSUPPORTED = frozenset(
-    [
-        "AffineGrid",
-        "Bernoulli",
-        "BitCast",
-        "BitShift",
-        "BitwiseAnd",
-        "BitwiseNot",
-        "BitwiseOr",
-        "BitwiseXor",
-        "CenterCropPad",
-        "Col2Im",
-        "Compress",
-        "ConcatFromSequence",
-        "ConvInteger",
-        "CumProd",
-        "DFT",
-        "DeformConv",
-        "Det",
-        "DynamicQuantizeLinear",
-        "FlexAttention",
-        "ImageDecoder",
-        "MatMulInteger",
-        "MaxRoiPool",
-        "MaxUnpool",
-        "MelWeightMatrix",
-        "Multinomial",
-        "NegativeLogLikelihoodLoss",
-        "Optional",
-        "OptionalGetElement",
-        "OptionalHasElement",
-        "QLinearConv",
-        "QLinearMatMul",
-        "RegexFullMatch",
-        "SequenceAt",
-        "SequenceConstruct",
-        "SequenceEmpty",
-        "SequenceErase",
-        "SequenceInsert",
-        "SequenceLength",
-        "SequenceMap",
-        "SoftmaxCrossEntropyLoss",
-        "SplitToSequence",
-        "StringConcat",
-        "StringNormalizer",
-        "StringSplit",
-        "SwiGLU",
-        "TfIdfVectorizer",
-        "Unique",
-    ]
-)
+_NO_IMPORTER = """
+    AffineGrid Bernoulli BitCast BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor CenterCropPad Col2Im Compress
+    ConcatFromSequence ConvInteger CumProd DFT DeformConv Det DynamicQuantizeLinear FlexAttention ImageDecoder
+    MatMulInteger MaxRoiPool MaxUnpool MelWeightMatrix Multinomial NegativeLogLikelihoodLoss Optional
+    OptionalGetElement OptionalHasElement QLinearConv QLinearMatMul RegexFullMatch SequenceAt SequenceConstruct
+    SequenceEmpty SequenceErase SequenceInsert SequenceLength SequenceMap SoftmaxCrossEntropyLoss SplitToSequence
+    StringConcat StringNormalizer StringSplit SwiGLU TfIdfVectorizer Unique
+"""
+UNSUPPORTED = frozenset(_NO_IMPORTER.split())
 
 _STANDARD = ("", "ai.onnx")
 _ELEMENT = onnx.TensorProto
@@ -195,7 +153,7 @@ def _nodes(
         module = name.rpartition("/")[0]
         key = (node.domain, node.op_type)
         if node.op_type == "Constant":
-            constants |= {node.output[0]: a.t for a in node.attribute if a.name == "value"}
+            constants.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
         if node.domain in _STANDARD:
             yield from (Finding(severity, module, name, text) for severity, text in _standard(node, constants))
         elif node.op_type not in plugins:

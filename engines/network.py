@@ -15,6 +15,7 @@ from ..runtime.tensorrt_backend import Backend
 from .ladder import BuilderError, Rung
 from .model import Model
 from .options import Options
+from .products import check_products, without_products
 from .targets import Target
 
 #: TensorRT's names of types -> NumPy's.
@@ -94,7 +95,12 @@ def build(
     # Always strongly typed: the types are the file's. TensorRT 11 knows nothing else.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, backend.log)
-    if not parser.parse_from_file(str(model.path)):
+    if backend.is_rtx and not target.rtx_fp32_products:
+        check_products(model, target.name)
+        parsed = parser.parse(without_products(model.proto).SerializeToString(), str(model.path))
+    else:
+        parsed = parser.parse_from_file(str(model.path))
+    if not parsed:
         errors = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
         reason = "; ".join(dict.fromkeys(errors)) or backend.errors()
         raise InputError(f"{backend.name} {backend.version} does not take {model.path}: {reason}")
@@ -114,7 +120,7 @@ def build(
     config.progress_monitor = monitor
     data = builder.build_serialized_network(network, config)
     if data is None:
-        raise BuilderError(backend.errors())
+        raise BuilderError(_brief(backend.errors()))
     if timing_cache is not None:
         _save_timing_cache(cache, timing_cache)
     return Built(memoryview(data), tensors)
@@ -209,6 +215,13 @@ def _save_timing_cache(cache: Any, path: Path) -> None:
 
     with atomic_path(path) as temporary:
         temporary.write_bytes(bytes(cache.serialize()))
+
+
+def _brief(reason: str) -> str:
+    """A builder's reason without the names of its functions, and not without end: the log has it all."""
+    text = re.sub(r"IBuilder::\w+: Error Code \d+: ", "", reason)
+    text = re.sub(r" In \w+ at /\S+", "", text)
+    return text if len(text) <= 300 else f"{text[:300]} ..."
 
 
 def _parser_error(error: Any) -> str:

@@ -63,8 +63,8 @@ class Options:
         if self.compatible not in COMPATIBLE:
             raise InputError(f"--hardware-compatible is {self.compatible!r}; it must be one of {', '.join(COMPATIBLE)}")
 
-    def for_backend(self, backend: str) -> None:
-        """Refuse what a backend cannot do; raises `InputError`."""
+    def check_backend(self, backend: str, *, has_gpu: bool) -> None:
+        """Refuse what a backend cannot do on this machine; raises `InputError`."""
         if backend != "tensorrt-rtx":
             return
         if self.compatible != "none":
@@ -73,6 +73,8 @@ class Options:
             )
         if self.version_compatible:
             raise InputError("TensorRT-RTX as it is packaged has no --version-compatible; leave it out")
+        if self.strip_weights and not has_gpu:
+            raise InputError("TensorRT-RTX needs a GPU to strip weights, and this machine has none; leave it out")
         if self.timing_cache:
             raise InputError("TensorRT-RTX times nothing when it builds and takes no --timing-cache; leave it out")
 
@@ -144,7 +146,7 @@ def read_k(manifest: Manifest, most: int | None) -> Range | None:
         most = neighbours.maximum
     if not 1 <= most <= neighbours.maximum:
         raise InputError(
-            f"--k is {most}; it must be a whole number from 1 to {neighbours.maximum}, the nodes of a window in this file"
+            f"--k is {most}; it must be a whole number from 1 to {neighbours.maximum}, the nodes of a window"
         )
     return 1, min(neighbours.default, most), most
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import InputError
@@ -23,16 +24,11 @@ def host_need(model: Model) -> int:
 def available_memory(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
     """Bytes of memory that can be had here, within the limits of a container; None where the system does not say."""
     free = []
-    try:
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free.append(int(line.split()[1]) * 1024)
-    except (OSError, ValueError):
-        pass
-    try:
+    with suppress(OSError, ValueError, StopIteration):
+        lines = meminfo.read_text().splitlines()
+        free.append(1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")))
+    with suppress(OSError, ValueError):  # No container, or "max": no limit.
         free.append(int((cgroup / "memory.max").read_text()) - int((cgroup / "memory.current").read_text()))
-    except (OSError, ValueError):  # No container, or "max": no limit.
-        pass
     return min(free) if free else None
 
 
@@ -41,7 +37,7 @@ def check(model: Model, folder: Path) -> None:
     available = available_memory()
     if available is not None and available < host_need(model):
         raise InputError(
-            f"building needs about {_megabytes(host_need(model))} of memory, and {_megabytes(available)} are free here; "
+            f"building needs about {_megabytes(host_need(model))} of memory, and {_megabytes(available)} are free; "
             "end other programs, build on a larger machine, or go on regardless with --no-preflight"
         )
     need = int(DISK_BYTES + DISK_PER_WEIGHT * model.weights_bytes)

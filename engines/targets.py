@@ -21,6 +21,8 @@ class Target:
         KiB that one thread block can have.
     rtx
         Whether TensorRT-RTX builds for it; it does so on any machine.
+    rtx_fp32_products
+        Whether it multiplies matrices in FP32 there.
     gpus
         Some that are of this kind.
     """
@@ -30,12 +32,13 @@ class Target:
     shared_memory: int
     rtx: bool
     gpus: str
+    rtx_fp32_products: bool = True
 
 
 TARGETS = {
     target.name: target
     for target in (
-        Target("sm_75", (7, 5), 64, True, "GeForce RTX 20, GTX 16; T4"),
+        Target("sm_75", (7, 5), 64, True, "GeForce RTX 20, GTX 16; T4", rtx_fp32_products=False),
         Target("sm_80", (8, 0), 163, True, "A100, A30"),
         Target("sm_86", (8, 6), 99, True, "GeForce RTX 30; A40, A10, RTX A6000"),
         Target("sm_87", (8, 7), 163, False, "Jetson Orin"),
@@ -58,6 +61,13 @@ def find_target(name: str) -> Target:
     return target
 
 
+def can_build(target: Target, backend: str, gpu: Gpu | None) -> bool:
+    """Whether a backend, were it installed, could build for a target on this machine; see `check_buildable`."""
+    if backend == "tensorrt-rtx":
+        return target.rtx
+    return gpu is not None and gpu.capability == target.capability
+
+
 def check_buildable(target: Target, backend: str, gpu: Gpu | None) -> None:
     """Make sure that a backend can build for a target on this machine.
 
@@ -75,22 +85,21 @@ def check_buildable(target: Target, backend: str, gpu: Gpu | None) -> None:
     InputError
         It cannot; the message says who can.
     """
-    if backend == "tensorrt-rtx":
-        if not target.rtx:
-            known = ", ".join(name for name, other in TARGETS.items() if other.rtx)
-            raise InputError(
-                f"TensorRT-RTX does not build for {target.name} ({target.gpus}), only for {known}; on a machine with "
-                "that GPU use: --backend tensorrt"
-            )
+    if can_build(target, backend, gpu):
         return
+    if backend == "tensorrt-rtx":
+        known = ", ".join(name for name, other in TARGETS.items() if other.rtx)
+        raise InputError(
+            f"TensorRT-RTX does not build for {target.name} ({target.gpus}), only for {known}; on a machine with "
+            "that GPU use: --backend tensorrt"
+        )
     if gpu is None:
         other = f", or here with --backend tensorrt-rtx --target {target.name}" if target.rtx else ""
         raise InputError(
             f"TensorRT builds for the GPU of the machine that it runs on, and this one has none; build for "
             f"{target.name} on a machine with such a GPU{other}"
         )
-    if target.capability != gpu.capability:
-        raise InputError(
-            f"TensorRT builds for the GPU of the machine that it runs on: {gpu.name} is {gpu.target}, not "
-            f"{target.name}; build there, or use --target {gpu.target}{', or --backend tensorrt-rtx' * target.rtx}"
-        )
+    raise InputError(
+        f"TensorRT builds for the GPU of the machine that it runs on: {gpu.name} is {gpu.target}, not {target.name}; "
+        f"build on a machine with that GPU, or use --target {gpu.target}{', or --backend tensorrt-rtx' * target.rtx}"
+    )

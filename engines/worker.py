@@ -1,12 +1,13 @@
 """Builds one engine in a process of its own: ``python -m keygraph.engines.worker``.
 
-A builder takes minutes and all of a core, runs NVIDIA's code over the user's file, and may end its process; several run
-side by side. The job comes as a line on stdin; events, one JSON object a line, go to stdout; all that native code prints
-goes to the engine's log. When stdin closes, whoever wanted the engine is gone, and so are we.
+A builder takes minutes and all of a core, runs NVIDIA's code over the user's file, and may end its process; several
+run side by side. The job comes as a line on stdin; events, one JSON object a line, go to stdout; all that native code
+prints goes to the engine's log. When stdin closes, whoever wanted the engine is gone, and so are we.
 """
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -21,10 +22,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..errors import KeygraphError
+from ..errors import InputError, KeygraphError
 from ..files import unwritable
 from ..runtime.sidecar import Plugin, Sidecar, file_sha256
-from ..runtime.tensorrt_backend import PLUGINS, load_backend, load_plugins
+from ..runtime.tensorrt_backend import PLUGINS, Backend, load_backend, load_plugins
 from . import key, ladder, lint, network, preflight, store
 from .job import Job
 from .model import Model, load_model
@@ -83,7 +84,7 @@ def build(job: Job, model: Model, ingredients: dict[str, str], log: TextIO, emit
     plain = load_backend(job.software.backend)
     backend = dataclasses.replace(plain, log=_logger(plain.module, log))
     if job.plugin is not None:
-        load_plugins(backend, job.plugin)
+        _load_plugins(backend, job.plugin)
     _lint(job, model, log)
     percent = -1
 
@@ -147,6 +148,14 @@ def build(job: Job, model: Model, ingredients: dict[str, str], log: TextIO, emit
     )
     store.commit(job.engine, built.data, sidecar)
     return sidecar
+
+
+def _load_plugins(backend: Backend, library: Path) -> None:
+    try:
+        ctypes.CDLL(str(library))  # TensorRT says that a library does not load, but not why.
+    except OSError as error:
+        raise InputError(f"the plugin library {library} does not load: {error}; give another with --plugin") from error
+    load_plugins(backend, library)
 
 
 def _lint(job: Job, model: Model, log: TextIO) -> None:
