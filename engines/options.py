@@ -185,7 +185,7 @@ def read_range(text: str, name: str, multiple: int) -> Range:
 
 def read_bytes(text: str, name: str) -> int:
     """Read ``4G``, ``512M``, ``65536K`` or bytes; raises `InputError`."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)(?:i?B)?", text.strip().upper())
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)(?:I?B)?", text.strip().upper())
     size = round(float(match[1]) * _UNITS[match[2]]) if match else 0
     if size < 1:
         raise InputError(f"{name} is {text!r}; give a size, for instance 4G or 512M")

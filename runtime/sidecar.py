@@ -261,7 +261,7 @@ def check(engine: str | os.PathLike[str], here: Here, notice: Callable[[str], No
     if sidecar.stripped:
         raise InputError(
             f"{engine} was built without its weights; put them in with TensorRT's refitter, or rebuild with: "
-            f"{sidecar.command(**{'strip-weights': ''})}"
+            + sidecar.command(**{"strip-weights": []})
         )
     if sidecar.device and here.device and sidecar.device != here.device and sidecar.compatible == "none":
         notice(f"{engine} was tuned on {sidecar.device} and runs on {here.device}: it may be slower than it could be")
