@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 COMMANDS = {
     "restore": ("restore", "restore", "Restore images with an exported model or a checkpoint."),
     "export": ("export", "export", "Export a checkpoint to one portable ONNX file, verified against PyTorch."),
+    "build": ("build", "build", "Build engines for named GPUs from an exported file."),
     "compare": ("compare", "compare", "Compare a model with a reference, number by number."),
-    "inspect": ("inspect", "inspect", "Say what a checkpoint, an ONNX file or an image is."),
+    "inspect": ("inspect", "inspect", "Say what a checkpoint, an ONNX file, an engine or an image is."),
     "bench": ("bench_models", "bench", "Time models, or `bench operators`, on this machine beside PyTorch's ways."),
     "doctor": ("doctor", "doctor", "Say what is installed here, what is missing, and how to get it."),
 }
