@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from .. import load
 from ..errors import InputError, KeygraphError
+from ..files import CHECKPOINT_SUFFIXES
 from ..manifest import Manifest
 from ..runtime.device import Device, parse_device
 from ..runtime.gpu import used_memory
@@ -61,7 +61,7 @@ class Way:
     compiled: bool = False
 
     def open(self) -> Session:
-        """Make it ready to run; raises `KeygraphError`."""
+        """Make it ready to run; raises as `load` does."""
         session = load(
             self.model,
             device=self.device,
@@ -142,6 +142,11 @@ def ways(
     """Name the ways to run these files, PyTorch's first.
 
     An ONNX file runs with our operators and with its own functions, a checkpoint as it is and compiled.
+
+    Raises
+    ------
+    InputError
+        A file is no model by its name.
     """
     found = []
     if against is not None:
@@ -160,8 +165,11 @@ def ways(
             ]
         elif path.suffix.lower() == ".plan":
             found.append(Way(f"engine{several}", model, None if device == "cpu" else device))
+        elif path.suffix.lower() in CHECKPOINT_SUFFIXES:
+            found.append(Way(f"PyTorch {path.name}", model, device, threads=threads))
         else:
-            found.append(Way(f"PyTorch{several or ' (model)'}", model, device, threads=threads))
+            suffixes = ", ".join((".onnx", ".plan", *CHECKPOINT_SUFFIXES))
+            raise InputError(f"{model!r} cannot be measured; give files that end with {suffixes}, or operators")
     return found
 
 
@@ -199,9 +207,7 @@ def measure(
     Raises
     ------
     InputError
-        The tile, a batch or k is not possible for the first way, or the files are not forms of one network.
-    KeygraphError
-        No way opens.
+        No way opens, the tile or k is not possible for the first that does, or the files are not forms of one network.
     """
     sessions: dict[str, Session] = {}
     failures: dict[str, str] = {}
@@ -211,7 +217,7 @@ def measure(
         if session is not None:
             sessions[way.name] = session
     if not sessions:
-        raise KeygraphError(f"nothing can be measured: {'; '.join(f'{name}: {why}' for name, why in failures.items())}")
+        raise InputError(f"nothing can be measured: {'; '.join(f'{name}: {why}' for name, why in failures.items())}")
     first = next(iter(sessions.values())).manifest
     for name, session in sessions.items():
         if (session.manifest.in_channels, session.manifest.scale) != (first.in_channels, first.scale):
@@ -355,7 +361,15 @@ def _memory(way: Way, tile: int, batch: int, k: int | None) -> tuple[float, floa
     session = way.open()
     session.run(_images(session.manifest, batch, tile), k)
     on_gpu = None if device is None else (used_memory(device) - before) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, on_gpu
+    return _peak_memory(), on_gpu
+
+
+def _peak_memory() -> float:
+    """MiB that this process had at most; `getrusage` would count its parent's as well."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 2**10
+    raise KeygraphError("this system does not tell how much memory a process had")
 
 
 def _gpu_of(way: Way) -> Device | None:
