@@ -340,9 +340,24 @@ def test_calls_of_cuda_that_fail_are_errors() -> None:
     assert _check((errors.cudaSuccess, 5, 6), "x") == (5, 6)
     with pytest.raises(SessionMemoryError, match="cannot allocate"):
         _check((errors.cudaErrorMemoryAllocation, None), "cannot allocate")
+    with pytest.raises(InputError, match=r"driver is too old for CUDA \d+.*pip install 'cuda-bindings<"):
+        _check((errors.cudaErrorInsufficientDriver,), "cannot use the GPU")
     with pytest.raises(KeygraphError, match="cannot upload: CUDA error 700, an illegal memory access") as caught:
         _check((errors.cudaErrorIllegalAddress,), "cannot upload")
     assert not isinstance(caught.value, (InputError, SessionMemoryError))
+
+
+def test_the_real_bindings_are_called_as_they_want_to_be(
+    make_engine: EngineFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT-RTX deserializes nothing that is no engine, and says so through our logger."""
+    try:
+        backend = tensorrt_backend.load_backend("tensorrt-rtx")
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
+    monkeypatch.setattr(tensorrt, "_open_gpu", lambda device: FakeGpu())
+    with pytest.raises(InputError, match=r"does not load in tensorrt-rtx .*incompatible serialization version"):
+        keygraph.load(make_engine("tensorrt-rtx", version=backend.version))
 
 
 def test_the_profiles_come_from_the_sidecar(make_engine: EngineFile, gpu: FakeGpu) -> None:
