@@ -24,7 +24,7 @@ from ..runtime.restorer import Restorer
 from ..runtime.sample import test_image
 from ..runtime.session import Session, StreamingSession, resolve_k, run_batches
 from ..runtime.sizing import choose
-from .timing import medians
+from .timing import cpu_times
 
 T = TypeVar("T")
 
@@ -252,7 +252,7 @@ def _measure_batch(
         if call is not None:
             calls[name], results[name] = call, call()
     say(f"batch {batch}: latency")
-    times = medians(calls, rounds)
+    times = cpu_times(calls, rounds)
     for name in results:
         say(f"batch {batch}: throughput of {name}")
         session = sessions[name]

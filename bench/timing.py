@@ -6,7 +6,7 @@ import itertools
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,20 +21,21 @@ _LAUNCHES = 4
 _HEAD_START = 20_000_000
 
 
-def medians(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median milliseconds of each on the CPU.
+def cpu_times(calls: dict[str, Callable[[], Any]], rounds: int, alone: bool = False) -> dict[str, float]:
+    """Milliseconds of each on the CPU: the median; `alone`, of what runs in this thread, the least processor time.
 
     Every round runs each once, in a new random order, with a pause before each so that the previous one's threads have
     stopped spinning. What takes over 200 ms more than the fastest runs in three rounds only.
     """
+    clock = time.thread_time if alone else time.perf_counter
 
     def once(name: str) -> list[float]:
         time.sleep(0.005)
-        start = time.perf_counter()
+        start = clock()
         calls[name]()
-        return [(time.perf_counter() - start) * 1e3]
+        return [(clock() - start) * 1e3]
 
-    return _interleaved(calls, rounds, once)
+    return _interleaved(calls, rounds, once, min if alone else statistics.median)
 
 
 def gpu_medians(calls: dict[str, Sequence[Callable[[], Any]]], rounds: int) -> dict[str, float]:
@@ -46,7 +47,7 @@ def gpu_medians(calls: dict[str, Sequence[Callable[[], Any]]], rounds: int) -> d
         Name -> the same computation on several inputs, which are taken in turn: together they should be larger than the
         L2 cache, so that each finds it as cold as in a network.
     rounds
-        As for `medians`.
+        As for `cpu_times`.
     """
 
     import torch
@@ -62,7 +63,7 @@ def gpu_medians(calls: dict[str, Sequence[Callable[[], Any]]], rounds: int) -> d
         torch.cuda.synchronize()
         return [start.elapsed_time(end) for start, end in events]
 
-    return _interleaved(calls, rounds, once)
+    return _interleaved(calls, rounds, once, statistics.median)
 
 
 def input_sets(problem_bytes: int, device: torch.device) -> int:
@@ -73,11 +74,16 @@ def input_sets(problem_bytes: int, device: torch.device) -> int:
     return max(2, -(-2 * cache // problem_bytes))
 
 
-def _interleaved(names: dict[str, Any], rounds: int, once: Callable[[str], list[float]]) -> dict[str, float]:
+def _interleaved(
+    names: Iterable[str],
+    rounds: int,
+    once: Callable[[str], list[float]],
+    summary: Callable[[list[float]], float],
+) -> dict[str, float]:
     times: dict[str, list[float]] = {name: [] for name in names}
     for round_ in range(rounds):
         fastest = min((min(values) for values in times.values() if values), default=0.0)
         due = [name for name in names if round_ < _SLOW_ROUNDS or min(times[name]) < fastest + _SLOW_MS]
         for name in random.sample(due, len(due)):
             times[name] += once(name)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return {name: summary(values) for name, values in times.items()}

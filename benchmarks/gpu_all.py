@@ -1,7 +1,8 @@
 """What `make gpu` does: build for this machine's GPU, test, and measure.
 
-With the Python that runs it. Where that has no keygraph, one is built into build/gpu: nothing is installed into the
-Python, and no package registry is asked. Every step runs, also after another has failed; the exit code is 1 if any has.
+With the Python that runs it, into build/gpu, so that nothing is installed into that Python; or, where it has this
+folder as an editable installation, into that. No package registry is asked. Every step runs, also after another has
+failed, except that nothing follows a failed build; the exit code is 1 if any has.
 Results: results/*.json and results/gpu.md beside this script.
 """
 
@@ -24,13 +25,13 @@ SANITIZED = "plain or bias or ties or (window and not dense)"
 DTYPES = ("float16", "bfloat16", "float32")
 
 
-def steps(python: str, capability: str, build: bool, sanitizer: str | None) -> list[tuple[str, list[str]]]:
+def steps(python: str, capability: str, editable: bool, sanitizer: str | None) -> list[tuple[str, list[str]]]:
     """Title and command of each step, in order."""
     install = [python, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--upgrade"]
     define = f"cmake.define.KEYGRAPH_CUDA_TARGETS={capability}"
     tests = [python, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests/gpu"]
-    found = [("build", [*install, "--target", str(SITE), "--config-settings", define, str(ROOT)])] if build else []
-    found.append(("tests", tests))
+    place = ["--editable", str(ROOT)] if editable else ["--target", str(SITE), str(ROOT)]
+    found = [("build", [*install, "--config-settings", define, *place]), ("tests", tests)]
     if sanitizer:
         found += [
             (tool, [sanitizer, "--tool", tool, "--error-exitcode", "1", *tests, "-x", "-k", SANITIZED])
@@ -43,6 +44,12 @@ def steps(python: str, capability: str, build: bool, sanitizer: str | None) -> l
         )
     found.append(("memory", [python, "benchmarks/gpu_memory.py", "--markdown", str(RESULTS / "memory.md")]))
     return found
+
+
+def is_editable() -> bool:
+    """Whether this Python's keygraph is this folder: that one comes before whatever is on the path."""
+    found = importlib.util.find_spec("keygraph")
+    return found is not None and str(ROOT) in (found.submodule_search_locations or ())
 
 
 def environment() -> dict[str, str]:
@@ -76,10 +83,7 @@ def main() -> int:
     sanitizer = shutil.which("compute-sanitizer")
     if not sanitizer:
         print("note: compute-sanitizer is not installed; its steps are left out")
-    build = importlib.util.find_spec("keygraph") is None
-    if not build:
-        print("note: this Python has a keygraph, which is what is tested; without one it would be built into build/gpu")
-    for title, command in steps(sys.executable, capability, build, sanitizer):
+    for title, command in steps(sys.executable, capability, is_editable(), sanitizer):
         print(f"\n== {title}: {' '.join(command)}", flush=True)
         if arguments.dry_run:
             continue

@@ -1,27 +1,24 @@
 """The two operators on the CPU against what PyTorch and plain ONNX Runtime offer.
 
-One process, two threads, float32; every round runs each contender once (see `timing`); the medians' ratios are what
-counts, not the times. Masks, index lists and whatever else a rival needs are made beforehand: only the operator itself
-is timed.
+One process, two threads, float32; every round runs each contender once (see `keygraph.bench.timing`); the medians'
+ratios are what counts, not the times. Masks, index lists and whatever else a rival needs are made beforehand: only the
+operator itself is timed.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import keygraph.plugins
 import torch
 from keygraph.bench import onnx_runtime, ways
 from keygraph.bench.problem import Problem, random_inputs
-from keygraph.bench.timing import medians
+from keygraph.bench.timing import cpu_times
 from keygraph.bench.ways import Call
 from keygraph.export.functions import operator_functions
-from timing import THREADS, features
+from timing import THREADS, add_options, features, instruction_set, target
 
 SIZES = ((16, 256, 64), (4, 1024, 128), (4, 1024, 256), (4, 1024, 512))
 CASES = [
@@ -66,33 +63,29 @@ def contenders(case: Problem) -> tuple[dict[str, Call], dict[str, Call]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--isa", choices=["baseline", "avx2", "avx512"], help="force an instruction set")
-    parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--only", type=int, nargs="*", metavar="CASE", help="numbers of the cases to run, from 0")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "operators.json")
+    add_options(parser, 25, "operators.json")
     arguments = parser.parse_args()
 
-    torch.set_num_threads(THREADS)
-    library = ctypes.CDLL(str(keygraph.plugins.library("onnxruntime")))
-    library.keygraph_cpu_isa.restype = ctypes.c_char_p
-    if arguments.isa and library.keygraph_cpu_select_isa(arguments.isa.encode()):
-        raise SystemExit(f"this machine has no {arguments.isa}")
-    isa = library.keygraph_cpu_isa().decode()
-    report: dict[str, Any] = {"machine": features(), "isa": isa, "cases": []}
-    print(f"{report['machine']['processor']}, {THREADS} threads, {isa}")
+    threads = 1 if arguments.alone else THREADS
+    torch.set_num_threads(threads)
+    isa = instruction_set(arguments.isa)
+    report: dict[str, Any] = {"machine": features(threads), "isa": isa, "cases": []}
+    print(f"{report['machine']['processor']}, {threads} thread{'s' * (threads > 1)}, {isa}")
     for number, case in enumerate(CASES):
         if arguments.only and number not in arguments.only:
             continue
         attention, graph = contenders(case)
-        times = {"attention": medians(attention, arguments.rounds), "graph": medians(graph, arguments.rounds)}
+        times = {
+            op: cpu_times(calls, arguments.rounds, arguments.alone)
+            for op, calls in {"attention": attention, "graph": graph}.items()
+        }
         ratios = {op: {n: t / each["ours"] for n, t in each.items() if n != "ours"} for op, each in times.items()}
         report["cases"].append({"case": asdict(case), "milliseconds": times, "ratios": ratios})
         print(f"\n{case}")
         for op, rivals in (("attention", ATTENTION_RIVALS), ("graph", GRAPH_RIVALS)):
             print(f"  {op:10s} ours {times[op]['ours']:8.2f} ms")
             for rival in rivals:
-                target = TARGETS[case.k].get(rival)
-                goal = f"  (target {target * (0.5 if isa == 'avx2' else 1):g})" if target and isa != "baseline" else ""
+                goal = target(TARGETS[case.k].get(rival), isa)
                 print(f"    {rival:14s} {times[op][rival]:8.2f} ms   {ratios[op][rival]:7.2f} x{goal}")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(report, indent=2) + "\n")

@@ -22,6 +22,8 @@ NO_DRIVER = "8"
 #: The variants of host_launcher.cpp.
 GRAPH_ANY, GRAPH_FEW_NODES, ATTENTION_ANY, ATTENTION_NO_BIAS = "1", "2", "3", "4"
 
+built("keygraph_trt_harness")  # or none of these tests runs
+
 every_dtype = pytest.mark.parametrize("dtype", TOLERANCE)
 every_graph_case = pytest.mark.parametrize("case", GRAPH_CASES, ids=lambda case: case.name)
 every_attention_case = pytest.mark.parametrize("case", ATTENTION_CASES, ids=lambda case: case.name)
