@@ -118,7 +118,8 @@ def test_weights_in_a_file_of_their_own(job: Job, single: Path, tmp_path: Path) 
 def test_the_options(job: Job, options: dict[str, Any], line: str) -> None:
     assert names(job, dataclasses.replace(job, options=dataclasses.replace(job.options, **options))) == [line]
     assert {field.name for field in dataclasses.fields(job.options)} == {
-        "profiles", "k", "workspace", "optimization", "compatible", "version_compatible", "strip_weights", "timing_cache"
+        "profiles", "k", "workspace", "optimization", "compatible", "version_compatible", "strip_weights",
+        "timing_cache",
     }, "a new option needs a line here"  # fmt: skip
 
 

@@ -58,8 +58,8 @@ def test_the_end_has_the_last_reason_and_advice() -> None:
     with pytest.raises(BuilderError) as caught:
         climb(OPTIONS, builder, lambda _line: None)
     assert str(caught.value) == (
-        "also with optimization level 2 and with optimization level 0, half the workspace, no optional tactics: Could not "
-        "find any implementation for node X; try a smaller --tile or --batch, or another version of TensorRT"
+        "also with optimization level 2 and with optimization level 0, half the workspace, no optional tactics: "
+        "Could not find any implementation for node X; try a smaller --tile or --batch, or another version of TensorRT"
     )
 
 

@@ -150,7 +150,7 @@ def test_one_at_a_time(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     with (
-        pytest.raises(InputError, match="cannot write .*choose another place with -o"),
+        pytest.raises(InputError, match=r"cannot write .*choose another place with -o"),
         store.locked(tmp_path / "absent" / "kgt.sm86.plan", lambda: None),
     ):
         pytest.fail("there is nothing to lock")
