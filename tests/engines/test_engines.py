@@ -12,18 +12,22 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from half_precision import make_half
 from keygraph import plugins
-from keygraph.engines import store
-from keygraph.engines.backend import loader_path
+from keygraph.engines import network, store
+from keygraph.engines.backend import loader_path, local_gpu
 from keygraph.engines.build import Outcome, build
 from keygraph.engines.job import Job
+from keygraph.engines.ladder import Rung
 from keygraph.engines.model import load_model
+from keygraph.engines.options import Options
 from keygraph.engines.products import without_products
+from keygraph.engines.read_back import inspect
 from keygraph.engines.targets import TARGETS
 from keygraph.errors import InputError, MissingDependencyError
 from keygraph.export import export
@@ -244,6 +248,7 @@ def test_two_builders_build_once(half: Path, make_job: MakeJob) -> None:
         processes = [worker(job, environment) for _ in range(2)]
         events = [last_event(process) for process in processes]
     assert sorted(str(event["state"]) for event in events) == ["built", "cached"]
+    assert [process.returncode for process in processes] == [0, 0]
     assert is_sound(job.engine)
 
 
@@ -293,3 +298,43 @@ def test_a_builder_that_dies_is_said(half: Path, make_job: MakeJob, monkeypatch:
     outcome = one(make_job(half))
     assert outcome.state == "failed"
     assert "the builder's process ended with exit code 1" in outcome.error
+
+
+def test_every_option_reaches_the_builder() -> None:
+    """On TensorRT-RTX's own configuration, which takes them all; what it cannot do is refused before."""
+    import tensorrt_rtx_bindings as trt
+
+    def configured(rung: Rung, **options: Any) -> Any:
+        builder = trt.Builder(trt.Logger(trt.Logger.INTERNAL_ERROR))
+        config = builder.create_builder_config()
+        network.configure(trt, config, Options((), None, **options), rung)
+        return config, builder
+
+    config, _builder = configured(Rung("", 5, 1 << 20), version_compatible=True, strip_weights=True)
+    assert config.builder_optimization_level == 5
+    assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 1 << 20
+    assert config.get_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    assert config.get_flag(trt.BuilderFlag.STRIP_PLAN)
+    assert config.get_tactic_sources() != 0
+    config, _builder = configured(Rung("less", 0, 1 << 20, half_workspace=True, all_tactics=False))
+    assert config.builder_optimization_level == 0
+    assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 1 << 19
+    assert config.get_tactic_sources() == 0
+    assert not config.get_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    plain, _builder = configured(Rung("", 3, None))
+    half, _builder = configured(Rung("less", 3, None, half_workspace=True))
+    limits = [config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) for config in (plain, half)]
+    assert limits[1] == limits[0] // 2
+
+
+@pytest.mark.gpu
+def test_an_engine_for_this_gpu_is_read_back(half: Path, make_job: MakeJob) -> None:
+    gpu = local_gpu()
+    if gpu is None or not TARGETS[gpu.target].rtx:
+        pytest.skip("no GPU that TensorRT-RTX builds for")
+    job = make_job(half, target=gpu.target, gpu=gpu, tile="32:64:128", batch="1:2:4")
+    outcome = one(job)
+    assert (outcome.state, outcome.error) == ("built", "")
+    sidecar = read(job.engine)
+    assert sidecar.read_back.startswith(f"read back on {gpu.name}")
+    assert inspect(job.engine, sidecar, gpu)["layers"]
