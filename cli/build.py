@@ -18,7 +18,6 @@ from ..engines.job import Job
 from ..engines.model import Model, load_model
 from ..engines.options import (
     COMPATIBLE,
-    DEFAULT_BATCH,
     DEFAULT_OPTIMIZATION,
     Options,
     read_bytes,
@@ -42,9 +41,7 @@ def build(
         list[str] | None,
         typer.Option(metavar="N|HxW|min:opt:max", help="Tile in pixels; several make several profiles."),
     ] = None,
-    batch: Annotated[
-        list[str] | None, typer.Option(metavar="N|min:opt:max", help=f"Tiles that run together; {DEFAULT_BATCH}.")
-    ] = None,
+    batch: Annotated[list[str] | None, typer.Option(metavar="N|min:opt:max", help="Tiles that run together.")] = None,
     k: Annotated[
         int | None, typer.Option("--k", metavar="MAX", help="Largest k that the engine takes; all that the file does.")
     ] = None,

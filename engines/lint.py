@@ -188,7 +188,8 @@ def _standard(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -
 
 def _custom(node: onnx.NodeProto, functions: Mapping[tuple[str, str], onnx.FunctionProto]) -> Iterator[str]:
     full = f"{node.domain}::{node.op_type}"
-    if node.op_type in {schema.name for schema in onnx.defs.get_all_schemas()} - UNSUPPORTED:
+    standard = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain in _STANDARD}
+    if node.op_type in standard - UNSUPPORTED:
         # TensorRT's parser looks operators up by their type alone.
         yield f"TensorRT would take {full} for ONNX's own {node.op_type}; give it another name"
     elif (node.domain, node.op_type) not in functions:

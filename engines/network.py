@@ -107,7 +107,7 @@ def build(
     tensors = network_tensors(network)
     check_tensors(model, options, tensors)
     config = builder.create_builder_config()
-    _configure(trt, config, options, rung)
+    configure(trt, config, options, rung)
     if backend.is_rtx:
         config.num_compute_capabilities = 1
         capability = getattr(trt.ComputeCapability, target.name.replace("_", "").upper(), None)
@@ -159,7 +159,8 @@ def memory_of(lines: list[str]) -> dict[str, int]:
     return {name: int(sizes[-1]) for name, sizes in found.items() if sizes}
 
 
-def _configure(trt: Any, config: Any, options: Options, rung: Rung) -> None:
+def configure(trt: Any, config: Any, options: Options, rung: Rung) -> None:
+    """Enter everything into a builder's configuration but targets, profiles and caches."""
     config.builder_optimization_level = rung.optimization
     pool = trt.MemoryPoolType.WORKSPACE
     workspace = rung.workspace or (config.get_memory_pool_limit(pool) if rung.half_workspace else None)

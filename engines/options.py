@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from ..errors import InputError
 from ..manifest import Manifest, Profile
 from ..runtime.padding import round_up
-from ..runtime.sizing import DEFAULT_TILE
+from ..runtime.sizing import BATCH_PIXELS, DEFAULT_TILE
 
 #: (least, best, most).
 Range = tuple[int, int, int]
 
 COMPATIBLE = ("none", "ampere-plus", "same-compute-capability")
-
-DEFAULT_BATCH = "1:4:8"
 
 #: TensorRT's own default, and its highest level.
 DEFAULT_OPTIMIZATION = 3
@@ -90,7 +88,8 @@ def read_profiles(manifest: Manifest, tiles: Sequence[str], batches: Sequence[st
         Each ``256``, ``256x384`` (height x width), or ``128:256:512`` (least : best : most), one profile for each; none
         for the model's calibrated tile, or about 256.
     batches
-        Each ``4`` or ``1:4:8``: one for all tiles, or as many as tiles; none for ``1:4:8``.
+        Each ``4`` or ``1:4:8``: one for all tiles, or as many as tiles; none for as many tiles as the runtime runs
+        together by itself.
 
     Raises
     ------
@@ -102,16 +101,16 @@ def read_profiles(manifest: Manifest, tiles: Sequence[str], batches: Sequence[st
     multiple = manifest.size_multiple
     if not tiles:
         tiles = [str(manifest.tiling.tile if manifest.tiling else round_up(DEFAULT_TILE, multiple))]
-    batches = batches or [DEFAULT_BATCH]
-    if len(batches) not in (1, len(tiles)):
+    if batches and len(batches) not in (1, len(tiles)):
         raise InputError(
             f"there are {len(tiles)} --tile and {len(batches)} --batch; give one --batch for all, or one for each tile"
         )
     profiles = []
     for i, tile in enumerate(tiles):
-        batch = read_range(batches[i if len(batches) > 1 else 0], "--batch", 1)
-        height, width = _sides(tile)
-        profiles.append(Profile(batch, *(read_range(side, "--tile", multiple) for side in (height, width))))
+        height, width = (read_range(side, "--tile", multiple) for side in _sides(tile))
+        together = max(1, BATCH_PIXELS // (height[1] * width[1]))
+        text = batches[i if len(batches) > 1 else 0] if batches else f"1:{together}:{together}"
+        profiles.append(Profile(read_range(text, "--batch", 1), height, width))
     return tuple(profiles)
 
 

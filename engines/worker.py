@@ -202,7 +202,8 @@ def _logged(path: Path) -> Iterator[TextIO]:
 
 
 def _end_with_caller() -> None:
-    sys.stdin.read()
+    while os.read(0, 1024):  # The descriptor, not the file: that would be locked when the interpreter ends.
+        pass
     os._exit(1)
 
 

@@ -15,13 +15,18 @@ Make = Callable[..., Manifest]
 
 def test_profiles(make_manifest: Make) -> None:
     manifest = make_manifest(size_multiple=16)
-    assert read_profiles(manifest, [], []) == (Profile((1, 4, 8), (256,) * 3, (256,) * 3),)
+    assert read_profiles(manifest, [], []) == (Profile((1, 1, 1), (256,) * 3, (256,) * 3),)
     assert read_profiles(manifest, ["64x96"], ["2"]) == (Profile((2, 2, 2), (64,) * 3, (96,) * 3),)
     assert read_profiles(manifest, ["64:128:256", "32x64:32x64:64x64"], ["1:2:4"]) == (
         Profile((1, 2, 4), (64, 128, 256), (64, 128, 256)),
         Profile((1, 2, 4), (32, 32, 64), (64, 64, 64)),
     )
     assert [p.batch for p in read_profiles(manifest, ["64", "128"], ["8", "1"])] == [(8, 8, 8), (1, 1, 1)]
+
+
+def test_by_default_tiles_are_batched_as_the_runtime_batches_them(make_manifest: Make) -> None:
+    profiles = read_profiles(make_manifest(size_multiple=16), ["64", "32:128:256", "512"], [])
+    assert [profile.batch for profile in profiles] == [(1, 16, 16), (1, 4, 4), (1, 1, 1)]
 
 
 def test_the_default_tile_is_the_calibrated_one(make_manifest: Make) -> None:
@@ -97,7 +102,7 @@ def test_bytes(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "G", "-1G", "0", "4T", "four"])
 def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(InputError, match="--workspace is .*; give a size, for instance 4G"):
+    with pytest.raises(InputError, match=r"--workspace is .*; give a size, for instance 4G"):
         read_bytes(text, "--workspace")
 
 

@@ -61,7 +61,9 @@ def test_a_sidecar_of_another_engine(tmp_path: Path, content: bytes) -> None:
     engine.write_bytes(content)
     message = refused(engine)
     assert "is not the engine that kgt.sm86.plan.json describes" in message
-    assert message.endswith("build it again with: keygraph build kgt.onnx --target sm_86 --backend tensorrt-rtx --tile 256")
+    assert message.endswith(
+        "build it again with: keygraph build kgt.onnx --target sm_86 --backend tensorrt-rtx --tile 256"
+    )
     assert ("9 were built" in message) == (len(content) != 9)
 
 
@@ -69,7 +71,11 @@ def test_a_sidecar_of_another_engine(tmp_path: Path, content: bytes) -> None:
     ("here", "words", "command"),
     [
         (Here("tensorrt-rtx", "1.7.1.116", (8, 9)), "1.7.1.116, sm_89", "--target sm_89 --backend tensorrt-rtx"),
-        (Here("tensorrt-rtx", "1.8.0.1", (8, 6)), "TensorRT-RTX 1.8.0.1, sm_86", "--target sm_86 --backend tensorrt-rtx"),
+        (
+            Here("tensorrt-rtx", "1.8.0.1", (8, 6)),
+            "TensorRT-RTX 1.8.0.1, sm_86",
+            "--target sm_86 --backend tensorrt-rtx",
+        ),
         (Here("tensorrt", "10.12.0", (8, 6)), "here it is TensorRT 10.12.0", "--target sm_86 --backend tensorrt "),
     ],
 )
