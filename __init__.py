@@ -13,14 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .runtime.device import Device
+    from .runtime.pytorch import TorchSession
     from .runtime.restorer import Restorer as Restorer
 
 
 def load(
     model: str | os.PathLike[str],
     *,
+    device: str | None = None,
+    provider: str | None = None,
     library: str | os.PathLike[str] | None = "auto",
     threads: int | None = None,
+    allow_host_code: bool = False,
     notice: Callable[[str], None] | None = None,
 ) -> Restorer:
     """Load a model that restores images.
@@ -28,12 +33,23 @@ def load(
     Parameters
     ----------
     model
-        An exported ``.onnx`` file, or a PyTorch checkpoint (``.ckpt``, ``.pth``, ``.pt``, ``.safetensors``).
+        An exported ``.onnx`` file, an engine (``.plan``), or a PyTorch checkpoint (``.ckpt``, ``.pth``, ``.pt``,
+        ``.safetensors``).
+    device
+        ``"cpu"``, ``"cuda"`` (the first GPU) or ``"cuda:1"``. None: the first GPU for engines and for a `provider` of
+        GPUs, else the CPU. Nothing falls back from one to the other.
+    provider
+        For ONNX files: ONNX Runtime's execution provider, ``"cpu"``, ``"cuda"`` or ``"tensorrt"``; None for the
+        device's own.
     library
-        For ONNX files. ``"auto"``: keygraph's operators from the installed library, else from the plain functions in
-        the file; a path: from that library; None: from the functions.
+        ``"auto"``: keygraph's operators from the installed library; a path: from that library. For ONNX files, which
+        hold them as plain functions too: these where no library is installed, or with None. An engine needs the one
+        that it was built with, if any.
     threads
-        Threads per operator, at least 1; None for the engine's own choice.
+        Threads per operator on the CPU, at least 1; None for the engine's own choice.
+    allow_host_code
+        For engines: let one run code of its own on this machine's processor, as version-compatible ones do. Only for
+        engines from somebody you trust.
     notice
         Takes lines that a user should see: choices made in reading a checkpoint, a library that did not load. None
         makes a Python warning (`KeygraphWarning`) of the latter.
@@ -41,21 +57,38 @@ def load(
     Raises
     ------
     InputError
-        The file is missing, damaged or of another kind, or a package that it needs is not installed.
+        The file is missing, damaged or of another kind, a package or library that it needs is not installed, or there
+        is no such device.
     """
-    from .errors import InputError, MissingDependencyError
+    from .errors import InputError
     from .files import CHECKPOINT_SUFFIXES
+    from .runtime.device import parse_device
     from .runtime.notices import warn
     from .runtime.restorer import Restorer
 
     path = Path(model)
-    if path.suffix.lower() == ".onnx":
+    suffix = path.suffix.lower()
+    if suffix not in (".onnx", ".plan", *CHECKPOINT_SUFFIXES):
+        suffixes = ", ".join((".onnx", ".plan", *CHECKPOINT_SUFFIXES))
+        raise InputError(f"{path} is no model by its name; give one that ends with {suffixes}")
+    if provider is not None and suffix != ".onnx":
+        raise InputError(f"the provider {provider} is for .onnx files, which {path} is not; leave it out")
+    where = parse_device(device or ("cuda" if suffix == ".plan" or provider not in (None, "cpu") else "cpu"))
+    if suffix == ".onnx":
         from .runtime.onnx_runtime import OnnxRuntimeSession
 
-        return Restorer(OnnxRuntimeSession(path, library, threads, notice=notice or warn))
-    if path.suffix.lower() not in CHECKPOINT_SUFFIXES:
-        suffixes = ", ".join((".onnx", *CHECKPOINT_SUFFIXES))
-        raise InputError(f"{path} is no model by its name; give one that ends with {suffixes}")
+        return Restorer(OnnxRuntimeSession(path, library, threads, where, provider, notice or warn))
+    if suffix == ".plan":
+        from .runtime.tensorrt import TensorRtSession
+
+        return Restorer(TensorRtSession(path, where, library, allow_host_code, notice or warn))
+    return Restorer(_checkpoint(path, where, threads, notice))
+
+
+def _checkpoint(path: Path, device: Device, threads: int | None, notice: Callable[[str], None] | None) -> TorchSession:
+    """Open a checkpoint in PyTorch."""
+    from .errors import MissingDependencyError
+
     try:
         from .models import load_checkpoint
         from .runtime.pytorch import TorchSession
@@ -68,7 +101,7 @@ def load(
     if notice is not None:
         for note in loaded.notes:
             notice(note)
-    return Restorer(TorchSession(loaded.module, loaded.manifest(), threads))
+    return TorchSession(loaded.module, loaded.manifest(), threads, device)
 
 
 def __getattr__(name: str) -> Any:

@@ -100,6 +100,28 @@ class HalfPrecision:
 
 
 @dataclass(frozen=True)
+class Profile:
+    """Sizes that an engine was built for, each as (least, best, most).
+
+    Attributes
+    ----------
+    batch
+        Images in a batch.
+    height, width
+        Pixels, multiples of the manifest's `size_multiple`.
+    """
+
+    batch: tuple[int, int, int]
+    height: tuple[int, int, int]
+    width: tuple[int, int, int]
+
+    def takes(self, batch: int, height: int, width: int) -> bool:
+        """Whether images of this shape are within it."""
+        sizes = ((batch, self.batch), (height, self.height), (width, self.width))
+        return all(least <= size <= most for size, (least, _, most) in sizes)
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything that is needed to run an artifact and to know where it came from.
 
@@ -135,6 +157,8 @@ class Manifest:
         Calibrated tiling, or None when it was not measured.
     half
         The policy and the ranges of an fp16 or bf16 file; None for fp32.
+    profiles
+        The sizes that an engine takes, the preferred ones first; empty where nothing but `shape` limits them.
     """
 
     architecture: str
@@ -154,6 +178,7 @@ class Manifest:
     verification: dict[str, Any] | None = None
     tiling: Tiling | None = None
     half: HalfPrecision | None = None
+    profiles: tuple[Profile, ...] = ()
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:
@@ -200,6 +225,9 @@ def from_json(text: str, source: str) -> Manifest:
             lists = {name: tuple(half[name]) for name in ("keep_fp32", "found", "pictures")}
             largest = tuple((name, value) for name, value in half["largest"])
             values["half"] = HalfPrecision(**{**half, **lists, "largest": largest})
+        values["profiles"] = tuple(
+            Profile(**{name: tuple(sizes) for name, sizes in profile.items()}) for profile in values.get("profiles", ())
+        )
         return Manifest(**values)
     except (TypeError, KeyError) as error:
         raise InputError(f"{source}: the keygraph manifest is damaged ({error}); export the model again") from error

@@ -7,9 +7,10 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 #: What takes so much longer than the fastest runs in a few rounds only.
 _SLOW_MS = 200.0
@@ -49,6 +50,8 @@ def gpu_medians(calls: dict[str, Sequence[Callable[[], Any]]], rounds: int) -> d
         As for `cpu_times`.
     """
 
+    import torch
+
     def once(name: str) -> list[float]:
         launches = max(_LAUNCHES, len(calls[name]))
         events = [tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)) for _ in range(launches)]
@@ -65,6 +68,8 @@ def gpu_medians(calls: dict[str, Sequence[Callable[[], Any]]], rounds: int) -> d
 
 def input_sets(problem_bytes: int, device: torch.device) -> int:
     """How many sets of inputs are twice as large as the GPU's L2 cache, and at least two."""
+    import torch
+
     cache: int = torch.cuda.get_device_properties(device).L2_cache_size
     return max(2, -(-2 * cache // problem_bytes))
 

@@ -1,4 +1,4 @@
-"""What a file is, in words: checkpoint, ONNX file or image; each description is a dictionary of plain values."""
+"""What a file is, in words: checkpoint, ONNX file, engine or image; each is a dictionary of plain values."""
 
 from __future__ import annotations
 
@@ -10,36 +10,43 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, MissingDependencyError
 from ..files import CHECKPOINT_SUFFIXES, read_start
-from ..manifest import METADATA_KEY, HalfPrecision, Manifest, Neighbours, from_json
+from ..manifest import METADATA_KEY, HalfPrecision, Manifest, Neighbours, Profile, from_json
 from ..runtime.images import FORMATS
+from ..runtime.sidecar import BACKENDS, Sidecar, Tensor, check_digest
+from ..runtime.sidecar import read as read_sidecar
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, ValueInfoProto
 
 Description = dict[str, Any]
 
+#: What an engine's name ends with.
+ENGINE_SUFFIX = ".plan"
+
 _IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def describe(path: Path) -> Description:
-    """Say what a file is; ``"kind"`` is ``"checkpoint"``, ``"onnx"`` or ``"image"``.
+    """Say what a file is; ``"kind"`` is ``"checkpoint"``, ``"onnx"``, ``"engine"`` or ``"image"``.
 
     Raises
     ------
     InputError
         The file is missing, cannot be read, is damaged, or is of none of these kinds.
     """
-    start = read_start(path, "a checkpoint, an ONNX file or an image")
+    start = read_start(path, "a checkpoint, an ONNX file, an engine or an image")
     suffix = path.suffix.lower()
     if suffix == ".onnx":
         return describe_onnx(path)
+    if suffix == ENGINE_SUFFIX:
+        return describe_engine(path)
     if suffix in CHECKPOINT_SUFFIXES or start.startswith((b"PK\x03\x04", b"\x80")):
         return describe_checkpoint(path)
     if suffix in FORMATS or start.startswith(_IMAGE_STARTS) or start[8:12] == b"WEBP":
         return describe_image(path)
     raise InputError(
         f"{path} is of no kind that keygraph knows; it reads checkpoints ({', '.join(CHECKPOINT_SUFFIXES)}), .onnx, "
-        f"and images ({', '.join(FORMATS)})"
+        f"engines ({ENGINE_SUFFIX}), and images ({', '.join(FORMATS)})"
     )
 
 
@@ -86,6 +93,60 @@ def describe_onnx(path: Path) -> Description:
         "functions": [f"{_domain(function.domain)}.{function.name}" for function in model.functions],
         "operators": dict(Counter(_operator(node.domain, node.op_type) for node in graph.node).most_common()),
     }
+
+
+def describe_engine(path: Path) -> Description:
+    """Describe an engine: from its sidecar always, from TensorRT itself where the GPU is the engine's own."""
+    sidecar = read_sidecar(path)
+    check_digest(path, sidecar)
+    plugin, device = sidecar.plugin, f" on {sidecar.device}" if sidecar.device else ""
+    words = _manifest_words(sidecar.manifest)
+    del words["shape"]  # The profiles say more.
+    return {
+        "kind": "engine",
+        "file": str(path),
+        "bytes": sidecar.engine_bytes,
+        "target": f"{sidecar.target}{device}"
+        + ("" if sidecar.compatible == "none" else f", and others: {sidecar.compatible}"),
+        "builder": f"{BACKENDS.get(sidecar.backend, sidecar.backend)} {sidecar.version}, CUDA {sidecar.cuda}"
+        + (", or newer" if sidecar.version_compatible else ""),
+        "built from": f"{sidecar.model} in {sidecar.seconds:g} s",
+        "built again with": sidecar.command(),
+        "failed attempts": list(sidecar.attempts),
+        "operators": f"{plugin.name}, SHA-256 {plugin.sha256[:12]}" if plugin else "the functions in the file",
+        "inputs": [_tensor(tensor) for tensor in sidecar.tensors if not tensor.output],
+        "outputs": [_tensor(tensor) for tensor in sidecar.tensors if tensor.output],
+        "profiles": [_profile(profile) for profile in sidecar.manifest.profiles],
+        "memory": {name: f"{size / 2**20:,.1f} MiB" for name, size in sidecar.memory.items()},
+        "holds host code": sidecar.host_code,
+        "weights left out": sidecar.stripped,
+        "read back": sidecar.read_back,
+        **words,
+        **_inspected(path, sidecar),
+    }
+
+
+def _inspected(path: Path, sidecar: Sidecar) -> Description:
+    """What the engine inspector says, or why it does not."""
+    try:
+        from ..engines.backend import local_gpu
+        from ..engines.read_back import inspect
+    except MissingDependencyError as error:
+        return {"not inspected": str(error)}
+    return inspect(path, sidecar, local_gpu())
+
+
+def _tensor(tensor: Tensor) -> str:
+    sizes = ", ".join("?" if size < 0 else str(size) for size in tensor.shape)
+    return f"{tensor.name}: {tensor.dtype}[{sizes}]{' on the host' if tensor.host else ''}"
+
+
+def _profile(profile: Profile) -> str:
+    sizes = {"batch": profile.batch, "height": profile.height, "width": profile.width}
+    return ", ".join(
+        f"{name} {low}" if low == high else f"{name} {low} to {high} (best {best})"
+        for name, (low, best, high) in sizes.items()
+    )
 
 
 def describe_image(path: Path) -> Description:

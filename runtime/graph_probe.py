@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from ..errors import KeygraphError
 from ..manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT
-from .onnx_runtime import _reason, _register
+from .onnx_providers import reason
+from .onnx_runtime import _register
 from .rounding import rounding
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class GraphProbe:
         try:
             values = dict(zip(wanted, session.run(wanted, feeds), strict=True))
         except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception.
-            raise KeygraphError(f"ONNX Runtime failed with its key graphs laid open: {_reason(error)}") from error
+            raise KeygraphError(f"ONNX Runtime failed with its key graphs laid open: {reason(error)}") from error
         selections = [
             Selection(
                 name,

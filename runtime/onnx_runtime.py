@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from .. import plugins
 from ..errors import InputError, KeygraphError, MissingDependencyError
 from ..files import read_start
 from ..manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, METADATA_KEY, Manifest, from_json
+from .device import Device
 from .notices import warn
 from .rounding import rounding
 from .session import SessionMemoryError
@@ -24,6 +25,9 @@ except ImportError as error:
     raise MissingDependencyError(
         f"ONNX Runtime cannot be imported ({error}); install it with: pip install 'keygraph[cpu]'"
     ) from error
+
+from .bound_buffers import BoundBuffers
+from .onnx_providers import PROVIDERS, open_session, placement, reason, resolve
 
 #: Phrases of ONNX Runtime's allocators: the arena, C++'s new, CUDA.
 _OUT_OF_MEMORY = (
@@ -49,15 +53,17 @@ class OnnxRuntimeSession:
         file. A path: from that library, or not at all. None: from the functions.
     threads
         Threads per operator, at least 1; None leaves it to ONNX Runtime (one per core).
-    providers
-        ONNX Runtime's execution providers, all of which must then really be there.
+    device
+        The CPU, or a GPU.
+    provider
+        ``"cpu"``, ``"cuda"`` or ``"tensorrt"``; None for the device's own. It is really used, or an error says why not.
     notice
         Takes the one line that is said when the library does not load.
 
     Raises
     ------
     InputError
-        The file is missing, damaged, or not ours; a newer keygraph wrote it; the library or a provider does not load.
+        The file is missing, damaged, or not ours; a newer keygraph wrote it; the library or the provider does not load.
     """
 
     def __init__(
@@ -65,7 +71,8 @@ class OnnxRuntimeSession:
         path: str | os.PathLike[str],
         library: str | os.PathLike[str] | None = "auto",
         threads: int | None = None,
-        providers: Sequence[str] = ("CPUExecutionProvider",),
+        device: Device = Device(),  # noqa: B008 - frozen
+        provider: str | None = None,
         notice: Callable[[str], None] = warn,
     ) -> None:
         file = Path(path)
@@ -76,8 +83,9 @@ class OnnxRuntimeSession:
             if threads < 1:
                 raise InputError(f"threads is {threads}; it must be at least 1")
             options.intra_op_num_threads = threads
+        provider = resolve(provider, device)
         operators = _register(options, library, notice)
-        self._session, arithmetic = _open(file, options, providers)
+        self._session, arithmetic = _open(file, options, provider, device)
         text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         if text is None:
             raise InputError(
@@ -93,26 +101,44 @@ class OnnxRuntimeSession:
                 "export it again"
             )
         self._type = _TYPES[inputs[IMAGE_INPUT]]
-        where = ", ".join(self._session.get_providers())
+        self._buffers = None if device.kind == "cpu" else BoundBuffers(self._session, device)
+        where = f"{PROVIDERS[provider]}{_elsewhere(self._session, PROVIDERS[provider])}"
+        if device.kind != "cpu":
+            where = f"{device}, {where}"
         self.description = f"ONNX Runtime {onnxruntime.__version__}, {where}, operators from {operators}{arithmetic}"
 
     def run(self, images: NDArray[np.float32], k: int | None) -> NDArray[np.float32]:
         """See `Session.run`."""
-        feeds: dict[str, NDArray[Any]] = {IMAGE_INPUT: np.ascontiguousarray(images, dtype=self._type)}
-        if k is not None:
-            feeds[K_INPUT] = np.array([k], dtype=np.int64)
+        images = np.ascontiguousarray(images, dtype=self._type)
         try:
-            (restored,) = self._session.run([IMAGE_OUTPUT], feeds)
+            restored = self._run(images, k)
         except MemoryError as error:
-            raise SessionMemoryError("ONNX Runtime ran out of memory") from error
+            raise self._out_of_memory() from error
         except Exception as error:
             # ONNX Runtime's exceptions share no base class but Exception.
             if any(phrase in str(error) for phrase in _OUT_OF_MEMORY):
-                raise SessionMemoryError("ONNX Runtime ran out of memory") from error
+                raise self._out_of_memory() from error
             raise KeygraphError(
-                f"ONNX Runtime failed on an image tensor of shape {images.shape}: {_reason(error)}"
+                f"ONNX Runtime failed on an image tensor of shape {images.shape}: {reason(error)}"
             ) from error
         return np.asarray(restored, dtype=np.float32)
+
+    def _run(self, images: NDArray[Any], k: int | None) -> NDArray[Any]:
+        if self._buffers is not None:
+            batch, _, height, width = images.shape
+            scale = self.manifest.scale
+            return self._buffers.run(images, k, (batch, self.manifest.out_channels, height * scale, width * scale))
+        feeds: dict[str, NDArray[Any]] = {IMAGE_INPUT: images}
+        if k is not None:
+            feeds[K_INPUT] = np.array([k], dtype=np.int64)
+        (restored,) = self._session.run([IMAGE_OUTPUT], feeds)
+        result: NDArray[Any] = restored
+        return result
+
+    def _out_of_memory(self) -> SessionMemoryError:
+        if self._buffers is not None:
+            self._buffers.release()
+        return SessionMemoryError("ONNX Runtime ran out of memory")
 
 
 def _register(
@@ -128,41 +154,26 @@ def _register(
             raise InputError(f"the operator library {path} does not exist")
         options.register_custom_ops_library(str(path))
     except Exception as error:
-        reason = str(error) if isinstance(error, KeygraphError) else f"{path} does not load: {_reason(error)}"
+        why = str(error) if isinstance(error, KeygraphError) else f"{path} does not load: {reason(error)}"
         if library != "auto":
-            raise InputError(f"{reason}; give another library, or none to use the functions in the file") from error
-        notice(f"slower plain functions are used in place of keygraph's operators: {reason}")
+            raise InputError(f"{why}; give another library, or none to use the functions in the file") from error
+        notice(f"slower plain functions are used in place of keygraph's operators: {why}")
         return functions
     return path.name
 
 
 def _open(
-    path: Path, options: onnxruntime.SessionOptions, providers: Sequence[str]
+    path: Path, options: onnxruntime.SessionOptions, provider: str, device: Device
 ) -> tuple[onnxruntime.InferenceSession, str]:
-    """Create the session, and make sure that it runs where it was asked to; with what to say of its arithmetic."""
-    missing = [name for name in providers if name not in onnxruntime.get_available_providers()]
-    if not missing:
-        arithmetic = ""
-        try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
-        except Exception as error:
-            rounded = _without_bfloat16(path, error) if list(providers) == ["CPUExecutionProvider"] else None
-            if rounded is None:
-                size = path.stat().st_size
-                raise InputError(
-                    f"{path} cannot be opened: it is no ONNX file, is cut off ({size:,} bytes), or needs a newer "
-                    f"ONNX Runtime; export or download it again ({_reason(error)})"
-                ) from error
-            session = onnxruntime.InferenceSession(rounded, options, providers=list(providers))
-            arithmetic = ", bfloat16 by rounding float32"
-        missing = [name for name in providers if name not in session.get_providers()]
-        if not missing:
-            return session, arithmetic
-    available = ", ".join(onnxruntime.get_available_providers())
-    raise InputError(
-        f"ONNX Runtime {onnxruntime.__version__} does not run on {', '.join(missing)} here (available: {available}); "
-        "for CUDA install it with: pip install 'keygraph[gpu]'"
-    )
+    """Open the file, in rounded float32 where the CPU has no kernels for its bfloat16; with what to say of that."""
+    try:
+        return open_session(path, options, provider, device), ""
+    except InputError as error:
+        rounded = _without_bfloat16(path, error) if provider == "cpu" else None
+        if rounded is None:
+            raise
+    session = onnxruntime.InferenceSession(rounded, options, providers=[PROVIDERS["cpu"]])
+    return session, ", bfloat16 by rounding float32"
 
 
 def _without_bfloat16(path: Path, error: Exception) -> bytes | None:
@@ -182,7 +193,10 @@ def _without_bfloat16(path: Path, error: Exception) -> bytes | None:
     return bytes(rounding(model).SerializeToString())
 
 
-def _reason(error: Exception) -> str:
-    """Put what ONNX Runtime says in one line, without its prefix."""
-    text = " ".join(str(error).split())
-    return text.split(" : ", 3)[-1] if text.startswith("[ONNXRuntimeError]") else text
+def _elsewhere(session: onnxruntime.InferenceSession, provider: str) -> str:
+    """Say how many nodes run on another provider than the one asked for; the empty string if none does."""
+    counts = placement(session)
+    if counts is None:
+        return ""
+    others = sum(count for (name, _), count in counts.items() if name != provider)
+    return f" ({others} of {sum(counts.values())} nodes elsewhere)" if others else ""

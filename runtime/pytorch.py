@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..manifest import Manifest
+from .device import Device
+from .gpu import require_gpu
 from .session import SessionMemoryError
 
 if TYPE_CHECKING:
@@ -19,7 +23,7 @@ _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc")
 
 
 class TorchSession:
-    """Runs a PyTorch network, where its parameters are.
+    """Runs a PyTorch network.
 
     Parameters
     ----------
@@ -29,9 +33,22 @@ class TorchSession:
         What the network says of itself.
     threads
         Threads per operator, for all of PyTorch in this process; None changes nothing.
+    device
+        Where the network is moved to; None leaves it where its parameters are.
+
+    Raises
+    ------
+    InputError
+        The threads are no number from 1, or PyTorch does not see the device.
     """
 
-    def __init__(self, module: torch.nn.Module, manifest: Manifest, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        manifest: Manifest,
+        threads: int | None = None,
+        device: Device | None = None,
+    ) -> None:
         import torch
 
         if threads is not None:
@@ -39,10 +56,22 @@ class TorchSession:
                 raise InputError(f"threads is {threads}; it must be at least 1")
             torch.set_num_threads(threads)
         self.manifest = manifest
-        self._module = module.eval()
+        if device is not None:
+            _require(device)
+            module = module.to(str(device))
+        self._module: Callable[..., Any] = module.eval()
         first = next(module.parameters(), torch.empty(0))
         self._device, self._type = first.device, first.dtype
         self.description = f"PyTorch {torch.__version__}, {self._device}, {str(self._type).removeprefix('torch.')}"
+
+    def compiled(self) -> TorchSession:
+        """The same network through ``torch.compile``, which takes its time at the first run of every shape."""
+        import torch
+
+        session = copy.copy(self)
+        session._module = torch.compile(self._module)
+        session.description = f"{self.description}, torch.compile"
+        return session
 
     def run(self, images: NDArray[np.float32], k: int | None) -> NDArray[np.float32]:
         """See `Session.run`."""
@@ -60,3 +89,22 @@ class TorchSession:
             if any(phrase in str(error) for phrase in _OUT_OF_MEMORY):
                 raise SessionMemoryError("PyTorch ran out of memory") from error
             raise
+
+
+def _require(device: Device) -> None:
+    """Refuse a device that PyTorch does not see."""
+    import torch
+
+    if device.kind == "cpu":
+        return
+    if torch.version.cuda is None:
+        raise InputError(
+            f"PyTorch {torch.__version__} is built without CUDA, so it cannot run on {device}; install one that is "
+            "built with it, as pytorch.org says, or give --device cpu"
+        )
+    require_gpu(device)
+    if device.index >= torch.cuda.device_count():
+        raise InputError(
+            f"PyTorch {torch.__version__}, built for CUDA {torch.version.cuda}, does not see {device}: the driver is "
+            "too old for it, or CUDA_VISIBLE_DEVICES hides it; see keygraph doctor, or give --device cpu"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..manifest import Manifest
 from .channels import Channels, adapt
 from .notices import warn
 from .padding import reflected
-from .session import Session, SessionMemoryError, resolve_k
+from .session import Session, SessionMemoryError, resolve_k, run_batches
 from .sizing import Sizing, choose, smaller
 from .tiling import Plan, blend
 
@@ -193,50 +194,86 @@ class Restorer:
         k: int | None,
         progress: Progress | None,
     ) -> Iterator[NDArray[np.float32]]:
-        """Yield float32[channels, h, w] for every tile, a batch at a time, each checked."""
+        """Yield float32[channels, h, w] for every tile, each checked and valid until the next one is asked for."""
         plan, corners = sizing.plan, sizing.plan.tiles
-        rows = reflected(image.shape[0], plan.rows.length)
-        columns = reflected(image.shape[1], plan.columns.length)
-        # A file with a fixed batch takes planes, however many of them make a tile.
-        together = sizing.batch if channels.planes == 1 else max(1, sizing.batch // channels.planes)
-        for start in range(0, len(corners), together):
-            chosen = corners[start : start + together]
-            cuts = [image[rows[y : y + plan.rows.tile, None], columns[x : x + plan.columns.tile]] for y, x in chosen]
-            images = np.concatenate([channels.split(to_model(pixels, self.manifest)) for pixels in cuts])
-            restored = self._run_batch(images, k)
-            if progress is not None:
-                progress(start + len(chosen), len(corners))
-            restored = restored.reshape(len(chosen), channels.planes, *restored.shape[1:])
-            for (y, x), planes in zip(chosen, restored, strict=True):
-                if not np.isfinite(planes).all():
-                    raise KeygraphError(
-                        f"the model gave NaN or infinity in the tile at row {y}, column {x}; "
-                        "look for the cause with: keygraph compare MODEL CHECKPOINT --inputs IMAGE"
-                    )
-                yield channels.join(planes)
+        planes, filled = channels.planes, self.manifest.shape is not None
+        # What limits a batch counts planes, however many of them make a tile.
+        together = sizing.batch if planes == 1 else max(1, sizing.batch // planes)
+        groups = [corners[start : start + together] for start in range(0, len(corners), together)]
+        cut = Cutter(image, plan)
 
-    def _run_batch(self, images: NDArray[np.float32], k: int | None) -> NDArray[np.float32]:
-        """Run images through the session, in batches of its fixed size where it has one, and check the shape."""
-        manifest = self.manifest
-        if manifest.shape is None:
-            restored = self.session.run(images, k)
-        else:
-            size, count = manifest.shape[0], len(images)
-            filled = np.concatenate([images, np.repeat(images[-1:], -count % size, axis=0)])
-            parts = [self.session.run(filled[start : start + size], k) for start in range(0, len(filled), size)]
-            restored = np.concatenate(parts)[:count]
-        expected = (
-            len(images),
-            manifest.out_channels,
-            images.shape[2] * manifest.scale,
-            images.shape[3] * manifest.scale,
-        )
-        if restored.shape != expected:
-            raise KeygraphError(
-                f"the model gave a tensor of shape {restored.shape} where its manifest promises {expected}; "
-                "export it again"
-            )
-        return restored
+        def batches() -> Iterator[NDArray[np.float32]]:
+            for group in groups:
+                images = np.concatenate([channels.split(to_model(cut(y, x), self.manifest)) for y, x in group])
+                yield from _parts(images, sizing.most or len(images), filled)
+
+        done = 0
+        with closing(run_batches(self.session, batches(), k)) as results:
+            for group in groups:
+                count = len(group) * planes
+                restored = self._take(results, count, sizing.most or count, filled, plan)
+                done += len(group)
+                if progress is not None:
+                    progress(done, len(corners))
+                restored = restored.reshape(len(group), planes, *restored.shape[1:])
+                for (y, x), of_tile in zip(group, restored, strict=True):
+                    if not np.isfinite(of_tile).all():
+                        raise KeygraphError(
+                            f"the model gave NaN or infinity in the tile at row {y}, column {x}; "
+                            "look for the cause with: keygraph compare MODEL CHECKPOINT --inputs IMAGE"
+                        )
+                    yield channels.join(of_tile)
+
+    def _take(
+        self, results: Iterator[NDArray[np.float32]], count: int, most: int, filled: bool, plan: Plan
+    ) -> NDArray[np.float32]:
+        """Take the results of what `_parts` made of `count` images, and check their shapes."""
+        manifest, parts = self.manifest, []
+        height, width = plan.rows.tile * manifest.scale, plan.columns.tile * manifest.scale
+        for start in range(0, count, most):
+            part = next(results)
+            size = most if filled else min(most, count - start)
+            expected = (size, manifest.out_channels, height, width)
+            if part.shape != expected:
+                raise KeygraphError(
+                    f"the model gave a tensor of shape {part.shape} where its manifest promises {expected}; "
+                    "export it again"
+                )
+            parts.append(part.copy() if start + most < count else part)  # A result is valid until the next one.
+        return (parts[0] if len(parts) == 1 else np.concatenate(parts))[:count]
+
+
+class Cutter:
+    """Cuts tiles out of an image that is reflected at its bottom and right edge.
+
+    Parameters
+    ----------
+    image
+        [H, W, C].
+    plan
+        The tiles.
+    """
+
+    def __init__(self, image: NDArray[Any], plan: Plan) -> None:
+        self._image, self._plan = image, plan
+        self._rows = reflected(image.shape[0], plan.rows.length)
+        self._columns = reflected(image.shape[1], plan.columns.length)
+
+    def __call__(self, y: int, x: int) -> NDArray[Any]:
+        """Return the tile with this corner; a view of the image where nothing is reflected."""
+        bottom, right = y + self._plan.rows.tile, x + self._plan.columns.tile
+        height, width = self._image.shape[:2]
+        if bottom <= height and right <= width:
+            return self._image[y:bottom, x:right]
+        return self._image[self._rows[y:bottom, None], self._columns[x:right]]
+
+
+def _parts(images: NDArray[np.float32], most: int, filled: bool) -> Iterator[NDArray[np.float32]]:
+    """Cut images into batches of at most so many; `filled`: exactly so many, the last image repeated as need be."""
+    for start in range(0, len(images), most):
+        part = images[start : start + most]
+        lacking = most - len(part) if filled else 0
+        yield np.concatenate([part, np.repeat(part[-1:], lacking, axis=0)]) if lacking else part
 
 
 def check_image(manifest: Manifest, image: NDArray[Any]) -> Channels:

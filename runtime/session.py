@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, Protocol
+from collections.abc import Generator, Iterator
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,40 @@ class Session(Protocol):
         """
 
 
+@runtime_checkable
+class StreamingSession(Session, Protocol):
+    """A session that does better with many batches than to run one after the other."""
+
+    def run_batches(self, batches: Iterator[NDArray[np.float32]], k: int | None) -> Iterator[NDArray[np.float32]]:
+        """Restore batches; see `run_batches`."""
+
+
+def run_batches(
+    session: Session, batches: Iterator[NDArray[np.float32]], k: int | None
+) -> Generator[NDArray[np.float32], None, None]:
+    """Restore many batches, in the session's own way where it has one.
+
+    Parameters
+    ----------
+    session
+        Where they run.
+    batches
+        Each as `Session.run` takes it. The session may ask for some of them before it gives the first result.
+    k
+        As `Session.run` takes it.
+
+    Yields
+    ------
+    One result for each batch, in their order, valid until the next one is asked for. Closing the generator leaves
+    nothing running.
+    """
+    if isinstance(session, StreamingSession):
+        yield from session.run_batches(batches, k)
+    else:
+        for images in batches:
+            yield session.run(images, k)
+
+
 class SessionMemoryError(KeygraphError):
     """An engine ran out of memory: really so, and for no other reason."""
 
@@ -57,7 +92,8 @@ def resolve_k(manifest: Manifest, k: Any) -> int | None:
     manifest
         The model's.
     k
-        None for the model's default, or a whole number from 1 to the nodes of a window.
+        None for the model's default, or a whole number from 1 to the nodes of a window, or to what an engine was built
+        for.
 
     Returns
     -------
@@ -75,7 +111,8 @@ def resolve_k(manifest: Manifest, k: Any) -> int | None:
         return None
     if k is None:
         return neighbours.default if neighbours.runtime else None
-    valid = f"a whole number from 1 to {neighbours.maximum}, the nodes of a window"
+    limit = "the most that this engine was built for" if manifest.profiles else "the nodes of a window"
+    valid = f"a whole number from 1 to {neighbours.maximum}, {limit}"
     if isinstance(k, bool):
         raise InputError(f"k is {k}; it must be {valid}")
     try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from numbers import Integral
 
 from ..errors import InputError
-from ..manifest import Manifest
+from ..manifest import Manifest, Profile
 from .padding import round_up
 from .tiling import Plan, cut
 
@@ -22,6 +22,9 @@ DEFAULT_OVERLAP = 32
 #: As many tiles run together as make up this many pixels, so that small tiles do not cost a call each.
 BATCH_PIXELS = 256 * 256
 
+#: How an engine is made for other sizes.
+REBUILD = "build it again with: keygraph build MODEL.onnx"
+
 
 @dataclass(frozen=True)
 class Sizing:
@@ -35,6 +38,8 @@ class Sizing:
         Pixels; `tile` is (height, width), for a whole image its padded size. Without cuts the overlap plays no part.
     batch
         Tiles that run together.
+    most
+        Images that one run of the model takes at most; None for any number.
     automatic
         True when nobody asked for this tile, so that a smaller one may take its place.
     """
@@ -43,6 +48,7 @@ class Sizing:
     tile: tuple[int, int]
     overlap: int
     batch: int
+    most: int | None
     automatic: bool
 
 
@@ -65,7 +71,8 @@ def choose(
         At least 1.
     tile
         A multiple of the model's size rule; ``"none"`` for the whole image at once; or ``"auto"``: whole up to
-        `WHOLE_PIXELS`, else the manifest's calibrated tile, else about `DEFAULT_TILE`.
+        `WHOLE_PIXELS`, else the manifest's calibrated tile, else about `DEFAULT_TILE`. For a file with a fixed shape or
+        profiles: the calibrated tile if it takes that, else the one that it was built for.
     overlap
         A multiple of the size rule, at most half a tile; or ``"auto"``: the calibrated overlap, else about
         `DEFAULT_OVERLAP`.
@@ -80,14 +87,17 @@ def choose(
     multiple = manifest.size_multiple
     automatic = tile == "auto"
     whole = (round_up(height, multiple), round_up(width, multiple))
-    if manifest.shape is not None:
-        shape = _fixed_tile(manifest.shape, height, width, tile)
-    elif tile == "none" or (automatic and height * width <= max(WHOLE_PIXELS, _default_tile(manifest) ** 2)):
+    profile = None
+    if tile == "none":
         shape = whole
-    elif automatic:
+    elif not automatic:
+        shape = (_multiple(tile, "tile", multiple, multiple, None),) * 2
+    elif _profiles(manifest) or height * width > max(WHOLE_PIXELS, _default_tile(manifest) ** 2):
         shape = (_default_tile(manifest),) * 2
     else:
-        shape = (_multiple(tile, "tile", multiple, multiple, None),) * 2
+        shape = whole
+    if _profiles(manifest):
+        shape, profile = _built_for(manifest, shape, tile)
     # A whole image has no overlap, but the one that was asked for counts if the image must be cut after all.
     room = None if shape == whole else _room(min(shape), multiple)
     if overlap == "auto":
@@ -100,7 +110,12 @@ def choose(
             raise InputError(f"batch is {batch!r}; it must be a whole number from 1")
         if manifest.shape is not None and batch != manifest.shape[0]:
             raise InputError(f"batch is {batch}, but this file takes {manifest.shape[0]} only; leave the batch out")
-    return _sizing(manifest, height, width, shape, pixels, batch, automatic)
+        if profile is not None and batch > profile.batch[2]:
+            raise InputError(
+                f"batch is {batch}, but this engine was built for at most {profile.batch[2]} tiles of "
+                f"{_pixels(shape)} together; leave the batch out, or {REBUILD} --batch 1:{batch}:{batch}"
+            )
+    return _sizing(manifest, height, width, shape, pixels, batch, profile, automatic)
 
 
 def smaller(manifest: Manifest, height: int, width: int, sizing: Sizing) -> Sizing | None:
@@ -110,13 +125,18 @@ def smaller(manifest: Manifest, height: int, width: int, sizing: Sizing) -> Sizi
     """
     if manifest.shape is not None:
         return None
-    if sizing.batch > 1:
+    profile = _taking(manifest, sizing.tile)
+    if sizing.batch > (profile.batch[0] if profile else 1):
         return dataclasses.replace(sizing, batch=sizing.batch // 2)
     multiple = manifest.size_multiple
     half = min(max(sizing.tile) // 2 // multiple * multiple, _default_tile(manifest))
     if not sizing.automatic or half == 0:
         return None
-    return _sizing(manifest, height, width, (half, half), min(sizing.overlap, _room(half, multiple)), 1, True)
+    profile = _taking(manifest, (half, half))
+    if manifest.profiles and profile is None:
+        return None
+    overlap = min(sizing.overlap, _room(half, multiple))
+    return _sizing(manifest, height, width, (half, half), overlap, 1, profile, True)
 
 
 def _sizing(
@@ -126,16 +146,65 @@ def _sizing(
     tile: tuple[int, int],
     overlap: int,
     batch: int | None,
+    profile: Profile | None,
     automatic: bool,
 ) -> Sizing:
-    fixed = manifest.shape is not None
-    rows = cut(height, tile[0], overlap, manifest.size_multiple, fixed=fixed)
-    columns = cut(width, tile[1], overlap, manifest.size_multiple, fixed=fixed)
+    least = (profile.height[0], profile.width[0]) if profile else (0, 0)
+    rows = cut(height, tile[0], overlap, manifest.size_multiple, least[0])
+    columns = cut(width, tile[1], overlap, manifest.size_multiple, least[1])
+    if batch is None:
+        batch = profile.batch[1] if profile else max(1, BATCH_PIXELS // (rows.tile * columns.tile))
+    most = profile.batch[2] if profile else None
+    return Sizing(Plan(rows, columns), (rows.tile, columns.tile), overlap, batch, most, automatic)
+
+
+def _profiles(manifest: Manifest) -> tuple[Profile, ...]:
+    """The sizes that a file takes; a fixed shape is a profile of one."""
+    if manifest.shape is None:
+        return manifest.profiles
+    batch, height, width = ((size,) * 3 for size in manifest.shape)
+    return (Profile(batch, height, width),)
+
+
+def _taking(manifest: Manifest, tile: tuple[int, int]) -> Profile | None:
+    """The first profile that takes a tile."""
+    return next((profile for profile in _profiles(manifest) if profile.takes(profile.batch[1], *tile)), None)
+
+
+def _built_for(manifest: Manifest, shape: tuple[int, int], tile: int | str) -> tuple[tuple[int, int], Profile]:
+    """The tile for a file that does not take any size, and its profile.
+
+    A whole image is padded to a profile that is larger; a tile that was asked for is kept, or refused.
+    """
+    profiles = _profiles(manifest)
+    profile = _taking(manifest, shape)
+    if profile is not None:
+        return shape, profile
+    if tile == "auto":
+        return (profiles[0].height[1], profiles[0].width[1]), profiles[0]
+    if tile == "none":
+        for profile in profiles:
+            padded = max(shape[0], profile.height[0]), max(shape[1], profile.width[0])
+            if padded[0] <= profile.height[2] and padded[1] <= profile.width[2]:
+                return padded, profile
     if manifest.shape is not None:
-        batch = manifest.shape[0]
-    elif batch is None:
-        batch = max(1, BATCH_PIXELS // (rows.tile * columns.tile))
-    return Sizing(Plan(rows, columns), (rows.tile, columns.tile), overlap, batch, automatic)
+        raise InputError(
+            f"tile is {tile}, but this file takes {_pixels(manifest.shape[1:])} pixels only; leave the tile out, or "
+            "export the checkpoint again with: export-model CHECKPOINT --shape dynamic"
+        )
+    ranges = " or ".join(
+        f"{_pixels((profile.height[0], profile.width[0]))} to {_pixels((profile.height[2], profile.width[2]))}"
+        for profile in profiles
+    )
+    wanted = max(shape)
+    raise InputError(
+        f"tile is {tile} ({_pixels(shape)} pixels), but this engine was built for {ranges}; leave the tile out, or "
+        f"{REBUILD} --tile {wanted}"
+    )
+
+
+def _pixels(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def _room(tile: int, multiple: int) -> int:
@@ -147,18 +216,6 @@ def _default_tile(manifest: Manifest) -> int:
     multiple = manifest.size_multiple
     # Two windows at the least, so that there is room for an overlap.
     return manifest.tiling.tile if manifest.tiling else max(round_up(DEFAULT_TILE, multiple), 2 * multiple)
-
-
-def _fixed_tile(shape: tuple[int, int, int], height: int, width: int, tile: int | str) -> tuple[int, int]:
-    """The tile of a file that takes one shape only."""
-    _, rows, columns = shape
-    fits = height <= rows and width <= columns
-    if tile == "auto" or (tile == "none" and fits) or tile == rows == columns:
-        return rows, columns
-    raise InputError(
-        f"tile is {tile}, but this file takes {rows} x {columns} pixels only; leave the tile out, or export the "
-        "checkpoint again with: export-model CHECKPOINT --shape dynamic"
-    )
 
 
 def _multiple(value: int | str, name: str, multiple: int, least: int, most: int | None) -> int:

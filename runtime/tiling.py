@@ -47,7 +47,7 @@ class Plan:
         return [(y, x) for y in self.rows.origins for x in self.columns.origins]
 
 
-def cut(length: int, tile: int, overlap: int, multiple: int, *, fixed: bool = False) -> Axis:
+def cut(length: int, tile: int, overlap: int, multiple: int, least: int = 0) -> Axis:
     """Cut one axis.
 
     The fewest tiles that overlap by `overlap` or more are spread evenly, on origins that are multiples of `multiple`:
@@ -63,13 +63,12 @@ def cut(length: int, tile: int, overlap: int, multiple: int, *, fixed: bool = Fa
         A multiple of `multiple`, from 0 to ``tile // 2``.
     multiple
         The model's size rule.
-    fixed
-        Pad an image that is smaller than `tile` up to it, for files with a fixed shape; otherwise the one tile is as
-        small as the size rule allows.
+    least
+        The smallest tile that the model takes, at most `tile`: a smaller image is padded to it, and otherwise no
+        further than the size rule asks.
     """
-    padded = round_up(length, multiple)
+    padded = max(round_up(length, multiple), least)
     if padded <= tile:
-        padded = tile if fixed else padded
         return Axis(padded, padded, (0,))
     count = -(-(padded - overlap) // (tile - overlap))
     slack = (padded - tile) // multiple

@@ -47,7 +47,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["bench", "models"], "choose operators"),
+        (["bench", "models"], "'models' cannot be measured; give files that end with .onnx"),
         ([*TINY, "--k", "0"], "k is 0; give at least 1"),
         ([*TINY, "--k", "41"], "give at most the 40 nodes"),
         ([*TINY, "--k", "many"], "--k"),

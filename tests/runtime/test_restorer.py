@@ -3,7 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -258,3 +258,52 @@ def test_onnx_runtime_really_out_of_memory(make_model: ModelFile) -> None:
     run = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith("ONNX Runtime ran out of memory with tiles of 256 x 256: went on with")
+
+
+class Ahead:
+    """A session that takes two batches before it gives the first result, always in the same memory."""
+
+    description = "ahead"
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.log: list[str] = []
+
+    def run(self, images: np.ndarray[Any, Any], k: int | None) -> np.ndarray[Any, Any]:
+        raise AssertionError("a session that streams is not asked for single runs")
+
+    def run_batches(self, batches: Iterator[np.ndarray[Any, Any]], k: int | None) -> Iterator[np.ndarray[Any, Any]]:
+        waiting: list[np.ndarray[Any, Any]] = []
+        memory: np.ndarray[Any, Any] | None = None
+        try:
+            for number, images in enumerate(batches):
+                self.log.append(f"take {number}")
+                waiting.append(images.copy())
+                if len(waiting) == 3:
+                    memory = np.full_like(waiting[0], -1) if memory is None else memory
+                    memory[...] = waiting.pop(0)
+                    self.log.append("give")
+                    yield memory
+                    memory[...] = -1
+            yield from waiting
+        finally:
+            self.log.append("closed")
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+@pytest.mark.parametrize("shape", [None, (2, 32, 32), (4, 32, 32)])
+def test_a_session_may_take_batches_before_it_gives_results(
+    make_manifest: Callable[..., Manifest], shape: tuple[int, int, int] | None, channels: int
+) -> None:
+    session = Ahead(make_manifest(in_channels=channels, out_channels=channels, shape=shape))
+    image = noise(150, 90, 3)
+    restored = Restorer(session).restore(image, tile=32, overlap=8, batch=shape[0] if shape else 3)
+    np.testing.assert_array_equal(restored.image, image)
+    assert session.log[:5] == ["take 0", "take 1", "take 2", "give", "take 3"]
+
+
+def test_a_restoration_that_fails_leaves_nothing_running(make_manifest: Callable[..., Manifest]) -> None:
+    session = Ahead(make_manifest(scale=2))
+    with pytest.raises(KeygraphError, match="promises"):
+        Restorer(session).restore(noise(96, 96, 3), tile=32, overlap=0, batch=1)
+    assert session.log[-1] == "closed"

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 from keygraph.errors import InputError
-from keygraph.manifest import Manifest, Tiling
-from keygraph.runtime.sizing import choose, smaller
+from keygraph.manifest import Manifest, Profile, Tiling, from_json
+from keygraph.runtime.sizing import Sizing, choose, smaller
 
 MakeManifest = Callable[..., Manifest]
 
@@ -80,3 +80,56 @@ def test_a_size_that_cannot_be_names_those_that_can(
 ) -> None:
     with pytest.raises(InputError, match=message):
         choose(make_manifest(), 300, 300, **options)  # type: ignore[arg-type]
+
+
+BUILT = (Profile((1, 4, 8), (64, 256, 384), (64, 256, 512)), Profile((1, 1, 2), (512,) * 3, (512,) * 3))
+
+
+def test_an_engine_gets_what_it_was_built_for(make_manifest: MakeManifest) -> None:
+    manifest = make_manifest(profiles=BUILT)
+    sizing = choose(manifest, 2000, 2000)
+    assert (sizing.tile, sizing.batch, sizing.most) == ((256, 256), 4, 8)
+    calibrated = choose(make_manifest(profiles=BUILT, tiling=Tiling(320, 64, 60.0)), 2000, 2000)
+    assert (calibrated.tile, calibrated.overlap) == ((320, 320), 64)
+    too_large = choose(make_manifest(profiles=BUILT, tiling=Tiling(1024, 64, 60.0)), 2000, 2000)
+    assert too_large.tile == (256, 256)
+    other = choose(manifest, 2000, 2000, tile=512)
+    assert (other.tile, other.batch, other.most) == ((512, 512), 1, 2)
+
+
+def test_a_small_image_is_padded_to_the_least_that_an_engine_takes(make_manifest: MakeManifest) -> None:
+    manifest = make_manifest(profiles=BUILT)
+    assert choose(manifest, 10, 100).tile == (64, 104)
+    assert choose(manifest, 10, 100, tile="none").tile == (64, 104)
+    assert choose(manifest, 400, 500, tile="none").tile == (512, 512)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tile": 32}, r"tile is 32 .*built for 64 x 64 to 384 x 512 or 512 x 512 to 512 x 512; .*--tile 32"),
+        ({"tile": 640}, "keygraph build MODEL.onnx --tile 640"),
+        ({"tile": "none"}, r"tile is none \(2000 x 1000 pixels\), but this engine"),
+        ({"batch": 9}, "at most 8 tiles of 256 x 256 together; .*--batch 1:9:9"),
+        ({"tile": 512, "batch": 3}, "at most 2 tiles of 512 x 512"),
+    ],
+)
+def test_what_an_engine_was_not_built_for_is_refused_with_the_way_to_build_it(
+    make_manifest: MakeManifest, options: dict[str, int | str], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        choose(make_manifest(profiles=BUILT), 2000, 1000, **options)  # type: ignore[arg-type]
+
+
+def test_an_engine_out_of_memory_stays_within_what_it_was_built_for(make_manifest: MakeManifest) -> None:
+    manifest = make_manifest(profiles=BUILT)
+    sizing: Sizing | None = choose(manifest, 2000, 2000)
+    seen = []
+    while (sizing := smaller(manifest, 2000, 2000, sizing)) is not None:
+        seen.append((sizing.tile, sizing.batch))
+    assert seen == [((256, 256), 2), ((256, 256), 1), ((128, 128), 1), ((64, 64), 1)]
+
+
+def test_profiles_survive_in_the_manifest(make_manifest: MakeManifest) -> None:
+    manifest = make_manifest(profiles=BUILT)
+    assert from_json(manifest.to_json(), "test") == manifest

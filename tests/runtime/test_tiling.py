@@ -77,7 +77,7 @@ def test_blending_pieces_of_an_image_gives_the_image(
 
 
 def test_a_fixed_tile_is_padded_up_to() -> None:
-    assert cut(5, 32, 8, 8, fixed=True) == Axis(32, 32, (0,))
+    assert cut(5, 32, 8, 8, least=32) == Axis(32, 32, (0,))
     assert cut(5, 32, 8, 8) == Axis(8, 8, (0,))
 
 

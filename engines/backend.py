@@ -1,0 +1,124 @@
+"""Which TensorRT builds: what is installed here, and what the targets need."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ..errors import InputError, MissingDependencyError
+from ..runtime.device import Device
+from ..runtime.gpu import Gpu, require_gpu
+from ..runtime.sidecar import BACKENDS
+from ..runtime.tensorrt_backend import load_backend
+from .targets import TARGETS, Target, check_buildable
+
+AUTO = "auto"
+
+#: Distributions whose name says which CUDA they were made for.
+_CUDA_PACKAGES = {
+    "tensorrt": "tensorrt_cu{}_bindings",
+    "tensorrt-rtx": "tensorrt_rtx_cu{}_bindings",
+}
+_CUDA_VERSIONS = ("13", "12", "11")
+
+
+@dataclass(frozen=True)
+class Software:
+    """What builds: ``"tensorrt"`` or ``"tensorrt-rtx"``, its version, and the major version of its CUDA."""
+
+    backend: str
+    version: str
+    cuda: str
+
+    def __str__(self) -> str:
+        return f"{BACKENDS[self.backend]} {self.version}"
+
+
+def local_gpu() -> Gpu | None:
+    """Return this machine's first GPU, or None where there is none that works."""
+    try:
+        return require_gpu(Device("cuda", 0))
+    except InputError:
+        return None
+
+
+def find_software(backend: str) -> Software:
+    """Import a backend; raises `MissingDependencyError` with the line that installs it."""
+    version = load_backend(backend).version
+    for cuda in _CUDA_VERSIONS:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            importlib.metadata.version(_CUDA_PACKAGES[backend].format(cuda))
+            return Software(backend, version, cuda)
+    return Software(backend, version, "unknown")
+
+
+def choose(wanted: str, targets: Sequence[Target], gpu: Gpu | None) -> tuple[Software, list[Target]]:
+    """Decide what builds, and for which targets.
+
+    Parameters
+    ----------
+    wanted
+        ``"tensorrt"``, ``"tensorrt-rtx"`` or ``"auto"``: TensorRT where it is installed and the targets are this
+        machine's own GPU, else TensorRT-RTX.
+    targets
+        None for this machine's GPU.
+    gpu
+        This machine's, or None.
+
+    Raises
+    ------
+    MissingDependencyError
+        Nothing that could build is installed.
+    InputError
+        There is no such backend, it cannot build for a target here, or there is neither a target nor a GPU.
+    """
+    if wanted not in (AUTO, *BACKENDS):
+        raise InputError(f"there is no backend {wanted!r}; choose one of {', '.join((*BACKENDS, AUTO))}")
+    if not targets:
+        if gpu is None:
+            known = ", ".join(name for name, target in TARGETS.items() if target.rtx)
+            raise InputError(f"this machine has no GPU to build for; name one with --target: {known}")
+        if gpu.target not in TARGETS:
+            raise InputError(f"{gpu.name} is {gpu.target}, which is no target; there are {', '.join(TARGETS)}")
+        targets = [TARGETS[gpu.target]]
+    software = find_software(wanted) if wanted != AUTO else _automatic(targets, gpu)
+    for target in targets:
+        check_buildable(target, software.backend, gpu)
+    return software, list(targets)
+
+
+def _automatic(targets: Sequence[Target], gpu: Gpu | None) -> Software:
+    own = gpu is not None and all(target.capability == gpu.capability for target in targets)
+    for backend in ["tensorrt", "tensorrt-rtx"] if own else ["tensorrt-rtx"]:
+        with suppress(MissingDependencyError):
+            return find_software(backend)
+    also = " or pip install 'keygraph[tensorrt]'" if own else ""
+    raise MissingDependencyError(
+        f"no TensorRT that could build for {', '.join(target.name for target in targets)} is installed; install one "
+        f"with: pip install 'keygraph[rtx]'{also}"
+    )
+
+
+@contextmanager
+def loader_path(backend: str) -> Iterator[dict[str, str]]:
+    """Yield the environment of a process in which the backend works; it is gone when the block ends.
+
+    TensorRT-RTX's ONNX parser opens ``libtensorrt_rtx.so``, a name that its package does not have, and ends the process
+    when there is none on the loader's path, which cannot be changed from within a process.
+    """
+    spec = importlib.util.find_spec("tensorrt_rtx_libs") if backend == "tensorrt-rtx" else None
+    if spec is None or spec.origin is None:
+        yield dict(os.environ)
+        return
+    library = next(Path(spec.origin).parent.glob("libtensorrt_rtx.so*"), None)
+    with TemporaryDirectory(prefix="keygraph-") as folder:
+        if library is not None:
+            Path(folder, "libtensorrt_rtx.so").symlink_to(library)
+        search = os.pathsep.join(filter(None, [folder, os.environ.get("LD_LIBRARY_PATH")]))
+        yield {**os.environ, "LD_LIBRARY_PATH": search}

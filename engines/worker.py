@@ -1,0 +1,211 @@
+"""Builds one engine in a process of its own: ``python -m keygraph.engines.worker``.
+
+A builder takes minutes and all of a core, runs NVIDIA's code over the user's file, and may end its process; several
+run side by side. The job comes as a line on stdin; events, one JSON object a line, go to stdout; all that native code
+prints goes to the engine's log. When stdin closes, whoever wanted the engine is gone, and so are we.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+from ..errors import InputError, KeygraphError
+from ..files import unwritable
+from ..runtime.sidecar import Plugin, Sidecar, file_sha256
+from ..runtime.tensorrt_backend import PLUGINS, Backend, load_backend, load_plugins
+from . import key, ladder, lint, network, preflight, store
+from .job import Job
+from .model import Model, load_model
+from .options import engine_manifest
+from .read_back import read_back
+from .targets import TARGETS
+
+#: Takes an event's name and values.
+Emit = Callable[..., None]
+
+
+def main() -> int:
+    """Do the job that stdin names; the exit code is 0 when there is an engine at the end."""
+    # Native code prints to descriptors 1 and 2, which are turned to the log once there is one.
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+
+    def emit(event: str, **values: Any) -> None:
+        events.write(json.dumps({"event": event, **values}) + "\n")
+        events.flush()
+
+    job = Job.from_json(sys.stdin.readline())
+    threading.Thread(target=_end_with_caller, daemon=True).start()
+    try:
+        make(job, emit)
+    except KeygraphError as error:
+        emit("error", message=str(error), exit_code=error.exit_code)
+        return 1
+    except Exception as error:
+        emit("error", message=f"unexpected {type(error).__name__}: {error}", exit_code=1)
+        raise
+    return 0
+
+
+def make(job: Job, emit: Emit) -> None:
+    """Find or build the engine, under its lock."""
+    model = load_model(job.model)
+    ingredients = job.ingredients(model)
+    with store.locked(job.engine, lambda: emit("note", message=f"another process builds {job.engine}: waiting for it")):
+        sidecar, reason = store.find(job.engine, ingredients)
+        if sidecar is not None and not job.force:
+            emit("done", state="cached", seconds=sidecar.seconds, bytes=sidecar.engine_bytes)
+            return
+        if job.preflight:
+            preflight.check(model, job.engine.parent)
+        emit("building", reason=reason)
+        with _logged(store.log_path(job.engine)) as log:
+            sidecar = build(job, model, ingredients, log, emit)
+        emit("done", state="built", seconds=sidecar.seconds, bytes=sidecar.engine_bytes)
+
+
+def build(job: Job, model: Model, ingredients: dict[str, str], log: TextIO, emit: Emit) -> Sidecar:
+    """Build the engine and write it with its sidecar."""
+    start = time.monotonic()
+    stamp = model.stamp()
+    target = TARGETS[job.target]
+    plain = load_backend(job.software.backend)
+    backend = dataclasses.replace(plain, log=_logger(plain.module, log))
+    if job.plugin is not None:
+        _load_plugins(backend, job.plugin)
+    _lint(job, model, log)
+    percent = -1
+
+    def progress(done: float) -> None:
+        nonlocal percent
+        if int(100 * done) > percent:
+            percent = int(100 * done)
+            emit("progress", percent=percent)
+
+    def notice(message: str) -> None:
+        log.write(f"KEYGRAPH {message}\n")
+        emit("note", message=f"{job.engine.name}: {message}")
+
+    try:
+        built, attempts = ladder.climb(
+            job.options,
+            lambda rung: network.build(backend, model, job.options, target, rung, job.timing_cache, progress),
+            notice,
+        )
+    except ladder.BuilderError as error:
+        raise KeygraphError(f"{job.software} cannot build {job.model} for {job.target}: {error}") from error
+    if model.stamp() != stamp:
+        raise KeygraphError(f"{job.model} changed while its engine was built; build it again")
+    # A version-compatible engine brings the part of TensorRT that runs it.
+    host_code = job.options.version_compatible
+    found = read_back(
+        backend,
+        built.data,
+        built.tensors,
+        job.options.profiles,
+        target,
+        job.gpu,
+        stripped=job.options.strip_weights,
+        host_code=host_code,
+    )
+    sidecar = Sidecar(
+        engine_sha256=hashlib.sha256(built.data).hexdigest(),
+        engine_bytes=built.data.nbytes,
+        key=key.digest(ingredients),
+        ingredients=ingredients,
+        model=job.model.name,
+        backend=job.software.backend,
+        version=job.software.version,
+        cuda=job.software.cuda,
+        target=job.target,
+        capability=target.capability,
+        device=job.device,
+        plugin=Plugin(job.plugin.name, file_sha256(job.plugin)) if job.plugin else None,
+        compatible=job.options.compatible,
+        version_compatible=job.options.version_compatible,
+        host_code=host_code,
+        stripped=job.options.strip_weights,
+        tensors=built.tensors,
+        options=job.words,
+        attempts=attempts,
+        memory=network.memory_of(list(backend.log.memory)),
+        seconds=round(time.monotonic() - start, 1),
+        read_back=found,
+        made_with={name: importlib.metadata.version(name) for name in ("keygraph", "onnx")},
+        manifest=engine_manifest(model.manifest, job.options),
+    )
+    store.commit(job.engine, built.data, sidecar)
+    return sidecar
+
+
+def _load_plugins(backend: Backend, library: Path) -> None:
+    try:
+        ctypes.CDLL(str(library))  # TensorRT says that a library does not load, but not why.
+    except OSError as error:
+        raise InputError(f"the plugin library {library} does not load: {error}; give another with --plugin") from error
+    load_plugins(backend, library)
+
+
+def _lint(job: Job, model: Model, log: TextIO) -> None:
+    findings = lint.lint(model, [name for name, _, _ in PLUGINS] if job.plugin else ())
+    log.writelines(f"KEYGRAPH {finding.severity} {finding}\n" for finding in findings)
+    lint.refuse(model, findings)
+
+
+def _logger(module: Any, file: TextIO) -> Any:
+    """A logger that writes every line but the most talkative, and keeps the errors for messages."""
+    severity = module.ILogger.Severity
+
+    class Log(module.ILogger):
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)
+            self.errors: deque[str] = deque(maxlen=8)
+            self.memory: deque[str] = deque(maxlen=16)
+
+        def log(self, level: Any, message: str) -> None:
+            if level == severity.VERBOSE:
+                return
+            line = " ".join(message.split())
+            file.write(f"{level.name} {line}\n")
+            if level == severity.ERROR:
+                self.errors.append(line)
+            elif "Memory: " in line:
+                self.memory.append(line)
+
+    return Log()
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[TextIO]:
+    """Open the log, and send there what native code prints."""
+    try:
+        file = path.open("w", buffering=1, encoding="utf-8")
+    except OSError as error:
+        raise unwritable(path, error) from error
+    # A full disk must not hide, behind a log that cannot be written, that the engine cannot be.
+    with suppress(OSError), file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        yield file
+
+
+def _end_with_caller() -> None:
+    while os.read(0, 1024):  # The descriptor, not the file: that would be locked when the interpreter ends.
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
