@@ -4,9 +4,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-NATIVE := $(shell find plugins -name '*.cpp' -o -name '*.h' -o -name '*.inl')
+NATIVE := $(shell find plugins -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name CMakeLists.txt) \
+	$(wildcard plugins/triton/*.py plugins/cuda/*.py)
 
-.PHONY: demo test check sanitize tensorrt benchmark clean
+# Two GPU targets compile in a minute; a wheel for others has them all (docs/gpu.md).
+export KEYGRAPH_CUDA_TARGETS ?= 80;90
+
+.PHONY: demo test check sanitize tensorrt benchmark gpu clean
 
 demo: .venv/.ready
 	$(BIN)/python examples/demo.py -o demo-output
@@ -21,12 +25,13 @@ check: .venv/.ready
 
 # The native operators under AddressSanitizer and UndefinedBehaviorSanitizer, through their C interface.
 sanitize: .venv/.ready
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/sanitize -G Ninja -DKEYGRAPH_SANITIZE=ON
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/sanitize --target keygraph_cpu
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/sanitize -G Ninja -DKEYGRAPH_SANITIZE=ON -DKEYGRAPH_CUDA_TARGETS=80
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/sanitize --target keygraph_cpu keygraph_cuda
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	KEYGRAPH_LIBRARY_DIR=build/sanitize $(BIN)/python -m pytest -q tests/plugins/test_operator_conformance.py \
-	tests/plugins/test_operator_fuzz.py tests/plugins/test_operator_errors.py -k "not functions and not torch and not nnx"
+	tests/plugins/test_operator_fuzz.py tests/plugins/test_operator_errors.py tests/plugins/test_cuda_interface.py \
+	-k "not functions and not torch and not nnx"
 
 # The TensorRT plugin and its tests; TENSORRT_ROOT is an SDK, or a folder whose include/ holds its headers.
 tensorrt: .venv/.ready
@@ -40,6 +45,13 @@ benchmark: .venv/.ready
 	$(BIN)/python benchmarks/operators.py
 	$(BIN)/python benchmarks/model.py
 
+# On a machine with an NVIDIA GPU: build for it, test, measure. With the Python that is given where it has all that is
+# needed (make gpu PYTHON=python3 then asks no package registry), else with .venv.
+gpu:
+	@if $(PYTHON) -c 'import torch, triton, numpy, pytest, hypothesis, onnx, onnxruntime, scikit_build_core' 2>/dev/null; then \
+	  $(PYTHON) benchmarks/gpu_all.py; \
+	else $(MAKE) .venv/.ready && $(BIN)/python benchmarks/gpu_all.py; fi
+
 clean:
 	rm -rf .venv build demo-output
 
@@ -48,7 +60,7 @@ clean:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.x")'
 	$(PYTHON) -m venv .venv
 	# pyvips comes as source and brings its own build environment, which --no-build-isolation below would deny it.
-	$(PIP) install -c constraints.txt scikit-build-core ninja pyvips
+	$(PIP) install -c constraints.txt scikit-build-core ninja triton pyvips
 	command -v cmake >/dev/null || $(PIP) install cmake
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
 	touch $@

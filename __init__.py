@@ -25,6 +25,7 @@ def load(
     provider: str | None = None,
     library: str | os.PathLike[str] | None = "auto",
     threads: int | None = None,
+    allow_host_code: bool = False,
     notice: Callable[[str], None] | None = None,
 ) -> Restorer:
     """Load a model that restores images.
@@ -41,10 +42,14 @@ def load(
         For ONNX files: ONNX Runtime's execution provider, ``"cpu"``, ``"cuda"`` or ``"tensorrt"``; None for the
         device's own.
     library
-        For ONNX files. ``"auto"``: keygraph's operators from the installed library, else from the plain functions in
-        the file; a path: from that library; None: from the functions.
+        ``"auto"``: keygraph's operators from the installed library; a path: from that library. For ONNX files, which
+        hold them as plain functions too: these where no library is installed, or with None. An engine needs the one
+        that it was built with, if any.
     threads
-        Threads per operator, at least 1; None for the engine's own choice.
+        Threads per operator on the CPU, at least 1; None for the engine's own choice.
+    allow_host_code
+        For engines: let one run code of its own on this machine's processor, as version-compatible ones do. Only for
+        engines from somebody you trust.
     notice
         Takes lines that a user should see: choices made in reading a checkpoint, a library that did not load. None
         makes a Python warning (`KeygraphWarning`) of the latter.
@@ -63,16 +68,20 @@ def load(
 
     path = Path(model)
     suffix = path.suffix.lower()
-    if suffix not in (".onnx", *CHECKPOINT_SUFFIXES):
-        suffixes = ", ".join((".onnx", *CHECKPOINT_SUFFIXES))
+    if suffix not in (".onnx", ".plan", *CHECKPOINT_SUFFIXES):
+        suffixes = ", ".join((".onnx", ".plan", *CHECKPOINT_SUFFIXES))
         raise InputError(f"{path} is no model by its name; give one that ends with {suffixes}")
     if provider is not None and suffix != ".onnx":
         raise InputError(f"the provider {provider} is for .onnx files, which {path} is not; leave it out")
-    where = parse_device(device or ("cpu" if provider in (None, "cpu") else "cuda"))
+    where = parse_device(device or ("cuda" if suffix == ".plan" or provider not in (None, "cpu") else "cpu"))
     if suffix == ".onnx":
         from .runtime.onnx_runtime import OnnxRuntimeSession
 
         return Restorer(OnnxRuntimeSession(path, library, threads, where, provider, notice or warn))
+    if suffix == ".plan":
+        from .runtime.tensorrt import TensorRtSession
+
+        return Restorer(TensorRtSession(path, where, library, allow_host_code, notice or warn))
     return Restorer(_checkpoint(path, where, threads, notice))
 
 

@@ -78,6 +78,11 @@ class Profile:
     height: tuple[int, int, int]
     width: tuple[int, int, int]
 
+    def takes(self, batch: int, height: int, width: int) -> bool:
+        """Whether images of this shape are within it."""
+        sizes = ((batch, self.batch), (height, self.height), (width, self.width))
+        return all(least <= size <= most for size, (least, _, most) in sizes)
+
 
 @dataclass(frozen=True)
 class Manifest:

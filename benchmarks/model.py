@@ -1,8 +1,8 @@
 """A whole KGT in ONNX Runtime with our library, against eager PyTorch and ONNX Runtime with the file's functions.
 
-One process, two threads, float32, random weights; every round runs each contender once (see `timing`). PyTorch's ways
-are given every advantage: the graph is a plain matmul and topk, and its boolean mask (or index list) is made once for
-all layers of a stage.
+One process, two threads, float32, random weights; every round runs each contender once (see
+`keygraph.bench.timing`). PyTorch's ways are given every advantage: the graph is a plain matmul and topk, and its
+boolean mask (or index list) is made once for all layers of a stage.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from typing import Any
 import keygraph
 import numpy as np
 import torch
+from keygraph.bench.timing import cpu_times
 from keygraph.export import export
 from keygraph.models import kgt as kgt_module
 from keygraph.models import load_checkpoint, save_checkpoint
 from keygraph.models.kgt import KGT, KGTConfig
-from timing import THREADS, features, medians
+from timing import THREADS, add_options, features, instruction_set, target
 
 SIDE = 128
 
@@ -105,7 +106,7 @@ def eager(model: KGT, image: torch.Tensor, k: int, graph: Callable, attention: C
     return call
 
 
-def contenders(case: Case, folder: Path, gather: bool) -> dict[str, Callable[[], Any]]:
+def contenders(case: Case, folder: Path, gather: bool, threads: int) -> dict[str, Callable[[], Any]]:
     """ "ours" first; every other has been compared with it."""
     torch.manual_seed(0)
     config = KGTConfig(layers=(4, 4, 4, 4), channels=60, heads=6, window=case.window, k=case.k)
@@ -114,8 +115,8 @@ def contenders(case: Case, folder: Path, gather: bool) -> dict[str, Callable[[],
     loaded = load_checkpoint(checkpoint)
     export(loaded, file, verification=False)
     image = torch.rand(1, 3, SIDE, SIDE)
-    ours = keygraph.load(file, threads=THREADS).session
-    functions = keygraph.load(file, library=None, threads=THREADS).session
+    ours = keygraph.load(file, threads=threads).session
+    functions = keygraph.load(file, library=None, threads=threads).session
     model = loaded.module
     calls: dict[str, Callable[[], Any]] = {
         "ours": lambda: ours.run(image.numpy(), case.k),
@@ -136,27 +137,28 @@ def contenders(case: Case, folder: Path, gather: bool) -> dict[str, Callable[[],
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--only", type=int, nargs="*", metavar="CASE", help="numbers of the cases to run, from 0")
+    add_options(parser, 9, "model.json")
     parser.add_argument("--gather", action="store_true", help="also PyTorch with gathered rows (a minute each)")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "model.json")
     arguments = parser.parse_args()
 
-    torch.set_num_threads(THREADS)
-    report: dict[str, Any] = {"machine": features(), "cases": []}
-    print(f"{report['machine']['processor']}, {THREADS} threads, {SIDE} x {SIDE}")
+    threads = 1 if arguments.alone else THREADS
+    torch.set_num_threads(threads)
+    isa = instruction_set(arguments.isa)
+    report: dict[str, Any] = {"machine": features(threads), "isa": isa, "cases": []}
+    print(f"{report['machine']['processor']}, {threads} thread{'s' * (threads > 1)}, {SIDE} x {SIDE}, {isa}")
     for number, case in enumerate(CASES):
         if arguments.only and number not in arguments.only:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            times = medians(contenders(case, Path(folder), arguments.gather), arguments.rounds)
+            times = cpu_times(
+                contenders(case, Path(folder), arguments.gather, threads), arguments.rounds, arguments.alone
+            )
         ratios = {name: value / times["ours"] for name, value in times.items() if name != "ours"}
         report["cases"].append({"window": case.window, "k": case.k, "milliseconds": times, "ratios": ratios})
         print(f"\n{case}\n  {'ours':10s} {times['ours']:8.1f} ms")
         targets = {"sdpa": case.target_sdpa, "functions": case.target_functions}
         for name, ratio in ratios.items():
-            goal = f"  (target {targets[name]:g})" if name in targets else ""
-            print(f"  {name:10s} {times[name]:8.1f} ms   {ratio:6.2f} x{goal}")
+            print(f"  {name:10s} {times[name]:8.1f} ms   {ratio:6.2f} x{target(targets.get(name), isa)}")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(report, indent=2) + "\n")
     print(f"\n{arguments.output}")

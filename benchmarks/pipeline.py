@@ -91,7 +91,7 @@ def main() -> None:
             export(load_checkpoint(CHECKPOINT), model, verification=False)
         session = keygraph.load(model, threads=THREADS).session
         nothing = Timed(session.manifest, lambda images, k: images)
-        report: dict[str, Any] = {"machine": features(), "height": image.shape[0], "width": image.shape[1]}
+        report: dict[str, Any] = {"machine": features(THREADS), "height": image.shape[0], "width": image.shape[1]}
         report["nothing"] = measure(nothing, image, arguments.tile, max(arguments.rounds, 3))
         if not arguments.host_only:
             report["model"] = measure(session, image, arguments.tile, arguments.rounds)

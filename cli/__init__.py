@@ -23,8 +23,12 @@ COMMANDS = {
     "build": ("build", "build", "Build engines for named GPUs from an exported file."),
     "compare": ("compare", "compare", "Compare a model with a reference, number by number."),
     "inspect": ("inspect", "inspect", "Say what a checkpoint, an ONNX file, an engine or an image is."),
+    "bench": ("bench_models", "bench", "Time models, or `bench operators`, on this machine beside PyTorch's ways."),
     "doctor": ("doctor", "doctor", "Say what is installed here, what is missing, and how to get it."),
 }
+
+#: Command -> (its first word, the module and function that are called instead when that word is there).
+_FORMS = {"bench": ("operators", "bench", "bench")}
 
 #: Package that may be missing -> the extra of keygraph that brings it.
 _EXTRAS = {
@@ -71,7 +75,9 @@ def _group(arguments: list[str]) -> typer.Typer:
 
     called = next((argument for argument in arguments if not argument.startswith("-")), None)
     for name, (_, _, summary) in COMMANDS.items():
-        app.command(name, help=None if name == called else summary)(_function(name) if name == called else _unused)
+        app.command(name, help=None if name == called else summary)(
+            _function(name, arguments) if name == called else _unused
+        )
     return app
 
 
@@ -84,8 +90,10 @@ def _single(name: str) -> typer.Typer:
     return app
 
 
-def _function(name: str) -> Callable[..., Any]:
+def _function(name: str, arguments: Sequence[str] = ()) -> Callable[..., Any]:
     module, function, _ = COMMANDS[name]
+    if name in _FORMS and _FORMS[name][0] in arguments:
+        _, module, function = _FORMS[name]
     command: Callable[..., Any] = getattr(import_module(f".{module}", __package__), function)
     return command
 

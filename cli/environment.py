@@ -27,6 +27,7 @@ EXTRAS = {
     "gpu": "run exported files on an NVIDIA GPU",
     "export": "export checkpoints",
     "parity": "compare",
+    "triton": "compile the operators for NVIDIA GPUs",
     "rtx": "engines for TensorRT-RTX",
     "tensorrt": "engines for TensorRT",
 }
@@ -163,13 +164,14 @@ def package(extra: str, name: str, least: str) -> Finding:
 
 def libraries() -> Iterator[Finding]:
     """Our compiled libraries, each really used."""
-    for host, check in {"cpu": _check_cpu, "onnxruntime": _check_onnxruntime}.items():
+    for host, check in {"cpu": _check_cpu, "onnxruntime": _check_onnxruntime, "cuda": _check_cuda}.items():
         name = plugins.LIBRARIES[host]
         try:
             path = plugins.library(host)
         except MissingDependencyError as error:
             _, _, remedy = str(error).rpartition(": ")
-            detail = "not installed: exported files run from their own functions, several times slower"
+            where = "on NVIDIA GPUs, " if host == "cuda" else ""
+            detail = f"not installed: {where}exported files run from their own functions, several times slower"
             yield Finding("libraries", name, MISSING, detail, remedy)
             continue
         try:
@@ -215,6 +217,36 @@ def _check_onnxruntime(path: Path) -> str:
     return f"loads in ONNX Runtime {onnxruntime.__version__}; KeyGraph runs"
 
 
+def _check_cuda(path: Path, driver: str = "libcuda.so.1") -> str:
+    """Load the C library and ask what it was built for, and what each GPU of this machine uses of it."""
+    library = ctypes.CDLL(str(path))
+    count = library.keygraph_cuda_targets(None, 0)
+    targets = (ctypes.c_int32 * count)()
+    library.keygraph_cuda_targets(targets, count)
+    said = f"loads; built for {', '.join(map(_target, targets))}"
+    for index, capability in enumerate(_capabilities(driver)):
+        used = library.keygraph_cuda_target(capability)
+        said += f"; GPU {index} uses {_target(used)}" if used else f"; nothing for GPU {index}, an sm_{capability}"
+    return said
+
+
+def _target(number: int) -> str:
+    """A target as `keygraph_cuda_targets` numbers them."""
+    return f"PTX of {(number - 1000) / 10}" if number >= 1000 else f"sm_{number}"
+
+
+def _capabilities(driver: str) -> list[int]:
+    """Compute capabilities of this machine's GPUs, 90 for 9.0; empty where the driver cannot be asked."""
+    try:
+        cuda = ctypes.CDLL(driver)
+    except OSError:
+        return []
+    count = ctypes.c_int()
+    if cuda.cuInit(0) != 0 or cuda.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return []
+    return [_capability(cuda, index) for index in range(count.value)]
+
+
 def providers() -> Iterator[Finding]:
     """What ONNX Runtime was built for; whether a GPU's provider starts, only a session tells."""
     try:
@@ -256,14 +288,16 @@ def gpus(driver: str = "libcuda.so.1") -> Iterator[Finding]:
 def _gpu(cuda: Any, index: int) -> str:
     name = ctypes.create_string_buffer(256)
     memory = ctypes.c_size_t()
-    capability = []
     cuda.cuDeviceGetName(name, len(name), index)
     cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), index)
-    for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
-        value = ctypes.c_int()
-        cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, index)
-        capability.append(value.value)
-    return f"{name.value.decode()}, sm_{capability[0]}{capability[1]}, {memory.value / 2**30:.0f} GiB"
+    return f"{name.value.decode()}, sm_{_capability(cuda, index)}, {memory.value / 2**30:.0f} GiB"
+
+
+def _capability(cuda: Any, index: int) -> int:
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, index)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+    cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, index)  # and _MINOR
+    return major.value * 10 + minor.value
 
 
 def is_installed(name: str) -> bool:

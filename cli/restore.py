@@ -27,7 +27,9 @@ def restore(
             "-o", "--out", metavar="OUT", help="A file for one image; a folder, made if need be, for several."
         ),
     ],
-    model: Annotated[Path, typer.Option("--model", metavar="M", help="An exported .onnx file, or a checkpoint.")],
+    model: Annotated[
+        Path, typer.Option("--model", metavar="M", help="An exported .onnx file, an engine, or a checkpoint.")
+    ],
     device: Annotated[
         str | None, typer.Option(metavar="cpu|cuda|cuda:N", help="Where it runs; by itself, what the model is for.")
     ] = None,
@@ -43,6 +45,10 @@ def restore(
     ] = "auto",
     overlap: Annotated[str, typer.Option(metavar="N|auto", help="Least overlap of tiles in pixels.")] = "auto",
     batch: Annotated[int | None, typer.Option(metavar="N", help="Tiles that run together.")] = None,
+    allow_host_code: Annotated[
+        bool,
+        typer.Option("--allow-host-code", help="Let an engine run its own code here: only if you trust its maker."),
+    ] = False,
     threads: Annotated[int | None, typer.Option(metavar="N", help="Threads per operator; one per core.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
@@ -53,7 +59,14 @@ def restore(
     """
     jobs = plan_jobs(inputs, out)
     sizes = {"tile": _size(tile, "tile", "none", "auto"), "overlap": _size(overlap, "overlap", "auto")}
-    restorer = load(model, device=device, provider=provider, threads=threads, notice=_silent if quiet else note)
+    restorer = load(
+        model,
+        device=device,
+        provider=provider,
+        threads=threads,
+        allow_host_code=allow_host_code,
+        notice=_silent if quiet else note,
+    )
     # Everything that can be known without decoding a pixel is known before the first image is touched.
     resolve_k(restorer.manifest, k)
     for source, _ in jobs:

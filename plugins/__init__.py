@@ -10,11 +10,21 @@ from ..errors import MissingDependencyError
 LIBRARIES = {
     "cpu": "libkeygraph_cpu.so",
     "onnxruntime": "libkeygraph_ort.so",
+    "cuda": "libkeygraph_cuda.so",
     "tensorrt": "libkeygraph_trt.so",
 }
 
-#: host -> what `pip install` must be told besides, for the hosts whose library is not always built.
-_BUILD_OPTIONS = {"tensorrt": " -C cmake.define.TENSORRT_ROOT=<the TensorRT SDK>"}
+_REINSTALL = "pip install --force-reinstall --no-deps keygraph"
+_WITH_TRITON = (
+    "pip install triton scikit-build-core ninja && "
+    "pip install --force-reinstall --no-deps --no-build-isolation keygraph"
+)
+
+#: host -> what builds its library, where keygraph alone is not enough.
+_BUILT_WITH = {
+    "cuda": _WITH_TRITON,
+    "tensorrt": f"{_WITH_TRITON} -C cmake.define.TENSORRT_ROOT=<a TensorRT SDK>",
+}
 
 
 def library(host: str) -> Path:
@@ -22,16 +32,17 @@ def library(host: str) -> Path:
 
     Parameters
     ----------
-    host : {"cpu", "onnxruntime", "tensorrt"}
+    host : {"cpu", "onnxruntime", "cuda", "tensorrt"}
         ``"onnxruntime"`` goes to `SessionOptions.register_custom_ops_library`, ``"tensorrt"`` to
-        `IPluginRegistry.load_library`; ``"cpu"`` is the C interface of `plugins/include/keygraph/`.
+        `IPluginRegistry.load_library`; ``"cpu"`` and ``"cuda"`` are the C interface of `plugins/include/keygraph/`.
 
     Raises
     ------
     ValueError
         There is no such host.
     MissingDependencyError
-        keygraph was installed without this library; ``"tensorrt"`` is built only where TensorRT's headers are.
+        keygraph was installed without this library: ``"cuda"`` is built where Triton is installed only, ``"tensorrt"``
+        where TensorRT's headers are besides.
     """
     if host not in LIBRARIES:
         raise ValueError(f"no host {host!r}; choose one of {', '.join(LIBRARIES)}")
@@ -40,6 +51,5 @@ def library(host: str) -> Path:
         if path.is_file():
             return path
     raise MissingDependencyError(
-        f"{LIBRARIES[host]} is not installed beside keygraph; build it with: "
-        f"pip install --force-reinstall --no-deps keygraph{_BUILD_OPTIONS.get(host, '')}"
+        f"{LIBRARIES[host]} is not installed beside keygraph; build it with: {_BUILT_WITH.get(host, _REINSTALL)}"
     )

@@ -78,6 +78,8 @@ extern "C" const char* keygraph_status_message(keygraph_status status) {
       return "no kernel in this library fits this GPU and problem";
     case KEYGRAPH_CUDA_FAILED:
       return "a call of the CUDA driver failed";
+    case KEYGRAPH_BAD_ALIGNMENT:
+      return "a tensor's address is no multiple of what its element type, or the variant asked for, needs";
   }
   return "unknown status";
 }

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import KeygraphError, MissingDependencyError
+from ..errors import InputError, KeygraphError, MissingDependencyError
 from .device import Device
 from .gpu import require_gpu
 from .session import SessionMemoryError
@@ -147,6 +147,12 @@ def _check(answer: tuple[Any, ...], what: str) -> Any:
     status, *values = answer
     if status == runtime.cudaError_t.cudaErrorMemoryAllocation:
         raise SessionMemoryError(f"the GPU ran out of memory ({what})")
+    if status == runtime.cudaError_t.cudaErrorInsufficientDriver:
+        needed = runtime.cudaRuntimeGetVersion()[1] // 1000
+        raise InputError(
+            f"NVIDIA's driver is too old for CUDA {needed}, which the package cuda-bindings is for; update the driver, "
+            f"or install bindings for an older CUDA with: pip install 'cuda-bindings<{needed}'"
+        )
     if status != runtime.cudaError_t.cudaSuccess:
         _, text = runtime.cudaGetErrorString(status)
         words = text.decode() if isinstance(text, bytes) else str(text)

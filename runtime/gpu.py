@@ -75,6 +75,26 @@ def require_gpu(device: Device, driver: str = "libcuda.so.1") -> Gpu:
     return _describe(cuda, device.index)
 
 
+def used_memory(device: Device, driver: str = "libcuda.so.1") -> int:
+    """Bytes of a GPU that are in use by anybody; makes CUDA's context of this process if there is none yet.
+
+    Raises
+    ------
+    InputError
+        As `require_gpu`.
+    """
+    require_gpu(device, driver)
+    cuda = ctypes.CDLL(driver)
+    handle, context = ctypes.c_int(), ctypes.c_void_p()
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    cuda.cuDeviceGet(ctypes.byref(handle), device.index)
+    cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), handle)
+    cuda.cuCtxPushCurrent_v2(context)
+    cuda.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
+    cuda.cuCtxPopCurrent_v2(ctypes.byref(context))
+    return total.value - free.value
+
+
 def _describe(cuda: ctypes.CDLL, index: int) -> Gpu:
     handle, memory = ctypes.c_int(), ctypes.c_size_t()
     name = ctypes.create_string_buffer(256)

@@ -7,7 +7,7 @@ batch on its way. Events order what belongs to one batch; the host waits for res
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -167,18 +167,18 @@ class Overlap:
     def run(
         self,
         batches: Iterator[NDArray[Any]],
-        batch: Callable[[int], int],
+        together: Callable[[Sequence[int]], int],
         restored: Callable[[Sequence[int]], tuple[int, ...]],
         dtype: np.dtype[Any],
-    ) -> Iterator[NDArray[Any]]:
+    ) -> Generator[NDArray[Any], None, None]:
         """Yield a result for each batch, in order, valid until the next one is asked for.
 
         Parameters
         ----------
         batches
             Each [b, C, H, W].
-        batch
-            How many images a computation takes that shall restore so many.
+        together
+            How many images the computation takes that restores a batch of this shape.
         restored
             [C, H, W] of a result, given that of an image.
         dtype
@@ -191,7 +191,7 @@ class Overlap:
                     yield waiting[0].result()
                     free.append(waiting.popleft())
                 slot = free.popleft()
-                slot.submit(images, batch(len(images)), restored(images.shape[1:]), dtype)
+                slot.submit(images, together(images.shape), restored(images.shape[1:]), dtype)
                 waiting.append(slot)
             while waiting:
                 yield waiting[0].result()

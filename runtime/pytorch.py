@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,10 +59,19 @@ class TorchSession:
         if device is not None:
             _require(device)
             module = module.to(str(device))
-        self._module = module.eval()
+        self._module: Callable[..., Any] = module.eval()
         first = next(module.parameters(), torch.empty(0))
         self._device, self._type = first.device, first.dtype
         self.description = f"PyTorch {torch.__version__}, {self._device}, {str(self._type).removeprefix('torch.')}"
+
+    def compiled(self) -> TorchSession:
+        """The same network through ``torch.compile``, which takes its time at the first run of every shape."""
+        import torch
+
+        session = copy.copy(self)
+        session._module = torch.compile(self._module)
+        session.description = f"{self.description}, torch.compile"
+        return session
 
     def run(self, images: NDArray[np.float32], k: int | None) -> NDArray[np.float32]:
         """See `Session.run`."""

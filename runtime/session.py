@@ -92,7 +92,8 @@ def resolve_k(manifest: Manifest, k: Any) -> int | None:
     manifest
         The model's.
     k
-        None for the model's default, or a whole number from 1 to the nodes of a window.
+        None for the model's default, or a whole number from 1 to the nodes of a window, or to what an engine was built
+        for.
 
     Returns
     -------
@@ -110,7 +111,8 @@ def resolve_k(manifest: Manifest, k: Any) -> int | None:
         return None
     if k is None:
         return neighbours.default if neighbours.runtime else None
-    valid = f"a whole number from 1 to {neighbours.maximum}, the nodes of a window"
+    limit = "the most that this engine was built for" if manifest.profiles else "the nodes of a window"
+    valid = f"a whole number from 1 to {neighbours.maximum}, {limit}"
     if isinstance(k, bool):
         raise InputError(f"k is {k}; it must be {valid}")
     try:

@@ -168,11 +168,7 @@ def _profiles(manifest: Manifest) -> tuple[Profile, ...]:
 
 def _taking(manifest: Manifest, tile: tuple[int, int]) -> Profile | None:
     """The first profile that takes a tile."""
-    for profile in _profiles(manifest):
-        (least_rows, _, most_rows), (least_columns, _, most_columns) = profile.height, profile.width
-        if least_rows <= tile[0] <= most_rows and least_columns <= tile[1] <= most_columns:
-            return profile
-    return None
+    return next((profile for profile in _profiles(manifest) if profile.takes(profile.batch[1], *tile)), None)
 
 
 def _built_for(manifest: Manifest, shape: tuple[int, int], tile: int | str) -> tuple[tuple[int, int], Profile]:

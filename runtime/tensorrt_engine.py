@@ -24,12 +24,16 @@ class Gpu(overlap.Gpu, Protocol):
     def free_graph(self, graph: Any) -> None: ...
 
 
+#: Shape of images -> number of the profile that takes them.
+ProfileOf = Callable[[tuple[int, ...]], int]
+
+
 class Engine:
     """Launches batches.
 
     The first launch of a batch runs the engine, which may still prepare itself for the shape; then a graph of the same
-    launch is captured, if that can be, and runs from there on. Another shape begins anew. TensorRT-RTX keeps graphs by itself, since it
-    exchanges kernels while it runs.
+    launch is captured, if that can be, and runs from there on. Another shape begins anew. TensorRT-RTX keeps graphs by
+    itself, since it exchanges kernels while it runs.
 
     Parameters
     ----------
@@ -39,6 +43,8 @@ class Engine:
         TensorRT's objects.
     gpu
         CUDA.
+    profile_of
+        Number of the profile for images of a shape; raises `InputError` when there is none.
     source
         The file, for messages.
 
@@ -48,8 +54,11 @@ class Engine:
         Its tensors are not those of an engine that keygraph built.
     """
 
-    def __init__(self, backend: Backend, engine: Any, context: Any, gpu: Gpu, source: Path) -> None:
+    def __init__(
+        self, backend: Backend, engine: Any, context: Any, gpu: Gpu, profile_of: ProfileOf, source: Path
+    ) -> None:
         self._backend, self._engine, self._context, self._gpu = backend, engine, context, gpu
+        self._profile_of = profile_of
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         if not {IMAGE_INPUT, IMAGE_OUTPUT} <= set(names) <= {IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT}:
             raise InputError(f"{source}: tensors {', '.join(names)} are not those of a keygraph engine; build it again")
@@ -63,6 +72,8 @@ class Engine:
         )
         self._k_host: NDArray[np.int64] = np.zeros(1, np.int64)
         self._k_buffer: overlap.Buffer | None = None
+        #: How often it was prepared for another shape.
+        self.shapes = 0
         self._shape: tuple[int, ...] | None = None
         self._profile = 0
         self._captures = not backend.is_rtx
@@ -126,19 +137,7 @@ class Engine:
         if not self._context.set_input_shape(IMAGE_INPUT, shape):
             raise self._failure(f"it does not take images of shape {shape}")
         self._shape = shape
-
-    def _profile_of(self, shape: tuple[int, ...]) -> int:
-        """The first profile that takes a shape."""
-        ranges = []
-        for index in range(self._engine.num_optimization_profiles):
-            least, _, most = (tuple(dims) for dims in self._engine.get_tensor_profile_shape(IMAGE_INPUT, index))
-            if all(low <= size <= high for low, size, high in zip(least, shape, most, strict=True)):
-                return index
-            ranges.append(f"{least} to {most}")
-        raise InputError(
-            f"images of shape {shape} are not what this engine was built for: {', '.join(ranges)}; use a tile and a "
-            "batch within that, or build it again with: keygraph build MODEL.onnx --tile N --batch 1:N:N"
-        )
+        self.shapes += 1
 
     def _bind(self, name: str, address: int) -> None:
         if not self._context.set_tensor_address(name, address):

@@ -8,45 +8,47 @@ constexpr int64_t kListEntries = 1 << 17;    // selected nodes of one chunk of r
 constexpr int64_t kWantedTasks = 12;         // enough to share evenly among a few threads
 
 struct AttentionPlan {
-  int64_t key_stride, value_stride;
+  Layout layout;
   int64_t node_block, node_blocks;
   int64_t task_rows, row_tasks;     // rows are split first,
   int64_t task_heads, head_tasks;   // then heads; the heads of a task share one graph
   int64_t list_entries;
-  float *k, *v, *q, *weights, *largest, *sum, *acc;
+  float *k, *v, *q, *state, *weights, *rows_buffer;
+  int64_t weight_step;
   uint16_t* list;
-  int64_t *begin, *count, *total;
+  int64_t *begin, *count, *total;  // lists: [node_blocks][task_rows]; total: [task_rows]
   uint32_t* masks;
   DenseScratch dense;
 };
 
 static AttentionPlan plan_attention(const AttentionProblem& p, Arena& arena) {
   AttentionPlan plan;
-  plan.key_stride = most(W, round_up(p.channels, W));
-  plan.value_stride = round_up(p.value_channels, W);
-  const int64_t fitting = kPackBytes / 4 / (plan.key_stride + plan.value_stride);
+  plan.layout = choose_layout(p);
+  const int64_t step = plan.layout.step();
+  const int64_t fitting = kPackBytes / 4 / (2 * step);
   plan.node_block = most(1, least(p.nodes, most(32, fitting / 32 * 32)));  // whole words; indices fit in 16 bits
   plan.node_block = least(plan.node_block, 32768);
   plan.node_blocks = most(1, split_up(p.nodes, plan.node_block));
   // Packing k and v costs as much as a few nodes per row: many rows must share it, more where there are more nodes.
   const int64_t wanted_rows = p.nodes <= 4096 ? 256 : 512;
-  const int64_t fitting_rows = (1 << 16) / plan.value_stride / R * R;
+  const int64_t fitting_rows = (1 << 16) / (step + 2 * W) / R * R;
   plan.task_rows = least(round_up(p.rows, R), most(R, least(wanted_rows, fitting_rows)));
   plan.row_tasks = split_up(p.rows, plan.task_rows);
   const int64_t shared = p.groups == 1 ? p.heads : 1;
   const int64_t tasks = p.batch * plan.row_tasks * (p.heads / shared);
-  plan.task_heads = most(1, shared / most(1, split_up(kWantedTasks, tasks)));
+  plan.task_heads = round_up(most(1, shared / most(1, split_up(kWantedTasks, tasks))), plan.layout.heads);
   plan.head_tasks = split_up(p.heads, plan.task_heads);
 
   const int64_t row_entries = p.nodes + plan.node_blocks * W;
   plan.list_entries = least(most(kListEntries, R * row_entries), plan.task_rows * row_entries) + 64;
-  plan.k = take<float>(arena, (plan.node_block + 1) * plan.key_stride);
-  plan.v = take<float>(arena, (plan.node_block + 1) * plan.value_stride);
-  plan.q = take<float>(arena, R * plan.key_stride);
-  plan.weights = take<float>(arena, R * round_up(plan.node_block, W));
-  plan.largest = take<float>(arena, plan.task_rows);
-  plan.sum = take<float>(arena, plan.task_rows);
-  plan.acc = take<float>(arena, plan.task_rows * plan.value_stride);
+  plan.k = take<float>(arena, (plan.node_block + 1) * step);
+  plan.v = take<float>(arena, (plan.node_block + 1) * step);
+  plan.q = take<float>(arena, R * step);
+  plan.state = take<float>(arena, plan.task_rows * (step + 2 * W));
+  // A range's nodes, and what earlier ranges left because it did not fill a group.
+  plan.weight_step = (split_up(least(plan.node_block, range_of(step)), plan.layout.parts) + 1) * W;
+  plan.weights = take<float>(arena, R * plan.weight_step);
+  plan.rows_buffer = take<float>(arena, p.dtype == KEYGRAPH_FLOAT32 ? 0 : plan.layout.heads * round_up(most(p.channels, p.value_channels), W));
   plan.list = take<uint16_t>(arena, plan.list_entries);
   plan.begin = take<int64_t>(arena, plan.task_rows * plan.node_blocks);
   plan.count = take<int64_t>(arena, plan.task_rows * plan.node_blocks);
@@ -60,25 +62,6 @@ static Split attention_split(const AttentionProblem& p) {
   Arena arena = {nullptr, 0};
   const AttentionPlan plan = plan_attention(p, arena);
   return {static_cast<size_t>(p.batch * plan.row_tasks * plan.head_tasks), arena.used};
-}
-
-// Packed rows [count][stride], and a row of zeros behind them.
-static void pack_nodes(keygraph_dtype dtype, const void* from, Rows rows, int64_t count, int64_t channels,
-                       int64_t stride, float* to) {
-  if (dtype == KEYGRAPH_FLOAT32) {
-    const float* source = static_cast<const float*>(from) + rows.first;
-    const int64_t whole = channels / W * W;
-    const int rest = static_cast<int>(channels - whole);
-    for (int64_t node = 0; node < count; ++node, source += rows.step) {
-      float* target = to + node * stride;
-      for (int64_t c = 0; c < whole; c += W) store(target + c, load(source + c));
-      if (whole < stride) store(target + whole, load_some(source + whole, rest));
-    }
-  } else {
-    for (int64_t node = 0; node < count; ++node)
-      widen(dtype, from, rows.first + node * rows.step, channels, 1.0f, to + node * stride, stride);
-  }
-  memset(to + count * stride, 0, static_cast<size_t>(stride) * 4);
 }
 
 static bool all_finite(keygraph_dtype dtype, const void* from, Rows rows, int64_t count, int64_t channels) {
@@ -132,65 +115,70 @@ static int64_t list_nodes(const AttentionProblem& p, const AttentionPlan& plan, 
   return used;
 }
 
-// The batch's own output, and the batch's share of what the next head needs; after the last head, the same one again.
-// With the heads last, the next head's numbers lie beside this one's, and came with them.
-static Ahead look_ahead(const AttentionProblem& p, int64_t slice, int64_t first_row, int64_t row, int64_t rows) {
-  if (p.heads_last) return {{}, {}, Ahead::kRanges};
-  const int64_t next = least(slice + 1, p.batch * p.heads - 1), last = least(row + R, rows);
-  const int64_t node = row * p.nodes / rows, last_node = last * p.nodes / rows;
-  const int64_t size = static_cast<int64_t>(size_of(p.dtype));
-  const auto at = [size](const void* base, int64_t element) { return static_cast<const char*>(base) + element * size; };
-  const int64_t output = (slice * p.rows + first_row) * p.value_channels;
-  const int64_t q = (next * p.rows + first_row) * p.channels;
-  const int64_t k = next * p.nodes * p.channels, v = next * p.nodes * p.value_channels;
-  return {{at(p.output, output + row * p.value_channels), at(p.q, q + row * p.channels),
-           at(p.k, k + node * p.channels), at(p.v, v + node * p.value_channels)},
-          {at(p.output, output + last * p.value_channels), at(p.q, q + last * p.channels),
-           at(p.k, k + last_node * p.channels), at(p.v, v + last_node * p.value_channels)},
-          0};
-}
-
-static void sparse_head(const AttentionProblem& p, const AttentionPlan& plan, int64_t batch, int64_t head,
-                        int64_t first_row, int64_t rows, const bool* dense) {
-  const int64_t slice = batch * p.heads + head;
+// The heads from `head` on that one layout holds.
+template <int P>
+static void sparse_heads(const AttentionProblem& p, const AttentionPlan& plan, int64_t batch, int64_t head,
+                         int64_t first_row, int64_t rows, const bool* dense) {
+  const int64_t heads = least(W / P, p.heads - head), vectors = plan.layout.vectors, step = plan.layout.step();
+  const int64_t state_step = step + 2 * W;
   const Rows q_rows = rows_of(p, batch, head, p.rows, p.channels), k_rows = rows_of(p, batch, head, p.nodes, p.channels),
              v_rows = rows_of(p, batch, head, p.nodes, p.value_channels),
              output_rows = rows_of(p, batch, head, p.rows, p.value_channels);
-  for (int64_t i = 0; i < round_up(rows, R); ++i) {
-    plan.largest[i] = -__builtin_inff();
-    plan.sum[i] = 0;
+  const int64_t q_head = p.heads_last ? p.channels : p.rows * p.channels,
+                k_head = p.heads_last ? p.channels : p.nodes * p.channels,
+                v_head = p.heads_last ? p.value_channels : p.nodes * p.value_channels,
+                output_head = p.heads_last ? p.value_channels : p.rows * p.value_channels;
+  for (int64_t i = 0; i < rows; ++i) {
+    float* state = plan.state + i * state_step;
+    memset(state, 0, static_cast<size_t>(step + W) * 4);
+    store(state + step + W, set1(kLowest));
   }
-  memset(plan.acc, 0, static_cast<size_t>(rows * plan.value_stride) * 4);
+  const int64_t range = range_of(step);
+  const auto kernel = sparse_kernel<P>(vectors);
   for (int64_t block = 0; block < plan.node_blocks; ++block) {
-    const int64_t node = block * plan.node_block;
-    const int64_t nodes = least(plan.node_block, p.nodes - node);
-    pack_nodes(p.dtype, p.k, k_rows.from(node), nodes, p.channels, plan.key_stride, plan.k);
-    pack_nodes(p.dtype, p.v, v_rows.from(node), nodes, p.value_channels, plan.value_stride, plan.v);
+    const int64_t first_node = block * plan.node_block;
+    const int64_t nodes = least(plan.node_block, p.nodes - first_node);
+    pack_heads<P>(p.dtype, p.k, k_rows.from(first_node), k_head, heads, nodes, p.channels, 1.0f, vectors, plan.k,
+                  step, plan.rows_buffer);
+    pack_heads<P>(p.dtype, p.v, v_rows.from(first_node), v_head, heads, nodes, p.value_channels, 1.0f, vectors,
+                  plan.v, step, plan.rows_buffer);
+    memset(plan.k + nodes * step, 0, static_cast<size_t>(step) * 4);
+    memset(plan.v + nodes * step, 0, static_cast<size_t>(step) * 4);
     for (int64_t i = 0; i < rows; i += R) {
       if (dense[i / R]) continue;
       const int64_t count = least(R, rows - i);
-      for (int64_t row = 0; row < count; ++row)
-        widen(p.dtype, p.q, q_rows.at(first_row + i + row), p.channels, p.scale * kLog2E,
-              plan.q + row * plan.key_stride, plan.key_stride);
-      const int64_t bias_offset = (head * p.rows + first_row + i) * p.nodes + node;
+      pack_heads<P>(p.dtype, p.q, q_rows.from(first_row + i), q_head, heads, count, p.channels, p.scale * kLog2E,
+                    vectors, plan.q, step, plan.rows_buffer);
+      const uint16_t *next[R], *end[R];
+      for (int64_t row = 0; row < count; ++row) {
+        const int64_t at = block * plan.task_rows + i + row;
+        next[row] = plan.list + plan.begin[at];
+        end[row] = next[row] + plan.count[at];
+      }
+      const int64_t bias_offset = (head * p.rows + first_row + i) * p.nodes + first_node;
       const void* bias =
           p.bias ? static_cast<const char*>(p.bias) + bias_offset * static_cast<int64_t>(size_of(p.dtype)) : nullptr;
-      Ahead ahead = look_ahead(p, slice, first_row, i, rows);
-      sparse_batch({count, plan.list, plan.begin + block * plan.task_rows + i, plan.count + block * plan.task_rows + i,
-                    plan.q, plan.k, plan.v, bias, p.dtype, p.nodes, plan.key_stride, plan.value_stride, plan.weights,
-                    round_up(plan.node_block, W), block == 0, plan.largest + i, plan.sum + i,
-                    plan.acc + i * plan.value_stride, &ahead});
+      SparseBatch sparse = {count, next, end, 0, vectors, plan.q, plan.k, plan.v, plan.weights, plan.weight_step, plan.state + i * state_step,
+                            bias, p.dtype, p.nodes, p.rows * p.nodes, heads};
+      for (int64_t node = 0; node < nodes; node += range) {
+        sparse.limit = node + range < nodes ? node + range : nodes + 1;  // the last one takes what pads the lists
+        kernel(sparse);
+      }
     }
   }
-  for (int64_t i = 0; i < rows; ++i) {
-    if (dense[i / R]) continue;
-    float* acc = plan.acc + i * plan.value_stride;
-    if (plan.total[i] != 0) {
-      const F share = set1(1.0f / plan.sum[i]);
-      for (int64_t c = 0; c < plan.value_stride; c += W) store(acc + c, mul(load(acc + c), share));
-    }
-    narrow(p.dtype, acc, p.value_channels, p.output, output_rows.at(first_row + i));
-  }
+  for (int64_t i = 0; i < rows; ++i)
+    if (!dense[i / R])
+      unpack_heads<P>(plan.state + i * state_step, vectors, plan.total[i] != 0, p.dtype, p.output,
+                      output_rows.at(first_row + i), output_head, heads, p.value_channels);
+}
+
+static void sparse_rows(const AttentionProblem& p, const AttentionPlan& plan, int64_t batch, int64_t first_head,
+                        int64_t last_head, int64_t first_row, int64_t rows, const bool* dense) {
+  const auto part = plan.layout.parts == W       ? sparse_heads<W>
+                    : plan.layout.parts == W / 2 ? sparse_heads<W / 2>
+                                                 : sparse_heads<kFewParts>;
+  for (int64_t head = first_head; head < last_head; head += plan.layout.heads)
+    part(p, plan, batch, head, first_row, rows, dense);
 }
 
 constexpr int64_t kMaxBatches = 512 / R + 1;
@@ -245,9 +233,7 @@ static void attention_task(const AttentionProblem& p, size_t task, char* scratch
       for (int64_t head = first_head; head < last_head; ++head)
         dense_batch(p, batch, head, row + i, count, plan.masks, plan.total + i, plan.dense);
     }
-    if (any_sparse)
-      for (int64_t head = first_head; head < last_head; ++head)
-        sparse_head(p, plan, batch, head, row, rows, dense);
+    if (any_sparse) sparse_rows(p, plan, batch, first_head, last_head, row, rows, dense);
     row += rows;
   }
 }

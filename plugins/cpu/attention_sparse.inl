@@ -1,219 +1,249 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // KeyGraphAttention where few nodes are selected: gathers the selected rows of k and v, and nothing else.
-// Rows of k and v are packed, padded to whole vectors. Lists of selected nodes are padded to whole groups of W with the
-// index of a row of zeros behind the packed nodes; the padding's scores are -inf, so that its weights are 0.
+//
+// Adding up the lanes of a product costs as much as the product itself. So a vector holds P channels of each of W / P
+// heads, lane part * heads + head, and only log2(P) steps are left; heads that share the graph share its lists, too. P
+// nodes at a time make one vector of scores, lane node * heads + head. Lists of selected nodes are padded with the index
+// of a row of zeros behind the packed nodes; the padding's scores are -inf, so that its weights are 0.
 
-// Memory that will be needed soon, and that is likely in no cache. Fetching a few lines at a time between the products
-// hides what it takes; all at once, the processor would wait for them just as it does without.
-struct Ahead {
-  static constexpr int kRanges = 4;
-  const char* next[kRanges];
-  const char* end[kRanges];
-  int range;
+constexpr int64_t kRangeBytes = 1 << 16;  // packed k, or v, of nodes that are visited together: more would thrash caches
+constexpr int kVectors = 8;               // vectors per row up to which a kernel keeps a row in registers
+constexpr int kFewParts = W > 8 ? W / 8 : 1;
+
+// How many packed nodes are visited together.
+KEYGRAPH_INLINE int64_t range_of(int64_t step) { return most(32, kRangeBytes / 4 / step / 32 * 32); }
+
+// How heads lie in vectors.
+struct Layout {
+  int64_t parts;    // P
+  int64_t heads;    // W / P
+  int64_t vectors;  // per row of k, and per row of v
+  int64_t step() const { return vectors * W; }  // in floats
 };
 
-KEYGRAPH_INLINE void fetch(Ahead& ahead) {
-  if (ahead.range == Ahead::kRanges) return;
-  const char*& next = ahead.next[ahead.range];
-  __builtin_prefetch(next, 0, 2);
-  next += 64;
-  if (next >= ahead.end[ahead.range]) ++ahead.range;
+// Operations on vectors for W visited nodes and all heads. Of P nodes: two products, 3 for each of P - 1 steps of adding
+// up, 11 for the softmax.
+KEYGRAPH_INLINE int64_t visit_cost(int64_t heads, const Layout& layout) {
+  return split_up(heads, layout.heads) * (W * (2 * layout.vectors + 3) + (11 - 3) * layout.heads);
 }
 
-// What one block of nodes adds to one batch of at most R rows.
+KEYGRAPH_INLINE Layout layout_of(int64_t parts, int64_t channels) {
+  return {parts, W / parts, most(1, split_up(channels, parts))};
+}
+
+// P = W, W/2 or kFewParts, whichever is cheapest.
+static Layout choose_layout(const AttentionProblem& p) {
+  const int64_t channels = most(p.channels, p.value_channels);
+  Layout best = layout_of(W, channels);
+  if (p.groups != 1) return best;  // every head has nodes of its own
+  constexpr int kOthers[] = {W / 2, kFewParts};
+  for (const int parts : kOthers) {
+    const Layout layout = layout_of(parts, channels);
+    if (layout.vectors <= kVectors && visit_cost(p.heads, layout) < visit_cost(p.heads, best)) best = layout;
+  }
+  return best;
+}
+
+// to[row][vector][part * heads + head] = factor * from[row][head][vector * parts + part]; zeros where there is no such
+// head or channel.
+template <int P>
+static void pack_heads(keygraph_dtype dtype, const void* from, Rows rows, int64_t head_step, int64_t heads,
+                       int64_t count, int64_t channels, float factor, int64_t vectors, float* to, int64_t to_step,
+                       float* buffer) {
+  constexpr int H = W / P;
+  const int64_t padded = round_up(channels, W);
+  const F f = set1(factor);
+  for (int64_t row = 0; row < count; ++row, to += to_step) {
+    const float* source = static_cast<const float*>(from) + rows.at(row);
+    int64_t source_step = head_step;
+    if (dtype != KEYGRAPH_FLOAT32) {
+      for (int64_t head = 0; head < heads; ++head)
+        widen(dtype, from, rows.at(row) + head * head_step, channels, 1.0f, buffer + head * padded, padded);
+      source = buffer;
+      source_step = padded;
+    }
+    for (int64_t vector = 0; vector < vectors; vector += H) {
+      const int64_t c = vector * P, left = channels - c;
+      F x[H];
+      KEYGRAPH_UNROLL
+      for (int head = 0; head < H; ++head) {
+        const float* at = source + head * source_step + c;
+        x[head] = head >= heads || left <= 0 ? set1(0.0f) : left >= W ? load(at) : load_some(at, static_cast<int>(left));
+      }
+      interleave<H, H>(x);
+      KEYGRAPH_UNROLL
+      for (int i = 0; i < H; ++i)
+        if (vector + i < vectors) store(to + (vector + i) * W, mul(f, x[i]));
+    }
+  }
+}
+
+// What one range of nodes adds to one batch of at most R rows, for the heads of one layout.
 struct SparseBatch {
   int64_t rows;
-  const uint16_t* list;   // of all rows
-  const int64_t* begin;   // [rows] where a row's nodes start in `list`; a multiple of W entries follows
-  const int64_t* count;   // [rows]
-  const float* q;         // [rows][key_stride], scaled by log2(e)
-  const float* k;         // [nodes + 1][key_stride]
-  const float* v;         // [nodes + 1][value_stride]
-  const void* bias;       // of the batch's first row and the block's first node, or null
+  const uint16_t** next;  // [rows] where each row's list goes on; moves along
+  const uint16_t** end;   // [rows] the list's end; what pads it to a multiple of W entries follows
+  int64_t limit;          // nodes from here on wait for their range
+  int64_t vectors;
+  const float* q;         // [rows][vectors], scaled by log2(e)
+  const float* k;         // [nodes + 1][vectors]
+  const float* v;         // [nodes + 1][vectors]
+  float* weights;         // room for one row's groups in one range
+  int64_t weight_step;
+  float* state;           // [rows][vectors + 2]: running weighted sum of v, sum of weights, origin of the weights
+  const void* bias;       // of the batch's first row, the first head and the block's first node, or null
   keygraph_dtype bias_dtype;
-  int64_t bias_stride;
-  int64_t key_stride, value_stride;
-  float* weights;         // [rows][weight_stride]
-  int64_t weight_stride;
-  bool first;             // whether this is the first block of nodes: nothing has been summed yet
-  float* largest;         // [R] running maximum, in units of log2
-  float* sum;             // [R] running sum of the weights
-  float* acc;             // [rows][value_stride] running weighted sum of v
-  Ahead* ahead;
+  int64_t bias_row, bias_head, bias_heads;
 };
 
-// Products of one q with W selected rows of k. NV: vectors per row, 0 where that is known at run time only.
-template <int NV>
-KEYGRAPH_INLINE F score_group(const float* q, const float* k, int64_t stride, const uint16_t* index) {
-  F x[W];
-  KEYGRAPH_UNROLL
-  for (int i = 0; i < W; ++i) {
-    const float* node = k + index[i] * (NV ? NV * W : stride);
-    x[i] = mul(load(q), load(node));
-    if constexpr (NV != 0) {
+static __attribute__((noinline)) F bias_of(const SparseBatch& b, int64_t row, const uint16_t* index, int64_t nodes,
+                                           int heads) {
+  float bias[W] = {};
+  for (int64_t i = 0; i < nodes; ++i)
+    for (int64_t head = 0; head < b.bias_heads; ++head)
+      widen(b.bias_dtype, b.bias, head * b.bias_head + row * b.bias_row + index[i], 1, kLog2E, bias + i * heads + head, 1);
+  return load(bias);
+}
+
+// Weights are 2^(score - origin). The origin need not be the largest score so far: as long as none exceeds it by more
+// than this, nothing overflows and nothing that counts is lost.
+constexpr float kSlack = 16.0f;
+
+// Vectors per row are V, or known at run time only where V is 0.
+template <int P, int V>
+static void sparse_weights(const SparseBatch& b) {
+  constexpr int H = W / P;
+  constexpr int kRegisters = V ? V : 1;
+  const size_t step = static_cast<size_t>(V ? V : b.vectors) * W;
+  const float* q = b.q;
+  float* state = b.state;
+  float* weights = b.weights;
+  for (int64_t row = 0; row < b.rows; ++row, q += step, state += step + 2 * W, weights += b.weight_step) {
+    const uint16_t *next = b.next[row], *const end = b.end[row];
+    F row_q[kRegisters], largest = set1(kLowest);
+    KEYGRAPH_UNROLL
+    for (int c = 0; c < V; ++c) row_q[c] = load(q + c * W);
+    float* at = weights;
+    for (; next < end && next[P - 1] < b.limit; next += P, at += W) {
+      F x[P];
       KEYGRAPH_UNROLL
-      for (int v = 1; v < NV; ++v) x[i] = fma(load(q + v * W), load(node + v * W), x[i]);
-    } else {
-      for (int64_t c = W; c < stride; c += W) x[i] = fma(load(q + c), load(node + c), x[i]);
-    }
-  }
-  return reduce<Sum, W>(x);
-}
-
-static __attribute__((noinline)) F bias_group(const SparseBatch& b, int64_t row, const uint16_t* index, int64_t valid) {
-  // The padding's index lies outside the bias.
-  uint16_t safe[W] = {};
-  memcpy(safe, index, static_cast<size_t>(valid) * 2);
-  if (b.bias_dtype == KEYGRAPH_FLOAT32)
-    return load_at(static_cast<const float*>(b.bias) + row * b.bias_stride, safe);
-  const uint16_t* values = static_cast<const uint16_t*>(b.bias) + row * b.bias_stride;
-  uint16_t picked[W];
-  KEYGRAPH_UNROLL
-  for (int i = 0; i < W; ++i) picked[i] = values[safe[i]];
-  return b.bias_dtype == KEYGRAPH_FLOAT16 ? load_half(picked) : load_bfloat(picked);
-}
-
-template <int NV>
-static void sparse_scores(const SparseBatch& b, int64_t longest, F* row_largest) {
-  const float* const k = b.k;
-  const int64_t stride = NV ? NV * W : b.key_stride;
-  constexpr int kLinesPerVisit = 8, kGroups = 4;  // of one row at a time
-  Ahead ahead = *b.ahead;
-  // Groups outside, rows inside: the rows' g-th groups lie near each other, so k stays in the first-level cache.
-  for (int64_t g = 0; g < longest; g += kGroups * W) {
-    const float* q = b.q;
-    float* weights = b.weights + g;
-    for (int64_t row = 0; row < b.rows; ++row, q += stride, weights += b.weight_stride) {
-      for (int i = 0; i < kLinesPerVisit; ++i) fetch(ahead);
-      int64_t left = b.count[row] - g;
-      const uint16_t* index = b.list + b.begin[row] + g;
-      F largest = row_largest[row];
-      for (int i = 0; i < kGroups && left > 0; ++i, left -= W, index += W) {
-        F score = score_group<NV>(q, k, stride, index);
-        if (b.bias) score = fma(bias_group(b, row, index, least(left, W)), set1(kLog2E), score);
-        if (left < W) score = choose(lanes((1u << left) - 1), score, set1(-__builtin_inff()));
-        store(weights + i * W, score);
-        largest = max_or_second(score, largest);
+      for (int i = 0; i < P; ++i) {
+        const float* k = b.k + next[i] * step;
+        x[i] = V ? mul(row_q[0], load(k)) : set1(0.0f);
+        KEYGRAPH_UNROLL
+        for (int c = 1; c < V; ++c) x[i] = fma(row_q[c], load(k + c * W), x[i]);
+        if constexpr (V == 0)
+          for (size_t c = 0; c < step; c += W) x[i] = fma(load(q + c), load(k + c), x[i]);
       }
-      row_largest[row] = largest;
+      F score = reduce<Sum, P, W / 2>(x);
+      const int64_t left = end - next;
+      if (b.bias) score = add(score, bias_of(b, row, next, least(left, P), H));
+      if (left < P) score = choose(lanes((1u << (left * H)) - 1), score, set1(-__builtin_inff()));
+      store(at, score);
+      largest = max_or_second(score, largest);
     }
-  }
-  *b.ahead = ahead;
-}
-
-// Scores become weights, relative to the row's largest score so far; what was summed before is rescaled to it.
-static void sparse_weights(const SparseBatch& b, F* row_largest) {
-  float origin[R], factor[R];
-  F row_sum[R];
-  for (int v = 0; v < R; v += W) {
-    const F old = load(b.largest + v);
-    F x[W];
-    KEYGRAPH_UNROLL
-    for (int i = 0; i < W; ++i) x[i] = row_largest[v + i];
-    const F largest = max_or_second(old, reduce<Largest, W>(x));
-    // All scores -inf: the weights become 0 and the result 0/0, as it should be.
-    const F from = max_or_second(largest, set1(kLowest));
-    store(b.largest + v, largest);
-    store(origin + v, from);
-    store(factor + v, exp2_negative(sub(old, from)));
-  }
-  for (int row = 0; row < R; ++row) row_sum[row] = set1(0.0f);
-  for (int64_t row = 0; row < b.rows; ++row) {
-    float* weights = b.weights + row * b.weight_stride;
-    const F from = set1(origin[row]);
-    F sum = set1(0.0f);
-    for (const float* end = weights + b.count[row]; weights < end; weights += W) {
-      const F w = exp2_negative(sub(load(weights), from));
-      store(weights, w);
-      sum = add(sum, w);
+    float* const weights_end = at;
+    F origin = load(state + step + W), sum = load(state + step);
+    if (any(less(add(origin, set1(kSlack)), largest))) {
+      const F larger = max_or_second(combine_parts<Largest, H, W / 2>(largest), origin);
+      const F factor = exp2_negative(sub(origin, larger));
+      origin = larger;
+      store(state + step + W, origin);
+      sum = mul(sum, factor);
+      for (size_t c = 0; c < step; c += W) store(state + c, mul(load(state + c), factor));
     }
-    row_sum[row] = sum;
-    if (!b.first && factor[row] != 1.0f) {
-      float* acc = b.acc + row * b.value_stride;
-      for (int64_t c = 0; c < b.value_stride; c += W) store(acc + c, mul(load(acc + c), set1(factor[row])));
+    for (at = weights; at < weights_end; at += W) {
+      const F weight = exp2_negative(sub(load(at), origin));
+      store(at, weight);
+      sum = add(sum, weight);
     }
-  }
-  for (int v = 0; v < R; v += W) {
-    F x[W];
-    KEYGRAPH_UNROLL
-    for (int i = 0; i < W; ++i) x[i] = row_sum[v + i];
-    store(b.sum + v, fma(load(b.sum + v), load(factor + v), reduce<Sum, W>(x)));
+    store(state + step, sum);
   }
 }
 
-// acc += weights of `groups` groups of nodes times their rows of v. NV: how many vectors of each row of v.
-template <int NV, int groups>
-KEYGRAPH_INLINE void add_groups(const uint16_t* index, const float* weight, const float* v, int64_t stride, float* acc) {
-  // Several chains, to hide the latency of the multiply-adds.
-  constexpr int kChains = NV == 1 ? 8 : NV == 2 ? 4 : 2;
-  F sum[kChains][NV];
-  KEYGRAPH_UNROLL
-  for (int i = 0; i < kChains; ++i) {
+template <int P, int V>
+static void sparse_values(const SparseBatch& b) {
+  constexpr int H = W / P;
+  constexpr int kChains = V > 5 || P == 1 ? 1 : V > 2 || P == 2 ? 2 : 4;  // of multiply-adds, to hide their latency
+  constexpr int kRegisters = V ? V : 1;
+  const size_t step = static_cast<size_t>(V ? V : b.vectors) * W;
+  const float* weights = b.weights;
+  float* state = b.state;
+  for (int64_t row = 0; row < b.rows; ++row, state += step + 2 * W, weights += b.weight_step) {
+    const uint16_t *next = b.next[row], *const end = b.end[row];
+    const float* weight = weights;
+    F acc[kChains][kRegisters];
     KEYGRAPH_UNROLL
-    for (int c = 0; c < NV; ++c) sum[i][c] = i == 0 ? load(acc + c * W) : set1(0.0f);
-  }
-  KEYGRAPH_UNROLL
-  for (int i = 0; i < groups * W; ++i) {
-    const float* node = v + index[i] * stride;
-    const F w = set1(weight[i]);
-    KEYGRAPH_UNROLL
-    for (int c = 0; c < NV; ++c) sum[i % kChains][c] = fma(w, load(node + c * W), sum[i % kChains][c]);
-  }
-  KEYGRAPH_UNROLL
-  for (int i = kChains / 2; i > 0; i /= 2) {
-    KEYGRAPH_UNROLL
-    for (int j = 0; j < i; ++j) {
+    for (int i = 0; i < V; ++i) {
+      acc[0][i] = load(state + i * W);
       KEYGRAPH_UNROLL
-      for (int c = 0; c < NV; ++c) sum[j][c] = add(sum[j][c], sum[j + i][c]);
+      for (int j = 1; j < kChains; ++j) acc[j][i] = set1(0.0f);
     }
-  }
-  KEYGRAPH_UNROLL
-  for (int c = 0; c < NV; ++c) store(acc + c * W, sum[0][c]);
-}
-
-// `whole`: the NV vectors from `column` on are all of v.
-template <int NV, bool whole>
-static void add_values(const SparseBatch& b, int64_t longest, int64_t column) {
-  const int64_t stride = whole ? NV * W : b.value_stride;
-  const float* const v = b.v + column;
-  for (int64_t g = 0; g < longest; g += 2 * W) {
-    float* acc = b.acc + column;
-    const float* weight = b.weights + g;
-    for (int64_t row = 0; row < b.rows; ++row, acc += stride, weight += b.weight_stride) {
-      const int64_t left = b.count[row] - g;
-      const uint16_t* index = b.list + b.begin[row] + g;
-      if (left > W)
-        add_groups<NV, 2>(index, weight, v, stride, acc);
-      else if (left > 0)
-        add_groups<NV, 1>(index, weight, v, stride, acc);
+    for (; next < end && next[P - 1] < b.limit; next += P, weight += W) {
+      KEYGRAPH_UNROLL
+      for (int i = 0; i < P; ++i) {
+        const F w = repeat<H>(weight + i * H);
+        const float* v = b.v + next[i] * step;
+        KEYGRAPH_UNROLL
+        for (int c = 0; c < V; ++c) acc[i % kChains][c] = fma(w, load(v + c * W), acc[i % kChains][c]);
+        if constexpr (V == 0)
+          for (size_t c = 0; c < step; c += W) store(state + c, fma(w, load(v + c), load(state + c)));
+      }
+    }
+    b.next[row] = next;
+    KEYGRAPH_UNROLL
+    for (int i = 0; i < V; ++i) {
+      KEYGRAPH_UNROLL
+      for (int j = 1; j < kChains; ++j) acc[0][i] = add(acc[0][i], acc[j][i]);
+      store(state + i * W, acc[0][i]);
     }
   }
 }
 
+template <int P, int V>
 static void sparse_batch(const SparseBatch& b) {
-  int64_t longest = 0;
-  for (int64_t row = 0; row < b.rows; ++row) longest = most(longest, b.count[row]);
-  if (longest == 0) return;
+  sparse_weights<P, V>(b);
+  sparse_values<P, V>(b);
+}
 
-  F row_largest[R];
-  for (int row = 0; row < R; ++row) row_largest[row] = set1(-__builtin_inff());
-  switch (b.key_stride / W) {
-    case 1: sparse_scores<1>(b, longest, row_largest); break;
-    case 2: sparse_scores<2>(b, longest, row_largest); break;
-    case 3: sparse_scores<3>(b, longest, row_largest); break;
-    case 4: sparse_scores<4>(b, longest, row_largest); break;
-    default: sparse_scores<0>(b, longest, row_largest);
+template <int P>
+static auto sparse_kernel(int64_t vectors) {
+  static void (*const kernels[kVectors + 1])(const SparseBatch&) = {
+      sparse_batch<P, 0>, sparse_batch<P, 1>, sparse_batch<P, 2>, sparse_batch<P, 3>, sparse_batch<P, 4>,
+      sparse_batch<P, 5>, sparse_batch<P, 6>, sparse_batch<P, 7>, sparse_batch<P, 8>};
+  return kernels[vectors <= kVectors ? vectors : 0];
+}
+
+// The finished rows of `heads` heads, from the state of one row. `row` holds W floats.
+template <int P>
+static void unpack_heads(const float* state, int64_t vectors, bool selected, keygraph_dtype dtype, void* to,
+                         int64_t offset, int64_t head_step, int64_t heads, int64_t channels) {
+  constexpr int H = W / P;
+  const F sum = combine_parts<Sum, H, W / 2>(load(state + vectors * W));
+  const F share = selected ? div(set1(1.0f), sum) : set1(0.0f);
+  for (int64_t vector = 0; vector < vectors; vector += H) {
+    const int64_t c = vector * P, left = channels - c;
+    if (left <= 0) break;
+    F x[H];
+    KEYGRAPH_UNROLL
+    for (int i = 0; i < H; ++i) x[i] = vector + i < vectors ? mul(load(state + (vector + i) * W), share) : set1(0.0f);
+    interleave<H, W>(x);
+    KEYGRAPH_UNROLL
+    for (int head = 0; head < H; ++head) {
+      if (head >= heads) break;
+      const int64_t at = offset + head * head_step + c;
+      if (dtype == KEYGRAPH_FLOAT32) {
+        float* target = static_cast<float*>(to) + at;
+        if (left >= W)
+          store(target, x[head]);
+        else
+          store_some(target, x[head], static_cast<int>(left));
+      } else {
+        float row[W];
+        store(row, x[head]);
+        narrow(dtype, row, least(left, W), to, at);
+      }
+    }
   }
-  sparse_weights(b, row_largest);
-  switch (b.value_stride / W) {
-    case 1: return add_values<1, true>(b, longest, 0);
-    case 2: return add_values<2, true>(b, longest, 0);
-    case 3: return add_values<3, true>(b, longest, 0);
-    case 4: return add_values<4, true>(b, longest, 0);
-    default: break;
-  }
-  int64_t column = 0;
-  for (; b.value_stride - column >= 4 * W; column += 4 * W) add_values<4, false>(b, longest, column);
-  for (; b.value_stride - column > 0; column += W) add_values<1, false>(b, longest, column);
 }

@@ -143,19 +143,24 @@ KEYGRAPH_INLINE F exp2_negative(F x) {
 constexpr float kLog2E = 1.44269504088896341f;
 constexpr float kLowest = -3.402823466e38f;
 
-// Interleaving x[i] with x[i + W/2], log2(W) times, transposes.
-KEYGRAPH_INLINE void transpose(F (&x)[W]) {
-  F y[W];
-  for (int stage = 1; stage < W; stage *= 2) {
+// Interleaves x[i] with x[i + n/2], log2(times) times: the bits of an element's place, vector before lane, rotate by one
+// each time. So W times transposes W vectors, and W / n times more undoes what n times have done.
+template <int n, int times>
+KEYGRAPH_INLINE void interleave(F (&x)[n]) {
+  if constexpr (n > 1 && times > 1) {
+    F y[n];
     KEYGRAPH_UNROLL
-    for (int i = 0; i < W / 2; ++i) {
-      y[2 * i] = zip_low(x[i], x[i + W / 2]);
-      y[2 * i + 1] = zip_high(x[i], x[i + W / 2]);
+    for (int i = 0; i < n / 2; ++i) {
+      y[2 * i] = zip_low(x[i], x[i + n / 2]);
+      y[2 * i + 1] = zip_high(x[i], x[i + n / 2]);
     }
+    interleave<n, times / 2>(y);
     KEYGRAPH_UNROLL
-    for (int i = 0; i < W; ++i) x[i] = y[i];
+    for (int i = 0; i < n; ++i) x[i] = y[i];
   }
 }
+
+KEYGRAPH_INLINE void transpose(F (&x)[W]) { interleave<W, W>(x); }
 
 struct Sum {
   static KEYGRAPH_MEMBER F of(F a, F b) { return add(a, b); }
@@ -164,20 +169,28 @@ struct Largest {
   static KEYGRAPH_MEMBER F of(F a, F b) { return max_or_second(a, b); }
 };
 
-// Lane i of the result combines all lanes of x[i]: halves the number of vectors until one is left.
-#if !defined(KEYGRAPH_HAS_REDUCE)
-template <class Op, int count>
-KEYGRAPH_INLINE F reduce(F (&x)[W]) {
+// Combines `count` vectors, each over its lanes that lie a multiple of W / count apart, halving their number until one is
+// left: its lane i * (W / count) + j has what became of x[i]'s lanes j.
+template <class Op, int count, int distance>
+KEYGRAPH_INLINE F reduce(F (&x)[count]) {
   if constexpr (count == 1) {
     return x[0];
   } else {
+    F y[count / 2];
     KEYGRAPH_UNROLL
-    for (int i = 0; i < count / 2; ++i)
-      x[i] = Op::of(zip_low(x[i], x[i + count / 2]), zip_high(x[i], x[i + count / 2]));
-    return reduce<Op, count / 2>(x);
+    for (int i = 0; i < count / 2; ++i) y[i] = fold<Op, distance>(x[i], x[i + count / 2]);
+    return reduce<Op, count / 2, distance / 2>(y);
   }
 }
-#endif
+
+// Each lane combined with all that lie a multiple of H apart.
+template <class Op, int H, int distance>
+KEYGRAPH_INLINE F combine_parts(F x) {
+  if constexpr (distance < H)
+    return x;
+  else
+    return combine_parts<Op, H, distance / 2>(fold<Op, distance>(x, x));
+}
 
 // panel[c][row] = factor * from[row][c]; rows past the last are zeros. `rows_buffer` holds W padded rows.
 template <int RV>

@@ -5,28 +5,36 @@
 
 constexpr int64_t kBlockBytes = 1 << 20;  // similarities of one block; half of a thread's allowance
 constexpr int64_t kChunkNodes = 8 * kTile;
+constexpr int64_t kSymmetricWindows = 16;  // enough to share evenly among a few threads
 
 struct GraphPlan {
+  bool symmetric;   // the window's similarities are all kept, and each pair of blocks is multiplied once
   int64_t vectors;  // rows of a block, in vectors
   int64_t blocks;   // blocks per window
   int64_t blocks_per_task, tasks_per_window;
   float *panel, *rows_buffer, *chunk;
-  int32_t* keys;
+  int32_t* keys;    // [block, if symmetric][node][row of the block]
+  int64_t block_keys;
 };
 
 static GraphPlan plan_graph(const GraphProblem& p, Arena& arena) {
   GraphPlan plan;
+  // A window is one task then, so there must be windows for all threads.
+  plan.symmetric = p.query == p.key && p.rows == p.nodes && p.nodes % R == 0 && p.nodes * p.nodes * 4 <= kBlockBytes &&
+                   p.windows >= kSymmetricWindows;
   const bool narrow_block = p.nodes * R * 4 > kBlockBytes || p.rows <= W;
   plan.vectors = narrow_block ? 1 : 2;
   plan.blocks = split_up(p.rows, plan.vectors * W);
   // A task is long enough to hide what it costs to hand it to a thread: about 4 million multiply-adds.
   const int64_t block_work = plan.vectors * W * p.nodes * (p.channels + 16);
-  plan.blocks_per_task = most(1, least(plan.blocks, (int64_t{1} << 22) / most(1, block_work)));
+  plan.blocks_per_task =
+      plan.symmetric ? plan.blocks : most(1, least(plan.blocks, (int64_t{1} << 22) / most(1, block_work)));
   plan.tasks_per_window = split_up(plan.blocks, plan.blocks_per_task);
   plan.panel = take<float>(arena, p.channels * R);
   plan.rows_buffer = take<float>(arena, W * round_up(p.channels, W));
   plan.chunk = take<float>(arena, p.dtype == KEYGRAPH_FLOAT32 ? 0 : kChunkNodes * p.channels);
-  plan.keys = take<int32_t>(arena, p.nodes * plan.vectors * W);
+  plan.block_keys = p.nodes * plan.vectors * W;
+  plan.keys = take<int32_t>(arena, plan.block_keys * (plan.symmetric ? plan.blocks : 1));
   return plan;
 }
 
@@ -155,18 +163,46 @@ static void select_nodes(const int32_t* keys, int64_t nodes, int64_t k, int64_t 
   }
 }
 
+// The similarities' keys of one block of rows to the nodes from `first_node` on.
 template <int RV>
-static void graph_block(const GraphProblem& p, const GraphPlan& plan, int64_t window, int64_t first, int64_t rows) {
+static void compare_nodes(const GraphProblem& p, const GraphPlan& plan, int64_t window, int64_t first, int64_t rows,
+                          int64_t first_node, int32_t* keys) {
   const Rows query = {(window * p.rows + first) * p.channels, p.channels}, key = {window * p.nodes * p.channels, p.channels};
   pack_panel<RV>(p.dtype, p.query, query, rows, p.channels, 1.0f, plan.panel, plan.rows_buffer);
-  for (int64_t j = 0; j < p.nodes; j += kChunkNodes) {
+  for (int64_t j = first_node; j < p.nodes; j += kChunkNodes) {
     const int64_t count = least(kChunkNodes, p.nodes - j);
-    float* out = reinterpret_cast<float*>(plan.keys) + j * RV * W;
+    float* out = reinterpret_cast<float*>(keys) + j * RV * W;
     const FloatRows nodes = as_float(p.dtype, p.key, key.from(j), count, p.channels, plan.chunk);
     product<RV>({plan.panel, nodes.data, nodes.step, 1, p.channels, out, false}, count);
-    for (int64_t i = 0; i < count * RV * W; i += W) istore(plan.keys + j * RV * W + i, key_of(load(out + i)));
+    for (int64_t i = 0; i < count * RV * W; i += W) istore(keys + j * RV * W + i, key_of(load(out + i)));
   }
-  select_nodes<RV>(plan.keys, p.nodes, p.k, rows, p.words, p.graph + (window * p.rows + first) * p.words);
+}
+
+// What a block's rows are to later blocks' nodes, those blocks' rows are to this block's nodes: the product adds up in
+// the same order either way, so that the bits agree.
+template <int RV>
+static void mirror_block(const GraphPlan& plan, int64_t block) {
+  const float* from = reinterpret_cast<const float*>(plan.keys + block * plan.block_keys);
+  for (int64_t vector = (block + 1) * RV; vector < plan.blocks * RV; ++vector) {
+    float* to = reinterpret_cast<float*>(plan.keys + vector / RV * plan.block_keys) + vector % RV * W;
+    for (int64_t v = 0; v < RV; ++v) {
+      F x[W];
+      KEYGRAPH_UNROLL
+      for (int i = 0; i < W; ++i) x[i] = load(from + ((vector * W + i) * RV + v) * W);
+      transpose(x);
+      KEYGRAPH_UNROLL
+      for (int i = 0; i < W; ++i) store(to + ((block * RV + v) * W + i) * RV * W, x[i]);
+    }
+  }
+}
+
+template <int RV>
+static void graph_block(const GraphProblem& p, const GraphPlan& plan, int64_t window, int64_t block) {
+  const int64_t first = block * RV * W, rows = least(RV * W, p.rows - first);
+  int32_t* keys = plan.keys + (plan.symmetric ? block * plan.block_keys : 0);
+  compare_nodes<RV>(p, plan, window, first, rows, plan.symmetric ? first : 0, keys);
+  if (plan.symmetric) mirror_block<RV>(plan, block);
+  select_nodes<RV>(keys, p.nodes, p.k, rows, p.words, p.graph + (window * p.rows + first) * p.words);
 }
 
 static void graph_all(const GraphProblem& p, int64_t row, int64_t rows) {
@@ -183,12 +219,11 @@ static void graph_task(const GraphProblem& p, size_t task, char* scratch) {
   const int64_t block = static_cast<int64_t>(task) % plan.tasks_per_window * plan.blocks_per_task;
   const int64_t size = plan.vectors * W;
   for (int64_t b = block; b < least(plan.blocks, block + plan.blocks_per_task); ++b) {
-    const int64_t first = b * size, rows = least(size, p.rows - first);
     if (p.k >= p.nodes)
-      graph_all(p, window * p.rows + first, rows);
+      graph_all(p, window * p.rows + b * size, least(size, p.rows - b * size));
     else if (plan.vectors == 1)
-      graph_block<1>(p, plan, window, first, rows);
+      graph_block<1>(p, plan, window, b);
     else
-      graph_block<2>(p, plan, window, first, rows);
+      graph_block<2>(p, plan, window, b);
   }
 }

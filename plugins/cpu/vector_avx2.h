@@ -3,7 +3,7 @@
 // Vectors of 8 lanes: AVX2, FMA, F16C. See vector_generic.h for what each function means.
 constexpr int W = 8;
 constexpr int kTile = 6;  // 12 accumulators out of 16 registers
-constexpr int kDensePercent = 58;
+constexpr int kDensePercent = 60;
 using F = __m256;
 using I = __m256i;
 using M = __m256i;  // all bits of a lane
@@ -72,11 +72,33 @@ KEYGRAPH_INLINE F load_half(const uint16_t* p) {
 KEYGRAPH_INLINE void store_half(uint16_t* p, F a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
 }
-KEYGRAPH_INLINE F load_at(const float* base, const uint16_t* index) {
-  return _mm256_setr_ps(base[index[0]], base[index[1]], base[index[2]], base[index[3]], base[index[4]],
-                        base[index[5]], base[index[6]], base[index[7]]);
-}
 KEYGRAPH_INLINE uint16_t* append_nodes(uint16_t* list, uint32_t word, int first) {
   for (; word; word &= word - 1) *list++ = static_cast<uint16_t>(first + __builtin_ctz(word));
   return list;
+}
+
+// A blend runs on any port and a shuffle on one, so a blend replaces one of two shuffles where it can.
+template <class Op, int distance>
+KEYGRAPH_INLINE F fold(F a, F b) {
+  if constexpr (distance == 4)
+    return Op::of(_mm256_blend_ps(a, b, 0xf0), _mm256_permute2f128_ps(a, b, 0x21));
+  else if constexpr (distance == 2)
+    return Op::of(_mm256_blend_ps(a, b, 0xcc), _mm256_shuffle_ps(a, b, 0x4e));
+  else
+    return _mm256_permute_ps(Op::of(_mm256_shuffle_ps(a, b, 0x88), _mm256_shuffle_ps(a, b, 0xdd)), 0xd8);
+}
+
+template <int n>
+KEYGRAPH_INLINE F repeat(const float* p) {
+  if constexpr (n == 1) {
+    return _mm256_broadcast_ss(p);
+  } else if constexpr (n == 2) {
+    double two;
+    memcpy(&two, p, 8);
+    return _mm256_castpd_ps(_mm256_set1_pd(two));
+  } else if constexpr (n == 4) {
+    return _mm256_broadcast_ps(reinterpret_cast<const __m128*>(p));
+  } else {
+    return load(p);
+  }
 }

@@ -3,7 +3,7 @@
 // Vectors of 16 lanes: AVX-512 F, BW, DQ, VL with F16C. See vector_generic.h for what each function means.
 constexpr int W = 16;      // lanes
 constexpr int kTile = 12;  // tile of the product: kTile x 2 accumulators, out of 32 registers
-constexpr int kDensePercent = 40;
+constexpr int kDensePercent = 52;
 using F = __m512;
 using I = __m512i;
 using M = __mmask16;
@@ -68,11 +68,6 @@ KEYGRAPH_INLINE F load_half(const uint16_t* p) {
 KEYGRAPH_INLINE void store_half(uint16_t* p, F a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
 }
-KEYGRAPH_INLINE F load_at(const float* base, const uint16_t* index) {
-  const I wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(index)));
-  return _mm512_i32gather_ps(wide, base, 4);
-}
-
 // The nodes of one graph word, appended to a list that has room for 32 more than it will use.
 KEYGRAPH_INLINE uint16_t* append_nodes(uint16_t* list, uint32_t word, int first) {
   const I low = _mm512_add_epi32(_mm512_set1_epi32(first),
@@ -101,31 +96,35 @@ KEYGRAPH_INLINE F exp2_negative(F x) {
   return _mm512_scalef_ps(p, x);
 }
 
-// One step of `reduce`: combines the halves of a with each other and those of b, at some distance between lanes. Blends
-// run on two ports and shuffles on one, so a blend replaces one of the two shuffles where it can.
-#define KEYGRAPH_HAS_REDUCE
-template <class Op>
-KEYGRAPH_INLINE F reduce_8(F a, F b) {
-  return Op::of(_mm512_mask_blend_ps(0xff00, a, b), _mm512_shuffle_f32x4(a, b, 0x4e));
+// Blends run on two ports and shuffles on one, so a blend replaces one of two shuffles where it can.
+template <class Op, int distance>
+KEYGRAPH_INLINE F fold(F a, F b) {
+  if constexpr (distance == 8) {
+    return Op::of(_mm512_mask_blend_ps(0xff00, a, b), _mm512_shuffle_f32x4(a, b, 0x4e));
+  } else if constexpr (distance == 4) {
+    const I index = _mm512_setr_epi32(4, 5, 6, 7, 16, 17, 18, 19, 12, 13, 14, 15, 24, 25, 26, 27);
+    return Op::of(_mm512_mask_blend_ps(0xf0f0, a, b), _mm512_permutex2var_ps(a, index, b));
+  } else if constexpr (distance == 2) {
+    return Op::of(_mm512_mask_blend_ps(0xcccc, a, b), _mm512_shuffle_ps(a, b, 0x4e));
+  } else {
+    const I index = _mm512_setr_epi32(1, 16, 3, 18, 5, 20, 7, 22, 9, 24, 11, 26, 13, 28, 15, 30);
+    return Op::of(_mm512_mask_blend_ps(0xaaaa, a, b), _mm512_permutex2var_ps(a, index, b));
+  }
 }
-template <class Op>
-KEYGRAPH_INLINE F reduce_4(F a, F b) {
-  const I index = _mm512_setr_epi32(4, 5, 6, 7, 16, 17, 18, 19, 12, 13, 14, 15, 24, 25, 26, 27);
-  return Op::of(_mm512_mask_blend_ps(0xf0f0, a, b), _mm512_permutex2var_ps(a, index, b));
-}
-template <class Op>
-KEYGRAPH_INLINE F reduce_2(F a, F b) {
-  return Op::of(_mm512_mask_blend_ps(0xcccc, a, b), _mm512_shuffle_ps(a, b, 0x4e));
-}
-template <class Op>
-KEYGRAPH_INLINE F reduce_1(F a, F b) {
-  return Op::of(_mm512_shuffle_ps(a, b, 0x88), _mm512_shuffle_ps(a, b, 0xdd));
-}
-template <class Op, int count>
-KEYGRAPH_INLINE F reduce(F (&x)[16]) {
-  F y[4];
-  KEYGRAPH_UNROLL
-  for (int i = 0; i < 4; ++i)
-    y[i] = reduce_4<Op>(reduce_8<Op>(x[i], x[8 + i]), reduce_8<Op>(x[4 + i], x[12 + i]));
-  return reduce_1<Op>(reduce_2<Op>(y[0], y[1]), reduce_2<Op>(y[2], y[3]));
+
+template <int n>
+KEYGRAPH_INLINE F repeat(const float* p) {
+  if constexpr (n == 1) {
+    return _mm512_set1_ps(*p);
+  } else if constexpr (n == 2) {
+    double two;
+    memcpy(&two, p, 8);
+    return _mm512_castpd_ps(_mm512_set1_pd(two));
+  } else if constexpr (n == 4) {
+    return _mm512_broadcast_f32x4(_mm_loadu_ps(p));
+  } else if constexpr (n == 8) {
+    return _mm512_broadcast_f32x8(_mm256_loadu_ps(p));
+  } else {
+    return load(p);
+  }
 }

@@ -60,7 +60,9 @@ struct Api {
   void (*ReleaseStatus)(OrtStatus* status);                                                                 // 93
   void* unused_94[5];
   void (*ReleaseTensorTypeAndShapeInfo)(OrtTensorTypeAndShapeInfo* info);                                   // 99
-  void* unused_100[144];
+  void* unused_100[93];
+  OrtStatus* (*KernelContext_GetGPUComputeStream)(const OrtKernelContext* context, void** stream);          // 193
+  void* unused_194[50];
   OrtStatus* (*KernelInfo_GetNodeName)(const OrtKernelInfo* info, char* name, size_t* size);                // 244
   void* unused_245[22];
   OrtStatus* (*ShapeInferContext_GetInputCount)(const OrtShapeInferContext* context, size_t* count);        // 267

@@ -74,6 +74,7 @@ KEYGRAPH_CHECK_API(KernelContext_GetInput);
 KEYGRAPH_CHECK_API(KernelContext_GetOutput);
 KEYGRAPH_CHECK_API(ReleaseStatus);
 KEYGRAPH_CHECK_API(ReleaseTensorTypeAndShapeInfo);
+KEYGRAPH_CHECK_API(KernelContext_GetGPUComputeStream);
 KEYGRAPH_CHECK_API(KernelInfo_GetNodeName);
 KEYGRAPH_CHECK_API(ShapeInferContext_GetInputCount);
 KEYGRAPH_CHECK_API(ShapeInferContext_GetInputTypeShape);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "log.h"
 
+#include <dlfcn.h>
+
 #include <atomic>
 #include <cstdio>
 
@@ -9,9 +11,26 @@ namespace {
 
 std::atomic<nvinfer1::ILoggerFinder*> logger_finder{nullptr};
 
+// The interfaces of plugins are the same in TensorRT 10 and 11, but for the logger's and its finder's, whose functions
+// moved: to call those of the other version would end the process. Asks the library that the finder comes from.
+// (TensorRT-RTX counts its versions from 1 and has the interfaces of 11.)
+bool same_logger_interface(nvinfer1::ILoggerFinder* finder) {
+  Dl_info library;
+  const void* functions = *reinterpret_cast<void* const*>(finder);
+  if (!dladdr(functions, &library)) return true;
+  void* handle = dlopen(library.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
+  if (!handle) return true;
+  const auto major = reinterpret_cast<int32_t (*)()>(dlsym(handle, "getInferLibMajorVersion"));
+  const bool same = !major || (major() == 10) == (NV_TENSORRT_MAJOR == 10);
+  dlclose(handle);  // the count of this function: the library stays
+  return same;
+}
+
 }  // namespace
 
-void set_logger_finder(nvinfer1::ILoggerFinder* finder) noexcept { logger_finder = finder; }
+void set_logger_finder(nvinfer1::ILoggerFinder* finder) noexcept {
+  logger_finder = finder && same_logger_interface(finder) ? finder : nullptr;
+}
 
 void log(Severity severity, const std::string& where, const char* message) noexcept {
   try {

@@ -19,11 +19,10 @@ struct Error : std::runtime_error {
   keygraph_status status;
 };
 
-// Where TensorRT's logger is asked for from now on; null: nowhere.
+// Where TensorRT's logger is asked for from now on; null, or one of a TensorRT whose loggers we cannot call: nowhere.
 void set_logger_finder(nvinfer1::ILoggerFinder* finder) noexcept;
 
-// Writes "keygraph: <where>: <message>". TensorRT finds the logger of the engine or execution context that calls; where
-// it finds none, as while an engine is built, errors go to stderr and the rest nowhere.
+// Writes "keygraph: <where>: <message>". Where there is no logger, errors go to stderr and the rest nowhere.
 void log(Severity severity, const std::string& where, const char* message) noexcept;
 
 // Runs body() and returns 0; an exception is logged and becomes a number other than 0, a keygraph_status where it has one.

@@ -162,7 +162,10 @@ class Plugin final : public nvinfer1::IPluginV3,
                   cudaStream_t stream) noexcept override {
     return guarded(where_, [&] {
       if (!problem_) throw Error(KEYGRAPH_BAD_SHAPE, "enqueue without a good onShapeChange before it");
-      const keygraph_status status = Operator::enqueue(*problem_, inputs, outputs[0], variant_, stream);
+      keygraph_status status = Operator::enqueue(*problem_, inputs, outputs[0], variant_, stream);
+      // Addresses are not known before: a variant may want them better aligned than these.
+      if (status == KEYGRAPH_NO_KERNEL && variant_ != KEYGRAPH_AUTOMATIC)
+        status = Operator::enqueue(*problem_, inputs, outputs[0], KEYGRAPH_AUTOMATIC, stream);
       if (status == KEYGRAPH_OK) return;
       const char* detail = keygraph_cuda_error();
       throw Error(status, detail && *detail ? detail : keygraph_status_message(status));

@@ -63,6 +63,9 @@ def block_mask(graph: Tensor, nodes: int) -> flex.BlockMask:
 
 @functools.cache
 def compiled() -> Callable[..., Tensor]:
-    """FlexAttention through the compiler: otherwise it makes all scores."""
-    function: Callable[..., Tensor] = torch.compile(flex.flex_attention)
+    """FlexAttention through the compiler: otherwise it makes all scores.
+
+    For each shape anew: its code for run-time sizes does not compile on CPUs where there is a bias (PyTorch 2.13).
+    """
+    function: Callable[..., Tensor] = torch.compile(flex.flex_attention, dynamic=False)
     return function

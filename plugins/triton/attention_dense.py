@@ -20,7 +20,7 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 _SKIPPED_AHEAD = tl.constexpr(16)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "nodes", "heads", "groups", "channels", "value_channels", "heads_last"])
 def attention_dense(
     q,
     k,

@@ -17,7 +17,7 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 _WORDS = tl.constexpr(32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "nodes", "heads", "groups", "channels", "value_channels", "heads_last"])
 def attention_gather(
     q,
     k,

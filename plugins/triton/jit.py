@@ -90,7 +90,7 @@ def fitting(
         if variant.op == op
         and variant.dtype == DTYPES.get(dtype)
         and variant.bias == bias
-        and variant.min_capability <= capability
+        and variant.runs_on(capability)
         and within(sizes.channels, variant.max_channels)
         and within(sizes.value_channels, variant.max_value_channels)
         and within(sizes.nodes, variant.max_nodes)

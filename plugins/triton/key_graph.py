@@ -16,7 +16,7 @@ _NAN = tl.constexpr(-(2**31) + 1)
 _INT_MAX = tl.constexpr(2**31 - 1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "nodes", "channels"])
 def key_graph_resident(
     query,
     key,
@@ -72,7 +72,7 @@ def key_graph_resident(
     store_bits(graph, selected, window, row, rows, 0, nodes, BLOCK_ROWS, BLOCK_NODES)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "nodes", "channels"])
 def key_graph_streamed(
     query,
     key,

@@ -40,8 +40,8 @@ class Variant:
         Whether a bias is given.
     warps, stages
         Warps per program, and how many steps of a loop are in flight.
-    min_capability
-        Least compute capability, as 80 for 8.0.
+    min_capability, max_capability
+        Compute capabilities it is for, as 80 for 8.0; 0: no limit.
     """
 
     number: int
@@ -61,7 +61,12 @@ class Variant:
     bias: bool = False
     warps: int = 4
     stages: int = 2
-    min_capability: int = 75
+    min_capability: int = 0
+    max_capability: int = 0
+
+    def runs_on(self, capability: int) -> bool:
+        """Whether it is for devices of a compute capability."""
+        return self.min_capability <= capability <= (self.max_capability or capability)
 
 
 #: Parameters of the kernels that are not constants, in order, with their types; `*` is the storage type.
@@ -89,6 +94,7 @@ def _dense(
     bias: bool = False,
     whole_rows: bool = True,
     skip_empty: bool = False,
+    turing: bool = False,
 ) -> Variant:
     limit = block_channels if whole_rows else 0
     size = f"d{block_channels}" if whole_rows else "any"
@@ -117,7 +123,8 @@ def _dense(
         max_value_channels=limit,
         bias=bias,
         warps=warps,
-        min_capability=_least_capability(dtype),
+        min_capability=_least_capability(dtype, turing),
+        max_capability=79 if turing else 0,
     )
 
 
@@ -142,7 +149,7 @@ def _gather(dtype: str, block_channels: int, channel_multiple: int, block_heads:
         max_channels=block_channels,
         max_value_channels=block_channels,
         max_groups=1 if block_heads > 1 else 0,
-        min_capability=_least_capability(dtype),
+        min_capability=80 if dtype == "bf16" else 0,
     )
 
 
@@ -155,6 +162,7 @@ def _graph(
     channel_multiple: int = 1,
     stages: int = 2,
     streamed: bool = False,
+    turing: bool = False,
 ) -> Variant:
     form = "streamed" if streamed else "resident"
     return Variant(
@@ -174,12 +182,14 @@ def _graph(
         max_nodes=0 if streamed else block_nodes,
         warps=warps,
         stages=stages,
-        min_capability=_least_capability(dtype),
+        min_capability=_least_capability(dtype, turing),
+        max_capability=79 if turing else 0,
     )
 
 
-def _least_capability(dtype: str) -> int:
-    return 80 if dtype == "bf16" else 75
+def _least_capability(dtype: str, turing: bool) -> int:
+    """Half precision needs the tensor cores of 8.0. On 7.5 Triton multiplies with ordinary multiply-adds."""
+    return 0 if dtype == "fp32" or turing else 80
 
 
 def _half_variants(dtype: str) -> list[Variant]:
@@ -208,6 +218,19 @@ def _half_variants(dtype: str) -> list[Variant]:
     ]
 
 
+def _turing_variants() -> list[Variant]:
+    """float16 before 8.0: blocks that ordinary multiply-adds hold in registers."""
+    return [
+        _dense("fp16", 32, 2, 64, 32, 8, turing=True),
+        _dense("fp16", 64, 2, 64, 32, 8, turing=True),
+        _dense("fp16", 32, 1, 32, 32, 4, whole_rows=False, turing=True),
+        _dense("fp16", 32, 1, 32, 32, 4, whole_rows=False, bias=True, turing=True),
+        _graph("fp16", 16, 256, 16, 8, 4, turing=True),
+        _graph("fp16", 16, 512, 16, 8, 4, turing=True),
+        _graph("fp16", 16, 64, 16, 4, streamed=True, turing=True),
+    ]
+
+
 def _single_variants() -> list[Variant]:
     """float32: ordinary multiply-adds, never TF32."""
     return [
@@ -233,4 +256,6 @@ def _numbered(blocks: dict[int, list[Variant]]) -> tuple[Variant, ...]:
 
 
 #: All of them; of those that fit a problem, the first is the automatic choice. Append within a block, never insert.
-VARIANTS = _numbered({100: _single_variants(), 200: _half_variants("fp16"), 300: _half_variants("bf16")})
+VARIANTS = _numbered(
+    {100: _single_variants(), 400: _turing_variants(), 200: _half_variants("fp16"), 300: _half_variants("bf16")}
+)

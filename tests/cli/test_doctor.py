@@ -56,6 +56,41 @@ def test_libraries_are_really_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert any(isa in found["libraries/libkeygraph_cpu.so"].detail for isa in ("baseline", "avx2", "avx512"))
 
 
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+@pytest.mark.parametrize("capability", [70, 90])
+def test_what_the_gpu_library_is_built_for(tmp_path: Path, capability: int) -> None:
+    try:
+        library = plugins.library("cuda")
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
+    (tmp_path / "driver.c").write_text(
+        f"""
+        int cuInit(unsigned flags) {{ return 0; }}
+        int cuDeviceGetCount(int* count) {{ *count = 1; return 0; }}
+        int cuDeviceGetAttribute(int* value, int which, int device) {{
+          *value = which == 75 ? {capability // 10} : {capability % 10};
+          return 0;
+        }}
+        """
+    )
+    driver = tmp_path / "libfake.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", driver, tmp_path / "driver.c"], check=True)
+    said = environment._check_cuda(library, str(driver))
+    assert said.startswith("loads; built for sm_")
+    built, _, used = said.partition("; ")[2].partition("; ")
+    targets = [target for target in (f"sm_{capability}", "PTX of 8.0") if target in built.split(" for ")[1].split(", ")]
+    assert used == (
+        f"GPU 0 uses {targets[0]}" if targets and capability >= 80 else f"nothing for GPU 0, an sm_{capability}"
+    )
+    assert environment._check_cuda(library, "libnothing.so").count(";") == 1
+
+
+def test_targets_have_names() -> None:
+    assert [environment._target(number) for number in (80, 121, 1080, 1100)] == [
+        "sm_80", "sm_121", "PTX of 8.0", "PTX of 10.0",
+    ]  # fmt: skip
+
+
 def test_the_tiny_model_is_what_it_says() -> None:
     from onnx import TensorProto, helper
 
@@ -87,6 +122,7 @@ def test_missing_libraries_are_no_failure(monkeypatch: pytest.MonkeyPatch, capsy
     finding = found["libraries/libkeygraph_ort.so"]
     assert (finding.state, finding.remedy) == (MISSING, "pip install the-line")
     assert "own functions" in finding.detail
+    assert "on NVIDIA GPUs" in found["libraries/libkeygraph_cuda.so"].detail
 
 
 def test_a_broken_library_is_a_failure(
@@ -97,7 +133,7 @@ def test_a_broken_library_is_a_failure(
     monkeypatch.setattr(plugins, "library", lambda _host: broken)
     code, found = diagnosis(capsys)
     assert code == 1
-    for name in ("libraries/libkeygraph_ort.so", "libraries/libkeygraph_cpu.so"):
+    for name in ("libraries/libkeygraph_ort.so", "libraries/libkeygraph_cpu.so", "libraries/libkeygraph_cuda.so"):
         assert found[name].state == BROKEN
         assert "broken.so" in found[name].detail
         assert found[name].remedy.startswith("pip install --force-reinstall")

@@ -176,16 +176,24 @@ def four_sizes(x: np.ndarray, heads: int) -> np.ndarray:
 
 @functools.cache
 def session(
-    op: str, dtype: type, bias: bool, scale: float | None, threads: int, functions: bool, heads: int | None = None
+    op: str,
+    dtype: type | str,
+    bias: bool,
+    scale: float | None,
+    threads: int,
+    functions: bool,
+    heads: int | None = None,
+    provider: str = "CPUExecutionProvider",
 ) -> Any:
     """A session of one node, of run-time shapes: with our library, or with the operators as functions instead.
 
-    `heads`: of the form with three sizes.
+    `dtype`: NumPy's, or "bfloat16". `heads`: of the form with three sizes. `provider`: must run the node itself.
     """
     import onnx
     import onnxruntime
 
-    element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    bfloat16 = onnx.TensorProto.BFLOAT16
+    element = bfloat16 if dtype == "bfloat16" else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     value = onnx.helper.make_tensor_value_info
     attributes: dict[str, Any] = {"plugin_namespace": "keygraph", "plugin_version": "1"}
     if op == "KeyGraph":
@@ -224,9 +232,11 @@ def session(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    if provider != "CPUExecutionProvider":
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     if not functions:
         options.register_custom_ops_library(str(native("onnxruntime")))
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[provider])
 
 
 def to_torch(array: np.ndarray, device: str = "cpu") -> Any:
@@ -300,14 +310,21 @@ class OnnxRuntime:
 
     dtypes = (np.float32, np.float16)
 
-    def __init__(self, threads: int = 2, functions: bool = False, heads_last: bool = False) -> None:
+    def __init__(
+        self,
+        threads: int = 2,
+        functions: bool = False,
+        heads_last: bool = False,
+        provider: str = "CPUExecutionProvider",
+    ) -> None:
         self.finite_only = functions
+        self.provider = provider
         self.heads_last = heads_last
         self.threads = threads
         self.functions = functions
 
     def key_graph(self, query: np.ndarray, key: np.ndarray, k: int) -> np.ndarray:
-        run = session("KeyGraph", query.dtype.type, False, None, self.threads, self.functions)
+        run = session("KeyGraph", query.dtype.type, False, None, self.threads, self.functions, None, self.provider)
         return run.run(None, {"query": query, "key": key, "k": np.array([k])})[0]
 
     def key_graph_attention(
@@ -323,7 +340,16 @@ class OnnxRuntime:
             scale = q.shape[3] ** -0.5  # a function's attribute cannot have a default that depends on a shape
         heads = q.shape[1]
         form = heads if self.heads_last else None
-        run = session("KeyGraphAttention", q.dtype.type, bias is not None, scale, self.threads, self.functions, form)
+        run = session(
+            "KeyGraphAttention",
+            q.dtype.type,
+            bias is not None,
+            scale,
+            self.threads,
+            self.functions,
+            form,
+            self.provider,
+        )
         if self.heads_last:
             q, k, v = (three_sizes(x) for x in (q, k, v))
         feeds = {"q": q, "k": k, "v": v, "graph": graph} | ({} if bias is None else {"bias": bias})

@@ -10,6 +10,7 @@ import operator_oracle as oracle
 import pytest
 from operator_cases import (
     ATTENTION_CASES,
+    FLOATS,
     GRAPH_CASES,
     TOLERANCE,
     AttentionCase,
@@ -36,6 +37,9 @@ def with_dtypes(hosts: dict[str, Any]) -> pytest.MarkDecorator:
 
 every_graph_case = pytest.mark.parametrize("case", GRAPH_CASES, ids=lambda case: case.name)
 every_attention_case = pytest.mark.parametrize("case", ATTENTION_CASES, ids=lambda case: case.name)
+
+
+every_dtype = pytest.mark.parametrize("dtype", FLOATS, ids=[str(np.dtype(dtype)) for dtype in FLOATS])
 
 
 @functools.cache
@@ -85,8 +89,14 @@ def test_threads_do_not_matter(threaded: str, dtype: type) -> None:
 
 
 @pytest.mark.parametrize("isa", instruction_sets())
-def test_graph_of_a_window_with_itself_is_the_same_as_with_a_copy(isa: str) -> None:
+@every_dtype
+@pytest.mark.parametrize("shape", [(2, 1, 200, 30), (16, 1, 64, 30), (8, 2, 256, 7), (16, 1, 512, 3)])
+def test_graph_of_a_window_with_itself_is_the_same_as_with_a_copy(
+    isa: str, dtype: type, shape: tuple[int, ...]
+) -> None:
     """Whatever is made of query and key being one tensor, the bits must not show it."""
-    query = np.random.default_rng(3).standard_normal((2, 1, 200, 30)).astype(np.float32)
+    query = np.random.default_rng(3).standard_normal(shape).astype(dtype)
+    query[:, :, 5::11] = np.nan
+    query[:, :, 1::7] = query[:, :, ::7][:, :, : query[:, :, 1::7].shape[2]]  # ties
     host = Cpu(isa)
     np.testing.assert_array_equal(host.key_graph(query, query, 50), host.key_graph(query, query.copy(), 50))

@@ -223,6 +223,22 @@ class TestOnnxRuntime:
         feeds = {"q": x, "k": x, "v": x, "graph": np.ones((1, 1, 4, 1), np.int32)}
         assert message in self.failure(run.run, None, feeds)
 
+    def test_bfloat16(self) -> None:
+        """The third storage type: what the C interface computes."""
+        import onnxruntime
+        from onnx import TensorProto
+
+        q, k, v = (np.ones((1, 2, 4, 8), np.uint16) * number for number in (0x3F80, 0x3F00, 0x4040))
+        graph = np.full((1, 1, 4, 1), 0b11, np.int32)
+        inputs = {"q": q, "k": k, "v": v}
+        run = session("KeyGraphAttention", "bfloat16", False, None, 1, False)
+        make = onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type
+        values = {name: make(array, TensorProto.BFLOAT16) for name, array in inputs.items()}
+        (output,) = run.run_with_ort_values(None, values | {"graph": onnxruntime.OrtValue.ortvalue_from_numpy(graph)})
+        assert output.data_type() == "tensor(bfloat16)"
+        assert output.shape() == [1, 2, 4, 8]
+        assert set((ctypes.c_uint16 * 64).from_address(output.data_ptr())) == {0x4040}
+
     def test_wrong_type_is_refused_when_the_model_is_loaded(self) -> None:
         with pytest.raises(Exception, match="KeyGraph"):
             session("KeyGraph", np.float64, False, None, 1, False)

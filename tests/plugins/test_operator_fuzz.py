@@ -34,13 +34,17 @@ def exact_values(random: np.random.Generator, shape: tuple[int, ...], special: s
 @given(data=st.data())
 def test_key_graph(isa: str, data: Any) -> None:
     rows, nodes, channels = data.draw(sizes), data.draw(st.integers(1, 200)), data.draw(st.integers(1, 9))
-    k = data.draw(st.integers(1, nodes + 3))
     special = data.draw(st.sampled_from(["none", "zeros", "nan", "infinite"]))
     random = np.random.default_rng(data.draw(st.integers(0, 1 << 32)))
     dtype = data.draw(dtypes)
-    query = exact_values(random, (1, 2, rows, channels), special).astype(dtype)
-    same = rows == nodes and data.draw(st.booleans())
-    key = query if same else exact_values(random, (1, 2, nodes, channels), special).astype(dtype)
+    windows = 2
+    same = data.draw(st.booleans())
+    if same:  # many windows of whole blocks of rows may go another way
+        windows = data.draw(st.sampled_from([2, 16]))
+        rows = nodes = data.draw(st.sampled_from([rows, 32, 64]))
+    k = data.draw(st.integers(1, nodes + 3))
+    query = exact_values(random, (1, windows, rows, channels), special).astype(dtype)
+    key = query if same else exact_values(random, (1, windows, nodes, channels), special).astype(dtype)
     oracle.check_graph(Cpu(isa).key_graph(query, key, k), query, key, k, exact=True)
 
 

@@ -52,7 +52,7 @@ else:
     print(peak(host, lambda: host.key_graph_attention(q, key, v, graph)))
 """
 
-CASES = [(4, 6, 256, 30, 64), (2, 6, 1024, 30, 256), (1, 1, 16384, 30, 512)]
+CASES = [(4, 6, 256, 30, 64), (16, 1, 512, 30, 64), (2, 6, 1024, 30, 256), (1, 1, 16384, 30, 512)]
 
 
 def measure(case: tuple[int, ...], operator: str, isa: str, threads: int) -> float:

@@ -5,6 +5,10 @@ Their numbers are tested by the conformance suite.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from keygraph.plugins.torch import (
@@ -17,6 +21,7 @@ from keygraph.plugins.torch import (
     unpack_graph,
     use_attention,
 )
+from keygraph.plugins.torch.flex import block_mask
 
 
 def arguments(bias: bool = False, nodes: int = 40) -> tuple:
@@ -41,7 +46,7 @@ def test_opcheck_attention(bias: bool) -> None:
     torch.library.opcheck(torch.ops.keygraph.key_graph_attention.default, inputs)
 
 
-@pytest.mark.parametrize("implementation", ["mask", "gather", "sdpa"])
+@pytest.mark.parametrize("implementation", ["mask", "gather", "sdpa", "flex"])
 def test_gradients_are_those_of_the_definition(implementation: str) -> None:
     q, k, v, graph, bias, scale, _ = arguments(bias=True)
     selected = unpack_graph(graph, 40)
@@ -59,6 +64,68 @@ def test_gradients_are_those_of_the_definition(implementation: str) -> None:
         ours = gradients(lambda q, k, v, bias: key_graph_attention(q, k, v, graph, bias, scale))
     for mine, expected in zip(ours, gradients(plain), strict=True):
         torch.testing.assert_close(mine, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [False, True], ids=["plain", "bias"])
+def test_flex_gives_the_reference_result(bias: bool) -> None:
+    """FlexAttention compiles for CPUs too: groups, bias, more than one block of nodes, a row with nothing selected."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 150, 7) for _ in range(3))
+    selected = torch.rand(1, 1 + bias, 150, 150) < 0.2
+    selected[..., 3, :] = False
+    selected[..., :128, 64:] &= torch.rand(64 + 22) < 0.5
+    graph, added = pack_graph(selected), torch.randn(2, 150, 150) if bias else None
+    expected = key_graph_attention(q, k, v, graph, added)
+    with use_attention("flex"):
+        torch.testing.assert_close(key_graph_attention(q, k, v, graph, added), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_flex_skips_blocks_without_a_bit() -> None:
+    selected = torch.zeros(1, 1, 300, 520, dtype=torch.bool)
+    selected[0, 0, 5, 400] = selected[0, 0, 299, 0] = selected[0, 0, 299, 519] = True
+    blocks = block_mask(pack_graph(selected), 520)
+    assert blocks.kv_num_blocks.tolist() == [[[1, 0, 2]]]
+    assert blocks.kv_indices[0, 0, 0, :1].tolist() == [3]
+    assert blocks.kv_indices[0, 0, 2, :2].tolist() == [0, 4]
+
+
+def test_without_triton_its_absence_is_the_message() -> None:
+    code = """
+import sys
+sys.modules["triton"] = None
+import torch
+from keygraph.errors import MissingDependencyError
+from keygraph.plugins.torch import key_graph, key_graph_attention, use_attention
+x = torch.randn(1, 1, 4, 2)
+graph = key_graph(x, x, torch.tensor([2]))
+key_graph_attention(x, x, x, graph)
+for _ in range(2):
+    try:
+        with use_attention("triton"):
+            key_graph_attention(x, x, x, graph)
+    except MissingDependencyError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.count("pip install triton") == 2
+
+
+def test_kernels_on_the_cpu_need_the_interpreter() -> None:
+    pytest.importorskip("triton")
+    code = """
+import torch
+from keygraph.errors import InputError
+from keygraph.plugins.torch import key_graph, key_graph_attention, use_attention
+x = torch.randn(1, 1, 4, 2)
+try:
+    with use_attention("triton"):
+        key_graph_attention(x, x, x, key_graph(x, x, torch.tensor([2])))
+except InputError as error:
+    print(error)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert "need a CUDA device" in done.stdout
 
 
 class Both(torch.nn.Module):
@@ -125,7 +192,7 @@ def test_shapes_that_do_not_fit_are_errors() -> None:
 
 
 def test_unknown_attention_is_an_error() -> None:
-    with pytest.raises(ValueError, match="choose one of mask, gather, sdpa"), use_attention("magic"):
+    with pytest.raises(ValueError, match="choose one of mask, gather, sdpa, flex, triton"), use_attention("magic"):
         pass
 
 

@@ -77,6 +77,9 @@ def test_every_variant_of_key_graph(variant: Any) -> None:
 def test_key_graph_attention(kernel: str, case: AttentionCase) -> None:
     """Each kernel with every case that one of its variants takes."""
     dtype = "fp16" if kernel == "skip" else "fp32"
+    # One row per program: more of them are only more of the same, except where each has its own node.
+    if kernel == "gather" and case.name != "one selected":
+        case = dataclasses.replace(case, rows=min(case.rows, 6))
     host = Triton.fitting(kernel, dtype, case)
     if host is None:
         pytest.skip(f"no {kernel} variant fits")

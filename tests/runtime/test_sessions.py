@@ -96,7 +96,7 @@ def test_a_folder_and_an_unknown_suffix(tmp_path: Path) -> None:
     folder.mkdir()
     with pytest.raises(InputError, match="folder"):
         keygraph.load(folder)
-    with pytest.raises(InputError, match=r"ends with \.onnx, \.ckpt"):
+    with pytest.raises(InputError, match=r"ends with \.onnx, \.plan, \.ckpt"):
         keygraph.load(tmp_path / "model.bin")
 
 

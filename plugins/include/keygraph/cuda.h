@@ -6,6 +6,9 @@
  * All tensors, k too, are in memory of the device whose context is current. Calls only enqueue work on `stream`: they
  * never wait for the device, allocate no device memory, and may be captured in a CUDA graph once the kernel has been
  * loaded (keygraph_cuda_prepare, or any earlier call with the same shape in the same context). Safe from any thread.
+ *
+ * Every address must be a multiple of its element's size; some variants, which the automatic choice then passes over, ask
+ * for more, at most 16 bytes: a tensor's start always will do, a slice of one may not (KEYGRAPH_BAD_ALIGNMENT).
  */
 #ifndef KEYGRAPH_CUDA_H
 #define KEYGRAPH_CUDA_H

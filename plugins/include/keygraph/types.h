@@ -38,7 +38,8 @@ typedef enum keygraph_status {
   KEYGRAPH_BAD_ISA = 7,
   KEYGRAPH_NO_DRIVER = 8,   /* libcuda cannot be opened, or has no device or no current context */
   KEYGRAPH_NO_KERNEL = 9,   /* no embedded kernel fits the device, or the variant not the problem */
-  KEYGRAPH_CUDA_FAILED = 10 /* a call of the driver failed: keygraph_cuda_error */
+  KEYGRAPH_CUDA_FAILED = 10, /* a call of the driver failed: keygraph_cuda_error */
+  KEYGRAPH_BAD_ALIGNMENT = 11
 } keygraph_status;
 
 /* query [batch, groups, rows, channels], key [batch, groups, nodes, channels],

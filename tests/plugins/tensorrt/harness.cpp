@@ -261,6 +261,7 @@ void find_formats(IPluginV3OneBuild& build, std::vector<DynamicPluginTensorDesc>
                   std::vector<std::vector<PluginTensorDesc>>& found) {
   const auto count = static_cast<int32_t>(tensors.size());
   if (next == count) {
+    if (static_cast<int32_t>(found.size()) == build.kDEFAULT_FORMAT_COMBINATION_LIMIT) throw Broken("too many formats");
     found.emplace_back();
     for (const DynamicPluginTensorDesc& tensor : tensors) found.back().push_back(tensor.desc);
     return;
@@ -505,6 +506,13 @@ void run(const std::string& path, bool device, Case& play) {
   }
   if (!memory) memory = host_memory();  // without a device nothing looks at it
   play_all(play, *wanted, *memory, reinterpret_cast<Launched>(dlsym(library, "keygraph_test_launched")));
+
+  // A driver of the tests' making says what it was asked.
+  if (void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD))
+    if (const auto asked = reinterpret_cast<const char* (*)()>(dlsym(driver, "fake_log"))) {
+      std::istringstream lines(asked());
+      for (std::string line; std::getline(lines, line);) say("driver", line);
+    }
 
   // Deserialized without a logger, an error must not bring the process down.
   set_finder(nullptr);

@@ -2,7 +2,8 @@
 //
 // The GPU operators' C interface, computed by the CPU kernels in host memory: with it the plugin's whole life is tested
 // to the numbers on a machine without a GPU. The "device" has four variants, two per operator: one that fits everything
-// and one with a limit. KEYGRAPH_TEST_NO_DEVICE in the environment takes the device away.
+// and one with a limit. In the environment, KEYGRAPH_TEST_NO_DEVICE takes the device away, KEYGRAPH_TEST_UNALIGNED says that
+// the tensors' addresses fit the automatic choice only.
 #include <algorithm>
 #include <cstdlib>
 #include <set>
@@ -42,7 +43,10 @@ int32_t give(const std::vector<keygraph_variant>& all, int32_t capability, keygr
 template <class Call>
 keygraph_status launch(const std::vector<keygraph_variant>& all, keygraph_variant variant, Call call) {
   if (no_device()) return fail(KEYGRAPH_NO_DRIVER, "there is no device");
-  if (variant == KEYGRAPH_AUTOMATIC) variant = all.front();
+  if (variant == KEYGRAPH_AUTOMATIC)
+    prepared.insert(variant = all.front());
+  else if (std::getenv("KEYGRAPH_TEST_UNALIGNED"))
+    return fail(KEYGRAPH_NO_KERNEL, "the addresses are not aligned");
   if (std::find(all.begin(), all.end(), variant) == all.end())
     return fail(KEYGRAPH_NO_KERNEL, "variant " + std::to_string(variant) + " does not fit");
   if (!prepared.count(variant)) return fail(KEYGRAPH_CUDA_FAILED, "variant " + std::to_string(variant) + " was not prepared");

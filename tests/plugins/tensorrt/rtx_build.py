@@ -1,4 +1,4 @@
-"""Parse a model with TensorRT-RTX and build an engine for another GPU; a process of its own, for what it does to itself.
+"""Parse a model with TensorRT-RTX and build an engine for another GPU; in a process of its own, where it may die.
 
     rtx_build.py MODEL [PLUGIN_LIBRARY]
 

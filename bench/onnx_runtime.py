@@ -1,0 +1,75 @@
+"""Our operators on the CPU, as they are used there: in an ONNX Runtime session with our library.
+
+`functions`, where given, are the operators' bodies in standard ONNX operators, which are then used instead of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..plugins import library
+from .problem import Inputs
+from .ways import Call
+
+
+def our_attention(inputs: Inputs, functions: Sequence[Any] = ()) -> Call:
+    """One inference of a KeyGraphAttention node."""
+    tensors = {"q": inputs.q, "k": inputs.k, "v": inputs.v, "graph": inputs.graph}
+    output = torch.empty_like(inputs.q)
+    return _node("KeyGraphAttention", list(tensors), tensors, output, functions, scale=inputs.scale)
+
+
+def our_graph(inputs: Inputs, functions: Sequence[Any] = ()) -> Call:
+    """One inference of a KeyGraph node, query and key being one tensor."""
+    tensors = {"query": inputs.nodes, "k": torch.tensor([inputs.neighbours])}
+    return _node("KeyGraph", ["query", "query", "k"], tensors, torch.empty_like(inputs.graph), functions)
+
+
+def _node(
+    op: str,
+    inputs: list[str],
+    tensors: dict[str, Tensor],
+    output: Tensor,
+    functions: Sequence[Any],
+    **attributes: Any,
+) -> Call:
+    """A session of one node with bound inputs, on as many threads as PyTorch has."""
+    import onnx
+    import onnxruntime
+
+    numbers = {
+        torch.float32: onnx.TensorProto.FLOAT,
+        torch.float16: onnx.TensorProto.FLOAT16,
+        torch.int32: onnx.TensorProto.INT32,
+        torch.int64: onnx.TensorProto.INT64,
+    }
+    value = onnx.helper.make_tensor_value_info
+    node = onnx.helper.make_node(op, inputs, ["output"], domain="keygraph", **attributes)
+    values = [value(name, numbers[tensor.dtype], list(tensor.shape)) for name, tensor in tensors.items()]
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([node], op, values, [value("output", numbers[output.dtype], None)]),
+        opset_imports=[onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("keygraph", 1)],
+        functions=list(functions),
+        ir_version=10,
+    )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    if not functions:
+        options.register_custom_ops_library(str(library("onnxruntime")))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    binding = session.io_binding()
+    for name, tensor in tensors.items():
+        binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(tensor.numpy()))
+    # Into memory of our own: asking for the result would copy it.
+    element = output.numpy().dtype
+    binding.bind_output("output", "cpu", 0, element, list(output.shape), output.data_ptr())
+
+    def call() -> Tensor:
+        session.run_with_iobinding(binding)
+        return output
+
+    return call

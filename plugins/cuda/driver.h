@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The part of the CUDA driver API that the launcher uses, declared by ourselves and opened at run time, so that nothing
+// links against CUDA. driver_check.cpp holds the declarations against the official header.
+#pragma once
+
+#include <cstddef>
+
+// The official, opaque types.
+struct CUctx_st;
+struct CUfunc_st;
+struct CUmod_st;
+struct CUstream_st;
+
+namespace keygraph::cuda {
+
+enum Result : int { kSuccess = 0 };
+
+enum DeviceAttribute : int {
+  kCapabilityMajor = 75,
+  kCapabilityMinor = 76,
+  kMaxSharedBytesPerBlock = 97,  // what a kernel that asks for it can have
+};
+
+enum FunctionAttribute : int { kMaxDynamicSharedBytes = 8 };
+
+// A kernel can have so much shared memory without asking.
+constexpr int kSharedBytesUnasked = 48 * 1024;
+
+// clang-format off
+struct Driver {
+  Result (*Init)(unsigned flags);
+  Result (*GetErrorName)(Result error, const char** name);
+  Result (*GetErrorString)(Result error, const char** text);
+  Result (*CtxGetCurrent)(CUctx_st** context);
+  Result (*CtxGetId)(CUctx_st* context, unsigned long long* id);  // since CUDA 12; null where it is missing
+  Result (*CtxGetDevice)(int* device);
+  Result (*DeviceGetAttribute)(int* value, DeviceAttribute attribute, int device);
+  Result (*ModuleLoadData)(CUmod_st** module, const void* image);
+  Result (*ModuleGetFunction)(CUfunc_st** function, CUmod_st* module, const char* name);
+  Result (*FuncSetAttribute)(CUfunc_st* function, FunctionAttribute attribute, int value);
+  Result (*LaunchKernel)(CUfunc_st* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
+                         unsigned block_y, unsigned block_z, unsigned shared_bytes, CUstream_st* stream,
+                         void** parameters, void** extra);
+};
+// clang-format on
+
+// Opens libcuda.so.1 and initialises it at the first call; throws Failure (KEYGRAPH_NO_DRIVER), and tries again at the
+// next one.
+const Driver& driver();
+
+// Throws Failure (KEYGRAPH_CUDA_FAILED) with the driver's words for a result other than success.
+void check(const Driver& driver, Result result, const char* call);
+
+}  // namespace keygraph::cuda

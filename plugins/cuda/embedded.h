@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What is embedded: the list of variants, and their code for every target. plugins/cuda/compile.py makes the tables.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "keygraph/types.h"
+
+namespace keygraph::cuda {
+
+// The fields of plugins/triton/variants.py; 0 is no limit, or a block that holds all there are.
+struct Variant {
+  int32_t number;
+  const char* name;
+  bool attention;  // otherwise KeyGraph
+  keygraph_dtype dtype;
+  int32_t block_rows, block_value_channels, block_heads;
+  int32_t max_channels, max_value_channels, max_nodes, max_groups, channel_multiple;
+  bool bias;
+};
+
+// In the order of preference.
+extern const Variant variants[];
+extern const size_t variant_count;
+
+// One variant's code for one target.
+struct Image {
+  int32_t variant;
+  const char* function;
+  int32_t parameters;  // with those that Triton adds at the end
+  int32_t threads, shared_bytes;
+  size_t offset, stored_bytes, bytes;
+};
+
+// All code for one compute capability, or PTX (number 1000 + capability). Images are in the order of the variants.
+struct Target {
+  int32_t number;
+  const Image* images;
+  size_t image_count;
+  const unsigned char* data;
+  bool compressed;
+
+  bool is_ptx() const { return number >= 1000; }
+  int32_t capability() const { return number % 1000; }
+};
+
+// In rising order of their numbers.
+extern const Target* const targets[];
+extern const size_t target_count;
+
+// An image as the driver wants it.
+std::vector<char> code_of(const Target& target, const Image& image);
+
+}  // namespace keygraph::cuda

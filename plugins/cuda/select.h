@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Which target a device uses, and which variants can compute a problem on it. Knows nothing of the driver.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "embedded.h"
+#include "failure.h"
+
+namespace keygraph::cuda {
+
+// What a variant is chosen by. Sizes that the operator does not have are 1.
+struct Problem {
+  bool attention;
+  keygraph_dtype dtype;
+  bool bias;
+  int64_t windows;  // KeyGraph: batch x groups; KeyGraphAttention: batch
+  int64_t heads, groups, rows, nodes, channels, value_channels;
+  bool heads_last;
+  int64_t alignment = 16;  // bytes that the tensors' addresses are multiples of
+};
+
+Problem problem_of(const keygraph_graph_shape& shape, keygraph_dtype dtype);
+Problem problem_of(const keygraph_attention_shape& shape, keygraph_dtype dtype, bool bias);
+
+// The target for devices of a compute capability (90 for 9.0), or null. PTX only where no machine code runs there, or
+// where nothing else is wanted.
+const Target* target_for(int32_t capability);
+const Target* ptx_for(int32_t capability);
+
+// Shared memory that a block of threads can have there, in bytes.
+int32_t shared_bytes_for(int32_t capability);
+
+struct Usable {
+  const Variant* variant;
+  const Target* target;
+  const Image* image;
+};
+
+// The variants of a target that fit into so much shared memory, in the order of preference.
+std::vector<Usable> usable_variants(const Target* target, int32_t shared_bytes);
+
+const Variant* variant_of(int32_t number);
+
+// Why a variant cannot compute a problem. The last two remain where all else fits: an answer says those first.
+enum class Misfit { kNone, kOperator, kDtype, kBias, kChannels, kValueChannels, kNodes, kMultiple, kGroups, kSize, kAlignment };
+Misfit misfit(const Variant& variant, const Problem& problem);
+Failure explain(Misfit why, const Variant& variant, const Problem& problem);
+
+// How many programs compute a problem.
+int64_t grid_of(const Variant& variant, const Problem& problem);
+
+// Throws Failure (KEYGRAPH_NO_KERNEL): "... has no code for compute capability 7.0 ...".
+[[noreturn]] void throw_no_target(int32_t capability);
+
+}  // namespace keygraph::cuda

@@ -1,0 +1,255 @@
+"""An engine that TensorRT or TensorRT-RTX built, run without PyTorch and with its copies overlapped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import plugins
+from ..errors import InputError, KeygraphError
+from ..files import atomic_path
+from ..manifest import Manifest
+from . import sidecar as sidecars
+from .device import Device
+from .notices import warn
+from .overlap import Overlap
+from .sidecar import Sidecar
+from .sizing import REBUILD
+from .tensorrt_backend import Backend, load_backend, load_plugins
+from .tensorrt_engine import Engine
+
+
+class TensorRtSession:
+    """Runs an engine that `keygraph build` made. One session for one thread at a time.
+
+    Everything that can be known before the engine's first byte is deserialized is checked before: the sidecar says what
+    it was built by, for which GPU and with which plugin library.
+
+    Parameters
+    ----------
+    path
+        The engine; its sidecar lies beside it.
+    device
+        The GPU; it is chosen before TensorRT is called for the first time.
+    library
+        ``"auto"``: the installed plugin library, where the engine needs one; a path: that library.
+    allow_host_code
+        Whether an engine may run code of its own on this machine's processor, as version-compatible ones do: only for
+        engines from somebody you trust.
+    notice
+        Takes lines that a user should see.
+
+    Raises
+    ------
+    MissingDependencyError
+        TensorRT, CUDA's bindings or the plugin library are not installed.
+    InputError
+        There is no such GPU; the file or its sidecar is missing, damaged, or of another TensorRT, GPU or plugin
+        library; the engine needs more memory than the GPU has.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        device: Device = Device("cuda"),  # noqa: B008 - frozen
+        library: str | os.PathLike[str] | None = "auto",
+        allow_host_code: bool = False,
+        notice: Callable[[str], None] = warn,
+    ) -> None:
+        file = Path(path)
+        if device.kind != "cuda":
+            raise InputError(f"{file} is an engine for a GPU, which does not run on the device {device}; give cuda")
+        sidecar = sidecars.read(file)
+        backend = load_backend(sidecar.backend)
+        plugin = _plugin(sidecar, library)
+        gpu = _open_gpu(device)
+        self._close = weakref.finalize(self, _close, gpu, None, None)
+        here = sidecars.Here(
+            backend.name, backend.version, gpu.gpu.capability, gpu.gpu.name, plugin, allow_host_code=allow_host_code
+        )
+        sidecars.check(file, here, notice)
+        if plugin is not None:
+            load_plugins(backend, plugin)
+        self.manifest: Manifest = sidecar.manifest
+        self._opened = _Opened(backend, file, allow_host_code, gpu, sidecar.engine_sha256)
+        self._engine = Engine(backend, self._opened.engine, self._opened.context, gpu, self._profile_of, file)
+        self._gpu = gpu
+        self._overlap = Overlap(gpu, self._engine.launch)
+        self._close.detach()
+        self._close = weakref.finalize(self, _close, gpu, self._engine, self._overlap)
+        operators = plugin.name if plugin else "the functions in the file"
+        self.description = (
+            f"{backend.name} {backend.version}, {device} ({gpu.gpu.name}, {gpu.gpu.target}), operators from {operators}"
+        )
+
+    def run(self, images: NDArray[np.float32], k: int | None) -> NDArray[np.float32]:
+        """See `Session.run`."""
+        with contextlib.closing(self.run_batches(iter([images]), k)) as results:
+            return next(results).copy()
+
+    def run_batches(
+        self, batches: Iterator[NDArray[np.float32]], k: int | None
+    ) -> Generator[NDArray[np.float32], None, None]:
+        """See `run_batches`.
+
+        A batch of fewer images than the one before it is filled up, so that the same graph serves both.
+        """
+        self._gpu.use()
+        if k is not None:
+            self._engine.set_k(k, self._overlap.compute_stream)
+        together = 0
+
+        def full(shape: Sequence[int]) -> int:
+            nonlocal together
+            together = self._together(shape, together)
+            return together
+
+        scale, channels = self.manifest.scale, self.manifest.out_channels
+
+        def restored(shape: Sequence[int]) -> tuple[int, ...]:
+            return channels, shape[1] * scale, shape[2] * scale
+
+        before = self._engine.shapes
+        try:
+            with contextlib.closing(self._overlap.run(batches, full, restored, self._engine.dtype)) as results:
+                for result in results:
+                    yield result.astype(np.float32, copy=False)
+        finally:  # Whoever has all results need not ask for one more.
+            if self._opened.cache is not None and self._engine.shapes != before:
+                self._opened.cache.save()
+
+    def close(self) -> None:
+        """Free everything on the GPU; the session cannot be used after it."""
+        self._close()
+
+    def _together(self, shape: Sequence[int], before: int) -> int:
+        """How many images a launch takes that restores a batch of this shape, after one that took so many."""
+        count, _, height, width = shape
+        for profile in self.manifest.profiles:
+            least, _, most = profile.batch
+            if profile.takes(max(count, least), height, width):
+                return max(count, least, min(before, most))
+        return count  # `_profile_of` says what the engine takes.
+
+    def _profile_of(self, shape: tuple[int, ...]) -> int:
+        """Number of the first profile that takes images of a shape."""
+        batch, _, height, width = shape
+        for index, profile in enumerate(self.manifest.profiles):
+            if profile.takes(batch, height, width):
+                return index
+        known = "; ".join(
+            f"{profile.batch[0]} to {profile.batch[2]} of {profile.height[0]} x {profile.width[0]} to "
+            f"{profile.height[2]} x {profile.width[2]}"
+            for profile in self.manifest.profiles
+        )
+        raise InputError(
+            f"this engine does not take {batch} images of {height} x {width} pixels, but {known}; choose a tile and a "
+            f"batch within that, or {REBUILD} --tile {max(height, width)} --batch {batch}"
+        )
+
+
+class RuntimeCache:
+    """The kernels that TensorRT-RTX compiled for an engine on this GPU, kept from process to process.
+
+    Parameters
+    ----------
+    cache
+        TensorRT-RTX's object.
+    path
+        The file. One that does not fit this GPU, driver or version is not used, and written anew.
+    """
+
+    def __init__(self, cache: Any, path: Path) -> None:
+        self._cache, self._path, self._size = cache, path, 0
+        with contextlib.suppress(OSError):
+            blob = path.read_bytes()
+            if cache.deserialize(blob):
+                self._size = len(blob)
+
+    def save(self) -> None:
+        """Write the cache where it has grown. It only saves time: what cannot be written is left."""
+        blob = bytes(self._cache.serialize())
+        if len(blob) == self._size:
+            return
+        with contextlib.suppress(OSError, InputError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(self._path) as temporary:
+                temporary.write_bytes(blob)
+            self._size = len(blob)
+
+
+class _Opened:
+    """TensorRT's objects for one engine file, and the runtime, which must outlive them."""
+
+    def __init__(self, backend: Backend, path: Path, allow_host_code: bool, gpu: Any, digest: str) -> None:
+        module = backend.module
+        self.runtime = module.Runtime(backend.log)
+        self.runtime.engine_host_code_allowed = allow_host_code
+        backend.errors()
+        self.engine = self.runtime.deserialize_cuda_engine(path.read_bytes())
+        if self.engine is None:
+            raise InputError(
+                f"{path} does not load in {backend.name} {backend.version}: {backend.errors()}; build it again with: "
+                "keygraph build MODEL.onnx"
+            )
+        self.cache: RuntimeCache | None = None
+        if backend.is_rtx:
+            config = self.engine.create_runtime_config()
+            # Tiles have one shape: its kernels are worth compiling at once, and worth keeping.
+            config.dynamic_shapes_kernel_specialization_strategy = (
+                module.DynamicShapesKernelSpecializationStrategy.EAGER
+            )
+            config.cuda_graph_strategy = module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            cache = config.create_runtime_cache()
+            self.cache = RuntimeCache(cache, cache_folder() / "tensorrt-rtx" / f"{digest[:32]}.cache")
+            config.set_runtime_cache(cache)
+            self.context = self.engine.create_execution_context(config)
+        else:
+            self.context = self.engine.create_execution_context()
+        if self.context is None:
+            free, total = gpu.free_memory()
+            raise InputError(
+                f"{path} needs {self.engine.device_memory_size_v2 / 2**20:,.0f} MiB for its activations, and the GPU "
+                f"has {free / 2**20:,.0f} of {total / 2**20:,.0f} MiB free ({backend.errors()}); build an engine with "
+                "smaller tiles or batches"
+            )
+
+
+def cache_folder() -> Path:
+    """Where keygraph keeps what it can make again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "keygraph"
+
+
+def _open_gpu(device: Device) -> Any:
+    """Open CUDA; a function of its own because cuda-bindings need not be installed to import this module."""
+    from .cuda import Cuda
+
+    return Cuda(device)
+
+
+def _plugin(sidecar: Sidecar, library: str | os.PathLike[str] | None) -> Path | None:
+    """The plugin library for an engine, None where it needs none."""
+    if sidecar.plugin is None:
+        return None
+    if library is None:
+        raise InputError(
+            f"this engine was built with {sidecar.plugin.name} and does not run without it; leave the library out, or "
+            f"build one that does with: {sidecar.command(plugin='none')}"
+        )
+    return plugins.library("tensorrt") if library == "auto" else Path(library)
+
+
+def _close(gpu: Any, engine: Engine | None, overlap: Overlap | None) -> None:
+    # Long after an error of the GPU, freeing fails as well; there is nobody left to tell.
+    with contextlib.suppress(KeygraphError):
+        if engine is not None and overlap is not None:
+            engine.release(overlap.compute_stream)
+            overlap.release()
+        gpu.close()

@@ -1,0 +1,150 @@
+"""Measuring: the floor's arithmetic, whom is compared with whom, and the scripts. No test asserts a time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from keygraph.bench import ways
+from keygraph.bench.floor import GPUS, attention_floor, graph_floor, known_gpu
+from keygraph.bench.operators import Times, measure
+from keygraph.bench.problem import Problem, random_inputs
+from keygraph.bench.timing import cpu_times
+from keygraph.errors import InputError, KeygraphError
+
+BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
+CPU = torch.device("cpu")
+TINY = Problem(2, 3, 40, 5, 7, "float32", 15)
+
+
+def test_the_floor_is_what_the_formulas_say() -> None:
+    gpu = GPUS["H200"]
+    problem = Problem(64, 6, 1024, 30, 256)
+    floor = attention_floor(problem, gpu)
+    scores = 64 * 6 * 1024 * 1024
+    # Two products of 2 operations on heads of 32; the exponentials of 132 x 16 units.
+    assert floor.products == pytest.approx(scores * 2 * 2 * 32 / 989.4e12 * 1e3)
+    assert floor.exponentials == pytest.approx(scores / (132 * 16 * 1.83e9) * 1e3)
+    assert floor.memory == pytest.approx((4 * 64 * 6 * 1024 * 30 * 2 + 64 * 1024 * 128) / 4800e9 * 1e3)
+    assert (floor.limit, floor.milliseconds) == ("exponentials", floor.exponentials)
+    graph = graph_floor(problem, gpu)
+    assert graph.products == pytest.approx(2 * 64 * 1024 * 1024 * 180 / 989.4e12 * 1e3)
+    assert graph.memory == pytest.approx((64 * 1024 * 180 * 2 + 64 * 1024 * 128) / 4800e9 * 1e3)
+    single = graph_floor(Problem(64, 6, 1024, 30, 256, "float32"), gpu)
+    assert single.limit == "products"
+    assert single.products == pytest.approx(2 * 64 * 1024 * 1024 * 180 / 66.9e12 * 1e3)
+
+
+def test_gpus_are_known_by_their_names() -> None:
+    assert known_gpu("NVIDIA H200") is GPUS["H200"]
+    assert known_gpu("NVIDIA H100 80GB HBM3") is GPUS["H100"]
+    assert known_gpu("NVIDIA H100 PCIe") is GPUS["H100 PCIe"]
+    assert known_gpu("NVIDIA A100-SXM4-40GB") is GPUS["A100"]
+    assert known_gpu("NVIDIA A100 80GB PCIe") is GPUS["A100 80GB PCIe"]
+    assert known_gpu("NVIDIA L40") is GPUS["L40"]
+    assert known_gpu("NVIDIA GeForce RTX 4090") is GPUS["RTX 4090"]
+    assert known_gpu("NVIDIA GeForce GT 1030") is None
+    assert known_gpu("x86_64") is None
+
+
+def test_problems_that_cannot_be_are_errors() -> None:
+    with pytest.raises(InputError, match="heads is 0; give at least 1"):
+        Problem(1, 0, 8, 4, 2)
+    with pytest.raises(InputError, match="k is 9; give at most the 8 nodes"):
+        Problem(1, 1, 8, 4, 9)
+    with pytest.raises(InputError, match="choose one of float32, float16, bfloat16"):
+        Problem(1, 1, 8, 4, 2, "int8")
+
+
+def test_everyone_is_measured_and_agrees() -> None:
+    times = measure(TINY, CPU, rounds=1)
+    attention, graph = times["KeyGraphAttention"], times["KeyGraph"]
+    assert not attention.failures
+    assert not graph.failures
+    assert list(attention.milliseconds) == ["ours", "sdpa", "flex", "sdpa, padded", "flex, padded", "mask", "gather"]
+    assert list(graph.milliseconds) == ["ours", "topk + scatter", "topk"]
+    assert all(value > 0 for each in times.values() for value in each.milliseconds.values())
+    assert json.loads(json.dumps(attention.as_json()))["ratios"].keys() == attention.milliseconds.keys() - {"ours"}
+
+
+def test_a_rival_that_is_wrong_ends_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ways, "attention_rivals", lambda *_: {"wrong": lambda inputs: lambda: inputs.v})
+    with pytest.raises(KeygraphError, match="wrong and our attention differ"):
+        measure(TINY, CPU, rounds=1)
+    monkeypatch.setattr(ways, "GRAPH_RIVALS", {"wrong": lambda inputs: lambda: torch.zeros(2, 1, 40, 7).long()})
+    with pytest.raises(KeygraphError, match="wrong and our graph share"):
+        measure(TINY, CPU, rounds=1)
+
+
+def test_a_rival_that_cannot_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def greedy(_inputs: object) -> ways.Call:
+        raise torch.OutOfMemoryError("out of memory: tried to allocate everything\nand more")
+
+    monkeypatch.setattr(ways, "attention_rivals", lambda *_: {"greedy": greedy})
+    times = measure(TINY, CPU, rounds=1)["KeyGraphAttention"]
+    assert times.failures == {"greedy": "out of memory: tried to allocate everything"}
+    assert times.ratio("greedy") is None
+
+
+def test_chunks_do_not_change_what_is_gathered() -> None:
+    inputs = random_inputs(TINY, CPU)
+    torch.testing.assert_close(ways.gather(1)(inputs)(), ways.gather(None)(inputs)())
+
+
+def test_the_fastest_rival_counts() -> None:
+    times = Times({"ours": 2.0, "slow": 9.0, "quick": 3.0})
+    assert times.ratio("slow", "quick", "gone") == 1.5
+    assert times.ratio("gone") is None
+
+
+def test_the_slow_run_in_a_few_rounds_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, count = [0.0], {"quick": 0, "slow": 0}
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+
+    def call(name: str, seconds: float) -> None:
+        now[0] += seconds
+        count[name] += 1
+
+    found = cpu_times({"quick": lambda: call("quick", 0.001), "slow": lambda: call("slow", 0.5)}, 10)
+    assert found == {"quick": pytest.approx(1.0), "slow": pytest.approx(500.0)}
+    assert count == {"quick": 10, "slow": 3}
+
+
+def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(BENCHMARKS / script), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_script_for_the_operators_writes_its_table(tmp_path: Path) -> None:
+    files = ["--output", str(tmp_path / "o.json"), "--markdown", str(tmp_path / "o.md")]
+    done = run("gpu_operators.py", "--device", "cpu", "--tiny", "--dtype", "float32", "--rounds", "1", *files)
+    assert done.returncode == 0, done.stderr
+    header, line, *rows = (tmp_path / "o.md").read_text().splitlines()
+    assert "fastest of SDPA and flex" in header
+    assert len(rows) == 2
+    assert {text.count("|") for text in (header, line, *rows)} == {header.count("|")}
+    report = json.loads((tmp_path / "o.json").read_text())
+    assert [case["problem"]["k"] for case in report["cases"]] == [8, 5]
+    assert report["cases"][0]["operators"]["KeyGraph"]["milliseconds"]["ours"] > 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it would measure")
+def test_without_a_gpu_the_scripts_say_so() -> None:
+    for script in ("gpu_operators.py", "gpu_memory.py"):
+        done = run(script)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "there is no CUDA device" in done.stderr
+    done = run("gpu_all.py")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: make gpu needs an NVIDIA GPU")
+
+
+def test_what_make_gpu_would_do() -> None:
+    said = run("gpu_all.py", "--dry-run").stdout
+    for part in ("tests/gpu", "gpu_operators.py --dtype float16", "gpu_memory.py"):
+        assert part in said

@@ -1,0 +1,167 @@
+"""The runtime on a real GPU: ONNX Runtime's CUDA provider, PyTorch, CUDA's copies beside a computation, engines."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keygraph
+import numpy as np
+import pytest
+import torch
+from keygraph.cli import main
+from keygraph.errors import MissingDependencyError
+from keygraph.export import export
+from keygraph.models import load_checkpoint
+from keygraph.runtime import sidecar as sidecars
+from keygraph.runtime.device import Device
+from keygraph.runtime.overlap import Batch, Overlap
+from keygraph.runtime.restorer import Restorer
+from keygraph.runtime.session import run_batches
+from keygraph.runtime.tensorrt_backend import load_backend
+
+CHECKPOINT = Path(__file__).parents[2] / "examples" / "kgt-denoise-tiny.ckpt"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "kgt.onnx"
+    export(load_checkpoint(CHECKPOINT), path, verification=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def photo() -> np.ndarray[Any, Any]:
+    return np.random.default_rng(0).random((200, 300, 3), np.float32)
+
+
+def close(ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any], decibels: float) -> None:
+    error = float(np.mean((ours.astype(np.float64) - theirs) ** 2))
+    assert -10 * np.log10(max(error, 1e-30)) > decibels
+
+
+def cuda_restorer(model: Path, **options: Any) -> Restorer:
+    try:
+        return keygraph.load(model, device="cuda", **options)
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("library", ["auto", None])
+@pytest.mark.parametrize("k", [32, 200])
+def test_onnx_runtime_on_the_gpu_gives_what_the_cpu_gives(
+    model: Path, photo: np.ndarray[Any, Any], library: str | None, k: int
+) -> None:
+    restorer = cuda_restorer(model, library=library)
+    assert "CUDAExecutionProvider" in restorer.description
+    assert "cuda:0" in restorer.description
+    expected = keygraph.load(model, library=None)(photo, k, tile=128, overlap=32, batch=2)
+    close(restorer(photo, k, tile=128, overlap=32, batch=2), expected, 50)
+
+
+def test_a_checkpoint_on_the_gpu(photo: np.ndarray[Any, Any]) -> None:
+    close(keygraph.load(CHECKPOINT, device="cuda")(photo, tile=128), keygraph.load(CHECKPOINT)(photo, tile=128), 50)
+
+
+def test_a_gpu_that_is_not_there(model: Path) -> None:
+    with pytest.raises(keygraph.errors.InputError, match="give one of cuda:0"):
+        keygraph.load(CHECKPOINT, device="cuda:99")
+
+
+@pytest.fixture
+def cuda() -> Iterator[Any]:
+    pytest.importorskip("cuda.bindings.runtime")
+    from keygraph.runtime.cuda import Cuda
+
+    gpu = Cuda(Device("cuda"))
+    yield gpu
+    gpu.close()
+
+
+def copying(gpu: Any, graphs: dict[Batch, Any] | None) -> Callable[[Batch, int], None]:
+    """A launch that copies the images to the results, as a graph from the second time on."""
+    from cuda.bindings import runtime
+
+    def copy(batch: Batch, stream: int) -> None:
+        size = int(np.prod(batch.shape)) * 4
+        kind = runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        (status,) = runtime.cudaMemcpyAsync(batch.restored, batch.image, size, kind, stream)
+        assert status == runtime.cudaError_t.cudaSuccess
+
+    def launch(batch: Batch, stream: int) -> None:
+        if graphs is None:
+            copy(batch, stream)
+        elif batch in graphs:
+            gpu.launch(graphs[batch], stream)
+        else:
+            copy(batch, stream)
+            graphs[batch] = gpu.capture(stream, lambda: copy(batch, stream))
+            assert graphs[batch] is not None
+
+    return launch
+
+
+@pytest.mark.parametrize("graphs", [None, {}])
+def test_copies_beside_a_computation_keep_every_batch_apart(cuda: Any, graphs: dict[Batch, Any] | None) -> None:
+    overlap = Overlap(cuda, copying(cuda, graphs))
+    for size in (16, 512, 64):
+        batches = (np.full((2, 3, size, size), i, np.float32) for i in range(1, 12))
+        results = overlap.run(batches, lambda shape: shape[0], lambda shape: tuple(shape), np.dtype(np.float32))
+        for number, result in zip(itertools.count(1), results, strict=False):
+            assert (result == number).all()
+    overlap.release()
+
+
+@pytest.fixture(scope="module", params=["tensorrt", "tensorrt-rtx"])
+def engine(request: pytest.FixtureRequest, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An engine for this GPU, by whatever TensorRT is installed."""
+    pytest.importorskip("cuda.bindings.runtime")
+    try:
+        load_backend(request.param)
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
+    folder = tmp_path_factory.mktemp(request.param)
+    major, minor = torch.cuda.get_device_capability()
+    words = ["build", model, "--target", f"sm_{major}{minor}", "--backend", request.param, "--tile", "64:128:128"]
+    status = main([*map(str, words), "--batch", "1:2:4", "-o", str(folder)])
+    if status == 2:
+        pytest.skip(f"{request.param} does not build for sm_{major}{minor}")
+    assert status == 0
+    (path,) = folder.glob("*.plan")
+    return path
+
+
+def test_an_engine_restores_what_onnx_runtime_restores(engine: Path, model: Path, photo: np.ndarray[Any, Any]) -> None:
+    restorer, reference = keygraph.load(engine), keygraph.load(model, library=None)
+    for k in (32, 128):
+        for options in ({"tile": 128, "overlap": 32, "batch": 2}, {"tile": 64, "overlap": 32, "batch": 3}):
+            close(restorer(photo, k, **options), reference(photo, k, **options), 45)  # type: ignore[arg-type]
+
+
+def test_overlapped_batches_are_those_of_single_runs(engine: Path) -> None:
+    session = keygraph.load(engine).session
+    images = [np.random.default_rng(i).random((2, 3, 128, 128), np.float32) for i in range(6)]
+    alone = [session.run(batch, 64) for batch in images]
+    for one, streamed in zip(alone, run_batches(session, iter(images), 64), strict=True):
+        np.testing.assert_array_equal(one, streamed)
+
+
+def test_two_sessions_and_a_closed_one(engine: Path, photo: np.ndarray[Any, Any]) -> None:
+    first, second = keygraph.load(engine), keygraph.load(engine)
+    expected = first(photo, tile=128)
+    np.testing.assert_array_equal(second(photo, tile=128), expected)
+    first.session.close()  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(second(photo, tile=128), expected)
+
+
+def test_an_engine_for_another_gpu_is_refused_before_it_is_loaded(engine: Path, tmp_path: Path) -> None:
+    import dataclasses
+
+    copy = tmp_path / engine.name
+    copy.write_bytes(engine.read_bytes())
+    sidecar = dataclasses.replace(sidecars.read(engine), capability=(7, 0), target="sm_70", compatible="none")
+    sidecars.sidecar_path(copy).write_text(sidecar.to_json())
+    with pytest.raises(keygraph.errors.InputError, match="for sm_70; here it is"):
+        keygraph.load(copy)

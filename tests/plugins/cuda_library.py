@@ -1,0 +1,108 @@
+"""The C interface of the GPU operators through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+
+from operator_hosts import AttentionShape, GraphShape, native
+
+DTYPES: dict[str | int, int] = {"fp32": 1, "fp16": 2, "bf16": 3}
+
+_INT32_POINTER = ctypes.POINTER(ctypes.c_int32)
+
+
+@functools.cache
+def cuda_library() -> ctypes.CDLL:
+    """The library of this build, or of the one that KEYGRAPH_LIBRARY_DIR names; MissingDependencyError without it."""
+    library = ctypes.CDLL(str(native("cuda")))
+    pointer, integer = ctypes.c_void_p, ctypes.c_int32
+    graph_shape, attention_shape = ctypes.POINTER(GraphShape), ctypes.POINTER(AttentionShape)
+    library.keygraph_status_message.restype = ctypes.c_char_p
+    library.keygraph_cuda_error.restype = ctypes.c_char_p
+    library.keygraph_cuda_variant_name.restype = ctypes.c_char_p
+    library.keygraph_cuda_variant_name.argtypes = library.keygraph_cuda_prepare.argtypes = [integer]
+    library.keygraph_cuda_target.argtypes = [integer]
+    library.keygraph_cuda_targets.argtypes = [_INT32_POINTER, integer]
+    library.keygraph_cuda_key_graph.argtypes = [
+        graph_shape, ctypes.c_int, pointer, pointer, pointer, pointer, integer, pointer,
+    ]  # fmt: skip
+    library.keygraph_cuda_key_graph_attention.argtypes = [
+        attention_shape, ctypes.c_int, pointer, pointer, pointer, pointer, pointer, ctypes.c_float, pointer, integer,
+        pointer,
+    ]  # fmt: skip
+    library.keygraph_cuda_key_graph_variants.argtypes = [
+        graph_shape, ctypes.c_int, integer, _INT32_POINTER, integer,
+    ]  # fmt: skip
+    library.keygraph_cuda_key_graph_attention_variants.argtypes = [
+        attention_shape, ctypes.c_int, integer, integer, _INT32_POINTER, integer,
+    ]  # fmt: skip
+    return library
+
+
+def targets() -> list[int]:
+    """What the library was built for."""
+    count = cuda_library().keygraph_cuda_targets(None, 0)
+    numbers = (ctypes.c_int32 * count)()
+    assert cuda_library().keygraph_cuda_targets(numbers, count) == count
+    return list(numbers)
+
+
+def graph_variants(shape: Sequence[int], dtype: str, capability: int) -> list[int]:
+    """Numbers of the variants for a shape (batch, groups, rows, nodes, channels)."""
+    numbers = (ctypes.c_int32 * 256)()
+    count = cuda_library().keygraph_cuda_key_graph_variants(GraphShape(*shape), DTYPES[dtype], capability, numbers, 256)
+    return list(numbers[:count])
+
+
+def attention_variants(shape: Sequence[int], dtype: str, bias: bool, capability: int) -> list[int]:
+    """Numbers of the variants for a shape (batch, heads, groups, rows, nodes, channels, value channels, heads last)."""
+    numbers = (ctypes.c_int32 * 256)()
+    count = cuda_library().keygraph_cuda_key_graph_attention_variants(
+        AttentionShape(*shape), DTYPES[dtype], bias, capability, numbers, 256
+    )
+    return list(numbers[:count])
+
+
+def key_graph(
+    shape: Sequence[int] | None,
+    dtype: str | int,
+    query: int,
+    key: int,
+    k: int,
+    graph: int,
+    variant: int = 0,
+    stream: int | None = None,
+) -> int:
+    """The status of a call with addresses of device memory."""
+    return cuda_library().keygraph_cuda_key_graph(
+        shape and GraphShape(*shape), DTYPES.get(dtype, dtype), query, key, k, graph, variant, stream
+    )
+
+
+def key_graph_attention(
+    shape: Sequence[int] | None,
+    dtype: str | int,
+    q: int,
+    k: int,
+    v: int,
+    graph: int,
+    bias: int | None,
+    scale: float,
+    output: int,
+    variant: int = 0,
+    stream: int | None = None,
+) -> int:
+    """The status of a call with addresses of device memory."""
+    return cuda_library().keygraph_cuda_key_graph_attention(
+        shape and AttentionShape(*shape), DTYPES.get(dtype, dtype), q, k, v, graph, bias, scale, output, variant, stream
+    )
+
+
+def last_error() -> str:
+    return cuda_library().keygraph_cuda_error().decode()
+
+
+def message(status: int) -> str:
+    return cuda_library().keygraph_status_message(status).decode()

@@ -1,0 +1,167 @@
+"""A GPU that does everything as late, and in as strange an order, as its streams and events allow.
+
+What a program forgets to wait for goes wrong here: copies read and write host memory when they run, not when they are
+asked for, and among the things that may run next chance decides. Every operation knows what it had to wait for.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(eq=False)
+class Work:
+    """One operation of a stream."""
+
+    name: str
+    stream: int
+    run: Callable[[], None]
+    after: list[Work]
+    done: bool = False
+
+    def needs(self, other: Work) -> bool:
+        """Whether it cannot begin before the other has ended."""
+        return any(one is other or one.needs(other) for one in self.after)
+
+
+@dataclass(eq=False)
+class Event:
+    work: Work | None = None
+
+
+@dataclass
+class FakeGpu:
+    """In the place of `Cuda`."""
+
+    seed: int = 0
+    capability: tuple[int, int] = (8, 9)
+    memory: dict[int, np.ndarray[Any, Any]] = field(default_factory=dict)
+    history: list[Work] = field(default_factory=list)
+    #: What the host did, in order: names of operations when they were asked for, "wait NAME" when it waited.
+    host: list[str] = field(default_factory=list)
+    graphs: int = 0
+    closed: bool = False
+    capturing: list[Callable[[], None]] | None = None
+    capturable: bool = True
+    limit: int = 1 << 40
+
+    def __post_init__(self) -> None:
+        self._random = random.Random(self.seed)
+        self._last: dict[int, Work | None] = {}
+        self._waiting: dict[int, list[Work]] = {}
+        self._next_address = 1 << 20
+        self.gpu = type("Gpu", (), {"capability": self.capability, "name": "Model 9", "target": "sm_89"})()
+
+    def use(self) -> None:
+        assert not self.closed
+
+    def close(self) -> None:
+        self.run_all()
+        self.closed = True
+
+    def allocate(self, size: int) -> int:
+        from keygraph.runtime.session import SessionMemoryError
+
+        if sum(len(block) for block in self.memory.values()) + size > self.limit:
+            raise SessionMemoryError("the GPU ran out of memory")
+        address, self._next_address = self._next_address, self._next_address + size + 256
+        self.memory[address] = np.full(size, 0xFF, np.uint8)  # as floating-point numbers: NaN
+        return address
+
+    def free(self, address: int) -> None:
+        self.run_all()  # As cudaFree does.
+        del self.memory[address]
+
+    def pinned(self, size: int) -> np.ndarray[Any, Any]:
+        return np.full(size, 0xFF, np.uint8)
+
+    def free_pinned(self, memory: np.ndarray[Any, Any]) -> None:
+        self.run_all()
+
+    def stream(self) -> int:
+        self._last[len(self._last) + 1] = None
+        return len(self._last)
+
+    def event(self) -> Event:
+        return Event()
+
+    def upload(self, target: int, source: np.ndarray[Any, Any], stream: int) -> None:
+        self.submit("upload", stream, lambda: self.write(target, source))
+
+    def download(self, target: np.ndarray[Any, Any], source: int, stream: int) -> None:
+        def run() -> None:
+            target.reshape(-1).view(np.uint8)[:] = self.memory[source][: target.nbytes]
+
+        self.submit("download", stream, run)
+
+    def record(self, event: Event, stream: int) -> None:
+        event.work = self._last[stream]
+
+    def wait(self, stream: int, event: Event) -> None:
+        if event.work is not None:
+            self._waiting.setdefault(stream, []).append(event.work)
+
+    def synchronize(self, event: Event) -> None:
+        if event.work is None:
+            return
+        self.host.append(f"wait {event.work.name}")
+        while not event.work.done:
+            self._step()
+
+    def capture(self, stream: int, launch: Callable[[], None]) -> Any:
+        self.capturing = []
+        launch()
+        graph, self.capturing = self.capturing, None
+        if not self.capturable:
+            return None
+        self.graphs += 1
+        return graph
+
+    def launch(self, graph: list[Callable[[], None]], stream: int) -> None:
+        for run in graph:
+            self.submit("graph", stream, run)
+
+    def free_graph(self, graph: Any) -> None:
+        assert all(work.done for work in self.history if work.name in ("graph", "compute"))
+        self.graphs -= 1
+
+    def free_memory(self) -> tuple[int, int]:
+        return 1 << 30, 8 << 30
+
+    def submit(self, kind: str, stream: int, run: Callable[[], None]) -> None:
+        """Give a stream something to do, after all that it was given before."""
+        if self.capturing is not None:
+            self.capturing.append(run)
+            return
+        before = self._last[stream]
+        after = [*([before] if before else []), *self._waiting.pop(stream, [])]
+        number = sum(work.name.split()[0] == kind for work in self.history)
+        work = Work(f"{kind} {number}", stream, run, after)
+        self._last[stream] = work
+        self.history.append(work)
+        self.host.append(work.name)
+        for _ in range(self._random.choice([0, 0, 1, 2])):  # The GPU may do something meanwhile, or not.
+            self._step()
+
+    def write(self, target: int, source: np.ndarray[Any, Any]) -> None:
+        self.memory[target][: source.nbytes] = np.ascontiguousarray(source).reshape(-1).view(np.uint8)
+
+    def read(self, address: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return self.memory[address][:size].view(dtype).reshape(shape)
+
+    def run_all(self) -> None:
+        while any(not work.done for work in self.history):
+            self._step()
+
+    def _step(self) -> None:
+        ready = [work for work in self.history if not work.done and all(one.done for one in work.after)]
+        if ready:
+            work = self._random.choice(ready)
+            work.run()
+            work.done = True
