@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -38,7 +39,7 @@ def main() -> None:
         models = arguments.models or [export_preset(preset, folder) for preset in PRESETS]
         rows = [row for model in models for row in measure(model, folder)]
     if arguments.json:
-        arguments.json.write_text(json.dumps({**features(), "engines": rows}, indent=1))
+        arguments.json.write_text(json.dumps({**features(os.cpu_count() or 1), "engines": rows}, indent=1))
 
 
 def measure(model: Path, folder: Path) -> list[dict[str, Any]]:
