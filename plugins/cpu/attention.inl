@@ -48,7 +48,8 @@ static AttentionPlan plan_attention(const AttentionProblem& p, Arena& arena) {
   // A range's nodes, and what earlier ranges left because it did not fill a group.
   plan.weight_step = (split_up(least(plan.node_block, range_of(step)), plan.layout.parts) + 1) * W;
   plan.weights = take<float>(arena, R * plan.weight_step);
-  plan.rows_buffer = take<float>(arena, p.dtype == KEYGRAPH_FLOAT32 ? 0 : plan.layout.heads * round_up(most(p.channels, p.value_channels), W));
+  const int64_t padded = round_up(most(p.channels, p.value_channels), W);
+  plan.rows_buffer = take<float>(arena, p.dtype == KEYGRAPH_FLOAT32 ? 0 : plan.layout.heads * padded);
   plan.list = take<uint16_t>(arena, plan.list_entries);
   plan.begin = take<int64_t>(arena, plan.task_rows * plan.node_blocks);
   plan.count = take<int64_t>(arena, plan.task_rows * plan.node_blocks);
@@ -158,8 +159,8 @@ static void sparse_heads(const AttentionProblem& p, const AttentionPlan& plan, i
       const int64_t bias_offset = (head * p.rows + first_row + i) * p.nodes + first_node;
       const void* bias =
           p.bias ? static_cast<const char*>(p.bias) + bias_offset * static_cast<int64_t>(size_of(p.dtype)) : nullptr;
-      SparseBatch sparse = {count, next, end, 0, vectors, plan.q, plan.k, plan.v, plan.weights, plan.weight_step, plan.state + i * state_step,
-                            bias, p.dtype, p.nodes, p.rows * p.nodes, heads};
+      SparseBatch sparse = {count, next, end, 0, vectors, plan.q, plan.k, plan.v, plan.weights, plan.weight_step,
+                            plan.state + i * state_step, bias, p.dtype, p.nodes, p.rows * p.nodes, heads};
       for (int64_t node = 0; node < nodes; node += range) {
         sparse.limit = node + range < nodes ? node + range : nodes + 1;  // the last one takes what pads the lists
         kernel(sparse);

@@ -7,7 +7,7 @@
 // nodes at a time make one vector of scores, lane node * heads + head. Lists of selected nodes are padded with the index
 // of a row of zeros behind the packed nodes; the padding's scores are -inf, so that its weights are 0.
 
-constexpr int64_t kRangeBytes = 1 << 16;  // packed k, or v, of nodes that are visited together: more would thrash caches
+constexpr int64_t kRangeBytes = 1 << 16;  // packed k, or v, of nodes that are visited together: more thrashes caches
 constexpr int kVectors = 8;               // vectors per row up to which a kernel keeps a row in registers
 constexpr int kFewParts = W > 8 ? W / 8 : 1;
 
@@ -69,7 +69,8 @@ static void pack_heads(keygraph_dtype dtype, const void* from, Rows rows, int64_
       KEYGRAPH_UNROLL
       for (int head = 0; head < H; ++head) {
         const float* at = source + head * source_step + c;
-        x[head] = head >= heads || left <= 0 ? set1(0.0f) : left >= W ? load(at) : load_some(at, static_cast<int>(left));
+        const bool none = head >= heads || left <= 0;
+        x[head] = none ? set1(0.0f) : left >= W ? load(at) : load_some(at, static_cast<int>(left));
       }
       interleave<H, H>(x);
       KEYGRAPH_UNROLL
@@ -101,8 +102,10 @@ static __attribute__((noinline)) F bias_of(const SparseBatch& b, int64_t row, co
                                            int heads) {
   float bias[W] = {};
   for (int64_t i = 0; i < nodes; ++i)
-    for (int64_t head = 0; head < b.bias_heads; ++head)
-      widen(b.bias_dtype, b.bias, head * b.bias_head + row * b.bias_row + index[i], 1, kLog2E, bias + i * heads + head, 1);
+    for (int64_t head = 0; head < b.bias_heads; ++head) {
+      const int64_t at = head * b.bias_head + row * b.bias_row + index[i];
+      widen(b.bias_dtype, b.bias, at, 1, kLog2E, bias + i * heads + head, 1);
+    }
   return load(bias);
 }
 

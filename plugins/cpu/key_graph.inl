@@ -167,7 +167,8 @@ static void select_nodes(const int32_t* keys, int64_t nodes, int64_t k, int64_t 
 template <int RV>
 static void compare_nodes(const GraphProblem& p, const GraphPlan& plan, int64_t window, int64_t first, int64_t rows,
                           int64_t first_node, int32_t* keys) {
-  const Rows query = {(window * p.rows + first) * p.channels, p.channels}, key = {window * p.nodes * p.channels, p.channels};
+  const Rows query = {(window * p.rows + first) * p.channels, p.channels};
+  const Rows key = {window * p.nodes * p.channels, p.channels};
   pack_panel<RV>(p.dtype, p.query, query, rows, p.channels, 1.0f, plan.panel, plan.rows_buffer);
   for (int64_t j = first_node; j < p.nodes; j += kChunkNodes) {
     const int64_t count = least(kChunkNodes, p.nodes - j);
