@@ -43,7 +43,7 @@ _EXTRAS = {
     "typer": "cli",
 }
 
-_HELP = "Trained image-restoration transformers into production: export, restore, compare."
+_HELP = "Trained image-restoration transformers into production: export, build, restore, compare."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
