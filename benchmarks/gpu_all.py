@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "build" / "gpu"
 RESULTS = ROOT / "benchmarks" / "results"
+DEMO = ROOT / "examples" / "kgt-denoise-tiny.ckpt"
 #: A few cases of every implementation: the sanitizer slows kernels down a hundredfold.
 SANITIZED = "plain or bias or ties or (window and not dense)"
 DTYPES = ("float16", "bfloat16", "float32")
@@ -43,6 +44,9 @@ def steps(python: str, capability: str, editable: bool, sanitizer: str | None) -
             (f"operators, {dtype}", [python, "benchmarks/gpu_operators.py", "--dtype", dtype, "--markdown", table])
         )
     found.append(("memory", [python, "benchmarks/gpu_memory.py", "--markdown", str(RESULTS / "memory.md")]))
+    # The demo's network in PyTorch with our kernels, as it is and compiled.
+    command = "import sys; from keygraph.cli import main; sys.exit(main())"
+    found.append(("network", [python, "-c", command, "bench", str(DEMO), "--against", str(DEMO), "--device", "cuda"]))
     return found
 
 

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..manifest import Manifest
-from ..runtime import images
 from ..runtime.padding import reflected, round_up
 from ..runtime.restorer import check_image, to_model
 from ..runtime.sample import test_image
@@ -48,6 +47,8 @@ def calibration_pictures(manifest: Manifest, folder: Path | None) -> list[Calibr
     if folder is None:
         planes = test_image((1, manifest.in_channels, height, width), manifest.value_range)
         return [CalibrationPicture("generated picture", _batched(planes, manifest))]
+    from ..runtime import images  # libvips is needed for files only
+
     try:
         files = sorted(file for file in folder.iterdir() if file.suffix.lower() in images.FORMATS)
     except OSError as error:
@@ -58,6 +59,8 @@ def calibration_pictures(manifest: Manifest, folder: Path | None) -> list[Calibr
 
 
 def _middle(file: Path, manifest: Manifest, height: int, width: int) -> NDArray[np.float32]:
+    from ..runtime import images
+
     pixels = images.read(file).pixels
     try:
         channels = check_image(manifest, pixels)
