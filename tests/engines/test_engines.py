@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from half_precision import make_half
 from keygraph import plugins
 from keygraph.engines import network, store
@@ -32,7 +33,8 @@ from keygraph.engines.targets import TARGETS
 from keygraph.errors import InputError, MissingDependencyError
 from keygraph.export import export
 from keygraph.manifest import Neighbours, Profile
-from keygraph.models import load_checkpoint
+from keygraph.models import load_checkpoint, save_checkpoint
+from keygraph.models.kgt import KGT, PRESETS
 from keygraph.runtime.onnx_runtime import OnnxRuntimeSession
 from keygraph.runtime.sidecar import check_digest, read
 from keygraph.runtime.tensorrt_backend import PLUGINS
@@ -108,6 +110,20 @@ def test_the_demo_for_every_target(tmp_path: Path, make_job: MakeJob) -> None:
     ]
     assert [read(outcome.engine).target for outcome in outcomes] == RTX_TARGETS
     assert all(is_sound(outcome.engine) for outcome in outcomes)
+
+
+@pytest.mark.parametrize("preset", ["kgt-base", "kgt-base-sr"])
+def test_base_size_for_every_target(preset: str, tmp_path: Path, make_job: MakeJob) -> None:
+    """U-shaped and columnar, random weights, in the half precision that `export` writes."""
+    torch.manual_seed(0)
+    checkpoint, file = tmp_path / "model.ckpt", tmp_path / "model.onnx"
+    save_checkpoint(checkpoint, KGT(PRESETS[preset]))
+    export(load_checkpoint(checkpoint), file, precision="fp16", verification=False)
+    jobs = [make_job(file, target=name, tile="128:256:512", batch="1:1:4") for name in RTX_TARGETS]
+    outcomes = make(*jobs)
+    assert [(outcome.state, outcome.error) for outcome in outcomes] == [("built", "")] * len(jobs)
+    for job in jobs:
+        check_digest(job.engine, read(job.engine))
 
 
 def test_fp32_and_a_target_that_has_no_such_products(single: Path, make_job: MakeJob) -> None:
