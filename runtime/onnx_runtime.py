@@ -169,14 +169,14 @@ def _open(
     try:
         return open_session(path, options, provider, device), ""
     except InputError as error:
-        rounded = _without_bfloat16(path, error) if provider == "cpu" else None
+        rounded = _without_bfloat16(path, error.__cause__ or error) if provider == "cpu" else None
         if rounded is None:
             raise
     session = onnxruntime.InferenceSession(rounded, options, providers=[PROVIDERS["cpu"]])
     return session, ", bfloat16 by rounding float32"
 
 
-def _without_bfloat16(path: Path, error: Exception) -> bytes | None:
+def _without_bfloat16(path: Path, error: BaseException) -> bytes | None:
     """The file in float32 that rounds to bfloat16, where the lack of such kernels is why it did not open."""
     if "bfloat16" not in str(error) and "NOT_IMPLEMENTED" not in str(error):
         return None
