@@ -36,6 +36,7 @@ EXTRAS = {
 _MODULES = {
     "onnxruntime-gpu": "onnxruntime",
     "onnx-ir": "onnx_ir",
+    "cuda-bindings": "cuda.bindings",
     "pyvips-binary": None,
     "tensorrt_rtx_cu13_libs": None,
     "tensorrt_rtx_cu13_bindings": "tensorrt_rtx_bindings",
