@@ -44,6 +44,7 @@ def steps(python: str, capability: str, editable: bool, sanitizer: str | None) -
             (f"operators, {dtype}", [python, "benchmarks/gpu_operators.py", "--dtype", dtype, "--markdown", table])
         )
     found.append(("memory", [python, "benchmarks/gpu_memory.py", "--markdown", str(RESULTS / "memory.md")]))
+    found.append(("base size", [python, "benchmarks/gpu_network.py", "--json", str(RESULTS / "network.json")]))
     # The demo's network in PyTorch with our kernels, as it is and compiled.
     command = "import sys; from keygraph.cli import main; sys.exit(main())"
     found.append(("network", [python, "-c", command, "bench", str(DEMO), "--against", str(DEMO), "--device", "cuda"]))
