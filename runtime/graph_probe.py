@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..errors import KeygraphError
 from ..manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT
 from .onnx_providers import reason
-from .onnx_runtime import _register
+from .onnx_runtime import register_operators
 from .rounding import rounding
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class GraphProbe:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.add_session_config_entry(_EXTERNAL_DATA_FOLDER, str(self._folder))
-        _register(options, self._library, lambda _message: None)
+        register_operators(options, self._library, lambda _message: None)
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
     def _feeds(self, images: NDArray[np.float32], k: int | None) -> dict[str, NDArray[Any]]:

@@ -84,7 +84,7 @@ class OnnxRuntimeSession:
                 raise InputError(f"threads is {threads}; it must be at least 1")
             options.intra_op_num_threads = threads
         provider = resolve(provider, device)
-        operators = _register(options, library, notice)
+        operators = register_operators(options, library, notice)
         self._session, arithmetic = _open(file, options, provider, device)
         text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         if text is None:
@@ -141,7 +141,7 @@ class OnnxRuntimeSession:
         return SessionMemoryError("ONNX Runtime ran out of memory")
 
 
-def _register(
+def register_operators(
     options: onnxruntime.SessionOptions, library: str | os.PathLike[str] | None, notice: Callable[[str], None]
 ) -> str:
     """Register the operator library; return what the operators come from, in words."""
