@@ -12,13 +12,13 @@ from typing import Any
 
 from .errors import InputError
 
-#: 2 added `half`.
-FORMAT_VERSION = 2
+#: 2 added `half` and `profiles`; 3 what models need that are not one picture in and one out.
+FORMAT_VERSION = 3
 
 #: The key in ONNX `metadata_props` that holds the manifest.
 METADATA_KEY = "keygraph"
 
-#: Names of the exported graph's tensors, the same for every architecture with one image in and one out.
+#: Names of the exported graph's tensors, the same for every architecture; `ExtraInput` names the others.
 IMAGE_INPUT = "image"
 K_INPUT = "k"
 IMAGE_OUTPUT = "restored"
@@ -121,6 +121,34 @@ class Profile:
         return all(least <= size <= most for size, (least, _, most) in sizes)
 
 
+#: How an image's samples become the graph's numbers, before `value_range` is applied.
+#:
+#: ``"type"``: integers are divided by their type's white level, floats are taken as they are.
+#: ``"range"``: as ``"type"``, then (x - min) / (max - min) with the least and largest sample of the whole image.
+#: ``"peak"``: negative samples become 0, then x / max * `gain` with the largest sample of the whole image.
+#: ``"none"``: samples are taken as they are, whatever their type.
+NORMALISATIONS = ("type", "range", "peak", "none")
+
+
+@dataclass(frozen=True)
+class ExtraInput:
+    """A tensor that the graph takes beside the image, with the same batch.
+
+    Attributes
+    ----------
+    name
+        Of the graph's tensor, and what users call it: ``"mask"``.
+    channels
+        [B, channels, H + margin[0], W + margin[1]] for a result of H x W.
+    margin
+        Rows and columns by which it is larger than the result.
+    """
+
+    name: str
+    channels: int
+    margin: tuple[int, int] = (0, 0)
+
+
 @dataclass(frozen=True)
 class Manifest:
     """Everything that is needed to run an artifact and to know where it came from.
@@ -159,6 +187,20 @@ class Manifest:
         The policy and the ranges of an fp16 or bf16 file; None for fp32.
     profiles
         The sizes that an engine takes, the preferred ones first; empty where nothing but `shape` limits them.
+    views
+        Names of the pictures whose channels make up the image, in this order, for instance ``("left", "right")``; empty
+        for one picture.
+    normalisation, gain
+        One of `NORMALISATIONS`, and the factor of ``"peak"``.
+    margin
+        Rows and columns by which the image tensor is larger than the result (a dispersed measurement); `size_multiple`,
+        `shape` and `profiles` speak of the result's size over `scale`.
+    extra_inputs
+        What the graph takes beside the image and k; it stands between the two.
+    clamp
+        Range that results are cut to, in units of `value_range`; None leaves floats as they are.
+    wavelengths
+        Of the result's bands in nm, one for each of `out_channels`; empty for pictures.
     """
 
     architecture: str
@@ -179,6 +221,13 @@ class Manifest:
     tiling: Tiling | None = None
     half: HalfPrecision | None = None
     profiles: tuple[Profile, ...] = ()
+    views: tuple[str, ...] = ()
+    normalisation: str = "type"
+    gain: float = 1.0
+    margin: tuple[int, int] = (0, 0)
+    extra_inputs: tuple[ExtraInput, ...] = ()
+    clamp: tuple[float, float] | None = None
+    wavelengths: tuple[float, ...] = ()
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:
@@ -227,6 +276,12 @@ def from_json(text: str, source: str) -> Manifest:
             values["half"] = HalfPrecision(**{**half, **lists, "largest": largest})
         values["profiles"] = tuple(
             Profile(**{name: tuple(sizes) for name, sizes in profile.items()}) for profile in values.get("profiles", ())
+        )
+        for name in ("views", "margin", "wavelengths", "clamp"):
+            if values.get(name) is not None:
+                values[name] = tuple(values[name])
+        values["extra_inputs"] = tuple(
+            ExtraInput(**{**extra, "margin": tuple(extra["margin"])}) for extra in values.get("extra_inputs", ())
         )
         return Manifest(**values)
     except (TypeError, KeyError) as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..manifest import Neighbours
+from ..manifest import ExtraInput, Neighbours
 
 StateDict = Mapping[str, Tensor]
 
@@ -42,7 +42,14 @@ class Interface:
     value_range: tuple[float, float]
     size_multiple: int
     global_statistics: bool
-    neighbours: Neighbours | None
+    neighbours: Neighbours | None = None
+    views: tuple[str, ...] = ()
+    normalisation: str = "type"
+    gain: float = 1.0
+    margin: tuple[int, int] = (0, 0)
+    extra_inputs: tuple[ExtraInput, ...] = ()
+    clamp: tuple[float, float] | None = None
+    wavelengths: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,8 @@ class Architecture:
     config_type
         Frozen dataclass; its constructor validates and raises `InputError`.
     build
-        Configuration -> module with that configuration in `.config`.
+        Configuration -> module with that configuration in `.config`; `forward(image, *extra_inputs, k)`, without k for
+        families that have no key graph.
     detect
         True when a state dict with these keys is of this family (others of the family's keys may still be missing).
     infer
