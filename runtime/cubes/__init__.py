@@ -125,6 +125,12 @@ def split_variable(text: str | os.PathLike[str]) -> tuple[Path, str | None]:
     return Path(whole), None
 
 
+def describe_arrays(path: str | os.PathLike[str]) -> list[str]:
+    """List the arrays of a file that holds several by name: sizes and types, a line each; raises as `read`."""
+    arrays = _contents(Path(path)).arrays
+    return [f"{name}: {_size(array)} {array.kind}" for name, array in arrays.items() if name]
+
+
 def read_header(path: str | os.PathLike[str], variable: str | None = None, bands: int | None = None) -> Header:
     """Read what a file says of its cube, without its samples; parameters and errors are those of `read`."""
     file, contents, name = _opened(path, variable)
@@ -181,10 +187,6 @@ def read(path: str | os.PathLike[str], variable: str | None = None, bands: int |
             raise KeygraphError(
                 f"{_words(file, name)} needs {size / 2**30:.1f} GiB of memory; cut it into parts"
             ) from error
-    if values.dtype.kind not in "buif":
-        raise InputError(
-            f"{_words(file, name)} holds samples of type {values.dtype.name}; save their real part or their magnitude"
-        )
     pixels = values.transpose(order).astype(_dtype(array), copy=False)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
@@ -275,13 +277,18 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _opened(path: str | os.PathLike[str], variable: str | None) -> tuple[Path, Contents, str]:
-    """Open a file and choose the array that is the cube."""
-    file = Path(path)
+def _contents(file: Path) -> Contents:
+    """Open a file of any format."""
     format_name = _format_of(file)
     read_start(file, f"a spectral cube ({', '.join(FORMATS)})")
     with _reading(file):
-        contents = _OPEN[format_name](file)
+        return _OPEN[format_name](file)
+
+
+def _opened(path: str | os.PathLike[str], variable: str | None) -> tuple[Path, Contents, str]:
+    """Open a file and choose the array that is the cube."""
+    file = Path(path)
+    contents = _contents(file)
     name = _chosen(file, contents, variable)
     array = contents.arrays[name]
     if array.dtype is None:
