@@ -7,6 +7,7 @@ is never lost in silence: reading and writing return lines that say it.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ VARIABLE = "cube"
 
 #: Names of variables that hold the bands' wavelengths; the first is the one that we write, and NTIRE's.
 WAVELENGTH_VARIABLES = ("bands", "wavelengths", "wavelength", "lambda", "wl")
+
+#: What MATLAB can call a variable; SciPy leaves others out.
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}", re.ASCII)
 
 _OPEN: dict[str, Callable[[Path], Contents]] = {
     "MATLAB": matlab.open_mat,
@@ -211,6 +215,13 @@ def check_target(path: str | os.PathLike[str], height: int, width: int, bands: i
     if min(height, width, bands) < 1:
         raise InputError(f"{file}: a cube of {height} x {width} x {bands} holds no samples; give at least one of each")
     check_place(file)
+    if _format_of(file) == "ENVI":
+        check_place(file.with_suffix(envi.DATA_SUFFIX))
+        if file.with_suffix("").is_file():
+            raise InputError(
+                f"{file} would belong to {file.with_suffix('')}, in which ENVI's readers look for samples first; "
+                "choose another name"
+            )
 
 
 def write(path: str | os.PathLike[str], cube: Cube) -> list[str]:
@@ -236,8 +247,12 @@ def write(path: str | os.PathLike[str], cube: Cube) -> list[str]:
     if format_name == "ENVI":
         envi.write_envi(file, pixels, cube.wavelengths)
         return notices
+    name = cube.variable
+    if format_name in ("MATLAB", "NumPy archive") and (not _NAME.fullmatch(name) or name in WAVELENGTH_VARIABLES):
+        notices.append(f"the variable {name!r} is called {VARIABLE}: {format_name} has no such names for cubes")
+        name = VARIABLE
     # A matrix for one band, as MATLAB would have it.
-    named = {cube.variable: pixels if pixels.shape[2] > 1 else pixels[:, :, 0]}
+    named = {name: pixels if pixels.shape[2] > 1 else pixels[:, :, 0]}
     if cube.wavelengths:
         named[WAVELENGTH_VARIABLES[0]] = np.asarray(cube.wavelengths, dtype=np.float64)
     with atomic_path(file) as temporary:
@@ -246,7 +261,7 @@ def write(path: str | os.PathLike[str], cube: Cube) -> list[str]:
         elif format_name == "NumPy archive":
             numpy_files.write_npz(temporary, named)
         elif format_name == "NumPy":
-            numpy_files.write_npy(temporary, named[cube.variable])
+            numpy_files.write_npy(temporary, named[name])
             if cube.wavelengths:
                 notices.append("wavelengths dropped: .npy has no place for them (.npz has)")
         elif pixels.nbytes >= matlab.VERSION_5_BYTES:

@@ -267,6 +267,19 @@ def test_a_variable_is_chosen(tmp_path: Path) -> None:
             cubes.read_header(tmp_path / name, "cube")
 
 
+@pytest.mark.parametrize("name", ["_hidden", "1st", "a b", "bands", "x" * 64, ""])
+@pytest.mark.parametrize("suffix", [".mat", ".npz"])
+def test_names_that_no_variable_can_have(tmp_path: Path, suffix: str, name: str) -> None:
+    pixels = noise(4, 5, 6)
+    (notice,) = cubes.write(tmp_path / f"a{suffix}", Cube(pixels, tuple(np.arange(400.0, 460, 10)), name))
+    assert "is called cube" in notice
+    back = cubes.read(tmp_path / f"a{suffix}", "cube")
+    np.testing.assert_array_equal(back.pixels, pixels)
+    assert back.wavelengths[0] == 400
+    assert cubes.write(tmp_path / f"b{suffix}", Cube(pixels, (), "HSI_2" + "x" * 58)) == []
+    assert cubes.read(tmp_path / f"b{suffix}").variable == "HSI_2" + "x" * 58
+
+
 def test_file_and_variable_are_told_apart(tmp_path: Path) -> None:
     assert cubes.split_variable("a/scene.mat:cube") == (Path("a/scene.mat"), "cube")
     assert cubes.split_variable("a/scene.mat") == (Path("a/scene.mat"), None)
@@ -403,6 +416,15 @@ def test_files_that_are_cut_off(tmp_path: Path, kind: str, monkeypatch: pytest.M
             continue
         with pytest.raises(InputError, match="damaged, cut off, or no"):
             cubes.read(path)
+
+
+def test_envis_samples_have_a_place_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"samples that readers would prefer")
+    with pytest.raises(InputError, match="would belong to"):
+        cubes.check_target(tmp_path / "a.hdr", 3, 4, 5)
+    (tmp_path / "b.img").mkdir()
+    with pytest.raises(InputError, match="is a folder"):
+        cubes.check_target(tmp_path / "b.hdr", 3, 4, 5)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
