@@ -1,4 +1,4 @@
-"""What a file is, in words: checkpoint, ONNX file, engine or image; each is a dictionary of plain values."""
+"""What a file is, in words: checkpoint, ONNX file, engine, cube or image; each is a dictionary of plain values."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError, MissingDependencyError
 from ..files import CHECKPOINT_SUFFIXES, read_start
 from ..manifest import METADATA_KEY, HalfPrecision, Manifest, Neighbours, Profile, from_json
+from ..runtime import cubes
 from ..runtime.images import FORMATS
 from ..runtime.sidecar import BACKENDS, Sidecar, Tensor, check_digest
 from ..runtime.sidecar import read as read_sidecar
@@ -27,26 +28,31 @@ _IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM
 
 
 def describe(path: Path) -> Description:
-    """Say what a file is; ``"kind"`` is ``"checkpoint"``, ``"onnx"``, ``"engine"`` or ``"image"``.
+    """Say what a file is; ``"kind"`` is ``"checkpoint"``, ``"onnx"``, ``"engine"``, ``"cube"`` or ``"image"``.
+
+    A variable of a file of several arrays is named as in ``scene.mat:cube``.
 
     Raises
     ------
     InputError
         The file is missing, cannot be read, is damaged, or is of none of these kinds.
     """
-    start = read_start(path, "a checkpoint, an ONNX file, an engine or an image")
+    path, variable = cubes.split_variable(path)
+    start = read_start(path, "a checkpoint, an ONNX file, an engine, a spectral cube or an image")
     suffix = path.suffix.lower()
     if suffix == ".onnx":
         return describe_onnx(path)
     if suffix == ENGINE_SUFFIX:
         return describe_engine(path)
+    if cubes.is_cube(path):
+        return describe_cube(path, variable)
     if suffix in CHECKPOINT_SUFFIXES or start.startswith((b"PK\x03\x04", b"\x80")):
         return describe_checkpoint(path)
     if suffix in FORMATS or start.startswith(_IMAGE_STARTS) or start[8:12] == b"WEBP":
         return describe_image(path)
     raise InputError(
         f"{path} is of no kind that keygraph knows; it reads checkpoints ({', '.join(CHECKPOINT_SUFFIXES)}), .onnx, "
-        f"engines ({ENGINE_SUFFIX}), and images ({', '.join(FORMATS)})"
+        f"engines ({ENGINE_SUFFIX}), spectral cubes ({', '.join(cubes.FORMATS)}), and images ({', '.join(FORMATS)})"
     )
 
 
@@ -174,6 +180,33 @@ def describe_image(path: Path) -> Description:
         "icc profile": None if profile is None else _profile_name(profile),
         "exif orientation": orientation,
         "pages": image.get("n-pages") if "n-pages" in fields else 1,
+    }
+
+
+def describe_cube(path: Path, variable: str | None = None) -> Description:
+    """Describe a file of a spectral cube, or of arrays that may be one."""
+    description = {
+        "kind": "cube",
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        "format": cubes.FORMATS[path.suffix.lower()],
+        "arrays": cubes.describe_arrays(path),
+    }
+    try:
+        header = cubes.read_header(path, variable)
+    except InputError as error:
+        if variable is not None or not description["arrays"]:
+            raise
+        return {**description, "not read as a cube": str(error)}
+    return {
+        **description,
+        "variable": header.variable or None,
+        "width": header.width,
+        "height": header.height,
+        "bands": header.bands,
+        "type": header.dtype.name,
+        "wavelengths": f"{', '.join(f'{value:g}' for value in header.wavelengths)} nm" if header.wavelengths else None,
+        "notices": list(header.notices),
     }
 
 

@@ -7,6 +7,7 @@ is never lost in silence: reading and writing return lines that say it.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ VARIABLE = "cube"
 
 #: Names of variables that hold the bands' wavelengths; the first is the one that we write, and NTIRE's.
 WAVELENGTH_VARIABLES = ("bands", "wavelengths", "wavelength", "lambda", "wl")
+
+#: What MATLAB can call a variable; SciPy leaves others out.
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}", re.ASCII)
 
 _OPEN: dict[str, Callable[[Path], Contents]] = {
     "MATLAB": matlab.open_mat,
@@ -125,6 +129,12 @@ def split_variable(text: str | os.PathLike[str]) -> tuple[Path, str | None]:
     return Path(whole), None
 
 
+def describe_arrays(path: str | os.PathLike[str]) -> list[str]:
+    """List the arrays of a file that holds several by name: sizes and types, a line each; raises as `read`."""
+    arrays = _contents(Path(path)).arrays
+    return [f"{name}: {_size(array)} {array.kind}" for name, array in arrays.items() if name]
+
+
 def read_header(path: str | os.PathLike[str], variable: str | None = None, bands: int | None = None) -> Header:
     """Read what a file says of its cube, without its samples; parameters and errors are those of `read`."""
     file, contents, name = _opened(path, variable)
@@ -181,10 +191,6 @@ def read(path: str | os.PathLike[str], variable: str | None = None, bands: int |
             raise KeygraphError(
                 f"{_words(file, name)} needs {size / 2**30:.1f} GiB of memory; cut it into parts"
             ) from error
-    if values.dtype.kind not in "buif":
-        raise InputError(
-            f"{_words(file, name)} holds samples of type {values.dtype.name}; save their real part or their magnitude"
-        )
     pixels = values.transpose(order).astype(_dtype(array), copy=False)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
@@ -209,6 +215,13 @@ def check_target(path: str | os.PathLike[str], height: int, width: int, bands: i
     if min(height, width, bands) < 1:
         raise InputError(f"{file}: a cube of {height} x {width} x {bands} holds no samples; give at least one of each")
     check_place(file)
+    if _format_of(file) == "ENVI":
+        check_place(file.with_suffix(envi.DATA_SUFFIX))
+        if file.with_suffix("").is_file():
+            raise InputError(
+                f"{file} would belong to {file.with_suffix('')}, in which ENVI's readers look for samples first; "
+                "choose another name"
+            )
 
 
 def write(path: str | os.PathLike[str], cube: Cube) -> list[str]:
@@ -234,8 +247,12 @@ def write(path: str | os.PathLike[str], cube: Cube) -> list[str]:
     if format_name == "ENVI":
         envi.write_envi(file, pixels, cube.wavelengths)
         return notices
+    name = cube.variable
+    if format_name in ("MATLAB", "NumPy archive") and (not _NAME.fullmatch(name) or name in WAVELENGTH_VARIABLES):
+        notices.append(f"the variable {name!r} is called {VARIABLE}: {format_name} has no such names for cubes")
+        name = VARIABLE
     # A matrix for one band, as MATLAB would have it.
-    named = {cube.variable: pixels if pixels.shape[2] > 1 else pixels[:, :, 0]}
+    named = {name: pixels if pixels.shape[2] > 1 else pixels[:, :, 0]}
     if cube.wavelengths:
         named[WAVELENGTH_VARIABLES[0]] = np.asarray(cube.wavelengths, dtype=np.float64)
     with atomic_path(file) as temporary:
@@ -244,7 +261,7 @@ def write(path: str | os.PathLike[str], cube: Cube) -> list[str]:
         elif format_name == "NumPy archive":
             numpy_files.write_npz(temporary, named)
         elif format_name == "NumPy":
-            numpy_files.write_npy(temporary, named[cube.variable])
+            numpy_files.write_npy(temporary, named[name])
             if cube.wavelengths:
                 notices.append("wavelengths dropped: .npy has no place for them (.npz has)")
         elif pixels.nbytes >= matlab.VERSION_5_BYTES:
@@ -275,13 +292,18 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _opened(path: str | os.PathLike[str], variable: str | None) -> tuple[Path, Contents, str]:
-    """Open a file and choose the array that is the cube."""
-    file = Path(path)
+def _contents(file: Path) -> Contents:
+    """Open a file of any format."""
     format_name = _format_of(file)
     read_start(file, f"a spectral cube ({', '.join(FORMATS)})")
     with _reading(file):
-        contents = _OPEN[format_name](file)
+        return _OPEN[format_name](file)
+
+
+def _opened(path: str | os.PathLike[str], variable: str | None) -> tuple[Path, Contents, str]:
+    """Open a file and choose the array that is the cube."""
+    file = Path(path)
+    contents = _contents(file)
     name = _chosen(file, contents, variable)
     array = contents.arrays[name]
     if array.dtype is None:

@@ -7,13 +7,16 @@ keygraph wrote alike.
 
 from __future__ import annotations
 
+import io
 import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import InputError
 from .contents import Contents, Stored, library, native, stored
 
 #: A variable of this many bytes and more does not fit into version 5.
@@ -47,16 +50,46 @@ def write_version_7_3(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
     """Write arrays by name into HDF5 in MATLAB's layout; needs memory for one band beside them."""
     h5py = library("h5py", path)
     classes = {np.dtype(code): name for name, code in _CLASSES.items()}
-    with h5py.File(path, "w", userblock_size=_USER_BLOCK) as file:
-        for name, given in arrays.items():
-            array = np.atleast_2d(given)
-            dataset = file.create_dataset(name, shape=array.shape[::-1], dtype=array.dtype)
-            dataset.attrs["MATLAB_class"] = np.bytes_(classes[array.dtype])
-            for i in range(array.shape[-1]):
-                dataset[i] = array[..., i].T
-    text = b"MATLAB 7.3 MAT-file, Platform: keygraph, HDF5 schema 1.00 ."
-    with path.open("r+b") as file:
-        file.write(text.ljust(116) + bytes(8) + struct.pack("<H", 0x0200) + b"IM")
+    with _Sink(path, "w+b") as sink:
+        with h5py.File(sink, "w", userblock_size=_USER_BLOCK) as file:
+            for name, given in arrays.items():
+                array = np.atleast_2d(given)
+                dataset = file.create_dataset(name, shape=array.shape[::-1], dtype=array.dtype)
+                dataset.attrs["MATLAB_class"] = np.bytes_(classes[array.dtype])
+                for i in range(array.shape[-1]):
+                    dataset[i] = array[..., i].T
+        sink.seek(0)
+        text = b"MATLAB 7.3 MAT-file, Platform: keygraph, HDF5 schema 1.00 ."
+        sink.write(text.ljust(116) + bytes(8) + struct.pack("<H", 0x0200) + b"IM")
+        if sink.error is not None:
+            raise sink.error
+
+
+class _Sink(io.FileIO):
+    """A file for h5py that keeps the first error of writing to itself.
+
+    HDF5 cannot give up a file that could not be written: it tries again when Python exits, and crashes.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data)
+        try:
+            # The system may write less than it is given; the rest then says why.
+            while len(left) and self.error is None:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.error = error
+        return len(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        if self.error is None:
+            try:
+                return super().truncate(size)
+            except OSError as error:
+                self.error = error
+        return size or 0
 
 
 def _is_hdf5(path: Path) -> bool:
@@ -68,10 +101,10 @@ def _is_hdf5(path: Path) -> bool:
 
 
 def _open_version_5(path: Path) -> Contents:
-    io = library("scipy.io", path)
+    scipy_io = library("scipy.io", path)
     try:
-        listed = io.whosmat(path, appendmat=False)
-    except io.matlab.MatReadError as error:
+        listed = scipy_io.whosmat(path, appendmat=False)
+    except scipy_io.matlab.MatReadError as error:
         raise ValueError(str(error)) from error
     arrays = {
         name: Stored(tuple(shape), np.dtype(_CLASSES[kind]) if kind in _CLASSES else None, kind)
@@ -80,10 +113,16 @@ def _open_version_5(path: Path) -> Contents:
 
     def load(name: str) -> NDArray[Any]:
         # In MATLAB's own types: MATLAB stores doubles that happen to be whole in fewer bytes, and a mask of zeros and
-        # ones would come back as 8-bit integers.
+        # ones would come back as 8-bit integers. The list above does not tell complex arrays.
         try:
-            values = io.loadmat(path, appendmat=False, variable_names=[name], mat_dtype=True)[name]
-        except io.matlab.MatReadError as error:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", np.exceptions.ComplexWarning)
+                values = scipy_io.loadmat(path, appendmat=False, variable_names=[name], mat_dtype=True)[name]
+        except np.exceptions.ComplexWarning:
+            raise InputError(
+                f"{path}:{name} is complex, not real numbers; save its real part or its magnitude"
+            ) from None
+        except scipy_io.matlab.MatReadError as error:
             raise ValueError(str(error)) from error
         if arrays[name].kind == "logical":
             values = values.astype(np.bool_)

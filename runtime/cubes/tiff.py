@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 from ...errors import MissingDependencyError
 from .contents import DAMAGE, Contents, Stored, library, stored
 from .wavelengths import nanometres
+
+# What is wrong with a file is said in an error, once; without a handler Python prints what tifffile logs of it.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 def is_cube(path: Path) -> bool:
