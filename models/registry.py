@@ -8,10 +8,10 @@ from collections.abc import Iterable
 import torch
 
 from ..errors import InputError
-from . import kgt
+from . import kgt, restormer
 from .architecture import Architecture, StateDict
 
-ARCHITECTURES: tuple[Architecture, ...] = (kgt.ARCHITECTURE,)
+ARCHITECTURES: tuple[Architecture, ...] = (kgt.ARCHITECTURE, restormer.ARCHITECTURE)
 
 
 def by_name(name: str) -> Architecture:
