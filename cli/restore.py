@@ -17,6 +17,7 @@ from ..errors import InputError, KeygraphError
 from ..runtime import cubes, photos
 from ..runtime.session import resolve_k
 from ..runtime.sources import Source
+from ..runtime.values import is_spectrum
 from .inputs import INPUT_HELP, find_images, inputs_of, parse_inputs
 from .output import note, progress_bar
 
@@ -39,6 +40,9 @@ def restore(
         Path, typer.Option("--model", metavar="M", help="An exported .onnx file, an engine, or a checkpoint.")
     ],
     beside: Annotated[list[str] | None, typer.Option("--input", metavar="NAME=FILE", help=INPUT_HELP)] = None,
+    preview: Annotated[
+        Path | None, typer.Option(metavar="PICTURE", help="Draw the bands of a spectrum, and its colours, into this.")
+    ] = None,
     device: Annotated[
         str | None, typer.Option(metavar="cpu|cuda|cuda:N", help="Where it runs; by itself, what the model is for.")
     ] = None,
@@ -81,13 +85,15 @@ def restore(
     # Everything that can be known without decoding a pixel is known before the first image is touched.
     resolve_k(restorer.manifest, k)
     several = len(sources) > 1 or any(given.is_dir() for given in inputs)
-    jobs = plan_jobs(sources, others, out, several, bool(restorer.manifest.wavelengths))
+    jobs = plan_jobs(sources, others, out, several, is_spectrum(restorer.manifest))
+    if preview is not None and len(jobs) > 1:
+        raise InputError(f"--preview is for one image, and there are {len(jobs)}; restore the one to look at alone")
     for job in jobs:
         photos.check_source(restorer, job.source, job.inputs)
     if jobs[0].target != out:
         _make_folder(out)
     for job in jobs:
-        photos.check(restorer, job.source, job.target, job.inputs)
+        photos.check(restorer, job.source, job.target, job.inputs, preview)
     if not quiet and not as_json:
         print(f"{model}: {restorer.description}", file=sys.stderr)
     worst = 0
@@ -95,7 +101,15 @@ def restore(
         try:
             with progress_bar(job.source.path.name, quiet=quiet) as progress:
                 report = photos.restore_file(
-                    restorer, job.source, job.target, k, inputs=job.inputs, **sizes, batch=batch, progress=progress
+                    restorer,
+                    job.source,
+                    job.target,
+                    k,
+                    inputs=job.inputs,
+                    preview=preview,
+                    **sizes,
+                    batch=batch,
+                    progress=progress,
                 )
         except KeygraphError as error:
             if len(jobs) == 1:

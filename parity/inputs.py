@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..manifest import IMAGE_INPUT, Manifest
 from ..runtime import sources
 from ..runtime.padding import round_up
-from ..runtime.sample import test_image
+from ..runtime.sample import test_scene
 from ..runtime.scene import Scene, Windows, check_names, scene
 from ..runtime.session import Inputs
 
@@ -106,17 +106,7 @@ def generated(needs: Demands) -> Input:
     width = height + needs.multiple
     if needs.shape is not None:
         _, height, width = needs.shape
-    manifest = needs.manifest
-
-    def picture(channels: int, margin: tuple[int, int]) -> NDArray[np.float32]:
-        planes = test_image((1, channels, height + margin[0], width + margin[1]), (0.0, 1.0))[0]
-        return np.ascontiguousarray(np.moveaxis(planes, 0, 2))
-
-    image = picture(manifest.in_channels, manifest.margin)
-    first, *others = np.split(image, len(manifest.views) or 1, axis=2)
-    beside = dict(zip(manifest.views[1:], others, strict=True))
-    beside |= {extra.name: picture(extra.channels, extra.margin) for extra in manifest.extra_inputs}
-    return Input("generated picture", scene(manifest, first, beside))
+    return Input("generated picture", scene(needs.manifest, *test_scene(needs.manifest, height, width)))
 
 
 def _read(index: int, given: Given | Mapping[str, Given], manifest: Manifest) -> Input:

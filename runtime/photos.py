@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Mapping
@@ -13,12 +14,13 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, KeygraphError
 from ..manifest import IMAGE_INPUT, Manifest
-from . import cubes, images, sources
+from . import cubes, images, sources, spectral_preview
 from .cubes import Cube
 from .images import Picture
 from .restorer import Restorer
 from .scene import check_names, check_sizes, result_size
 from .sources import Source
+from .values import is_spectrum
 
 
 @dataclass(frozen=True)
@@ -91,18 +93,26 @@ def check(
     image: Source,
     target: str | os.PathLike[str],
     inputs: Mapping[str, Source] | None = None,
+    preview: str | os.PathLike[str] | None = None,
 ) -> None:
-    """Check, before any work, that files can be read, restored by this model, and the result be written.
+    """Check, before any work, that files can be read, restored by this model, and the results be written.
 
     Raises
     ------
     InputError
-        It cannot, or the target is one of the files.
+        It cannot, a target is one of the files, or a preview is asked for of what is no spectrum.
     """
     size, channels = check_source(restorer, image, inputs)
-    for file in (image, *(inputs or {}).values()):
-        if Path(target).exists() and os.path.samefile(file.path, target):
-            raise InputError(f"{target} is the input itself; choose another place with -o")
+    targets = [target] if preview is None else [target, preview]
+    for file, place in itertools.product((image, *(inputs or {}).values()), targets):
+        if Path(place).exists() and os.path.samefile(file.path, place):
+            raise InputError(f"{place} is the input itself; choose another place")
+    if preview is not None:
+        if not is_spectrum(restorer.manifest):
+            raise InputError("a preview is for spectra, and this model makes pictures; leave it out")
+        if Path(preview).resolve() == Path(target).resolve():
+            raise InputError(f"{preview} is the place of the result; choose another one for the preview")
+        spectral_preview.check_target(preview, *size, channels)
     holder = cubes if holds_cube(restorer.manifest, target) else images
     holder.check_target(target, *size, channels)
 
@@ -110,7 +120,7 @@ def check(
 def holds_cube(manifest: Manifest, target: str | os.PathLike[str]) -> bool:
     """Whether a result becomes a cube in this file: spectra always, pictures where the file is for arrays only."""
     suffix = Path(target).suffix.lower()
-    return bool(manifest.wavelengths) or (suffix in cubes.FORMATS and suffix not in images.FORMATS)
+    return is_spectrum(manifest) or (suffix in cubes.FORMATS and suffix not in images.FORMATS)
 
 
 def restore_file(
@@ -120,6 +130,7 @@ def restore_file(
     k: int | None = None,
     *,
     inputs: Mapping[str, str | os.PathLike[str] | Source] | None = None,
+    preview: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Report:
     """Restore one image file into another, whose format its name says.
@@ -135,6 +146,8 @@ def restore_file(
         left half-written.
     inputs
         Files with what the model takes beside the image, by name; as for `Restorer.restore`.
+    preview
+        Where to draw the bands of a spectrum, a picture; None for nowhere.
     k, options
         As for `Restorer.restore`.
 
@@ -148,7 +161,7 @@ def restore_file(
     manifest = restorer.manifest
     source = sources.source(image)
     others = {name: sources.source(file) for name, file in (inputs or {}).items()}
-    check(restorer, source, target, others)
+    check(restorer, source, target, others, preview)
     given = sources.read(source, sources.channels(manifest, IMAGE_INPUT))
     beside = {name: sources.read(file, sources.channels(manifest, name)) for name, file in others.items()}
     began = time.perf_counter()
@@ -159,7 +172,10 @@ def restore_file(
     except KeygraphError as error:
         raise type(error)(f"{source}: {error}") from error
     seconds = time.perf_counter() - began
-    read = [f"{name}: {line}" for name, one in beside.items() for line in one.notices]
+    said = [f"{name}: {line}" for name, one in beside.items() for line in one.notices]
+    said += [*restored.notices, *_write(target, restored.image, given, manifest)]
+    if preview is not None:
+        said += spectral_preview.write(preview, Cube(restored.image, manifest.wavelengths))
     height, width = restored.image.shape[:2]
     return Report(
         source=str(source),
@@ -174,7 +190,7 @@ def restore_file(
         padded=restored.padded,
         seconds=round(seconds, 3),
         engine=restorer.description,
-        notices=(*given.notices, *read, *restored.notices, *_write(target, restored.image, given, manifest)),
+        notices=(*given.notices, *said),
     )
 
 

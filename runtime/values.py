@@ -14,6 +14,9 @@ from ..manifest import Manifest
 #: Floating-point images go from 0 to 1. Noise leaves that range, but not by this much.
 FLOAT_LIMIT = 8.0
 
+#: A picture has at most so many channels; what has more is a spectrum.
+_PICTURE_CHANNELS = 4
+
 
 @dataclass(frozen=True)
 class Normalisation:
@@ -147,7 +150,12 @@ def result_type(manifest: Manifest, dtype: np.dtype[Any]) -> np.dtype[Any]:
 
     A spectrum is a measurement, whatever the samples were that it was made from.
     """
-    return dtype if is_sample_type(dtype) and not manifest.wavelengths else np.dtype(np.float32)
+    return dtype if is_sample_type(dtype) and not is_spectrum(manifest) else np.dtype(np.float32)
+
+
+def is_spectrum(manifest: Manifest) -> bool:
+    """Whether results are spectra: their bands have wavelengths, or are more than a picture has."""
+    return bool(manifest.wavelengths) or manifest.out_channels > _PICTURE_CHANNELS
 
 
 def from_model(values: NDArray[np.float32], manifest: Manifest, dtype: np.dtype[Any]) -> NDArray[Any]:
