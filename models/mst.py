@@ -74,12 +74,13 @@ class MSTConfig:
 
     def __post_init__(self) -> None:
         # Configurations come back from JSON, where tuples have become lists.
-        object.__setattr__(self, "blocks", tuple(self.blocks))
+        if isinstance(self.blocks, list):
+            object.__setattr__(self, "blocks", tuple(self.blocks))
         for name in ("bands", "channels"):
             value = getattr(self, name)
             require(self, name, type(value) is int and value >= 1, "an integer of at least 1")
-        positive = all(type(n) is int and n >= 1 for n in self.blocks)
-        require(self, "blocks", positive and len(self.blocks) >= 2, "at least two integers of at least 1")
+        fits = isinstance(self.blocks, tuple) and all(type(n) is int and n >= 1 for n in self.blocks)
+        require(self, "blocks", fits and len(self.blocks) >= 2, "at least two integers of at least 1")
         require(self, "mask_guided", type(self.mask_guided) is bool, "true or false")
         if self.mask_guided:
             require(self, "channels", self.channels == self.bands, f"the number of bands ({self.bands}) with a mask")
