@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections import Counter
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ from ..errors import InputError, MissingDependencyError
 from ..files import CHECKPOINT_SUFFIXES, read_start
 from ..manifest import METADATA_KEY, HalfPrecision, Manifest, Neighbours, Profile, from_json
 from ..runtime import cubes
+from ..runtime.channels import count
 from ..runtime.images import FORMATS
 from ..runtime.sidecar import BACKENDS, Sidecar, Tensor, check_digest
 from ..runtime.sidecar import read as read_sidecar
@@ -23,6 +25,14 @@ Description = dict[str, Any]
 
 #: What an engine's name ends with.
 ENGINE_SUFFIX = ".plan"
+
+#: `manifest.NORMALISATIONS` in words.
+_NORMALISATIONS = {
+    "type": "integers over their type's white level, floats as they are",
+    "range": "the whole image from its least sample to its largest",
+    "peak": "negative samples to 0, the whole image over its largest sample, times {gain:g}",
+    "none": "none, samples as they are",
+}
 
 _IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -217,9 +227,49 @@ def _words(manifest: Manifest) -> Description:
         "task": manifest.task or "not said",
         "image": f"{manifest.in_channels} -> {manifest.out_channels} channels, scale {manifest.scale}, "
         f"values {manifest.value_range[0]:g} to {manifest.value_range[1]:g}",
+        **_input_words(manifest),
         "size rule": f"height and width are multiples of {manifest.size_multiple}",
+        **({"statistics": "over the whole image: tiles change the result"} if manifest.global_statistics else {}),
+        **_result_words(manifest),
         "k": _k_words(manifest.neighbours),
     }
+
+
+def _input_words(manifest: Manifest) -> Description:
+    """What else goes in, and how."""
+    words: Description = {}
+    if manifest.views:
+        words["views"] = f"{' and '.join(manifest.views)}, {manifest.in_channels // len(manifest.views)} channels each"
+    if any(manifest.margin):
+        words["margin"] = f"the image is {_larger(manifest.margin)} the result"
+    if manifest.extra_inputs:
+        words["inputs beside it"] = [
+            f"{extra.name}: {count(extra.channels)}, {_larger(extra.margin)} the result"
+            for extra in manifest.extra_inputs
+        ]
+    return words | {"normalisation": _NORMALISATIONS[manifest.normalisation].format(gain=manifest.gain)}
+
+
+def _larger(margin: tuple[int, int]) -> str:
+    parts = [f"{more} {what}" for more, what in zip(margin, ("rows", "columns"), strict=True) if more]
+    return f"{' and '.join(parts)} larger than" if parts else "as large as"
+
+
+def _result_words(manifest: Manifest) -> Description:
+    """What comes out, where it is not just a picture."""
+    words: Description = {}
+    if manifest.wavelengths:
+        words["bands"] = _wavelength_words(manifest.wavelengths)
+    if manifest.clamp is not None:
+        words["result"] = f"cut to {manifest.clamp[0]:g} to {manifest.clamp[1]:g}"
+    return words
+
+
+def _wavelength_words(wavelengths: tuple[float, ...]) -> str:
+    steps = {round(above - below, 6) for below, above in itertools.pairwise(wavelengths)}
+    if len(wavelengths) > 2 and len(steps) == 1:
+        return f"{len(wavelengths)}, {wavelengths[0]:g} to {wavelengths[-1]:g} nm in steps of {steps.pop():g}"
+    return f"{len(wavelengths)}, at {', '.join(f'{wavelength:g}' for wavelength in wavelengths)} nm"
 
 
 def _manifest_words(manifest: Manifest) -> Description:
