@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from ..runtime.sidecar import read as read_sidecar
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, ValueInfoProto
+
+    from ..models import LoadedModel
 
 Description = dict[str, Any]
 
@@ -63,11 +66,42 @@ def describe_checkpoint(path: Path) -> Description:
         "bytes": path.stat().st_size,
         **_words(manifest),
         "configuration": manifest.configuration,
-        "parameters": sum(parameter.numel() for parameter in loaded.module.parameters()),
         "tensors": len(state),
+        **_size(loaded),
         "read": list(loaded.notes),
         "weights": manifest.weights_sha256,
     }
+
+
+def _size(loaded: LoadedModel) -> Description:
+    """Parameters and multiply-accumulates, what GLMHA and the like save, and what others state."""
+    from ..models.macs import count
+    from ..models.published import published
+
+    multiple = loaded.architecture.interface(loaded.config).size_multiple
+    side = -(-256 // multiple) * multiple
+    size = count(loaded.architecture, loaded.config, side, side)
+    macs = f"multiply-accumulates at {side} x {side}"
+    words: Description = {
+        "parameters": size.parameters,
+        macs: {"without attention products": giga(size.layers), "with": giga(size.macs)},
+    }
+    if getattr(loaded.config, "attention", "csa") != "csa":
+        csa = count(loaded.architecture, replace(loaded.config, attention="csa", reduction=()), side, side)
+        words["saved against csa"] = {
+            "parameters": csa.parameters - size.parameters,
+            "without attention products": giga(csa.layers - size.layers),
+            "with": giga(csa.macs - size.macs),
+        }
+    stated = published(loaded.architecture.name, loaded.config)
+    if stated:
+        words["published"] = [f"{entry.words} ({entry.source})" for entry in stated]
+    return words
+
+
+def giga(macs: int) -> str:
+    """Decimal giga-multiply-accumulates."""
+    return f"{macs / 1e9:.3f} G"
 
 
 def describe_onnx(path: Path) -> Description:

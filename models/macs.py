@@ -1,4 +1,4 @@
-"""Multiply-accumulates of a network, counted by PyTorch on shapes alone."""
+"""Size of a network: parameters and multiply-accumulates, counted by PyTorch on shapes alone."""
 
 from __future__ import annotations
 
@@ -16,38 +16,41 @@ _ATTENTION = ("bmm", "baddbmm", "key_graph", "key_graph_attention")
 
 
 @dataclass(frozen=True)
-class Macs:
-    """Multiply-accumulates for one image.
+class Size:
+    """What a network holds, and what it computes for one image.
 
     Attributes
     ----------
+    parameters
+        Numbers that training changes.
     layers
-        Of convolutions and linear layers.
+        Multiply-accumulates of convolutions and linear layers.
     attention
-        Of attention's products.
+        Multiply-accumulates of attention's products.
     """
 
+    parameters: int
     layers: int
     attention: int
 
     @property
-    def total(self) -> int:
-        """With attention's products."""
+    def macs(self) -> int:
+        """All multiply-accumulates."""
         return self.layers + self.attention
 
 
-def count_macs(architecture: Architecture, config: Any, height: int = 256, width: int = 256) -> Macs:
-    """Count what a network computes for one result of `height` x `width` (over its scale).
+def count(architecture: Architecture, config: Any, height: int = 256, width: int = 256) -> Size:
+    """Count what a network has and computes.
 
     Sums, norms, activations and other element-wise work are not counted, as is usual. A key graph counts the
-    similarities of all nodes, its attention those that k selects.
+    similarities of all nodes, its attention those that the default k selects.
 
     Parameters
     ----------
     architecture, config
         The network; no weights are needed.
     height, width
-        Pixels, multiples of the interface's `size_multiple`.
+        Pixels of the result over its scale, multiples of the interface's `size_multiple`.
     """
     interface = architecture.interface(config)
     inputs = [(interface.in_channels, interface.margin), *((e.channels, e.margin) for e in interface.extra_inputs)]
@@ -61,20 +64,19 @@ def count_macs(architecture: Architecture, config: Any, height: int = 256, width
     # PyTorch counts a multiply-accumulate as two operations.
     counts = {str(operator): flops // 2 for operator, flops in counter.get_flop_counts()["Global"].items()}
     attention = sum(macs for operator, macs in counts.items() if operator.rpartition(".")[2] in _ATTENTION)
-    return Macs(sum(counts.values()) - attention, attention)
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    return Size(parameters, sum(counts.values()) - attention, attention)
 
 
 def _key_graph_formulas(k: int) -> dict[Any, Callable[..., int]]:
-    """Operations of keygraph's operators, for `FlopCounterMode`, which knows shapes but not the number k."""
+    """Operations of keygraph's own operators; `FlopCounterMode` shows their tensors' shapes, but not the number k."""
 
     def key_graph(query: torch.Size, key: torch.Size, *_: Any, **__: Any) -> int:
-        batch, groups, rows, channels = query
-        return 2 * batch * groups * rows * key[2] * channels
+        return 2 * query.numel() * key[2]
 
     def attention(q: torch.Size, key: torch.Size, v: torch.Size, *_: Any, **__: Any) -> int:
-        # [B, N, H d] each, heads side by side.
-        selected = min(k, key[-2])
-        return 2 * selected * (q.numel() + q[:-1].numel() * v[-1])
+        # Heads stand side by side, [B, N, H d], or apart, [B, H, N, d]: the count is the same.
+        return 2 * min(k, key[-2]) * (q.numel() + v.numel() // key[-2] * q[-2])
 
     operators = torch.ops.keygraph
     return {operators.key_graph: key_graph, operators.key_graph_attention: attention}
