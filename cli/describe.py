@@ -75,25 +75,30 @@ def describe_checkpoint(path: Path) -> Description:
 
 def _size(loaded: LoadedModel) -> Description:
     """Parameters and multiply-accumulates, what GLMHA and the like save, and what others state."""
-    from ..models.macs import count
+    from ..models.macs import count_macs, count_parameters
     from ..models.published import published
 
-    multiple = loaded.architecture.interface(loaded.config).size_multiple
+    architecture, config = loaded.architecture, loaded.config
+    multiple = architecture.interface(config).size_multiple
     side = -(-256 // multiple) * multiple
-    size = count(loaded.architecture, loaded.config, side, side)
-    macs = f"multiply-accumulates at {side} x {side}"
+    parameters, macs = count_parameters(architecture, config), count_macs(architecture, config, side, side)
     words: Description = {
-        "parameters": size.parameters,
-        macs: {"without attention products": giga(size.layers), "with": giga(size.macs)},
+        "parameters": parameters,
+        f"multiply-accumulates at {side} x {side}": {
+            "without attention products": giga(macs.layers),
+            "with": giga(macs.total),
+            **({"with layer norms as well": giga(macs.total + macs.norms)} if macs.norms else {}),
+        },
     }
-    if getattr(loaded.config, "attention", "csa") != "csa":
-        csa = count(loaded.architecture, replace(loaded.config, attention="csa", reduction=()), side, side)
+    if getattr(config, "attention", "csa") != "csa":
+        csa = replace(config, attention="csa", reduction=())
+        csa_macs = count_macs(architecture, csa, side, side)
         words["saved against csa"] = {
-            "parameters": csa.parameters - size.parameters,
-            "without attention products": giga(csa.layers - size.layers),
-            "with": giga(csa.macs - size.macs),
+            "parameters": count_parameters(architecture, csa) - parameters,
+            "without attention products": giga(csa_macs.layers - macs.layers),
+            "with": giga(csa_macs.total - macs.total),
         }
-    stated = published(loaded.architecture.name, loaded.config)
+    stated = published(architecture.name, config)
     if stated:
         words["published"] = [f"{entry.words} ({entry.source})" for entry in stated]
     return words

@@ -9,10 +9,15 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from . import kgt, restormer
+from . import kgt, mst, mst_plus_plus, restormer
 from .architecture import Architecture, StateDict
 
-ARCHITECTURES: tuple[Architecture, ...] = (kgt.ARCHITECTURE, restormer.ARCHITECTURE)
+ARCHITECTURES: tuple[Architecture, ...] = (
+    kgt.ARCHITECTURE,
+    restormer.ARCHITECTURE,
+    mst.ARCHITECTURE,
+    mst_plus_plus.ARCHITECTURE,
+)
 
 
 def by_name(name: str) -> Architecture:
