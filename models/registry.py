@@ -8,10 +8,15 @@ from collections.abc import Iterable
 import torch
 
 from ..errors import InputError
-from . import kgt, restormer
+from . import kgt, mst, mst_plus_plus, restormer
 from .architecture import Architecture, StateDict
 
-ARCHITECTURES: tuple[Architecture, ...] = (kgt.ARCHITECTURE, restormer.ARCHITECTURE)
+ARCHITECTURES: tuple[Architecture, ...] = (
+    kgt.ARCHITECTURE,
+    restormer.ARCHITECTURE,
+    mst.ARCHITECTURE,
+    mst_plus_plus.ARCHITECTURE,
+)
 
 
 def by_name(name: str) -> Architecture:

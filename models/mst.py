@@ -1,0 +1,388 @@
+"""MST, the Mask-guided Spectral-wise Transformer for snapshot compressive imaging (arXiv 2111.07910).
+
+A coded aperture masks the scene, a prism moves each band by two pixels more than the band before it, and one picture,
+the measurement, is the sum of all bands. The network gets the cube of bands back. Two variants were released:
+
+* simulation: measurement and coded aperture go in; the aperture guides the attention (`MaskGuide`).
+* real data: only the measurement goes in; a 3x3 convolution (`fution`, as it is spelled) stands in front.
+
+The state-dict keys are those of the released checkpoints:
+
+    embedding          3x3 convolution, bands -> channels
+    encoder_layers.i   0: blocks; 1: 4x4 convolution to half the size; 2: the same for the mask (simulation only)
+    bottleneck         blocks
+    decoder_layers.i   0: 2x2 transposed convolution; 1: 1x1 convolution after the skip; 2: blocks
+    mapping            3x3 convolution, channels -> bands, added to the input
+
+`SpectralUNet` is also the body of MST++ (`models.mst_plus_plus`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..manifest import ExtraInput
+from .architecture import Architecture, Interface, StateDict
+from .configuration import require
+
+#: Columns by which a band lies beside the band before it in a measurement.
+DISPERSION = 2
+
+#: Centres of the 28 bands in nm, those of the CAVE and KAIST cubes that the released models were trained on.
+WAVELENGTHS = (
+    453.3, 457.6, 462.1, 466.8, 471.6, 476.5, 481.6, 486.9, 492.4, 498.0, 503.9, 509.9, 516.2, 522.7,
+    529.5, 536.5, 543.8, 551.4, 558.6, 567.5, 575.3, 584.3, 594.4, 604.2, 614.4, 625.1, 636.3, 648.1,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MSTConfig:
+    """Everything that decides an MST's shape and function.
+
+    Attributes
+    ----------
+    bands
+        Of the cube; a measurement is `DISPERSION` * (bands - 1) columns wider than it.
+    channels
+        At full size, and of each head at every level; the mask-guided variant has as many as bands.
+    blocks
+        Attention blocks of each level, full size first, the bottleneck last.
+    mask_guided
+        True for the simulation variant, false for the real-data variant.
+    task
+        Free text for the manifest.
+
+    Raises
+    ------
+    InputError
+        A value is of the wrong type or out of range, or values contradict each other.
+    """
+
+    bands: int = 28
+    channels: int = 28
+    blocks: tuple[int, ...] = (2, 2, 2)
+    mask_guided: bool = True
+    task: str = "snapshot compressive imaging"
+
+    def __post_init__(self) -> None:
+        # Configurations come back from JSON, where tuples have become lists.
+        object.__setattr__(self, "blocks", tuple(self.blocks))
+        for name in ("bands", "channels"):
+            value = getattr(self, name)
+            require(self, name, type(value) is int and value >= 1, "an integer of at least 1")
+        positive = all(type(n) is int and n >= 1 for n in self.blocks)
+        require(self, "blocks", positive and len(self.blocks) >= 2, "at least two integers of at least 1")
+        require(self, "mask_guided", type(self.mask_guided) is bool, "true or false")
+        if self.mask_guided:
+            require(self, "channels", self.channels == self.bands, f"the number of bands ({self.bands}) with a mask")
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width of a cube must be multiples of this."""
+        return 2 ** (len(self.blocks) - 1)
+
+    @property
+    def margin(self) -> int:
+        """Columns by which a measurement is wider than its cube."""
+        return DISPERSION * (self.bands - 1)
+
+
+PRESETS: dict[str, MSTConfig] = {
+    "mst-s": MSTConfig(blocks=(2, 2, 2)),
+    "mst-m": MSTConfig(blocks=(2, 4, 4)),
+    "mst-l": MSTConfig(blocks=(4, 7, 5)),
+    "mst-s-real": MSTConfig(blocks=(2, 2, 2), mask_guided=False),
+    "mst-m-real": MSTConfig(blocks=(2, 4, 4), mask_guided=False),
+    "mst-l-real": MSTConfig(blocks=(4, 7, 5), mask_guided=False),
+}
+
+
+def pointwise(x: Tensor, linear: nn.Linear) -> Tensor:
+    """A linear layer over the channels of [B, C, H, W]: the checkpoints hold matrices, the network keeps its layout."""
+    return functional.conv2d(x, linear.weight[:, :, None, None], linear.bias)
+
+
+class MaskGuide(nn.Module):
+    """The mask-guided mechanism (section 3.3): what of the values at each place the aperture let through.
+
+    Parameters
+    ----------
+    channels
+        Of the dispersed mask's features.
+    level
+        Halvings of the size: the dispersion per channel is `DISPERSION` / 4^level columns, cut to whole ones.
+    """
+
+    def __init__(self, channels: int, level: int) -> None:
+        super().__init__()
+        self.shifts = [DISPERSION * channel // 4**level for channel in range(channels)]
+        self.conv1 = nn.Conv2d(channels, channels, 1)
+        self.conv2 = nn.Conv2d(channels, channels, 1)
+        self.depth_conv = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
+
+    def forward(self, mask: Tensor, width: int) -> Tensor:
+        """Dispersed mask [B, C, H, W + margin] -> [B, C, H, W], the channels shifted back."""
+        features = self.conv1(mask)
+        features = features * torch.sigmoid(self.depth_conv(self.conv2(features))) + features
+        # Channels with the same shift are neighbours: one slice for all of them.
+        firsts = [i for i, shift in enumerate(self.shifts) if i == 0 or shift != self.shifts[i - 1]]
+        pieces = [
+            features[:, first:end, :, self.shifts[first] : self.shifts[first] + width]
+            for first, end in zip(firsts, [*firsts[1:], len(self.shifts)], strict=True)
+        ]
+        return torch.cat(pieces, dim=1)
+
+
+class Attention(nn.Module):
+    """Spectral-wise multi-head self-attention (MS-MSA, section 3.2): the tokens are channels, not pixels."""
+
+    def __init__(self, channels: int, level: int, mask_guided: bool) -> None:
+        super().__init__()
+        self.heads = 2**level
+        self.rescale = nn.Parameter(torch.ones(self.heads, 1, 1))
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_k = nn.Linear(channels, channels, bias=False)
+        self.to_v = nn.Linear(channels, channels, bias=False)
+        self.proj = nn.Linear(channels, channels)
+        self.pos_emb = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
+            nn.GELU(),
+            nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
+        )
+        if mask_guided:
+            self.mm = MaskGuide(channels, level)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """[B, C, H, W] and the dispersed mask [B, C, H, W + margin] -> [B, C, H, W]."""
+        q, k, v = (pointwise(x, linear) for linear in (self.to_q, self.to_k, self.to_v))
+        guided = v if mask is None else v * self.mm(mask, x.shape[3])
+        q, k, guided = (t.unflatten(1, (self.heads, -1)).flatten(3) for t in (q, k, guided))
+        q, k = (functional.normalize(t, dim=-1) for t in (q, k))
+        # The released code has keys as rows: k q^T, not q k^T.
+        weights = (k @ q.transpose(-2, -1) * self.rescale).softmax(dim=-1)
+        attended = (weights @ guided).view(x.shape)
+        return pointwise(attended, self.proj) + self.pos_emb(v)
+
+
+class FeedForward(nn.Module):
+    """1x1 convolution to four times the channels, depth-wise 3x3 convolution, and back."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = 4 * channels
+        self.net = nn.Sequential(
+            nn.Conv2d(channels, hidden, 1, bias=False),
+            nn.GELU(),
+            nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden, bias=False),
+            nn.GELU(),
+            nn.Conv2d(hidden, channels, 1, bias=False),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class PreNorm(nn.Module):
+    """fn(LN(x)), the norm over the channels."""
+
+    def __init__(self, channels: int, fn: nn.Module) -> None:
+        super().__init__()
+        self.fn = fn
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fn(self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+
+
+class Blocks(nn.Module):
+    """Some times: x + Attention(x), then x + FFN(LN(x))."""
+
+    def __init__(self, config: MSTConfig, level: int) -> None:
+        super().__init__()
+        channels = config.channels * 2**level
+        self.blocks = nn.ModuleList(
+            nn.ModuleList([Attention(channels, level, config.mask_guided), PreNorm(channels, FeedForward(channels))])
+            for _ in range(config.blocks[level])
+        )
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """[B, C, H, W] and the level's mask -> [B, C, H, W]."""
+        for attention, feed_forward in self.blocks:
+            x = x + attention(x, mask)
+            x = x + feed_forward(x)
+        return x
+
+
+class SpectralUNet(nn.Module):
+    """The U-shaped body: bands -> bands, at the same size, plus its input.
+
+    Parameters
+    ----------
+    config
+        Its shape.
+    slope
+        Negative slope of the rectifier after the embedding; 1 for none.
+    """
+
+    def __init__(self, config: MSTConfig, slope: float) -> None:
+        super().__init__()
+        channels, depth = config.channels, len(config.blocks) - 1
+        self.slope = slope
+        self.embedding = nn.Conv2d(config.bands, channels, 3, padding=1, bias=False)
+        self.encoder_layers = nn.ModuleList()
+        self.decoder_layers = nn.ModuleList()
+        for level in range(depth):
+            fine, coarse = channels * 2**level, channels * 2 ** (level + 1)
+            downs = [nn.Conv2d(fine, coarse, 4, 2, 1, bias=False) for _ in range(2 if config.mask_guided else 1)]
+            self.encoder_layers.append(nn.ModuleList([Blocks(config, level), *downs]))
+        self.bottleneck = Blocks(config, depth)
+        for level in reversed(range(depth)):
+            fine, coarse = channels * 2**level, channels * 2 ** (level + 1)
+            up, fuse = nn.ConvTranspose2d(coarse, fine, 2, 2), nn.Conv2d(coarse, fine, 1, bias=False)
+            self.decoder_layers.append(nn.ModuleList([up, fuse, Blocks(config, level)]))
+        self.mapping = nn.Conv2d(channels, config.bands, 3, padding=1, bias=False)
+
+    def reconstruct(self, x: Tensor, shifted_mask: Tensor | None = None) -> Tensor:
+        """The released networks' forward.
+
+        Parameters
+        ----------
+        x
+            First guess of the cube, [B, bands, H, W]; H and W multiples of 2^levels.
+        shifted_mask
+            The dispersed coded aperture [B or 1, bands, H, W + margin], for mask-guided networks. (The released code
+            takes the first mask of a batch for all of it; here every image has its own.)
+
+        Returns
+        -------
+        Tensor
+            [B, bands, H, W].
+        """
+        features, mask = self.embedding(x), shifted_mask
+        if self.slope != 1:
+            features = functional.leaky_relu(features, self.slope)
+        skips: list[tuple[Tensor, Tensor | None]] = []
+        for blocks, down, *mask_down in self.encoder_layers:
+            features = blocks(features, mask)
+            skips.append((features, mask))
+            features = down(features)
+            if mask is not None:
+                mask = mask_down[0](mask)
+        features = self.bottleneck(features, mask)
+        for up, fuse, blocks in self.decoder_layers:
+            skip, mask = skips.pop()
+            features = blocks(fuse(torch.cat([up(features), skip], dim=1)), mask)
+        return self.mapping(features) + x
+
+
+class MST(SpectralUNet):
+    """A Mask-guided Spectral-wise Transformer.
+
+    Parameters
+    ----------
+    config
+        Its shape and variant.
+    """
+
+    def __init__(self, config: MSTConfig) -> None:
+        super().__init__(config, slope=0.1)
+        self.config = config
+        if not config.mask_guided:
+            self.fution = nn.Conv2d(config.bands, config.bands, 3, padding=1, bias=False)
+
+    def forward(self, image: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Reconstruct the cubes of a batch of measurements.
+
+        Parameters
+        ----------
+        image
+            Measurements [B, 1, H, W + margin]. Simulation: the plain sum over the bands. Real data: negative samples
+            set to 0, then divided by the largest and multiplied by 0.8.
+        mask
+            The coded aperture [B, 1, H, W] in [0, 1], for the simulation variant only.
+
+        Returns
+        -------
+        Tensor
+            [B, bands, H, W], not clamped.
+        """
+        if mask is None:
+            return self.reconstruct(self.fution(self._undisperse(image, image.shape[3] - self.config.margin)))
+        x = self._undisperse(image / self.config.bands * 2, mask.shape[3])
+        return self.reconstruct(x, self._disperse(mask))
+
+    def _undisperse(self, measurement: Tensor, width: int) -> Tensor:
+        """[B, 1, H, W + margin] -> [B, bands, H, W]: for each band the columns that it fell on."""
+        starts = range(0, self.config.margin + 1, DISPERSION)
+        return torch.cat([measurement[..., start : start + width] for start in starts], dim=1)
+
+    def _disperse(self, mask: Tensor) -> Tensor:
+        """[B, 1, H, W] -> [B, bands, H, W + margin]: the aperture as each band throws it on the sensor."""
+        margin = self.config.margin
+        padded = functional.pad(mask, (margin, margin))
+        starts = range(margin, -1, -DISPERSION)
+        return torch.cat([padded[..., start : start + mask.shape[3] + margin] for start in starts], dim=1)
+
+
+def count_blocks(state: StateDict, prefix: str = "") -> tuple[int, ...]:
+    """Blocks of each level of the `SpectralUNet` under a prefix, from its keys."""
+    counts: dict[str, int] = {}
+    for key in state:
+        match = re.match(rf"{re.escape(prefix)}(encoder_layers\.\d+\.0|bottleneck)\.blocks\.(\d+)\.", key)
+        if match:
+            counts[match[1]] = max(counts.get(match[1], 0), int(match[2]) + 1)
+    levels = [f"encoder_layers.{level}.0" for level in range(len(counts) - 1)]
+    return tuple(counts[name] for name in (*levels, "bottleneck"))
+
+
+def infer_config(state: StateDict, given: Mapping[str, Any]) -> MSTConfig:
+    """Configuration from shapes, completed by what the user gives.
+
+    Raises
+    ------
+    InputError
+        A value that the user gives does not fit.
+    """
+    channels, bands = state["embedding.weight"].shape[:2]
+    known = {
+        "bands": bands,
+        "channels": channels,
+        "blocks": count_blocks(state),
+        "mask_guided": "fution.weight" not in state,
+    }
+    return MSTConfig(**{**known, **given})
+
+
+def is_mst(state: StateDict) -> bool:
+    """Detect by keys: the body, and what one of the variants has beside it."""
+    body = "embedding.weight" in state and "mapping.weight" in state
+    return body and ("fution.weight" in state or "bottleneck.blocks.0.0.mm.conv1.weight" in state)
+
+
+def interface(config: MSTConfig) -> Interface:
+    """What goes in and out: a measurement, for the simulation variant with its coded aperture; a cube of bands."""
+    return Interface(
+        task=config.task,
+        scale=1,
+        in_channels=1,
+        out_channels=config.bands,
+        value_range=(0.0, 1.0),
+        size_multiple=config.size_multiple,
+        global_statistics=True,
+        normalisation="none" if config.mask_guided else "peak",
+        gain=1.0 if config.mask_guided else 0.8,
+        margin=(0, config.margin),
+        extra_inputs=(ExtraInput("mask", 1),) if config.mask_guided else (),
+        clamp=None if config.mask_guided else (0.0, 1.0),
+        wavelengths=WAVELENGTHS if config.bands == len(WAVELENGTHS) else (),
+    )
+
+
+ARCHITECTURE = Architecture("mst", MSTConfig, MST, is_mst, infer_config, interface)

@@ -1,0 +1,161 @@
+"""MST++, the Multi-stage Spectral-wise Transformer: a cube of 31 bands from an RGB picture (arXiv 2204.07908).
+
+The state-dict keys are those of the released checkpoints:
+
+    conv_in     3x3 convolution, in_channels -> channels
+    body.i      stages, each a `models.mst.SpectralUNet` without mask
+    conv_out    3x3 convolution, channels -> out_channels, added to what `conv_in` gave
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from .architecture import Architecture, Interface, StateDict
+from .configuration import require
+from .mst import MSTConfig, SpectralUNet, count_blocks
+
+#: Centres of the 31 bands in nm (NTIRE 2022 spectral reconstruction challenge, ARAD_1K).
+WAVELENGTHS = tuple(400.0 + 10 * band for band in range(31))
+
+
+@dataclass(frozen=True)
+class MSTPlusPlusConfig:
+    """Everything that decides an MST++'s shape and function; the defaults are the released model's.
+
+    Attributes
+    ----------
+    in_channels
+        Of the picture.
+    out_channels
+        Bands of the cube. The sum at the end wants as many as `channels`.
+    channels
+        Features of the stages at full size, and of each head at every level.
+    stages
+        Number of U-shaped stages, one after the other.
+    blocks
+        Attention blocks of each level of every stage, full size first, the bottleneck last.
+    task
+        Free text for the manifest.
+
+    Raises
+    ------
+    InputError
+        A value is of the wrong type or out of range, or values contradict each other.
+    """
+
+    in_channels: int = 3
+    out_channels: int = 31
+    channels: int = 31
+    stages: int = 3
+    blocks: tuple[int, ...] = (1, 1, 1)
+    task: str = "spectral reconstruction"
+
+    def __post_init__(self) -> None:
+        for name in ("in_channels", "out_channels", "channels", "stages"):
+            value = getattr(self, name)
+            require(self, name, type(value) is int and value >= 1, "an integer of at least 1")
+        require(self, "out_channels", self.out_channels == self.channels, f"the same as channels ({self.channels})")
+        object.__setattr__(self, "blocks", self.stage.blocks)
+
+    @property
+    def stage(self) -> MSTConfig:
+        """Shape of a stage."""
+        return MSTConfig(bands=self.channels, channels=self.channels, blocks=self.blocks, mask_guided=False)
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width of a picture must be multiples of this: the released code pads to 8, though 4 would do."""
+        return max(8, self.stage.size_multiple)
+
+
+class Stage(SpectralUNet):
+    """One stage: a `SpectralUNet` without mask and without a rectifier after the embedding."""
+
+    def __init__(self, config: MSTConfig) -> None:
+        super().__init__(config, slope=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.reconstruct(x)
+
+
+class MSTPlusPlus(nn.Module):
+    """A Multi-stage Spectral-wise Transformer.
+
+    Parameters
+    ----------
+    config
+        Its shape.
+    """
+
+    def __init__(self, config: MSTPlusPlusConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.conv_in = nn.Conv2d(config.in_channels, config.channels, 3, padding=1, bias=False)
+        self.body = nn.Sequential(*(Stage(config.stage) for _ in range(config.stages)))
+        self.conv_out = nn.Conv2d(config.channels, config.out_channels, 3, padding=1, bias=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Reconstruct the cubes of a batch of pictures.
+
+        Parameters
+        ----------
+        image
+            [B, in_channels, H, W], each scaled so that its least sample is 0 and its largest 1; H and W multiples of
+            `config.size_multiple`.
+
+        Returns
+        -------
+        Tensor
+            [B, out_channels, H, W], not clamped.
+        """
+        x = self.conv_in(image)
+        return self.conv_out(self.body(x)) + x
+
+
+def infer_config(state: StateDict, given: Mapping[str, Any]) -> MSTPlusPlusConfig:
+    """Configuration from shapes, completed by what the user gives.
+
+    Raises
+    ------
+    InputError
+        A value that the user gives does not fit.
+    """
+    channels, in_channels = state["conv_in.weight"].shape[:2]
+    known = {
+        "in_channels": in_channels,
+        "out_channels": state["conv_out.weight"].shape[0],
+        "channels": channels,
+        "stages": len({match[1] for key in state if (match := re.match(r"body\.(\d+)\.", key))}),
+        "blocks": count_blocks(state, "body.0."),
+    }
+    return MSTPlusPlusConfig(**{**known, **given})
+
+
+def is_mst_plus_plus(state: StateDict) -> bool:
+    """Detect by keys."""
+    return {"conv_in.weight", "conv_out.weight", "body.0.embedding.weight"} <= state.keys()
+
+
+def interface(config: MSTPlusPlusConfig) -> Interface:
+    """What goes in and out: a picture stretched to its own range, a cube of bands."""
+    return Interface(
+        task=config.task,
+        scale=1,
+        in_channels=config.in_channels,
+        out_channels=config.out_channels,
+        value_range=(0.0, 1.0),
+        size_multiple=config.size_multiple,
+        global_statistics=True,
+        normalisation="range",
+        clamp=(0.0, 1.0),
+        wavelengths=WAVELENGTHS if config.out_channels == len(WAVELENGTHS) else (),
+    )
+
+
+ARCHITECTURE = Architecture("mst_plus_plus", MSTPlusPlusConfig, MSTPlusPlus, is_mst_plus_plus, infer_config, interface)
