@@ -22,7 +22,7 @@ from ..runtime.device import Device, parse_device
 from ..runtime.gpu import used_memory
 from ..runtime.restorer import Restorer
 from ..runtime.sample import test_image
-from ..runtime.session import Session, StreamingSession, resolve_k, run_batches
+from ..runtime.session import Inputs, Session, StreamingSession, resolve_k, run_batches
 from ..runtime.sizing import choose
 from .timing import cpu_times
 
@@ -303,10 +303,10 @@ class Timed:
         self._session, self.seconds = session, 0.0
         self.manifest, self.description = session.manifest, session.description
 
-    def run(self, images: NDArray[np.float32], k: int | None) -> NDArray[np.float32]:
+    def run(self, images: NDArray[np.float32], k: int | None, *extras: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Session.run`."""
         began = time.perf_counter()
-        restored = self._session.run(images, k)
+        restored = self._session.run(images, k, *extras)
         self.seconds += time.perf_counter() - began
         return restored
 
@@ -315,9 +315,9 @@ def _throughput(session: Session, images: NDArray[np.float32], k: int | None, se
     """Tiles a second in a stream of batches, each of which takes about so many seconds alone."""
     count = min(max(round(_STREAM_SECONDS / seconds), _STREAM_LEAST), _STREAM_MOST)
 
-    def stream() -> Iterator[NDArray[np.float32]]:
+    def stream() -> Iterator[Inputs]:
         for _ in range(count):
-            yield images
+            yield (images,)
 
     began = time.perf_counter()
     for _ in run_batches(session, stream(), k):

@@ -15,7 +15,7 @@ from ..manifest import Manifest
 from .channels import Channels, adapt
 from .notices import warn
 from .padding import reflected
-from .session import Session, SessionMemoryError, resolve_k, run_batches
+from .session import Inputs, Session, SessionMemoryError, resolve_k, run_batches
 from .sizing import Sizing, choose, smaller
 from .tiling import Plan, blend
 
@@ -202,10 +202,11 @@ class Restorer:
         groups = [corners[start : start + together] for start in range(0, len(corners), together)]
         cut = Cutter(image, plan)
 
-        def batches() -> Iterator[NDArray[np.float32]]:
+        def batches() -> Iterator[Inputs]:
             for group in groups:
                 images = np.concatenate([channels.split(to_model(cut(y, x), self.manifest)) for y, x in group])
-                yield from _parts(images, sizing.most or len(images), filled)
+                for part in _parts(images, sizing.most or len(images), filled):
+                    yield (part,)
 
         done = 0
         with closing(run_batches(self.session, batches(), k)) as results:

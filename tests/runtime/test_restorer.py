@@ -16,7 +16,7 @@ from keygraph.errors import InputError, KeygraphError
 from keygraph.manifest import Manifest
 from keygraph.runtime.notices import KeygraphWarning
 from keygraph.runtime.restorer import MAX_ELEMENTS, Restorer, check_size
-from keygraph.runtime.session import SessionMemoryError
+from keygraph.runtime.session import Inputs, SessionMemoryError
 from keygraph.runtime.tiling import seam_ratio
 
 ModelFile = Callable[..., Path]
@@ -216,7 +216,7 @@ class Small:
     def __init__(self, manifest: Manifest, pixels: int) -> None:
         self.manifest, self.pixels = manifest, pixels
 
-    def run(self, images: np.ndarray[Any, Any], k: int | None) -> np.ndarray[Any, Any]:
+    def run(self, images: np.ndarray[Any, Any], k: int | None, *extras: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         if images[:, 0].size > self.pixels:
             raise SessionMemoryError("out of memory")
         return images
@@ -269,14 +269,14 @@ class Ahead:
         self.manifest = manifest
         self.log: list[str] = []
 
-    def run(self, images: np.ndarray[Any, Any], k: int | None) -> np.ndarray[Any, Any]:
+    def run(self, images: np.ndarray[Any, Any], k: int | None, *extras: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         raise AssertionError("a session that streams is not asked for single runs")
 
-    def run_batches(self, batches: Iterator[np.ndarray[Any, Any]], k: int | None) -> Iterator[np.ndarray[Any, Any]]:
+    def run_batches(self, batches: Iterator[Inputs], k: int | None) -> Iterator[np.ndarray[Any, Any]]:
         waiting: list[np.ndarray[Any, Any]] = []
         memory: np.ndarray[Any, Any] | None = None
         try:
-            for number, images in enumerate(batches):
+            for number, (images,) in enumerate(batches):
                 self.log.append(f"take {number}")
                 waiting.append(images.copy())
                 if len(waiting) == 3:
