@@ -114,6 +114,7 @@ def build(job: Job, model: Model, ingredients: dict[str, str], log: TextIO, emit
         backend,
         built.data,
         built.tensors,
+        model.manifest,
         job.options.profiles,
         target,
         job.gpu,
