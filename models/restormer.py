@@ -1,9 +1,9 @@
 """Restormer (arXiv 2111.09881); modules and state-dict keys are those of the released checkpoints.
 
-    patch_embed                       3x3 convolution, in_channels -> channels
-    encoder_level1 .. 3, latent       transformer blocks; resolution halves and channels double from level to level
-    decoder_level3 .. 1, refinement   blocks after the skips; level 1 keeps both halves of its skip: twice the channels
-    output                            3x3 convolution to the image, added to the input
+patch_embed                       3x3 convolution, in_channels -> channels
+encoder_level1 .. 3, latent       transformer blocks; resolution halves and channels double from level to level
+decoder_level3 .. 1, refinement   blocks after the skips; level 1 keeps both halves of its skip: twice the channels
+output                            3x3 convolution to the image, added to the input
 """
 
 from __future__ import annotations
