@@ -30,6 +30,7 @@ from torch.nn import functional
 
 from ..manifest import ExtraInput
 from .architecture import Architecture, Interface, StateDict
+from .channel_attention import ChannelSimilarity, split_heads
 from .configuration import require
 
 #: Columns by which a band lies beside the band before it in a measurement.
@@ -146,6 +147,7 @@ class Attention(nn.Module):
     def __init__(self, channels: int, level: int, mask_guided: bool) -> None:
         super().__init__()
         self.heads = 2**level
+        self.similarity = ChannelSimilarity()
         self.rescale = nn.Parameter(torch.ones(self.heads, 1, 1))
         self.to_q = nn.Linear(channels, channels, bias=False)
         self.to_k = nn.Linear(channels, channels, bias=False)
@@ -163,11 +165,9 @@ class Attention(nn.Module):
         """[B, C, H, W] and the dispersed mask [B, C, H, W + margin] -> [B, C, H, W]."""
         q, k, v = (pointwise(x, linear) for linear in (self.to_q, self.to_k, self.to_v))
         guided = v if mask is None else v * self.mm(mask, x.shape[3])
-        q, k, guided = (t.unflatten(1, (self.heads, -1)).flatten(3) for t in (q, k, guided))
-        q, k = (functional.normalize(t, dim=-1) for t in (q, k))
+        q, k, guided = (split_heads(t, self.heads) for t in (q, k, guided))
         # The released code has keys as rows: k q^T, not q k^T.
-        weights = (k @ q.transpose(-2, -1) * self.rescale).softmax(dim=-1)
-        attended = (weights @ guided).view(x.shape)
+        attended = (self.similarity(k, q, self.rescale) @ guided).view(x.shape)
         return pointwise(attended, self.proj) + self.pos_emb(v)
 
 
