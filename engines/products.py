@@ -8,7 +8,8 @@ by their norms first, the product of these is taken in half, accumulated in FP32
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ def without_products(proto: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def _replace(nodes, write) -> None:  # type: ignore[no-untyped-def]
+def _replace(nodes: Any, write: Callable[[onnx.NodeProto], Iterable[onnx.NodeProto]]) -> None:
     """Write every MatMul in another way."""
     written = [new for node in nodes for new in (write(node) if node.op_type == "MatMul" else [node])]
     written = [onnx.NodeProto.FromString(node.SerializeToString()) for node in written]
@@ -85,7 +86,7 @@ def _cosines(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
     yield _make("Mul", [f"{result}_scaled", f"{result}_right_norm"], result)
 
 
-def _make(op_type: str, inputs: Iterable[str], output: str, **attributes: object) -> onnx.NodeProto:
+def _make(op_type: str, inputs: Sequence[str], output: str, **attributes: Any) -> onnx.NodeProto:
     # With a name, a builder's message names the product that it is about.
     return onnx.helper.make_node(op_type, inputs, [output], name=output, **attributes)
 

@@ -72,8 +72,8 @@ def choose(
     tile
         A multiple of the model's size rule; ``"none"`` for the whole image at once; or ``"auto"``: whole up to
         `WHOLE_PIXELS`, else the manifest's calibrated tile, else about `DEFAULT_TILE`. For a file with a fixed shape or
-        profiles: the calibrated tile if it takes that, else the one that it was built for; but, where tiles would change
-        the result (`global_statistics`), whole images as far as it takes them.
+        profiles: the calibrated tile if it takes that, else the one that it was built for; where tiles would change the
+        result (`global_statistics`), whole images as far as it takes them.
     overlap
         A multiple of the size rule, at most half a tile; or ``"auto"``: the calibrated overlap, else about
         `DEFAULT_OVERLAP`.
