@@ -74,6 +74,9 @@ class Architecture:
         Configuration -> what goes in and out.
     keep_fp32
         What stays in FP32 in a half-precision file: patterns over the names of its nodes, see `export.islands`.
+    carry_over
+        For `enhance`: the state dict of a network with CSA and the configuration of the same with GLMHA -> those
+        tensors of the latter that are made of several or of parts. None for families without channel attention.
     """
 
     name: str
@@ -83,3 +86,4 @@ class Architecture:
     infer: Callable[[StateDict, Mapping[str, Any]], Any]
     interface: Callable[[Any], Interface]
     keep_fp32: tuple[str, ...] = DELICATE_OPERATORS
+    carry_over: Callable[[StateDict, Any], dict[str, Tensor]] | None = None

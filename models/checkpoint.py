@@ -109,11 +109,7 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module) -> None:
     ValueError
         No architecture builds a module of this type.
     """
-    config = getattr(model, "config", None)
-    architecture = next((a for a in registry.ARCHITECTURES if isinstance(config, a.config_type)), None)
-    if architecture is None:
-        raise ValueError(f"{type(model).__name__} is of no architecture that keygraph knows")
-    header = {"architecture": architecture.name, "config": dataclasses.asdict(config)}  # type: ignore[arg-type]
+    header = {"architecture": registry.of(model).name, "config": dataclasses.asdict(model.config)}  # type: ignore[call-overload]
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     with atomic_path(path) as temporary:
         if temporary.suffix == ".safetensors":

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 import torch
+from torch import nn
 
 from ..errors import InputError
 from . import kgt, mst, mst_plus_plus, restormer
@@ -32,6 +33,21 @@ def by_name(name: str) -> Architecture:
             return architecture
     names = ", ".join(a.name for a in ARCHITECTURES)
     raise InputError(f"the checkpoint says architecture {name!r}, which keygraph does not know; it knows: {names}")
+
+
+def of(model: nn.Module) -> Architecture:
+    """The architecture that a network is of.
+
+    Raises
+    ------
+    ValueError
+        No architecture builds a module of this type.
+    """
+    config = getattr(model, "config", None)
+    for architecture in ARCHITECTURES:
+        if isinstance(config, architecture.config_type):
+            return architecture
+    raise ValueError(f"{type(model).__name__} is of no architecture that keygraph knows")
 
 
 def detect(state: StateDict) -> Architecture | None:

@@ -8,7 +8,6 @@ output                            3x3 convolution to the image, added to the inp
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,8 +19,18 @@ from torch.nn import functional
 
 from ..errors import InputError
 from .architecture import DELICATE_OPERATORS, Architecture, Interface, StateDict
-from .channel_attention import ChannelSimilarity, split_heads
-from .configuration import require
+from .channel_attention import (
+    Guide,
+    Mixer,
+    check_attention,
+    infer_attention,
+    level_attention,
+    mixer,
+    reduced_channels,
+    split_heads,
+    strongest,
+)
+from .configuration import require, shortest_decimal
 from .windows import pixel_unshuffle
 
 NORMS = ("WithBias", "BiasFree")
@@ -54,6 +63,14 @@ class RestormerConfig:
         Layer normalisation over channels: ``"WithBias"``, or ``"BiasFree"``, which does not subtract the mean.
     dual_pixel
         The image is two views, left and right; features of the input are added at the end instead of the input.
+    attention
+        One of `channel_attention.ATTENTIONS`; ``"csa"`` is Restormer's own.
+    reduction
+        Share rho of keys and values that is saved, at least 0 and below 1: of levels 1 to 3 (encoder and decoder), the
+        latent level and the refinement; where it is 0, CSA stays. Empty for ``"csa"``; for others empty means 0.5
+        everywhere.
+    alpha, pool
+        For ``"glmha"``: weight of the factors, and side of the pooled queries.
     task
         Free text for the manifest, for instance ``"deraining"``.
 
@@ -73,6 +90,10 @@ class RestormerConfig:
     bias: bool = False
     norm: str = "WithBias"
     dual_pixel: bool = False
+    attention: str = "csa"
+    reduction: tuple[float, ...] = ()
+    alpha: float = 0.6
+    pool: int = 3
     task: str = ""
 
     def __post_init__(self) -> None:
@@ -95,6 +116,13 @@ class RestormerConfig:
         else:
             same = self.in_channels == self.out_channels
             require(self, "in_channels", same, f"out_channels ({self.out_channels}), unless dual_pixel is true")
+        per_head = [self.channels * 2**level // heads for level, heads in enumerate(self.heads)]
+        check_attention(self, (*per_head, 2 * per_head[0]))
+
+    @property
+    def reduced_heads(self) -> tuple[int | None, ...]:
+        """Heads for every entry of `reduction`, as `channel_attention.preset_reduction` takes them."""
+        return (*self.heads, None)
 
 
 PRESETS: dict[str, RestormerConfig] = {
@@ -145,19 +173,46 @@ class LayerNorm(nn.Module):
 class Attention(nn.Module):
     """Attention between channels (MDTA): queries, keys and values by 1x1 and depth-wise 3x3 convolutions."""
 
-    def __init__(self, channels: int, heads: int, bias: bool) -> None:
+    def __init__(self, config: RestormerConfig, channels: int, heads: int, rho: float) -> None:
         super().__init__()
         self.heads = heads
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1, bias=bias)
-        self.qkv_dwconv = nn.Conv2d(3 * channels, 3 * channels, 3, padding=1, groups=3 * channels, bias=bias)
-        self.similarity = ChannelSimilarity()
-        self.project_out = nn.Conv2d(channels, channels, 1, bias=bias)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1, bias=config.bias)
+        self.qkv_dwconv = depthwise(3 * channels, config.bias)
+        self.mixer = mixer(level_attention(config.attention, rho), heads, channels // heads, rho)
+        self.project_out = nn.Conv2d(channels, channels, 1, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (split_heads(y, self.heads) for y in self.qkv_dwconv(self.qkv(x)).chunk(3, dim=1))
-        attended = self.similarity(q, k, self.temperature) @ v
-        return self.project_out(attended.reshape(x.shape))
+        return self.project_out(self.mixer(q, k, v, self.temperature).reshape(x.shape))
+
+
+class GuidedAttention(nn.Module):
+    """GLMHA: queries as before; they scale the input's channels, of which fewer keys and values are made."""
+
+    def __init__(self, config: RestormerConfig, channels: int, heads: int, rho: float) -> None:
+        super().__init__()
+        self.heads = heads
+        kept = heads * reduced_channels(channels // heads, rho)
+        self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
+        self.q = nn.Conv2d(channels, channels, 1, bias=config.bias)
+        self.q_dwconv = depthwise(channels, config.bias)
+        self.guide = Guide(channels, heads, config.alpha, config.pool)
+        self.kv = nn.Conv2d(channels, 2 * kept, 1, bias=config.bias)
+        self.kv_dwconv = depthwise(2 * kept, config.bias)
+        self.mixer = Mixer()
+        self.project_out = nn.Conv2d(channels, channels, 1, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.q_dwconv(self.q(x))
+        k, v = self.kv_dwconv(self.kv(x * self.guide(q))).chunk(2, dim=1)
+        q, k, v = (split_heads(y, self.heads) for y in (q, k, v))
+        return self.project_out(self.mixer(q, k, v, self.temperature).reshape(x.shape))
+
+
+def depthwise(channels: int, bias: bool) -> nn.Conv2d:
+    """3x3 convolution of each channel by itself."""
+    return nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=bias)
 
 
 class FeedForward(nn.Module):
@@ -167,7 +222,7 @@ class FeedForward(nn.Module):
         super().__init__()
         hidden = int(channels * expansion)
         self.project_in = nn.Conv2d(channels, 2 * hidden, 1, bias=bias)
-        self.dwconv = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, bias=bias)
+        self.dwconv = depthwise(2 * hidden, bias)
         self.project_out = nn.Conv2d(hidden, channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -178,10 +233,11 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Attention and feed-forward network, each after a normalisation and added to its input."""
 
-    def __init__(self, config: RestormerConfig, channels: int, heads: int) -> None:
+    def __init__(self, config: RestormerConfig, channels: int, heads: int, rho: float) -> None:
         super().__init__()
+        attention = GuidedAttention if level_attention(config.attention, rho) == "glmha" else Attention
         self.norm1 = LayerNorm(channels, config.norm)
-        self.attn = Attention(channels, heads, config.bias)
+        self.attn = attention(config, channels, heads, rho)
         self.norm2 = LayerNorm(channels, config.norm)
         self.ffn = FeedForward(channels, config.ffn_expansion, config.bias)
 
@@ -243,29 +299,30 @@ class Restormer(nn.Module):
         super().__init__()
         self.config = config
         c1, c2, c3, c4 = (config.channels * 2**level for level in range(LEVELS))
-        h1, h2, h3, h4 = config.heads
         b1, b2, b3, b4 = config.blocks
+        h1, h2, h3, h4 = config.heads
+        r1, r2, r3, r4, refined = config.reduction or (0.0,) * (LEVELS + 1)
 
-        def blocks(count: int, channels: int, heads: int) -> nn.Sequential:
-            return nn.Sequential(*(Block(config, channels, heads) for _ in range(count)))
+        def blocks(count: int, channels: int, heads: int, rho: float) -> nn.Sequential:
+            return nn.Sequential(*(Block(config, channels, heads, rho) for _ in range(count)))
 
         self.patch_embed = PatchEmbed(config.in_channels, c1)
-        self.encoder_level1 = blocks(b1, c1, h1)
+        self.encoder_level1 = blocks(b1, c1, h1, r1)
         self.down1_2 = Down(c1)
-        self.encoder_level2 = blocks(b2, c2, h2)
+        self.encoder_level2 = blocks(b2, c2, h2, r2)
         self.down2_3 = Down(c2)
-        self.encoder_level3 = blocks(b3, c3, h3)
+        self.encoder_level3 = blocks(b3, c3, h3, r3)
         self.down3_4 = Down(c3)
-        self.latent = blocks(b4, c4, h4)
+        self.latent = blocks(b4, c4, h4, r4)
         self.up4_3 = Up(c4)
         self.reduce_chan_level3 = nn.Conv2d(c4, c3, 1, bias=config.bias)
-        self.decoder_level3 = blocks(b3, c3, h3)
+        self.decoder_level3 = blocks(b3, c3, h3, r3)
         self.up3_2 = Up(c3)
         self.reduce_chan_level2 = nn.Conv2d(c3, c2, 1, bias=config.bias)
-        self.decoder_level2 = blocks(b2, c2, h2)
+        self.decoder_level2 = blocks(b2, c2, h2, r2)
         self.up2_1 = Up(c2)
-        self.decoder_level1 = blocks(b1, c2, h1)
-        self.refinement = blocks(config.refinement_blocks, c2, h1)
+        self.decoder_level1 = blocks(b1, c2, h1, r1)
+        self.refinement = blocks(config.refinement_blocks, c2, h1, refined)
         if config.dual_pixel:
             self.skip_conv = nn.Conv2d(c1, c2, 1, bias=config.bias)
         self.output = nn.Conv2d(c2, config.out_channels, 3, padding=1, bias=config.bias)
@@ -309,6 +366,13 @@ def infer_config(state: StateDict, given: Mapping[str, Any]) -> RestormerConfig:
     levels = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
     channels, in_channels = state["patch_embed.proj.weight"].shape[:2]
     hidden = [state[f"{level}.0.ffn.project_out.weight"].shape[1] for level in levels]
+    attention = infer_attention(
+        state,
+        # At level 1 the decoder has twice the encoder's channels.
+        [(f"{levels[0]}.0.attn", "decoder_level1.0.attn"), *((f"{i}.0.attn",) for i in (*levels[1:], "refinement"))],
+        lambda layer: state[f"{layer}.project_out.weight"].shape[0] // state[f"{layer}.temperature"].shape[0],
+        lambda layer: state[f"{layer}.kv.weight"].shape[0] // 2 // state[f"{layer}.temperature"].shape[0],
+    )
     known: dict[str, Any] = {
         "in_channels": in_channels,
         "out_channels": state["output.weight"].shape[0],
@@ -316,14 +380,42 @@ def infer_config(state: StateDict, given: Mapping[str, Any]) -> RestormerConfig:
         "blocks": tuple(_count(state, level) for level in levels),
         "refinement_blocks": _count(state, "refinement"),
         "heads": tuple(state[f"{level}.0.attn.temperature"].shape[0] for level in levels),
-        "ffn_expansion": _expansion([channels * 2**i for i in range(LEVELS)], hidden),
+        "ffn_expansion": _expansion([channels * 2**level for level in range(LEVELS)], hidden),
         "bias": "output.bias" in state,
         "norm": "WithBias" if "encoder_level1.0.norm1.body.bias" in state else "BiasFree",
         "dual_pixel": "skip_conv.weight" in state,
+        **attention,
     }
     config = RestormerConfig(**known)
     task = next((preset.task for preset in PRESETS.values() if replace(preset, task="") == config), "")
     return replace(config, **{"task": task, **given})
+
+
+def carry_over(state: StateDict, config: RestormerConfig) -> dict[str, Tensor]:
+    """What the qkv convolutions of a CSA network become in a GLMHA network of a configuration.
+
+    All queries, and of each head the keys and values of those channels whose values are strongest: the norm of the
+    1x1 convolution's row times that of the 3x3 kernel.
+    """
+    levels = {"encoder_level1": 0, "encoder_level2": 1, "encoder_level3": 2, "latent": 3}
+    levels |= {"decoder_level3": 2, "decoder_level2": 1, "decoder_level1": 0, "refinement": LEVELS}
+    carried = {}
+    for name in (key.removesuffix(".qkv.weight") for key in state if key.endswith(".qkv.weight")):
+        rho = config.reduction[levels[name.partition(".")[0]]]
+        if level_attention(config.attention, rho) == "csa":
+            continue
+        heads = state[f"{name}.temperature"].shape[0]
+        pointwise, kernel = (state[f"{name}.{layer}.weight"].flatten(1).norm(dim=1) for layer in ("qkv", "qkv_dwconv"))
+        channels = pointwise.shape[0] // 3
+        values = (pointwise * kernel)[2 * channels :]
+        kept = strongest(values, heads, reduced_channels(channels // heads, rho))
+        rows = torch.cat([kept + channels, kept + 2 * channels])
+        for layer, suffix in ((layer, suffix) for layer in ("", "_dwconv") for suffix in ("weight", "bias")):
+            tensor = state.get(f"{name}.qkv{layer}.{suffix}")
+            if tensor is not None:
+                carried[f"{name}.q{layer}.{suffix}"] = tensor[:channels]
+                carried[f"{name}.kv{layer}.{suffix}"] = tensor[rows]
+    return carried
 
 
 def _count(state: StateDict, level: str) -> int:
@@ -334,12 +426,13 @@ def _count(state: StateDict, level: str) -> int:
 
 def _expansion(channels: list[int], hidden: list[int]) -> float:
     """The shortest decimal that gives all these hidden sizes."""
-    low = max(h / c for h, c in zip(hidden, channels, strict=True))
-    for digits in range(16):
-        value = math.ceil(low * 10**digits) / 10**digits
-        if all(int(c * value) == h for h, c in zip(hidden, channels, strict=True)):
-            return value
-    raise InputError(f"no ffn_expansion gives hidden sizes {hidden} for {channels} channels")
+    value = shortest_decimal(
+        max(h / c for h, c in zip(hidden, channels, strict=True)),
+        lambda value: all(int(c * value) == h for h, c in zip(hidden, channels, strict=True)),
+    )
+    if value is None:
+        raise InputError(f"no ffn_expansion gives hidden sizes {hidden} for {channels} channels")
+    return value
 
 
 def is_restormer(state: StateDict) -> bool:
@@ -366,4 +459,6 @@ def interface(config: RestormerConfig) -> Interface:
 #: and the end: the last convolution and the sum with the image.
 KEEP_FP32 = (*DELICATE_OPERATORS, "*.norm1", "*.norm2", "*.similarity", "output", "Add")
 
-ARCHITECTURE = Architecture("restormer", RestormerConfig, Restormer, is_restormer, infer_config, interface, KEEP_FP32)
+ARCHITECTURE = Architecture(
+    "restormer", RestormerConfig, Restormer, is_restormer, infer_config, interface, KEEP_FP32, carry_over
+)

@@ -1,0 +1,76 @@
+"""From a network with channel attention as it was trained to one with GLMHA, to be trained further."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import InputError
+from . import registry
+from .channel_attention import Guide, preset_reduction
+
+
+def enhance(
+    model: nn.Module,
+    attention: str = "glmha",
+    *,
+    rho: float | Sequence[float] | None = None,
+    preset: str = "uniform",
+    alpha: float = 0.6,
+    pool: int = 3,
+) -> nn.Module:
+    """Replace the channel attention of a trained network by GLMHA.
+
+    Every weight that has a place in the new network is kept. Of each head the keys and values of the channels with the
+    strongest values stay. The guides are new: their last layer is 0, so that every factor starts as 1 and the network
+    as the old one with fewer keys and values. It is then to be fine-tuned.
+
+    Parameters
+    ----------
+    model
+        A network of keygraph's with ``csa``, for instance `load_checkpoint(path).module`.
+    attention
+        ``"glmha"``; the others have weights of their own that nothing could stand for.
+    rho
+        Share of the keys and values that is saved, at least 0 and below 1: one number that the preset takes, or one
+        for each entry of the configuration's `reduction`, which then stands as it is. None: the preset's own.
+    preset
+        One of `channel_attention.REDUCTION_PRESETS`.
+    alpha, pool
+        As in the configuration.
+
+    Returns
+    -------
+    nn.Module
+        In evaluation mode, on the CPU; `save_checkpoint` writes it.
+
+    Raises
+    ------
+    InputError
+        The network has no channel attention, or not ``csa``, or a value is out of range.
+    """
+    architecture = registry.of(model)
+    config: Any = model.config
+    if architecture.carry_over is None:
+        able = ", ".join(a.name for a in registry.ARCHITECTURES if a.carry_over is not None)
+        raise InputError(f"{architecture.name} has no channel attention to enhance; architectures that have: {able}")
+    if config.attention != "csa":
+        raise InputError(f"the network's attention is {config.attention} already; give one with csa")
+    if attention != "glmha":
+        raise InputError(f"nothing can be carried over from csa to {attention!r}; the valid choice is glmha")
+    levels = preset_reduction(preset, config.reduced_heads, None if isinstance(rho, Sequence) else rho)
+    reduction = tuple(rho) if isinstance(rho, Sequence) else levels
+    enhanced = architecture.build(replace(config, attention=attention, reduction=reduction, alpha=alpha, pool=pool))
+    for module in enhanced.modules():
+        if isinstance(module, Guide):
+            nn.init.zeros_(module.share.weight)
+    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    target = enhanced.state_dict()
+    kept = {name: tensor for name, tensor in state.items() if name in target}
+    with torch.no_grad():
+        enhanced.load_state_dict({**target, **kept, **architecture.carry_over(state, enhanced.config)})
+    return enhanced.eval()

@@ -1,0 +1,80 @@
+"""Multiply-accumulates of a network, counted by PyTorch on shapes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from .architecture import Architecture
+
+#: Products of two tensors that both depend on the image: attention's. Convolutions and linear layers are the others.
+_ATTENTION = ("bmm", "baddbmm", "key_graph", "key_graph_attention")
+
+
+@dataclass(frozen=True)
+class Macs:
+    """Multiply-accumulates for one image.
+
+    Attributes
+    ----------
+    layers
+        Of convolutions and linear layers.
+    attention
+        Of attention's products.
+    """
+
+    layers: int
+    attention: int
+
+    @property
+    def total(self) -> int:
+        """With attention's products."""
+        return self.layers + self.attention
+
+
+def count_macs(architecture: Architecture, config: Any, height: int = 256, width: int = 256) -> Macs:
+    """Count what a network computes for one result of `height` x `width` (over its scale).
+
+    Sums, norms, activations and other element-wise work are not counted, as is usual. A key graph counts the
+    similarities of all nodes, its attention those that k selects.
+
+    Parameters
+    ----------
+    architecture, config
+        The network; no weights are needed.
+    height, width
+        Pixels, multiples of the interface's `size_multiple`.
+    """
+    interface = architecture.interface(config)
+    inputs = [(interface.in_channels, interface.margin), *((e.channels, e.margin) for e in interface.extra_inputs)]
+    k = interface.neighbours.default if interface.neighbours else 0
+    counter = FlopCounterMode(display=False, custom_mapping=_key_graph_formulas(k))
+    with torch.device("meta"), torch.no_grad():
+        module = architecture.build(config).eval()
+        tensors = [torch.empty(1, c, height + rows, width + columns) for c, (rows, columns) in inputs]
+        with counter:
+            module(*tensors)
+    # PyTorch counts a multiply-accumulate as two operations.
+    counts = {str(operator): flops // 2 for operator, flops in counter.get_flop_counts()["Global"].items()}
+    attention = sum(macs for operator, macs in counts.items() if operator.rpartition(".")[2] in _ATTENTION)
+    return Macs(sum(counts.values()) - attention, attention)
+
+
+def _key_graph_formulas(k: int) -> dict[Any, Callable[..., int]]:
+    """Operations of keygraph's operators, for `FlopCounterMode`, which knows shapes but not the number k."""
+
+    def key_graph(query: torch.Size, key: torch.Size, *_: Any, **__: Any) -> int:
+        batch, groups, rows, channels = query
+        return 2 * batch * groups * rows * key[2] * channels
+
+    def attention(q: torch.Size, key: torch.Size, v: torch.Size, *_: Any, **__: Any) -> int:
+        # [B, N, H d] each, heads side by side.
+        selected = min(k, key[-2])
+        return 2 * selected * (q.numel() + q[:-1].numel() * v[-1])
+
+    operators = torch.ops.keygraph
+    return {operators.key_graph: key_graph, operators.key_graph_attention: attention}
