@@ -64,7 +64,8 @@ def _read_torch(path: Path, start: bytes, size: int) -> Any:
         if "global" in str(error).lower() or _names_objects(path):
             raise InputError(
                 f"{path} holds Python objects, not only weights, and loading it would run code from the file; "
-                "where you trust it, save only the weights: torch.save(model.state_dict(), path), or safetensors"
+                "where you trust it, load it with its authors' code and save only the weights: "
+                "torch.save(model.state_dict(), path), or safetensors"
             ) from error
         raise _damaged(path, size, str(error)) from error
     except (

@@ -22,16 +22,28 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ..manifest import ExtraInput
-from .architecture import Architecture, Interface, StateDict
-from .channel_attention import ChannelSimilarity, split_heads
+from .architecture import DELICATE_OPERATORS, Architecture, Interface, StateDict
+from .channel_attention import (
+    Guide,
+    check_attention,
+    infer_attention,
+    level_attention,
+    mixer,
+    reduced_channels,
+    split_heads,
+    strongest,
+)
 from .configuration import require
+
+if TYPE_CHECKING:
+    from .mst_plus_plus import MSTPlusPlusConfig
 
 #: Columns by which a band lies beside the band before it in a measurement.
 DISPERSION = 2
@@ -57,6 +69,13 @@ class MSTConfig:
         Attention blocks of each level, full size first, the bottleneck last.
     mask_guided
         True for the simulation variant, false for the real-data variant.
+    attention
+        One of `channel_attention.ATTENTIONS`; ``"csa"`` is MST's own.
+    reduction
+        Share rho of keys and values that is saved, at least 0 and below 1, of each level; where it is 0, CSA stays.
+        Empty for ``"csa"``; for others empty means 0.5 everywhere.
+    alpha, pool
+        For ``"glmha"``: weight of the factors, and side of the pooled queries.
     task
         Free text for the manifest.
 
@@ -70,19 +89,25 @@ class MSTConfig:
     channels: int = 28
     blocks: tuple[int, ...] = (2, 2, 2)
     mask_guided: bool = True
+    attention: str = "csa"
+    reduction: tuple[float, ...] = ()
+    alpha: float = 0.6
+    pool: int = 3
     task: str = "snapshot compressive imaging"
 
     def __post_init__(self) -> None:
-        # Configurations come back from JSON, where tuples have become lists.
-        object.__setattr__(self, "blocks", tuple(self.blocks))
         for name in ("bands", "channels"):
             value = getattr(self, name)
             require(self, name, type(value) is int and value >= 1, "an integer of at least 1")
-        positive = all(type(n) is int and n >= 1 for n in self.blocks)
-        require(self, "blocks", positive and len(self.blocks) >= 2, "at least two integers of at least 1")
+        check_levels(self)
         require(self, "mask_guided", type(self.mask_guided) is bool, "true or false")
         if self.mask_guided:
             require(self, "channels", self.channels == self.bands, f"the number of bands ({self.bands}) with a mask")
+
+    @property
+    def reduced_heads(self) -> tuple[int | None, ...]:
+        """Heads of every level, as `channel_attention.preset_reduction` takes them."""
+        return tuple(2**level for level in range(len(self.blocks)))
 
     @property
     def size_multiple(self) -> int:
@@ -93,6 +118,21 @@ class MSTConfig:
     def margin(self) -> int:
         """Columns by which a measurement is wider than its cube."""
         return DISPERSION * (self.bands - 1)
+
+
+def check_levels(config: MSTConfig | MSTPlusPlusConfig) -> None:
+    """Check the fields `blocks`, `attention`, `reduction`, `alpha` and `pool`, and fill `reduction`.
+
+    Raises
+    ------
+    InputError
+        A value is of the wrong type or out of range.
+    """
+    if isinstance(config.blocks, list):  # as configurations come back from JSON
+        object.__setattr__(config, "blocks", tuple(config.blocks))
+    fits = isinstance(config.blocks, tuple) and all(type(n) is int and n >= 1 for n in config.blocks)
+    require(config, "blocks", fits and len(config.blocks) >= 2, "at least two integers of at least 1")
+    check_attention(config, [config.channels] * len(config.blocks))
 
 
 PRESETS: dict[str, MSTConfig] = {
@@ -142,33 +182,52 @@ class MaskGuide(nn.Module):
 
 
 class Attention(nn.Module):
-    """Spectral-wise multi-head self-attention (MS-MSA, section 3.2): the tokens are channels, not pixels."""
+    """Spectral-wise multi-head self-attention (MS-MSA, section 3.2): the tokens are channels, not pixels.
 
-    def __init__(self, channels: int, level: int, mask_guided: bool) -> None:
+    Parameters
+    ----------
+    config
+        The network's.
+    level
+        Halvings of the size.
+    """
+
+    def __init__(self, config: MSTConfig, level: int) -> None:
         super().__init__()
         self.heads = 2**level
-        self.similarity = ChannelSimilarity()
+        channels, rho = config.channels * self.heads, config.reduction[level] if config.reduction else 0.0
+        attention = level_attention(config.attention, rho)
+        kept = self.heads * reduced_channels(config.channels, rho) if attention == "glmha" else channels
         self.rescale = nn.Parameter(torch.ones(self.heads, 1, 1))
         self.to_q = nn.Linear(channels, channels, bias=False)
-        self.to_k = nn.Linear(channels, channels, bias=False)
-        self.to_v = nn.Linear(channels, channels, bias=False)
+        self.to_k = nn.Linear(channels, kept, bias=False)
+        self.to_v = nn.Linear(channels, kept, bias=False)
         self.proj = nn.Linear(channels, channels)
         self.pos_emb = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
             nn.GELU(),
             nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
         )
-        if mask_guided:
-            self.mm = MaskGuide(channels, level)
+        self.mm = MaskGuide(channels, level) if config.mask_guided else None
+        self.guide = Guide(channels, self.heads, config.alpha, config.pool) if attention == "glmha" else None
+        self.mixer = mixer(attention, self.heads, config.channels, rho)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """[B, C, H, W] and the dispersed mask [B, C, H, W + margin] -> [B, C, H, W]."""
-        q, k, v = (pointwise(x, linear) for linear in (self.to_q, self.to_k, self.to_v))
-        guided = v if mask is None else v * self.mm(mask, x.shape[3])
-        q, k, guided = (split_heads(t, self.heads) for t in (q, k, guided))
-        # The released code has keys as rows: k q^T, not q k^T.
-        attended = (self.similarity(k, q, self.rescale) @ guided).view(x.shape)
-        return pointwise(attended, self.proj) + self.pos_emb(v)
+        q = pointwise(x, self.to_q)
+        through = None if self.mm is None else self.mm(mask, x.shape[3])
+        if self.guide is None:
+            v = pointwise(x, self.to_v)
+            guided = v if through is None else v * through
+            # MST's own rows are keys, k q^T: whatever mixes or chooses keys elsewhere does so to queries here.
+            rows, columns, position = pointwise(x, self.to_k), q, v
+        else:
+            scaled = x * self.guide(q)
+            guided = pointwise(scaled if through is None else scaled * through, self.to_v)
+            rows, columns, position = q, pointwise(scaled, self.to_k), scaled
+        rows, columns, guided = (split_heads(t, self.heads) for t in (rows, columns, guided))
+        attended = self.mixer(rows, columns, guided, self.rescale).reshape(x.shape)
+        return pointwise(attended, self.proj) + self.pos_emb(position)
 
 
 class FeedForward(nn.Module):
@@ -208,7 +267,7 @@ class Blocks(nn.Module):
         super().__init__()
         channels = config.channels * 2**level
         self.blocks = nn.ModuleList(
-            nn.ModuleList([Attention(channels, level, config.mask_guided), PreNorm(channels, FeedForward(channels))])
+            nn.ModuleList([Attention(config, level), PreNorm(channels, FeedForward(channels))])
             for _ in range(config.blocks[level])
         )
 
@@ -331,15 +390,31 @@ class MST(SpectralUNet):
         return torch.cat([padded[..., start : start + mask.shape[3] + margin] for start in starts], dim=1)
 
 
-def count_blocks(state: StateDict, prefix: str = "") -> tuple[int, ...]:
-    """Blocks of each level of the `SpectralUNet` under a prefix, from its keys."""
+def infer_levels(state: StateDict, prefix: str = "") -> dict[str, Any]:
+    """The fields `blocks`, `attention`, `reduction` and `pool` of the `SpectralUNet` under a prefix, from its tensors.
+
+    Raises
+    ------
+    InputError
+        No reduction gives these shapes.
+    """
     counts: dict[str, int] = {}
     for key in state:
-        match = re.match(rf"{re.escape(prefix)}(encoder_layers\.\d+\.0|bottleneck)\.blocks\.(\d+)\.", key)
+        match = re.match(rf"({re.escape(prefix)}(?:encoder_layers\.\d+\.0|bottleneck))\.blocks\.(\d+)\.", key)
         if match:
             counts[match[1]] = max(counts.get(match[1], 0), int(match[2]) + 1)
-    levels = [f"encoder_layers.{level}.0" for level in range(len(counts) - 1)]
-    return tuple(counts[name] for name in (*levels, "bottleneck"))
+    levels = [*(f"{prefix}encoder_layers.{level}.0" for level in range(len(counts) - 1)), f"{prefix}bottleneck"]
+
+    def of_head(layer: str, linear: str) -> int:
+        return state[f"{layer}.{linear}.weight"].shape[0] // state[f"{layer}.rescale"].shape[0]
+
+    attention = infer_attention(
+        state,
+        [(f"{level}.blocks.0.0",) for level in levels],
+        lambda layer: of_head(layer, "to_q"),
+        lambda layer: of_head(layer, "to_v"),
+    )
+    return {"blocks": tuple(counts[level] for level in levels), **attention}
 
 
 def infer_config(state: StateDict, given: Mapping[str, Any]) -> MSTConfig:
@@ -354,10 +429,28 @@ def infer_config(state: StateDict, given: Mapping[str, Any]) -> MSTConfig:
     known = {
         "bands": bands,
         "channels": channels,
-        "blocks": count_blocks(state),
         "mask_guided": "fution.weight" not in state,
+        **infer_levels(state),
     }
     return MSTConfig(**{**known, **given})
+
+
+def carry_over(state: StateDict, config: MSTConfig | MSTPlusPlusConfig) -> dict[str, Tensor]:
+    """What the linear layers of a CSA network become in a GLMHA network of a configuration.
+
+    MST's rows are keys, GLMHA's are queries: the two change places. Of each head those columns stay whose values are
+    strongest, by the norm of their row in `to_v`.
+    """
+    carried = {}
+    for name in (key.removesuffix(".rescale") for key in state if key.endswith(".rescale")):
+        heads = state[f"{name}.rescale"].shape[0]
+        rho = config.reduction[heads.bit_length() - 1]
+        if level_attention(config.attention, rho) == "csa":
+            continue
+        q, k, v = (state[f"{name}.to_{letter}.weight"] for letter in "qkv")
+        kept = strongest(v.norm(dim=1), heads, reduced_channels(config.channels, rho))
+        carried |= {f"{name}.to_q.weight": k, f"{name}.to_k.weight": q[kept], f"{name}.to_v.weight": v[kept]}
+    return carried
 
 
 def is_mst(state: StateDict) -> bool:
@@ -385,4 +478,8 @@ def interface(config: MSTConfig) -> Interface:
     )
 
 
-ARCHITECTURE = Architecture("mst", MSTConfig, MST, is_mst, infer_config, interface)
+#: In FP32: the attention weights, which are sums over all pixels; and the end: the last convolution and the sum with
+#: the input.
+KEEP_FP32 = (*DELICATE_OPERATORS, "*.similarity", "mapping", "Add")
+
+ARCHITECTURE = Architecture("mst", MSTConfig, MST, is_mst, infer_config, interface, KEEP_FP32, carry_over)

@@ -16,9 +16,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .architecture import Architecture, Interface, StateDict
+from .architecture import DELICATE_OPERATORS, Architecture, Interface, StateDict
 from .configuration import require
-from .mst import MSTConfig, SpectralUNet, count_blocks
+from .mst import MSTConfig, SpectralUNet, carry_over, check_levels, infer_levels
 
 #: Centres of the 31 bands in nm (NTIRE 2022 spectral reconstruction challenge, ARAD_1K).
 WAVELENGTHS = tuple(400.0 + 10 * band for band in range(31))
@@ -40,6 +40,8 @@ class MSTPlusPlusConfig:
         Number of U-shaped stages, one after the other.
     blocks
         Attention blocks of each level of every stage, full size first, the bottleneck last.
+    attention, reduction, alpha, pool
+        As in `models.mst.MSTConfig`, the same for every stage.
     task
         Free text for the manifest.
 
@@ -54,6 +56,10 @@ class MSTPlusPlusConfig:
     channels: int = 31
     stages: int = 3
     blocks: tuple[int, ...] = (1, 1, 1)
+    attention: str = "csa"
+    reduction: tuple[float, ...] = ()
+    alpha: float = 0.6
+    pool: int = 3
     task: str = "spectral reconstruction"
 
     def __post_init__(self) -> None:
@@ -61,12 +67,18 @@ class MSTPlusPlusConfig:
             value = getattr(self, name)
             require(self, name, type(value) is int and value >= 1, "an integer of at least 1")
         require(self, "out_channels", self.out_channels == self.channels, f"the same as channels ({self.channels})")
-        object.__setattr__(self, "blocks", self.stage.blocks)
+        check_levels(self)
 
     @property
     def stage(self) -> MSTConfig:
         """Shape of a stage."""
-        return MSTConfig(bands=self.channels, channels=self.channels, blocks=self.blocks, mask_guided=False)
+        same = ("channels", "blocks", "attention", "reduction", "alpha", "pool")
+        return MSTConfig(bands=self.channels, mask_guided=False, **{name: getattr(self, name) for name in same})
+
+    @property
+    def reduced_heads(self) -> tuple[int | None, ...]:
+        """Heads of every level, as `channel_attention.preset_reduction` takes them."""
+        return self.stage.reduced_heads
 
     @property
     def size_multiple(self) -> int:
@@ -132,7 +144,7 @@ def infer_config(state: StateDict, given: Mapping[str, Any]) -> MSTPlusPlusConfi
         "out_channels": state["conv_out.weight"].shape[0],
         "channels": channels,
         "stages": len({match[1] for key in state if (match := re.match(r"body\.(\d+)\.", key))}),
-        "blocks": count_blocks(state, "body.0."),
+        **infer_levels(state, "body.0."),
     }
     return MSTPlusPlusConfig(**{**known, **given})
 
@@ -158,4 +170,16 @@ def interface(config: MSTPlusPlusConfig) -> Interface:
     )
 
 
-ARCHITECTURE = Architecture("mst_plus_plus", MSTPlusPlusConfig, MSTPlusPlus, is_mst_plus_plus, infer_config, interface)
+#: In FP32: the attention weights, which are sums over all pixels; and the end: the last convolution and sum.
+KEEP_FP32 = (*DELICATE_OPERATORS, "*.similarity", "conv_out", "Add")
+
+ARCHITECTURE = Architecture(
+    "mst_plus_plus",
+    MSTPlusPlusConfig,
+    MSTPlusPlus,
+    is_mst_plus_plus,
+    infer_config,
+    interface,
+    KEEP_FP32,
+    carry_over,
+)
