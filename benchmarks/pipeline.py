@@ -34,9 +34,9 @@ class Timed:
         self.manifest, self.description, self._run = manifest, "timed", run
         self.seconds = 0.0
 
-    def run(self, images: np.ndarray[Any, Any], k: int | None) -> np.ndarray[Any, Any]:
+    def run(self, images: np.ndarray[Any, Any], k: int | None, *extras: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         began = time.perf_counter()
-        restored: np.ndarray[Any, Any] = self._run(images, k)
+        restored: np.ndarray[Any, Any] = self._run(images, k, *extras)
         self.seconds += time.perf_counter() - began
         return restored
 

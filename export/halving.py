@@ -135,7 +135,8 @@ class _Measurement:
         if not self._expected:
             reference = GraphProbe(self._reference, self._library)
             for picture in self._pictures:
-                image, selections = reference.record(picture.planes, self._k)
+                images, *extras = picture.inputs
+                image, selections = reference.record(images, self._k, *extras)
                 self._expected.append((image, [selection.graph for selection in selections]))
         candidate = ir.from_proto(self._proto)
         try:
@@ -146,7 +147,8 @@ class _Measurement:
         probe = GraphProbe(self._candidate, self._library, rounded=True)
         least = math.inf
         for picture, (image, graphs) in zip(self._pictures, self._expected, strict=True):
-            restored, _ = probe.force(picture.planes, self._k, graphs)
+            images, *extras = picture.inputs
+            restored, _ = probe.force(images, self._k, graphs, *extras)
             decibels = psnr(restored, image, self._manifest.value_range)
             least = min(least, -math.inf if math.isnan(decibels) else decibels)
         progress(f"searching islands: {len(kept)} nodes in FP32 give {least:.1f} dB")

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..manifest import Manifest
-from ..runtime.padding import reflected, round_up
-from ..runtime.restorer import check_image, to_model
-from ..runtime.sample import test_image
+from ..runtime.padding import round_up
+from ..runtime.sample import test_inputs
+from ..runtime.scene import Windows, scene
+from ..runtime.session import Inputs
 
 #: Side of what is cut out of the middle of an image, in pixels, rounded up to the size rule.
 SIDE = 192
@@ -26,12 +27,12 @@ class CalibrationPicture:
     ----------
     name
         The file's name, without its folder.
-    planes
-        float32[B, in_channels, H, W] in the manifest's value range.
+    inputs
+        The image, then the manifest's extra inputs: what a session takes but k.
     """
 
     name: str
-    planes: NDArray[np.float32]
+    inputs: Inputs
 
 
 def calibration_pictures(manifest: Manifest, folder: Path | None) -> list[CalibrationPicture]:
@@ -45,8 +46,8 @@ def calibration_pictures(manifest: Manifest, folder: Path | None) -> list[Calibr
     m = manifest.size_multiple
     height, width = (round_up(SIDE, m),) * 2 if manifest.shape is None else manifest.shape[1:]
     if folder is None:
-        planes = test_image((1, manifest.in_channels, height, width), manifest.value_range)
-        return [CalibrationPicture("generated picture", _batched(planes, manifest))]
+        batch = manifest.shape[0] if manifest.shape is not None else 1
+        return [CalibrationPicture("generated picture", test_inputs(manifest, (batch, height, width)))]
     from ..runtime import images  # libvips is needed for files only
 
     try:
@@ -55,23 +56,19 @@ def calibration_pictures(manifest: Manifest, folder: Path | None) -> list[Calibr
         raise InputError(f"cannot read the folder {folder}: {error.strerror}; give one with images") from error
     if not files:
         raise InputError(f"{folder} holds no image ({', '.join(images.FORMATS)}); give a folder with some")
-    return [CalibrationPicture(file.name, _batched(_middle(file, manifest, height, width), manifest)) for file in files]
+    return [CalibrationPicture(file.name, _middle(file, manifest, height, width)) for file in files]
 
 
-def _middle(file: Path, manifest: Manifest, height: int, width: int) -> NDArray[np.float32]:
+def _middle(file: Path, manifest: Manifest, height: int, width: int) -> Inputs:
     from ..runtime import images
 
-    pixels = images.read(file).pixels
     try:
-        channels = check_image(manifest, pixels)
+        given = scene(manifest, images.read(file).pixels)
     except InputError as error:
         raise InputError(f"{file}: {error}") from None
-    pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
-    top, left = (max(0, (have - want) // 2) for have, want in zip(pixels.shape[:2], (height, width), strict=True))
-    cut = pixels[top : top + height, left : left + width]
-    rows = reflected(cut.shape[0], height)
-    columns = reflected(cut.shape[1], width)
-    return channels.split(to_model(cut[rows[:, None], columns], manifest))
+    top, left = max(0, (given.height - height) // 2), max(0, (given.width - width) // 2)
+    cut = Windows(given, max(given.height, height), max(given.width, width))(top, left, height, width)
+    return tuple(_batched(values, manifest) for values in cut)
 
 
 def _batched(planes: NDArray[np.float32], manifest: Manifest) -> NDArray[np.float32]:

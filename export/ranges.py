@@ -14,8 +14,8 @@ import onnx
 import onnxruntime
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from ..manifest import IMAGE_INPUT, K_INPUT
 from ..runtime.rounding import rounding
+from ..runtime.session import Inputs
 from .pictures import CalibrationPicture
 
 
@@ -45,12 +45,12 @@ def largest_values(
     session = _session(model, library)
     found = dict.fromkeys(names, 0.0)
     for picture in pictures:
-        for name, value in zip(names, _run(session, names, picture.planes, k), strict=True):
+        for name, value in zip(names, _run(session, names, picture.inputs, k), strict=True):
             found[name] = max(found[name], float(value) if np.isfinite(value) else np.inf)
     return found
 
 
-def first_not_finite(path: Path, image: np.ndarray, k: int | None, library: Path | None) -> str | None:
+def first_not_finite(path: Path, inputs: Inputs, k: int | None, library: Path | None) -> str | None:
     """The first node of a file, in the order of execution, whose output is not finite; None when all are.
 
     A half-precision file is run in float32 with every stored tensor rounded, see `runtime.rounding`.
@@ -60,7 +60,7 @@ def first_not_finite(path: Path, image: np.ndarray, k: int | None, library: Path
     # Zero times a finite number is zero; times any other, NaN.
     model.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.float32), "zero/probe"))
     _add(model, names, ["Mul", "ReduceSum"])
-    values = _run(_session(model, library), names, image, k)
+    values = _run(_session(model, library), names, inputs, k)
     bad = next((name for name, value in zip(names, values, strict=True) if not np.isfinite(value)), None)
     return bad.removesuffix("/exact").removesuffix("/stored") if bad is not None else None
 
@@ -91,7 +91,8 @@ def _session(model: ModelProto, library: Path | None) -> onnxruntime.InferenceSe
 
 
 def _run(
-    session: onnxruntime.InferenceSession, names: Sequence[str], image: np.ndarray, k: int | None
+    session: onnxruntime.InferenceSession, names: Sequence[str], inputs: Inputs, k: int | None
 ) -> list[np.ndarray]:
-    feeds = {IMAGE_INPUT: image} if k is None else {IMAGE_INPUT: image, K_INPUT: np.array([k], np.int64)}
+    given = [*inputs, *([] if k is None else [np.array([k], np.int64)])]
+    feeds = dict(zip((value.name for value in session.get_inputs()), given, strict=True))
     return list(session.run([f"{name}/probe" for name in names], feeds))

@@ -6,12 +6,14 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from ..manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, Manifest
+from ..manifest import IMAGE_OUTPUT, K_INPUT, Manifest
+from ..runtime.sample import tensors
 from .functions import OPSET
 from .schemas import translation_table
 
@@ -20,7 +22,7 @@ _DIMENSION_LIMIT = 1 << 16
 
 
 class _Entry(nn.Module):
-    """What is traced: the network with k as an input, or held as a constant."""
+    """What is traced: the network with its inputs in the file's order, and k the last of them, a constant, or none."""
 
     def __init__(self, model: nn.Module, k: int | None) -> None:
         super().__init__()
@@ -28,10 +30,8 @@ class _Entry(nn.Module):
         if k is not None:
             self.register_buffer("k", torch.tensor([k], dtype=torch.int64), persistent=False)
 
-    def forward(self, image: Tensor, k: Tensor | None = None) -> Tensor:
-        if k is None:
-            k = dict(self.named_buffers(recurse=False)).get("k")
-        restored: Tensor = self.model(image) if k is None else self.model(image, k)
+    def forward(self, *inputs: Tensor) -> Tensor:
+        restored: Tensor = self.model(*inputs, *(k for _, k in self.named_buffers(recurse=False)))
         return restored
 
 
@@ -41,52 +41,53 @@ def trace(model: nn.Module, manifest: Manifest) -> ir.Model:
     Parameters
     ----------
     model
-        Maps float32[B, C, H, W] (and int64[1]) to float32[B, C', sH, sW].
+        Maps float32[B, C, H, W], the manifest's extra inputs (and int64[1], for families with a key graph) to
+        float32[B, C', sH, sW].
     manifest
-        Gives channels, size multiple, the fixed shape or None, and whether k is an input.
+        Gives channels, margins, size multiple, the fixed shape or None, and whether k is an input.
 
     Returns
     -------
     ir.Model
-        Inputs ``image`` and perhaps ``k``, output ``restored``; node metadata still holds the modules' names.
+        Inputs ``image``, the extra ones, and perhaps ``k``; output ``restored``; node metadata still holds the modules'
+        names.
     """
     neighbours = manifest.neighbours
     runtime_k = neighbours is not None and neighbours.runtime
     entry = _Entry(model, None if neighbours is None or runtime_k else neighbours.default).eval()
     multiple = manifest.size_multiple
-    if manifest.shape is not None:
-        batch, height, width = manifest.shape
-        dynamic: dict | None = None
-    else:
-        # Distinct sizes above 1, so that the tracer cannot take one dimension for another or for a constant.
-        batch, height, width = 2, 2 * multiple, 3 * multiple
-        dynamic = {
-            IMAGE_INPUT: {
-                0: torch.export.Dim("batch", min=1, max=_DIMENSION_LIMIT),
-                2: multiple * torch.export.Dim("rows", min=1, max=_DIMENSION_LIMIT),
-                3: multiple * torch.export.Dim("columns", min=1, max=_DIMENSION_LIMIT),
-            }
-        }
-    arguments: dict[str, Tensor] = {IMAGE_INPUT: torch.zeros(batch, manifest.in_channels, height, width)}
+    # Distinct sizes above 1, so that the tracer cannot take one dimension for another or for a constant.
+    shape = manifest.shape or (2, 2 * multiple, 3 * multiple)
+    batch = torch.export.Dim("batch", min=1, max=_DIMENSION_LIMIT)
+    rows, columns = (torch.export.Dim(name, min=1, max=_DIMENSION_LIMIT) for name in ("rows", "columns"))
+    arguments: dict[str, Tensor] = {}
+    dynamic: list[dict[int, Any]] = []
+    for name, channels, (down, across) in tensors(manifest):
+        arguments[name] = torch.zeros(shape[0], channels, shape[1] + down, shape[2] + across)
+        dynamic.append({0: batch, 2: _sized(rows, multiple, down), 3: _sized(columns, multiple, across)})
     if runtime_k:
         assert neighbours is not None
         arguments[K_INPUT] = torch.tensor([neighbours.default], dtype=torch.int64)
-        if dynamic is not None:
-            dynamic[K_INPUT] = {}
+        dynamic.append({})
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             entry,
-            kwargs=arguments,
+            tuple(arguments.values()),
             dynamo=True,
             opset_version=OPSET,
             input_names=list(arguments),
             output_names=[IMAGE_OUTPUT],
-            dynamic_shapes=dynamic,
+            dynamic_shapes=None if manifest.shape is not None else (tuple(dynamic),),
             custom_translation_table=translation_table(),
             verbose=False,
         )
     assert program is not None
     return program.model
+
+
+def _sized(count: Any, multiple: int, margin: int) -> Any:
+    """A side of `count` units and its margin; the tracer wants no zero added."""
+    return multiple * count + margin if margin else multiple * count
 
 
 @contextmanager

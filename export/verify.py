@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from ..errors import KeygraphError
@@ -18,7 +17,8 @@ from ..manifest import Manifest
 from ..plugins.torch import forced_graphs
 from ..runtime.graph_probe import GraphProbe
 from ..runtime.metrics import TOLERANCES, Tolerance, psnr
-from ..runtime.sample import test_image
+from ..runtime.sample import test_inputs
+from ..runtime.session import Inputs, result_shape
 from .pictures import CalibrationPicture
 from .ranges import first_not_finite
 
@@ -30,7 +30,7 @@ class Check:
     Attributes
     ----------
     shape, k
-        Of the input.
+        (B, H, W) of the input, without a margin.
     psnr
         dB with both on the same key graphs, over the value range; rounded down to 0.1, at most 200.
     links_different
@@ -102,24 +102,24 @@ def verify(
     probe = GraphProbe(path, library, rounded)
     runtime_k = manifest.neighbours is not None and manifest.neighbours.runtime
     tolerance = required(manifest)
-    cases: list[tuple[NDArray[np.float32], int | None, str | None]] = [
-        (test_image((shape[0], manifest.in_channels, *shape[1:]), manifest.value_range), k, None)
-        for shape, k in verification_cases(manifest)
+    cases: list[tuple[Inputs, tuple[int, int, int], int | None, str | None]] = [
+        (test_inputs(manifest, shape), shape, k, None) for shape, k in verification_cases(manifest)
     ]
     default = manifest.neighbours.default if manifest.neighbours else None
-    cases += [(picture.planes, default, picture.name) for picture in pictures]
+    cases += [(picture.inputs, _size(picture.inputs, manifest), default, picture.name) for picture in pictures]
     checks = []
-    for image, k, picture in cases:
-        shape = (image.shape[0], *image.shape[2:])
+    for inputs, shape, k, picture in cases:
+        image, *extras = inputs
         where = f"at {'x'.join(map(str, shape))}" + (f", k = {k}" if k else "") + (f", on {picture}" if picture else "")
         if progress is not None:
             progress(where)
-        restored, selections = probe.record(image, k if runtime_k else None)
+        restored, selections = probe.record(image, k if runtime_k else None, *extras)
         if not np.isfinite(restored).all():
-            raise _not_finite(path, image, k if runtime_k else None, library, where)
+            raise _not_finite(path, inputs, k if runtime_k else None, library, where)
+        arguments = [*map(torch.from_numpy, inputs), *([k] if k is not None else [])]
         forced = [torch.from_numpy(selection.graph) for selection in selections]
         with torch.inference_mode(), forced_graphs(forced, tolerance.similarity) as agreements:
-            reference = model(torch.from_numpy(image), *([k] if k is not None else [])).numpy()
+            reference = model(*arguments).numpy()
         wrong = [f"body stage {i}: {a.beyond_tolerance} links" for i, a in enumerate(agreements) if a.beyond_tolerance]
         if wrong:
             raise KeygraphError(f"the exported file chooses other neighbours than PyTorch {where} ({'; '.join(wrong)})")
@@ -133,10 +133,16 @@ def verify(
         as_run = None
         if picture is not None:
             with torch.inference_mode():
-                own = model(torch.from_numpy(image), *([k] if k is not None else [])).numpy()
+                own = model(*arguments).numpy()
             as_run = _tenths(psnr(restored, own, manifest.value_range))
         checks.append(Check(shape, k, _tenths(result), float(f"{different:.1e}"), picture, as_run))
     return checks
+
+
+def _size(inputs: Inputs, manifest: Manifest) -> tuple[int, int, int]:
+    """(B, H, W) of the size rule, without margins."""
+    batch, _, height, width = result_shape(manifest, inputs[0].shape)
+    return batch, height // manifest.scale, width // manifest.scale
 
 
 def required(manifest: Manifest) -> Tolerance:
@@ -150,11 +156,9 @@ def _tenths(decibels: float) -> float:
     return math.floor(min(decibels, 200.0) * 10) / 10
 
 
-def _not_finite(
-    path: Path, image: NDArray[np.float32], k: int | None, library: Path | None, where: str
-) -> KeygraphError:
+def _not_finite(path: Path, inputs: Inputs, k: int | None, library: Path | None, where: str) -> KeygraphError:
     """The error that names the first node at fault."""
-    node = first_not_finite(path, image, k, library)
+    node = first_not_finite(path, inputs, k, library)
     if node is None:
         return KeygraphError(f"the exported file gives values that are not finite {where}")
     return KeygraphError(

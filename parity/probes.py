@@ -42,13 +42,13 @@ class Probe(Protocol):
     def description(self) -> str:
         """What really runs."""
 
-    def run(self, images: Images, k: int | None) -> Images:
-        """Restore float32[B, C, H, W], as users have it restored."""
+    def run(self, images: Images, k: int | None, *extras: Images) -> Images:
+        """Restore a batch, as `Session.run` does."""
 
-    def record(self, images: Images, k: int | None) -> tuple[Images, list[Selection]]:
+    def record(self, images: Images, k: int | None, *extras: Images) -> tuple[Images, list[Selection]]:
         """Restore, and tell every choice of neighbours in the order of execution."""
 
-    def force(self, images: Images, k: int | None, graphs: Graphs) -> tuple[Images, list[Selection]]:
+    def force(self, images: Images, k: int | None, graphs: Graphs, *extras: Images) -> tuple[Images, list[Selection]]:
         """Restore with these graphs in place of the model's own choices, which are told but not used."""
 
 
@@ -68,20 +68,20 @@ class TorchProbe:
         self._session = TorchSession(model.module, self.manifest)
         self.description = self._session.description
 
-    def run(self, images: Images, k: int | None) -> Images:
+    def run(self, images: Images, k: int | None, *extras: Images) -> Images:
         """See `Probe.run`."""
-        return self._session.run(images, k)
+        return self._session.run(images, k, *extras)
 
-    def record(self, images: Images, k: int | None) -> tuple[Images, list[Selection]]:
+    def record(self, images: Images, k: int | None, *extras: Images) -> tuple[Images, list[Selection]]:
         """See `Probe.record`."""
-        return self._run(images, k, lambda _index, own: own)
+        return self._run((images, k, *extras), lambda _index, own: own)
 
-    def force(self, images: Images, k: int | None, graphs: Graphs) -> tuple[Images, list[Selection]]:
+    def force(self, images: Images, k: int | None, graphs: Graphs, *extras: Images) -> tuple[Images, list[Selection]]:
         """See `Probe.force`."""
-        return self._run(images, k, lambda index, own: torch.from_numpy(graphs[index]).to(own.device))
+        return self._run((images, k, *extras), lambda index, own: torch.from_numpy(graphs[index]).to(own.device))
 
     def _run(
-        self, images: Images, k: int | None, choose: Callable[[int, Tensor], Tensor]
+        self, arguments: tuple[Any, ...], choose: Callable[[int, Tensor], Tensor]
     ) -> tuple[Images, list[Selection]]:
         """Run and list every selection; `choose(index, own choice)` says which graph is used."""
         selections: list[Selection] = []
@@ -95,7 +95,7 @@ class TorchProbe:
         with _entered(self._module) as modules:
             token = graph_observer.set(observe)
             try:
-                return self.run(images, k), selections
+                return self.run(*arguments), selections
             finally:
                 graph_observer.reset(token)
 
@@ -142,17 +142,17 @@ class OnnxProbe:
         if self.manifest.neighbours is not None and not self._graphs.names:
             raise InputError(f"{path} has no KeyGraph nodes left (functions inlined?); compare the file as exported")
 
-    def run(self, images: Images, k: int | None) -> Images:
+    def run(self, images: Images, k: int | None, *extras: Images) -> Images:
         """See `Probe.run`."""
-        return self._session.run(images, k)
+        return self._session.run(images, k, *extras)
 
-    def record(self, images: Images, k: int | None) -> tuple[Images, list[Selection]]:
+    def record(self, images: Images, k: int | None, *extras: Images) -> tuple[Images, list[Selection]]:
         """See `Probe.record`."""
-        return self._graphs.record(images, k)
+        return self._graphs.record(images, k, *extras)
 
-    def force(self, images: Images, k: int | None, graphs: Graphs) -> tuple[Images, list[Selection]]:
+    def force(self, images: Images, k: int | None, graphs: Graphs, *extras: Images) -> tuple[Images, list[Selection]]:
         """See `Probe.force`."""
-        return self._graphs.force(images, k, graphs)
+        return self._graphs.force(images, k, graphs, *extras)
 
 
 def open_probe(

@@ -75,6 +75,7 @@ class GraphProbe:
         self._nodes = [n for n in self._model.graph.node if (n.domain, n.op_type) == ("keygraph", "KeyGraph")]
         self._own = [node.output[0] for node in self._nodes]
         (image,) = (value for value in self._model.graph.input if value.name == IMAGE_INPUT)
+        self._inputs = [value.name for value in self._model.graph.input if value.name != K_INPUT]
         self._type = onnx.helper.tensor_dtype_to_np_dtype(image.type.tensor_type.elem_type)
         self._recording: onnxruntime.InferenceSession | None = None
         self._forcing: onnxruntime.InferenceSession | None = None
@@ -84,14 +85,20 @@ class GraphProbe:
         """The modules in which neighbours are chosen, in the order of execution."""
         return [node.name.rpartition("/")[0] or node.name or node.output[0] for node in self._nodes]
 
-    def record(self, images: NDArray[np.float32], k: int | None) -> tuple[NDArray[np.float32], list[Selection]]:
+    def record(
+        self, images: NDArray[np.float32], k: int | None, *extras: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], list[Selection]]:
         """Restore a batch, as `OnnxRuntimeSession.run` does, and tell every choice of neighbours."""
         if self._recording is None:
             self._recording = self._session(_with_outputs(self._model, self._features + self._own))
-        return self._run(self._recording, self._feeds(images, k))
+        return self._run(self._recording, self._feeds(images, k, extras))
 
     def force(
-        self, images: NDArray[np.float32], k: int | None, graphs: Sequence[NDArray[np.int32]]
+        self,
+        images: NDArray[np.float32],
+        k: int | None,
+        graphs: Sequence[NDArray[np.int32]],
+        *extras: NDArray[np.float32],
     ) -> tuple[NDArray[np.float32], list[Selection]]:
         """Restore a batch with these graphs in place of the file's own, which are told but not used."""
         forced = [f"{name}/forced" for name in self._own]
@@ -99,7 +106,7 @@ class GraphProbe:
             model = _with_outputs(self._model, self._features + self._own)
             _replace_graphs(model, dict(zip(self._own, forced, strict=True)))
             self._forcing = self._session(model)
-        return self._run(self._forcing, self._feeds(images, k) | dict(zip(forced, graphs, strict=True)))
+        return self._run(self._forcing, self._feeds(images, k, extras) | dict(zip(forced, graphs, strict=True)))
 
     @property
     def _features(self) -> list[str]:
@@ -113,8 +120,11 @@ class GraphProbe:
         register_operators(options, self._library, lambda _message: None)
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
-    def _feeds(self, images: NDArray[np.float32], k: int | None) -> dict[str, NDArray[Any]]:
-        feeds: dict[str, NDArray[Any]] = {IMAGE_INPUT: images.astype(self._type)}
+    def _feeds(
+        self, images: NDArray[np.float32], k: int | None, extras: Sequence[NDArray[np.float32]]
+    ) -> dict[str, NDArray[Any]]:
+        named = zip(self._inputs, (images, *extras), strict=True)
+        feeds: dict[str, NDArray[Any]] = {name: values.astype(self._type) for name, values in named}
         return feeds if k is None else feeds | {K_INPUT: np.array([k], np.int64)}
 
     def _run(

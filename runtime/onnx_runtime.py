@@ -17,7 +17,7 @@ from ..manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, METADATA_KEY, Manifes
 from .device import Device
 from .notices import warn
 from .rounding import rounding
-from .session import SessionMemoryError
+from .session import SessionMemoryError, result_shape
 
 try:
     import onnxruntime
@@ -95,7 +95,9 @@ class OnnxRuntimeSession:
         runtime_k = self.manifest.neighbours is not None and self.manifest.neighbours.runtime
         inputs = {value.name: value.type for value in self._session.get_inputs()}
         outputs = [value.name for value in self._session.get_outputs()]
-        if set(inputs) != {IMAGE_INPUT, *([K_INPUT] if runtime_k else [])} or IMAGE_OUTPUT not in outputs:
+        self._extras = [extra.name for extra in self.manifest.extra_inputs]
+        expected = {IMAGE_INPUT, *self._extras, *([K_INPUT] if runtime_k else [])}
+        if set(inputs) != expected or IMAGE_OUTPUT not in outputs:
             raise InputError(
                 f"{file}: inputs {', '.join(inputs)} and outputs {', '.join(outputs)} are not those of its manifest; "
                 "export it again"
@@ -107,11 +109,12 @@ class OnnxRuntimeSession:
             where = f"{device}, {where}"
         self.description = f"ONNX Runtime {onnxruntime.__version__}, {where}, operators from {operators}{arithmetic}"
 
-    def run(self, images: NDArray[np.float32], k: int | None) -> NDArray[np.float32]:
+    def run(self, images: NDArray[np.float32], k: int | None, *extras: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Session.run`."""
-        images = np.ascontiguousarray(images, dtype=self._type)
+        named = zip((IMAGE_INPUT, *self._extras), (images, *extras), strict=True)
+        feeds = {name: np.ascontiguousarray(values, dtype=self._type) for name, values in named}
         try:
-            restored = self._run(images, k)
+            restored = self._run(feeds, k)
         except MemoryError as error:
             raise self._out_of_memory() from error
         except Exception as error:
@@ -123,12 +126,9 @@ class OnnxRuntimeSession:
             ) from error
         return np.asarray(restored, dtype=np.float32)
 
-    def _run(self, images: NDArray[Any], k: int | None) -> NDArray[Any]:
+    def _run(self, feeds: dict[str, NDArray[Any]], k: int | None) -> NDArray[Any]:
         if self._buffers is not None:
-            batch, _, height, width = images.shape
-            scale = self.manifest.scale
-            return self._buffers.run(images, k, (batch, self.manifest.out_channels, height * scale, width * scale))
-        feeds: dict[str, NDArray[Any]] = {IMAGE_INPUT: images}
+            return self._buffers.run(feeds, k, result_shape(self.manifest, feeds[IMAGE_INPUT].shape))
         if k is not None:
             feeds[K_INPUT] = np.array([k], dtype=np.int64)
         (restored,) = self._session.run([IMAGE_OUTPUT], feeds)

@@ -39,16 +39,16 @@ class Batch:
     ----------
     slot
         Number of the slot: the same addresses every time, for as long as the shapes fit.
-    image, restored
-        Addresses on the GPU.
-    shape
-        [B, C, H, W] of the images; B counts those that fill the batch up as well.
+    inputs, restored
+        Addresses on the GPU; the images' is the first.
+    shapes
+        [B, C, H, W] of every input; B counts those that fill the batch up as well.
     """
 
     slot: int
-    image: int
+    inputs: tuple[int, ...]
     restored: int
-    shape: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
 
 
 #: Starts the computation of a batch on a stream, without waiting for it.
@@ -96,36 +96,44 @@ class Slot:
     def __init__(self, number: int, gpu: Gpu, streams: tuple[int, int, int], launch: Launch) -> None:
         self._number, self._gpu, self._launch = number, gpu, launch
         self._upload, self._compute, self._download = streams
-        self._image, self._restored = Buffer(gpu), Buffer(gpu)
+        self._inputs: list[Buffer] = []
+        self._restored = Buffer(gpu)
         self._uploaded, self._computed, self._downloaded = gpu.event(), gpu.event(), gpu.event()
         self._result: NDArray[Any] | None = None
 
-    def submit(self, images: NDArray[Any], batch: int, restored: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def submit(
+        self, inputs: Sequence[NDArray[Any]], batch: int, restored: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> None:
         """Send a batch on its way; the slot must have given its last result.
 
         Parameters
         ----------
-        images
-            [b, C, H, W] of any floating-point type; they may change as soon as this returns.
+        inputs
+            [b, C, H, W] of any floating-point type each, b the same for all; they may change as soon as this returns.
         batch
             How many the computation takes, at least b. The rest is whatever the GPU's buffer holds, and is not
             downloaded.
         restored
             [C, H, W] of one result.
         dtype
-            Of the images and the results on the GPU.
+            Of the inputs and the results on the GPU.
         """
-        count, *rest = images.shape
-        grown = batch * int(np.prod(rest)) * dtype.itemsize
-        self._image.fit(grown)
+        gpu, count = self._gpu, len(inputs[0])
+        shapes = tuple((batch, *values.shape[1:]) for values in inputs)
+        while len(self._inputs) < len(inputs):
+            self._inputs.append(Buffer(gpu))
+        # All memory first: what runs out must leave nothing on its way.
+        for buffer, shape in zip(self._inputs, shapes, strict=True):
+            buffer.fit(int(np.prod(shape)) * dtype.itemsize)
         self._restored.fit(batch * int(np.prod(restored)) * dtype.itemsize)
-        source = self._image.host((count, *rest), dtype)
-        source[...] = images
-        gpu = self._gpu
-        gpu.upload(self._image.address, source, self._upload)
+        for buffer, values in zip(self._inputs, inputs, strict=True):
+            source = buffer.host(values.shape, dtype)
+            source[...] = values
+            gpu.upload(buffer.address, source, self._upload)
         gpu.record(self._uploaded, self._upload)
         gpu.wait(self._compute, self._uploaded)
-        self._launch(Batch(self._number, self._image.address, self._restored.address, (batch, *rest)), self._compute)
+        addresses = tuple(buffer.address for buffer in self._inputs)
+        self._launch(Batch(self._number, addresses, self._restored.address, shapes), self._compute)
         gpu.record(self._computed, self._compute)
         gpu.wait(self._download, self._computed)
         self._result = self._restored.host((count, *restored), dtype)
@@ -141,8 +149,8 @@ class Slot:
     def release(self) -> None:
         """Free the buffers."""
         self._result = None
-        self._image.release()
-        self._restored.release()
+        for buffer in (*self._inputs, self._restored):
+            buffer.release()
 
 
 class Overlap:
@@ -166,7 +174,7 @@ class Overlap:
 
     def run(
         self,
-        batches: Iterator[NDArray[Any]],
+        batches: Iterator[Sequence[NDArray[Any]]],
         together: Callable[[Sequence[int]], int],
         restored: Callable[[Sequence[int]], tuple[int, ...]],
         dtype: np.dtype[Any],
@@ -176,22 +184,23 @@ class Overlap:
         Parameters
         ----------
         batches
-            Each [b, C, H, W].
+            Each the inputs of one launch, [b, C, H, W] with the same b; the images first.
         together
-            How many images the computation takes that restores a batch of this shape.
+            How many images the computation takes that restores images of this shape, [b, C, H, W].
         restored
             [C, H, W] of a result, given that of an image.
         dtype
-            Of images and results on the GPU.
+            Of inputs and results on the GPU.
         """
         free, waiting = deque(self._slots), deque[Slot]()
         try:
-            for images in batches:
+            for inputs in batches:
                 if not free:
                     yield waiting[0].result()
                     free.append(waiting.popleft())
                 slot = free.popleft()
-                slot.submit(images, together(images.shape), restored(images.shape[1:]), dtype)
+                shape = inputs[0].shape
+                slot.submit(inputs, together(shape), restored(shape[1:]), dtype)
                 waiting.append(slot)
             while waiting:
                 yield waiting[0].result()

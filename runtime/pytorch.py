@@ -28,7 +28,8 @@ class TorchSession:
     Parameters
     ----------
     module
-        Its ``forward(image, k=None)`` takes float[B, C, H, W] and int64[1].
+        Its ``forward(image, *extras)`` takes float[B, C, H, W] each, for every one of the manifest's `extra_inputs`
+        after the image; with key graphs, k comes last: int64[1], or None where it is fixed.
     manifest
         What the network says of itself.
     threads
@@ -73,15 +74,19 @@ class TorchSession:
         session.description = f"{self.description}, torch.compile"
         return session
 
-    def run(self, images: NDArray[np.float32], k: int | None) -> NDArray[np.float32]:
+    def run(self, images: NDArray[np.float32], k: int | None, *extras: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Session.run`."""
         import torch
 
         try:
             with torch.inference_mode():
-                image = torch.from_numpy(np.ascontiguousarray(images)).to(self._device, self._type)
-                neighbours = None if k is None else torch.tensor([k], dtype=torch.int64, device=self._device)
-                result: NDArray[np.float32] = self._module(image, neighbours).float().cpu().numpy()
+                arguments: list[torch.Tensor | None] = [
+                    torch.from_numpy(np.ascontiguousarray(values)).to(self._device, self._type)
+                    for values in (images, *extras)
+                ]
+                if self.manifest.neighbours is not None:
+                    arguments.append(None if k is None else torch.tensor([k], dtype=torch.int64, device=self._device))
+                result: NDArray[np.float32] = self._module(*arguments).float().cpu().numpy()
                 return result
         except (MemoryError, torch.OutOfMemoryError) as error:
             raise SessionMemoryError("PyTorch ran out of memory") from error

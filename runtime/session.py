@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, KeygraphError
 from ..manifest import Manifest
+
+#: One batch of everything that a model takes but k: the images, and what the manifest's `extra_inputs` name, in order.
+Inputs = tuple[NDArray[np.float32], ...]
 
 
 class Session(Protocol):
@@ -24,16 +27,18 @@ class Session(Protocol):
     def description(self) -> str:
         """One line that says what really runs: engine, version, device, implementation of the operators."""
 
-    def run(self, images: NDArray[np.float32], k: int | None) -> NDArray[np.float32]:
+    def run(self, images: NDArray[np.float32], k: int | None, *extras: NDArray[np.float32]) -> NDArray[np.float32]:
         """Restore a batch.
 
         Parameters
         ----------
         images
-            float32[B, in_channels, H, W] in the manifest's value range; H and W are multiples of its `size_multiple`,
-            or the manifest's fixed shape.
+            float32[B, in_channels, H, W], larger than (H, W) by the manifest's `margin`, in its value range; H and W
+            are multiples of its `size_multiple`, or its fixed shape.
         k
             What `resolve_k` returned.
+        extras
+            float32[B, channels, H, W] for each of the manifest's `extra_inputs`, larger by its own margin.
 
         Returns
         -------
@@ -50,12 +55,12 @@ class Session(Protocol):
 class StreamingSession(Session, Protocol):
     """A session that does better with many batches than to run one after the other."""
 
-    def run_batches(self, batches: Iterator[NDArray[np.float32]], k: int | None) -> Iterator[NDArray[np.float32]]:
+    def run_batches(self, batches: Iterator[Inputs], k: int | None) -> Iterator[NDArray[np.float32]]:
         """Restore batches; see `run_batches`."""
 
 
 def run_batches(
-    session: Session, batches: Iterator[NDArray[np.float32]], k: int | None
+    session: Session, batches: Iterator[Inputs], k: int | None
 ) -> Generator[NDArray[np.float32], None, None]:
     """Restore many batches, in the session's own way where it has one.
 
@@ -64,7 +69,8 @@ def run_batches(
     session
         Where they run.
     batches
-        Each as `Session.run` takes it. The session may ask for some of them before it gives the first result.
+        Each (images, *extras), as `Session.run` takes them. The session may ask for some of them before it gives the
+        first result.
     k
         As `Session.run` takes it.
 
@@ -76,8 +82,15 @@ def run_batches(
     if isinstance(session, StreamingSession):
         yield from session.run_batches(batches, k)
     else:
-        for images in batches:
-            yield session.run(images, k)
+        for images, *extras in batches:
+            yield session.run(images, k, *extras)
+
+
+def result_shape(manifest: Manifest, shape: Sequence[int]) -> tuple[int, int, int, int]:
+    """Shape of what a model makes of images of this shape, [B, C, H, W] both."""
+    batch, _, height, width = shape
+    down, across = manifest.margin
+    return batch, manifest.out_channels, (height - down) * manifest.scale, (width - across) * manifest.scale
 
 
 class SessionMemoryError(KeygraphError):

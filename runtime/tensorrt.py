@@ -20,6 +20,7 @@ from . import sidecar as sidecars
 from .device import Device
 from .notices import warn
 from .overlap import Overlap
+from .session import Inputs, result_shape
 from .sidecar import Sidecar
 from .sizing import REBUILD
 from .tensorrt_backend import Backend, load_backend, load_plugins
@@ -79,7 +80,8 @@ class TensorRtSession:
             load_plugins(backend, plugin)
         self.manifest: Manifest = sidecar.manifest
         self._opened = _Opened(backend, file, allow_host_code, gpu, sidecar.engine_sha256)
-        self._engine = Engine(backend, self._opened.engine, self._opened.context, gpu, self._profile_of, file)
+        extras = [extra.name for extra in self.manifest.extra_inputs]
+        self._engine = Engine(backend, self._opened.engine, self._opened.context, gpu, self._profile_of, extras, file)
         self._gpu = gpu
         self._overlap = Overlap(gpu, self._engine.launch)
         self._close.detach()
@@ -89,14 +91,12 @@ class TensorRtSession:
             f"{backend.name} {backend.version}, {device} ({gpu.gpu.name}, {gpu.gpu.target}), operators from {operators}"
         )
 
-    def run(self, images: NDArray[np.float32], k: int | None) -> NDArray[np.float32]:
+    def run(self, images: NDArray[np.float32], k: int | None, *extras: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Session.run`."""
-        with contextlib.closing(self.run_batches(iter([images]), k)) as results:
+        with contextlib.closing(self.run_batches(iter([(images, *extras)]), k)) as results:
             return next(results).copy()
 
-    def run_batches(
-        self, batches: Iterator[NDArray[np.float32]], k: int | None
-    ) -> Generator[NDArray[np.float32], None, None]:
+    def run_batches(self, batches: Iterator[Inputs], k: int | None) -> Generator[NDArray[np.float32], None, None]:
         """See `run_batches`.
 
         A batch of fewer images than the one before it is filled up, so that the same graph serves both.
@@ -111,10 +111,8 @@ class TensorRtSession:
             together = self._together(shape, together)
             return together
 
-        scale, channels = self.manifest.scale, self.manifest.out_channels
-
         def restored(shape: Sequence[int]) -> tuple[int, ...]:
-            return channels, shape[1] * scale, shape[2] * scale
+            return result_shape(self.manifest, (1, *shape))[1:]
 
         before = self._engine.shapes
         try:
@@ -131,7 +129,7 @@ class TensorRtSession:
 
     def _together(self, shape: Sequence[int], before: int) -> int:
         """How many images a launch takes that restores a batch of this shape, after one that took so many."""
-        count, _, height, width = shape
+        count, height, width = _profiled(self.manifest, shape)
         for profile in self.manifest.profiles:
             least, _, most = profile.batch
             if profile.takes(max(count, least), height, width):
@@ -140,7 +138,7 @@ class TensorRtSession:
 
     def _profile_of(self, shape: tuple[int, ...]) -> int:
         """Number of the first profile that takes images of a shape."""
-        batch, _, height, width = shape
+        batch, height, width = _profiled(self.manifest, shape)
         for index, profile in enumerate(self.manifest.profiles):
             if profile.takes(batch, height, width):
                 return index
@@ -153,6 +151,12 @@ class TensorRtSession:
             f"this engine does not take {batch} images of {height} x {width} pixels, but {known}; choose a tile and a "
             f"batch within that, or {REBUILD} --tile {max(height, width)} --batch {batch}"
         )
+
+
+def _profiled(manifest: Manifest, shape: Sequence[int]) -> tuple[int, int, int]:
+    """(B, H, W) of images as profiles count them: without the margin."""
+    batch, _, height, width = shape
+    return batch, height - manifest.margin[0], width - manifest.margin[1]
 
 
 class RuntimeCache:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +24,7 @@ class Gpu(overlap.Gpu, Protocol):
     def free_graph(self, graph: Any) -> None: ...
 
 
-#: Shape of images -> number of the profile that takes them.
+#: Shape of images -> number of the profile that takes them. Extra inputs follow the images.
 ProfileOf = Callable[[tuple[int, ...]], int]
 
 
@@ -45,6 +45,8 @@ class Engine:
         CUDA.
     profile_of
         Number of the profile for images of a shape; raises `InputError` when there is none.
+    extras
+        Names of the inputs beside image and k, in the order of a batch's.
     source
         The file, for messages.
 
@@ -55,16 +57,25 @@ class Engine:
     """
 
     def __init__(
-        self, backend: Backend, engine: Any, context: Any, gpu: Gpu, profile_of: ProfileOf, source: Path
+        self,
+        backend: Backend,
+        engine: Any,
+        context: Any,
+        gpu: Gpu,
+        profile_of: ProfileOf,
+        extras: Sequence[str],
+        source: Path,
     ) -> None:
         self._backend, self._engine, self._context, self._gpu = backend, engine, context, gpu
         self._profile_of = profile_of
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        if not {IMAGE_INPUT, IMAGE_OUTPUT} <= set(names) <= {IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT}:
+        self._inputs = (IMAGE_INPUT, *extras)
+        ours = {*self._inputs, IMAGE_OUTPUT}
+        if not ours <= set(names) <= {*ours, K_INPUT}:
             raise InputError(f"{source}: tensors {', '.join(names)} are not those of a keygraph engine; build it again")
         self.dtype = self._type(IMAGE_INPUT, source)
-        if self._type(IMAGE_OUTPUT, source) != self.dtype:
-            raise InputError(f"{source}: its image and its result have different types; build it again")
+        if any(self._type(name, source) != self.dtype for name in (*extras, IMAGE_OUTPUT)):
+            raise InputError(f"{source}: its inputs and its result have different types; build it again")
         self.takes_k = K_INPUT in names
         self._k_on_host = self.takes_k and (
             engine.get_tensor_location(K_INPUT) == backend.module.TensorLocation.HOST
@@ -74,7 +85,7 @@ class Engine:
         self._k_buffer: overlap.Buffer | None = None
         #: How often it was prepared for another shape.
         self.shapes = 0
-        self._shape: tuple[int, ...] | None = None
+        self._shapes: tuple[tuple[int, ...], ...] | None = None
         self._profile = 0
         self._captures = not backend.is_rtx
         self._graphs: dict[tuple[overlap.Batch, int], Any] = {}
@@ -103,9 +114,10 @@ class Engine:
         if graph is not None:
             self._gpu.launch(graph, stream)
             return
-        if batch.shape != self._shape:
-            self._reshape(batch.shape, stream)
-        self._bind(IMAGE_INPUT, batch.image)
+        if batch.shapes != self._shapes:
+            self._reshape(batch.shapes, stream)
+        for name, address in zip(self._inputs, batch.inputs, strict=True):
+            self._bind(name, address)
         self._bind(IMAGE_OUTPUT, batch.restored)
         if self.takes_k:
             assert self._k_on_host or self._k_buffer is not None
@@ -126,17 +138,18 @@ class Engine:
             self._k_buffer.release()
             self._k_buffer = None
 
-    def _reshape(self, shape: tuple[int, ...], stream: int) -> None:
+    def _reshape(self, shapes: tuple[tuple[int, ...], ...], stream: int) -> None:
         """Prepare for another shape. Graphs hold what the context had prepared for the last one."""
         self._free_graphs(stream)
-        self._shape = None
-        profile = self._profile_of(shape)
+        self._shapes = None
+        profile = self._profile_of(shapes[0])
         if profile != self._profile and not self._context.set_optimization_profile_async(profile, stream):
             raise self._failure(f"it does not take its profile {profile}")
         self._profile = profile
-        if not self._context.set_input_shape(IMAGE_INPUT, shape):
-            raise self._failure(f"it does not take images of shape {shape}")
-        self._shape = shape
+        for name, shape in zip(self._inputs, shapes, strict=True):
+            if not self._context.set_input_shape(name, shape):
+                raise self._failure(f"it does not take the shape {shape} for {name}")
+        self._shapes = shapes
         self.shapes += 1
 
     def _bind(self, name: str, address: int) -> None:
@@ -145,7 +158,7 @@ class Engine:
 
     def _enqueue(self, stream: int) -> None:
         if not self._context.execute_async_v3(stream):
-            raise self._failure(f"it does not run on images of shape {self._shape}")
+            raise self._failure(f"it does not run on inputs of shapes {self._shapes}")
 
     def _failure(self, what: str) -> KeygraphError:
         said = self._backend.errors()

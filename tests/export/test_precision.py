@@ -124,7 +124,7 @@ def test_head_room_is_that_of_the_largest_value(half: tuple[Path, Manifest], une
 
     handles = [module.register_forward_hook(hook(name)) for name, module in unet.module.named_modules() if name]
     with torch.inference_mode():
-        unet.module(torch.from_numpy(calibration_pictures(manifest, None)[0].planes))
+        unet.module(torch.from_numpy(calibration_pictures(manifest, None)[0].inputs[0]))
     for handle in handles:
         handle.remove()
     known = [

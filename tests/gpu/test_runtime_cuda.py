@@ -85,9 +85,9 @@ def copying(gpu: Any, graphs: dict[Batch, Any] | None) -> Callable[[Batch, int],
     from cuda.bindings import runtime
 
     def copy(batch: Batch, stream: int) -> None:
-        size = int(np.prod(batch.shape)) * 4
+        size = int(np.prod(batch.shapes[0])) * 4
         kind = runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
-        (status,) = runtime.cudaMemcpyAsync(batch.restored, batch.image, size, kind, stream)
+        (status,) = runtime.cudaMemcpyAsync(batch.restored, batch.inputs[0], size, kind, stream)
         assert status == runtime.cudaError_t.cudaSuccess
 
     def launch(batch: Batch, stream: int) -> None:
@@ -107,7 +107,7 @@ def copying(gpu: Any, graphs: dict[Batch, Any] | None) -> Callable[[Batch, int],
 def test_copies_beside_a_computation_keep_every_batch_apart(cuda: Any, graphs: dict[Batch, Any] | None) -> None:
     overlap = Overlap(cuda, copying(cuda, graphs))
     for size in (16, 512, 64):
-        batches = (np.full((2, 3, size, size), i, np.float32) for i in range(1, 12))
+        batches = ((np.full((2, 3, size, size), i, np.float32),) for i in range(1, 12))
         results = overlap.run(batches, lambda shape: shape[0], lambda shape: tuple(shape), np.dtype(np.float32))
         for number, result in zip(itertools.count(1), results, strict=False):
             assert (result == number).all()
@@ -144,7 +144,7 @@ def test_overlapped_batches_are_those_of_single_runs(engine: Path) -> None:
     session = keygraph.load(engine).session
     images = [np.random.default_rng(i).random((2, 3, 128, 128), np.float32) for i in range(6)]
     alone = [session.run(batch, 64) for batch in images]
-    for one, streamed in zip(alone, run_batches(session, iter(images), 64), strict=True):
+    for one, streamed in zip(alone, run_batches(session, ((batch,) for batch in images), 64), strict=True):
         np.testing.assert_array_equal(one, streamed)
 
 

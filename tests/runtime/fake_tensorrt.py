@@ -1,4 +1,5 @@
-"""In the place of TensorRT's bindings: an engine is JSON and adds k / 1000 to every image, on a `FakeGpu`.
+"""In the place of TensorRT's bindings: an engine is JSON and adds k / 1000 and its extra inputs to every image, on a
+`FakeGpu`.
 
 It keeps TensorRT's rules: an engine runs only with every shape and address set, k on the host is read when the launch
 is made and k on the device when it runs, and another shape makes what was captured before it worthless.
@@ -93,7 +94,12 @@ class Engine:
 
     def __init__(self, values: dict[str, Any], log: ILogger) -> None:
         self.values, self.log = values, log
-        self.names = values.get("tensors") or ["image", *(["k"] if values["k"] else []), "restored"]
+        self.names = values.get("tensors") or [
+            "image",
+            *values.get("extras", []),
+            *(["k"] if values["k"] else []),
+            "restored",
+        ]
         self.num_io_tensors = len(self.names)
 
     def get_tensor_name(self, index: int) -> str:
@@ -146,20 +152,20 @@ class Cache:
 class Context:
     def __init__(self, engine: Engine, config: Any) -> None:
         self.engine, self.config = engine, config
-        self.shape: tuple[int, ...] | None = None
+        self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
         self.profile, self.generation = 0, 0
         opened[-1]["context"] = self
 
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:
-        self.profile, self.shape = index, None
+        self.profile, self.shapes = index, {}
         return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         least, most = self.engine.values["profiles"][self.profile]
-        if not all(low <= size <= high for low, size, high in zip(least, shape, most, strict=True)):
+        if name == "image" and not all(low <= size <= high for low, size, high in zip(least, shape, most, strict=True)):
             return False
-        self.shape = tuple(shape)
+        self.shapes[name] = tuple(shape)
         self.generation += 1
         return True
 
@@ -168,14 +174,15 @@ class Context:
         return True
 
     def execute_async_v3(self, stream: int) -> bool:
-        if self.shape is None or set(self.addresses) != set(self.engine.names):
+        extras = self.engine.values.get("extras", [])
+        if set(self.shapes) != {"image", *extras} or set(self.addresses) != set(self.engine.names):
             return False
-        if self.engine.values.get("memory") and self.shape[0] > self.engine.values["memory"]:
+        if self.engine.values.get("memory") and self.shapes["image"][0] > self.engine.values["memory"]:
             self.engine.log.log(ILogger.Severity.ERROR, "Cuda Runtime (out of memory)")
             return False
         if self.config is not None:
-            self.config.cache.blob = b"kernels for " + str(self.shape).encode()
-        shape, at, generation = self.shape, dict(self.addresses), self.generation
+            self.config.cache.blob = b"kernels for " + str(self.shapes["image"]).encode()
+        shapes, at, generation = dict(self.shapes), dict(self.addresses), self.generation
         dtype = np.float16 if self.engine.values.get("type") == "HALF" else np.float32
         on_host = None
         if self.engine.values["k"] == "host":
@@ -186,7 +193,11 @@ class Context:
         def run() -> None:
             assert generation == self.generation, "a graph of another shape"
             k = on_host if on_host is not None else int(gpu.read(at["k"], (1,), np.int64)[0]) if "k" in at else 0
-            gpu.write(at["restored"], (gpu.read(at["image"], shape, dtype) + dtype(k / 1000)).astype(dtype))
+            given = [gpu.read(at[name], shapes[name], dtype) for name in ("image", *extras)]
+            # A margin is what an input has more than the others; the result has none.
+            height, width = (min(values.shape[axis] for values in given) for axis in (2, 3))
+            total = sum(values[:, :, :height, :width] for values in given)
+            gpu.write(at["restored"], (total + dtype(k / 1000)).astype(dtype))
 
         gpu.submit("compute", stream, run)
         return True

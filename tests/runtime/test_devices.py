@@ -126,11 +126,11 @@ def test_buffers_that_stay_give_what_a_plain_run_gives(make_model: ModelFile) ->
     for shape in ((2, 3, 8, 16), (2, 3, 8, 16), (1, 3, 8, 16), (2, 3, 16, 8)):
         for k in (1, 200):
             images = rng.random(shape, np.float32)
-            np.testing.assert_array_equal(bound.run(images, k, shape), plain.run(images, k))
-    bound.run(np.zeros((1, 3, 8, 8), np.float32), 1, (1, 3, 8, 8))
-    kept = bound._image
-    bound.run(np.ones((1, 3, 8, 8), np.float32), 1, (1, 3, 8, 8))
-    assert bound._image is kept
+            np.testing.assert_array_equal(bound.run({"image": images}, k, shape), plain.run(images, k))
+    bound.run({"image": np.zeros((1, 3, 8, 8), np.float32)}, 1, (1, 3, 8, 8))
+    kept = bound._inputs["image"]
+    bound.run({"image": np.ones((1, 3, 8, 8), np.float32)}, 1, (1, 3, 8, 8))
+    assert bound._inputs["image"] is kept
 
 
 def test_pytorch_without_cuda_says_so(make_manifest: Callable[..., Manifest]) -> None:

@@ -12,11 +12,12 @@ FLOAT = np.dtype(np.float32)
 
 
 def doubling(gpu: FakeGpu) -> Any:
-    """A launch that gives twice the image."""
+    """A launch that gives twice the image, and all other inputs besides."""
 
     def launch(batch: Batch, stream: int) -> None:
         def run() -> None:
-            gpu.write(batch.restored, gpu.read(batch.image, batch.shape, FLOAT) * 2)
+            first, *others = (gpu.read(*one, FLOAT) for one in zip(batch.inputs, batch.shapes, strict=True))
+            gpu.write(batch.restored, sum(others, first * 2))
 
         gpu.submit("compute", stream, run)
 
@@ -27,12 +28,12 @@ def same(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def batches(*counts: int) -> Iterator[np.ndarray[Any, Any]]:
+def batches(*counts: int) -> Iterator[tuple[np.ndarray[Any, Any], ...]]:
     """One buffer for all: a batch is only there until the next one is asked for."""
     buffer = np.zeros((max(counts), 3, 4, 5), np.float32)
     for number, count in enumerate(counts):
         buffer[...] = number + 1
-        yield buffer[:count]
+        yield (buffer[:count],)
         buffer[...] = -1
 
 
@@ -47,6 +48,21 @@ def test_whatever_the_gpu_does_first_results_are_right_and_in_order(slots: int) 
             assert (result == 2 * (number + 1)).all()
             seen.append(len(result))
         assert seen == list(counts)
+        overlap.release()
+        assert gpu.memory == {}
+
+
+def test_every_input_goes_with_its_batch() -> None:
+    def both() -> Iterator[tuple[np.ndarray[Any, Any], ...]]:
+        for number in range(5):
+            yield np.full((2, 3, 4, 5), number, np.float32), np.full((2, 1, 4, 5), 100 * number, np.float32)
+
+    for seed in range(30):
+        gpu = FakeGpu(seed)
+        overlap = Overlap(gpu, doubling(gpu))
+        for number, result in enumerate(overlap.run(both(), lambda shape: 3, same, FLOAT)):
+            assert result.shape == (2, 3, 4, 5)
+            assert (result == 102 * number).all()
         overlap.release()
         assert gpu.memory == {}
 
@@ -78,7 +94,7 @@ def test_a_batch_that_is_filled_up_copies_only_what_there_is() -> None:
     sizes: list[int] = []
     launch = overlap._slots[0]._launch
     for slot in overlap._slots:
-        slot._launch = lambda batch, stream: (sizes.append(batch.shape[0]), launch(batch, stream))  # type: ignore
+        slot._launch = lambda batch, stream: (sizes.append(batch.shapes[0][0]), launch(batch, stream))  # type: ignore
     shapes = [result.shape for result in overlap.run(batches(4, 1), lambda shape: 4, same, FLOAT)]
     assert shapes == [(4, 3, 4, 5), (1, 3, 4, 5)]
     assert [int(size) for size in sizes] == [4, 4]
@@ -89,7 +105,7 @@ def test_half_precision_is_converted_on_the_host() -> None:
 
     def launch(batch: Batch, stream: int) -> None:
         def run() -> None:
-            gpu.write(batch.restored, gpu.read(batch.image, batch.shape, np.float16) + np.float16(1))
+            gpu.write(batch.restored, gpu.read(batch.inputs[0], batch.shapes[0], np.float16) + np.float16(1))
 
         gpu.submit("compute", stream, run)
 
@@ -110,7 +126,7 @@ def test_who_stops_in_the_middle_leaves_nothing_running() -> None:
 
 
 def test_an_error_of_the_batches_leaves_nothing_running() -> None:
-    def broken() -> Iterator[np.ndarray[Any, Any]]:
+    def broken() -> Iterator[tuple[np.ndarray[Any, Any], ...]]:
         yield from batches(1, 1)
         raise RuntimeError("no more")
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from keygraph.errors import InputError, KeygraphError
 from keygraph.manifest import Manifest
 from keygraph.runtime.notices import KeygraphWarning
-from keygraph.runtime.restorer import MAX_ELEMENTS, Restorer, check_size
-from keygraph.runtime.session import SessionMemoryError
+from keygraph.runtime.restorer import Restorer
+from keygraph.runtime.scene import MAX_ELEMENTS, check_sizes
+from keygraph.runtime.session import Inputs, SessionMemoryError
 from keygraph.runtime.tiling import seam_ratio
 
 ModelFile = Callable[..., Path]
@@ -175,9 +176,9 @@ def test_a_result_of_more_than_two_to_the_31_values_is_refused_beforehand(
 ) -> None:
     assert MAX_ELEMENTS < 30000 * 30000 * 3
     with pytest.raises(InputError, match="2,700,000,000 values"):
-        check_size(make_manifest(), 30000, 30000, 3)
+        check_sizes(make_manifest(), {"image": (30000, 30000, 3)})
     with pytest.raises(InputError, match="values"):
-        check_size(make_manifest(scale=4), 10000, 10000, 3)
+        check_sizes(make_manifest(scale=4), {"image": (10000, 10000, 3)})
 
 
 def test_nan_in_one_tile_is_an_error_that_names_it(make_model: ModelFile) -> None:
@@ -216,7 +217,7 @@ class Small:
     def __init__(self, manifest: Manifest, pixels: int) -> None:
         self.manifest, self.pixels = manifest, pixels
 
-    def run(self, images: np.ndarray[Any, Any], k: int | None) -> np.ndarray[Any, Any]:
+    def run(self, images: np.ndarray[Any, Any], k: int | None, *extras: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         if images[:, 0].size > self.pixels:
             raise SessionMemoryError("out of memory")
         return images
@@ -269,14 +270,14 @@ class Ahead:
         self.manifest = manifest
         self.log: list[str] = []
 
-    def run(self, images: np.ndarray[Any, Any], k: int | None) -> np.ndarray[Any, Any]:
+    def run(self, images: np.ndarray[Any, Any], k: int | None, *extras: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         raise AssertionError("a session that streams is not asked for single runs")
 
-    def run_batches(self, batches: Iterator[np.ndarray[Any, Any]], k: int | None) -> Iterator[np.ndarray[Any, Any]]:
+    def run_batches(self, batches: Iterator[Inputs], k: int | None) -> Iterator[np.ndarray[Any, Any]]:
         waiting: list[np.ndarray[Any, Any]] = []
         memory: np.ndarray[Any, Any] | None = None
         try:
-            for number, images in enumerate(batches):
+            for number, (images,) in enumerate(batches):
                 self.log.append(f"take {number}")
                 waiting.append(images.copy())
                 if len(waiting) == 3:

@@ -147,11 +147,11 @@ def test_pytorch_out_of_memory_is_told_from_other_failures(make_manifest: Callab
     from keygraph.runtime.session import SessionMemoryError
 
     class Huge(torch.nn.Module):  # type: ignore[misc, name-defined]
-        def forward(self, image, k=None):  # type: ignore[no-untyped-def]
+        def forward(self, image):  # type: ignore[no-untyped-def]
             return torch.empty(1 << 50)
 
     class Broken(torch.nn.Module):  # type: ignore[misc, name-defined]
-        def forward(self, image, k=None):  # type: ignore[no-untyped-def]
+        def forward(self, image):  # type: ignore[no-untyped-def]
             return image @ torch.zeros(5, 5)
 
     images = np.zeros((1, 3, 8, 8), np.float32)

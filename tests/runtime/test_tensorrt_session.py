@@ -19,11 +19,12 @@ import pytest
 from fake_gpu import FakeGpu
 from keygraph import plugins
 from keygraph.errors import InputError, KeygraphError, MissingDependencyError
-from keygraph.manifest import Manifest, Neighbours, Profile
+from keygraph.manifest import ExtraInput, Manifest, Neighbours, Profile
 from keygraph.runtime import sidecar as sidecars
 from keygraph.runtime import tensorrt, tensorrt_backend
 from keygraph.runtime.device import Device
 from keygraph.runtime.restorer import Restorer
+from keygraph.runtime.session import run_batches
 from keygraph.runtime.tensorrt import TensorRtSession
 
 MakeManifest = Callable[..., Manifest]
@@ -39,9 +40,11 @@ def make_engine(tmp_path: Path, make_manifest: MakeManifest) -> EngineFile:
 
     def make(backend: str = "tensorrt", k: str | None = "device", **changes: Any) -> Path:
         of_engine = {name: changes.pop(name) for name in ("type", "too_large", "memory", "tensors") if name in changes}
-        profiles = [[[p.batch[i], 3, p.height[i], p.width[i]] for i in (0, 2)] for p in PROFILES]
-        blob = json.dumps({"profiles": profiles, "k": k, **of_engine}).encode()
-        manifest = make_manifest(neighbours=NEIGHBOURS if k else None, profiles=PROFILES)
+        manifest = make_manifest(neighbours=NEIGHBOURS if k else None, profiles=PROFILES, **changes.pop("inputs", {}))
+        down, across = manifest.margin
+        profiles = [[[p.batch[i], 3, p.height[i] + down, p.width[i] + across] for i in (0, 2)] for p in PROFILES]
+        extras = [extra.name for extra in manifest.extra_inputs]
+        blob = json.dumps({"profiles": profiles, "k": k, "extras": extras, **of_engine}).encode()
         values: dict[str, Any] = {
             "engine_bytes": len(blob),
             "engine_sha256": hashlib.sha256(blob).hexdigest(),
@@ -165,6 +168,30 @@ def test_half_precision_at_the_borders(make_engine: EngineFile, gpu: FakeGpu) ->
 def test_a_model_without_k(make_engine: EngineFile, gpu: FakeGpu) -> None:
     image = noise(40, 40, 3)
     np.testing.assert_array_equal(keygraph.load(make_engine(k=None))(image), image)
+
+
+def test_extra_inputs_and_margins_reach_the_engine(make_engine: EngineFile, gpu: FakeGpu) -> None:
+    inputs = {"margin": (0, 6), "extra_inputs": (ExtraInput("mask", 3), ExtraInput("flow", 3, (2, 0)))}
+    session = TensorRtSession(make_engine(inputs=inputs))
+    rng = np.random.default_rng(0)
+
+    def batch(count: int, height: int, width: int) -> tuple[np.ndarray[Any, Any], ...]:
+        shapes = ((height, width + 6), (height, width), (height + 2, width))
+        return tuple(rng.random((count, 3, *shape), np.float32) for shape in shapes)
+
+    def total(image: np.ndarray[Any, Any], mask: np.ndarray[Any, Any], flow: np.ndarray[Any, Any]) -> Any:
+        return image[:, :, :, :-6] + mask + flow[:, :, :-2]
+
+    # The largest size of the first profile counts without the margin; a batch of another size needs it anew.
+    batches = [batch(4, 64, 64), batch(3, 64, 64), batch(1, 32, 40), batch(2, 128, 128)]
+    for given, result in zip(batches, run_batches(session, iter(batches), 100), strict=True):
+        np.testing.assert_allclose(result, total(*given) + 0.1, atol=1e-6)
+    image, *extras = batches[0]
+    np.testing.assert_allclose(session.run(image, 50, *extras), total(*batches[0]) + 0.05, atol=1e-6)
+    session.close()
+    assert gpu.memory == {}
+    with pytest.raises(InputError, match="tensors image, k, restored are not those"):
+        TensorRtSession(make_engine(inputs=inputs, tensors=["image", "k", "restored"]))
 
 
 def test_results_of_single_runs_are_the_callers(make_engine: EngineFile, gpu: FakeGpu) -> None:
