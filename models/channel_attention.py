@@ -183,7 +183,8 @@ def _rho(heads: Sequence[tuple[int, int]]) -> float:
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """[B, C, H, W] -> [B, heads, C / heads, H W]."""
-    return x.reshape(x.shape[0], heads, x.shape[1] // heads, -1)
+    batch, channels, height, width = x.shape
+    return x.reshape(batch, heads, channels // heads, height * width)
 
 
 def norm(x: Tensor) -> Tensor:
