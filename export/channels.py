@@ -8,8 +8,6 @@ alone, and exactly: what is added is multiplied by zero.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -48,6 +46,12 @@ def _weights(value: ir.Value | None) -> NDArray | None:
     return numbers
 
 
+def _constants(conv: ir.Node) -> list[tuple[ir.Value, NDArray]]:
+    """Weights and, where there is one, bias of a convolution."""
+    pairs = [(value, _weights(value)) for value in conv.inputs[1:] if value is not None]
+    return [(value, numbers) for value, numbers in pairs if numbers is not None]
+
+
 def _attribute(node: ir.Node, name: str, default: int) -> int:
     found = node.attributes.get(name)
     return default if found is None else found.as_int()
@@ -63,8 +67,8 @@ def _dense(node: ir.Node | None) -> bool:
     )
 
 
-def _only_user(value: ir.Value) -> bool:
-    return len(value.uses()) == 1 and not value.is_graph_output()
+def _only_user(value: ir.Value | None) -> bool:
+    return value is not None and len(value.uses()) == 1 and not value.is_graph_output()
 
 
 def _pair(node: ir.Node) -> ir.Node | None:
@@ -91,32 +95,34 @@ def _constant(graph: ir.Graph, like: ir.Value, numbers: NDArray, suffix: str) ->
 
 
 def _split_pair(graph: ir.Graph, split: ir.Node) -> None:
-    value, rank = split.inputs[0], 4
+    """Give each part of a split its own pair of convolutions."""
+    value = split.inputs[0]
     depthwise = value.producer() if value is not None else None
-    if depthwise is None or not _only_user(value) or _attribute(split, "axis", 0) not in (1, 1 - rank):
+    if depthwise is None or not _only_user(value) or _attribute(split, "axis", 0) not in (1, -3):
         return
     dense = _pair(depthwise)
     if dense is None or any(part.is_graph_output() for part in split.outputs):
         return
-    channels = _channels(depthwise)
-    given = _weights(split.inputs[1]) if len(split.inputs) > 1 else None
-    each = -(-channels // len(split.outputs))
-    sizes = [each] * (channels // each) if given is None else [int(size) for size in given]
-    if len(sizes) != len(split.outputs) or sum(sizes) != channels:
-        return
+    channels, parts = _channels(depthwise), len(split.outputs)
+    sizes = _weights(split.inputs[1]) if len(split.inputs) > 1 else None
+    if sizes is None:
+        most = -(-channels // parts)  # The last part may be smaller.
+        sizes = np.array([most] * (parts - 1) + [channels - most * (parts - 1)])
     edges = np.cumsum(sizes)[:-1]
     for i, part in enumerate(split.outputs):
         x = dense.inputs[0]
         for conv in (dense, depthwise):
-            pieces = [np.split(_weights(v), edges)[i] for v in conv.inputs[1:]]  # type: ignore[arg-type]
-            named = [_constant(graph, v, w, f".{i}") for v, w in zip(conv.inputs[1:], pieces, strict=True)]  # type: ignore[arg-type]
+            weights = [
+                _constant(graph, value, np.split(numbers, edges)[i], f".{i}") for value, numbers in _constants(conv)
+            ]
             attributes = dict(conv.attributes)
             if conv is depthwise:
-                attributes["group"] = ir.AttrInt64("group", sizes[i])
-            new = ir.Node("", "Conv", [x, *named], attributes.values(), metadata_props=dict(conv.metadata_props))
+                attributes["group"] = ir.AttrInt64("group", int(sizes[i]))
+            new = ir.Node("", "Conv", [x, *weights], attributes.values(), metadata_props=dict(conv.metadata_props))
             graph.insert_before(split, new)
             x = new.outputs[0]
             x.name, x.type, x.shape = f"{conv.outputs[0].name}.{i}", conv.outputs[0].type, part.shape
+        assert x is not None
         part.replace_all_uses_with(x)
     graph.remove([split, depthwise, dense], safe=True)
 
@@ -139,24 +145,22 @@ def _fill_up(graph: ir.Graph, first: ir.Node) -> set[ir.Node]:
             dense = _pair(depthwise)
             assert dense is not None
             for conv in (dense, depthwise):
-                _grow(graph, conv, range(1, len(conv.inputs)), axis=0, more=more)
+                _grow(graph, conv, 0, more)
             depthwise.attributes["group"] = ir.AttrInt64("group", _channels(depthwise))
             values.add(dense.outputs[0])
         for conv in users:
-            _grow(graph, conv, [1], axis=1, more=more)
+            _grow(graph, conv, 1, more)
         for value in values:
             value.shape = None  # Inferred again by whoever wants it.
     return sources
 
 
-def _grow(graph: ir.Graph, conv: ir.Node, places: Sequence[int], axis: int, more: int) -> None:
-    """Add zeros behind some of a convolution's constants."""
-    for place in places:
-        value, numbers = conv.inputs[place], _weights(conv.inputs[place])
-        assert value is not None
-        assert numbers is not None
-        margin = [(0, more if i == axis else 0) for i in range(numbers.ndim)]
-        conv.replace_input_with(place, _constant(graph, value, np.pad(numbers, margin), ".filled"))
+def _grow(graph: ir.Graph, conv: ir.Node, axis: int, more: int) -> None:
+    """Add zeros behind a convolution's weights along an axis, and behind its bias along the first one."""
+    for place, (value, numbers) in enumerate(_constants(conv), start=1):
+        if axis < 1 or place == 1:
+            margin = [(0, more if i == axis else 0) for i in range(numbers.ndim)]
+            conv.replace_input_with(place, _constant(graph, value, np.pad(numbers, margin), ".filled"))
 
 
 def _reach(first: ir.Node) -> tuple[set[ir.Node], set[ir.Value], set[ir.Node]] | None:
