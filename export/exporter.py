@@ -19,7 +19,6 @@ from ..manifest import METADATA_KEY, HalfPrecision, Manifest, Neighbours
 from ..models import LoadedModel
 from ..plugins import library
 from .calibrate import calibrate_tiling
-from .channels import arrange_channels
 from .functions import DOMAIN, VERSION, operator_functions
 from .halving import check_wishes, halve
 from .pictures import CalibrationPicture, calibration_pictures
@@ -117,7 +116,6 @@ def export(
     target = Path(path)
     progress("tracing")
     traced = trace(model.module, manifest)
-    arrange_channels(traced.graph)
     tidy(traced)
     if half:
         manifest = halve(traced, manifest, model.architecture.keep_fp32, pictures, _save, progress)
