@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..manifest import Manifest
-from ..runtime.padding import reflected, round_up
-from ..runtime.restorer import check_image, to_model
+from ..runtime.padding import round_up
 from ..runtime.sample import test_inputs
+from ..runtime.scene import Windows, scene
 from ..runtime.session import Inputs
 
 #: Side of what is cut out of the middle of an image, in pixels, rounded up to the size rule.
@@ -56,25 +56,19 @@ def calibration_pictures(manifest: Manifest, folder: Path | None) -> list[Calibr
         raise InputError(f"cannot read the folder {folder}: {error.strerror}; give one with images") from error
     if not files:
         raise InputError(f"{folder} holds no image ({', '.join(images.FORMATS)}); give a folder with some")
-    return [
-        CalibrationPicture(file.name, (_batched(_middle(file, manifest, height, width), manifest),)) for file in files
-    ]
+    return [CalibrationPicture(file.name, _middle(file, manifest, height, width)) for file in files]
 
 
-def _middle(file: Path, manifest: Manifest, height: int, width: int) -> NDArray[np.float32]:
+def _middle(file: Path, manifest: Manifest, height: int, width: int) -> Inputs:
     from ..runtime import images
 
-    pixels = images.read(file).pixels
     try:
-        channels = check_image(manifest, pixels)
+        given = scene(manifest, images.read(file).pixels)
     except InputError as error:
         raise InputError(f"{file}: {error}") from None
-    pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
-    top, left = (max(0, (have - want) // 2) for have, want in zip(pixels.shape[:2], (height, width), strict=True))
-    cut = pixels[top : top + height, left : left + width]
-    rows = reflected(cut.shape[0], height)
-    columns = reflected(cut.shape[1], width)
-    return _batched(channels.split(to_model(cut[rows[:, None], columns], manifest)), manifest)
+    top, left = max(0, (given.height - height) // 2), max(0, (given.width - width) // 2)
+    cut = Windows(given, max(given.height, height), max(given.width, width))(top, left, height, width)
+    return tuple(_batched(values, manifest) for values in cut)
 
 
 def _batched(planes: NDArray[np.float32], manifest: Manifest) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ import pyvips
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..files import atomic_path
+from ..files import atomic_path, check_place
 
 FORMATS = {
     ".png": "PNG",
@@ -172,12 +172,7 @@ def check_target(path: str | os.PathLike[str], height: int, width: int, channels
         )
     if channels not in (1, 3) and name != "TIFF":
         raise InputError(f"{file}: {name} holds 1 or 3 channels, not {channels}; write a .tif")
-    if file.is_dir():
-        raise InputError(f"{file} is a folder; name the file in it")
-    if not file.parent.is_dir():
-        raise InputError(f"cannot write {file}: the folder {file.parent} does not exist; create it first")
-    if not os.access(file.parent, os.W_OK | os.X_OK):
-        raise InputError(f"cannot write {file}: no permission to write in {file.parent}; choose another place with -o")
+    check_place(file)
 
 
 def write(path: str | os.PathLike[str], picture: Picture) -> list[str]:

@@ -15,6 +15,7 @@ import torch
 from keygraph.cli import main
 from keygraph.cli.describe import _profile_name
 from keygraph.manifest import Neighbours, Tiling
+from keygraph.runtime import cubes
 from onnx import TensorProto, helper
 from tiny_kgt import CONFIG, Tiny, changed, set_manifest
 
@@ -209,3 +210,23 @@ def test_a_manifest_from_the_future_is_bad_input(
     path = changed(tiny.onnx, tmp_path / "new.onnx", lambda model: set_manifest(model, format_version=999))
     assert main(["inspect", str(path)]) == 2
     assert "newer than this keygraph reads" in capsys.readouterr().err
+
+
+def test_spectral_cubes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pixels = np.zeros((4, 5, 6), np.float32)
+    wavelengths = (400.0, 410.0, 420.5, 430.0, 440.0, 450.0)
+    for suffix in (".mat", ".npz", ".npy", ".tif", ".hdr"):
+        path = tmp_path / f"a{suffix}"
+        cubes.write(path, cubes.Cube(pixels, wavelengths))
+        values, words = inspected(path, capsys)
+        expected = {"kind": "cube", "format": cubes.FORMATS[suffix], "height": 4, "width": 5, "bands": 6}
+        assert expected.items() <= values.items()
+        assert values["type"] == "float32"
+        assert ("wavelengths 400, 410, 420.5, 430, 440, 450 nm" in words) == (suffix != ".npy")
+    np.savez(tmp_path / "b.npz", truth=pixels, pred=pixels[:3])
+    values, words = inspected(tmp_path / "b.npz", capsys)
+    assert values["arrays"] == ["truth: 4 x 5 x 6 float32", "pred: 3 x 5 x 6 float32"]
+    assert "2 arrays that can be cubes" in values["not read as a cube"]
+    assert inspected(Path(f"{tmp_path / 'b.npz'}:pred"), capsys)[0]["height"] == 3
+    assert main(["inspect", f"{tmp_path / 'b.npz'}:absent"]) == 2
+    assert "has no variable 'absent'" in capsys.readouterr().err
