@@ -61,8 +61,8 @@ clean:
 .venv/.ready: constraints.txt pyproject.toml CMakeLists.txt $(NATIVE)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.x")'
 	$(PYTHON) -m venv .venv
-	# pyvips comes as source and brings its own build environment, which --no-build-isolation below would deny it.
-	$(PIP) install -c constraints.txt scikit-build-core ninja triton pyvips
+	# pyvips and spectral come as source with a build environment of their own, which --no-build-isolation below denies.
+	$(PIP) install -c constraints.txt scikit-build-core ninja triton pyvips spectral
 	command -v cmake >/dev/null || $(PIP) install cmake
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
 	touch $@

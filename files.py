@@ -46,6 +46,22 @@ def unwritable(target: Path, error: OSError) -> InputError:
     return InputError(f"cannot write {target}: {reason}; choose another place with -o, or make room there")
 
 
+def check_place(path: Path) -> None:
+    """Check that a file can be written at `path`, before any work.
+
+    Raises
+    ------
+    InputError
+        It is a folder, or its folder does not exist or cannot be written.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name the file in it")
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write {path}: no permission to write in {path.parent}; choose another place with -o")
+
+
 def read_start(path: Path, wanted: str) -> bytes:
     """Return the first 512 bytes of a file, and refuse what is plainly not a file that anyone meant to give.
 

@@ -21,7 +21,7 @@ from ..manifest import Manifest
 from ..runtime.device import Device, parse_device
 from ..runtime.gpu import used_memory
 from ..runtime.restorer import Restorer
-from ..runtime.sample import test_image
+from ..runtime.sample import test_inputs, test_scene
 from ..runtime.session import Inputs, Session, StreamingSession, resolve_k, run_batches
 from ..runtime.sizing import choose
 from .timing import cpu_times
@@ -257,7 +257,7 @@ def _measure_batch(
         say(f"batch {batch}: throughput of {name}")
         session = sessions[name]
         k = resolve_k(session.manifest, report.k)
-        tiles = _throughput(session, _images(session.manifest, batch, report.tile), k, times[name] / 1e3)
+        tiles = _throughput(session, batch, report.tile, k, times[name] / 1e3)
         report.measurements.append(
             Measurement(
                 way=name,
@@ -275,25 +275,30 @@ def _prepared(session: Session, report: Report, batch: int) -> Callable[[], NDAr
     """Run once, since the first run of a shape prepares for it; return the call that runs again."""
     k = resolve_k(session.manifest, report.k)
     choose(session.manifest, 10**4, 10**4, tile=report.tile, batch=batch)  # Refuses what the model does not take.
-    images = _images(session.manifest, batch, report.tile)
-    session.run(images, k)
-    return partial(session.run, images, k)
+    images, *extras = test_inputs(session.manifest, (batch, report.tile, report.tile))
+    session.run(images, k, *extras)
+    return partial(session.run, images, k, *extras)
 
 
 def host_overhead(session: Session, tile: int, batch: int, k: int | None) -> float:
     """Restore a photo of a few batches; return its time over the sum of the session's runs, less 1."""
     manifest = session.manifest
-    photo = test_image((1, manifest.in_channels, tile, tile * batch * _PHOTO_BATCHES), (0.0, 1.0))[0]
-    image = np.rint(np.moveaxis(photo, 0, 2) * 255).astype(np.uint8)
+    photo, inputs = test_scene(manifest, tile, tile * batch * _PHOTO_BATCHES)
+    inputs = inputs | {name: _eight_bits(inputs[name]) for name in manifest.views[1:]}
+    image = _eight_bits(photo)
     timed = Timed(session)
     began = time.perf_counter()
-    Restorer(timed).restore(image, k, tile=tile, overlap=0, batch=batch)
+    Restorer(timed).restore(image, k, inputs=inputs, tile=tile, overlap=0, batch=batch)
     total = time.perf_counter() - began
     if isinstance(session, StreamingSession):  # `Timed` ran it batch by batch.
         began = time.perf_counter()
-        Restorer(session).restore(image, k, tile=tile, overlap=0, batch=batch)
+        Restorer(session).restore(image, k, inputs=inputs, tile=tile, overlap=0, batch=batch)
         total = time.perf_counter() - began
     return total / timed.seconds - 1
+
+
+def _eight_bits(picture: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return np.rint(picture * 255).astype(np.uint8)
 
 
 class Timed:
@@ -311,22 +316,19 @@ class Timed:
         return restored
 
 
-def _throughput(session: Session, images: NDArray[np.float32], k: int | None, seconds: float) -> float:
+def _throughput(session: Session, batch: int, tile: int, k: int | None, seconds: float) -> float:
     """Tiles a second in a stream of batches, each of which takes about so many seconds alone."""
+    inputs = test_inputs(session.manifest, (batch, tile, tile))
     count = min(max(round(_STREAM_SECONDS / seconds), _STREAM_LEAST), _STREAM_MOST)
 
     def stream() -> Iterator[Inputs]:
         for _ in range(count):
-            yield (images,)
+            yield inputs
 
     began = time.perf_counter()
     for _ in run_batches(session, stream(), k):
         pass
-    return count * len(images) / (time.perf_counter() - began)
-
-
-def _images(manifest: Manifest, batch: int, tile: int) -> NDArray[np.float32]:
-    return test_image((batch, manifest.in_channels, tile, tile), manifest.value_range)
+    return count * batch / (time.perf_counter() - began)
 
 
 def _psnr(results: dict[str, NDArray[np.float32]], name: str, manifest: Manifest) -> float | None:
@@ -359,7 +361,8 @@ def _memory(way: Way, tile: int, batch: int, k: int | None) -> tuple[float, floa
     device = _gpu_of(way)
     before = 0 if device is None else used_memory(device)
     session = way.open()
-    session.run(_images(session.manifest, batch, tile), k)
+    images, *extras = test_inputs(session.manifest, (batch, tile, tile))
+    session.run(images, k, *extras)
     on_gpu = None if device is None else (used_memory(device) - before) / 2**20
     return _peak_memory(), on_gpu
 

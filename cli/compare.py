@@ -11,9 +11,11 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError
+from ..manifest import IMAGE_INPUT
 from ..parity import Comparison, Difference, StageAgreement
 from ..parity import compare as compare_models
-from ..runtime import images
+from ..runtime.sources import inputs_of
+from .inputs import INPUT_HELP, find_images, parse_inputs
 from .output import note, progress_bar
 from .table import show
 
@@ -31,6 +33,7 @@ def compare(
             "--inputs", metavar="IMAGE...", help="Images, or folders of them; without any, a generated picture."
         ),
     ] = None,
+    beside: Annotated[list[str] | None, typer.Option("--input", metavar="NAME=FILE", help=INPUT_HELP)] = None,
     k: Annotated[
         int | None, typer.Option("--k", metavar="N", help="Neighbours of each node; the reference's default.")
     ] = None,
@@ -44,7 +47,11 @@ def compare(
     if more and not inputs:
         raise InputError(f"{more[0]} is a third model; give two, and images after --inputs")
     # An option takes one value; the images after the first arrive as further arguments.
-    chosen = _image_files([*(inputs or []), *(more or [])])
+    others = parse_inputs(beside or [])
+    found = find_images([*(inputs or []), *(more or [])], others)
+    if others and not found:
+        raise InputError("--input goes with images, and there are none; give them with --inputs IMAGE")
+    chosen = [{IMAGE_INPUT: image, **inputs_of(image, others)} for image in found]
     with progress_bar("comparing", quiet=quiet) as progress:
         comparison = compare_models(
             candidate, reference, chosen, k=k, notice=_silent if quiet else note, progress=progress
@@ -57,20 +64,6 @@ def compare(
         if quiet:
             print("\n".join(comparison.verdict.reasons), file=sys.stderr)
         raise typer.Exit(DISAGREE)
-
-
-def _image_files(given: list[Path]) -> list[Path]:
-    """Replace every folder by the images in it."""
-    files = []
-    for path in given:
-        if not path.is_dir():
-            files.append(path)
-            continue
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in images.FORMATS and file.is_file())
-        if not found:
-            raise InputError(f"{path} holds no image; it takes {', '.join(images.FORMATS)}")
-        files += found
-    return files
 
 
 def _show(comparison: Comparison) -> None:

@@ -1,16 +1,20 @@
-"""What a file is, in words: checkpoint, ONNX file, engine or image; each is a dictionary of plain values."""
+"""What a file is, in words: checkpoint, ONNX file, engine, cube or image; each is a dictionary of plain values."""
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, MissingDependencyError
 from ..files import CHECKPOINT_SUFFIXES, read_start
 from ..manifest import METADATA_KEY, HalfPrecision, Manifest, Neighbours, Profile, from_json
+from ..runtime import cubes
+from ..runtime.channels import count
 from ..runtime.images import FORMATS
 from ..runtime.sidecar import BACKENDS, Sidecar, Tensor, check_digest
 from ..runtime.sidecar import read as read_sidecar
@@ -18,35 +22,50 @@ from ..runtime.sidecar import read as read_sidecar
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, ValueInfoProto
 
+    from ..models import LoadedModel
+
 Description = dict[str, Any]
 
 #: What an engine's name ends with.
 ENGINE_SUFFIX = ".plan"
 
+#: `manifest.NORMALISATIONS` in words.
+_NORMALISATIONS = {
+    "type": "integers over their type's white level, floats as they are",
+    "range": "the whole image from its least sample to its largest",
+    "peak": "negative samples to 0, the whole image over its largest sample, times {gain:g}",
+    "none": "none, samples as they are",
+}
+
 _IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def describe(path: Path) -> Description:
-    """Say what a file is; ``"kind"`` is ``"checkpoint"``, ``"onnx"``, ``"engine"`` or ``"image"``.
+    """Say what a file is; ``"kind"`` is ``"checkpoint"``, ``"onnx"``, ``"engine"``, ``"cube"`` or ``"image"``.
+
+    A variable of a file of several arrays is named as in ``scene.mat:cube``.
 
     Raises
     ------
     InputError
         The file is missing, cannot be read, is damaged, or is of none of these kinds.
     """
-    start = read_start(path, "a checkpoint, an ONNX file, an engine or an image")
+    path, variable = cubes.split_variable(path)
+    start = read_start(path, "a checkpoint, an ONNX file, an engine, a spectral cube or an image")
     suffix = path.suffix.lower()
     if suffix == ".onnx":
         return describe_onnx(path)
     if suffix == ENGINE_SUFFIX:
         return describe_engine(path)
+    if cubes.is_cube(path):
+        return describe_cube(path, variable)
     if suffix in CHECKPOINT_SUFFIXES or start.startswith((b"PK\x03\x04", b"\x80")):
         return describe_checkpoint(path)
     if suffix in FORMATS or start.startswith(_IMAGE_STARTS) or start[8:12] == b"WEBP":
         return describe_image(path)
     raise InputError(
         f"{path} is of no kind that keygraph knows; it reads checkpoints ({', '.join(CHECKPOINT_SUFFIXES)}), .onnx, "
-        f"engines ({ENGINE_SUFFIX}), and images ({', '.join(FORMATS)})"
+        f"engines ({ENGINE_SUFFIX}), spectral cubes ({', '.join(cubes.FORMATS)}), and images ({', '.join(FORMATS)})"
     )
 
 
@@ -63,11 +82,47 @@ def describe_checkpoint(path: Path) -> Description:
         "bytes": path.stat().st_size,
         **_words(manifest),
         "configuration": manifest.configuration,
-        "parameters": sum(parameter.numel() for parameter in loaded.module.parameters()),
         "tensors": len(state),
+        **_size(loaded),
         "read": list(loaded.notes),
         "weights": manifest.weights_sha256,
     }
+
+
+def _size(loaded: LoadedModel) -> Description:
+    """Parameters and multiply-accumulates, what GLMHA and the like save, and what others state."""
+    from ..models.macs import count_macs, count_parameters
+    from ..models.published import published
+
+    architecture, config = loaded.architecture, loaded.config
+    multiple = architecture.interface(config).size_multiple
+    side = -(-256 // multiple) * multiple
+    parameters, macs = count_parameters(architecture, config), count_macs(architecture, config, side, side)
+    words: Description = {
+        "parameters": parameters,
+        f"multiply-accumulates at {side} x {side}": {
+            "without attention products": giga(macs.layers),
+            "with": giga(macs.total),
+            **({"with layer norms as well": giga(macs.total + macs.norms)} if macs.norms else {}),
+        },
+    }
+    if getattr(config, "attention", "csa") != "csa":
+        csa = replace(config, attention="csa", reduction=())
+        csa_macs = count_macs(architecture, csa, side, side)
+        words["saved against csa"] = {
+            "parameters": count_parameters(architecture, csa) - parameters,
+            "without attention products": giga(csa_macs.layers - macs.layers),
+            "with": giga(csa_macs.total - macs.total),
+        }
+    stated = published(architecture.name, config)
+    if stated:
+        words["published"] = [f"{entry.words} ({entry.source})" for entry in stated]
+    return words
+
+
+def giga(macs: int) -> str:
+    """Decimal giga-multiply-accumulates."""
+    return f"{macs / 1e9:.3f} G"
 
 
 def describe_onnx(path: Path) -> Description:
@@ -177,6 +232,33 @@ def describe_image(path: Path) -> Description:
     }
 
 
+def describe_cube(path: Path, variable: str | None = None) -> Description:
+    """Describe a file of a spectral cube, or of arrays that may be one."""
+    description = {
+        "kind": "cube",
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        "format": cubes.FORMATS[path.suffix.lower()],
+        "arrays": cubes.describe_arrays(path),
+    }
+    try:
+        header = cubes.read_header(path, variable)
+    except InputError as error:
+        if variable is not None or not description["arrays"]:
+            raise
+        return {**description, "not read as a cube": str(error)}
+    return {
+        **description,
+        "variable": header.variable or None,
+        "width": header.width,
+        "height": header.height,
+        "bands": header.bands,
+        "type": header.dtype.name,
+        "wavelengths": f"{', '.join(f'{value:g}' for value in header.wavelengths)} nm" if header.wavelengths else None,
+        "notices": list(header.notices),
+    }
+
+
 def _words(manifest: Manifest) -> Description:
     """What checkpoints and exported files have in common."""
     return {
@@ -184,9 +266,49 @@ def _words(manifest: Manifest) -> Description:
         "task": manifest.task or "not said",
         "image": f"{manifest.in_channels} -> {manifest.out_channels} channels, scale {manifest.scale}, "
         f"values {manifest.value_range[0]:g} to {manifest.value_range[1]:g}",
+        **_input_words(manifest),
         "size rule": f"height and width are multiples of {manifest.size_multiple}",
+        **({"statistics": "over the whole image: tiles change the result"} if manifest.global_statistics else {}),
+        **_result_words(manifest),
         "k": _k_words(manifest.neighbours),
     }
+
+
+def _input_words(manifest: Manifest) -> Description:
+    """What else goes in, and how."""
+    words: Description = {}
+    if manifest.views:
+        words["views"] = f"{' and '.join(manifest.views)}, {manifest.in_channels // len(manifest.views)} channels each"
+    if any(manifest.margin):
+        words["margin"] = f"the image is {_larger(manifest.margin)} the result"
+    if manifest.extra_inputs:
+        words["inputs beside it"] = [
+            f"{extra.name}: {count(extra.channels)}, {_larger(extra.margin)} the result"
+            for extra in manifest.extra_inputs
+        ]
+    return words | {"normalisation": _NORMALISATIONS[manifest.normalisation].format(gain=manifest.gain)}
+
+
+def _larger(margin: tuple[int, int]) -> str:
+    parts = [f"{more} {what}" for more, what in zip(margin, ("rows", "columns"), strict=True) if more]
+    return f"{' and '.join(parts)} larger than" if parts else "as large as"
+
+
+def _result_words(manifest: Manifest) -> Description:
+    """What comes out, where it is not just a picture."""
+    words: Description = {}
+    if manifest.wavelengths:
+        words["bands"] = _wavelength_words(manifest.wavelengths)
+    if manifest.clamp is not None:
+        words["result"] = f"cut to {manifest.clamp[0]:g} to {manifest.clamp[1]:g}"
+    return words
+
+
+def _wavelength_words(wavelengths: tuple[float, ...]) -> str:
+    steps = {round(above - below, 6) for below, above in itertools.pairwise(wavelengths)}
+    if len(wavelengths) > 2 and len(steps) == 1:
+        return f"{len(wavelengths)}, {wavelengths[0]:g} to {wavelengths[-1]:g} nm in steps of {steps.pop():g}"
+    return f"{len(wavelengths)}, at {', '.join(f'{wavelength:g}' for wavelength in wavelengths)} nm"
 
 
 def _manifest_words(manifest: Manifest) -> Description:

@@ -13,10 +13,13 @@ from .table import show
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint, an ONNX file, an engine or an image.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="A checkpoint, an ONNX file, an engine, a spectral cube or an image."),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Say what a checkpoint, an ONNX file, an engine or an image is."""
+    """Say what a checkpoint, an ONNX file, an engine, a spectral cube or an image is."""
     description = describe(file)
     if as_json:
         print(json.dumps(description))

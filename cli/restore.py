@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -12,14 +14,21 @@ import typer
 
 from .. import load
 from ..errors import InputError, KeygraphError
-from ..runtime import images, photos
+from ..runtime import cubes, photos
 from ..runtime.session import resolve_k
+from ..runtime.sources import Source, inputs_of
+from ..runtime.values import is_spectrum
+from .inputs import INPUT_HELP, find_images, parse_inputs
 from .output import note, progress_bar
 
 
 def restore(
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="IN...", help="Images (PNG, JPEG, TIFF, WebP), or folders of them.")
+        list[Path],
+        typer.Argument(
+            metavar="IN...",
+            help="Images (PNG, JPEG, TIFF, WebP), cubes (.mat, .npy, .npz, .hdr, TIFF; FILE:VARIABLE), or folders.",
+        ),
     ],
     out: Annotated[
         Path,
@@ -30,6 +39,10 @@ def restore(
     model: Annotated[
         Path, typer.Option("--model", metavar="M", help="An exported .onnx file, an engine, or a checkpoint.")
     ],
+    beside: Annotated[list[str] | None, typer.Option("--input", metavar="NAME=FILE", help=INPUT_HELP)] = None,
+    preview: Annotated[
+        Path | None, typer.Option(metavar="PICTURE", help="Draw the bands of a spectrum, and its colours, into this.")
+    ] = None,
     device: Annotated[
         str | None, typer.Option(metavar="cpu|cuda|cuda:N", help="Where it runs; by itself, what the model is for.")
     ] = None,
@@ -55,9 +68,11 @@ def restore(
 ) -> None:
     """Restore images with an exported model or a checkpoint.
 
-    In a folder of results every image keeps its name. Existing results are replaced; an input never is.
+    In a folder of results every image keeps its name; a spectrum that is made of a picture becomes a .mat file.
+    Existing results are replaced; an input never is.
     """
-    jobs = plan_jobs(inputs, out)
+    others = parse_inputs(beside or [])
+    sources = find_images(inputs, others)
     sizes = {"tile": _size(tile, "tile", "none", "auto"), "overlap": _size(overlap, "overlap", "auto")}
     restorer = load(
         model,
@@ -69,25 +84,39 @@ def restore(
     )
     # Everything that can be known without decoding a pixel is known before the first image is touched.
     resolve_k(restorer.manifest, k)
-    for source, _ in jobs:
-        photos.check_source(restorer, source)
-    if jobs[0][1] != out:
+    several = len(sources) > 1 or any(given.is_dir() for given in inputs)
+    jobs = plan_jobs(sources, others, out, several, is_spectrum(restorer.manifest))
+    if preview is not None and len(jobs) > 1:
+        raise InputError(f"--preview is for one image, and there are {len(jobs)}; restore the one to look at alone")
+    for job in jobs:
+        photos.check_source(restorer, job.source, job.inputs)
+    if jobs[0].target != out:
         _make_folder(out)
-    for source, target in jobs:
-        photos.check(restorer, source, target)
+    for job in jobs:
+        photos.check(restorer, job.source, job.target, job.inputs, preview)
     if not quiet and not as_json:
         print(f"{model}: {restorer.description}", file=sys.stderr)
     worst = 0
-    for source, target in jobs:
+    for job in jobs:
         try:
-            with progress_bar(source.name, quiet=quiet) as progress:
-                report = photos.restore_file(restorer, source, target, k, **sizes, batch=batch, progress=progress)
+            with progress_bar(job.source.path.name, quiet=quiet) as progress:
+                report = photos.restore_file(
+                    restorer,
+                    job.source,
+                    job.target,
+                    k,
+                    inputs=job.inputs,
+                    preview=preview,
+                    **sizes,
+                    batch=batch,
+                    progress=progress,
+                )
         except KeygraphError as error:
             if len(jobs) == 1:
                 raise
             worst = max(worst, error.exit_code)
             if as_json:
-                print(json.dumps({"source": str(source), "error": str(error)}), flush=True)
+                print(json.dumps({"source": str(job.source), "error": str(error)}), flush=True)
             print(f"error: {error}", file=sys.stderr)
             continue
         if as_json:
@@ -97,39 +126,51 @@ def restore(
     raise typer.Exit(worst)
 
 
-def plan_jobs(inputs: list[Path], out: Path) -> list[tuple[Path, Path]]:
-    """Pair every input image with its result's place.
+@dataclass(frozen=True)
+class Job:
+    """One image to restore.
 
-    `out` is a folder when there is one, when its name has no suffix, or when there is a folder or more than one image
-    to restore; else it is a file. Folders are searched for images by name, and not below.
+    Attributes
+    ----------
+    source
+        The image.
+    inputs
+        What goes with it.
+    target
+        Where its result goes.
+    """
+
+    source: Source
+    inputs: dict[str, Source]
+    target: Path
+
+
+def plan_jobs(
+    sources: list[Source], beside: Mapping[str, Source], out: Path, several: bool, spectral: bool
+) -> list[Job]:
+    """Give every image what goes with it, and its result a place.
+
+    `out` is a folder when there is one, when its name has no suffix, or for `several` images; else it is a file. In a
+    folder a picture's result that is `spectral` ends with .mat.
 
     Raises
     ------
     InputError
-        An input is missing, a folder holds no image, or two inputs would have the same result.
+        Something is missing in a folder, or two images would have the same result.
     """
-    sources: list[Path] = []
-    for given in inputs:
-        if given.is_dir():
-            found = sorted(path for path in given.iterdir() if path.suffix.lower() in images.FORMATS and path.is_file())
-            if not found:
-                raise InputError(f"{given} holds no image; it takes {', '.join(images.FORMATS)}")
-            sources += found
-        elif given.exists():
-            sources.append(given)
-        else:
-            raise InputError(f"{given} does not exist; give an image file or a folder of them")
-    several = len(sources) > 1 or any(given.is_dir() for given in inputs)
     if not several and not out.is_dir() and out.suffix:
-        return [(sources[0], out)]
+        return [Job(sources[0], inputs_of(sources[0], beside), out)]
     if out.is_file():
         raise InputError(f"{out} is a file; name a folder for several images")
-    jobs = {out / source.name: source for source in sources}
-    if len(jobs) < len(sources):
-        names = [source.name for source in sources]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"two of the inputs are called {twice}; restore them into different folders")
-    return [(source, target) for target, source in jobs.items()]
+    jobs: dict[Path, Job] = {}
+    for source in sources:
+        name = Path(source.path.name)
+        if spectral and name.suffix.lower() not in cubes.FORMATS:
+            name = name.with_suffix(".mat")
+        if out / name in jobs:
+            raise InputError(f"two of the inputs are called {name}; restore them into different folders")
+        jobs[out / name] = Job(source, inputs_of(source, beside), out / name)
+    return list(jobs.values())
 
 
 def _size(text: str, name: str, *words: str) -> int | str:

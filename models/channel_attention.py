@@ -37,6 +37,9 @@ _MARKS = {
     "reformer": "mixer.hashes.directions",
 }
 
+#: What sums over pixels, for half-precision files: norms, Gram products and the softmax, and random projections.
+KEEP_FP32 = ("*.mixer.similarity", "*.mixer.features", "*.mixer.hashes")
+
 #: Least norm of a channel, as in `torch.nn.functional.normalize`.
 EPSILON = 1e-12
 
@@ -80,7 +83,7 @@ def reduced_channels(channels: int, rho: float) -> int:
     return round(channels * (1 - rho))
 
 
-def check_attention(config: object, head_channels: Sequence[int]) -> None:
+def check_attention(config: Any, head_channels: Sequence[int]) -> None:
     """Check the fields `attention`, `reduction`, `alpha` and `pool` that all families with channel attention have.
 
     Parameters
@@ -95,20 +98,21 @@ def check_attention(config: object, head_channels: Sequence[int]) -> None:
     InputError
         A value is of the wrong type or out of range.
     """
-    attention, alpha, pool = (getattr(config, name) for name in ("attention", "alpha", "pool"))
+    attention, alpha, pool = config.attention, config.alpha, config.pool
     require(config, "attention", attention in ATTENTIONS, f"one of {', '.join(ATTENTIONS)}")
-    reduction = tuple(getattr(config, "reduction"))  # noqa: B009 - a field of every family, not of `object`
+    levels = f"{len(head_channels)} numbers, at least 0 and below 1, one for each level"
+    require(config, "reduction", isinstance(config.reduction, (tuple, list)), levels)
+    reduction = tuple(config.reduction)  # from JSON it comes as a list
     if attention == "csa":
         require(config, "reduction", not reduction, "empty for csa, which computes all keys and values")
     else:
         reduction = reduction or preset_reduction("uniform", [None] * len(head_channels))
-        object.__setattr__(config, "reduction", reduction)
         numbers = all(type(rho) in (int, float) and 0 <= rho < 1 for rho in reduction)
-        fits = numbers and len(reduction) == len(head_channels)
-        require(config, "reduction", fits, f"{len(head_channels)} numbers, at least 0 and below 1, one for each level")
+        require(config, "reduction", numbers and len(reduction) == len(head_channels), levels)
         require(config, "reduction", any(reduction), "above 0 somewhere, or empty; where it is 0, csa stays")
         left = all(reduced_channels(c, rho) >= 1 for c, rho in zip(head_channels, reduction, strict=True))
         require(config, "reduction", left, f"small enough to leave a channel of each head ({tuple(head_channels)})")
+    object.__setattr__(config, "reduction", reduction)
     require(config, "alpha", type(alpha) in (int, float) and math.isfinite(alpha), "a number")
     require(config, "pool", type(pool) is int and pool >= 1, "an integer of at least 1")
 
@@ -197,7 +201,7 @@ class ChannelSimilarity(nn.Module):
     without parameters: what it holds are the sums over pixels, which half-precision files keep in FP32 by its name.
     """
 
-    def forward(self, q: Tensor, k: Tensor, temperature: Tensor) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, temperature: Tensor, pairs: Tensor | None = None) -> Tensor:
         """Compare channels.
 
         Parameters
@@ -206,18 +210,18 @@ class ChannelSimilarity(nn.Module):
             [B, h, d, N] and [B, h, e, N] of N pixels.
         temperature
             [h, 1, 1].
+        pairs
+            Optional bool[B, h, d, e]: false where a weight is to be 0; true once in every row.
 
         Returns
         -------
         Tensor
             [B, h, d, e]: softmax over e of q k^T / (|q| |k|^T) * temperature.
         """
-        return (cosines(q, k) * temperature).softmax(dim=-1)
-
-
-def cosines(q: Tensor, k: Tensor) -> Tensor:
-    """[B, h, d, N] and [B, h, e, N] -> [B, h, d, e], the cosine of the angle between channels."""
-    return q @ k.transpose(-2, -1) / (norm(q) * norm(k).transpose(-2, -1))
+        scores = q @ k.transpose(-2, -1) / (norm(q) * norm(k).transpose(-2, -1)) * temperature
+        if pairs is not None:
+            scores = scores.masked_fill(~pairs, -torch.inf)
+        return scores.softmax(dim=-1)
 
 
 class Mixer(nn.Module):
@@ -286,7 +290,7 @@ class PixelProjection(nn.Module):
         """[B, h, d, N] -> [B, h, d, directions], of the channels at unit length."""
         blocks = functional.pad(x, (0, -x.shape[-1] % self.PIXELS)).unflatten(-1, (-1, self.PIXELS))
         signs = self.signs[torch.arange(blocks.shape[-2], device=x.device) % self.SIGNS]
-        return signs @ blocks @ self.directions.T / norm(x)
+        return (signs[None] @ blocks).squeeze(-2) @ self.directions.T / norm(x)
 
 
 class PerformerMixer(nn.Module):
@@ -305,7 +309,7 @@ class PerformerMixer(nn.Module):
         return q @ (k.transpose(-2, -1) @ v) / total
 
 
-class ReformerMixer(nn.Module):
+class ReformerMixer(Mixer):
     """Reformer (arXiv 2001.04451, section 2): a channel attends to those that angular hashing puts in its bucket.
 
     Queries and keys stay apart, and a query always attends to the key of its own channel, so that none is without. A
@@ -317,10 +321,9 @@ class ReformerMixer(nn.Module):
         self.hashes = PixelProjection(buckets // 2)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, temperature: Tensor) -> Tensor:
-        same = self._bucket(q).unsqueeze(-1) == self._bucket(k).unsqueeze(-2)
-        same = same | torch.eye(q.shape[-2], dtype=torch.bool, device=q.device)
-        scores = (cosines(q, k) * temperature).masked_fill(~same, -torch.inf)
-        return scores.softmax(dim=-1) @ v
+        pairs = self._bucket(q).unsqueeze(-1) == self._bucket(k).unsqueeze(-2)
+        pairs = pairs | torch.eye(q.shape[-2], dtype=torch.bool, device=q.device)
+        return self.similarity(q, k, temperature, pairs) @ v
 
     def _bucket(self, x: Tensor) -> Tensor:
         """[B, h, d, N] -> int64[B, h, d]."""

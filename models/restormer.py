@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import InputError
+from . import channel_attention
 from .architecture import DELICATE_OPERATORS, Architecture, Interface, StateDict
 from .channel_attention import (
     Guide,
@@ -99,17 +100,21 @@ class RestormerConfig:
     def __post_init__(self) -> None:
         # Configurations come back from JSON, where tuples have become lists.
         for name in ("blocks", "heads"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
             values = getattr(self, name)
-            fits = len(values) == LEVELS and all(type(n) is int and n >= 1 for n in values)
+            fits = isinstance(values, (tuple, list)) and len(values) == LEVELS
+            fits = fits and all(type(n) is int and n >= 1 for n in values)
             require(self, name, fits, f"{LEVELS} integers of at least 1")
+            object.__setattr__(self, name, tuple(values))
         for name in ("in_channels", "out_channels", "channels", "refinement_blocks"):
             value = getattr(self, name)
             require(self, name, type(value) is int and value >= 1, "an integer of at least 1")
         require(self, "channels", self.channels % 2 == 0, "even")
         divisible = all(self.channels * 2**i % heads == 0 for i, heads in enumerate(self.heads))
         require(self, "channels", divisible, f"a multiple of heads at every level, where it doubles ({self.heads})")
-        require(self, "ffn_expansion", self.ffn_expansion * self.channels >= 1, "at least 1 / channels")
+        number = type(self.ffn_expansion) in (int, float) and self.ffn_expansion * self.channels >= 1
+        require(self, "ffn_expansion", number, "a number, at least 1 / channels")
+        for name in ("bias", "dual_pixel"):
+            require(self, name, type(getattr(self, name)) is bool, "true or false")
         require(self, "norm", self.norm in NORMS, f"one of {', '.join(NORMS)}")
         if self.dual_pixel:
             require(self, "in_channels", self.in_channels % 2 == 0, "even for dual_pixel: a left and a right view")
@@ -455,9 +460,9 @@ def interface(config: RestormerConfig) -> Interface:
     )
 
 
-#: In FP32: norms; in attention the norms, the Gram products (sums over pixels) and the softmax, all in `similarity`;
-#: and the end: the last convolution and the sum with the image.
-KEEP_FP32 = (*DELICATE_OPERATORS, "*.norm1", "*.norm2", "*.similarity", "output", "Add")
+#: In FP32: norms; what sums over pixels in attention (`channel_attention.KEEP_FP32`); and the end: the last convolution
+#: and the sum with the image.
+KEEP_FP32 = (*DELICATE_OPERATORS, *channel_attention.KEEP_FP32, "*.norm1", "*.norm2", "output", "Add")
 
 ARCHITECTURE = Architecture(
     "restormer", RestormerConfig, Restormer, is_restormer, infer_config, interface, KEEP_FP32, carry_over

@@ -7,20 +7,19 @@ import itertools
 import math
 import operator
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..manifest import Manifest
 from ..runtime.notices import warn
 from ..runtime.session import resolve_k
 from .difference import DifferenceSum
-from .inputs import Demands, Input, count_pieces, demands, pieces, read_inputs
+from .inputs import Demands, Given, Input, count_pieces, demands, pieces, read_inputs
 from .probes import Probe, open_probe
 from .results import InputResult
 from .stages import StageAgreement, agreements
@@ -31,6 +30,21 @@ JSON_PSNR_LIMIT = 200.0
 
 #: Settings that may differ between two forms of one network.
 _FREE_SETTINGS = ("k", "k_trained", "task")
+
+
+#: What two forms of one network have in common.
+_INTERFACE = (
+    "architecture",
+    "scale",
+    "in_channels",
+    "out_channels",
+    "value_range",
+    "views",
+    "normalisation",
+    "gain",
+    "margin",
+    "extra_inputs",
+)
 
 
 @dataclass(frozen=True)
@@ -103,7 +117,7 @@ class Comparison:
 def compare(
     candidate: str | os.PathLike[str] | Probe,
     reference: str | os.PathLike[str] | Probe,
-    inputs: Sequence[str | os.PathLike[str] | NDArray[Any]] = (),
+    inputs: Sequence[Given | Mapping[str, Given]] = (),
     *,
     k: int | None = None,
     notice: Callable[[str], None] = warn,
@@ -120,7 +134,8 @@ def compare(
     candidate, reference
         Checkpoints, exported ONNX files, or probes that `open_probe` gave.
     inputs
-        Image files or arrays, as `Restorer.restore` takes them; none: a generated picture.
+        Image files or arrays, as `Restorer.restore` takes them; none: a generated picture. For models that take more
+        than an image, mappings of ``"image"`` and the names of the others: ``{"image": "a.png", "mask": mask}``.
     k
         Neighbours of each node; None for the one that a side fixes, else the reference's default.
     notice
@@ -174,13 +189,13 @@ def _compare_image(
 ) -> InputResult:
     as_run, same_graphs = DifferenceSum(needs.manifest), DifferenceSum(needs.manifest)
     stages: list[StageAgreement] = []
-    for images, shown in pieces(image, needs):
-        ours = candidate.run(images, _given(candidate, k))
-        as_run.add(ours, reference.run(images, _given(reference, k)), shown)
+    for (images, *extras), shown in pieces(image, needs):
+        ours = candidate.run(images, _given(candidate, k), *extras)
+        as_run.add(ours, reference.run(images, _given(reference, k), *extras), shown)
         if k is not None:
-            recorded, chosen = candidate.record(images, _given(candidate, k))
+            recorded, chosen = candidate.record(images, _given(candidate, k), *extras)
             graphs = [selection.graph for selection in chosen]
-            forced, overruled = reference.force(images, _given(reference, k), graphs)
+            forced, overruled = reference.force(images, _given(reference, k), graphs, *extras)
             same_graphs.add(recorded, forced, shown)
             precisions = (candidate.manifest.precision, reference.manifest.precision)
             found = agreements(chosen, overruled, k, tolerance(precisions).similarity)
@@ -190,8 +205,8 @@ def _compare_image(
         step()
     return InputResult(
         name=image.name,
-        height=image.pixels.shape[0],
-        width=image.pixels.shape[1],
+        height=image.scene.height,
+        width=image.scene.width,
         as_run=as_run.result(),
         same_graphs=None if k is None else same_graphs.result(),
         stages=tuple(stages),
@@ -201,7 +216,7 @@ def _compare_image(
 def _check_comparable(candidate: Probe, reference: Probe) -> None:
     """Raise an `InputError` unless both are forms of one network."""
     ours, theirs = candidate.manifest, reference.manifest
-    for name in ("architecture", "scale", "in_channels", "out_channels", "value_range"):
+    for name in _INTERFACE:
         _require_same(candidate, reference, name.replace("_", " "), getattr(ours, name), getattr(theirs, name))
     for name in sorted(ours.configuration.keys() | theirs.configuration.keys()):
         if name not in _FREE_SETTINGS:

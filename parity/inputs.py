@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..manifest import Manifest
-from ..runtime import images
-from ..runtime.padding import reflected, round_up
-from ..runtime.restorer import check_image, to_model
-from ..runtime.sample import test_image
+from ..manifest import IMAGE_INPUT, Manifest
+from ..runtime import sources
+from ..runtime.padding import round_up
+from ..runtime.sample import test_scene
+from ..runtime.scene import Scene, Windows, check_names, scene
+from ..runtime.session import Inputs
+
+#: A file, or an array as `Restorer.restore` takes it.
+Given = str | os.PathLike[str] | sources.Source | NDArray[Any]
 
 #: The side of a piece in pixels, rounded up to the size rule. Both sides see the same pieces, so no overlap is needed.
 PIECE = 256
@@ -33,14 +37,14 @@ class Input:
     ----------
     name
         The file, or what a reader knows it by.
-    pixels
-        [H, W] or [H, W, C], as `Restorer.restore` takes them.
+    scene
+        The image, and what the model takes beside it.
     notices
         What must be said of it.
     """
 
     name: str
-    pixels: NDArray[Any]
+    scene: Scene
     notices: tuple[str, ...] = ()
 
 
@@ -51,7 +55,7 @@ class Demands:
     Attributes
     ----------
     manifest
-        Channels, scale and value range, which both sides share.
+        Inputs, channels, scale and value range, which both sides share.
     multiple
         Of which height and width are multiples.
     shape
@@ -76,13 +80,20 @@ def demands(candidate: Manifest, reference: Manifest) -> Demands:
     return Demands(reference, multiple, next(iter(shapes), None))
 
 
-def read_inputs(inputs: Sequence[str | os.PathLike[str] | NDArray[Any]], needs: Demands) -> list[Input]:
-    """Read image files; arrays stay as they are; without any, generate a picture.
+def read_inputs(inputs: Sequence[Given | Mapping[str, Given]], needs: Demands) -> list[Input]:
+    """Read files; arrays stay as they are; without any, generate a picture.
+
+    Parameters
+    ----------
+    inputs
+        The images; for a model that takes more, each a mapping: ``"image"`` and the names of the others.
+    needs
+        What both sides take.
 
     Raises
     ------
     InputError
-        A file is no image, or not one that the model takes.
+        A file cannot be read, or is not what the model takes.
     """
     if len(inputs) == 0:
         return [generated(needs)]
@@ -95,56 +106,62 @@ def generated(needs: Demands) -> Input:
     width = height + needs.multiple
     if needs.shape is not None:
         _, height, width = needs.shape
-    planes = test_image((1, needs.manifest.in_channels, height, width), (0.0, 1.0))[0]
-    return Input("generated picture", np.ascontiguousarray(np.moveaxis(planes, 0, 2)))
+    return Input("generated picture", scene(needs.manifest, *test_scene(needs.manifest, height, width)))
 
 
-def _read(index: int, given: str | os.PathLike[str] | NDArray[Any], manifest: Manifest) -> Input:
-    if isinstance(given, np.ndarray):
-        image = Input(f"array {index}", given)
-    else:
-        picture = images.read(given)
-        image = Input(os.fspath(given), picture.pixels, picture.notices)
+def _read(index: int, given: Given | Mapping[str, Given], manifest: Manifest) -> Input:
+    together = given if isinstance(given, Mapping) else {IMAGE_INPUT: given}
+    if IMAGE_INPUT not in together:
+        raise InputError(f"input {index} has no {IMAGE_INPUT}, but {' and '.join(together) or 'nothing'}; give one")
+    image = together[IMAGE_INPUT]
+    name = f"array {index}" if isinstance(image, np.ndarray) else str(image)
+    check_names(manifest, {other: None for other in together if other != IMAGE_INPUT})
+    arrays: dict[str, NDArray[Any]] = {}
+    notices: list[str] = []
+    for what, one in together.items():
+        if isinstance(one, np.ndarray):
+            arrays[what] = one
+            continue
+        read = sources.read(sources.source(one), sources.channels(manifest, what))
+        arrays[what] = read.pixels
+        notices += read.notices
     try:
-        notice = check_image(manifest, image.pixels).notice
+        found = scene(manifest, arrays.pop(IMAGE_INPUT), arrays)
     except InputError as error:
-        raise InputError(f"{image.name}: {error}") from None
-    return replace(image, notices=(*image.notices, notice)) if notice else image
+        raise InputError(f"{name}: {error}") from None
+    return Input(name, found, (*notices, *found.notices))
 
 
 def count_pieces(image: Input, needs: Demands) -> int:
     """How many times `pieces` yields, for a progress bar."""
     rows, columns = _steps(needs)
-    return math.ceil(image.pixels.shape[0] / rows) * math.ceil(image.pixels.shape[1] / columns)
+    return math.ceil(image.scene.height / rows) * math.ceil(image.scene.width / columns)
 
 
-def pieces(image: Input, needs: Demands) -> Iterator[tuple[NDArray[np.float32], tuple[int, int]]]:
-    """Cut an image, reflected at its edges up to the size rule.
+def pieces(image: Input, needs: Demands) -> Iterator[tuple[Inputs, tuple[int, int]]]:
+    """Cut an image and what goes with it, reflected at the edges up to the size rule.
 
     Yields
     ------
-    tensor, (height, width)
-        float32[B, in_channels, H, W] in the manifest's value range, and how much of a restored piece shows the image
-        and not its reflection, in output pixels.
+    inputs, (height, width)
+        What a session takes but k, and how much of a restored piece shows the image and not its reflection, in output
+        pixels.
     """
-    channels = check_image(needs.manifest, image.pixels)
-    pixels = image.pixels[:, :, None] if image.pixels.ndim == 2 else image.pixels
-    height, width = pixels.shape[:2]
+    height, width = image.scene.height, image.scene.width
     unit = needs.shape[1:] if needs.shape else (needs.multiple, needs.multiple)
-    rows = reflected(height, round_up(height, unit[0]))
-    columns = reflected(width, round_up(width, unit[1]))
+    padded = round_up(height, unit[0]), round_up(width, unit[1])
+    cut = Windows(image.scene, *padded)
     step = _steps(needs)
     for top in range(0, height, step[0]):
         for left in range(0, width, step[1]):
-            cut = pixels[rows[top : top + step[0], None], columns[left : left + step[1]]]
-            planes = channels.split(to_model(cut, needs.manifest))
+            images, *extras = cut(top, left, min(step[0], padded[0] - top), min(step[1], padded[1] - left))
             scale = needs.manifest.scale
             shown = (min(height - top, step[0]) * scale, min(width - left, step[1]) * scale)
             if needs.shape is None:
-                yield planes, shown
+                yield (images, *extras), shown
             else:
-                for plane in planes:
-                    yield np.repeat(plane[None], needs.shape[0], axis=0), shown
+                for plane in images:
+                    yield tuple(np.repeat(one, needs.shape[0], axis=0) for one in (plane[None], *extras)), shown
 
 
 def _steps(needs: Demands) -> tuple[int, int]:

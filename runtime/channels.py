@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..manifest import Manifest
+from .values import is_spectrum
 
 Float32 = NDArray[np.float32]
 
@@ -23,7 +24,7 @@ class Channels:
     planes
         Images that the model sees for each one of the user's.
     channels
-        Channels of the restored image.
+        Channels of the restored image: bands, for a spectrum.
     split
         float32[H, W, C] -> float32[planes, in_channels, H, W]
     join
@@ -40,7 +41,7 @@ class Channels:
 
 
 def adapt(manifest: Manifest, channels: int) -> Channels:
-    """Find the way for an image with `channels` channels (without alpha).
+    """Find the way for an image with `channels` channels (without alpha), or for views with so many each.
 
     Raises
     ------
@@ -48,9 +49,11 @@ def adapt(manifest: Manifest, channels: int) -> Channels:
         There is none: the model was made for another kind of image.
     """
     taken, given = manifest.in_channels, manifest.out_channels
-    if channels == taken:
+    views = len(manifest.views) or 1
+    picture = views == 1 and not manifest.extra_inputs and not is_spectrum(manifest)
+    if channels * views == taken:
         return Channels(1, given, lambda image: np.moveaxis(image, 2, 0)[None], lambda planes: planes[0])
-    if channels == 1 and taken == given == 3:
+    if picture and channels == 1 and taken == given == 3:
         return Channels(
             1,
             1,
@@ -58,7 +61,7 @@ def adapt(manifest: Manifest, channels: int) -> Channels:
             lambda planes: planes[0].mean(axis=0, keepdims=True),
             "gray image, colour model: restored as three equal channels, then averaged",
         )
-    if channels == 3 and taken == given == 1:
+    if picture and channels == 3 and taken == given == 1:
         return Channels(
             3,
             3,
@@ -66,8 +69,10 @@ def adapt(manifest: Manifest, channels: int) -> Channels:
             lambda planes: planes[:, 0],
             "colour image, gray model: each channel restored apart",
         )
-    raise InputError(f"the image has {_count(channels)} (alpha apart), but the model takes {_count(taken)}")
+    of_each = f"{count(taken // views)} of each of {' and '.join(manifest.views)}" if views > 1 else count(taken)
+    raise InputError(f"the image has {count(channels)} (alpha apart), but the model takes {of_each}")
 
 
-def _count(channels: int) -> str:
+def count(channels: int) -> str:
+    """``"3 channels"``."""
     return "1 channel" if channels == 1 else f"{channels} channels"

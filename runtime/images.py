@@ -18,7 +18,7 @@ import pyvips
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..files import atomic_path
+from ..files import atomic_path, check_place
 
 FORMATS = {
     ".png": "PNG",
@@ -172,12 +172,7 @@ def check_target(path: str | os.PathLike[str], height: int, width: int, channels
         )
     if channels not in (1, 3) and name != "TIFF":
         raise InputError(f"{file}: {name} holds 1 or 3 channels, not {channels}; write a .tif")
-    if file.is_dir():
-        raise InputError(f"{file} is a folder; name the file in it")
-    if not file.parent.is_dir():
-        raise InputError(f"cannot write {file}: the folder {file.parent} does not exist; create it first")
-    if not os.access(file.parent, os.W_OK | os.X_OK):
-        raise InputError(f"cannot write {file}: no permission to write in {file.parent}; choose another place with -o")
+    check_place(file)
 
 
 def write(path: str | os.PathLike[str], picture: Picture) -> list[str]:
@@ -217,6 +212,11 @@ def write(path: str | os.PathLike[str], picture: Picture) -> list[str]:
     with atomic_path(file) as temporary:
         temporary.write_bytes(data)
     return notices + _missing(data, picture, name)
+
+
+def metadata_titles(picture: Picture) -> list[str]:
+    """What people call the metadata that a picture has."""
+    return sorted({title for field in picture.metadata if (title := _kept(field)) is not None})
 
 
 def format_of(path: Path) -> str:
@@ -359,7 +359,7 @@ def _missing(data: bytes, picture: Picture, name: str) -> list[str]:
     """Read back what was written, and say which metadata is not in it."""
     fields = pyvips.Image.new_from_buffer(data, "", access="sequential").get_fields()
     kept = {_kept(field) for field in fields}
-    titles = sorted({title for field in picture.metadata if (title := _kept(field)) is not None and title not in kept})
+    titles = [title for title in metadata_titles(picture) if title not in kept]
     return [f"{', '.join(titles)} dropped: not kept in {name}"] if titles else []
 
 

@@ -1,17 +1,26 @@
-"""Restoring an image file into another."""
+"""Restoring an image file, with what goes with it, into another."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from ..errors import InputError, KeygraphError
-from . import images
-from .channels import Channels
-from .restorer import Restorer, check_size
+from ..manifest import IMAGE_INPUT, Manifest
+from . import cubes, images, sources, spectral_preview
+from .cubes import Cube
+from .images import Picture
+from .restorer import Restorer
+from .scene import check_names, check_sizes, result_size
+from .sources import Source
+from .values import is_spectrum
 
 
 @dataclass(frozen=True)
@@ -53,35 +62,75 @@ class Report:
     notices: tuple[str, ...]
 
 
-def check_source(restorer: Restorer, source: str | os.PathLike[str]) -> tuple[images.Header, Channels]:
-    """Check, without decoding it, that a file is an image that this model can restore; raises `InputError`."""
-    header = images.read_header(source)
-    try:
-        return header, check_size(restorer.manifest, header.height, header.width, header.channels)
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from None
+def check_source(
+    restorer: Restorer, image: Source, inputs: Mapping[str, Source] | None = None
+) -> tuple[tuple[int, int], int]:
+    """Check, without decoding them, that a model can restore an image file with what goes with it.
 
-
-def check(restorer: Restorer, source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
-    """Check, before any work, that a file can be read, restored by this model, and written.
+    Returns
+    -------
+    (height, width) of the result, and its channels.
 
     Raises
     ------
     InputError
-        It cannot, or the target is the source.
+        It cannot.
     """
-    header, adapted = check_source(restorer, source)
-    if Path(target).exists() and os.path.samefile(source, target):
-        raise InputError(f"{target} is the input itself; choose another place with -o")
-    scale = restorer.manifest.scale
-    images.check_target(target, header.height * scale, header.width * scale, adapted.channels)
+    manifest, inputs = restorer.manifest, inputs or {}
+    check_names(manifest, inputs)
+    files = {IMAGE_INPUT: image, **inputs}
+    sizes = {name: sources.read_size(file, sources.channels(manifest, name)) for name, file in files.items()}
+    try:
+        result = check_sizes(manifest, sizes).channels
+        height, width = result_size(manifest, *sizes[IMAGE_INPUT][:2])
+    except InputError as error:
+        raise InputError(f"{image}: {error}") from None
+    return (height * manifest.scale, width * manifest.scale), result
+
+
+def check(
+    restorer: Restorer,
+    image: Source,
+    target: str | os.PathLike[str],
+    inputs: Mapping[str, Source] | None = None,
+    preview: str | os.PathLike[str] | None = None,
+) -> None:
+    """Check, before any work, that files can be read, restored by this model, and the results be written.
+
+    Raises
+    ------
+    InputError
+        It cannot, a target is one of the files, or a preview is asked for of what is no spectrum.
+    """
+    size, channels = check_source(restorer, image, inputs)
+    targets = [target] if preview is None else [target, preview]
+    for file, place in itertools.product((image, *(inputs or {}).values()), targets):
+        if Path(place).exists() and os.path.samefile(file.path, place):
+            raise InputError(f"{place} is the input itself; choose another place")
+    if preview is not None:
+        if not is_spectrum(restorer.manifest):
+            raise InputError("a preview is for spectra, and this model makes pictures; leave it out")
+        if Path(preview).resolve() == Path(target).resolve():
+            raise InputError(f"{preview} is the place of the result; choose another one for the preview")
+        spectral_preview.check_target(preview, *size, channels)
+    holder = cubes if holds_cube(restorer.manifest, target) else images
+    holder.check_target(target, *size, channels)
+
+
+def holds_cube(manifest: Manifest, target: str | os.PathLike[str]) -> bool:
+    """Whether a result becomes a cube in this file: spectra always, pictures where the file is for arrays only."""
+    suffix = Path(target).suffix.lower()
+    return is_spectrum(manifest) or (suffix in cubes.FORMATS and suffix not in images.FORMATS)
 
 
 def restore_file(
     restorer: Restorer,
-    source: str | os.PathLike[str],
+    image: str | os.PathLike[str] | Source,
     target: str | os.PathLike[str],
     k: int | None = None,
+    *,
+    inputs: Mapping[str, str | os.PathLike[str] | Source] | None = None,
+    preview: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Report:
     """Restore one image file into another, whose format its name says.
@@ -92,33 +141,47 @@ def restore_file(
     ----------
     restorer
         The model.
-    source, target
-        PNG, JPEG, TIFF or WebP files. The target is replaced if it exists, and is never left half-written.
+    image, target
+        PNG, JPEG, TIFF or WebP files, or cubes (`cubes.FORMATS`). The target is replaced if it exists, and is never
+        left half-written.
+    inputs
+        Files with what the model takes beside the image, by name; as for `Restorer.restore`.
+    preview
+        Where to draw the bands of a spectrum, a picture; None for nowhere.
     k, options
         As for `Restorer.restore`.
 
     Raises
     ------
     InputError
-        As `check`, `images.read`, `Restorer.restore` and `images.write`.
+        As `check`, `sources.read`, `Restorer.restore`, `images.write` and `cubes.write`.
     KeygraphError
         The model failed.
     """
-    check(restorer, source, target)
-    picture = images.read(source)
+    manifest = restorer.manifest
+    source = sources.source(image)
+    others = {name: sources.source(file) for name, file in (inputs or {}).items()}
+    check(restorer, source, target, others, preview)
+    given = sources.read(source, sources.channels(manifest, IMAGE_INPUT))
+    beside = {name: sources.read(file, sources.channels(manifest, name)) for name, file in others.items()}
     began = time.perf_counter()
     try:
-        restored = restorer.restore(picture.pixels, k, **options)
+        restored = restorer.restore(
+            given.pixels, k, inputs={name: one.pixels for name, one in beside.items()}, **options
+        )
     except KeygraphError as error:
         raise type(error)(f"{source}: {error}") from error
     seconds = time.perf_counter() - began
-    result = picture.with_pixels(restored.image)
-    lost = images.write(target, result)
+    said = [f"{name}: {line}" for name, one in beside.items() for line in one.notices]
+    said += [*restored.notices, *_write(target, restored.image, given, manifest)]
+    if preview is not None:
+        said += spectral_preview.write(preview, Cube(restored.image, manifest.wavelengths))
+    height, width = restored.image.shape[:2]
     return Report(
         source=str(source),
         target=str(target),
-        height=result.pixels.shape[0],
-        width=result.pixels.shape[1],
+        height=height,
+        width=width,
         k=restored.k,
         tiles=len(restored.plan.tiles),
         tile=(restored.plan.rows.tile, restored.plan.columns.tile),
@@ -127,5 +190,24 @@ def restore_file(
         padded=restored.padded,
         seconds=round(seconds, 3),
         engine=restorer.description,
-        notices=(*result.notices, *restored.notices, *lost),
+        notices=(*given.notices, *said),
     )
+
+
+def _write(
+    target: str | os.PathLike[str], pixels: NDArray[Any], given: Picture | Cube, manifest: Manifest
+) -> list[str]:
+    """Write a result; return what could not be kept of what was given, and what the format could not hold."""
+    if isinstance(given, Cube):
+        picture = Picture(pixels)
+        lost: list[str] = []
+    else:
+        picture = given.with_pixels(pixels)
+        lost = list(picture.notices[len(given.notices) :])
+    if not holds_cube(manifest, target):
+        return lost + images.write(target, picture)
+    if picture.alpha is not None:
+        lost.append("alpha dropped: a cube has none")
+    if titles := images.metadata_titles(picture):
+        lost.append(f"{', '.join(titles)} dropped: not kept in a cube")
+    return lost + cubes.write(target, Cube(pixels, manifest.wavelengths))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -12,18 +12,12 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, KeygraphError
 from ..manifest import Manifest
-from .channels import Channels, adapt
 from .notices import warn
-from .padding import reflected
+from .scene import Scene, Windows, scene
 from .session import Inputs, Session, SessionMemoryError, resolve_k, run_batches
 from .sizing import Sizing, choose, smaller
 from .tiling import Plan, blend
-
-#: Elements of one array; many libraries below count them in 32 bits.
-MAX_ELEMENTS = 2**31 - 1
-
-#: Floating-point images go from 0 to 1. Noise leaves that range, but not by this much.
-FLOAT_LIMIT = 8.0
+from .values import from_model
 
 Progress = Callable[[int, int], None]
 
@@ -35,7 +29,8 @@ class Restored:
     Attributes
     ----------
     image
-        [H * scale, W * scale] or [H * scale, W * scale, C], of the type that was given.
+        [H * scale, W * scale] or [H * scale, W * scale, C], for an image that is larger than H x W by the model's
+        margin. Of the type that was given, but float32 for spectra (`values.result_type`).
     k
         Neighbours of each node, None for a model without a key graph.
     plan
@@ -86,13 +81,14 @@ class Restorer:
         image: NDArray[Any],
         k: int | None = None,
         *,
+        inputs: Mapping[str, NDArray[Any]] | None = None,
         tile: int | str = "auto",
         overlap: int | str = "auto",
         batch: int | None = None,
         progress: Progress | None = None,
     ) -> NDArray[Any]:
         """Return the restored image; its notices become `KeygraphWarning`. For the rest see `restore`."""
-        restored = self.restore(image, k, tile=tile, overlap=overlap, batch=batch, progress=progress)
+        restored = self.restore(image, k, inputs=inputs, tile=tile, overlap=overlap, batch=batch, progress=progress)
         for notice in restored.notices:
             warn(notice)
         return restored.image
@@ -102,6 +98,7 @@ class Restorer:
         image: NDArray[Any],
         k: int | None = None,
         *,
+        inputs: Mapping[str, NDArray[Any]] | None = None,
         tile: int | str = "auto",
         overlap: int | str = "auto",
         batch: int | None = None,
@@ -113,9 +110,13 @@ class Restorer:
         ----------
         image
             [H, W] (gray) or [H, W, C], without alpha: uint8 (0 to 255), uint16 (0 to 65535), or float16, float32,
-            float64 (0 to 1). Computed in float32.
+            float64 (0 to 1). A model that normalises images by their own range, or not at all (the manifest's
+            `normalisation`), takes any real numbers. Computed in float32.
         k
             Neighbours of each node, from 1 to the nodes of a window; None for the model's default.
+        inputs
+            What the model takes beside the image, by name and in the image's geometry: the other views of the
+            manifest's `views`, as the image; its `extra_inputs`, as they are.
         tile
             Side of the tiles, a multiple of the model's size rule; ``"none"`` for the whole image at once; ``"auto"``
             chooses, and takes smaller ones when memory runs out. A tile that was asked for is never changed.
@@ -129,26 +130,26 @@ class Restorer:
 
         Returns
         -------
-        Integers are rounded to nearest, ties to even, and clipped to their range. Floats are not clipped.
+        Integers are rounded to nearest, ties to even, and clipped to their range. Floats are cut to the manifest's
+        `clamp`, if there is one.
 
         Raises
         ------
         InputError
-            The image, k, tile, overlap or batch is not possible, or memory does not suffice for the tile asked for.
+            The image, an input, k, tile, overlap or batch is not possible, or memory does not suffice for the tile
+            asked for.
         KeygraphError
             The model gave NaN or infinity, or failed.
         """
         image = np.asarray(image)
         number = resolve_k(self.manifest, k)
-        channels = check_image(self.manifest, image)
-        pixels = image[:, :, None] if image.ndim == 2 else image
-        height, width = image.shape[:2]
+        given = scene(self.manifest, image, inputs)
+        height, width = given.height, given.width
         sizing = choose(self.manifest, height, width, tile=tile, overlap=overlap, batch=batch)
-        notices = [channels.notice] if channels.notice else []
-        notices += _k_notices(self.manifest, number)
+        notices = [*given.notices, *_k_notices(self.manifest, number)]
         while True:
             try:
-                result = self._run(pixels, channels, sizing, number, progress)
+                result = self._run(given, sizing, number, progress)
                 break
             except SessionMemoryError as error:
                 sizing, notice = _retreat(self.manifest, height, width, sizing, error)
@@ -165,48 +166,35 @@ class Restorer:
             notices=tuple(notices),
         )
 
-    def _run(
-        self,
-        image: NDArray[Any],
-        channels: Channels,
-        sizing: Sizing,
-        k: int | None,
-        progress: Progress | None,
-    ) -> NDArray[Any]:
-        """Restore [H, W, C] with one way of cutting."""
+    def _run(self, given: Scene, sizing: Sizing, k: int | None, progress: Progress | None) -> NDArray[Any]:
+        """Restore a scene with one way of cutting; [H, W, C]."""
         scale = self.manifest.scale
-        height, width = image.shape[0] * scale, image.shape[1] * scale
-        result = np.empty((height, width, channels.channels), dtype=image.dtype)
-        tiles = self._restored_tiles(image, channels, sizing, k, progress)
+        height, width = given.height * scale, given.width * scale
+        result = np.empty((height, width, given.channels.channels), dtype=given.dtype)
+        tiles = self._restored_tiles(given, sizing, k, progress)
         for top, band in blend(sizing.plan, tiles, scale):
             rows = min(band.shape[1], height - top)
             if rows > 0:
-                result[top : top + rows] = from_model(
-                    np.moveaxis(band[:, :rows, :width], 0, 2), self.manifest, image.dtype
-                )
+                pixels = np.moveaxis(band[:, :rows, :width], 0, 2)
+                result[top : top + rows] = from_model(pixels, self.manifest, result.dtype)
         return result
 
     def _restored_tiles(
-        self,
-        image: NDArray[Any],
-        channels: Channels,
-        sizing: Sizing,
-        k: int | None,
-        progress: Progress | None,
+        self, given: Scene, sizing: Sizing, k: int | None, progress: Progress | None
     ) -> Iterator[NDArray[np.float32]]:
         """Yield float32[channels, h, w] for every tile, each checked and valid until the next one is asked for."""
         plan, corners = sizing.plan, sizing.plan.tiles
-        planes, filled = channels.planes, self.manifest.shape is not None
+        planes, filled = given.channels.planes, self.manifest.shape is not None
         # What limits a batch counts planes, however many of them make a tile.
         together = sizing.batch if planes == 1 else max(1, sizing.batch // planes)
         groups = [corners[start : start + together] for start in range(0, len(corners), together)]
-        cut = Cutter(image, plan)
+        cut = Windows(given, plan.rows.length, plan.columns.length)
 
         def batches() -> Iterator[Inputs]:
             for group in groups:
-                images = np.concatenate([channels.split(to_model(cut(y, x), self.manifest)) for y, x in group])
-                for part in _parts(images, sizing.most or len(images), filled):
-                    yield (part,)
+                tiles = [cut(y, x, plan.rows.tile, plan.columns.tile) for y, x in group]
+                inputs = tuple(np.concatenate(of_tiles) for of_tiles in zip(*tiles, strict=True))
+                yield from _parts(inputs, sizing.most or len(inputs[0]), filled)
 
         done = 0
         with closing(run_batches(self.session, batches(), k)) as results:
@@ -223,7 +211,7 @@ class Restorer:
                             f"the model gave NaN or infinity in the tile at row {y}, column {x}; "
                             "look for the cause with: keygraph compare MODEL CHECKPOINT --inputs IMAGE"
                         )
-                    yield channels.join(of_tile)
+                    yield given.channels.join(of_tile)
 
     def _take(
         self, results: Iterator[NDArray[np.float32]], count: int, most: int, filled: bool, plan: Plan
@@ -244,105 +232,17 @@ class Restorer:
         return (parts[0] if len(parts) == 1 else np.concatenate(parts))[:count]
 
 
-class Cutter:
-    """Cuts tiles out of an image that is reflected at its bottom and right edge.
-
-    Parameters
-    ----------
-    image
-        [H, W, C].
-    plan
-        The tiles.
-    """
-
-    def __init__(self, image: NDArray[Any], plan: Plan) -> None:
-        self._image, self._plan = image, plan
-        self._rows = reflected(image.shape[0], plan.rows.length)
-        self._columns = reflected(image.shape[1], plan.columns.length)
-
-    def __call__(self, y: int, x: int) -> NDArray[Any]:
-        """Return the tile with this corner; a view of the image where nothing is reflected."""
-        bottom, right = y + self._plan.rows.tile, x + self._plan.columns.tile
-        height, width = self._image.shape[:2]
-        if bottom <= height and right <= width:
-            return self._image[y:bottom, x:right]
-        return self._image[self._rows[y:bottom, None], self._columns[x:right]]
-
-
-def _parts(images: NDArray[np.float32], most: int, filled: bool) -> Iterator[NDArray[np.float32]]:
-    """Cut images into batches of at most so many; `filled`: exactly so many, the last image repeated as need be."""
-    for start in range(0, len(images), most):
-        part = images[start : start + most]
-        lacking = most - len(part) if filled else 0
-        yield np.concatenate([part, np.repeat(part[-1:], lacking, axis=0)]) if lacking else part
-
-
-def check_image(manifest: Manifest, image: NDArray[Any]) -> Channels:
-    """Check that a model can restore an array, before any work.
-
-    Raises
-    ------
-    InputError
-        Its type, rank, size, channels or values are not possible.
-    """
-    white_level(image.dtype)
-    if image.ndim not in (2, 3):
-        raise InputError(f"the image has shape {image.shape}; give [H, W] or [H, W, C]")
-    if 0 in image.shape:
-        raise InputError(f"the image is empty: its shape is {image.shape}")
-    channels = check_size(manifest, image.shape[0], image.shape[1], 1 if image.ndim == 2 else image.shape[2])
-    if image.dtype.kind == "f":
-        low, high = float(image.min()), float(image.max())
-        if not (np.isfinite(low) and np.isfinite(high)):
-            raise InputError("the image holds NaN or infinity; replace those values")
-        if max(-low, high) > FLOAT_LIMIT:
-            raise InputError(
-                f"the image holds values from {low:g} to {high:g}, but floating-point images go from 0 to 1; "
-                "divide it by its white level"
-            )
-    return channels
-
-
-def check_size(manifest: Manifest, height: int, width: int, channels: int) -> Channels:
-    """Check what a model makes of an image's size and channels; raises `InputError`."""
-    adapted = adapt(manifest, channels)
-    elements = height * width * manifest.scale**2 * adapted.channels
-    if elements > MAX_ELEMENTS:
-        raise InputError(
-            f"the restored image would have {elements:,} values, more than {MAX_ELEMENTS:,}; "
-            "cut the image into parts first"
+def _parts(inputs: Inputs, most: int, filled: bool) -> Iterator[Inputs]:
+    """Cut a batch into ones of at most so many; `filled`: exactly so many, the last one repeated as need be."""
+    count = len(inputs[0])
+    for start in range(0, count, most):
+        lacking = max(0, start + most - count) if filled else 0
+        yield tuple(
+            np.concatenate([values[start:], np.repeat(values[-1:], lacking, axis=0)])
+            if lacking
+            else values[start : start + most]
+            for values in inputs
         )
-    return adapted
-
-
-def white_level(dtype: np.dtype[Any]) -> float:
-    """Return the value of white in arrays of a type; raises `InputError` for a type that images do not have."""
-    if dtype.kind == "u" and dtype.itemsize in (1, 2):
-        return float(np.iinfo(dtype).max)
-    if dtype.kind == "f" and dtype.itemsize in (2, 4, 8):
-        return 1.0
-    raise InputError(f"the image's type is {dtype}; it must be uint8, uint16, float16, float32 or float64")
-
-
-def to_model(pixels: NDArray[Any], manifest: Manifest) -> NDArray[np.float32]:
-    """Map an image's values to the manifest's `value_range`, in float32."""
-    low, high = manifest.value_range
-    values = pixels.astype(np.float32)
-    values /= np.float32(white_level(pixels.dtype))
-    if (low, high) != (0.0, 1.0):
-        values = values * np.float32(high - low) + np.float32(low)
-    return values
-
-
-def from_model(values: NDArray[np.float32], manifest: Manifest, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Map model values back to an image's type: integers rounded to nearest even and clipped, floats as they are."""
-    low, high = manifest.value_range
-    if (low, high) != (0.0, 1.0):
-        values = (values - np.float32(low)) / np.float32(high - low)
-    if dtype.kind == "u":
-        white = np.float32(white_level(dtype))
-        values = np.rint(np.clip(values * white, 0, white))
-    return values.astype(dtype)
 
 
 def _retreat(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,20 @@ def test_inputs(manifest: Manifest, shape: tuple[int, int, int]) -> tuple[NDArra
 
 
 test_inputs.__test__ = False  # type: ignore[attr-defined]
+
+
+def test_scene(manifest: Manifest, height: int, width: int) -> tuple[NDArray[np.float32], dict[str, NDArray[Any]]]:
+    """Such pictures as users would give them, from 0 to 1: the image, and the others by name; for a result of H x W."""
+    image, *extras = (
+        np.ascontiguousarray(np.moveaxis(test_image((1, channels, height + down, width + across), (0.0, 1.0))[0], 0, 2))
+        for _, channels, (down, across) in tensors(manifest)
+    )
+    first, *views = np.split(image, len(manifest.views) or 1, axis=2)
+    named = zip((*manifest.views[1:], *(extra.name for extra in manifest.extra_inputs)), (*views, *extras), strict=True)
+    return first, dict(named)
+
+
+test_scene.__test__ = False  # type: ignore[attr-defined]
 
 
 def tensors(manifest: Manifest) -> tuple[tuple[str, int, tuple[int, int]], ...]:

@@ -10,11 +10,16 @@ import numpy as np
 import onnx
 import pytest
 import pyvips
+import released
 import tiny_kgt
 import torch
 from keygraph.cli import main
 from keygraph.cli.describe import _profile_name
 from keygraph.manifest import Neighbours, Tiling
+from keygraph.models import enhance, load_checkpoint, restormer, save_checkpoint
+from keygraph.models.macs import count_macs
+from keygraph.models.restormer import Restormer, RestormerConfig
+from keygraph.runtime import cubes
 from onnx import TensorProto, helper
 from tiny_kgt import CONFIG, Tiny, changed, set_manifest
 
@@ -209,3 +214,56 @@ def test_a_manifest_from_the_future_is_bad_input(
     path = changed(tiny.onnx, tmp_path / "new.onnx", lambda model: set_manifest(model, format_version=999))
     assert main(["inspect", str(path)]) == 2
     assert "newer than this keygraph reads" in capsys.readouterr().err
+
+
+def test_spectral_cubes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pixels = np.zeros((4, 5, 6), np.float32)
+    wavelengths = (400.0, 410.0, 420.5, 430.0, 440.0, 450.0)
+    for suffix in (".mat", ".npz", ".npy", ".tif", ".hdr"):
+        path = tmp_path / f"a{suffix}"
+        cubes.write(path, cubes.Cube(pixels, wavelengths))
+        values, words = inspected(path, capsys)
+        expected = {"kind": "cube", "format": cubes.FORMATS[suffix], "height": 4, "width": 5, "bands": 6}
+        assert expected.items() <= values.items()
+        assert values["type"] == "float32"
+        assert ("wavelengths 400, 410, 420.5, 430, 440, 450 nm" in words) == (suffix != ".npy")
+    np.savez(tmp_path / "b.npz", truth=pixels, pred=pixels[:3])
+    values, words = inspected(tmp_path / "b.npz", capsys)
+    assert values["arrays"] == ["truth: 4 x 5 x 6 float32", "pred: 3 x 5 x 6 float32"]
+    assert "2 arrays that can be cubes" in values["not read as a cube"]
+    assert inspected(Path(f"{tmp_path / 'b.npz'}:pred"), capsys)[0]["height"] == 3
+    assert main(["inspect", f"{tmp_path / 'b.npz'}:absent"]) == 2
+    assert "has no variable 'absent'" in capsys.readouterr().err
+
+
+def test_a_restormer_and_what_glmha_saves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = RestormerConfig(channels=8, blocks=(1, 1, 1, 1), refinement_blocks=1)
+    model = Restormer(config)
+    torch.save({"params": model.state_dict()}, tmp_path / "csa.pth")
+    save_checkpoint(tmp_path / "glmha.pth", enhance(model, preset="table"))
+    values, words = inspected(tmp_path / "csa.pth", capsys)
+    macs = values["multiply-accumulates at 256 x 256"]
+    counted = count_macs(restormer.ARCHITECTURE, config)
+    assert macs["without attention products"] == f"{counted.layers / 1e9:.3f} G"
+    assert macs["with"] == f"{counted.total / 1e9:.3f} G"
+    assert "published" not in values  # it is of no size that a paper has
+    for part in (
+        "architecture restormer",
+        f"tensors {len(model.state_dict())}",
+        "configuration inferred from the tensors' shapes",
+    ):
+        assert part in words
+    values, words = inspected(tmp_path / "glmha.pth", capsys)
+    parameters = sum(p.numel() for p in load_checkpoint(tmp_path / "glmha.pth").module.parameters())
+    assert values["parameters"] == parameters
+    assert values["saved against csa"]["parameters"] == sum(p.numel() for p in model.parameters()) - parameters
+    assert "attention glmha" in words
+
+
+def test_a_network_of_a_paper_with_its_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = {name: torch.zeros(shape) for name, shape in released.shapes("mst-s").items()}
+    torch.save(state, tmp_path / "mst_s.pth")
+    values, words = inspected(tmp_path / "mst_s.pth", capsys)
+    assert (values["parameters"], values["tensors"]) == (922_648, 202)
+    assert values["multiply-accumulates at 256 x 256"]["with layer norms as well"] == "12.291 G"
+    assert "published 0.93 M, 12.96 G (caiyuanhao1998/MST, README)" in words

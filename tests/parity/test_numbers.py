@@ -15,7 +15,7 @@ from keygraph.parity.inputs import Demands, count_pieces, demands, generated, pi
 from keygraph.parity.stages import agreements
 from keygraph.plugins.torch import pack_graph
 from keygraph.runtime.graph_probe import Selection
-from keygraph.runtime.restorer import to_model
+from keygraph.runtime.values import normalisation
 from torch import from_numpy
 
 
@@ -129,7 +129,7 @@ def test_pieces_show_every_pixel_once(make_manifest: Any, size: tuple[int, int],
     needs = demands(manifest, make_manifest(value_range=(-1.0, 1.0)))
     image = read_inputs([np.random.default_rng(1).random((*size, 3), np.float32)], needs)[0]
     seen = []
-    for tensor, (height, width) in pieces(image, needs):
+    for (tensor,), (height, width) in pieces(image, needs):
         assert tensor.shape[1] == 3
         assert tensor.shape[2] % 8 == tensor.shape[3] % 8 == 0
         if shape:
@@ -137,7 +137,8 @@ def test_pieces_show_every_pixel_once(make_manifest: Any, size: tuple[int, int],
             np.testing.assert_array_equal(tensor[0], tensor[2])
         seen.append(np.moveaxis(tensor[0, :, :height, :width], 0, 2).reshape(-1, 3))
     assert len(seen) == count_pieces(image, needs)
-    expected = to_model(image.pixels, manifest).reshape(-1, 3)
+    pixels = image.scene.image
+    expected = normalisation(manifest, pixels)(pixels).reshape(-1, 3)
     found = np.concatenate(seen)
     np.testing.assert_array_equal(found[np.lexsort(found.T)], expected[np.lexsort(expected.T)])
 
@@ -146,7 +147,7 @@ def test_a_colour_picture_in_a_gray_model_is_three(make_manifest: Any) -> None:
     needs = Demands(make_manifest(in_channels=1, out_channels=1), 8, (2, 8, 8))
     image = read_inputs([np.zeros((8, 8, 3), np.uint8)], needs)[0]
     assert "each channel" in image.notices[0]
-    assert [tensor.shape for tensor, _ in pieces(image, needs)] == [(2, 1, 8, 8)] * 3
+    assert [tensor.shape for (tensor,), _ in pieces(image, needs)] == [(2, 1, 8, 8)] * 3
 
 
 @pytest.mark.parametrize(("multiples", "size"), [((8, 8), (96, 104)), ((64, 48), (192, 384)), ((128, 128), (128, 256))])
@@ -154,7 +155,7 @@ def test_the_generated_picture_fits_both_size_rules(
     make_manifest: Any, multiples: tuple[int, int], size: tuple[int, int]
 ) -> None:
     needs = demands(*(make_manifest(size_multiple=multiple) for multiple in multiples))
-    assert generated(needs).pixels.shape == (*size, 3)
+    assert generated(needs).scene.image.shape == (*size, 3)
 
 
 class Shift:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from keygraph.errors import InputError, KeygraphError
 from keygraph.manifest import Manifest
 from keygraph.runtime.notices import KeygraphWarning
-from keygraph.runtime.restorer import MAX_ELEMENTS, Restorer, check_size
+from keygraph.runtime.restorer import Restorer
+from keygraph.runtime.scene import MAX_ELEMENTS, check_sizes
 from keygraph.runtime.session import Inputs, SessionMemoryError
 from keygraph.runtime.tiling import seam_ratio
 
@@ -175,9 +176,9 @@ def test_a_result_of_more_than_two_to_the_31_values_is_refused_beforehand(
 ) -> None:
     assert MAX_ELEMENTS < 30000 * 30000 * 3
     with pytest.raises(InputError, match="2,700,000,000 values"):
-        check_size(make_manifest(), 30000, 30000, 3)
+        check_sizes(make_manifest(), {"image": (30000, 30000, 3)})
     with pytest.raises(InputError, match="values"):
-        check_size(make_manifest(scale=4), 10000, 10000, 3)
+        check_sizes(make_manifest(scale=4), {"image": (10000, 10000, 3)})
 
 
 def test_nan_in_one_tile_is_an_error_that_names_it(make_model: ModelFile) -> None:

@@ -1,0 +1,65 @@
+"""Cubes in NumPy's own files: ``.npy`` holds one array, ``.npz`` several by name."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from .contents import Contents, Stored, native, stored
+
+
+def open_npy(path: Path) -> Contents:
+    """Open an ``.npy`` file."""
+    with path.open("rb") as file:
+        array = _header(file)
+    if array.dtype is not None and 0 not in array.shape:
+        np.load(path, mmap_mode="r")  # A mapping looks at the file's length, too.
+    return Contents({"": array}, lambda _: _native(np.load(path)))
+
+
+def open_npz(path: Path) -> Contents:
+    """Open an ``.npz`` file."""
+    arrays = {}
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.namelist():
+            if member.endswith(".npy"):
+                with archive.open(member) as file:
+                    arrays[member.removesuffix(".npy")] = _header(file)
+    return Contents(arrays, lambda name: _load_member(path, name))
+
+
+def write_npy(path: Path, pixels: NDArray[Any]) -> None:
+    """Write an array; ``.npy`` has no place for wavelengths."""
+    with path.open("wb") as file:
+        np.save(file, pixels, allow_pickle=False)
+
+
+def write_npz(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    """Write arrays by name, not compressed."""
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def _load_member(path: Path, name: str) -> NDArray[Any]:
+    with np.load(path) as archive:
+        return _native(archive[name])
+
+
+def _native(array: NDArray[Any]) -> NDArray[Any]:
+    return array.astype(native(array.dtype), copy=False)
+
+
+def _header(file: Any) -> Stored:
+    """Read an array's header; leaves its samples alone."""
+    version = npy.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        # Version 3 differs by names of fields in UTF-8: a table, no cube.
+        return Stored((), None, "a table with named fields")
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, _, dtype = read(file)
+    return stored(shape, dtype)
