@@ -291,7 +291,7 @@ class PixelProjection(nn.Module):
         """[B, h, d, N] -> [B, h, d, directions], of the channels at unit length."""
         blocks = functional.pad(x, (0, -x.shape[-1] % self.PIXELS)).unflatten(-1, (-1, self.PIXELS))
         signs = self.signs[torch.arange(blocks.shape[-2], device=x.device) % self.SIGNS]
-        return signs @ blocks @ self.directions.T / norm(x)
+        return (signs[None] @ blocks).squeeze(-2) @ self.directions.T / norm(x)
 
 
 class PerformerMixer(nn.Module):
