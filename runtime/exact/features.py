@@ -6,26 +6,12 @@ import errno
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
-
-
-class Source(Protocol):
-    """Something to read rectangles of."""
-
-    def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
-        """Return [height, width, C]."""
-
-
-class Sink(Protocol):
-    """Something to write rectangles to, in any order, each pixel once."""
-
-    def write(self, top: int, left: int, values: NDArray[Any]) -> None:
-        """Put [height, width, C] at a place."""
 
 
 class FeatureFile:
