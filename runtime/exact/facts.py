@@ -223,4 +223,3 @@ def _infer(
             if name and name not in found:
                 raise NotLocalError(f"{node.name or name}: the size of what {node.op_type} gives is not known")
     return found
-

@@ -71,7 +71,10 @@ class FeatureFile:
         try:
             for row in range(1 if whole else height):
                 piece = np.ascontiguousarray(values if whole else values[row], self.dtype)
-                view, place = memoryview(piece.reshape(-1)).cast("B"), ((top + row) * self.shape[1] + left) * self._pixel
+                view, place = (
+                    memoryview(piece.reshape(-1)).cast("B"),
+                    ((top + row) * self.shape[1] + left) * self._pixel,
+                )
                 while view:
                     count = os.pwrite(self._file.fileno(), view, place)
                     view, place = view[count:], place + count

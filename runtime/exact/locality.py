@@ -189,7 +189,11 @@ def understand(facts: Facts, inputs: Sequence[str], output: str) -> Locality:
     nodes = tuple(n for n in ancestors(facts.model.graph.node, [output]) if n.output[0] not in facts.sizes)
     locality = Locality(facts, nodes)
     for name in inputs:
-        locality.layouts[name] = (*constant((1, facts.dims[name][1][0])), (Spatial(False, _ONE),), (Spatial(True, _ONE),))
+        locality.layouts[name] = (
+            *constant((1, facts.dims[name][1][0])),
+            (Spatial(False, _ONE),),
+            (Spatial(True, _ONE),),
+        )
         locality.phases[name] = 0
     for node in nodes:
         where = f"{node.name or node.output[0]} ({node.op_type})"
@@ -229,7 +233,9 @@ def _understand_node(locality: Locality, node: NodeProto) -> None:
     if rule is None or node.domain not in ("", "ai.onnx"):
         raise NotLocalError("an operator that is not known to work tile by tile")
     given = rule(locality, node, layouts)
-    for name, layout in zip(node.output, [given] * len(node.output) if isinstance(given, tuple) else given, strict=True):
+    for name, layout in zip(
+        node.output, [given] * len(node.output) if isinstance(given, tuple) else given, strict=True
+    ):
         if not name:
             continue
         rows = [atom for atom in atoms(layout) if not atom.columns]
@@ -428,7 +434,9 @@ def _joined_bins(locality: Locality, node: NodeProto, layouts: list[Layout], axi
         if (replace(part, rows=(None,)) if rows else replace(part, columns=(None,))) != same:
             raise NotLocalError("it joins parts of different images")
         joined += part.rows if rows else part.columns
-    locality.bins[node.output[0]] = replace(first, rows=tuple(joined)) if rows else replace(first, columns=tuple(joined))
+    locality.bins[node.output[0]] = (
+        replace(first, rows=tuple(joined)) if rows else replace(first, columns=tuple(joined))
+    )
     return tuple(merged((len(joined),)) if at == axis else part for at, part in enumerate(layouts[0]))
 
 
@@ -503,9 +511,7 @@ def _across(atom: Spatial) -> bool:
     return atom.columns
 
 
-def _statistic(
-    locality: Locality, node: NodeProto, combine: str, finish: str, summed: Layout, result: Layout
-) -> None:
+def _statistic(locality: Locality, node: NodeProto, combine: str, finish: str, summed: Layout, result: Layout) -> None:
     """Enter a node as a statistic."""
     if atoms(result) or not is_map(summed):
         raise NotLocalError("it sums over rows or columns, but not over both")
@@ -522,7 +528,9 @@ _RULES: Mapping[str, Callable[[Locality, NodeProto, list[Layout]], Layout | list
     **dict.fromkeys(_REDUCTIONS, _reduction),
     **dict.fromkeys(("Conv", "ConvTranspose", "AveragePool", "MaxPool"), _convolution),
     **dict.fromkeys(("Squeeze", "Unsqueeze", "Flatten"), _resize_axes),
-    **dict.fromkeys(("LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax", "LpNormalization"), _normalisation),
+    **dict.fromkeys(
+        ("LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax", "LpNormalization"), _normalisation
+    ),
     **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), _pixel_shuffle),
     "Concat": _concat,
     "Expand": _expand,

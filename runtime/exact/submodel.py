@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 ROWS, COLUMNS = "tile/rows", "tile/columns"
 
 #: The statistics of parts that a mean and a Euclidean norm are finished from.
-_PARTS = {"ReduceMean": "ReduceSum", "ReduceL2": "ReduceSumSquare", "GlobalAveragePool": "ReduceSum", "GlobalMaxPool": "ReduceMax"}
+_PARTS = {
+    "ReduceMean": "ReduceSum",
+    "ReduceL2": "ReduceSumSquare",
+    "GlobalAveragePool": "ReduceSum",
+    "GlobalMaxPool": "ReduceMax",
+}
 
 
 @dataclass(frozen=True)
@@ -292,7 +297,11 @@ class _Builder:
             names = [extents[atom.columns] if extents else self._extent(atom) for atom in found]
             for name in names[1:]:
                 names[0] = self._add("Mul", [names[0], name], f"{names[0]}*{name}")
-            parts.append(names[0] if number == 1 else self._add("Mul", [names[0], self._numbers([number])], f"{names[0]}*{number}"))
+            parts.append(
+                names[0]
+                if number == 1
+                else self._add("Mul", [names[0], self._numbers([number])], f"{names[0]}*{number}")
+            )
         if len(parts) == 1:
             return parts[0]
         return self._add("Concat", parts, f"sizes{by}/{';'.join(parts)}", axis=0)
@@ -303,7 +312,9 @@ class _Builder:
         if per_unit.denominator != 1:
             raise NotLocalError(f"a unit of {self._unit} pixels is {per_unit} at scale {atom.scale}")
         cells = COLUMNS if atom.columns else ROWS
-        return cells if per_unit == 1 else self._add("Mul", [cells, self._numbers([int(per_unit)])], f"{cells}*{per_unit}")
+        return (
+            cells if per_unit == 1 else self._add("Mul", [cells, self._numbers([int(per_unit)])], f"{cells}*{per_unit}")
+        )
 
     def read(self, feature: Feature) -> None:
         """Take a feature in: [rows, columns, channels] -> as it lies in the network."""
@@ -313,7 +324,9 @@ class _Builder:
         apart = _apart(layout)
         turned = tuple(apart[axis] for axis in order)
         name = feature.name
-        split = self._reshaped(stored(name), ((turned[0], turned[1], merged([feature.channels]))), turned, f"{name}/split")
+        split = self._reshaped(
+            stored(name), ((turned[0], turned[1], merged([feature.channels]))), turned, f"{name}/split"
+        )
         back = self._turned(split, [order.index(axis) for axis in range(len(order))], f"{name}/turned")
         self._add("Identity", [self._reshaped(back, apart, layout, f"{name}/joined")], name)
 
