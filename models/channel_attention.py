@@ -80,7 +80,7 @@ def reduced_channels(channels: int, rho: float) -> int:
     return round(channels * (1 - rho))
 
 
-def check_attention(config: object, head_channels: Sequence[int]) -> None:
+def check_attention(config: Any, head_channels: Sequence[int]) -> None:
     """Check the fields `attention`, `reduction`, `alpha` and `pool` that all families with channel attention have.
 
     Parameters
@@ -95,20 +95,21 @@ def check_attention(config: object, head_channels: Sequence[int]) -> None:
     InputError
         A value is of the wrong type or out of range.
     """
-    attention, alpha, pool = (getattr(config, name) for name in ("attention", "alpha", "pool"))
+    attention, alpha, pool = config.attention, config.alpha, config.pool
     require(config, "attention", attention in ATTENTIONS, f"one of {', '.join(ATTENTIONS)}")
-    reduction = tuple(getattr(config, "reduction"))  # noqa: B009 - a field of every family, not of `object`
+    levels = f"{len(head_channels)} numbers, at least 0 and below 1, one for each level"
+    require(config, "reduction", isinstance(config.reduction, (tuple, list)), levels)
+    reduction = tuple(config.reduction)  # from JSON it comes as a list
     if attention == "csa":
         require(config, "reduction", not reduction, "empty for csa, which computes all keys and values")
     else:
         reduction = reduction or preset_reduction("uniform", [None] * len(head_channels))
-        object.__setattr__(config, "reduction", reduction)
         numbers = all(type(rho) in (int, float) and 0 <= rho < 1 for rho in reduction)
-        fits = numbers and len(reduction) == len(head_channels)
-        require(config, "reduction", fits, f"{len(head_channels)} numbers, at least 0 and below 1, one for each level")
+        require(config, "reduction", numbers and len(reduction) == len(head_channels), levels)
         require(config, "reduction", any(reduction), "above 0 somewhere, or empty; where it is 0, csa stays")
         left = all(reduced_channels(c, rho) >= 1 for c, rho in zip(head_channels, reduction, strict=True))
         require(config, "reduction", left, f"small enough to leave a channel of each head ({tuple(head_channels)})")
+    object.__setattr__(config, "reduction", reduction)
     require(config, "alpha", type(alpha) in (int, float) and math.isfinite(alpha), "a number")
     require(config, "pool", type(pool) is int and pool >= 1, "an integer of at least 1")
 

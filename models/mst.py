@@ -273,7 +273,8 @@ class Blocks(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """[B, C, H, W] and the level's mask -> [B, C, H, W]."""
-        for attention, feed_forward in self.blocks:
+        for block in self.blocks:
+            attention, feed_forward = block.children()
             x = x + attention(x, mask)
             x = x + feed_forward(x)
         return x
@@ -328,14 +329,16 @@ class SpectralUNet(nn.Module):
         if self.slope != 1:
             features = functional.leaky_relu(features, self.slope)
         skips: list[tuple[Tensor, Tensor | None]] = []
-        for blocks, down, *mask_down in self.encoder_layers:
+        for layers in self.encoder_layers:
+            blocks, down, *mask_down = layers.children()
             features = blocks(features, mask)
             skips.append((features, mask))
             features = down(features)
             if mask is not None:
                 mask = mask_down[0](mask)
         features = self.bottleneck(features, mask)
-        for up, fuse, blocks in self.decoder_layers:
+        for layers in self.decoder_layers:
+            up, fuse, blocks = layers.children()
             skip, mask = skips.pop()
             features = blocks(fuse(torch.cat([up(features), skip], dim=1)), mask)
         return self.mapping(features) + x
@@ -441,7 +444,7 @@ def carry_over(state: StateDict, config: MSTConfig | MSTPlusPlusConfig) -> dict[
     MST's rows are keys, GLMHA's are queries: the two change places. Of each head those columns stay whose values are
     strongest, by the norm of their row in `to_v`.
     """
-    carried = {}
+    carried: dict[str, Tensor] = {}
     for name in (key.removesuffix(".rescale") for key in state if key.endswith(".rescale")):
         heads = state[f"{name}.rescale"].shape[0]
         rho = config.reduction[heads.bit_length() - 1]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..manifest import Manifest
+from .values import is_spectrum
 
 Float32 = NDArray[np.float32]
 
@@ -49,10 +50,10 @@ def adapt(manifest: Manifest, channels: int) -> Channels:
     """
     taken, given = manifest.in_channels, manifest.out_channels
     views = len(manifest.views) or 1
-    alone = views == 1 and not manifest.extra_inputs
+    picture = views == 1 and not manifest.extra_inputs and not is_spectrum(manifest)
     if channels * views == taken:
         return Channels(1, given, lambda image: np.moveaxis(image, 2, 0)[None], lambda planes: planes[0])
-    if alone and channels == 1 and taken == given == 3:
+    if picture and channels == 1 and taken == given == 3:
         return Channels(
             1,
             1,
@@ -60,7 +61,7 @@ def adapt(manifest: Manifest, channels: int) -> Channels:
             lambda planes: planes[0].mean(axis=0, keepdims=True),
             "gray image, colour model: restored as three equal channels, then averaged",
         )
-    if alone and channels == 3 and taken == given == 1:
+    if picture and channels == 3 and taken == given == 1:
         return Channels(
             3,
             3,

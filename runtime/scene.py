@@ -174,8 +174,8 @@ def result_size(manifest: Manifest, height: int, width: int) -> tuple[int, int]:
     down, across = manifest.margin
     if height <= down or width <= across:
         raise InputError(
-            f"the image is {height} x {width} (height x width), but this model's are {down} rows and {across} columns "
-            f"larger than their results: give at least {down + 1} x {across + 1}"
+            f"the image is {height} x {width} (height x width), but this model's images are {down} x {across} larger "
+            f"than their results; give at least {down + 1} x {across + 1}"
         )
     return height - down, width - across
 

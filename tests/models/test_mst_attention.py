@@ -1,4 +1,4 @@
-"""The attention slot of MST and MST++: GLMHA against its equations, the comparison set, inference, `enhance`, figures."""
+"""The attention slot of MST and MST++: GLMHA by its equations, the comparison set, inference, `enhance`, figures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from keygraph.models import enhance, load_checkpoint, mst, mst_plus_plus, regist
 from keygraph.models.architecture import Architecture
 from keygraph.models.channel_attention import preset_reduction
 from keygraph.models.macs import Macs, count_macs
-from keygraph.models.mst import MST, Attention, MSTConfig
+from keygraph.models.mst import Attention, MSTConfig
 from keygraph.models.mst_plus_plus import MSTPlusPlusConfig
 from torch import Tensor, nn
 from torch.nn import functional
@@ -74,7 +74,7 @@ def test_glmha_is_what_its_equations_say(config: MSTConfig) -> None:
         torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("config", TINY)
+@pytest.mark.parametrize("config", TINY, ids=["simulation", "real", "mst++"])
 @pytest.mark.parametrize(
     ("attention", "reduction"),
     [("glmha", 0.5), ("glmha", (0.7, 0.35, 0.0)), ("linformer", 0.5), ("performer", 0.25), ("reformer", 0.5)],
@@ -100,40 +100,112 @@ def test_every_attention_runs_and_is_inferred(tmp_path: Path, config: Any, atten
     assert (result - csa).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("config", TINY)
+@pytest.mark.parametrize("config", [REAL, PLUS_PLUS])
 def test_enhanced_networks_attend_to_the_strongest_values(config: Any) -> None:
     model = network(config)
     enhanced = enhance(model, "glmha", rho=0.5)
-    assert enhanced.config == dataclasses.replace(config, attention="glmha", reduction=(0.5,) * len(config.blocks))
-    for name, layer in model.named_modules():
-        if not isinstance(layer, Attention):
-            continue
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, Attention)}
+    for name, layer in layers.items():
+        kept = enhanced.get_submodule(name)
         x = released.sample("features", 1, 8 * layer.heads, 6, 6) - 0.5
-        mask = released.sample("mask", 1, 8 * layer.heads, 6, 20) if layer.mm is not None else None
         with torch.no_grad():
-            for each in (layer, enhanced.get_submodule(name)):
-                each.pos_emb[2].weight.zero_()  # fed with values before and with pixels after
-            q, k, v = (functional.conv2d(x, w.weight[:, :, None, None]) for w in (layer.to_q, layer.to_k, layer.to_v))
-            through = None if layer.mm is None else layer.mm(mask, 6)
-            q, k, v = (t.view(layer.heads, 8, -1) for t in (q, k, v))
+            for each in (layer, kept):
+                each.pos_emb[2].weight.zero_()  # its input is another in GLMHA
+            q, k, v = (linear(x[0].flatten(1).T).T for linear in (layer.to_q, layer.to_k, layer.to_v))
+            q, k, v = (t.reshape(layer.heads, 8, -1) for t in (q, k, v))
             scores = functional.normalize(k, dim=2) @ functional.normalize(q, dim=2).mT * layer.rescale
-            strength = layer.to_v.weight.norm(dim=1).view(layer.heads, 8)
-            weak = strength < strength.median(dim=1, keepdim=True).values.nextafter(torch.tensor(torch.inf))
-            weights = scores.masked_fill(weak[:, None], -torch.inf).softmax(dim=2)
-            if through is None:
-                attended = weights @ v
-                expected = functional.conv2d(
-                    attended.view(x.shape), layer.proj.weight[:, :, None, None], layer.proj.bias
-                )
-                torch.testing.assert_close(enhanced.get_submodule(name)(x, mask), expected, atol=1e-4, rtol=1e-4)
-    carried = enhanced.state_dict()
+            strength = layer.to_v.weight.norm(dim=1).view(layer.heads, 1, 8)
+            weak = strength < strength.sort(dim=2, descending=True).values[:, :, 3:4]
+            attended = scores.masked_fill(weak, -torch.inf).softmax(dim=2) @ v
+            expected = layer.proj(attended.flatten(0, 1).T).T.view(x[0].shape)
+            torch.testing.assert_close(kept(x, None)[0], expected, atol=1e-4, rtol=1e-4)
+    assert len(layers) == 2 * len(config.blocks) - 1
+
+
+@pytest.mark.parametrize("config", TINY)
+def test_enhancing_keeps_every_weight_that_has_a_place(tmp_path: Path, config: Any) -> None:
+    model = network(config)
+    enhanced = enhance(model, "glmha", rho=(0.5,) + (0.0,) * (len(config.blocks) - 1), alpha=0.4, pool=2)
+    save_checkpoint(tmp_path / "enhanced.safetensors", enhanced)
+    carried = load_checkpoint(tmp_path / "enhanced.safetensors").module.state_dict()
     for name, tensor in model.state_dict().items():
-        if not name.endswith(("to_q.weight", "to_k.weight", "to_v.weight", "pos_emb.2.weight")):
+        projection = name.rpartition(".to_")[2] in ("q.weight", "k.weight", "v.weight")
+        if projection and tensor.shape[0] == 8:  # the level of full size
+            assert carried[name].shape[0] == (8 if name.endswith("q.weight") else 4)
+        else:
             assert torch.equal(carried[name], tensor)
     with torch.inference_mode():
         assert enhanced(*inputs(config)).isfinite().all()
 
 
-def size(architecture: Architecture, config: Any) -> int:
+def architecture_of(config: Any) -> Architecture:
+    return mst.ARCHITECTURE if isinstance(config, MSTConfig) else mst_plus_plus.ARCHITECTURE
+
+
+def size(config: Any) -> int:
     with torch.device("meta"):
-        return sum(tensor.numel() for tensor in architecture.build(config).state_dict().values())
+        return sum(tensor.numel() for tensor in architecture_of(config).build(config).state_dict().values())
+
+
+def macs(config: Any, height: int = 256, width: int = 256) -> Macs:
+    return count_macs(architecture_of(config), config, height, width)
+
+
+@pytest.mark.parametrize(
+    ("config", "height", "width", "published"),
+    [
+        (mst.PRESETS["mst-s"], 256, 256, 12.291),
+        (mst.PRESETS["mst-m"], 256, 256, 17.402),
+        (mst.PRESETS["mst-l"], 256, 256, 27.485),
+        (mst.PRESETS["mst-s-real"], 256, 256, 10.158),
+        (mst.PRESETS["mst-m-real"], 256, 256, 14.385),
+        (mst.PRESETS["mst-l-real"], 256, 256, 22.697),
+        (MSTPlusPlusConfig(), 256, 256, 22.290),
+        (MSTPlusPlusConfig(), 488, 512, 84.982),  # what 482 x 512 is padded to
+    ],
+)
+def test_macs_are_the_published_ones(config: Any, height: int, width: int, published: float) -> None:
+    counted = macs(config, height, width)
+    assert round((counted.total + counted.norms) / 1e9, 3) == published
+
+
+@pytest.mark.parametrize(
+    ("config", "rho", "parameters", "layers"),
+    [(MSTPlusPlusConfig(), 0.73, -19_995, -0.902), (mst.PRESETS["mst-l"], 0.68, -26_992, -1.163)],
+    ids=["mst++", "mst-l"],
+)
+def test_savings_fit_the_papers_tables(config: Any, rho: float, parameters: int, layers: float) -> None:
+    """The paper has -20k and -0.92 G for MST++, -27k and -1.14 G for MST-L."""
+    reduction = preset_reduction("table", config.reduced_heads, rho)
+    glmha = dataclasses.replace(config, attention="glmha", reduction=reduction)
+    assert size(glmha) - size(config) == parameters
+    assert round((macs(glmha).layers - macs(config).layers) / 1e9, 3) == layers
+
+
+@pytest.mark.parametrize("config", [MSTPlusPlusConfig(), mst.PRESETS["mst-l"], mst.PRESETS["mst-s-real"]])
+@pytest.mark.parametrize("preset", ["uniform", "table"])
+def test_presets_are_read_back_from_shapes(config: Any, preset: str) -> None:
+    reduction = preset_reduction(preset, config.reduced_heads)
+    glmha = dataclasses.replace(config, attention="glmha", reduction=reduction)
+    with torch.device("meta"):
+        state = architecture_of(glmha).build(glmha).state_dict()
+        again = architecture_of(glmha).build(architecture_of(glmha).infer(state, {})).state_dict()
+    assert registry.detect(state) is architecture_of(config)
+    assert {k: t.shape for k, t in again.items()} == {k: t.shape for k, t in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"attention": "mha"}, "attention is 'mha'; it must be one of csa, glmha"),
+        ({"reduction": (0.5, 0.5, 0.5)}, "reduction is .*; it must be empty for csa"),
+        ({"attention": "glmha", "reduction": (0.5,)}, "it must be 3 numbers"),
+        ({"attention": "glmha", "reduction": 0.5}, "it must be 3 numbers"),
+        ({"attention": "glmha", "reduction": (0.5, 1.0, 0.5)}, "at least 0 and below 1"),
+        ({"attention": "glmha", "pool": 0}, "pool is 0; it must be an integer of at least 1"),
+    ],
+)
+@pytest.mark.parametrize("config_type", [MSTConfig, MSTPlusPlusConfig])
+def test_wrong_attentions(config_type: type, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=rf"{config_type.__name__}\..*{message}"):
+        config_type(**values)
