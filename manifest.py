@@ -92,14 +92,14 @@ class GlobalStatistics:
     Attributes
     ----------
     memory
-        Bytes per pixel that a run over a whole image takes at its peak.
+        Bytes per pixel that a run over a whole image takes at its peak on a CPU; None where that was not measured.
     tilings
         Plain tiles of several sizes, the smallest first: how far from the whole image their results are.
     exact
         None where the network cannot be run exactly in tiles.
     """
 
-    memory: float
+    memory: float | None
     tilings: tuple[Tiling, ...]
     exact: ExactTiling | None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ..manifest import Manifest
@@ -28,9 +29,28 @@ def whole_pixels(manifest: Manifest, session: Session) -> int:
     if device is not None and device.kind != "cpu":
         return NO_LIMIT
     free = available()
-    if manifest.statistics is None or free is None:
+    if manifest.statistics is None or manifest.statistics.memory is None or free is None:
         return WHOLE_PIXELS
     return max(WHOLE_PIXELS, int(SHARE * free / manifest.statistics.memory))
+
+
+def growth(work: Callable[[], object]) -> int | None:
+    """Do some work; return by how many bytes this process's memory grew meanwhile at its peak, None where unknown."""
+    own = Path("/proc/self")
+    try:
+        (own / "clear_refs").write_text("5")  # The peak begins anew.
+        before = _status(own)["VmRSS"]
+    except (OSError, KeyError, ValueError):
+        work()
+        return None
+    work()
+    return max(0, _status(own)["VmHWM"] - before)
+
+
+def _status(process: Path) -> dict[str, int]:
+    """What a process's memory is, in bytes."""
+    lines = (line.split() for line in (process / "status").read_text().splitlines())
+    return {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines if words[-1] == "kB"}
 
 
 def available(root: Path = Path("/")) -> int | None:

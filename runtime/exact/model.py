@@ -37,6 +37,8 @@ class ExactModel:
     """
 
     def __init__(self, path: Path, manifest: Manifest, open_model: Open, rounded: bool = False) -> None:
+        if manifest.statistics is not None and manifest.statistics.exact is None:
+            raise InputError(f"{path} failed the proof of exact tiles when it was exported")
         if manifest.shape is not None:
             raise InputError(f"{path} takes images of one size only, so there is nothing to divide")
         if manifest.extra_inputs or manifest.margin != (0, 0) or manifest.neighbours is not None:
