@@ -77,9 +77,8 @@ def calibrate_statistics(path: Path, manifest: Manifest, progress: Callable[[str
     for tile in sorted({round_up(tile, 2 * m) for tile in STATISTICS_TILES}):
         progress(f"measuring what tiles of {tile} change")
         overlap = min(round_up(STATISTICS_OVERLAP, m), tile // 2)
-        options = {"tile": tile, "overlap": overlap, "global_statistics": "tile"}
-        tiled = restorer.restore(image, inputs=inputs, **options).image
-        tilings.append(Tiling(tile, overlap, _decibels(tiled, whole, span)))
+        tiled = restorer.restore(image, inputs=inputs, tile=tile, overlap=overlap, global_statistics="tile")
+        tilings.append(Tiling(tile, overlap, _decibels(tiled.image, whole, span)))
     progress("proving that exact tiles are exact")
     return GlobalStatistics(
         memory=round(grown / STATISTICS_SIDE**2) if grown else None,

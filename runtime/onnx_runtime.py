@@ -92,6 +92,7 @@ class OnnxRuntimeSession:
         operators = register_operators(options, library, notice)
         self._session, arithmetic = _open(file, options, provider, device)
         self._file, self._provider, self._threads, self._rounded = file, provider, threads, bool(arithmetic)
+        self._exact: ExactModel | None = None
         self.device = device
         text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         if text is None:
@@ -134,7 +135,9 @@ class OnnxRuntimeSession:
 
         if self._provider == "tensorrt":
             raise InputError("TensorRT would build engines for every part; use the provider cuda")
-        return ExactModel(self._file, self.manifest, self._open_part, self._rounded)
+        if self._exact is None:
+            self._exact = ExactModel(self._file, self.manifest, self._open_part, self._rounded)
+        return self._exact
 
     def _open_part(self, model: bytes) -> Run:
         """Open a part of the network as the network itself was opened."""

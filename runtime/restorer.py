@@ -73,7 +73,12 @@ class Options:
     overlap: int | str = "auto"
     batch: int | None = None
     global_statistics: str | None = None
-    scratch: Path | None = None
+    scratch: str | os.PathLike[str] | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where features are kept."""
+        return Path(tempfile.gettempdir() if self.scratch is None else self.scratch)
 
 
 class Restorer:
@@ -188,7 +193,7 @@ class Restorer:
         given = scene(self.manifest, image, inputs)
         scale = self.manifest.scale
         result = np.empty((given.height * scale, given.width * scale, given.channels.channels), given.dtype)
-        options = Options(tile, overlap, batch, global_statistics, Path(scratch) if scratch is not None else None)
+        options = Options(tile, overlap, batch, global_statistics, scratch)
         restored = self.restore_scene(given, ArraySink(result), number, options, progress)
         return replace(restored, image=result[:, :, 0] if image.ndim == 2 and result.shape[2] == 1 else result)
 
@@ -303,8 +308,7 @@ class Restorer:
         """Restore a scene exactly in tiles; return the last sweep's."""
         from .exact.scenes import restore_exactly
 
-        folder = options.scratch if options.scratch is not None else Path(tempfile.gettempdir())
-        return restore_exactly(exact, self.manifest, given, sink, max(sizing.tile), folder, progress)
+        return restore_exactly(exact, self.manifest, given, sink, max(sizing.tile), options.folder, progress)
 
     def _run(self, given: Scene, sink: Sink, sizing: Sizing, k: int | None, progress: Progress | None) -> None:
         """Restore a scene with one way of cutting."""

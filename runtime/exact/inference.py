@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -90,7 +91,7 @@ def _steps(sweep: Sweep, length: int, reachable: int, side: int) -> list[tuple[i
     edges = [index * cells // count * sweep.unit for index in range(count)] + [length]
     return [
         (first, beyond, max(0, first - sweep.halo), min(length, beyond + sweep.halo))
-        for first, beyond in zip(edges, edges[1:], strict=False)
+        for first, beyond in itertools.pairwise(edges)
     ]
 
 

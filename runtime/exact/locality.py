@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .facts import Facts, ancestors
-from .layout import Layout, NotLocalError, Spatial, atoms, broadcast, constant, is_map, merged, numbers, scales
+from .layout import Layout, NotLocalError, Spatial, area, atoms, broadcast, constant, is_map, merged, numbers, scales
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -489,7 +489,7 @@ def _pool(locality: Locality, node: NodeProto, layout: Layout, reduced: list[int
     if finish or node.op_type not in ("ReduceSum", "ReduceMax", "ReduceMin"):
         raise NotLocalError("of a part of the image, or one axis, only a sum, a maximum or a minimum can be taken")
     if is_map(gone):
-        elements = numbers(gone) * math.prod(scales(gone))
+        elements = numbers(gone) * area(gone)
         _enter(locality, Statistic(name, locality.phases[name], combine, "", elements, replace(bins, combine=combine)))
         return
     if not keep or len(reduced) != 1 or len(layout[reduced[0]]) != 1 or bins.combine not in ("", combine):
@@ -501,9 +501,7 @@ def _pool(locality: Locality, node: NodeProto, layout: Layout, reduced: list[int
         return
     source = locality.layouts[bins.source]
     places = [next(at for at, axis in enumerate(source) if atom in axis) for atom in sorted(atoms(source), key=_across)]
-    statistic = Statistic(
-        name, locality.phases[name], combine, "", math.prod(scales(source)), bins, (places[0], places[1])
-    )
+    statistic = Statistic(name, locality.phases[name], combine, "", area(source), bins, (places[0], places[1]))
     _enter(locality, statistic)
 
 
@@ -515,7 +513,7 @@ def _statistic(locality: Locality, node: NodeProto, combine: str, finish: str, s
     """Enter a node as a statistic."""
     if atoms(result) or not is_map(summed):
         raise NotLocalError("it sums over rows or columns, but not over both")
-    elements = numbers(summed) * math.prod(scales(summed))
+    elements = numbers(summed) * area(summed)
     _enter(locality, Statistic(node.output[0], locality.phases[node.output[0]], combine, finish, elements))
 
 

@@ -1,4 +1,4 @@
-"""The ONNX model of one sweep: tiles of features and the statistics so far go in, tiles and parts of statistics come out.
+"""The ONNX model of a sweep: tiles of features and statistics so far go in, tiles and parts of statistics come out.
 
 The nodes are the network's own. Changed is only what has to be, for a tile is not the image: sizes that are computed
 from the image's are the tile's where they shape a tensor; a statistic is taken of the tile's core, without the halo, so
@@ -16,10 +16,11 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .facts import ancestors
 from .layout import Layout, NotLocalError, Spatial, atoms, merged, scales
-from .locality import Bound, Bounds, Locality, Statistic, attribute
+from .locality import Bounds, Locality, Statistic, attribute
 from .plan import Feature, Sweep
 
 if TYPE_CHECKING:
@@ -234,18 +235,27 @@ class _Builder:
         return name in self._facts.sizes and self._facts.fixed(name) is None
 
     def _fixed_slice(self, node: NodeProto, axes: Sequence[int]) -> None:
-        starts, ends = (self._facts.sizes.get(n) or (self._facts.fixed(n),) * 2 for n in node.input[1:3])
-        given = self._facts.fixed(node.input[3]) if len(node.input) > 3 and node.input[3] else range(len(starts[0]))
+        starts, ends = (self._at_probes(name) for name in node.input[1:3])
+        given = self._at_probes(node.input[3])[0] if len(node.input) > 3 and node.input[3] else range(len(starts[0]))
         rank = len(self._locality.layouts[node.output[0]])
-        kept = [(int(a) % rank, i) for i, a in enumerate(given) if int(a) % rank in axes]  # type: ignore[arg-type]
+        kept = [(int(axis) % rank, i) for i, axis in enumerate(given) if int(axis) % rank in axes]
         if any(starts[0][i] != starts[1][i] or ends[0][i] != ends[1][i] for _, i in kept):
             raise NotLocalError(f"{node.name} takes channels by the image's size")
         if not kept:
             self._add("Identity", [self._operand(node.input[0])], node.output[0])
             return
         bounds = [[int(values[0][i]) for _, i in kept] for values in (starts, ends)]
-        inputs = [self._operand(node.input[0]), *map(self._numbers, bounds), self._numbers([a for a, _ in kept])]
+        inputs = [self._operand(node.input[0]), *map(self._numbers, bounds), self._numbers([axis for axis, _ in kept])]
         self._add("Slice", inputs, node.output[0])
+
+    def _at_probes(self, name: str) -> tuple[NDArray[Any], NDArray[Any]]:
+        """What a value that follows from sizes is at either probe."""
+        if name in self._facts.sizes:
+            return self._facts.sizes[name]
+        value = self._facts.fixed(name)
+        if value is None:
+            raise NotLocalError(f"{name} does not follow from sizes")
+        return value, value
 
     def _operand(self, name: str) -> str:
         """Make sure that what a node reads is there, where it follows from sizes."""
