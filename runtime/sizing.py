@@ -73,7 +73,8 @@ def choose(
     tile
         A multiple of the model's size rule; ``"none"`` for the whole image at once; or ``"auto"``: whole up to
         `whole_pixels`, else the manifest's calibrated tile, else about `DEFAULT_TILE`. For a file with a fixed shape or
-        profiles: the calibrated tile if it takes that, else the one that it was built for.
+        profiles: the calibrated tile if it takes that, else the one that it was built for; where tiles would change the
+        result (`global_statistics`), whole images as far as it takes them.
     overlap
         A multiple of the size rule, at most half a tile; or ``"auto"``: the calibrated overlap, else about
         `DEFAULT_OVERLAP`.
@@ -95,6 +96,8 @@ def choose(
         shape = whole
     elif not automatic:
         shape = (_multiple(tile, "tile", multiple, multiple, None),) * 2
+    elif _profiles(manifest) and manifest.global_statistics:
+        shape = whole
     elif _profiles(manifest) or height * width > max(whole_pixels, _default_tile(manifest) ** 2):
         shape = (_default_tile(manifest),) * 2
     else:
@@ -183,13 +186,13 @@ def _built_for(manifest: Manifest, shape: tuple[int, int], tile: int | str) -> t
     profile = _taking(manifest, shape)
     if profile is not None:
         return shape, profile
-    if tile == "auto":
-        return (profiles[0].height[1], profiles[0].width[1]), profiles[0]
-    if tile == "none":
+    if tile == "none" or (tile == "auto" and manifest.global_statistics):
         for profile in profiles:
             padded = max(shape[0], profile.height[0]), max(shape[1], profile.width[0])
             if padded[0] <= profile.height[2] and padded[1] <= profile.width[2]:
                 return padded, profile
+    if tile == "auto":
+        return (profiles[0].height[1], profiles[0].width[1]), profiles[0]
     if manifest.shape is not None:
         raise InputError(
             f"tile is {tile}, but this file takes {_pixels(manifest.shape[1:])} pixels only; leave the tile out, or "
