@@ -229,6 +229,11 @@ def saving(name: str, dtype: np.dtype[Any], size: int) -> dict[str, Any]:
     return formats[name]
 
 
+def metadata_titles(picture: Picture) -> list[str]:
+    """What people call the metadata that a picture has."""
+    return sorted({title for field in picture.metadata if (title := metadata_title(field)) is not None})
+
+
 def format_of(path: Path) -> str:
     """Return the format that a file's name asks for; raises `InputError` for others than those in `FORMATS`."""
     name = FORMATS.get(path.suffix.lower())
@@ -375,8 +380,7 @@ def finished(image: pyvips.Image, picture: Picture, dtype: np.dtype[Any], channe
 def missing(written: pyvips.Image, picture: Picture, name: str) -> list[str]:
     """Look at what was written, and say which metadata is not in it."""
     there = {metadata_title(field) for field in written.get_fields()}
-    wanted = {title for field in picture.metadata if (title := metadata_title(field)) is not None}
-    titles = sorted(wanted - there)
+    titles = [title for title in metadata_titles(picture) if title not in there]
     return [f"{', '.join(titles)} dropped: not kept in {name}"] if titles else []
 
 
