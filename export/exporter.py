@@ -18,7 +18,7 @@ from ..files import unwritable
 from ..manifest import METADATA_KEY, HalfPrecision, Manifest, Neighbours
 from ..models import LoadedModel
 from ..plugins import library
-from .calibrate import calibrate_tiling
+from .calibrate import calibrate
 from .functions import DOMAIN, VERSION, operator_functions
 from .halving import check_wishes, halve
 from .pictures import CalibrationPicture, calibration_pictures
@@ -135,9 +135,7 @@ def export(
             onnx.checker.check_model(draft, full_check=True)
             if verification:
                 manifest = replace(manifest, verification=_verify(draft, model, manifest, pictures, progress))
-                if not manifest.global_statistics:
-                    progress("measuring how much tiles must overlap")
-                    manifest = replace(manifest, tiling=calibrate_tiling(draft, manifest))
+                manifest = calibrate(draft, manifest, progress)
                 _set_manifest(draft, manifest)
             # The data first: a model is never there without its weights.
             for file in sorted(Path(folder).iterdir(), key=lambda file: file == draft):
