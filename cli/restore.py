@@ -16,9 +16,9 @@ from .. import load
 from ..errors import InputError, KeygraphError
 from ..runtime import cubes, photos
 from ..runtime.session import resolve_k
-from ..runtime.sources import Source
+from ..runtime.sources import Source, inputs_of
 from ..runtime.values import is_spectrum
-from .inputs import INPUT_HELP, find_images, inputs_of, parse_inputs
+from .inputs import INPUT_HELP, find_images, parse_inputs
 from .output import note, progress_bar
 
 
