@@ -335,7 +335,7 @@ def test_what_has_no_exact_tiles_is_refused(
         def __init__(self, session: Any) -> None:
             self.manifest, self.description, self.run = session.manifest, "engine", session.run
 
-    with pytest.raises(InputError, match=r"restore with the \.onnx file"):
+    with pytest.raises(InputError, match="restore with the one that export-model wrote"):
         Restorer(Engine(restorer.session)).restore(given, tile=32, global_statistics="exact")
 
 
