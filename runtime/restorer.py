@@ -279,20 +279,20 @@ class Restorer:
         if len(sizing.plan.tiles) == 1 or not self.manifest.global_statistics or options.global_statistics == "tile":
             return None
         wanted = options.global_statistics == "exact"
-        if not isinstance(self.session, DivisibleSession):
-            if wanted:
-                raise InputError(
-                    "exact tiles are for .onnx files (in ONNX Runtime), not for this one: restore with the .onnx file "
-                    "that export-model wrote, or take --global-statistics tile"
-                )
-            return None
         try:
+            if not isinstance(self.session, DivisibleSession):
+                raise InputError(
+                    "exact tiles are for .onnx files in ONNX Runtime: restore with the one that export-model wrote, or "
+                    "take --global-statistics tile"
+                )
             exact = self.session.exact()
-            _ = exact.plan
+            exact.prepare()
         except InputError as error:
             if wanted:
                 raise
-            notices.append(f"tiles are not exact: {error}")
+            notice = f"tiles are not exact: {error}"
+            if notice not in notices:
+                notices.append(notice)
             return None
         return exact
 

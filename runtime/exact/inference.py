@@ -162,6 +162,7 @@ def infer(
                 done += 1
                 if progress is not None:
                     progress(done, total)
+            del run  # One model at a time: the next is opened when this one's memory is free.
             for name, summed in totals.items():
                 known[name] = summed.finish(height * width, plan.locality.facts.types[name])
                 if not np.isfinite(known[name]).all():

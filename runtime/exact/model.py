@@ -70,6 +70,10 @@ class ExactModel:
         except NotLocalError as error:
             raise InputError(f"{self._path} cannot be run exactly in tiles: {error}") from error
 
+    def prepare(self) -> None:
+        """Find the sweeps now; errors are those of `plan`."""
+        _ = self.plan
+
     def restore(
         self,
         source: Source,
