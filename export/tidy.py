@@ -82,7 +82,8 @@ def _constant_targets(graph: ir.Graph) -> None:
         if target.count(-1) > 1 or any(size == 0 for size in after):
             continue
         name = f"{node.outputs[0].name}.target"
-        value = ir.Value(name=name, const_value=ir.tensor(target, ir.DataType.INT64, name=name))
+        tensor = ir.tensor(target, ir.DataType.INT64, name=name)
+        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
         graph.register_initializer(value)
         node.replace_input_with(1, value)
         node.attributes["allowzero"] = ir.AttrInt64("allowzero", 0)
