@@ -89,7 +89,8 @@ def _constant(graph: ir.Graph, like: ir.Value, numbers: NDArray, suffix: str) ->
     name = like.name + suffix
     while name in graph.initializers:
         name += "_"
-    value = ir.Value(name=name, const_value=ir.tensor(np.ascontiguousarray(numbers), name=name))
+    tensor = ir.tensor(np.ascontiguousarray(numbers), name=name)
+    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(numbers.shape), const_value=tensor)
     graph.register_initializer(value)
     return value
 

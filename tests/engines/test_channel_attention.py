@@ -11,55 +11,26 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
 from keygraph.engines.build import build
 from keygraph.engines.job import Job
 from keygraph.engines.lint import lint
-from keygraph.engines.model import Model, load_model
+from keygraph.engines.model import load_model
 from keygraph.engines.network import check_tensors, image_inputs, profile_shapes
 from keygraph.engines.options import Options
 from keygraph.engines.products import without_products
 from keygraph.errors import KeygraphError
-from keygraph.export import export
 from keygraph.manifest import ExtraInput, Profile
-from keygraph.models import load_checkpoint, mst, restormer, save_checkpoint
 from keygraph.runtime.sidecar import Tensor, read
 from onnx import TensorProto, helper
 from rtx import needs_rtx
-from torch import nn
-
-#: Both attentions in one network: where nothing is reduced, GLMHA's place is taken by CSA.
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "restormer": lambda: restormer.Restormer(
-        restormer.RestormerConfig(
-            in_channels=6,
-            channels=8,
-            blocks=(1,) * 4,
-            refinement_blocks=1,
-            heads=(1, 2, 2, 2),
-            norm="BiasFree",
-            dual_pixel=True,
-            attention="glmha",
-            reduction=(0.0, 0.5, 0.0, 0.25, 0.0),
-        )
-    ),
-    "mst": lambda: mst.MST(mst.MSTConfig(bands=4, channels=4, blocks=(1, 1), attention="glmha", reduction=(0.5, 0.0))),
-}
-
-
-def exported(name: str, folder: Path) -> Model:
-    """The network in fp16, as `export` writes it."""
-    torch.manual_seed(0)
-    save_checkpoint(folder / "model.ckpt", NETWORKS[name]())
-    export(load_checkpoint(folder / "model.ckpt"), folder / "model.onnx", precision="fp16", verification=False)
-    return load_model(folder / "model.onnx")
+from tiny_channel_attention import NETWORKS, exported
 
 
 @needs_rtx
 @pytest.mark.parametrize("name", NETWORKS)
 def test_fp16_with_dynamic_sizes(name: str, tmp_path: Path, make_job: Callable[..., Job]) -> None:
     """With FP32 products, and for a target that has none."""
-    model = exported(name, tmp_path)
+    model = load_model(exported(name, tmp_path).onnx)
     assert lint(model) == []
     jobs = [make_job(model.path, target, tile="32:64:128", batch="1:1:2") for target in ("sm_75", "sm_89")]
     outcomes = build(model, jobs)

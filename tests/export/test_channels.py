@@ -94,6 +94,8 @@ def arranged(proto: onnx.ModelProto) -> ir.Model:
     """The model, changed; its results are what they were."""
     model = ir.from_proto(proto)
     arrange_channels(model.graph)
+    # Types and shapes are what half precision goes by.
+    assert all(value.dtype is not None and value.shape is not None for value in model.graph.initializers.values())
     changed = ir.to_proto(model)
     onnx.checker.check_model(changed, full_check=True)
     image = np.random.default_rng(1).standard_normal((1, CHANNELS, 9, 11), np.float32)
