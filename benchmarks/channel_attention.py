@@ -2,9 +2,10 @@
 
 A Restormer on 480 x 720 and an MST++ on 482 x 512 (padded to 488), as released, random weights, float32; every round
 runs each contender once (see `keygraph.bench.timing`). Ratios are PyTorch's time over the file's, for the same
-network; savings are what GLMHA takes less than CSA in the same engine. Shares are those of the operators inside the
-attention (Gram product, norms, softmax, product with the values) in the file's time by ONNX Runtime's profiler, each
-node's least of several runs; an operator that took no time at all would make the network 1 / (1 - share) times faster.
+network; savings are what GLMHA takes less than CSA in the same engine. "nodes" is the file again, as the sum of each
+node's least time over several runs by ONNX Runtime's profiler, which is steadier on a busy machine; in it, the share of
+the operators inside the attention: Gram product, norms, softmax, product with the values. An operator that took no time
+at all would make the network 1 / (1 - share) times faster.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ ATTENTIONS = {"csa": None, "glmha uniform": "uniform", "glmha table": "table"}
 
 #: Modules that hold the products of the attention and nothing else.
 PRODUCTS = ".mixer"
+
+#: What is timed: in processor or wall time, and as the sum of the least time of each node of the file.
+ENGINES = ("file", "eager", "nodes")
 
 #: The file and eager PyTorch differ by no more.
 TOLERANCE = 1e-3
@@ -95,8 +99,8 @@ def contenders(
     return calls
 
 
-def attention_share(file: Path, image: torch.Tensor, threads: int, runs: int) -> float:
-    """What of the file's time passes between queries, keys, values and what they become."""
+def profiled(file: Path, image: torch.Tensor, threads: int, runs: int) -> tuple[float, float]:
+    """Milliseconds of the file, and the share that passes between queries, keys, values and what they become."""
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -110,7 +114,8 @@ def attention_share(file: Path, image: torch.Tensor, threads: int, runs: int) ->
     for event in events:
         if event["cat"] == "Node" and event["name"].endswith("_kernel_time"):
             least[event["name"]] = min(event["dur"], least.get(event["name"], float("inf")))
-    return sum(time for name, time in least.items() if PRODUCTS in name) / sum(least.values())
+    whole = sum(least.values())
+    return whole / 1e3, sum(time for name, time in least.items() if PRODUCTS in name) / whole
 
 
 def main() -> None:
@@ -118,7 +123,7 @@ def main() -> None:
     parser.add_argument("--alone", action="store_true", help="one thread, least processor time: for a busy machine")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="*", choices=[case.name for case in CASES], help="some of the networks")
-    parser.add_argument("--attention", nargs="*", choices=list(ATTENTIONS), help="some of the attentions")
+    parser.add_argument("--attention", nargs="*", choices=list(ATTENTIONS), help="csa and these")
     parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of all images")
     parser.add_argument("--folder", type=Path, help="keep checkpoints and files here, and use those that are there")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "channel_attention.json")
@@ -126,7 +131,10 @@ def main() -> None:
 
     threads = 1 if arguments.alone else THREADS
     torch.set_num_threads(threads)
-    attentions = arguments.attention or list(ATTENTIONS)
+    attentions = [
+        "csa",
+        *(name for name in ATTENTIONS if name in (arguments.attention or ATTENTIONS) and name != "csa"),
+    ]
     report: dict[str, Any] = {"machine": features(threads), "cases": []}
     print(f"{report['machine']['processor']}, {threads} thread{'s' * (threads > 1)}")
     for case in CASES:
@@ -139,29 +147,23 @@ def main() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             calls = contenders(case, attentions, image, folder, threads)
             times = cpu_times(calls, arguments.rounds, arguments.alone)
-            shares = {
-                attention: attention_share(exported(case, attention, folder)[1], image, threads, arguments.rounds)
+            profiles = {
+                attention: profiled(exported(case, attention, folder)[1], image, threads, arguments.rounds)
                 for attention in attentions
             }
         print(f"\n{case.name}, {height} x {width}")
         rows = []
         for attention in attentions:
-            row: dict[str, Any] = {"attention": attention, "share": shares[attention]}
-            for engine in ("file", "eager"):
-                row[engine] = times[f"{attention}, {engine}"]
-                if "csa" in attentions:
-                    row[f"saving, {engine}"] = 1 - row[engine] / times[f"csa, {engine}"]
+            nodes, share = profiles[attention]
+            row: dict[str, Any] = {"attention": attention, "share": share, "nodes": nodes}
+            row |= {engine: times[f"{attention}, {engine}"] for engine in ("file", "eager")}
             row["ratio"] = row["eager"] / row["file"]
             rows.append(row)
-            savings = "".join(
-                f"   {engine} saves {row[f'saving, {engine}']:6.1%}"
-                for engine in ("file", "eager")
-                if attention != "csa"
-                if "csa" in attentions
-            )
+            row |= {f"{engine} saves": 1 - row[engine] / rows[0][engine] for engine in ENGINES if attention != "csa"}
             print(
                 f"  {attention:14s} file {row['file']:8.0f} ms   eager {row['eager']:8.0f} ms   {row['ratio']:5.2f} x"
-                f"   attention's products {row['share']:5.1%}{savings}"
+                f"   nodes {nodes:8.0f} ms, {share:5.1%} the attention's products",
+                *(f"   {engine} saves {row[f'{engine} saves']:.1%}" for engine in ENGINES if f"{engine} saves" in row),
             )
         report["cases"].append({"network": case.name, "size": [height, width], "rows": rows})
     arguments.output.parent.mkdir(parents=True, exist_ok=True)

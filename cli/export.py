@@ -49,7 +49,7 @@ def export(
         float | None, typer.Option(metavar="DB", help="What --precision auto reaches against FP32; 50 by default.")
     ] = None,
     calibration: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Images to measure and verify half precision on.")
+        Path | None, typer.Option(metavar="FOLDER", help="Images to measure half precision on, and what tiles change.")
     ] = None,
     beside: Annotated[
         list[str] | None,

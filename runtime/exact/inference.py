@@ -6,7 +6,8 @@ import contextlib
 import itertools
 import math
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,8 +158,7 @@ def infer(
             feeds = {name: known[name] for name in sweep.known} | {name: sizes[name] for name in model.whole}
             totals = {statistic.name: _Total(statistic) for statistic in sweep.statistics}
             run = _SweepRun(sweep, model, open_model(model.model), {**sources, **features}, sinks, sizes, totals)
-            for piece in cut:
-                run.tile(piece, feeds)
+            for _ in run.all(cut, feeds):
                 done += 1
                 if progress is not None:
                     progress(done, total)
@@ -211,18 +211,45 @@ class _SweepRun:
             for column in range(len(across))
         ]
 
-    def tile(self, piece: Tile, feeds: Mapping[str, NDArray[Any]]) -> None:
-        """Run a tile; `feeds` is the same for all."""
+    def all(self, pieces: Sequence[Tile], feeds: Mapping[str, NDArray[Any]]) -> Generator[None, None, None]:
+        """Run tiles, one after the other; yield after each. `feeds` is the same for all.
+
+        While one is computed, the next is read and the last one is written: a sweep reads nothing that it writes.
+        """
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+            writing: Future[None] | None = None
+            coming = reader.submit(self._read, pieces[0])
+            for index, piece in enumerate(pieces):
+                features = coming.result()
+                if index + 1 < len(pieces):
+                    coming = reader.submit(self._read, pieces[index + 1])
+                results = self._compute(piece, {**feeds, **features})
+                del features
+                if writing is not None:
+                    writing.result()
+                writing = writer.submit(self._write, piece, results)
+                yield
+            if writing is not None:
+                writing.result()
+
+    def _read(self, piece: Tile) -> dict[str, NDArray[Any]]:
+        """The features of a tile with its halo."""
+        top, left, bottom, right = piece.outer
+        found = {}
+        for feature in self._sweep.reads:
+            first, beyond = _scaled((top, left), feature), _scaled((bottom, right), feature)
+            values = self._sources[feature.name].read(*first, beyond[0] - first[0], beyond[1] - first[1])
+            found[stored(feature.name)] = values.astype(feature.dtype, copy=False)
+        return found
+
+    def _compute(self, piece: Tile, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run a tile, and take in its statistics."""
         top, left, bottom, right = piece.outer
         inputs = {
             **feeds,
             ROWS: np.array([(bottom - top) // self._sweep.unit]),
             COLUMNS: np.array([(right - left) // self._sweep.unit]),
         }
-        for feature in self._sweep.reads:
-            first, beyond = _scaled((top, left), feature), _scaled((bottom, right), feature)
-            values = self._sources[feature.name].read(*first, beyond[0] - first[0], beyond[1] - first[1])
-            inputs[stored(feature.name)] = values.astype(feature.dtype, copy=False)
         nothing = set()
         for crop in self._model.all_crops:
             rectangle = self._sizes.rectangle(crop, piece)
@@ -231,19 +258,21 @@ class _SweepRun:
                 rectangle = (0, 0), (1, 1)  # A statistic of nothing has no value: this one is not used.
             inputs[crop.first], inputs[crop.beyond] = np.array(rectangle[0]), np.array(rectangle[1])
         results = dict(zip(self._wanted, self._run(self._wanted, inputs), strict=True))
-        for feature in self._sweep.stores:
-            if feature.name not in self._sinks:
-                continue
-            first, beyond = _scaled((piece.top, piece.left), feature), _scaled((piece.bottom, piece.right), feature)
-            above, before = _scaled((top, left), feature)
-            values = results[stored(feature.name)]
-            values = values[first[0] - above : beyond[0] - above, first[1] - before : beyond[1] - before]
-            self._sinks[feature.name].write(*first, values)
         for name, total in self._totals.items():
             for row, crops in enumerate(self._model.crops[name]):
                 for column, crop in enumerate(crops):
                     if crop not in nothing:
                         total.add(row, column, results[part(name, row, column)])
+        return results
+
+    def _write(self, piece: Tile, results: Mapping[str, NDArray[Any]]) -> None:
+        """Store the core of a tile."""
+        for feature in self._sweep.stores:
+            first, beyond = _scaled((piece.top, piece.left), feature), _scaled((piece.bottom, piece.right), feature)
+            above, before = _scaled(piece.outer[:2], feature)
+            values = results[stored(feature.name)]
+            values = values[first[0] - above : beyond[0] - above, first[1] - before : beyond[1] - before]
+            self._sinks[feature.name].write(*first, values)
 
 
 def _scaled(place: tuple[int, int], feature: Feature) -> tuple[int, int]:

@@ -66,7 +66,10 @@ class ExactModel:
         manifest = self._manifest
         try:
             known = facts.find(model, {IMAGE_INPUT: manifest.in_channels}, manifest.size_multiple)
-            return plan(understand(known, [IMAGE_INPUT], IMAGE_OUTPUT), [IMAGE_INPUT], IMAGE_OUTPUT)
+            found = plan(understand(known, [IMAGE_INPUT], IMAGE_OUTPUT), [IMAGE_INPUT], IMAGE_OUTPUT)
+            if any(manifest.size_multiple % sweep.unit for sweep in found.sweeps):
+                raise NotLocalError(f"its maps do not divide sizes in multiples of {manifest.size_multiple} evenly")
+            return found
         except NotLocalError as error:
             raise InputError(f"{self._path} cannot be run exactly in tiles: {error}") from error
 

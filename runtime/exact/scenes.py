@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import KeygraphError
 from ...manifest import Manifest
 from ..canvas import Sink
 from ..padding import round_up
@@ -132,6 +133,8 @@ class _Joined:
     def write_planes(self, top: int, left: int, values: NDArray[Any]) -> None:
         """Put [planes, height, width, C] at a place."""
         joined = self._given.channels.join(np.moveaxis(values.astype(np.float32, copy=False), 3, 1))
+        if not np.isfinite(joined).all():
+            raise KeygraphError(f"the model gave NaN or infinity in the tile at row {top}, column {left}")
         self._sink.write(top, left, from_model(np.moveaxis(joined, 0, 2), self._manifest, self._given.dtype))
 
 

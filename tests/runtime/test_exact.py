@@ -352,6 +352,12 @@ def test_nan_is_an_error(by_hand: Callable[..., Restorer]) -> None:
     )
     with pytest.raises(KeygraphError, match="NaN or infinity in sum"):
         restorer.restore(np.full((16, 32, 3), -1.0, np.float32), tile=16)
+    restorer = by_hand(
+        [node("ReduceMax", "image axes", "peak"), node("Sub", "image peak", "low"), node("Log", "low", "restored")],
+        AXES,
+    )
+    with pytest.raises(KeygraphError, match="NaN or infinity in the tile at row 0, column 0"):
+        restorer.restore(image(16, 32), tile=16)
 
 
 # Tiles and features.
