@@ -1,18 +1,26 @@
-"""Whether two forms of a network compute the same, and where not."""
+"""Whether forms of a network compute the same, and where not."""
 
-from .comparison import Comparison, compare
-from .difference import Difference
+from .blocks import BlockDifference
+from .comparison import compare
+from .difference import Difference, Histogram
 from .probes import OnnxProbe, Probe, TorchProbe, open_probe
-from .results import InputResult
+from .results import CleanPsnr, InputResult
+from .run import ComparedImage, Comparison, Run, Side
 from .stages import StageAgreement
 from .verdict import Verdict
 
 __all__ = [
+    "BlockDifference",
+    "CleanPsnr",
+    "ComparedImage",
     "Comparison",
     "Difference",
+    "Histogram",
     "InputResult",
     "OnnxProbe",
     "Probe",
+    "Run",
+    "Side",
     "StageAgreement",
     "TorchProbe",
     "Verdict",

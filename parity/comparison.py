@@ -25,9 +25,6 @@ from .results import InputResult
 from .stages import StageAgreement, agreements
 from .verdict import Verdict, judge, tolerance
 
-#: What stands for equal images in JSON, which has no infinity; rounding alone stays well below.
-JSON_PSNR_LIMIT = 200.0
-
 #: Settings that may differ between two forms of one network.
 _FREE_SETTINGS = ("k", "k_trained", "task")
 
@@ -45,73 +42,6 @@ _INTERFACE = (
     "margin",
     "extra_inputs",
 )
-
-
-@dataclass(frozen=True)
-class Side:
-    """What was compared.
-
-    Attributes
-    ----------
-    name, description
-        The file, and what ran it.
-    manifest
-        What it says of itself.
-    """
-
-    name: str
-    description: str
-    manifest: Manifest
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A candidate compared with a reference.
-
-    Attributes
-    ----------
-    candidate, reference
-        What was compared.
-    k
-        Neighbours of each node, None for networks without key graphs.
-    same_weights
-        Whether the weights that they were made from have the same SHA-256.
-    inputs
-        One result for each image.
-    stages
-        The choice of neighbours, summed over all images.
-    verdict
-        Whether they agree.
-    notices
-        What a reader should know besides.
-    """
-
-    candidate: Side
-    reference: Side
-    k: int | None
-    same_weights: bool
-    inputs: tuple[InputResult, ...]
-    stages: tuple[StageAgreement, ...]
-    verdict: Verdict
-    notices: tuple[str, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values for JSON: PSNR at most 200 (which stands for equal images), None for what is not a number."""
-        values = dataclasses.asdict(self)
-        for name in ("candidate", "reference"):
-            side: Side = getattr(self, name)
-            values[name] = {
-                "name": side.name,
-                "description": side.description,
-                "architecture": side.manifest.architecture,
-                "precision": side.manifest.precision,
-                "weights_sha256": side.manifest.weights_sha256,
-            }
-        _add_jaccard(values["stages"], self.stages)
-        for result, given in zip(values["inputs"], self.inputs, strict=True):
-            _add_jaccard(result["stages"], given.stages)
-        plain: dict[str, Any] = _plain(values)
-        return plain
 
 
 def compare(
@@ -257,19 +187,3 @@ def _given(probe: Probe, k: int | None) -> int | None:
         return resolve_k(probe.manifest, k)
     except InputError as error:
         raise InputError(f"{probe.name}: {error}") from None
-
-
-def _add_jaccard(values: Sequence[dict[str, Any]], stages: Sequence[StageAgreement]) -> None:
-    for value, stage in zip(values, stages, strict=True):
-        value["jaccard"] = stage.jaccard
-
-
-def _plain(value: Any) -> Any:
-    """Make JSON's values of it."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return JSON_PSNR_LIMIT if value > 0 else None
-    return value
