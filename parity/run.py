@@ -6,7 +6,7 @@ import dataclasses
 import importlib.metadata
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +32,7 @@ _PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
     "tensorrt",
-    "tensorrt_rtx",
+    "tensorrt-rtx",
     "triton",
 )
 
@@ -130,6 +130,8 @@ class ComparedImage:
     tiles
         How the image was cut for the reference; a tile is no larger than the padded image. None: in pieces that do not
         overlap, as the comparison does by default.
+    beside
+        What the model took beside the input, by name.
     """
 
     name: str
@@ -138,6 +140,7 @@ class ComparedImage:
     candidates: tuple[NDArray[np.float32], ...]
     clean: NDArray[np.float32] | None
     tiles: Plan | None
+    beside: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -192,13 +195,9 @@ class Run:
 
 def versions() -> dict[str, str]:
     """What `Run.versions` holds here."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    installed = {one.name.lower().replace("_", "-"): one.version for one in importlib.metadata.distributions()}
+    packages = {name: installed[name] for name in _PACKAGES if name in installed}
+    return {"python": platform.python_version(), "platform": platform.platform(), **packages}
 
 
 def plain_values(value: Any) -> Any:

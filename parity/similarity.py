@@ -14,9 +14,7 @@ WINDOW, SIGMA, K1, K2 = 11, 1.5, 0.01, 0.03
 _ROWS = 256
 
 
-def structural_similarity(
-    a: NDArray[np.float32], b: NDArray[np.float32], value_range: tuple[float, float]
-) -> float:
+def structural_similarity(a: NDArray[np.float32], b: NDArray[np.float32], value_range: tuple[float, float]) -> float:
     """Mean structural similarity (SSIM) over all places of the window and all channels.
 
     SSIM(x, y) = (2 m_x m_y + C1) (2 s_xy + C2) / ((m_x^2 + m_y^2 + C1) (s_x^2 + s_y^2 + C2)), with means, variances
