@@ -3,7 +3,8 @@
 from .blocks import BlockDifference
 from .comparison import compare
 from .difference import Difference, Histogram
-from .probes import OnnxProbe, Probe, TorchProbe, open_probe
+from .inputs import Sample
+from .probes import EngineProbe, OnnxProbe, Probe, TorchProbe, open_probe
 from .results import CleanPsnr, InputResult
 from .run import ComparedImage, Comparison, Run, Side
 from .stages import StageAgreement
@@ -15,11 +16,13 @@ __all__ = [
     "ComparedImage",
     "Comparison",
     "Difference",
+    "EngineProbe",
     "Histogram",
     "InputResult",
     "OnnxProbe",
     "Probe",
     "Run",
+    "Sample",
     "Side",
     "StageAgreement",
     "TorchProbe",
