@@ -178,7 +178,7 @@ def _compare_image(setup: _Setup, given: Input, step: Callable[[], None]) -> _Co
     for index, (candidate, restored) in enumerate(zip(setup.candidates, ours, strict=True), start=1):
         lines = [line for side in (0, index) for line in said[side]]
         measure = partial(difference, manifest=setup.needs.manifest, dtype=given.scene.dtype)
-        same_graphs, stages = None, ()
+        same_graphs, stages = None, tuple[StageAgreement, ...]()
         if setup.with_graphs(candidate):
             (recorded, forced), stages = _same_graphs(setup, candidate, given, step)
             same_graphs = measure(recorded, forced)

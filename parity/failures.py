@@ -130,9 +130,8 @@ def _worse(result: InputResult, old: Mapping[str, Any]) -> list[str]:
     elif numbers.finite and before["psnr"] is not None:
         now, then = (min(value, CEILING) for value in (numbers.psnr, before["psnr"]))
         if now < then - PSNR_MARGIN:
-            reasons.append(
-                f"{result.name}: {now:.1f} dB{'' if way == 'as_run' else ' with the same key graphs'}, was {_number(then)}"
-            )
+            same = "" if way == "as_run" else " with the same key graphs"
+            reasons.append(f"{result.name}: {now:.1f} dB{same}, was {_number(then)}")
     clean = old.get("clean")
     if result.clean is not None and clean is not None and clean["candidate"] is not None:
         now, then = result.clean.candidate, clean["candidate"]

@@ -128,7 +128,9 @@ def read_inputs(inputs: Sequence[Given], needs: Demands, clean: Sequence[One] = 
     if len(inputs) == 0:
         return [generated(needs)]
     given = [_sample(index, one, needs.manifest) for index, one in enumerate(inputs)]
-    targets = [_array(one, needs.manifest.out_channels)[0] for one in clean] or [sample.clean for sample, _ in given]
+    targets = [sample.clean for sample, _ in given]
+    if clean:
+        targets = [_array(one, needs.manifest.out_channels)[0] for one in clean]
     return [
         _checked(sample, target, notices, needs.manifest)
         for (sample, notices), target in zip(given, targets, strict=True)

@@ -115,8 +115,8 @@ class TorchProbe:
 
         def observe(query: Tensor, key: Tensor, graph: Tensor) -> Tensor:
             used = choose(len(selections), graph)
-            features = (tensor.float().cpu().numpy() for tensor in (query, key))
-            selections.append(Selection(modules[-1], *features, graph.cpu().numpy()))
+            features = [tensor.float().cpu().numpy() for tensor in (query, key)]
+            selections.append(Selection(modules[-1], features[0], features[1], graph.cpu().numpy()))
             return used
 
         with _entered(self._module) as modules:

@@ -45,7 +45,7 @@ def structural_similarity(a: NDArray[np.float32], b: NDArray[np.float32], value_
     for channel in range(channels):
         for top in range(0, height - WINDOW + 1, _ROWS):
             rows = slice(top, min(top + _ROWS + WINDOW - 1, height))
-            total += _similarities(*(image[rows, :, channel].astype(np.float64) for image in (a, b)), peak)
+            total += _similarities(a[rows, :, channel].astype(np.float64), b[rows, :, channel].astype(np.float64), peak)
     return total / (channels * (height - WINDOW + 1) * (width - WINDOW + 1))
 
 

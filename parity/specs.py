@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError
 from ..files import CHECKPOINT_SUFFIXES
@@ -76,27 +77,28 @@ def parse_spec(model: str | os.PathLike[str]) -> ModelSpec:
     if suffix not in SUFFIXES:
         raise InputError(f"{text} is no model by its name; give one that ends with {', '.join(SUFFIXES)}")
     for word in words:
-        field, value = _meaning(text, word, suffix)
+        field = _meaning(text, word, suffix)
         if getattr(spec, field):
-            raise InputError(f"{text} says twice how it runs; give one of {word} and {getattr(spec, field)}")
-        spec = replace(spec, **{field: value})
+            raise InputError(f"{text} says its {field} twice; say it once")
+        change: dict[str, Any] = {field: True if field == "functions" else word}
+        spec = replace(spec, **change)
     return spec
 
 
-def _meaning(text: str, word: str, suffix: str) -> tuple[str, str | bool]:
-    """The field of a `ModelSpec` that a word sets, and to what."""
+def _meaning(text: str, word: str, suffix: str) -> str:
+    """The field of a `ModelSpec` that a word is for."""
     valid = ["cpu", "cuda", "cuda:N"]
     if suffix == ".onnx":
         valid = [FUNCTIONS, *valid, "tensorrt"]
     elif suffix in CHECKPOINT_SUFFIXES:
         valid = [*PRECISIONS, *valid]
     if _DEVICE.fullmatch(word):
-        return "device", word
+        return "device"
     if word == FUNCTIONS and word in valid:
-        return "functions", True
+        return "functions"
     if word == "tensorrt" and word in valid:
-        return "provider", word
+        return "provider"
     if word in PRECISIONS and word in valid:
-        return "precision", word
+        return "precision"
     kind = {".onnx": "an ONNX file", ".plan": "an engine"}.get(suffix, "a checkpoint")
     raise InputError(f"{text}: {kind} cannot be run as {word!r}; after @ give {', '.join(valid)}")
