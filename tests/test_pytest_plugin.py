@@ -71,7 +71,6 @@ def test_a_session_that_does_not_use_it_pays_nothing(pytester: pytest.Pytester) 
         env={
             "PATH": "",
             "HOME": str(pytester.path),
-            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "",
             "PYTHONDONTWRITEBYTECODE": "1",
         },
         check=False,

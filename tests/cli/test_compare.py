@@ -68,9 +68,10 @@ def test_agreement_on_one_screen(tiny: Tiny, photos: Path, capsys: pytest.Captur
         "beyond: a bug",
         "SSIM",
         "steps apart",
-        "AGREE: the rule is: every value finite",
         "note: ",
     ):
+        assert part in said
+    for part in ("AGREE: the rule is: every value finite, at least 90 dB with the same key graphs",):
         assert part in said
 
 
@@ -275,12 +276,7 @@ def test_junit_has_a_case_for_each_candidate_and_image(tiny: Tiny, photos: Path,
     report = tmp_path / "out.xml"
     assert run(tiny.onnx, wrong, tiny.checkpoint, "--inputs", photos, "--junit", report, "--quiet") == 3
     root = ElementTree.parse(report).getroot()
-    assert (root.tag, root.attrib["tests"], root.attrib["failures"], root.attrib["errors"]) == (
-        "testsuites",
-        "6",
-        "3",
-        "0",
-    )
+    assert (root.tag, root.attrib["tests"], root.attrib["failures"]) == ("testsuites", "6", "3")
     good, bad = root
     assert [suite.attrib["name"] for suite in root] == [str(tiny.onnx), str(wrong)]
     assert [case.attrib["name"] for case in bad] == [str(photos / name) for name in ("a.png", "b[1].png", "c.tif")]
