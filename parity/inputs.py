@@ -94,8 +94,11 @@ class Demands:
 
 
 def demands(*manifests: Manifest) -> Demands:
-    """Unite the size rules of all sides; raises `InputError` where some take one shape only, but not the same."""
-    shapes = list(dict.fromkeys(manifest.shape for manifest in manifests if manifest.shape is not None))
+    """Unite the size rules of all sides; raises `InputError` where some take one shape only, but not the same.
+
+    An engine is run with the shape that its first profile was built best for.
+    """
+    shapes = list(dict.fromkeys(shape for shape in map(_shape, manifests) if shape is not None))
     if len(shapes) > 1:
         both = " and ".join("x".join(map(str, shape)) for shape in shapes)
         raise InputError(
@@ -104,6 +107,13 @@ def demands(*manifests: Manifest) -> Demands:
         )
     multiple = math.lcm(*(manifest.size_multiple for manifest in manifests))
     return Demands(manifests[-1], multiple, next(iter(shapes), None))
+
+
+def _shape(manifest: Manifest) -> tuple[int, int, int] | None:
+    if manifest.shape is not None or not manifest.profiles:
+        return manifest.shape
+    profile = manifest.profiles[0]
+    return profile.batch[0], profile.height[1], profile.width[1]
 
 
 def read_inputs(inputs: Sequence[Given], needs: Demands, clean: Sequence[One] = ()) -> list[Input]:

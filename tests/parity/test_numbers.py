@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from keygraph.errors import InputError
-from keygraph.manifest import Manifest
+from keygraph.manifest import Manifest, Profile
 from keygraph.parity import Difference, StageAgreement, compare, similarity
 from keygraph.parity import difference as module
 from keygraph.parity.cutting import count_pieces, in_pieces, in_tiles
@@ -223,6 +223,13 @@ def test_the_generated_picture_fits_both_size_rules(
 ) -> None:
     needs = demands(*(make_manifest(size_multiple=multiple) for multiple in multiples))
     assert generated(needs).scene.image.shape == (*size, 3)
+
+
+def test_an_engine_sees_the_size_that_it_was_built_best_for(make_manifest: Any) -> None:
+    engine = make_manifest(profiles=(Profile((1, 2, 4), (64, 128, 256), (64, 96, 256)),))
+    assert demands(engine, make_manifest()).shape == (1, 128, 96)
+    with pytest.raises(InputError, match=r"not the same \(1x128x96 and 1x64x64\)"):
+        demands(engine, make_manifest(shape=(1, 64, 64)))
 
 
 class Shift:
