@@ -1,0 +1,81 @@
+"""What a file is, and what it takes, without opening it in an engine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from ...files import CHECKPOINT_SUFFIXES, read_start
+from ...manifest import IMAGE_INPUT, K_INPUT, METADATA_KEY, Manifest, from_json
+from ...runtime import sidecar
+
+#: What an engine's name ends with, ours first.
+ENGINE_SUFFIXES = (".plan", ".engine")
+
+#: Name -> (type, shape); a str or None stands for a size that is chosen at run time.
+Tensors = dict[str, tuple[Any, tuple[int | str | None, ...]]]
+
+
+def kind_of(path: str | os.PathLike[str]) -> str:
+    """Return ``"onnx"``, ``"checkpoint"`` or ``"engine"`` by the file's name; raises `InputError` for another."""
+    suffix = Path(path).suffix.lower()
+    if suffix == ".onnx":
+        return "onnx"
+    if suffix in CHECKPOINT_SUFFIXES:
+        return "checkpoint"
+    if suffix in ENGINE_SUFFIXES:
+        return "engine"
+    names = ", ".join((".onnx", *CHECKPOINT_SUFFIXES, *ENGINE_SUFFIXES))
+    raise InputError(f"{path} is no model by its name; give one that ends with {names}")
+
+
+def manifest_of(path: str | os.PathLike[str]) -> Manifest:
+    """Read what an artifact says of itself; raises `InputError` where it is missing, damaged or not keygraph's."""
+    kind = kind_of(path)
+    if kind == "engine":
+        return sidecar.read(Path(path)).manifest
+    if kind == "checkpoint":
+        from ...models import load_checkpoint
+
+        return load_checkpoint(path).manifest()
+    return _exported(Path(path))
+
+
+def tensors_of(manifest: Manifest) -> Tensors:
+    """The inputs of a model, in order, as its exported file has them; float32 even where that file takes half."""
+    batch, height, width = manifest.shape or ("batch", None, None)
+
+    def side(size: int | None, margin: int) -> int | None:
+        return None if size is None else size + margin
+
+    tensors: Tensors = {
+        name: (np.float32, (batch, channels, side(height, margin[0]), side(width, margin[1])))
+        for name, channels, margin in (
+            (IMAGE_INPUT, manifest.in_channels, manifest.margin),
+            *((extra.name, extra.channels, extra.margin) for extra in manifest.extra_inputs),
+        )
+    }
+    if manifest.neighbours is not None and manifest.neighbours.runtime:
+        tensors[K_INPUT] = (np.int64, (1,))
+    return tensors
+
+
+def _exported(path: Path) -> Manifest:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    read_start(path, "an exported .onnx file")
+    try:
+        entries = onnx.load(path, load_external_data=False).metadata_props
+    except (DecodeError, ValueError, OSError) as error:
+        raise InputError(f"{path} is no ONNX file, or is cut off; export or download it again") from error
+    text = {entry.key: entry.value for entry in entries}.get(METADATA_KEY)
+    if text is None:
+        raise InputError(
+            f"{path} is an ONNX file, but not one that keygraph exported; make one with: export-model CHECKPOINT"
+        )
+    return from_json(text, str(path))

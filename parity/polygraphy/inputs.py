@@ -1,0 +1,73 @@
+"""What models are compared on, as Polygraphy feeds it: real images, normalised as the runtime does it."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import InputError
+from ...manifest import IMAGE_INPUT, K_INPUT
+from ...runtime.notices import warn
+from ...runtime.session import resolve_k
+from ..inputs import Given, demands, pieces, read_inputs
+from .artifacts import manifest_of
+
+#: Name of a tensor -> its values.
+FeedDict = OrderedDict[str, NDArray[Any]]
+
+
+class FeedDictsFromImages:
+    """A data loader: yields what the exported models take, for one piece of an image after the other.
+
+    Images are read, normalised, reflected up to the size rule, and cut into pieces of at most 256 pixels, just as for
+    ``keygraph compare``. Polygraphy's own `DataLoader` makes noise, for which these networks were not trained, gives
+    every dynamic size the same default, and cannot know what k may be.
+
+    Parameters
+    ----------
+    models
+        All the files that run on this feed: it is made so that each takes it.
+    images
+        Image files or arrays, as `parity.compare` takes them; none: a generated picture.
+    k
+        Neighbours of each node; None for the default of the last model, which is the reference by custom.
+
+    Raises
+    ------
+    InputError
+        When iterated: a model or an image cannot be read, or k is not for these models.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[str | os.PathLike[str]],
+        images: Sequence[Given | Mapping[str, Given]] = (),
+        k: int | None = None,
+    ) -> None:
+        if not models:
+            raise InputError("there is no model to feed; give at least one")
+        self._models, self._images, self._k = models, images, k
+
+    def __iter__(self) -> Iterator[FeedDict]:
+        """Yield {"image": float32[B, C, H, W], the extra inputs, "k": int64[1] where there is one}."""
+        manifests = [manifest_of(model) for model in self._models]
+        needs = demands(manifests[0], manifests[-1])
+        for manifest in manifests[1:-1]:
+            demands(manifest, manifests[-1])
+        number = resolve_k(manifests[-1], self._k)
+        for manifest in manifests[:-1]:
+            resolve_k(manifest, number)
+        names = (IMAGE_INPUT, *(extra.name for extra in needs.manifest.extra_inputs))
+        for image in read_inputs(self._images, needs):
+            for line in image.notices:
+                warn(f"{image.name}: {line}")
+            for tensors, _shown in pieces(image, needs):
+                feed: FeedDict = OrderedDict(zip(names, tensors, strict=True))
+                if number is not None:
+                    feed[K_INPUT] = np.array([number], np.int64)
+                yield feed
