@@ -6,6 +6,7 @@ import itertools
 import struct
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from ..runtime.sidecar import read as read_sidecar
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, ValueInfoProto
+
+    from ..models import LoadedModel
 
 Description = dict[str, Any]
 
@@ -79,11 +82,47 @@ def describe_checkpoint(path: Path) -> Description:
         "bytes": path.stat().st_size,
         **_words(manifest),
         "configuration": manifest.configuration,
-        "parameters": sum(parameter.numel() for parameter in loaded.module.parameters()),
         "tensors": len(state),
+        **_size(loaded),
         "read": list(loaded.notes),
         "weights": manifest.weights_sha256,
     }
+
+
+def _size(loaded: LoadedModel) -> Description:
+    """Parameters and multiply-accumulates, what GLMHA and the like save, and what others state."""
+    from ..models.macs import count_macs, count_parameters
+    from ..models.published import published
+
+    architecture, config = loaded.architecture, loaded.config
+    multiple = architecture.interface(config).size_multiple
+    side = -(-256 // multiple) * multiple
+    parameters, macs = count_parameters(architecture, config), count_macs(architecture, config, side, side)
+    words: Description = {
+        "parameters": parameters,
+        f"multiply-accumulates at {side} x {side}": {
+            "without attention products": giga(macs.layers),
+            "with": giga(macs.total),
+            **({"with layer norms as well": giga(macs.total + macs.norms)} if macs.norms else {}),
+        },
+    }
+    if getattr(config, "attention", "csa") != "csa":
+        csa = replace(config, attention="csa", reduction=())
+        csa_macs = count_macs(architecture, csa, side, side)
+        words["saved against csa"] = {
+            "parameters": count_parameters(architecture, csa) - parameters,
+            "without attention products": giga(csa_macs.layers - macs.layers),
+            "with": giga(csa_macs.total - macs.total),
+        }
+    stated = published(architecture.name, config)
+    if stated:
+        words["published"] = [f"{entry.words} ({entry.source})" for entry in stated]
+    return words
+
+
+def giga(macs: int) -> str:
+    """Decimal giga-multiply-accumulates."""
+    return f"{macs / 1e9:.3f} G"
 
 
 def describe_onnx(path: Path) -> Description:

@@ -37,6 +37,9 @@ _MARKS = {
     "reformer": "mixer.hashes.directions",
 }
 
+#: What sums over pixels, for half-precision files: norms, Gram products and the softmax, and random projections.
+KEEP_FP32 = ("*.mixer.similarity", "*.mixer.features", "*.mixer.hashes")
+
 #: Least norm of a channel, as in `torch.nn.functional.normalize`.
 EPSILON = 1e-12
 
@@ -198,7 +201,7 @@ class ChannelSimilarity(nn.Module):
     without parameters: what it holds are the sums over pixels, which half-precision files keep in FP32 by its name.
     """
 
-    def forward(self, q: Tensor, k: Tensor, temperature: Tensor) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, temperature: Tensor, pairs: Tensor | None = None) -> Tensor:
         """Compare channels.
 
         Parameters
@@ -207,18 +210,18 @@ class ChannelSimilarity(nn.Module):
             [B, h, d, N] and [B, h, e, N] of N pixels.
         temperature
             [h, 1, 1].
+        pairs
+            Optional bool[B, h, d, e]: false where a weight is to be 0; true once in every row.
 
         Returns
         -------
         Tensor
             [B, h, d, e]: softmax over e of q k^T / (|q| |k|^T) * temperature.
         """
-        return (cosines(q, k) * temperature).softmax(dim=-1)
-
-
-def cosines(q: Tensor, k: Tensor) -> Tensor:
-    """[B, h, d, N] and [B, h, e, N] -> [B, h, d, e], the cosine of the angle between channels."""
-    return q @ k.transpose(-2, -1) / (norm(q) * norm(k).transpose(-2, -1))
+        scores = q @ k.transpose(-2, -1) / (norm(q) * norm(k).transpose(-2, -1)) * temperature
+        if pairs is not None:
+            scores = scores.masked_fill(~pairs, -torch.inf)
+        return scores.softmax(dim=-1)
 
 
 class Mixer(nn.Module):
@@ -306,7 +309,7 @@ class PerformerMixer(nn.Module):
         return q @ (k.transpose(-2, -1) @ v) / total
 
 
-class ReformerMixer(nn.Module):
+class ReformerMixer(Mixer):
     """Reformer (arXiv 2001.04451, section 2): a channel attends to those that angular hashing puts in its bucket.
 
     Queries and keys stay apart, and a query always attends to the key of its own channel, so that none is without. A
@@ -318,10 +321,9 @@ class ReformerMixer(nn.Module):
         self.hashes = PixelProjection(buckets // 2)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, temperature: Tensor) -> Tensor:
-        same = self._bucket(q).unsqueeze(-1) == self._bucket(k).unsqueeze(-2)
-        same = same | torch.eye(q.shape[-2], dtype=torch.bool, device=q.device)
-        scores = (cosines(q, k) * temperature).masked_fill(~same, -torch.inf)
-        return scores.softmax(dim=-1) @ v
+        pairs = self._bucket(q).unsqueeze(-1) == self._bucket(k).unsqueeze(-2)
+        pairs = pairs | torch.eye(q.shape[-2], dtype=torch.bool, device=q.device)
+        return self.similarity(q, k, temperature, pairs) @ v
 
     def _bucket(self, x: Tensor) -> Tensor:
         """[B, h, d, N] -> int64[B, h, d]."""

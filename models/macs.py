@@ -1,4 +1,4 @@
-"""Multiply-accumulates of a network, counted by PyTorch on shapes alone."""
+"""Parameters and multiply-accumulates of a network, counted by PyTorch on shapes alone."""
 
 from __future__ import annotations
 
@@ -40,11 +40,17 @@ class Macs:
         return self.layers + self.attention
 
 
+def count_parameters(architecture: Architecture, config: Any) -> int:
+    """Count the numbers that training changes."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in architecture.build(config).parameters())
+
+
 def count_macs(architecture: Architecture, config: Any, height: int = 256, width: int = 256) -> Macs:
     """Count what a network computes for one result of `height` x `width` (over its scale).
 
-    Sums, activations and other element-wise work are not counted, as is usual. A key graph counts the
-    similarities of all nodes, its attention those that k selects.
+    Sums, activations and other element-wise work are not counted, as is usual. A key graph counts the similarities of
+    all nodes, its attention those that the default k selects.
 
     Parameters
     ----------
@@ -74,13 +80,11 @@ def _formulas(k: int) -> dict[Any, Callable[..., int]]:
     """What `FlopCounterMode` does not count by itself: norms, and keygraph's operators for a number k."""
 
     def key_graph(query: torch.Size, key: torch.Size, *_: Any, **__: Any) -> int:
-        batch, groups, rows, channels = query
-        return 2 * batch * groups * rows * key[2] * channels
+        return 2 * query.numel() * key[2]
 
     def attention(q: torch.Size, key: torch.Size, v: torch.Size, *_: Any, **__: Any) -> int:
-        # [B, N, H d] each, heads side by side.
-        selected = min(k, key[-2])
-        return 2 * selected * (q.numel() + q[:-1].numel() * v[-1])
+        # Heads stand side by side, [B, N, H d], or apart, [B, H, N, d]: the count is the same.
+        return 2 * min(k, key[-2]) * (q.numel() + v.numel() // key[-2] * q[-2])
 
     def layer_norm(x: torch.Size, *_: Any, **__: Any) -> int:
         return 2 * 5 * x.numel()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import InputError
+from . import channel_attention
 from .architecture import DELICATE_OPERATORS, Architecture, Interface, StateDict
 from .channel_attention import (
     Guide,
@@ -455,9 +456,9 @@ def interface(config: RestormerConfig) -> Interface:
     )
 
 
-#: In FP32: norms; in attention the norms, the Gram products (sums over pixels) and the softmax, all in `similarity`;
-#: and the end: the last convolution and the sum with the image.
-KEEP_FP32 = (*DELICATE_OPERATORS, "*.norm1", "*.norm2", "*.similarity", "output", "Add")
+#: In FP32: norms; what sums over pixels in attention (`channel_attention.KEEP_FP32`); and the end: the last convolution
+#: and the sum with the image.
+KEEP_FP32 = (*DELICATE_OPERATORS, *channel_attention.KEEP_FP32, "*.norm1", "*.norm2", "output", "Add")
 
 ARCHITECTURE = Architecture(
     "restormer", RestormerConfig, Restormer, is_restormer, infer_config, interface, KEEP_FP32, carry_over

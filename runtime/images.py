@@ -214,6 +214,11 @@ def write(path: str | os.PathLike[str], picture: Picture) -> list[str]:
     return notices + _missing(data, picture, name)
 
 
+def metadata_titles(picture: Picture) -> list[str]:
+    """What people call the metadata that a picture has."""
+    return sorted({title for field in picture.metadata if (title := _kept(field)) is not None})
+
+
 def format_of(path: Path) -> str:
     """Return the format that a file's name asks for; raises `InputError` for others than those in `FORMATS`."""
     name = FORMATS.get(path.suffix.lower())
@@ -354,7 +359,7 @@ def _missing(data: bytes, picture: Picture, name: str) -> list[str]:
     """Read back what was written, and say which metadata is not in it."""
     fields = pyvips.Image.new_from_buffer(data, "", access="sequential").get_fields()
     kept = {_kept(field) for field in fields}
-    titles = sorted({title for field in picture.metadata if (title := _kept(field)) is not None and title not in kept})
+    titles = [title for title in metadata_titles(picture) if title not in kept]
     return [f"{', '.join(titles)} dropped: not kept in {name}"] if titles else []
 
 

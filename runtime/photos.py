@@ -208,6 +208,6 @@ def _write(
         return lost + images.write(target, picture)
     if picture.alpha is not None:
         lost.append("alpha dropped: a cube has none")
-    if picture.metadata:
-        lost.append("metadata dropped: a cube has a place for wavelengths only")
+    if titles := images.metadata_titles(picture):
+        lost.append(f"{', '.join(titles)} dropped: not kept in a cube")
     return lost + cubes.write(target, Cube(pixels, manifest.wavelengths))

@@ -149,7 +149,7 @@ def infer(
                 files.callback(file.close)
                 features[feature.name] = sinks[feature.name] = file
             model = sweep_model(plan.locality, sweep)
-            sizes.find([*model.whole, *(bound.value for crop in model.crops.values() for bound in crop.bounds)])
+            sizes.find([*model.whole, *(value for crop in model.all_crops for value in crop.values)])
             feeds = {name: known[name] for name in sweep.known} | {name: sizes[name] for name in model.whole}
             totals = {statistic.name: _Total(statistic) for statistic in sweep.statistics}
             run = _SweepRun(sweep, model, open_model(model.model), {**sources, **features}, sinks, sizes, totals)
@@ -199,7 +199,12 @@ class _SweepRun:
     ) -> None:
         self._sweep, self._model, self._session = sweep, model, session
         self._sources, self._sinks, self._sizes, self._totals = sources, sinks, sizes, totals
-        self._wanted = [stored(name) for name in sinks] + [part(name) for name in totals]
+        self._wanted = [stored(name) for name in sinks] + [
+            part(name, row, column)
+            for name, crops in model.crops.items()
+            for row, across in enumerate(crops)
+            for column in range(len(across))
+        ]
 
     def tile(self, piece: Tile, feeds: Mapping[str, NDArray[Any]]) -> None:
         """Run a tile; `feeds` is the same for all."""
@@ -214,10 +219,10 @@ class _SweepRun:
             values = self._sources[feature.name].read(*first, beyond[0] - first[0], beyond[1] - first[1])
             inputs[stored(feature.name)] = values
         nothing = set()
-        for name, crop in self._model.crops.items():
+        for crop in self._model.all_crops:
             rectangle = self._sizes.rectangle(crop, piece)
             if rectangle is None:
-                nothing.add(name)
+                nothing.add(crop)
                 rectangle = (0, 0), (1, 1)  # A statistic of nothing has no value: this one is not used.
             inputs[crop.first], inputs[crop.beyond] = np.array(rectangle[0]), np.array(rectangle[1])
         results = dict(zip(self._wanted, self._session.run(self._wanted, inputs), strict=True))
@@ -230,8 +235,10 @@ class _SweepRun:
             values = values[first[0] - above : beyond[0] - above, first[1] - before : beyond[1] - before]
             self._sinks[feature.name].write(*first, values)
         for name, total in self._totals.items():
-            if name not in nothing:
-                total.add(results[part(name)])
+            for row, crops in enumerate(self._model.crops[name]):
+                for column, crop in enumerate(crops):
+                    if crop not in nothing:
+                        total.add(row, column, results[part(name, row, column)])
 
 
 def _scaled(place: tuple[int, int], feature: Feature) -> tuple[int, int]:
@@ -244,21 +251,30 @@ class _Total:
 
     def __init__(self, statistic: Statistic) -> None:
         self._statistic = statistic
-        self._value: NDArray[Any] | None = None
+        self._values: dict[tuple[int, int], NDArray[Any]] = {}
 
-    def add(self, value: NDArray[Any]) -> None:
-        """Take in a tile's."""
+    def add(self, row: int, column: int, value: NDArray[Any]) -> None:
+        """Take in what a tile gives in a bin."""
         combine: Any = {"sum": np.add, "max": np.maximum, "min": np.minimum}[self._statistic.combine]
-        value = value.astype(np.float64)
-        self._value = value if self._value is None else combine(self._value, value)
+        value, bin = value.astype(np.float64), (row, column)
+        self._values[bin] = combine(self._values[bin], value) if bin in self._values else value
 
     def finish(self, pixels: int, kind: int) -> NDArray[Any]:
         """The image's, of so many pixels, as the network takes it."""
         from onnx import helper
 
-        if self._value is None:
-            raise KeygraphError(f"{self._statistic.name} is taken over a part of the image without pixels")
-        value = self._value
+        bins, axes = self._statistic.bins, self._statistic.axes
+        try:
+            value = self._values[0, 0]
+            if bins is not None and axes is not None:
+                across = range(len(bins.columns))
+                rows = [
+                    np.concatenate([self._values[row, column] for column in across], axes[1])
+                    for row in range(len(bins.rows))
+                ]
+                value = np.concatenate(rows, axes[0])
+        except KeyError:
+            raise KeygraphError(f"{self._statistic.name} is taken over a part of the image without pixels") from None
         if self._statistic.finish == "mean":
             value = value / float(self._statistic.elements * pixels)
         elif self._statistic.finish == "root":
@@ -296,13 +312,12 @@ class _Sizes:
 
     def rectangle(self, crop: Crop, piece: Tile) -> tuple[tuple[int, int], tuple[int, int]] | None:
         """First, and first beyond, of what a tile contributes, in the tile; None where it contributes nothing."""
-        pairs = (crop.region.rows, crop.region.columns) if crop.region is not None else (None, None)
         scale, outer = (crop.rows, crop.columns), piece.outer[:2]
         core = (piece.top, piece.bottom), (piece.left, piece.right)
         first, beyond = [], []
         for axis in (0, 1):
             low, high = (int(edge * scale[axis]) for edge in core[axis])
-            pair = pairs[axis]
+            pair = crop.bounds[axis]
             if pair is not None:
                 length = int(self._size[axis] * scale[axis])
                 start, end = (int(self[bound.value].reshape(-1)[bound.index]) for bound in pair)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -68,21 +68,31 @@ class Bound:
     index: int
 
 
+#: First, and first beyond; None for all. Negative ones count from the end, as in Slice.
+Bounds = tuple[Bound, Bound] | None
+
+
 @dataclass(frozen=True)
-class Region:
-    """A rectangle of a map.
+class Bins:
+    """A map of which rectangles were taken, and which was perhaps reduced along one of its axes: pooling on its way.
 
     Attributes
     ----------
     source
         The map.
     rows, columns
-        First, and first beyond; None for all. Negative ones count from the end, as in Slice.
+        Rows, and columns, of every rectangle. Several stand for a concatenation of what was reduced along that axis.
+    reduced
+        Which of the two axes were reduced.
+    combine
+        How: ``"sum"``, ``"max"``, ``"min"``, or nothing yet.
     """
 
     source: str
-    rows: tuple[Bound, Bound] | None
-    columns: tuple[Bound, Bound] | None
+    rows: tuple[Bounds, ...] = (None,)
+    columns: tuple[Bounds, ...] = (None,)
+    reduced: tuple[bool, bool] = (False, False)
+    combine: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,8 +111,11 @@ class Statistic:
         ``"mean"``: the sum is divided by the number of elements; ``"root"``: its square root; or nothing.
     elements
         That are summed for each pixel of the image; for ``"mean"``.
-    region
-        The part of the image that it is taken over; None for all.
+    bins
+        The parts of the image that it is taken over, of every row of bins each column; None for all of it at once.
+    axes
+        With bins: the tensor's axes of rows and columns, which are kept; None where the node says itself what it
+        reduces.
     """
 
     name: str
@@ -110,7 +123,8 @@ class Statistic:
     combine: str
     finish: str
     elements: Fraction
-    region: Region | None
+    bins: Bins | None = None
+    axes: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -129,8 +143,8 @@ class Locality:
         Of the values that they give: how many statistics, one resting on the other, come before.
     statistics
         By name.
-    regions
-        Values that are a rectangle of a map; only statistics and further rectangles are taken of them.
+    bins
+        Values that are rectangles of a map; only statistics and further rectangles are taken of them.
     expanded
         Values that are a small one repeated over rows and columns; kept small, since operators repeat by themselves.
     widen
@@ -142,7 +156,7 @@ class Locality:
     layouts: dict[str, Layout] = field(default_factory=dict)
     phases: dict[str, int] = field(default_factory=dict)
     statistics: dict[str, Statistic] = field(default_factory=dict)
-    regions: dict[str, Region] = field(default_factory=dict)
+    bins: dict[str, Bins] = field(default_factory=dict)
     expanded: set[str] = field(default_factory=set)
     widen: dict[str, Widen] = field(default_factory=dict)
 
@@ -184,7 +198,7 @@ def understand(facts: Facts, inputs: Sequence[str], output: str) -> Locality:
         except NotLocalError as error:
             raise NotLocalError(f"{where}: {error}") from None
         for name in node.output:
-            if name and name not in locality.expanded and name not in locality.regions:
+            if name and name not in locality.expanded and name not in locality.bins:
                 extents = facts.probes.extents(locality.layouts[name])
                 if extents != facts.dims[name]:
                     raise NotLocalError(f"{where} gives sizes {facts.dims[name]} where {extents} were expected")
@@ -199,8 +213,8 @@ _ONE = Fraction(1)
 def _understand_node(locality: Locality, node: NodeProto) -> None:
     layouts = [_layout(locality, name) for name in node.input]
     phase = max((locality.phases.get(name, 0) for name in node.input), default=0)
-    regions = [name for name in node.input if name in locality.regions]
-    if regions and node.op_type != "Slice" and node.op_type not in _REDUCTIONS:
+    pooling = node.op_type in ("Slice", "Concat") or node.op_type in _REDUCTIONS
+    if not pooling and any(name in locality.bins for name in node.input):
         raise NotLocalError("it reads a part of the image cut out of the whole")
     for name in filter(None, node.output):
         locality.phases[name] = phase
@@ -326,6 +340,8 @@ def _normalisation(_locality: Locality, node: NodeProto, layouts: list[Layout]) 
 
 def _concat(locality: Locality, node: NodeProto, layouts: list[Layout]) -> Layout:
     axis = attribute(node, "axis", 0) % len(layouts[0])
+    if any(name in locality.bins for name in node.input):
+        return _joined_bins(locality, node, layouts, axis)
     if any(atoms((layout[axis],)) for layout in layouts):
         raise NotLocalError("it joins images side by side")
     others = {tuple(part for position, part in enumerate(layout) if position != axis) for layout in layouts}
@@ -374,9 +390,8 @@ def _slice(locality: Locality, node: NodeProto, layouts: list[Layout]) -> Layout
     count = facts.dims[node.input[1]][0][0]
     axes = _fixed(facts, node, 3, list(range(count)))
     steps = _fixed(facts, node, 4, [1] * count)
-    region = locality.regions.get(source, Region(source, None, None))
+    bins = locality.bins.get(source, Bins(source))
     result = list(layouts[0])
-    cut = False
     for index, (axis, step) in enumerate(zip(axes, steps, strict=True)):
         axis %= rank
         part = layouts[0][axis]
@@ -387,17 +402,34 @@ def _slice(locality: Locality, node: NodeProto, layouts: list[Layout]) -> Layout
             continue
         if len(part) != 1 or step != 1:
             raise NotLocalError("it takes every so many pixels, or a part of flattened ones")
-        bounds = Bound(node.input[1], index), Bound(node.input[2], index)
-        named = "columns" if part[0].columns else "rows"  # type: ignore[union-attr]
-        if getattr(region, named) is not None:
+        bounds = ((Bound(node.input[1], index), Bound(node.input[2], index)),)
+        across = atoms((part,))[0].columns
+        if (bins.columns if across else bins.rows) != (None,):
             raise NotLocalError("it cuts a part of the image out of a part")
-        region = Region(region.source, **{"rows": region.rows, "columns": region.columns, named: bounds})
-        cut = True
-    if cut or source in locality.regions:
+        bins = replace(bins, columns=bounds) if across else replace(bins, rows=bounds)
+    if bins != Bins(source):
         if tuple(result) != layouts[0]:
             raise NotLocalError("it cuts channels and pixels at once")
-        locality.regions[output] = region
+        locality.bins[output] = bins
     return tuple(result)
+
+
+def _joined_bins(locality: Locality, node: NodeProto, layouts: list[Layout], axis: int) -> Layout:
+    """Concatenate what was reduced along one axis, along that axis."""
+    parts = [locality.bins.get(name) for name in node.input]
+    first = parts[0]
+    if first is None or None in parts or atoms((layouts[0][axis],)):
+        raise NotLocalError("it joins a part of the image with something else")
+    rows = first.reduced[0]
+    same = replace(first, rows=(None,)) if rows else replace(first, columns=(None,))
+    joined: list[Bounds] = []
+    for part in parts:
+        assert part is not None
+        if (replace(part, rows=(None,)) if rows else replace(part, columns=(None,))) != same:
+            raise NotLocalError("it joins parts of different images")
+        joined += part.rows if rows else part.columns
+    locality.bins[node.output[0]] = replace(first, rows=tuple(joined)) if rows else replace(first, columns=tuple(joined))
+    return tuple(merged((len(joined),)) if at == axis else part for at, part in enumerate(layouts[0]))
 
 
 def _matmul(locality: Locality, node: NodeProto, layouts: list[Layout]) -> Layout:
@@ -433,11 +465,42 @@ def _reduction(locality: Locality, node: NodeProto, layouts: list[Layout]) -> La
     reduced = {axis % rank for axis in axes}
     result = tuple(() if at in reduced else part for at, part in enumerate(layouts[0]) if keep or at not in reduced)
     gone = tuple(layouts[0][axis] for axis in sorted(reduced))
-    if atoms(gone):
+    if node.input[0] in locality.bins or (atoms(gone) and not is_map(gone)):
+        _pool(locality, node, layouts[0], sorted(reduced), bool(keep))
+    elif atoms(gone):
         _statistic(locality, node, *_REDUCTIONS[node.op_type], gone, result)
-    elif node.input[0] in locality.regions:
-        raise NotLocalError("it reads a part of the image cut out of the whole")
     return result
+
+
+def _pool(locality: Locality, node: NodeProto, layout: Layout, reduced: list[int], keep: bool) -> None:
+    """Reduce rectangles, over rows and columns at once or one after the other."""
+    name = node.output[0]
+    combine, finish = _REDUCTIONS[node.op_type]
+    bins = locality.bins.get(node.input[0], Bins(node.input[0]))
+    gone = tuple(layout[axis] for axis in reduced)
+    if finish or node.op_type not in ("ReduceSum", "ReduceMax", "ReduceMin"):
+        raise NotLocalError("of a part of the image, or one axis, only a sum, a maximum or a minimum can be taken")
+    if is_map(gone):
+        elements = numbers(gone) * math.prod(scales(gone))
+        _enter(locality, Statistic(name, locality.phases[name], combine, "", elements, replace(bins, combine=combine)))
+        return
+    if not keep or len(reduced) != 1 or len(layout[reduced[0]]) != 1 or bins.combine not in ("", combine):
+        raise NotLocalError("it reduces rows or columns together with other axes")
+    across = atoms(gone)[0].columns
+    bins = replace(bins, combine=combine, reduced=(bins.reduced[0] or not across, bins.reduced[1] or across))
+    if bins.reduced != (True, True):
+        locality.bins[name] = bins
+        return
+    source = locality.layouts[bins.source]
+    places = [next(at for at, axis in enumerate(source) if atom in axis) for atom in sorted(atoms(source), key=_across)]
+    statistic = Statistic(
+        name, locality.phases[name], combine, "", math.prod(scales(source)), bins, (places[0], places[1])
+    )
+    _enter(locality, statistic)
+
+
+def _across(atom: Spatial) -> bool:
+    return atom.columns
 
 
 def _statistic(
@@ -446,15 +509,13 @@ def _statistic(
     """Enter a node as a statistic."""
     if atoms(result) or not is_map(summed):
         raise NotLocalError("it sums over rows or columns, but not over both")
-    name = node.output[0]
-    vertical, horizontal = scales(summed)
-    elements = numbers(summed) * vertical * horizontal
-    region = locality.regions.get(node.input[0])
-    if region is not None and finish:
-        raise NotLocalError("a mean over a part of the image")
-    phase = locality.phases[name]
-    locality.statistics[name] = Statistic(name, phase, combine, finish, elements, region)
-    locality.phases[name] = phase + 1
+    elements = numbers(summed) * math.prod(scales(summed))
+    _enter(locality, Statistic(node.output[0], locality.phases[node.output[0]], combine, finish, elements))
+
+
+def _enter(locality: Locality, statistic: Statistic) -> None:
+    locality.statistics[statistic.name] = statistic
+    locality.phases[statistic.name] = statistic.phase + 1
 
 
 _RULES: Mapping[str, Callable[[Locality, NodeProto, list[Layout]], Layout | list[Layout]]] = {

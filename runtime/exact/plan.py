@@ -157,7 +157,7 @@ def _stored(locality: Locality, makers: Mapping[str, NodeProto], kept: Sequence[
     for node in locality.nodes:
         sources = tuple(locality.maps_of(node))
         for name in filter(None, node.output):
-            there = locality.spatial(name) and name not in locality.regions and locality.phases[name] <= phase
+            there = locality.spatial(name) and name not in locality.bins and locality.phases[name] <= phase
             if there and name not in choices and all(source in choices for source in sources):
                 storing = BYTE_COST * _feature(locality, name).bytes_per_pixel if _storable(locality, name) else math.inf
                 choices[name] = Choice(storing, _operations(locality.facts, node), sources)
@@ -183,8 +183,9 @@ def _counted(locality: Locality, name: str, phase: int) -> bool:
 
 
 def _sources(locality: Locality, node: NodeProto) -> list[str]:
-    """The maps that a node reads; of a rectangle, the map that it was cut out of."""
-    return [locality.regions[n].source if n in locality.regions else n for n in locality.maps_of(node)]
+    """The maps that a node reads; of rectangles, the map that they were cut out of."""
+    found = (locality.bins[name].source if name in locality.bins else name for name in locality.maps_of(node))
+    return list(dict.fromkeys(found))
 
 
 def _sweep(
@@ -195,7 +196,7 @@ def _sweep(
     nodes = tuple(node for node in locality.nodes if node.output[0] in computed)
     reach: dict[str, Reach] = {}
     for node in reversed(nodes):
-        if node.output[0] in locality.regions:
+        if node.output[0] in locality.bins:
             continue
         wanted = NO_REACH
         for name in filter(None, node.output):

@@ -10,7 +10,7 @@ The package onnx is needed to use this module, not to import it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ import numpy as np
 
 from .facts import ancestors
 from .layout import Layout, NotLocalError, Spatial, atoms, merged, scales
-from .locality import Bound, Locality, Region, Statistic, attribute
+from .locality import Bound, Bounds, Locality, Statistic, attribute
 from .plan import Feature, Sweep
 
 if TYPE_CHECKING:
@@ -42,14 +42,14 @@ class Crop:
         Beginning of the two inputs' names, see `first` and `beyond`.
     rows, columns
         The map's pixels per pixel of the image.
-    region
-        The part of the image to keep to; None for all of the tile's core.
+    bounds
+        The part of the image to keep to, rows and columns; None for all of the tile's core.
     """
 
     name: str
     rows: Fraction
     columns: Fraction
-    region: Region | None
+    bounds: tuple[Bounds, Bounds] = (None, None)
 
     @property
     def first(self) -> str:
@@ -62,11 +62,9 @@ class Crop:
         return f"{self.name}/beyond"
 
     @property
-    def bounds(self) -> list[Bound]:
-        """The region's edges, as far as it has them."""
-        if self.region is None:
-            return []
-        return [bound for pair in (self.region.rows, self.region.columns) if pair is not None for bound in pair]
+    def values(self) -> list[str]:
+        """Values that its bounds are elements of."""
+        return [bound.value for pair in self.bounds if pair is not None for bound in pair]
 
 
 @dataclass(frozen=True)
@@ -80,14 +78,19 @@ class SweepModel:
         `COLUMNS`, the crops' rectangles, and `whole`. Its outputs: `stored` of the features to store, `part` of the
         statistics to sum up.
     crops
-        By statistic.
+        Of every statistic, as many as it has bins: rows of columns.
     whole
         Values that follow from the size of the whole image; see `sizes_model`.
     """
 
     model: bytes
-    crops: dict[str, Crop]
+    crops: dict[str, list[list[Crop]]]
     whole: tuple[str, ...]
+
+    @property
+    def all_crops(self) -> list[Crop]:
+        """Every crop once."""
+        return list(dict.fromkeys(crop for rows in self.crops.values() for row in rows for crop in row))
 
 
 def stored(name: str) -> str:
@@ -95,9 +98,9 @@ def stored(name: str) -> str:
     return f"{name}/stored"
 
 
-def part(name: str) -> str:
-    """What a statistic of one tile is called."""
-    return f"{name}/part"
+def part(name: str, row: int = 0, column: int = 0) -> str:
+    """What a statistic of one tile is called, in one of its bins."""
+    return f"{name}/part/{row},{column}"
 
 
 def sweep_model(locality: Locality, sweep: Sweep) -> SweepModel:
@@ -113,7 +116,7 @@ def sweep_model(locality: Locality, sweep: Sweep) -> SweepModel:
     for node in sweep.nodes:
         if node.output[0] in statistics:
             builder.statistic(node, statistics[node.output[0]])
-        elif node.output[0] not in locality.regions:
+        elif node.output[0] not in locality.bins:
             builder.node(node)
     for feature in sweep.stores:
         builder.store(feature)
@@ -157,7 +160,7 @@ class _Builder:
         self._graph = GraphProto(name="sweep")
         self._constants: set[str] = set()
         self._made: set[str] = set()
-        self.crops: dict[str, Crop] = {}
+        self.crops: dict[str, list[list[Crop]]] = {}
         self.whole: dict[str, None] = {}
 
     def model(self) -> ModelProto:
@@ -333,41 +336,59 @@ class _Builder:
 
     def statistic(self, node: NodeProto, statistic: Statistic) -> None:
         """Add a statistic of the tile's core."""
-        from onnx import TensorProto, helper, numpy_helper
-
-        facts = self._facts
-        kind = facts.types[node.output[0]]
-        sources = [statistic.region.source] if statistic.region else self._locality.maps_of(node)
+        kind = self._facts.types[statistic.name]
+        maps = self._locality.maps_of(node)
+        sources = [statistic.bins.source] if statistic.bins else maps
         vertical, horizontal = scales(self._locality.layouts[sources[0]])
-        by = f"crop/{statistic.name}" if statistic.region else f"crop/{vertical},{horizontal}"
-        crop = Crop(by, vertical, horizontal, statistic.region)
-        if crop not in self.crops.values():
-            for name in (crop.first, crop.beyond):
-                self.input(name, TensorProto.INT64, [2])
-        self.crops[statistic.name] = crop
-        operands = {}
-        for source, name in zip(sources, self._locality.maps_of(node), strict=True):
-            operands[name] = self._cropped(source, crop)
-            if statistic.combine == "sum" and kind != TensorProto.FLOAT:
-                # Sums over pixels leave half's range, or its 11 bits, first.
-                operands[name] = self._add("Cast", [operands[name]], f"{operands[name]}/float", to=TensorProto.FLOAT)
-        inputs = [operands.get(name) or self._operand(name) for name in node.input]
-        self.plain(node, inputs)
-        copy = self._graph.node[-1]
-        copy.op_type = _PARTS.get(node.op_type, node.op_type)
-        copy.output[0] = part(statistic.name)
-        if node.op_type.startswith("Global"):
-            rank = len(self._locality.layouts[sources[0]])
-            copy.input.append(self._numbers(list(range(2, rank))))
-            copy.attribute.append(helper.make_attribute("keepdims", 1))
-        summed = TensorProto.FLOAT if statistic.combine == "sum" else kind
-        self._output(part(statistic.name), summed, [first for first, _ in facts.dims[statistic.name]])
+        self.crops[statistic.name] = []
+        for row, rows in enumerate(statistic.bins.rows if statistic.bins else [None]):
+            self.crops[statistic.name].append([])
+            for column, columns in enumerate(statistic.bins.columns if statistic.bins else [None]):
+                by = f"{vertical},{horizontal}" if rows is columns is None else f"{statistic.name}/{row},{column}"
+                crop = Crop(f"crop/{by}", vertical, horizontal, (rows, columns))
+                self.crops[statistic.name][row].append(crop)
+                operands = {
+                    name: self._cropped(source, crop, statistic.combine == "sum")
+                    for source, name in zip(sources, maps, strict=True)
+                }
+                self._reduce(node, statistic, operands, part(statistic.name, row, column), kind)
 
-    def _cropped(self, name: str, crop: Crop) -> str:
-        """A map's core."""
+    def _reduce(
+        self, node: NodeProto, statistic: Statistic, operands: Mapping[str, str], output: str, kind: int
+    ) -> None:
+        """Add a statistic's node, reading these operands in place of its own."""
+        from onnx import TensorProto, helper
+
+        self.plain(node, [operands.get(name) or self._operand(name) for name in node.input])
+        copy = self._graph.node[-1]
+        copy.name = copy.output[0] = output
+        copy.op_type = _PARTS.get(node.op_type, node.op_type)
+        axes = statistic.axes
+        if node.op_type.startswith("Global"):
+            axes = (2, 3)
+        if axes is not None:
+            del copy.attribute[:], copy.input[1:]
+            copy.input.append(self._numbers(axes))
+            copy.attribute.append(helper.make_attribute("keepdims", 1))
+        dims = None if statistic.axes else [first for first, _ in self._facts.dims[statistic.name]]
+        self._output(output, TensorProto.FLOAT if statistic.combine == "sum" else kind, dims)
+
+    def _cropped(self, name: str, crop: Crop, summed: bool) -> str:
+        """A part of a map; in float32 where it is going to be summed, since sums leave half's range or its 11 bits."""
+        from onnx import TensorProto
+
+        if crop.first not in self._made:
+            self._made.add(crop.first)
+            for bound in (crop.first, crop.beyond):
+                self.input(bound, TensorProto.INT64, [2])
+        by = f"{name}/{crop.name}"
+        if summed and self._facts.types[name] != TensorProto.FLOAT:
+            return self._add("Cast", [self._cut(name, crop, by)], f"{by}/float", to=TensorProto.FLOAT)
+        return self._cut(name, crop, by)
+
+    def _cut(self, name: str, crop: Crop, by: str) -> str:
         layout = self._locality.layouts[name]
         apart = _apart(layout)
-        by = f"{name}/{crop.name}"
         value = self._reshaped(name, layout, apart, f"{name}/apart")
         places = _rows_first(layout)[:2]
         axes = self._numbers(places)
