@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -38,6 +39,12 @@ def compare(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only what is wrong.")] = False,
+    emit_polygraphy: Annotated[
+        Path | None,
+        typer.Option(
+            "--emit-polygraphy", metavar="SCRIPT.py", help="Write a script that compares them with Polygraphy, and end."
+        ),
+    ] = None,
 ) -> None:
     """Compare a model with a reference, number by number.
 
@@ -51,6 +58,14 @@ def compare(
     if others and not found:
         raise InputError("--input goes with images, and there are none; give them with --inputs IMAGE")
     chosen = [{IMAGE_INPUT: image, **inputs_of(image, others)} for image in found]
+    if emit_polygraphy is not None:
+        from ..parity.polygraphy.script import write_script
+
+        command = shlex.join(["keygraph", *sys.argv[1:]])
+        write_script(emit_polygraphy, [candidate], reference, chosen, k=k, command=command)
+        if not quiet:
+            print(f"wrote {emit_polygraphy}; run it with: python {emit_polygraphy}")
+        return
     with progress_bar("comparing", quiet=quiet) as progress:
         comparison = compare_models(
             candidate, reference, chosen, k=k, notice=_silent if quiet else note, progress=progress

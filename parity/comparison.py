@@ -150,7 +150,7 @@ def compare(
     """
     ours = open_probe(candidate, notice=notice) if isinstance(candidate, (str, os.PathLike)) else candidate
     theirs = open_probe(reference, notice=notice) if isinstance(reference, (str, os.PathLike)) else reference
-    _check_comparable(ours, theirs)
+    check_comparable(ours, theirs)
     number = _common_k(ours, theirs, k)
     needs = demands(ours.manifest, theirs.manifest)
     images = read_inputs(inputs, needs)
@@ -213,7 +213,7 @@ def _compare_image(
     )
 
 
-def _check_comparable(candidate: Probe, reference: Probe) -> None:
+def check_comparable(candidate: Probe | Side, reference: Probe | Side) -> None:
     """Raise an `InputError` unless both are forms of one network."""
     ours, theirs = candidate.manifest, reference.manifest
     for name in _INTERFACE:
@@ -227,7 +227,7 @@ def _check_comparable(candidate: Probe, reference: Probe) -> None:
         raise InputError(f"{without} has no key graph, the other has; compare two forms of one network")
 
 
-def _require_same(candidate: Probe, reference: Probe, name: str, ours: Any, theirs: Any) -> None:
+def _require_same(candidate: Probe | Side, reference: Probe | Side, name: str, ours: Any, theirs: Any) -> None:
     if ours != theirs:
         raise InputError(
             f"{candidate.name} and {reference.name} are different networks: {name} is {ours} and {theirs}; "

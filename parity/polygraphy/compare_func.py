@@ -161,5 +161,4 @@ def _encode_result(result: ImageResult) -> dict[str, Any]:
 
 @Decoder.register(ImageResult)
 def _decode_result(values: dict[str, Any]) -> ImageResult:
-    numbers = [values[name] for name in ImageResult.metric_fields()]
-    return ImageResult(*numbers, thresholds=values["thresholds"])
+    return ImageResult(**{name: values[name] for name in (*ImageResult.metric_fields(), "thresholds")})

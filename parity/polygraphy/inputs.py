@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from ...errors import InputError
 from ...manifest import IMAGE_INPUT, K_INPUT
 from ...runtime.notices import warn
-from ...runtime.session import resolve_k
 from ..inputs import Given, demands, pieces, read_inputs
-from .artifacts import manifest_of
+from .artifacts import common_k, manifest_of
 
 #: Name of a tensor -> its values.
 FeedDict = OrderedDict[str, NDArray[Any]]
@@ -35,7 +34,7 @@ class FeedDictsFromImages:
     images
         Image files or arrays, as `parity.compare` takes them; none: a generated picture.
     k
-        Neighbours of each node; None for the default of the last model, which is the reference by custom.
+        Neighbours of each node; None for the one that a file fixes, else the default of the last model.
 
     Raises
     ------
@@ -59,9 +58,7 @@ class FeedDictsFromImages:
         needs = demands(manifests[0], manifests[-1])
         for manifest in manifests[1:-1]:
             demands(manifest, manifests[-1])
-        number = resolve_k(manifests[-1], self._k)
-        for manifest in manifests[:-1]:
-            resolve_k(manifest, number)
+        number = common_k([(str(model), one) for model, one in zip(self._models, manifests, strict=True)], self._k)
         names = (IMAGE_INPUT, *(extra.name for extra in needs.manifest.extra_inputs))
         for image in read_inputs(self._images, needs):
             for line in image.notices:

@@ -215,5 +215,4 @@ def _encode_result(result: KeyGraphResult) -> dict[str, Any]:
 
 @Decoder.register(KeyGraphResult)
 def _decode_result(values: dict[str, Any]) -> KeyGraphResult:
-    numbers = [values[name] for name in KeyGraphResult.metric_fields()]
-    return KeyGraphResult(*numbers, thresholds=values["thresholds"])
+    return KeyGraphResult(**{name: values[name] for name in (*KeyGraphResult.metric_fields(), "thresholds")})

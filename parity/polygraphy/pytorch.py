@@ -139,7 +139,7 @@ class TorchRunner(BaseRunner):
 @contextmanager
 def _full_fp32() -> Iterator[None]:
     """Inside the block, products of float32 are float32's: cuDNN would use TensorFloat-32, with 10 bits, by itself."""
-    backends = torch.backends.cudnn, torch.backends.cuda.matmul
+    backends: tuple[Any, ...] = torch.backends.cudnn, torch.backends.cuda.matmul
     before = [backend.allow_tf32 for backend in backends]
     for backend in backends:
         backend.allow_tf32 = False

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
@@ -11,77 +11,242 @@ from typing import Any
 
 from ...errors import InputError
 from ...files import atomic_path, check_place
-from ...manifest import Manifest
-from ...runtime.session import resolve_k
+from ...manifest import IMAGE_INPUT
+from ...runtime.metrics import Tolerance
+from ...runtime.sources import Source
+from ..comparison import Side, check_comparable
+from ..inputs import demands
 from ..verdict import tolerance
-from .artifacts import kind_of, manifest_of
+from .artifacts import common_k, kind_of, manifest_of
 
 _SCRIPT = Template('''\
-#!/usr/bin/env python3
-"""Compares $candidates with $reference through Polygraphy's Comparator.
+"""Compares $candidate_names with $reference_name through Polygraphy's Comparator.
 
 Written by: $command
+Exit code 0: they agree; 1: something failed; 3: they do not agree.
 
-Run it as it is: exit code 0 says that they agree, 3 that they do not. It also holds what Polygraphy's own tools ask
-scripts for:
+Its other functions are what Polygraphy's own tools ask a script for:
 
-    polygraphy run FILE.onnx RUNNERS... --data-loader-script $script --compare-func-script $script
-"""
+    polygraphy run MODEL.onnx RUNNER... --data-loader-script $script --compare-func-script $script
+$network_use"""
 
 import sys
 from pathlib import Path
 
-from keygraph.parity.polygraphy import $imports
-$more_imports
-HERE = Path(__file__).resolve().parent
-CANDIDATES = [$candidate_paths]
-REFERENCE = $reference_path
+$imports
 
-# What they are compared on: none for a generated picture; files, or {"image": file, "mask": file}.
-IMAGES = [$images]
-$k_constant
-# The least PSNR in dB between two restored images, with the manifest's value range as the peak.
-PSNR = $psnr
+HERE = Path(__file__).absolute().parent
+CANDIDATES = [
+$candidates
+]
+REFERENCE = $reference
+
+# What they are compared on: files, or {"image": file, "mask": file} for a model that takes more than an image.
+IMAGES = [$images]  $images_comment
+
+# Rules: the least PSNR in dB on values that are neither rounded nor clipped, VALUE_RANGE being its peak.
 VALUE_RANGE = $value_range
-
+PSNR = $psnr
+$key_graph_rules
 
 def load_data():
-    """Feeds: one for each piece of an image, normalised as the runtime does it."""
-    return FeedDictsFromImages([*CANDIDATES, REFERENCE], IMAGES$k_argument)
+    """One feed for each piece of an image, normalised as the runtime does it."""
+    return FeedDictsFromImages([*CANDIDATES, REFERENCE], IMAGES, k=$k)
 
 
 $compare_outputs
 
-
+$load_network
 def main():
+    """Run everything, and return the exit code."""
     runners = [
 $runners
     ]
-    # Each candidate with the reference, which is the last.
     comparisons = [(index, len(CANDIDATES)) for index in range(len(CANDIDATES))]
     results = Comparator.run(runners, data_loader=load_data(), streaming=True)
     good = bool(Comparator.compare_accuracy(results, comparisons=comparisons, compare_func=compare_outputs))
-$same_graphs    return 0 if good else 3
+$same_graphs
+    return 0 if good else 3
 
 
 if __name__ == "__main__":
     sys.exit(main())
 ''')
 
-_SAME_GRAPHS = '''\
-    # Once more, with each candidate's neighbours forced on the reference: what is left is arithmetic.
+_KEY_GRAPH_RULES = """\
+# Neighbours of each node, and how far similarities may be apart for a link of only one side to count as a near tie.
+K = {k}
+SIMILARITY = {similarity:g}
+AS_RUN_PSNR = {as_run:g}
+"""
+
+#: The least PSNR of networks with key graphs as they run, each side with its own neighbours: docs/polygraphy.md says
+#: what was measured. The rule proper may ask for less.
+AS_RUN_PSNR = 60.0
+
+_JUDGED = "compare_outputs = ImageCompareFunc(VALUE_RANGE, psnr=PSNR)"
+
+_JUDGED_BROADLY = """\
+# As they run, only broadly: correct programs choose other neighbours where similarities nearly tie. The rule proper is
+# applied with the same neighbours, in `main`.
+compare_outputs = ImageCompareFunc(VALUE_RANGE, psnr=AS_RUN_PSNR)"""
+
+_JUDGED_AS_RUN = """\
+# As they run, only broadly: correct programs choose other neighbours where similarities nearly tie. An engine does not
+# tell its neighbours, so that they cannot be made the same; with K at its largest there is nothing to choose.
+compare_outputs = ImageCompareFunc(VALUE_RANGE, psnr=AS_RUN_PSNR)"""
+
+_NETWORK_USE = """\
+    polygraphy convert {script} --trt-config-script {script} --convert-to trt -o ENGINE.plan
+"""
+
+_LOAD_NETWORK = """
+def load_network():
+    \"\"\"The file as TensorRT's network, with keygraph's plugin where that is installed.\"\"\"
+    from keygraph.parity.polygraphy.tensorrt import NetworkFromExported
+
+    return NetworkFromExported({path})()
+
+
+def load_config(builder, network):
+    \"\"\"What it is built with: sizes and k.\"\"\"
+    from keygraph.parity.polygraphy.tensorrt import CreateConfigForExported
+
+    return CreateConfigForExported({path})(builder, network)
+
+"""
+
+_SAME_GRAPHS = """\
+    # Once more with each candidate's neighbours forced on the reference: what is left is arithmetic.
     for candidate in CANDIDATES:
-        recording = RecordingRunner(candidate, name=f"{candidate.name}, told")
-        forced = ForcedRunner(REFERENCE, recording, name=f"{REFERENCE.name}, forced")
-        results = Comparator.run([recording, forced], data_loader=load_data(), streaming=True)
-        rules = [ImageCompareFunc(VALUE_RANGE, psnr=PSNR), KeyGraphCompareFunc(K, similarity=SIMILARITY)]
-        good &= bool(Comparator.compare_accuracy(results, compare_func=rules))
-'''
+        told = RecordingRunner(candidate, name=f"{candidate.name}, neighbours told")
+        forced = ForcedRunner(REFERENCE, told, name=f"{REFERENCE.name}, the same neighbours")
+        results = Comparator.run([told, forced], data_loader=load_data(), streaming=True)
+        rules = [ImageCompareFunc(VALUE_RANGE, psnr=PSNR), KeyGraphCompareFunc(K, SIMILARITY)]
+        good &= bool(Comparator.compare_accuracy(results, compare_func=rules))"""
 
-_WITHOUT_GRAPHS = '''\
-compare_outputs = ImageCompareFunc(VALUE_RANGE, psnr=PSNR)'''
+#: Kind of artifact -> (what its runner is made by, the modules that this comes from).
+_RUNNERS = {
+    "onnx": (
+        "OnnxrtRunner(SessionFromExported({path}), name={path}.name)",
+        {"polygraphy.backend.onnxrt": ["OnnxrtRunner"], "keygraph.parity.polygraphy": ["SessionFromExported"]},
+    ),
+    "checkpoint": (
+        "TorchRunner(ModelFromCheckpoint({path}), name={path}.name)",
+        {"keygraph.parity.polygraphy.pytorch": ["ModelFromCheckpoint", "TorchRunner"]},
+    ),
+    "engine": (
+        "TrtRunner(EngineFromBuilt({path}), name={path}.name)",
+        {"polygraphy.backend.trt": ["TrtRunner"], "keygraph.parity.polygraphy.tensorrt": ["EngineFromBuilt"]},
+    ),
+}
 
-_WITH_GRAPHS = '''\
-# As they run: correct programs choose other neighbours where similarities nearly tie, so that the PSNR is shown, and
-# judged below, where the neighbours are the same. Every value must be finite.
-compare_outputs = ImageCompareFunc(VALUE_RANGE)'''
+#: Name of an input -> file; an image alone may be given as such.
+Images = Sequence[str | os.PathLike[str] | Source | Mapping[str, Any]]
+
+
+def write_script(
+    path: str | os.PathLike[str],
+    candidates: Sequence[str | os.PathLike[str]],
+    reference: str | os.PathLike[str],
+    images: Images = (),
+    *,
+    k: int | None = None,
+    command: str = "keygraph.parity.polygraphy.script.write_script",
+) -> None:
+    """Write a script that compares models with Polygraphy.
+
+    Files are named relative to the script, so that a folder with all of them can be moved.
+
+    Parameters
+    ----------
+    path
+        The script, ``.py``.
+    candidates, reference
+        Exported files, checkpoints or engines.
+    images
+        Image files, or mappings of ``"image"`` and the names of a model's other inputs to files; none: a generated
+        picture.
+    k
+        Neighbours of each node; None for the one that a file fixes, else the reference's default.
+    command
+        What wrote it, for its first lines.
+
+    Raises
+    ------
+    InputError
+        The script cannot be written there, a model cannot be read, k is not for them, or they are not forms of one
+        network.
+    """
+    script = Path(path)
+    if script.suffix != ".py":
+        raise InputError(f"{script} is no name for a Python script, as Polygraphy imports it; let it end with .py")
+    check_place(script)
+    models = [Path(model) for model in (*candidates, reference)]
+    manifests = [manifest_of(model) for model in models]
+    sides = [Side(str(model), "", manifest) for model, manifest in zip(models, manifests, strict=True)]
+    for side in sides[:-1]:
+        check_comparable(side, sides[-1])
+        demands(side.manifest, sides[-1].manifest)
+    number = common_k([(side.name, side.manifest) for side in sides], k)
+    allowed = tolerance([manifest.precision for manifest in manifests])
+    kinds = [kind_of(model) for model in models]
+    tells = number is not None and "engine" not in kinds
+    names = [f"CANDIDATES[{index}]" for index in range(len(candidates))] + ["REFERENCE"]
+    exported = next((name for kind, name in zip(kinds, names, strict=True) if kind == "onnx"), None)
+    text = _SCRIPT.substitute(
+        candidate_names=" and ".join(model.name for model in models[:-1]),
+        reference_name=models[-1].name,
+        command=command,
+        script=script.name,
+        imports=_imports(kinds, tells),
+        candidates="\n".join(f"    {_place(model, script)}," for model in models[:-1]),
+        reference=_place(models[-1], script),
+        images=", ".join(_image(image, script) for image in images),
+        images_comment="" if images else "# none: a generated picture",
+        value_range=manifests[-1].value_range,
+        psnr=allowed.psnr,
+        key_graph_rules="" if number is None else _key_graph_rules(number, allowed),
+        k="None" if number is None else "K",
+        compare_outputs=_JUDGED if number is None else _JUDGED_BROADLY if tells else _JUDGED_AS_RUN,
+        load_network="" if exported is None else _LOAD_NETWORK.format(path=exported),
+        network_use="" if exported is None else _NETWORK_USE.format(script=script.name),
+        runners="\n".join(
+            f"        {_RUNNERS[kind][0].format(path=name)}," for kind, name in zip(kinds, names, strict=True)
+        ),
+        same_graphs=_SAME_GRAPHS if tells else "",
+    )
+    with atomic_path(script) as temporary:
+        temporary.write_text("\n".join(line.rstrip() for line in text.splitlines()) + "\n", encoding="utf-8")
+
+
+def _key_graph_rules(k: int, allowed: Tolerance) -> str:
+    return _KEY_GRAPH_RULES.format(k=k, similarity=allowed.similarity, as_run=min(AS_RUN_PSNR, allowed.psnr))
+
+
+def _imports(kinds: Sequence[str], tells: bool) -> str:
+    """The lines that import what the script uses."""
+    modules: dict[str, set[str]] = {
+        "polygraphy.comparator": {"Comparator"},
+        "keygraph.parity.polygraphy": {"FeedDictsFromImages", "ImageCompareFunc"},
+    }
+    for kind in kinds:
+        for module, names in _RUNNERS[kind][1].items():
+            modules.setdefault(module, set()).update(names)
+    if tells:
+        modules["keygraph.parity.polygraphy.key_graphs"] = {"ForcedRunner", "KeyGraphCompareFunc", "RecordingRunner"}
+    return "\n".join(f"from {module} import {', '.join(sorted(names))}" for module, names in sorted(modules.items()))
+
+
+def _place(file: Path, script: Path) -> str:
+    """A file as an expression of the script."""
+    return f"HERE / {json.dumps(Path(os.path.relpath(file, script.parent)).as_posix())}"
+
+
+def _image(image: Any, script: Path) -> str:
+    """An image, and what goes with it, as an expression of the script."""
+    files = image if isinstance(image, Mapping) else {IMAGE_INPUT: image}
+    places = {name: _place(Path(str(file)), script) for name, file in files.items()}
+    if set(places) == {IMAGE_INPUT}:
+        return places[IMAGE_INPUT]
+    return "{" + ", ".join(f'"{name}": {place}' for name, place in places.items()) + "}"

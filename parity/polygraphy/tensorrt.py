@@ -95,7 +95,7 @@ class CreateConfigForExported(BaseLoader):
     batch
         Images in a batch.
     compute_capabilities
-        For TensorRT-RTX: the GPUs to build for, ``[(8, 9)]``; None for this machine's.
+        For TensorRT-RTX: the GPUs to build for, ``[(8, 9)]``; None for all from Ampere on.
     tf32
         Whether FP32 products may be rounded to 10 bits. Off, so that a comparison means something; TensorRT-RTX has it
         on by default.
@@ -126,10 +126,7 @@ class CreateConfigForExported(BaseLoader):
         if trt.is_rtx:
             from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
 
-            targets = self._capabilities
-            create = CreateConfigRTX(
-                profiles=[profile], compute_capabilities=targets, use_gpu=targets is None, **self._settings
-            )
+            create = CreateConfigRTX(profiles=[profile], compute_capabilities=self._capabilities, **self._settings)
         elif self._capabilities is not None:
             raise InputError("TensorRT builds for this machine's GPU; leave compute_capabilities out")
         else:
