@@ -14,7 +14,6 @@ from polygraphy.logger import G_LOGGER
 
 from ...manifest import IMAGE_OUTPUT, Manifest
 from ...runtime.metrics import psnr_of
-from ..verdict import tolerance
 
 
 class ImageThreshold(Threshold):
@@ -108,6 +107,8 @@ class ImageCompareFunc(BaseCompareFunc):
     @classmethod
     def from_manifests(cls, manifests: Sequence[Manifest]) -> ImageCompareFunc:
         """The rule of ``keygraph compare``: that of the lowest precision among them."""
+        from ..verdict import tolerance
+
         return cls(manifests[0].value_range, tolerance([manifest.precision for manifest in manifests]).psnr)
 
     def thresholds_for(self, output_name: str) -> ImageThreshold:
