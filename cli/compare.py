@@ -15,7 +15,8 @@ from ..errors import InputError
 from ..manifest import IMAGE_INPUT
 from ..parity import Comparison, Difference, StageAgreement
 from ..parity import compare as compare_models
-from .inputs import INPUT_HELP, find_images, inputs_of, parse_inputs
+from ..runtime.sources import inputs_of
+from .inputs import INPUT_HELP, find_images, parse_inputs
 from .output import note, progress_bar
 from .table import show
 

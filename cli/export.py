@@ -14,7 +14,9 @@ from ..errors import InputError
 from ..export import export as export_file
 from ..manifest import Manifest
 from ..models import load_checkpoint
-from .describe import half_words
+from ..runtime.scene import input_names
+from .describe import half_words, statistics_words
+from .inputs import parse_inputs
 from .output import note, status
 
 
@@ -48,6 +50,14 @@ def export(
     ] = None,
     calibration: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Images to measure and verify half precision on.")
+    ] = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="NAME=FOLDER",
+            help="What the model takes beside the images of --calibration: mask=masks.",
+        ),
     ] = None,
     key_map: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Rules `pattern -> name` for a foreign state dict's keys.")
@@ -84,6 +94,7 @@ def export(
             half_io=half_io,
             target_psnr=target_psnr,
             calibration=calibration,
+            inputs={name: str(given) for name, given in parse_inputs(beside or []).items()},
             verification=verification,
             progress=progress,
         )
@@ -102,6 +113,8 @@ def summary(manifest: Manifest) -> list[str]:
     scale = f", x{manifest.scale}" if manifest.scale > 1 else ""
     task = f" for {manifest.task}" if manifest.task else ""
     lines = [f"{manifest.architecture}{task}, {manifest.in_channels} -> {manifest.out_channels} channels{scale}"]
+    if beside := input_names(manifest):
+        lines.append(f"beside the image it takes {' and '.join(beside)} (restore --input {beside[0]}=FILE)")
     if manifest.shape is None:
         lines.append(f"any batch, height and width in multiples of {manifest.size_multiple} (restore pads by itself)")
     else:
@@ -122,7 +135,9 @@ def summary(manifest: Manifest) -> list[str]:
             f"verified against PyTorch with {name}: at least {worst:.0f} dB in {len(checks)} runs; "
             f"{links:.4%} of links differ, all near ties"
         )
-    if manifest.tiling is not None:
+    if manifest.statistics is not None:
+        lines += statistics_words(manifest.statistics)
+    elif manifest.tiling is not None:
         t = manifest.tiling
         lines.append(f"tiles of {t.tile} with overlap {t.overlap} are {t.psnr:.0f} dB from the whole image")
     return lines

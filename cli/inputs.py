@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import InputError
-from ..runtime import cubes, images
-from ..runtime.sources import SUFFIXES, Source, source
+from ..runtime.sources import Source, in_folder, source
 
 #: The help of the option, which several commands have.
 INPUT_HELP = (
@@ -36,7 +35,7 @@ def find_images(given: Sequence[Path], beside: Mapping[str, Source]) -> list[Sou
     for path in given:
         one = source(path)
         if path.is_dir():
-            found += [Source(file) for file in _in_folder(path, {other.path.resolve() for other in beside.values()})]
+            found += [Source(file) for file in in_folder(path, {other.path.resolve() for other in beside.values()})]
         elif one.path.exists():
             found.append(one)
         else:
@@ -57,25 +56,3 @@ def parse_inputs(options: Sequence[str]) -> dict[str, Source]:
         if not found[name].path.exists():
             raise InputError(f"--input {name}: {found[name].path} does not exist; give a file, or a folder of them")
     return found
-
-
-def inputs_of(image: Source, beside: Mapping[str, Source]) -> dict[str, Source]:
-    """What goes with one image: of folders, the file with the image's name; raises `InputError` where there is none."""
-    found = {}
-    for name, other in beside.items():
-        found[name] = Source(other.path / image.path.name) if other.path.is_dir() else other
-        if not found[name].path.is_file():
-            raise InputError(
-                f"--input {name}: {other.path} holds no {image.path.name}, which {image.path} needs; "
-                "files in it must be called as the images are"
-            )
-    return found
-
-
-def _in_folder(folder: Path, others: set[Path]) -> list[Path]:
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.resolve() not in others)
-    for suffixes in (images.FORMATS, cubes.FORMATS):
-        found = [path for path in files if path.suffix.lower() in suffixes]
-        if found:
-            return found
-    raise InputError(f"{folder} holds no image; it takes {', '.join(SUFFIXES)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from ..files import unwritable
 from ..manifest import METADATA_KEY, HalfPrecision, Manifest, Neighbours
 from ..models import LoadedModel
 from ..plugins import library
-from .calibrate import calibrate_tiling
+from .calibrate import calibrate
 from .functions import DOMAIN, VERSION, operator_functions
 from .halving import check_wishes, halve
 from .pictures import CalibrationPicture, calibration_pictures
@@ -53,6 +53,7 @@ def export(
     half_io: bool = False,
     target_psnr: float | None = None,
     calibration: str | os.PathLike[str] | None = None,
+    inputs: Mapping[str, str | os.PathLike[str]] | None = None,
     verification: bool = True,
     progress: Progress = lambda _step: None,
 ) -> Manifest:
@@ -79,6 +80,9 @@ def export(
         For ``"auto"``: dB against FP32, 10 to 100; None is 50.
     calibration
         Folder of images on which a half-precision file is measured and verified besides; None: a generated one.
+    inputs
+        What the network takes beside an image, by name: for each a folder with files of the images' names, or a file
+        for all of them.
     verification
         False leaves out the comparison and the measurement of tiles, and the manifest says so.
     progress
@@ -110,9 +114,12 @@ def export(
     if calibration is not None and (manifest.half is None or not verification):
         raise InputError("--calibration is for files of half precision that are verified; leave it out")
     half = manifest.half is not None
-    pictures = (
-        calibration_pictures(manifest, Path(calibration) if calibration else None) if half and verification else []
-    )
+    if inputs and calibration is None:
+        raise InputError("--input is what goes with the images of --calibration; give both or none")
+    pictures = []
+    if half and verification:
+        beside = {name: Path(given) for name, given in (inputs or {}).items()}
+        pictures = calibration_pictures(manifest, Path(calibration) if calibration else None, beside)
     target = Path(path)
     progress("tracing")
     traced = trace(model.module, manifest)
@@ -128,8 +135,7 @@ def export(
             onnx.checker.check_model(draft, full_check=True)
             if verification:
                 manifest = replace(manifest, verification=_verify(draft, model, manifest, pictures, progress))
-                progress("measuring how much tiles must overlap")
-                manifest = replace(manifest, tiling=calibrate_tiling(draft, manifest))
+                manifest = calibrate(draft, manifest, progress)
                 _set_manifest(draft, manifest)
             # The data first: a model is never there without its weights.
             for file in sorted(Path(folder).iterdir(), key=lambda file: file == draft):
@@ -243,18 +249,23 @@ def _verify(
 ) -> dict:
     """Verify the file as every user may run it: with our library where it is installed, and without it.
 
+    Only once where it has none of our operators.
     And as a GPU computes half precision, which is the only way for bf16 on a CPU; with the library, for speed.
     """
     records = {}
     # Name -> library, and whether to round. A bf16 file is always rounded.
     bf16 = manifest.precision == "bf16"
-    ways: dict[str, tuple[Path | None, bool]] = {"functions": (None, bf16)}
     fastest = None
-    try:
-        fastest = library("onnxruntime")
-        ways = {"library": (fastest, bf16), **ways}
-    except MissingDependencyError:
-        progress("the operator library is not installed: only the file's own functions are verified")
+    ways: dict[str, tuple[Path | None, bool]]
+    if not onnx.load(draft, load_external_data=False).functions:
+        ways = {"standard operators": (None, bf16)}
+    else:
+        ways = {"functions": (None, bf16)}
+        try:
+            fastest = library("onnxruntime")
+            ways = {"library": (fastest, bf16), **ways}
+        except MissingDependencyError:
+            progress("the operator library is not installed: only the file's own functions are verified")
     if manifest.precision == "fp16":
         ways["rounded"] = (fastest, True)
     for name, (operators, rounded) in ways.items():

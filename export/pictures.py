@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..manifest import Manifest
+from ..manifest import IMAGE_INPUT, Manifest
 from ..runtime.padding import round_up
 from ..runtime.sample import test_inputs
-from ..runtime.scene import Windows, scene
+from ..runtime.scene import Windows, check_names, scene
 from ..runtime.session import Inputs
+
+if TYPE_CHECKING:
+    from ..runtime.sources import Source
 
 #: Side of what is cut out of the middle of an image, in pixels, rounded up to the size rule.
 SIDE = 192
@@ -35,39 +40,54 @@ class CalibrationPicture:
     inputs: Inputs
 
 
-def calibration_pictures(manifest: Manifest, folder: Path | None) -> list[CalibrationPicture]:
+def calibration_pictures(
+    manifest: Manifest, folder: Path | None, beside: Mapping[str, Path] | None = None
+) -> list[CalibrationPicture]:
     """Read the images in a folder, a piece from the middle of each; without a folder, generate a picture.
+
+    Parameters
+    ----------
+    manifest
+        Says what the network takes.
+    folder
+        Pictures, or cubes and measurements.
+    beside
+        What goes with them, by name: folders with files of the same names, or one file for all.
 
     Raises
     ------
     InputError
-        The folder is none, holds no image, or one that the network does not take.
+        The folder is none, holds no image, or one that the network does not take; something beside it is missing.
     """
     m = manifest.size_multiple
     height, width = (round_up(SIDE, m),) * 2 if manifest.shape is None else manifest.shape[1:]
     if folder is None:
         batch = manifest.shape[0] if manifest.shape is not None else 1
         return [CalibrationPicture("generated picture", test_inputs(manifest, (batch, height, width)))]
-    from ..runtime import images  # libvips is needed for files only
+    from ..runtime.sources import Source, in_folder, inputs_of, source  # libvips is needed for files only
 
+    if not folder.is_dir():
+        raise InputError(f"cannot read the folder {folder}: it is none; give one with images")
+    others = {name: source(path) for name, path in (beside or {}).items()}
+    check_names(manifest, others)
+    found = []
+    for path in in_folder(folder, {other.path.resolve() for other in others.values()}):
+        image = Source(path)
+        planes = _middle({IMAGE_INPUT: image, **inputs_of(image, others)}, manifest, height, width)
+        found.append(CalibrationPicture(path.name, planes))
+    return found
+
+
+def _middle(files: Mapping[str, Source], manifest: Manifest, height: int, width: int) -> Inputs:
+    from ..runtime.sources import channels, read
+
+    samples = {name: read(file, channels(manifest, name)).pixels for name, file in files.items()}
     try:
-        files = sorted(file for file in folder.iterdir() if file.suffix.lower() in images.FORMATS)
-    except OSError as error:
-        raise InputError(f"cannot read the folder {folder}: {error.strerror}; give one with images") from error
-    if not files:
-        raise InputError(f"{folder} holds no image ({', '.join(images.FORMATS)}); give a folder with some")
-    return [CalibrationPicture(file.name, _middle(file, manifest, height, width)) for file in files]
-
-
-def _middle(file: Path, manifest: Manifest, height: int, width: int) -> Inputs:
-    from ..runtime import images
-
-    try:
-        given = scene(manifest, images.read(file).pixels)
+        whole = scene(manifest, samples.pop(IMAGE_INPUT), samples)
     except InputError as error:
-        raise InputError(f"{file}: {error}") from None
-    top, left = max(0, (given.height - height) // 2), max(0, (given.width - width) // 2)
-    cut = Windows(given, max(given.height, height), max(given.width, width))(top, left, height, width)
+        raise InputError(f"{files[IMAGE_INPUT]}: {error}") from None
+    top, left = max(0, (whole.height - height) // 2), max(0, (whole.width - width) // 2)
+    cut = Windows(whole, max(whole.height, height), max(whole.width, width))(top, left, height, width)
     return tuple(_batched(values, manifest) for values in cut)
 
 

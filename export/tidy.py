@@ -10,6 +10,8 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript.optimizer import fold_constants
 
+from .channels import arrange_channels
+
 #: The name of the traced module inside the exporter's wrapper; `body.0.conv` is `model.body.0.conv` there.
 _WRAPPER = "model."
 
@@ -19,6 +21,8 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 def tidy(model: ir.Model) -> None:
     """Clean `model` in place; the same graph always gives the same result.
 
+    - Channels between convolutions are arranged for the engines (`export.channels`).
+    - A Reshape whose target follows from its input's shape has a constant one, so that no sizes are computed for it.
     - Equal initializers and equal subexpressions are kept once.
     - Nodes are named ``<module>/<operator>``, for instance ``body.2.layers.0.attention/KeyGraphAttention``, with
       ``_1``, ``_2`` behind repetitions, and values after the node that makes them.
@@ -26,8 +30,10 @@ def tidy(model: ir.Model) -> None:
       are named by their values.
     - The exporter's notes on nodes (stack traces with this machine's paths) go.
     """
+    _constant_targets(model.graph)
     # Whatever depends on weights alone is computed now, whatever its size.
     fold_constants(model, input_size_limit=sys.maxsize, output_size_limit=sys.maxsize)
+    arrange_channels(model.graph)
     common.RemoveUnusedNodesPass()(model)
     common.DeduplicateInitializersPass()(model)
     common.CommonSubexpressionEliminationPass()(model)
@@ -59,6 +65,27 @@ def tidy(model: ir.Model) -> None:
     graph.doc_string = None
     model.metadata_props.clear()
     model.doc_string = None
+
+
+def _constant_targets(graph: ir.Graph) -> None:
+    """Give Reshapes constant targets: numbers, 0 for a dimension that stays in its place, -1 for at most one other."""
+    for node in list(graph):
+        if node.op_type != "Reshape" or node.inputs[0] is None or node.inputs[1] is None:
+            continue
+        before, after = node.inputs[0].shape, node.outputs[0].shape
+        if node.inputs[1].const_value is not None or before is None or after is None:
+            continue
+        target = [
+            size if isinstance(size, int) else 0 if i < len(before) and before[i] == size and size.value else -1
+            for i, size in enumerate(after)
+        ]
+        if target.count(-1) > 1 or any(size == 0 for size in after):
+            continue
+        name = f"{node.outputs[0].name}.target"
+        value = ir.Value(name=name, const_value=ir.tensor(target, ir.DataType.INT64, name=name))
+        graph.register_initializer(value)
+        node.replace_input_with(1, value)
+        node.attributes["allowzero"] = ir.AttrInt64("allowzero", 0)
 
 
 def _initializer_name(value: ir.Value) -> str:

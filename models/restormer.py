@@ -100,17 +100,21 @@ class RestormerConfig:
     def __post_init__(self) -> None:
         # Configurations come back from JSON, where tuples have become lists.
         for name in ("blocks", "heads"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
             values = getattr(self, name)
-            fits = len(values) == LEVELS and all(type(n) is int and n >= 1 for n in values)
+            fits = isinstance(values, (tuple, list)) and len(values) == LEVELS
+            fits = fits and all(type(n) is int and n >= 1 for n in values)
             require(self, name, fits, f"{LEVELS} integers of at least 1")
+            object.__setattr__(self, name, tuple(values))
         for name in ("in_channels", "out_channels", "channels", "refinement_blocks"):
             value = getattr(self, name)
             require(self, name, type(value) is int and value >= 1, "an integer of at least 1")
         require(self, "channels", self.channels % 2 == 0, "even")
         divisible = all(self.channels * 2**i % heads == 0 for i, heads in enumerate(self.heads))
         require(self, "channels", divisible, f"a multiple of heads at every level, where it doubles ({self.heads})")
-        require(self, "ffn_expansion", self.ffn_expansion * self.channels >= 1, "at least 1 / channels")
+        number = type(self.ffn_expansion) in (int, float) and self.ffn_expansion * self.channels >= 1
+        require(self, "ffn_expansion", number, "a number, at least 1 / channels")
+        for name in ("bias", "dual_pixel"):
+            require(self, name, type(getattr(self, name)) is bool, "true or false")
         require(self, "norm", self.norm in NORMS, f"one of {', '.join(NORMS)}")
         if self.dual_pixel:
             require(self, "in_channels", self.in_channels % 2 == 0, "even for dual_pixel: a left and a right view")

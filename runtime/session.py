@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, KeygraphError
 from ..manifest import Manifest
+
+if TYPE_CHECKING:
+    from .exact.model import ExactModel
 
 #: One batch of everything that a model takes but k: the images, and what the manifest's `extra_inputs` name, in order.
 Inputs = tuple[NDArray[np.float32], ...]
@@ -57,6 +60,20 @@ class StreamingSession(Session, Protocol):
 
     def run_batches(self, batches: Iterator[Inputs], k: int | None) -> Iterator[NDArray[np.float32]]:
         """Restore batches; see `run_batches`."""
+
+
+@runtime_checkable
+class DivisibleSession(Session, Protocol):
+    """A session whose network can be taken apart, for exact tiled inference."""
+
+    def exact(self) -> ExactModel:
+        """Take it apart.
+
+        Raises
+        ------
+        InputError
+            This network, or this way of running it, cannot be.
+        """
 
 
 def run_batches(

@@ -60,6 +60,7 @@ def choose(
     tile: int | str = "auto",
     overlap: int | str = "auto",
     batch: int | None = None,
+    whole_pixels: int = WHOLE_PIXELS,
 ) -> Sizing:
     """Decide how to cut an image of `height` x `width` pixels.
 
@@ -71,7 +72,7 @@ def choose(
         At least 1.
     tile
         A multiple of the model's size rule; ``"none"`` for the whole image at once; or ``"auto"``: whole up to
-        `WHOLE_PIXELS`, else the manifest's calibrated tile, else about `DEFAULT_TILE`. For a file with a fixed shape or
+        `whole_pixels`, else the manifest's calibrated tile, else about `DEFAULT_TILE`. For a file with a fixed shape or
         profiles: the calibrated tile if it takes that, else the one that it was built for; where tiles would change the
         result (`global_statistics`), whole images as far as it takes them.
     overlap
@@ -79,6 +80,8 @@ def choose(
         `DEFAULT_OVERLAP`.
     batch
         Tiles that run together, at least 1; None chooses.
+    whole_pixels
+        Images of at most so many pixels are restored whole, where nothing speaks against it.
 
     Raises
     ------
@@ -95,7 +98,7 @@ def choose(
         shape = (_multiple(tile, "tile", multiple, multiple, None),) * 2
     elif _profiles(manifest) and manifest.global_statistics:
         shape = whole
-    elif _profiles(manifest) or height * width > max(WHOLE_PIXELS, _default_tile(manifest) ** 2):
+    elif _profiles(manifest) or height * width > max(whole_pixels, _default_tile(manifest) ** 2):
         shape = (_default_tile(manifest),) * 2
     else:
         shape = whole

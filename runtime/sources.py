@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import InputError
 from ..manifest import IMAGE_INPUT, Manifest
 from . import cubes, images
 from .cubes import Cube
@@ -75,3 +77,32 @@ def channels(manifest: Manifest, name: str) -> int:
     extras = {extra.name: extra.channels for extra in manifest.extra_inputs}
     of_each_view = manifest.in_channels // (len(manifest.views) or 1)
     return of_each_view if name == IMAGE_INPUT else extras.get(name, of_each_view)
+
+
+def in_folder(folder: Path, others: Collection[Path] = ()) -> list[Path]:
+    """The pictures in a folder, or the cubes where it holds no picture, by name and without `others`.
+
+    Raises
+    ------
+    InputError
+        There is none.
+    """
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.resolve() not in others)
+    for suffixes in (images.FORMATS, cubes.FORMATS):
+        found = [path for path in files if path.suffix.lower() in suffixes]
+        if found:
+            return found
+    raise InputError(f"{folder} holds no image; it takes {', '.join(SUFFIXES)}")
+
+
+def inputs_of(image: Source, beside: Mapping[str, Source]) -> dict[str, Source]:
+    """What goes with one image: of folders, the file with the image's name; raises `InputError` where there is none."""
+    found = {}
+    for name, other in beside.items():
+        found[name] = Source(other.path / image.path.name) if other.path.is_dir() else other
+        if not found[name].path.is_file():
+            raise InputError(
+                f"--input {name}: {other.path} holds no {image.path.name}, which {image.path} needs; "
+                "files in it must be called as the images are"
+            )
+    return found

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from ...errors import InputError, KeygraphError
-from .features import FeatureFile, Sink, Source
+from ..canvas import Sink, Source
+from .features import FeatureFile
 from .locality import Statistic
 from .plan import Feature, Sweep, SweepPlan
 from .submodel import COLUMNS, ROWS, Crop, SweepModel, part, sizes_model, stored, sweep_model
 
-#: Opens a model; the caller chooses the provider.
-Open = Callable[[bytes], onnxruntime.InferenceSession]
+#: Computes the named outputs from named inputs.
+Run = Callable[[Sequence[str], Mapping[str, NDArray[Any]]], Sequence[NDArray[Any]]]
+
+#: Opens a model; where it runs is the caller's matter. What is not open any more gives its memory back.
+Open = Callable[[bytes], Run]
 
 #: Called with (tiles done, tiles in all), over all sweeps.
 Progress = Callable[[int, int], None]
@@ -87,7 +91,7 @@ def _steps(sweep: Sweep, length: int, reachable: int, side: int) -> list[tuple[i
     edges = [index * cells // count * sweep.unit for index in range(count)] + [length]
     return [
         (first, beyond, max(0, first - sweep.halo), min(length, beyond + sweep.halo))
-        for first, beyond in zip(edges, edges[1:], strict=False)
+        for first, beyond in itertools.pairwise(edges)
     ]
 
 
@@ -158,6 +162,7 @@ def infer(
                 done += 1
                 if progress is not None:
                     progress(done, total)
+            del run  # One model at a time: the next is opened when this one's memory is free.
             for name, summed in totals.items():
                 known[name] = summed.finish(height * width, plan.locality.facts.types[name])
                 if not np.isfinite(known[name]).all():
@@ -191,13 +196,13 @@ class _SweepRun:
         self,
         sweep: Sweep,
         model: SweepModel,
-        session: onnxruntime.InferenceSession,
+        run: Run,
         sources: Mapping[str, Source],
         sinks: Mapping[str, Sink],
         sizes: _Sizes,
         totals: Mapping[str, _Total],
     ) -> None:
-        self._sweep, self._model, self._session = sweep, model, session
+        self._sweep, self._model, self._run = sweep, model, run
         self._sources, self._sinks, self._sizes, self._totals = sources, sinks, sizes, totals
         self._wanted = [stored(name) for name in sinks] + [
             part(name, row, column)
@@ -217,7 +222,7 @@ class _SweepRun:
         for feature in self._sweep.reads:
             first, beyond = _scaled((top, left), feature), _scaled((bottom, right), feature)
             values = self._sources[feature.name].read(*first, beyond[0] - first[0], beyond[1] - first[1])
-            inputs[stored(feature.name)] = values
+            inputs[stored(feature.name)] = values.astype(feature.dtype, copy=False)
         nothing = set()
         for crop in self._model.all_crops:
             rectangle = self._sizes.rectangle(crop, piece)
@@ -225,7 +230,7 @@ class _SweepRun:
                 nothing.add(crop)
                 rectangle = (0, 0), (1, 1)  # A statistic of nothing has no value: this one is not used.
             inputs[crop.first], inputs[crop.beyond] = np.array(rectangle[0]), np.array(rectangle[1])
-        results = dict(zip(self._wanted, self._session.run(self._wanted, inputs), strict=True))
+        results = dict(zip(self._wanted, self._run(self._wanted, inputs), strict=True))
         for feature in self._sweep.stores:
             if feature.name not in self._sinks:
                 continue
@@ -301,11 +306,9 @@ class _Sizes:
             elif name not in self._values:
                 moving.append(name)
         if moving:
-            session = self._open(sizes_model(self._plan.locality, moving, self._unit))
+            run = self._open(sizes_model(self._plan.locality, moving, self._unit))
             cells = {ROWS: np.array([self._size[0] // self._unit]), COLUMNS: np.array([self._size[1] // self._unit])}
-            asked = {value.name for value in session.get_inputs()}
-            results = session.run(moving, {name: value for name, value in cells.items() if name in asked})
-            self._values |= dict(zip(moving, results, strict=True))
+            self._values |= dict(zip(moving, run(moving, cells), strict=True))
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         return self._values[name]

@@ -10,11 +10,15 @@ import numpy as np
 import onnx
 import pytest
 import pyvips
+import released
 import tiny_kgt
 import torch
 from keygraph.cli import main
 from keygraph.cli.describe import _profile_name
 from keygraph.manifest import Neighbours, Tiling
+from keygraph.models import enhance, load_checkpoint, restormer, save_checkpoint
+from keygraph.models.macs import count_macs
+from keygraph.models.restormer import Restormer, RestormerConfig
 from keygraph.runtime import cubes
 from onnx import TensorProto, helper
 from tiny_kgt import CONFIG, Tiny, changed, set_manifest
@@ -230,3 +234,36 @@ def test_spectral_cubes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert inspected(Path(f"{tmp_path / 'b.npz'}:pred"), capsys)[0]["height"] == 3
     assert main(["inspect", f"{tmp_path / 'b.npz'}:absent"]) == 2
     assert "has no variable 'absent'" in capsys.readouterr().err
+
+
+def test_a_restormer_and_what_glmha_saves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = RestormerConfig(channels=8, blocks=(1, 1, 1, 1), refinement_blocks=1)
+    model = Restormer(config)
+    torch.save({"params": model.state_dict()}, tmp_path / "csa.pth")
+    save_checkpoint(tmp_path / "glmha.pth", enhance(model, preset="table"))
+    values, words = inspected(tmp_path / "csa.pth", capsys)
+    macs = values["multiply-accumulates at 256 x 256"]
+    counted = count_macs(restormer.ARCHITECTURE, config)
+    assert macs["without attention products"] == f"{counted.layers / 1e9:.3f} G"
+    assert macs["with"] == f"{counted.total / 1e9:.3f} G"
+    assert "published" not in values  # it is of no size that a paper has
+    for part in (
+        "architecture restormer",
+        f"tensors {len(model.state_dict())}",
+        "configuration inferred from the tensors' shapes",
+    ):
+        assert part in words
+    values, words = inspected(tmp_path / "glmha.pth", capsys)
+    parameters = sum(p.numel() for p in load_checkpoint(tmp_path / "glmha.pth").module.parameters())
+    assert values["parameters"] == parameters
+    assert values["saved against csa"]["parameters"] == sum(p.numel() for p in model.parameters()) - parameters
+    assert "attention glmha" in words
+
+
+def test_a_network_of_a_paper_with_its_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = {name: torch.zeros(shape) for name, shape in released.shapes("mst-s").items()}
+    torch.save(state, tmp_path / "mst_s.pth")
+    values, words = inspected(tmp_path / "mst_s.pth", capsys)
+    assert (values["parameters"], values["tensors"]) == (922_648, 202)
+    assert values["multiply-accumulates at 256 x 256"]["with layer norms as well"] == "12.291 G"
+    assert "published 0.93 M, 12.96 G (caiyuanhao1998/MST, README)" in words
