@@ -1,4 +1,4 @@
-"""Whether two forms of a network compute the same, and where not.
+"""Whether forms of a network compute the same, and where not.
 
 What a name needs is imported when it is first used: Polygraphy looks into this package whenever it starts, and must not
 wait for PyTorch then.
@@ -8,33 +8,44 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .comparison import Comparison, compare
-    from .difference import Difference
-    from .probes import OnnxProbe, Probe, TorchProbe, open_probe
-    from .results import InputResult
+    from .blocks import BlockDifference
+    from .comparison import compare
+    from .difference import Difference, Histogram
+    from .inputs import Sample
+    from .probes import EngineProbe, OnnxProbe, Probe, TorchProbe, open_probe
+    from .results import CleanPsnr, InputResult
+    from .run import ComparedImage, Comparison, Run, Side
     from .stages import StageAgreement
     from .verdict import Verdict
 
-#: Name -> the module that has it.
-_HOMES = {
-    "Comparison": "comparison",
-    "Difference": "difference",
-    "InputResult": "results",
-    "OnnxProbe": "probes",
-    "Probe": "probes",
-    "StageAgreement": "stages",
-    "TorchProbe": "probes",
-    "Verdict": "verdict",
-    "compare": "comparison",
-    "open_probe": "probes",
+#: Module -> what of it is public.
+_NAMES = {
+    "blocks": ("BlockDifference",),
+    "comparison": ("compare",),
+    "difference": ("Difference", "Histogram"),
+    "inputs": ("Sample",),
+    "probes": ("EngineProbe", "OnnxProbe", "Probe", "TorchProbe", "open_probe"),
+    "results": ("CleanPsnr", "InputResult"),
+    "run": ("ComparedImage", "Comparison", "Run", "Side"),
+    "stages": ("StageAgreement",),
+    "verdict": ("Verdict",),
 }
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
+    "BlockDifference",
+    "CleanPsnr",
+    "ComparedImage",
     "Comparison",
     "Difference",
+    "EngineProbe",
+    "Histogram",
     "InputResult",
     "OnnxProbe",
     "Probe",
+    "Run",
+    "Sample",
+    "Side",
     "StageAgreement",
     "TorchProbe",
     "Verdict",

@@ -19,7 +19,15 @@ from .canvas import ArraySink, Sink
 from .memory import whole_pixels
 from .notices import warn
 from .scene import Scene, Windows, scene
-from .session import DivisibleSession, Inputs, Session, SessionMemoryError, resolve_k, run_batches
+from .session import (
+    DivisibleSession,
+    Inputs,
+    NotFiniteError,
+    Session,
+    SessionMemoryError,
+    resolve_k,
+    run_batches,
+)
 from .sizing import Sizing, choose, smaller
 from .tiling import Plan, blend
 from .values import from_model
@@ -349,7 +357,7 @@ class Restorer:
                 restored = restored.reshape(len(group), planes, *restored.shape[1:])
                 for (y, x), of_tile in zip(group, restored, strict=True):
                     if not np.isfinite(of_tile).all():
-                        raise KeygraphError(
+                        raise NotFiniteError(
                             f"the model gave NaN or infinity in the tile at row {y}, column {x}; "
                             "look for the cause with: keygraph compare MODEL CHECKPOINT --inputs IMAGE"
                         )

@@ -4,47 +4,40 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...errors import InputError
-from ...files import CHECKPOINT_SUFFIXES, read_start
+from ...files import read_start
 from ...manifest import IMAGE_INPUT, K_INPUT, METADATA_KEY, Manifest, from_json
 from ...runtime import sidecar
 from ...runtime.session import resolve_k
-
-#: What an engine's name ends with, ours first.
-ENGINE_SUFFIXES = (".plan", ".engine")
+from ..specs import ModelSpec, parse_spec
 
 #: Name -> (type, shape); a str or None stands for a size that is chosen at run time.
 Tensors = dict[str, tuple[Any, tuple[int | str | None, ...]]]
 
 
-def kind_of(path: str | os.PathLike[str]) -> str:
-    """Return ``"onnx"``, ``"checkpoint"`` or ``"engine"`` by the file's name; raises `InputError` for another."""
-    suffix = Path(path).suffix.lower()
+def manifest_of(model: str | os.PathLike[str] | ModelSpec) -> Manifest:
+    """Read what an artifact says of itself, with the precision that it is to run in.
+
+    Raises
+    ------
+    InputError
+        The file is missing, damaged or not keygraph's.
+    """
+    spec = model if isinstance(model, ModelSpec) else parse_spec(model)
+    suffix = spec.path.suffix.lower()
+    if suffix == ".plan":
+        return sidecar.read(spec.path).manifest
     if suffix == ".onnx":
-        return "onnx"
-    if suffix in CHECKPOINT_SUFFIXES:
-        return "checkpoint"
-    if suffix in ENGINE_SUFFIXES:
-        return "engine"
-    names = ", ".join((".onnx", *CHECKPOINT_SUFFIXES, *ENGINE_SUFFIXES))
-    raise InputError(f"{path} is no model by its name; give one that ends with {names}")
+        return _exported(spec.path)
+    from ...models import load_checkpoint
 
-
-def manifest_of(path: str | os.PathLike[str]) -> Manifest:
-    """Read what an artifact says of itself; raises `InputError` where it is missing, damaged or not keygraph's."""
-    kind = kind_of(path)
-    if kind == "engine":
-        return sidecar.read(Path(path)).manifest
-    if kind == "checkpoint":
-        from ...models import load_checkpoint
-
-        return load_checkpoint(path).manifest()
-    return _exported(Path(path))
+    return replace(load_checkpoint(spec.path).manifest(), precision=spec.precision or "fp32")
 
 
 def tensors_of(manifest: Manifest) -> Tensors:

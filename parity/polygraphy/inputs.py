@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from ...errors import InputError
 from ...manifest import IMAGE_INPUT, K_INPUT
 from ...runtime.notices import warn
-from ..inputs import Given, demands, pieces, read_inputs
+from ..cutting import pieces
+from ..inputs import Given, demands, read_inputs
+from ..specs import ModelSpec
 from .artifacts import common_k, manifest_of
 
 #: Name of a tensor -> its values.
@@ -30,7 +32,7 @@ class FeedDictsFromImages:
     Parameters
     ----------
     models
-        All the files that run on this feed: it is made so that each takes it.
+        All the files that run on this feed, as `specs.parse_spec` reads them: it is made so that each takes it.
     images
         Image files or arrays, as `parity.compare` takes them; none: a generated picture.
     k
@@ -44,8 +46,8 @@ class FeedDictsFromImages:
 
     def __init__(
         self,
-        models: Sequence[str | os.PathLike[str]],
-        images: Sequence[Given | Mapping[str, Given]] = (),
+        models: Sequence[str | os.PathLike[str] | ModelSpec],
+        images: Sequence[Given] = (),
         k: int | None = None,
     ) -> None:
         if not models:
@@ -55,16 +57,19 @@ class FeedDictsFromImages:
     def __iter__(self) -> Iterator[FeedDict]:
         """Yield {"image": float32[B, C, H, W], the extra inputs, "k": int64[1] where there is one}."""
         manifests = [manifest_of(model) for model in self._models]
-        needs = demands(manifests[0], manifests[-1])
-        for manifest in manifests[1:-1]:
-            demands(manifest, manifests[-1])
+        needs = demands(*manifests)
         number = common_k([(str(model), one) for model, one in zip(self._models, manifests, strict=True)], self._k)
         names = (IMAGE_INPUT, *(extra.name for extra in needs.manifest.extra_inputs))
         for image in read_inputs(self._images, needs):
             for line in image.notices:
                 warn(f"{image.name}: {line}")
-            for tensors, _shown in pieces(image, needs):
-                feed: FeedDict = OrderedDict(zip(names, tensors, strict=True))
-                if number is not None:
-                    feed[K_INPUT] = np.array([number], np.int64)
-                yield feed
+            for (images, *extras), _corner in pieces(image, needs):
+                # A file of one shape takes one image, repeated to fill its batch.
+                batches = [images] if needs.shape is None else [plane[None] for plane in images]
+                together = 1 if needs.shape is None else needs.shape[0]
+                for batch in batches:
+                    tensors = (np.repeat(one, together, axis=0) for one in (batch, *extras))
+                    feed: FeedDict = OrderedDict(zip(names, tensors, strict=True))
+                    if number is not None:
+                        feed[K_INPUT] = np.array([number], np.int64)
+                    yield feed

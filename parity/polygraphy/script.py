@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -14,10 +15,12 @@ from ...files import atomic_path, check_place
 from ...manifest import IMAGE_INPUT
 from ...runtime.metrics import Tolerance
 from ...runtime.sources import Source
-from ..comparison import Side, check_comparable
+from ..comparison import check_comparable
 from ..inputs import demands
+from ..run import Side
+from ..specs import ModelSpec, parse_spec
 from ..verdict import tolerance
-from .artifacts import common_k, kind_of, manifest_of
+from .artifacts import common_k, manifest_of
 
 _SCRIPT = Template('''\
 """Compares $candidate_names with $reference_name through Polygraphy's Comparator.
@@ -92,9 +95,9 @@ _JUDGED_BROADLY = """\
 compare_outputs = ImageCompareFunc(VALUE_RANGE, psnr=AS_RUN_PSNR)"""
 
 _JUDGED_AS_RUN = """\
-# As they run, only broadly: correct programs choose other neighbours where similarities nearly tie. An engine does not
-# tell its neighbours, so that they cannot be made the same; with K at its largest there is nothing to choose.
-compare_outputs = ImageCompareFunc(VALUE_RANGE, psnr=AS_RUN_PSNR)"""
+# As they run: one of them does not tell its neighbours, so near ties count as errors. With K at its largest there is
+# nothing to choose.
+compare_outputs = ImageCompareFunc(VALUE_RANGE, psnr=PSNR)"""
 
 _NETWORK_USE = """\
     polygraphy convert {script} --trt-config-script {script} --convert-to trt -o ENGINE.plan
@@ -118,28 +121,31 @@ def load_config(builder, network):
 
 _SAME_GRAPHS = """\
     # Once more with each candidate's neighbours forced on the reference: what is left is arithmetic.
-    for candidate in CANDIDATES:
-        told = RecordingRunner(candidate, name=f"{candidate.name}, neighbours told")
-        forced = ForcedRunner(REFERENCE, told, name=f"{REFERENCE.name}, the same neighbours")
+    for candidate in [{told}]:
+        told = RecordingRunner(candidate, name="neighbours told")
+        forced = ForcedRunner({forced}, told, name="the same neighbours")
         results = Comparator.run([told, forced], data_loader=load_data(), streaming=True)
         rules = [ImageCompareFunc(VALUE_RANGE, psnr=PSNR), KeyGraphCompareFunc(K, SIMILARITY)]
         good &= bool(Comparator.compare_accuracy(results, compare_func=rules))"""
 
-#: Kind of artifact -> (what its runner is made by, the modules that this comes from).
+#: Suffix -> (what a runner is made by, the modules that this comes from); the others are checkpoints'.
 _RUNNERS = {
-    "onnx": (
-        "OnnxrtRunner(SessionFromExported({path}), name={path}.name)",
+    ".onnx": (
+        "OnnxrtRunner(SessionFromExported({path}{how}), name={name})",
         {"polygraphy.backend.onnxrt": ["OnnxrtRunner"], "keygraph.parity.polygraphy": ["SessionFromExported"]},
     ),
-    "checkpoint": (
-        "TorchRunner(ModelFromCheckpoint({path}), name={path}.name)",
-        {"keygraph.parity.polygraphy.pytorch": ["ModelFromCheckpoint", "TorchRunner"]},
-    ),
-    "engine": (
-        "TrtRunner(EngineFromBuilt({path}), name={path}.name)",
+    ".plan": (
+        "TrtRunner(EngineFromBuilt({path}), name={name})",
         {"polygraphy.backend.trt": ["TrtRunner"], "keygraph.parity.polygraphy.tensorrt": ["EngineFromBuilt"]},
     ),
+    "": (
+        "TorchRunner(ModelFromCheckpoint({path}){how}, name={name})",
+        {"keygraph.parity.polygraphy.pytorch": ["ModelFromCheckpoint", "TorchRunner"]},
+    ),
 }
+
+#: A file, and how it runs.
+Model = str | os.PathLike[str] | ModelSpec
 
 #: Name of an input -> file; an image alone may be given as such.
 Images = Sequence[str | os.PathLike[str] | Source | Mapping[str, Any]]
@@ -147,8 +153,8 @@ Images = Sequence[str | os.PathLike[str] | Source | Mapping[str, Any]]
 
 def write_script(
     path: str | os.PathLike[str],
-    candidates: Sequence[str | os.PathLike[str]],
-    reference: str | os.PathLike[str],
+    candidates: Sequence[Model],
+    reference: Model,
     images: Images = (),
     *,
     k: int | None = None,
@@ -163,7 +169,7 @@ def write_script(
     path
         The script, ``.py``.
     candidates, reference
-        Exported files, checkpoints or engines.
+        Exported files, checkpoints or engines, as `specs.parse_spec` reads them: ``"kgt.ckpt@fp16"``.
     images
         Image files, or mappings of ``"image"`` and the names of a model's other inputs to files; none: a generated
         picture.
@@ -182,39 +188,37 @@ def write_script(
     if script.suffix != ".py":
         raise InputError(f"{script} is no name for a Python script, as Polygraphy imports it; let it end with .py")
     check_place(script)
-    models = [Path(model) for model in (*candidates, reference)]
-    manifests = [manifest_of(model) for model in models]
-    sides = [Side(str(model), "", manifest) for model, manifest in zip(models, manifests, strict=True)]
+    models = [model if isinstance(model, ModelSpec) else parse_spec(model) for model in (*candidates, reference)]
+    sides = [Side(str(model), "", manifest_of(model)) for model in models]
     for side in sides[:-1]:
         check_comparable(side, sides[-1])
-        demands(side.manifest, sides[-1].manifest)
+    demands(*(side.manifest for side in sides))
     number = common_k([(side.name, side.manifest) for side in sides], k)
-    allowed = tolerance([manifest.precision for manifest in manifests])
-    kinds = [kind_of(model) for model in models]
-    tells = number is not None and "engine" not in kinds
-    names = [f"CANDIDATES[{index}]" for index in range(len(candidates))] + ["REFERENCE"]
-    exported = next((name for kind, name in zip(kinds, names, strict=True) if kind == "onnx"), None)
+    allowed = tolerance([side.manifest.precision for side in sides])
+    tells = number is not None and all(_tells(model) for model in models)
+    paths = [f"CANDIDATES[{index}]" for index in range(len(candidates))] + ["REFERENCE"]
+    exported = next((path for model, path in zip(models, paths, strict=True) if _suffix(model) == ".onnx"), None)
+    runners = [_runner(model, path) for model, path in zip(models, paths, strict=True)]
+    told = [_spec(model, path) for model, path in zip(models, paths, strict=True)]
     text = _SCRIPT.substitute(
-        candidate_names=" and ".join(model.name for model in models[:-1]),
-        reference_name=models[-1].name,
+        candidate_names=" and ".join(_name(model) for model in models[:-1]),
+        reference_name=_name(models[-1]),
         command=command,
         script=script.name,
-        imports=_imports(kinds, tells),
-        candidates="\n".join(f"    {_place(model, script)}," for model in models[:-1]),
-        reference=_place(models[-1], script),
+        imports=_imports(models, tells),
+        candidates="\n".join(f"    {_place(model.path, script)}," for model in models[:-1]),
+        reference=_place(models[-1].path, script),
         images=", ".join(_image(image, script) for image in images),
         images_comment="" if images else "# none: a generated picture",
-        value_range=manifests[-1].value_range,
+        value_range=sides[-1].manifest.value_range,
         psnr=allowed.psnr,
         key_graph_rules="" if number is None else _key_graph_rules(number, allowed),
         k="None" if number is None else "K",
         compare_outputs=_JUDGED if number is None else _JUDGED_BROADLY if tells else _JUDGED_AS_RUN,
         load_network="" if exported is None else _LOAD_NETWORK.format(path=exported),
         network_use="" if exported is None else _NETWORK_USE.format(script=script.name),
-        runners="\n".join(
-            f"        {_RUNNERS[kind][0].format(path=name)}," for kind, name in zip(kinds, names, strict=True)
-        ),
-        same_graphs=_SAME_GRAPHS if tells else "",
+        runners="\n".join(f"        {runner}," for runner in runners),
+        same_graphs=_SAME_GRAPHS.format(told=", ".join(told[:-1]), forced=told[-1]) if tells else "",
     )
     with atomic_path(script) as temporary:
         temporary.write_text("\n".join(line.rstrip() for line in text.splitlines()) + "\n", encoding="utf-8")
@@ -224,14 +228,44 @@ def _key_graph_rules(k: int, allowed: Tolerance) -> str:
     return _KEY_GRAPH_RULES.format(k=k, similarity=allowed.similarity, as_run=min(AS_RUN_PSNR, allowed.psnr))
 
 
-def _imports(kinds: Sequence[str], tells: bool) -> str:
+def _suffix(model: ModelSpec) -> str:
+    """The key of `_RUNNERS`."""
+    suffix = model.path.suffix.lower()
+    return suffix if suffix in _RUNNERS else ""
+
+
+def _tells(model: ModelSpec) -> bool:
+    """Whether it tells its neighbours: see `parity.probes`."""
+    return _suffix(model) != ".plan" and model.provider != "tensorrt"
+
+
+def _name(model: ModelSpec) -> str:
+    return str(replace(model, path=Path(model.path.name)))
+
+
+def _runner(model: ModelSpec, path: str) -> str:
+    """The expression that makes its runner."""
+    how = {"precision": model.precision, "device": model.device, "provider": model.provider}
+    words = "".join(f', {name}="{value}"' for name, value in how.items() if value is not None)
+    if model.functions:
+        words = f", library=None{words}"
+    return _RUNNERS[_suffix(model)][0].format(path=path, how=words, name=json.dumps(_name(model)))
+
+
+def _spec(model: ModelSpec, path: str) -> str:
+    """The expression of a model, and how it runs, for runners that take both as one."""
+    how = str(replace(model, path=Path("."))).removeprefix(".")
+    return f'f"{{{path}}}{how}"' if how else path
+
+
+def _imports(models: Sequence[ModelSpec], tells: bool) -> str:
     """The lines that import what the script uses."""
     modules: dict[str, set[str]] = {
         "polygraphy.comparator": {"Comparator"},
         "keygraph.parity.polygraphy": {"FeedDictsFromImages", "ImageCompareFunc"},
     }
-    for kind in kinds:
-        for module, names in _RUNNERS[kind][1].items():
+    for model in models:
+        for module, names in _RUNNERS[_suffix(model)][1].items():
             modules.setdefault(module, set()).update(names)
     if tells:
         modules["keygraph.parity.polygraphy.key_graphs"] = {"ForcedRunner", "KeyGraphCompareFunc", "RecordingRunner"}
