@@ -16,9 +16,9 @@ from ..files import check_place
 from ..manifest import IMAGE_INPUT
 from ..parity import Run, failures, junit, saved, specs
 from ..parity import compare as compare_models
-from ..runtime.sources import Source
+from ..runtime.sources import Source, inputs_of
 from .comparison_tables import show_run
-from .inputs import INPUT_HELP, find_images, inputs_of, parse_inputs
+from .inputs import INPUT_HELP, find_images, parse_inputs
 from .output import note, progress_bar
 
 #: They do not agree; apart from 1 and 2, which say that it could not be found out.

@@ -18,19 +18,27 @@ if TYPE_CHECKING:
     from .stages import StageAgreement
     from .verdict import Verdict
 
-#: Module -> what of it is public.
-_NAMES = {
-    "blocks": ("BlockDifference",),
-    "comparison": ("compare",),
-    "difference": ("Difference", "Histogram"),
-    "inputs": ("Sample",),
-    "probes": ("EngineProbe", "OnnxProbe", "Probe", "TorchProbe", "open_probe"),
-    "results": ("CleanPsnr", "InputResult"),
-    "run": ("ComparedImage", "Comparison", "Run", "Side"),
-    "stages": ("StageAgreement",),
-    "verdict": ("Verdict",),
+#: Name -> the module that has it.
+_HOMES = {
+    "BlockDifference": "blocks",
+    "CleanPsnr": "results",
+    "ComparedImage": "run",
+    "Comparison": "run",
+    "Difference": "difference",
+    "EngineProbe": "probes",
+    "Histogram": "difference",
+    "InputResult": "results",
+    "OnnxProbe": "probes",
+    "Probe": "probes",
+    "Run": "run",
+    "Sample": "inputs",
+    "Side": "run",
+    "StageAgreement": "stages",
+    "TorchProbe": "probes",
+    "Verdict": "verdict",
+    "compare": "comparison",
+    "open_probe": "probes",
 }
-_HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "BlockDifference",

@@ -19,7 +19,7 @@ from ..manifest import IMAGE_INPUT
 from ..runtime.metrics import psnr
 from ..runtime.notices import warn
 from ..runtime.restorer import Restorer
-from ..runtime.session import NotFiniteError, resolve_k
+from ..runtime.session import DivisibleSession, NotFiniteError, resolve_k
 from ..runtime.sizing import choose
 from ..runtime.tiling import Plan
 from .cutting import count_pieces, in_pieces, in_tiles
@@ -150,6 +150,12 @@ class _Setup:
     tile: int | str | None
 
     @property
+    def global_statistics(self) -> str | None:
+        """What `Restorer.restore` takes: exact tiles only where every side can, so that all compute the same."""
+        divisible = all(isinstance(probe.session, DivisibleSession) for probe in self.sides)
+        return "tile" if self.reference.manifest.global_statistics and not divisible else None
+
+    @property
     def sides(self) -> tuple[Probe, ...]:
         return (self.reference, *self.candidates)
 
@@ -232,7 +238,9 @@ def _through_the_runtime(setup: _Setup, probe: Probe, given: Input) -> tuple[Ima
     k = _given(probe, setup.k)
     assert setup.tile is not None
     try:
-        restored = Restorer(probe.session).restore(image, k, inputs=arrays, tile=setup.tile)
+        restored = Restorer(probe.session).restore(
+            image, k, inputs=arrays, tile=setup.tile, global_statistics=setup.global_statistics
+        )
     except NotFiniteError as error:
         shape = (given.scene.height * manifest.scale, given.scene.width * manifest.scale, given.scene.channels.channels)
         return np.full(shape, np.nan, np.float32), None, (f"{probe.name}: {str(error).partition(';')[0]}",)

@@ -19,15 +19,7 @@ from .canvas import ArraySink, Sink
 from .memory import whole_pixels
 from .notices import warn
 from .scene import Scene, Windows, scene
-from .session import (
-    DivisibleSession,
-    Inputs,
-    NotFiniteError,
-    Session,
-    SessionMemoryError,
-    resolve_k,
-    run_batches,
-)
+from .session import DivisibleSession, Inputs, NotFiniteError, Session, SessionMemoryError, resolve_k, run_batches
 from .sizing import Sizing, choose, smaller
 from .tiling import Plan, blend
 from .values import from_model

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ...errors import InputError, KeygraphError
 from ..canvas import Sink, Source
+from ..session import NotFiniteError
 from .features import FeatureFile
 from .locality import Statistic
 from .plan import Feature, Sweep, SweepPlan
@@ -166,7 +167,7 @@ def infer(
             for name, summed in totals.items():
                 known[name] = summed.finish(height * width, plan.locality.facts.types[name])
                 if not np.isfinite(known[name]).all():
-                    raise KeygraphError(f"the model gave NaN or infinity in {name}, taken over the whole image")
+                    raise NotFiniteError(f"the model gave NaN or infinity in {name}, taken over the whole image")
             later = {feature.name for after in plan.sweeps[index + 1 :] for feature in after.reads}
             for name in set(features) - later:
                 features.pop(name).close()
