@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import runpy
+import subprocess
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -293,6 +295,12 @@ def test_numbers_are_saved_and_judged_again(tiny: Tiny, tmp_path: Path) -> None:
     assert list(again[1][pair][0]) == ["body.0/graph", "body.1/graph"]
     again[0].reevaluate(ImageCompareFunc(psnr=200.0).thresholds_for(""))
     assert not again
+
+
+def test_polygraphy_does_not_wait_for_pytorch() -> None:
+    """Its command asks every extension for flags, whatever it was called for."""
+    program = "import sys, keygraph.parity.polygraphy.arguments as ours; print('torch' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "False\n"
 
 
 # Key graphs
