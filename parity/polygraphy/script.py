@@ -203,7 +203,7 @@ def write_script(
     text = _SCRIPT.substitute(
         candidate_names=" and ".join(_name(model) for model in models[:-1]),
         reference_name=_name(models[-1]),
-        command=command,
+        command=command.replace("\\", "\\\\").replace('"""', "'''"),
         script=script.name,
         imports=_imports(models, tells),
         candidates="\n".join(f"    {_place(model.path, script)}," for model in models[:-1]),
