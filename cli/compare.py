@@ -71,6 +71,10 @@ def compare(
     replay: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Repeat a saved run: its models, inputs and settings.")
     ] = None,
+    emit_polygraphy: Annotated[
+        Path | None,
+        typer.Option(metavar="SCRIPT.py", help="Write a script that compares them with Polygraphy, and end."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only what is wrong.")] = False,
 ) -> None:
@@ -87,6 +91,8 @@ def compare(
     at_least = None if fail_under is None else _decibels(fail_under)
     options: dict[str, Any]
     earlier = None
+    if emit_polygraphy is not None and (replay or clean or tile or save or junit_file or baseline or fail_under):
+        raise InputError("--emit-polygraphy goes with models, --inputs, --input, --k, --device and --provider alone")
     if replay is not None:
         if models or inputs or beside or clean or k is not None or tile or device or provider:
             raise InputError("--replay repeats a run as it was; leave out models, images and how they run")
@@ -102,6 +108,11 @@ def compare(
         images, targets = _pictures(pictures, beside or [], clean)
         options = {"inputs": images, "clean": targets, "k": k, "tile": _tile(tile)}
         command = _command(named, pictures, beside or [], clean, k, tile)
+        if emit_polygraphy is not None:
+            _emit(emit_polygraphy, named, images, k, command)
+            if not quiet:
+                print(f"wrote {emit_polygraphy}; run it with: python {emit_polygraphy}")
+            return
     if fail_under is not None:
         command += ["--fail-under", fail_under]
     with progress_bar("comparing", quiet=quiet) as progress:
@@ -126,6 +137,16 @@ def compare(
     elif not quiet:
         show_run(run, None if previous is None else wrong, moved)
     _finish(run, wrong, quiet, judged_by_rule=previous is None)
+
+
+def _emit(
+    script: Path, models: list[specs.ModelSpec], images: list[dict[str, Source]], k: int | None, command: list[str]
+) -> None:
+    """Write a script for Polygraphy."""
+    from ..parity.polygraphy.script import write_script
+
+    written_by = shlex.join(["keygraph", "compare", *command, "--emit-polygraphy", str(script)])
+    write_script(script, models[:-1], models[-1], images, k=k, command=written_by)
 
 
 def _finish(run: Run, wrong: failures.Failures, quiet: bool, judged_by_rule: bool) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from ..errors import InputError, KeygraphError
 from ..runtime.sidecar import Sidecar, read
+from ..runtime.tensorrt_backend import loader_path
 from . import lint, preflight, store
-from .backend import loader_path
 from .job import Job
 from .model import Model
 

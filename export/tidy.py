@@ -83,7 +83,7 @@ def _constant_targets(graph: ir.Graph) -> None:
             continue
         name = f"{node.outputs[0].name}.target"
         tensor = ir.tensor(target, ir.DataType.INT64, name=name)
-        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape([len(target)]), const_value=tensor)
         graph.register_initializer(value)
         node.replace_input_with(1, value)
         node.attributes["allowzero"] = ir.AttrInt64("allowzero", 0)

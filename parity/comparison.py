@@ -116,7 +116,7 @@ def compare(
         for model in (*wanted, reference)
     )
     for probe in ours:
-        _check_comparable(probe, theirs)
+        check_comparable(probe, theirs)
         tolerance((probe.manifest.precision, theirs.manifest.precision))
     setup = _Setup(tuple(ours), theirs, _common_k((*ours, theirs), k), _needs(ours, theirs), tile)
     images = read_inputs(inputs, setup.needs, clean)
@@ -315,7 +315,7 @@ def _needs(candidates: Sequence[Probe], reference: Probe) -> Demands:
     return demands(*(probe.manifest for probe in candidates), reference.manifest)
 
 
-def _check_comparable(candidate: Probe, reference: Probe) -> None:
+def check_comparable(candidate: Probe | Side, reference: Probe | Side) -> None:
     """Raise an `InputError` unless both are forms of one network."""
     ours, theirs = candidate.manifest, reference.manifest
     for name in _INTERFACE:
@@ -329,7 +329,7 @@ def _check_comparable(candidate: Probe, reference: Probe) -> None:
         raise InputError(f"{without} has no key graph, the other has; compare two forms of one network")
 
 
-def _require_same(candidate: Probe, reference: Probe, name: str, ours: Any, theirs: Any) -> None:
+def _require_same(candidate: Probe | Side, reference: Probe | Side, name: str, ours: Any, theirs: Any) -> None:
     if ours != theirs:
         raise InputError(
             f"{candidate.name} and {reference.name} are different networks: {name} is {ours} and {theirs}; "

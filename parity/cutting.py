@@ -48,7 +48,7 @@ def in_pieces(given: Input, needs: Demands, ways: Ways, done: Callable[[], None]
     """
     scale = needs.manifest.scale
     result = None
-    for inputs, (top, left) in _pieces(given, needs):
+    for inputs, (top, left) in pieces(given, needs):
         piece = _joined(given, needs, ways, inputs)
         if result is None:
             result = _canvas(given, scale, len(piece))
@@ -82,7 +82,7 @@ def in_tiles(given: Input, needs: Demands, plan: Plan, ways: Ways) -> NDArray[np
     return result
 
 
-def _pieces(given: Input, needs: Demands) -> Iterator[tuple[Inputs, tuple[int, int]]]:
+def pieces(given: Input, needs: Demands) -> Iterator[tuple[Inputs, tuple[int, int]]]:
     """Cut an image and what goes with it: what a session takes but k, and the corner (top, left)."""
     height, width = given.scene.height, given.scene.width
     unit = needs.shape[1:] if needs.shape else (needs.multiple, needs.multiple)

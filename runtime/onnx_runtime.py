@@ -90,7 +90,7 @@ class OnnxRuntimeSession:
             options.intra_op_num_threads = threads
         provider = resolve(provider, device)
         operators = register_operators(options, library, notice)
-        self._session, arithmetic = _open(file, options, provider, device)
+        self._session, arithmetic = open_file(file, options, provider, device)
         self._file, self._provider, self._threads, self._rounded = file, provider, threads, bool(arithmetic)
         self._exact: ExactModel | None = None
         self.device = device
@@ -197,10 +197,16 @@ def register_operators(
     return path.name
 
 
-def _open(
+def open_file(
     path: Path, options: onnxruntime.SessionOptions, provider: str, device: Device
 ) -> tuple[onnxruntime.InferenceSession, str]:
-    """Open the file, in rounded float32 where the CPU has no kernels for its bfloat16; with what to say of that."""
+    """Open a file, in rounded float32 where the CPU has no kernels for its bfloat16; with what to say of that.
+
+    Raises
+    ------
+    InputError
+        The file or the provider cannot be used.
+    """
     try:
         return open_session(path, options, provider, device), ""
     except InputError as error:

@@ -349,3 +349,33 @@ def test_a_saved_run_is_repeated(
     (folder / "inputs" / "0-image.npy").write_bytes(b"half")
     assert run("--replay", folder) == 2
     assert "cannot read" in capsys.readouterr().err
+
+
+def test_a_script_for_polygraphy(
+    tiny: Tiny, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    script = tmp_path / "script.py"
+    assert run(tiny.onnx, f"{tiny.checkpoint}@bf16", tiny.checkpoint, "--inputs", photos, "--k", 8, *EMIT) == 0
+    assert capsys.readouterr().out == "wrote script.py; run it with: python script.py\n"
+    text = script.read_text()
+    compile(text, "script.py", "exec")
+    assert 'IMAGES = [HERE / "photos/a.png", HERE / "photos/b[1].png", HERE / "photos/c.tif"]' in text
+    assert "K = 8\n" in text
+    assert "--k 8 --emit-polygraphy script.py\n" in text
+    script.unlink()
+    assert run(tiny.onnx, tiny.checkpoint, "--quiet", *EMIT) == 0
+    assert capsys.readouterr() == ("", "")
+    script.unlink()
+    for wrong, words in (
+        ((tiny.onnx, tiny.checkpoint, "--emit-polygraphy", "script.txt"), "let it end with .py"),
+        ((tiny.onnx, tiny.checkpoint, "--k", "65", *EMIT), "tiny.onnx: k is 65"),
+        ((tiny.onnx, tmp_path / "none.ckpt", *EMIT), "none.ckpt does not exist"),
+        ((tiny.onnx, tiny.checkpoint, "--tile", "auto", *EMIT), "--emit-polygraphy goes with"),
+    ):
+        assert run(*wrong) == 2
+        assert words in capsys.readouterr().err
+        assert not list(tmp_path.glob("*script*"))
+
+
+EMIT = ("--emit-polygraphy", "script.py")
