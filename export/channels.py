@@ -90,7 +90,7 @@ def _constant(graph: ir.Graph, like: ir.Value, numbers: NDArray, suffix: str) ->
     while name in graph.initializers:
         name += "_"
     tensor = ir.tensor(np.ascontiguousarray(numbers), name=name)
-    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(numbers.shape), const_value=tensor)
     graph.register_initializer(value)
     return value
 
