@@ -3,6 +3,7 @@
 >>> import keygraph
 >>> restore = keygraph.load("kgt.onnx")
 >>> restored = restore(image)          # H x W x C uint8, uint16 or float, and the same back
+>>> cube = restore(measurement, inputs={"mask": mask})     # where the model takes more than an image
 """
 
 from __future__ import annotations

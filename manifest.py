@@ -64,6 +64,47 @@ class Tiling:
 
 
 @dataclass(frozen=True)
+class ExactTiling:
+    """Exact tiled inference of a model with global statistics, as tried when the file was made.
+
+    Attributes
+    ----------
+    tile
+        Side of the tiles, in pixels.
+    psnr
+        Against the whole image, dB, at most 200.
+    sweeps
+        Times that all tiles are gone over.
+    disk
+        Bytes of features per pixel of the image, at the most.
+    """
+
+    tile: int
+    psnr: float
+    sweeps: int
+    disk: float
+
+
+@dataclass(frozen=True)
+class GlobalStatistics:
+    """What statistics over the whole image cost, as measured when the file was made.
+
+    Attributes
+    ----------
+    memory
+        Bytes per pixel that a run over a whole image takes at its peak on a CPU; None where that was not measured.
+    tilings
+        Plain tiles of several sizes, the smallest first: how far from the whole image their results are.
+    exact
+        None where the network cannot be run exactly in tiles.
+    """
+
+    memory: float | None
+    tilings: tuple[Tiling, ...]
+    exact: ExactTiling | None
+
+
+@dataclass(frozen=True)
 class HalfPrecision:
     """What is half in a file of half precision, what is not, and how close to overflow it came.
 
@@ -201,6 +242,8 @@ class Manifest:
         Range that results are cut to, in units of `value_range`; None leaves floats as they are.
     wavelengths
         Of the result's bands in nm, one for each of `out_channels`; empty for pictures.
+    statistics
+        What `global_statistics` cost; None where there are none, or they were not measured.
     """
 
     architecture: str
@@ -228,6 +271,7 @@ class Manifest:
     extra_inputs: tuple[ExtraInput, ...] = ()
     clamp: tuple[float, float] | None = None
     wavelengths: tuple[float, ...] = ()
+    statistics: GlobalStatistics | None = None
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:
@@ -283,6 +327,11 @@ def from_json(text: str, source: str) -> Manifest:
         values["extra_inputs"] = tuple(
             ExtraInput(**{**extra, "margin": tuple(extra["margin"])}) for extra in values.get("extra_inputs", ())
         )
+        if values.get("statistics") is not None:
+            statistics = values["statistics"]
+            tilings = tuple(Tiling(**tiling) for tiling in statistics["tilings"])
+            exact = None if statistics["exact"] is None else ExactTiling(**statistics["exact"])
+            values["statistics"] = GlobalStatistics(**{**statistics, "tilings": tilings, "exact": exact})
         return Manifest(**values)
     except (TypeError, KeyError) as error:
         raise InputError(f"{source}: the keygraph manifest is damaged ({error}); export the model again") from error

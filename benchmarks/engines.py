@@ -1,14 +1,15 @@
-"""How long engines take to build, and how large they become: base-size KGT in FP16, every target, one by one.
+"""How long engines take to build, and how large they become: real sizes in FP16, every target, one by one.
 
-    python benchmarks/engines.py [MODEL.onnx ...] [--json FILE]
+    python benchmarks/engines.py [NAME|MODEL.onnx ...] [--json FILE] [--target sm_89 ...] [--keep DIR]
 
-Without files: the presets kgt-base (a U-shape) and kgt-base-sr (columnar), with random weights. Needs TensorRT-RTX, and
-no GPU.
+Names are those of `networks`, without any: all of them, with random weights. Needs TensorRT-RTX, and no GPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 import json
 import os
 import resource
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,29 +25,32 @@ from keygraph.engines.targets import TARGETS
 from keygraph.runtime.sidecar import read
 from timing import features
 
-PRESETS = ("kgt-base", "kgt-base-sr")
-
 #: As much freedom as an engine can have; k is chosen at run time anyway.
 SIZES = ("--tile", "128:256:512", "--batch", "1:1:4")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*", type=Path)
+    parser.add_argument("models", nargs="*", metavar="NAME|MODEL.onnx")
+    parser.add_argument("--target", action="append", help="only this one; may be given several times")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="folder that the exported files stay in")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    targets = arguments.target or [target.name for target in TARGETS.values() if target.rtx]
+    rows = []
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        models = arguments.models or [export_preset(preset, folder) for preset in PRESETS]
-        rows = [row for model in models for row in measure(model, folder)]
+        for model in arguments.models or networks():
+            is_file = model.endswith(".onnx")
+            file = Path(model) if is_file else export_network(model, arguments.keep or Path(name))
+            rows += measure(file, Path(name), targets)
     if arguments.json:
         arguments.json.write_text(json.dumps({**features(os.cpu_count() or 1), "engines": rows}, indent=1))
 
 
-def measure(model: Path, folder: Path) -> list[dict[str, Any]]:
-    """Build for every target that TensorRT-RTX has, and print a line for each."""
+def measure(model: Path, folder: Path, targets: list[str]) -> list[dict[str, Any]]:
+    """Build for every target, and print a line for each."""
     rows = []
-    for target in (target.name for target in TARGETS.values() if target.rtx):
+    for target in targets:
         start, processor = time.monotonic(), processor_seconds()
         command = [sys.executable, "-c", "import sys; from keygraph.cli import main; sys.exit(main())"]
         command += ["build", str(model), "--target", target, "--backend", "tensorrt-rtx", *SIZES]
@@ -74,18 +79,38 @@ def processor_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def export_preset(name: str, folder: Path) -> Path:
-    """Export a preset with random weights in FP16."""
+def networks() -> dict[str, Callable[[], Any]]:
+    """Name -> a network with random weights, for every graph that differs."""
+    from keygraph.models import kgt, mst, mst_plus_plus, restormer
+    from keygraph.models.channel_attention import preset_reduction
+
+    base: dict[str, tuple[Callable[[Any], Any], Any]] = {
+        name: (kgt.KGT, kgt.PRESETS[name]) for name in ("kgt-base", "kgt-base-sr")
+    }
+    base |= {name: (restormer.Restormer, config) for name, config in restormer.PRESETS.items()}
+    base |= {name: (mst.MST, config) for name, config in mst.PRESETS.items()}
+    base["mst++"] = (mst_plus_plus.MSTPlusPlus, mst_plus_plus.MSTPlusPlusConfig())
+    for name in ("restormer", "mst-l", "mst++"):
+        build, config = base[name]
+        for preset in ("uniform", "table"):
+            reduction = preset_reduction(preset, config.reduced_heads)
+            guided = dataclasses.replace(config, attention="glmha", reduction=reduction)
+            base[f"{name}-glmha-{preset}"] = (build, guided)
+    return {name: functools.partial(build, config) for name, (build, config) in base.items()}
+
+
+def export_network(name: str, folder: Path) -> Path:
+    """Export a network in FP16, or find it exported."""
     import torch
     from keygraph.export import export
     from keygraph.models import load_checkpoint, save_checkpoint
-    from keygraph.models.kgt import KGT, PRESETS
 
-    torch.manual_seed(0)
-    checkpoint = folder / f"{name}.ckpt"
-    save_checkpoint(checkpoint, KGT(PRESETS[name]))
-    model = checkpoint.with_suffix(".onnx")
-    export(load_checkpoint(checkpoint), model, precision="fp16", verification=False)
+    model = folder / f"{name}.onnx"
+    if not model.exists():
+        torch.manual_seed(0)
+        checkpoint = model.with_suffix(".ckpt")
+        save_checkpoint(checkpoint, networks()[name]())
+        export(load_checkpoint(checkpoint), model, precision="fp16", verification=False)
     return model
 
 

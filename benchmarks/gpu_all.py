@@ -45,6 +45,7 @@ def steps(python: str, capability: str, editable: bool, sanitizer: str | None) -
         )
     found.append(("memory", [python, "benchmarks/gpu_memory.py", "--markdown", str(RESULTS / "memory.md")]))
     found.append(("base size", [python, "benchmarks/gpu_network.py", "--json", str(RESULTS / "network.json")]))
+    found.append(("channel attention", [python, "benchmarks/gpu_channel_attention.py"]))
     # The demo's network in PyTorch with our kernels, as it is and compiled.
     command = "import sys; from keygraph.cli import main; sys.exit(main())"
     found.append(("network", [python, "-c", command, "bench", str(DEMO), "--against", str(DEMO), "--device", "cuda"]))
@@ -99,7 +100,7 @@ def main() -> int:
             if title == "build":
                 break
     if not arguments.dry_run:
-        names = [*(f"operators-{dtype}.md" for dtype in DTYPES), "memory.md"]
+        names = [*(f"operators-{dtype}.md" for dtype in DTYPES), "memory.md", "channel_attention_gpu.md"]
         (RESULTS / "gpu.md").write_text(report([RESULTS / name for name in names]))
         print(f"\n{RESULTS / 'gpu.md'}")
     if failed:

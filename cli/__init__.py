@@ -37,6 +37,7 @@ _EXTRAS = {
     "onnx": "export",
     "onnx_ir": "export",
     "onnxscript": "export",
+    "polygraphy": "parity",
     "rich": "cli",
     "safetensors": "export",
     "torch": "export",

@@ -219,6 +219,7 @@ def _report(model: Model, outcomes: list[Outcome], software: str, *, as_json: bo
                 "state": outcome.state,
                 "seconds": outcome.seconds,
                 "bytes": outcome.bytes,
+                "activation_bytes": outcome.activations,
                 **({"reason": outcome.reason} if outcome.reason else {}),
                 **({"error": outcome.error} if outcome.error else {}),
             }
@@ -226,7 +227,7 @@ def _report(model: Model, outcomes: list[Outcome], software: str, *, as_json: bo
         ]
         print(json.dumps({"model": str(model.path), "builder": software, "results": results}))
     elif not quiet and (len(outcomes) > 1 or not failed):
-        show(("target", "engine", "", "MB", "seconds"), [_row(outcome) for outcome in outcomes], left=3)
+        show(("target", "engine", "", "MB", "GPU GiB", "seconds"), [_row(outcome) for outcome in outcomes], left=3)
     for outcome in failed:
         where = f"{outcome.target}: " if len(outcomes) > 1 else ""
         print(f"error: {where}{' '.join(outcome.error.split())}", file=sys.stderr)
@@ -236,9 +237,11 @@ def _report(model: Model, outcomes: list[Outcome], software: str, *, as_json: bo
 
 def _row(outcome: Outcome) -> tuple[str, ...]:
     if outcome.state == FAILED:
-        return outcome.target, outcome.engine.name, "FAILED", "", ""
+        return outcome.target, outcome.engine.name, "FAILED", "", "", ""
     state = "there already" if outcome.state == "cached" else outcome.state
-    return outcome.target, str(outcome.engine), state, f"{outcome.bytes / 1e6:.1f}", f"{outcome.seconds:.1f}"
+    memory = f"{outcome.activations / 2**30:.2f}" if outcome.activations else "-"
+    size, seconds = f"{outcome.bytes / 1e6:.1f}", f"{outcome.seconds:.1f}"
+    return outcome.target, str(outcome.engine), state, size, memory, seconds
 
 
 def _silent(message: str) -> None:

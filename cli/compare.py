@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import json
-import math
+import re
+import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..errors import InputError
+from ..files import check_place
 from ..manifest import IMAGE_INPUT
-from ..parity import Comparison, Difference, StageAgreement
+from ..parity import Run, failures, junit, saved, specs
 from ..parity import compare as compare_models
-from ..runtime.sources import inputs_of
+from ..runtime.sources import Source, inputs_of
+from .comparison_tables import show_run
 from .inputs import INPUT_HELP, find_images, parse_inputs
 from .output import note, progress_bar
-from .table import show
 
-#: The two do not agree; apart from 1 and 2, which say that it could not be found out.
+#: They do not agree; apart from 1 and 2, which say that it could not be found out.
 DISAGREE = 3
 
 
 def compare(
-    candidate: Annotated[Path, typer.Argument(metavar="CANDIDATE", help="An exported .onnx file, or a checkpoint.")],
-    reference: Annotated[Path, typer.Argument(metavar="REFERENCE", help="What it must agree with; likewise.")],
-    more: Annotated[list[Path] | None, typer.Argument(metavar="IMAGE", hidden=True)] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="CANDIDATE... REFERENCE",
+            help=".onnx files, engines, checkpoints; the last is what the others must agree with. How one runs "
+            "follows @: kgt.ckpt@fp16 (bf16), kgt.onnx@functions, kgt.onnx@cuda:1, kgt.onnx@tensorrt.",
+        ),
+    ] = None,
     inputs: Annotated[
         list[Path] | None,
         typer.Option(
@@ -34,99 +41,193 @@ def compare(
         ),
     ] = None,
     beside: Annotated[list[str] | None, typer.Option("--input", metavar="NAME=FILE", help=INPUT_HELP)] = None,
+    clean: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE|FOLDER", help="What they should become; in a folder, files of the images' names."),
+    ] = None,
     k: Annotated[
         int | None, typer.Option("--k", metavar="N", help="Neighbours of each node; the reference's default.")
+    ] = None,
+    tile: Annotated[
+        str | None,
+        typer.Option(metavar="N|none|auto", help="Run the tiled pipeline, as restore does; by itself, in pieces."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="cpu|cuda|cuda:N", help="Where models run that do not say it after @.")
+    ] = None,
+    provider: Annotated[
+        str | None, typer.Option(metavar="cpu|cuda|tensorrt", help="For such .onnx files: the execution provider.")
+    ] = None,
+    fail_under: Annotated[
+        str | None, typer.Option(metavar="dB", help="Least PSNR that passes, 50dB for instance; by itself the rule's.")
+    ] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(metavar="JSON", help="An earlier --json: fail only where something got worse.")
+    ] = None,
+    junit_file: Annotated[Path | None, typer.Option("--junit", metavar="XML", help="Write JUnit XML for CI.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Keep the inputs and the result, for --replay.")
+    ] = None,
+    replay: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Repeat a saved run: its models, inputs and settings.")
+    ] = None,
+    emit_polygraphy: Annotated[
+        Path | None,
+        typer.Option(metavar="SCRIPT.py", help="Write a script that compares them with Polygraphy, and end."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only what is wrong.")] = False,
 ) -> None:
-    """Compare a model with a reference, number by number.
+    """Compare models with a reference, number by number.
 
     The choice of neighbours is compared apart from the arithmetic. Exit code 0: they agree; 3: they do not.
     """
-    if more and not inputs:
-        raise InputError(f"{more[0]} is a third model; give two, and images after --inputs")
-    # An option takes one value; the images after the first arrive as further arguments.
-    others = parse_inputs(beside or [])
-    found = find_images([*(inputs or []), *(more or [])], others)
-    if others and not found:
-        raise InputError("--input goes with images, and there are none; give them with --inputs IMAGE")
-    chosen = [{IMAGE_INPUT: image, **inputs_of(image, others)} for image in found]
+    # Everything that can be known without a model is known before the first is opened.
+    previous = failures.read_run(baseline) if baseline is not None else None
+    if junit_file is not None:
+        check_place(junit_file)
+    if save is not None:
+        saved.check_folder(save)
+    at_least = None if fail_under is None else _decibels(fail_under)
+    options: dict[str, Any]
+    earlier = None
+    if emit_polygraphy is not None and (replay or clean or tile or save or junit_file or baseline or fail_under):
+        raise InputError("--emit-polygraphy goes with models, --inputs, --input, --k, --device and --provider alone")
+    if replay is not None:
+        if models or inputs or beside or clean or k is not None or tile or device or provider:
+            raise InputError("--replay repeats a run as it was; leave out models, images and how they run")
+        earlier = saved.load(replay)
+        named = [specs.parse_spec(model) for model in earlier.models]
+        settings = earlier.settings
+        options = {"inputs": earlier.samples, "k": settings.get("k"), "tile": settings.get("tile")}
+        at_least = settings.get("at_least") if at_least is None else at_least
+        command = ["--replay", str(replay)]
+    else:
+        texts, pictures = _apart(models or [], inputs)
+        named = [specs.parse_spec(text).by_default(device, provider) for text in texts]
+        images, targets = _pictures(pictures, beside or [], clean)
+        options = {"inputs": images, "clean": targets, "k": k, "tile": _tile(tile)}
+        command = _command(named, pictures, beside or [], clean, k, tile)
+        if emit_polygraphy is not None:
+            _emit(emit_polygraphy, named, images, k, command)
+            if not quiet:
+                print(f"wrote {emit_polygraphy}; run it with: python {emit_polygraphy}")
+            return
+    if fail_under is not None:
+        command += ["--fail-under", fail_under]
     with progress_bar("comparing", quiet=quiet) as progress:
-        comparison = compare_models(
-            candidate, reference, chosen, k=k, notice=_silent if quiet else note, progress=progress
+        run = compare_models(
+            named[:-1],
+            named[-1],
+            at_least=at_least,
+            keep_images=save is not None,
+            command=shlex.join(["keygraph", "compare", *command]),
+            notice=_silent if quiet else note,
+            progress=progress,
+            **options,
         )
+    wrong = failures.by_the_rule(run) if previous is None else failures.regressions(run, previous)
+    moved = failures.moved(run, earlier.result) if earlier is not None else None
+    if save is not None:
+        saved.save(save, run)
+    if junit_file is not None:
+        junit.write_junit(junit_file, run, wrong)
     if as_json:
-        print(json.dumps(comparison.as_json(), allow_nan=False))
+        print(json.dumps(run.as_json() | ({} if moved is None else {"moved": moved}), allow_nan=False))
     elif not quiet:
-        _show(comparison)
-    if not comparison.verdict.good:
-        if quiet:
-            print("\n".join(comparison.verdict.reasons), file=sys.stderr)
-        raise typer.Exit(DISAGREE)
+        show_run(run, None if previous is None else wrong, moved)
+    _finish(run, wrong, quiet, judged_by_rule=previous is None)
 
 
-def _show(comparison: Comparison) -> None:
-    """One screen of text."""
-    sides = (("candidate", comparison.candidate), ("reference", comparison.reference))
-    show(
-        ("", "", "", ""),
-        [
-            (title, side.name, f"{side.manifest.architecture} {side.manifest.precision}", side.description)
-            for title, side in sides
-        ],
-        left=4,
-    )
-    if comparison.k is not None:
-        print(f"k {comparison.k}")
-    print()
-    rows = []
-    for result in comparison.inputs:
-        where = (result.name, f"{result.width}x{result.height}")
-        rows.append((*where, "as run", *_cells(result.as_run)))
-        if result.same_graphs is not None:
-            rows.append(("", "", "same graphs", *_cells(result.same_graphs)))
-    show(("image", "size", "", "PSNR dB", "max abs", "mean abs", "8-bit equal", "finite"), rows, left=3)
-    if comparison.stages:
-        print()
-        show(
-            ("key graph", "neighbours", "Jaccard", "links differ", "of", "beyond tolerance"),
-            [_stage_cells(stage) for stage in comparison.stages],
+def _emit(
+    script: Path, models: list[specs.ModelSpec], images: list[dict[str, Source]], k: int | None, command: list[str]
+) -> None:
+    """Write a script for Polygraphy."""
+    from ..parity.polygraphy.script import write_script
+
+    written_by = shlex.join(["keygraph", "compare", *command, "--emit-polygraphy", str(script)])
+    write_script(script, models[:-1], models[-1], images, k=k, command=written_by)
+
+
+def _finish(run: Run, wrong: failures.Failures, quiet: bool, judged_by_rule: bool) -> None:
+    """Exit with the code that says whether they agree."""
+    if run.good if judged_by_rule else not wrong:
+        return
+    if quiet:
+        lines = run.reasons if judged_by_rule else [line for lines in wrong.values() for line in lines]
+        print("\n".join(lines), file=sys.stderr)
+    raise typer.Exit(DISAGREE)
+
+
+def _apart(arguments: list[str], inputs: list[Path] | None) -> tuple[list[str], list[Path]]:
+    """Tell models from images: an option takes one value, so the images after the first arrive as arguments."""
+
+    def is_model(text: str) -> bool:
+        return Path(text.split("@")[0]).suffix.lower() in specs.SUFFIXES
+
+    models = [text for text in arguments if not inputs or is_model(text)]
+    if len(models) < 2:
+        raise InputError(
+            f"{models[0] if models else 'nothing'} alone cannot be compared; give a CANDIDATE or several, then the "
+            "REFERENCE (and images after --inputs)"
         )
-    print()
-    for line in comparison.notices:
-        print(f"note: {line}")
-    verdict = comparison.verdict
-    print(f"{'AGREE' if verdict.good else 'DIFFERENT'}: the rule is: {verdict.rule}")
-    for reason in verdict.reasons:
-        print(f"  {reason}")
+    return models, [*(inputs or []), *(Path(text) for text in arguments if text not in models)]
 
 
-def _cells(numbers: Difference) -> tuple[str, ...]:
-    return (
-        "equal" if math.isinf(numbers.psnr) else f"{numbers.psnr:.1f}",
-        f"{numbers.max_abs:.1e}",
-        f"{numbers.mean_abs:.1e}",
-        _share(numbers.identical_8bit),
-        "yes" if numbers.finite else "NO",
-    )
+def _pictures(given: list[Path], beside: list[str], clean: Path | None) -> tuple[list[dict[str, Source]], list[Source]]:
+    """The images, each with what goes with it, and the clean ones."""
+    others = parse_inputs(beside)
+    found = find_images(given, others)
+    for option in [*(["--input"] if others else []), *(["--clean"] if clean else [])]:
+        if not found:
+            raise InputError(f"{option} goes with images, and there are none; give them with --inputs IMAGE")
+    images = [{IMAGE_INPUT: image, **inputs_of(image, others)} for image in found]
+    return images, [] if clean is None else [_clean(image, clean, len(found)) for image in found]
 
 
-def _stage_cells(stage: StageAgreement) -> tuple[str, ...]:
-    kept = sorted({f"{links / stage.rows:g}" for links in (stage.links_candidate, stage.links_reference)})
-    return (
-        stage.name,
-        " and ".join(kept),
-        f"{stage.jaccard:.6f}",
-        f"{stage.different:,}",
-        f"{stage.links_reference:,}",
-        f"{stage.beyond_tolerance:,}",
-    )
+def _clean(image: Source, clean: Path, images: int) -> Source:
+    if clean.is_file() and images > 1:
+        raise InputError(f"--clean {clean} is one file for {images} images; give a folder with files of their names")
+    file = clean / image.path.name if clean.is_dir() else clean
+    if not file.is_file():
+        where = f"holds no {image.path.name}, which {image.path} needs" if clean.is_dir() else "does not exist"
+        raise InputError(f"--clean {clean} {where}; give a file, or a folder with files of the images' names")
+    return Source(file)
 
 
-def _share(part: float) -> str:
-    """A percentage that says 100 only when it is."""
-    return "100 %" if part == 1 else f"{min(100 * part, 99.999):.3f} %"
+def _command(
+    models: list[specs.ModelSpec],
+    pictures: list[Path],
+    beside: list[str],
+    clean: Path | None,
+    k: int | None,
+    tile: str | None,
+) -> list[str]:
+    """The arguments that give the same numbers again."""
+    words = [str(model) for model in models]
+    words += ["--inputs", *map(str, pictures)] if pictures else []
+    for option in beside:
+        words += ["--input", option]
+    for name, value in (("--clean", clean), ("--k", k), ("--tile", tile)):
+        words += [] if value is None else [name, str(value)]
+    return words
+
+
+def _decibels(text: str) -> float:
+    """Read ``50dB``, ``50 dB`` or ``50``."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:dB)?", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise InputError(f"--fail-under is {text!r}; give decibels, for instance 50dB")
+    return float(found[1])
+
+
+def _tile(text: str | None) -> int | str | None:
+    if text in (None, "none", "auto"):
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"--tile is {text!r}; give pixels, none or auto") from None
 
 
 def _silent(message: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, MissingDependencyError
 from ..files import CHECKPOINT_SUFFIXES, read_start
-from ..manifest import METADATA_KEY, HalfPrecision, Manifest, Neighbours, Profile, from_json
+from ..manifest import METADATA_KEY, GlobalStatistics, HalfPrecision, Manifest, Neighbours, Profile, from_json
 from ..runtime import cubes
 from ..runtime.channels import count
 from ..runtime.images import FORMATS
@@ -325,11 +325,28 @@ def _manifest_words(manifest: Manifest) -> Description:
         "tiles": "not measured"
         if tiling is None
         else f"{tiling.tile} pixels, overlap {tiling.overlap}: {tiling.psnr:.1f} dB against whole",
+        **({} if manifest.statistics is None else {"statistics": statistics_words(manifest.statistics)}),
         "verified": _verification_words(manifest.verification),
         "made with": manifest.made_with,
         "configuration": manifest.configuration,
         "weights": manifest.weights_sha256,
     }
+
+
+def statistics_words(statistics: GlobalStatistics) -> list[str]:
+    """What statistics over the whole image cost, in lines."""
+    lines = [f"plain tiles of {tiling.tile}: {tiling.psnr:.1f} dB against whole" for tiling in statistics.tilings]
+    if statistics.memory is not None:
+        lines.append(f"whole images take {statistics.memory / 1e3:.1f} GB per megapixel on a CPU")
+    exact = statistics.exact
+    if exact is None:
+        lines.append("no exact tiles")
+    else:
+        lines.append(
+            f"exact tiles of {exact.tile}: {exact.psnr:.1f} dB against whole, in {exact.sweeps} sweeps with "
+            f"{exact.disk / 1e3:.2f} GB of disk per megapixel"
+        )
+    return lines
 
 
 def _k_words(neighbours: Neighbours | None) -> str:

@@ -15,7 +15,7 @@ from ..export import export as export_file
 from ..manifest import Manifest
 from ..models import load_checkpoint
 from ..runtime.scene import input_names
-from .describe import half_words
+from .describe import half_words, statistics_words
 from .inputs import parse_inputs
 from .output import note, status
 
@@ -49,7 +49,7 @@ def export(
         float | None, typer.Option(metavar="DB", help="What --precision auto reaches against FP32; 50 by default.")
     ] = None,
     calibration: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Images to measure and verify half precision on.")
+        Path | None, typer.Option(metavar="FOLDER", help="Images to measure half precision on, and what tiles change.")
     ] = None,
     beside: Annotated[
         list[str] | None,
@@ -135,7 +135,9 @@ def summary(manifest: Manifest) -> list[str]:
             f"verified against PyTorch with {name}: at least {worst:.0f} dB in {len(checks)} runs; "
             f"{links:.4%} of links differ, all near ties"
         )
-    if manifest.tiling is not None:
+    if manifest.statistics is not None:
+        lines += statistics_words(manifest.statistics)
+    elif manifest.tiling is not None:
         t = manifest.tiling
         lines.append(f"tiles of {t.tile} with overlap {t.overlap} are {t.psnr:.0f} dB from the whole image")
     return lines

@@ -58,6 +58,17 @@ def restore(
     ] = "auto",
     overlap: Annotated[str, typer.Option(metavar="N|auto", help="Least overlap of tiles in pixels.")] = "auto",
     batch: Annotated[int | None, typer.Option(metavar="N", help="Tiles that run together.")] = None,
+    global_statistics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="exact|tile",
+            help="How images are cut that do not fit whole, for models with sums over the image: with the whole "
+            "image's result (features on disk), or each tile by itself. Exact where the model can.",
+        ),
+    ] = None,
+    scratch: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where features are kept; the system's temporary folder.")
+    ] = None,
     allow_host_code: Annotated[
         bool,
         typer.Option("--allow-host-code", help="Let an engine run its own code here: only if you trust its maker."),
@@ -109,6 +120,8 @@ def restore(
                     preview=preview,
                     **sizes,
                     batch=batch,
+                    global_statistics=global_statistics,
+                    scratch=scratch,
                     progress=progress,
                 )
         except KeygraphError as error:
@@ -194,6 +207,8 @@ def _line(report: photos.Report) -> str:
     tiles = "whole" if report.tiles == 1 else f"{report.tiles} tiles of {report.tile[0]}x{report.tile[1]}"
     if report.overlap:
         tiles += f", overlap {report.overlap}"
+    if report.sweeps:
+        tiles += f", exact in {report.sweeps} sweeps"
     parts = [f"{report.source} -> {report.target}", f"{report.width}x{report.height}", tiles]
     if report.padded:
         parts.append("padded and cropped")

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from ..errors import InputError, MissingDependencyError
 from ..runtime.device import Device
@@ -103,22 +99,3 @@ def _automatic(targets: Sequence[Target], gpu: Gpu | None) -> Software:
         f"no TensorRT that could build for {', '.join(target.name for target in targets)} is installed; install one "
         f"with: pip install 'keygraph[rtx]'{also}"
     )
-
-
-@contextmanager
-def loader_path(backend: str) -> Iterator[dict[str, str]]:
-    """Yield the environment of a process in which the backend works; it is gone when the block ends.
-
-    TensorRT-RTX's ONNX parser opens ``libtensorrt_rtx.so``, a name that its package does not have, and ends the process
-    when there is none on the loader's path, which cannot be changed from within a process.
-    """
-    spec = importlib.util.find_spec("tensorrt_rtx_libs") if backend == "tensorrt-rtx" else None
-    if spec is None or spec.origin is None:
-        yield dict(os.environ)
-        return
-    library = next(Path(spec.origin).parent.glob("libtensorrt_rtx.so*"), None)
-    with TemporaryDirectory(prefix="keygraph-") as folder:
-        if library is not None:
-            Path(folder, "libtensorrt_rtx.so").symlink_to(library)
-        search = os.pathsep.join(filter(None, [folder, os.environ.get("LD_LIBRARY_PATH")]))
-        yield {**os.environ, "LD_LIBRARY_PATH": search}

@@ -9,12 +9,14 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, KeygraphError
+from ..runtime.sidecar import Sidecar, read
+from ..runtime.tensorrt_backend import loader_path
 from . import lint, preflight, store
-from .backend import loader_path
 from .job import Job
 from .model import Model
 
@@ -37,6 +39,8 @@ class Outcome:
         That building it took, whenever that was; 0 for a failure.
     bytes
         Of the engine.
+    activations
+        Bytes of the GPU's memory that it reserves for its largest profile, as the builder says; 0 when it does not.
     reason
         Why it was built though something was there: what changed. Empty for a first build.
     error, exit_code
@@ -48,6 +52,7 @@ class Outcome:
     state: str
     seconds: float = 0.0
     bytes: int = 0
+    activations: int = 0
     reason: str = ""
     error: str = ""
     exit_code: int = 0
@@ -86,7 +91,7 @@ def build(
     for i, job in enumerate(jobs):
         sidecar, _ = store.find(job.engine, job.ingredients(model))
         if sidecar is not None and not job.force:
-            outcomes[i] = Outcome(job.target, job.engine, CACHED, sidecar.seconds, sidecar.engine_bytes)
+            outcomes[i] = _outcome(job, CACHED, sidecar)
     waiting = [i for i in range(len(jobs)) if i not in outcomes]
     if waiting:
         _check(model, jobs[0])
@@ -108,6 +113,12 @@ def _check(model: Model, job: Job) -> None:
     from ..runtime.tensorrt_backend import PLUGINS
 
     lint.refuse(model, lint.lint(model, [name for name, _, _ in PLUGINS] if job.plugin else ()))
+
+
+def _outcome(job: Job, state: str, sidecar: Sidecar, reason: str = "") -> Outcome:
+    """Of an engine that is there."""
+    activations = sidecar.memory.get("activations", 0)
+    return Outcome(job.target, job.engine, state, sidecar.seconds, sidecar.engine_bytes, activations, reason)
 
 
 class _Bar:
@@ -187,9 +198,10 @@ class _Team:
                     last = event
         said = process.stderr.read()
         code = process.wait()
-        process.stdin.close()
+        with suppress(BrokenPipeError):
+            process.stdin.close()
         if last is not None and last["event"] == "done":
-            return Outcome(job.target, job.engine, last["state"], last["seconds"], last["bytes"], reason)
+            return _outcome(job, last["state"], read(job.engine), reason)
         log = store.log_path(job.engine)
         if last is not None:
             hint = "" if last["exit_code"] == InputError.exit_code or not log.exists() else f"; the log is {log}"

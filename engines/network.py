@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, KeygraphError
-from ..manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT
+from ..manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, ExtraInput, Manifest, Profile
 from ..runtime.sidecar import Tensor
 from ..runtime.tensorrt_backend import Backend
 from .ladder import BuilderError, Rung
@@ -144,12 +144,26 @@ def network_tensors(network: Any) -> tuple[Tensor, ...]:
 
 def check_tensors(model: Model, options: Options, tensors: tuple[Tensor, ...]) -> None:
     """Hold what was parsed against the manifest; raises `KeygraphError`."""
-    expected = {IMAGE_INPUT: model.manifest.in_channels, IMAGE_OUTPUT: model.manifest.out_channels}
+    expected = {given.name: given.channels for given in image_inputs(model.manifest)}
+    expected[IMAGE_OUTPUT] = model.manifest.out_channels
     found = {tensor.name: tensor for tensor in tensors}
     names = {*expected, *([K_INPUT] if options.k else [])}
     if set(found) != names or any(found[n].shape[1] != channels for n, channels in expected.items()):
         words = ", ".join(f"{t.name} {list(t.shape)}" for t in tensors)
         raise KeygraphError(f"{model.path}: its tensors ({words}) are not those of its manifest; export it again")
+
+
+def image_inputs(manifest: Manifest) -> tuple[ExtraInput, ...]:
+    """Everything that a file takes but k: the image, then what stands beside it."""
+    return (ExtraInput(IMAGE_INPUT, manifest.in_channels, manifest.margin), *manifest.extra_inputs)
+
+
+def profile_shapes(given: ExtraInput, sizes: Profile) -> list[tuple[int, int, int, int]]:
+    """The least, best and most [B, C, H, W] of an input: profiles count without its margin."""
+    return [
+        (batch, given.channels, height + given.margin[0], width + given.margin[1])
+        for batch, height, width in zip(sizes.batch, sizes.height, sizes.width, strict=True)
+    ]
 
 
 def memory_of(lines: list[str]) -> dict[str, int]:
@@ -182,14 +196,10 @@ def configure(trt: Any, config: Any, options: Options, rung: Rung) -> None:
 def _add_profiles(builder: Any, config: Any, model: Model, options: Options, tensors: tuple[Tensor, ...]) -> None:
     for i, sizes in enumerate(options.profiles):
         profile = builder.create_optimization_profile()
+        for given in image_inputs(model.manifest):
+            profile.set_shape(given.name, *profile_shapes(given, sizes))
         for tensor in tensors:
-            if tensor.name == IMAGE_INPUT:
-                shapes = [
-                    (batch, model.manifest.in_channels, height, width)
-                    for batch, height, width in zip(sizes.batch, sizes.height, sizes.width, strict=True)
-                ]
-                profile.set_shape(tensor.name, *shapes)
-            elif tensor.name == K_INPUT and tensor.host and options.k:
+            if tensor.name == K_INPUT and tensor.host and options.k:
                 # Without the plugin, k decides shapes, so its values are what the profile holds.
                 profile.set_shape_input(tensor.name, *([k] for k in options.k))
             elif tensor.name == K_INPUT:

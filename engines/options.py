@@ -21,6 +21,10 @@ COMPATIBLE = ("none", "ampere-plus", "same-compute-capability")
 DEFAULT_OPTIMIZATION = 3
 MAX_OPTIMIZATION = 5
 
+#: Sides of the images that an engine takes by default where a network sums over the whole image, so that tiles change
+#: its result: whole images of all usual test sets. Each is rounded up to the size rule.
+WHOLE_SIDES = (64, 512, 1280)
+
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -86,7 +90,7 @@ def read_profiles(manifest: Manifest, tiles: Sequence[str], batches: Sequence[st
         The model's.
     tiles
         Each ``256``, ``256x384`` (height x width), or ``128:256:512`` (least : best : most), one profile for each; none
-        for the model's calibrated tile, or about 256.
+        for the model's calibrated tile, or about 256; for a model of `global_statistics`, `WHOLE_SIDES`.
     batches
         Each ``4`` or ``1:4:8``: one for all tiles, or as many as tiles; none for as many tiles as the runtime runs
         together by itself.
@@ -100,7 +104,7 @@ def read_profiles(manifest: Manifest, tiles: Sequence[str], batches: Sequence[st
         return (_fixed(manifest.shape, tiles, batches),)
     multiple = manifest.size_multiple
     if not tiles:
-        tiles = [str(manifest.tiling.tile if manifest.tiling else round_up(DEFAULT_TILE, multiple))]
+        tiles = [_default_tile(manifest)]
     if batches and len(batches) not in (1, len(tiles)):
         raise InputError(
             f"there are {len(tiles)} --tile and {len(batches)} --batch; give one --batch for all, or one for each tile"
@@ -189,6 +193,12 @@ def read_bytes(text: str, name: str) -> int:
     if size < 1:
         raise InputError(f"{name} is {text!r}; give a size, for instance 4G or 512M")
     return size
+
+
+def _default_tile(manifest: Manifest) -> str:
+    if manifest.global_statistics:
+        return ":".join(str(round_up(side, manifest.size_multiple)) for side in WHOLE_SIDES)
+    return str(manifest.tiling.tile if manifest.tiling else round_up(DEFAULT_TILE, manifest.size_multiple))
 
 
 def _sides(tile: str) -> tuple[str, str]:

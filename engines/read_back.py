@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import KeygraphError, MissingDependencyError
-from ..manifest import IMAGE_INPUT, Profile
+from ..manifest import Manifest, Profile
 from ..runtime.gpu import Gpu
 from ..runtime.sidecar import Sidecar, Tensor
 from ..runtime.tensorrt_backend import Backend, load_backend
-from .network import TYPES
+from .network import TYPES, image_inputs, profile_shapes
 from .targets import Target
 
 
@@ -19,6 +19,7 @@ def read_back(
     backend: Backend,
     data: memoryview | bytes,
     tensors: tuple[Tensor, ...],
+    manifest: Manifest,
     profiles: tuple[Profile, ...],
     target: Target,
     gpu: Gpu | None,
@@ -49,10 +50,12 @@ def read_back(
                 f"{tensor.dtype}{list(tensor.shape)}; this is a fault of {backend.name} {backend.version}"
             )
     for i, profile in enumerate(profiles):
-        shapes = [tuple(shape) for shape in engine.get_tensor_profile_shape(IMAGE_INPUT, i)]
-        asked = list(zip(profile.batch, profile.height, profile.width, strict=True))
-        if [(shape[0], *shape[2:]) for shape in shapes] != asked:
-            raise KeygraphError(f"profile {i} of the engine takes {shapes}, but {asked} was asked for")
+        for given in image_inputs(manifest):
+            shapes = [tuple(shape) for shape in engine.get_tensor_profile_shape(given.name, i)]
+            if shapes != (asked := profile_shapes(given, profile)):
+                raise KeygraphError(
+                    f"profile {i} of the engine takes {shapes} for {given.name}, but {asked} was asked for"
+                )
     return f"read back on {gpu.name if gpu else ''}: types, shapes and profiles are those of the file"
 
 

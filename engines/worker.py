@@ -66,14 +66,14 @@ def make(job: Job, emit: Emit) -> None:
     with store.locked(job.engine, lambda: emit("note", message=f"another process builds {job.engine}: waiting for it")):
         sidecar, reason = store.find(job.engine, ingredients)
         if sidecar is not None and not job.force:
-            emit("done", state="cached", seconds=sidecar.seconds, bytes=sidecar.engine_bytes)
+            emit("done", state="cached")
             return
         if job.preflight:
             preflight.check(model, job.engine.parent)
         emit("building", reason=reason)
         with _logged(store.log_path(job.engine)) as log:
             sidecar = build(job, model, ingredients, log, emit)
-        emit("done", state="built", seconds=sidecar.seconds, bytes=sidecar.engine_bytes)
+        emit("done", state="built")
 
 
 def build(job: Job, model: Model, ingredients: dict[str, str], log: TextIO, emit: Emit) -> Sidecar:
@@ -114,6 +114,7 @@ def build(job: Job, model: Model, ingredients: dict[str, str], log: TextIO, emit
         backend,
         built.data,
         built.tensors,
+        model.manifest,
         job.options.profiles,
         target,
         job.gpu,

@@ -18,7 +18,7 @@ from ..files import unwritable
 from ..manifest import METADATA_KEY, HalfPrecision, Manifest, Neighbours
 from ..models import LoadedModel
 from ..plugins import library
-from .calibrate import calibrate_tiling
+from .calibrate import calibrate, statistics_pictures
 from .functions import DOMAIN, VERSION, operator_functions
 from .halving import check_wishes, halve
 from .pictures import CalibrationPicture, calibration_pictures
@@ -111,15 +111,19 @@ def export(
     )
     if precision == "auto" and not verification:
         raise InputError("--precision auto has to measure; leave --no-verify out, or name a precision")
-    if calibration is not None and (manifest.half is None or not verification):
-        raise InputError("--calibration is for files of half precision that are verified; leave it out")
+    measured = manifest.half is not None or manifest.global_statistics
+    if calibration is not None and not (measured and verification):
+        raise InputError(
+            "--calibration is for files of half precision that are verified, and for models with statistics over the "
+            "whole image; leave it out"
+        )
     half = manifest.half is not None
     if inputs and calibration is None:
         raise InputError("--input is what goes with the images of --calibration; give both or none")
-    pictures = []
-    if half and verification:
-        beside = {name: Path(given) for name, given in (inputs or {}).items()}
-        pictures = calibration_pictures(manifest, Path(calibration) if calibration else None, beside)
+    beside = {name: Path(given) for name, given in (inputs or {}).items()}
+    images = Path(calibration) if calibration else None
+    pictures = calibration_pictures(manifest, images, beside) if half and verification else []
+    whole_pictures = statistics_pictures(manifest, images, beside) if verification else []
     target = Path(path)
     progress("tracing")
     traced = trace(model.module, manifest)
@@ -135,9 +139,7 @@ def export(
             onnx.checker.check_model(draft, full_check=True)
             if verification:
                 manifest = replace(manifest, verification=_verify(draft, model, manifest, pictures, progress))
-                if not manifest.global_statistics:
-                    progress("measuring how much tiles must overlap")
-                    manifest = replace(manifest, tiling=calibrate_tiling(draft, manifest))
+                manifest = calibrate(draft, manifest, whole_pictures, progress)
                 _set_manifest(draft, manifest)
             # The data first: a model is never there without its weights.
             for file in sorted(Path(folder).iterdir(), key=lambda file: file == draft):

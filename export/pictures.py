@@ -1,4 +1,4 @@
-"""The images that a half-precision file is measured on: the user's, else a generated one."""
+"""The images that a file is measured on: the user's, else a generated one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..runtime.session import Inputs
 if TYPE_CHECKING:
     from ..runtime.sources import Source
 
-#: Side of what is cut out of the middle of an image, in pixels, rounded up to the size rule.
+#: Side of what half precision is measured on.
 SIDE = 192
 
 
@@ -41,7 +41,11 @@ class CalibrationPicture:
 
 
 def calibration_pictures(
-    manifest: Manifest, folder: Path | None, beside: Mapping[str, Path] | None = None
+    manifest: Manifest,
+    folder: Path | None,
+    beside: Mapping[str, Path] | None = None,
+    side: int = SIDE,
+    most: int | None = None,
 ) -> list[CalibrationPicture]:
     """Read the images in a folder, a piece from the middle of each; without a folder, generate a picture.
 
@@ -53,6 +57,10 @@ def calibration_pictures(
         Pictures, or cubes and measurements.
     beside
         What goes with them, by name: folders with files of the same names, or one file for all.
+    side
+        Of what is cut out of the middle of each, in pixels, rounded up to the size rule.
+    most
+        Only so many of the images; None for all.
 
     Raises
     ------
@@ -60,7 +68,7 @@ def calibration_pictures(
         The folder is none, holds no image, or one that the network does not take; something beside it is missing.
     """
     m = manifest.size_multiple
-    height, width = (round_up(SIDE, m),) * 2 if manifest.shape is None else manifest.shape[1:]
+    height, width = (round_up(side, m),) * 2 if manifest.shape is None else manifest.shape[1:]
     if folder is None:
         batch = manifest.shape[0] if manifest.shape is not None else 1
         return [CalibrationPicture("generated picture", test_inputs(manifest, (batch, height, width)))]
@@ -71,7 +79,7 @@ def calibration_pictures(
     others = {name: source(path) for name, path in (beside or {}).items()}
     check_names(manifest, others)
     found = []
-    for path in in_folder(folder, {other.path.resolve() for other in others.values()}):
+    for path in in_folder(folder, {other.path.resolve() for other in others.values()})[:most]:
         image = Source(path)
         planes = _middle({IMAGE_INPUT: image, **inputs_of(image, others)}, manifest, height, width)
         found.append(CalibrationPicture(path.name, planes))

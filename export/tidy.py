@@ -10,6 +10,8 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript.optimizer import fold_constants
 
+from .channels import arrange_channels
+
 #: The name of the traced module inside the exporter's wrapper; `body.0.conv` is `model.body.0.conv` there.
 _WRAPPER = "model."
 
@@ -19,6 +21,7 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 def tidy(model: ir.Model) -> None:
     """Clean `model` in place; the same graph always gives the same result.
 
+    - Channels between convolutions are arranged for the engines (`export.channels`).
     - A Reshape whose target follows from its input's shape has a constant one, so that no sizes are computed for it.
     - Equal initializers and equal subexpressions are kept once.
     - Nodes are named ``<module>/<operator>``, for instance ``body.2.layers.0.attention/KeyGraphAttention``, with
@@ -30,6 +33,7 @@ def tidy(model: ir.Model) -> None:
     _constant_targets(model.graph)
     # Whatever depends on weights alone is computed now, whatever its size.
     fold_constants(model, input_size_limit=sys.maxsize, output_size_limit=sys.maxsize)
+    arrange_channels(model.graph)
     common.RemoveUnusedNodesPass()(model)
     common.DeduplicateInitializersPass()(model)
     common.CommonSubexpressionEliminationPass()(model)
@@ -78,7 +82,8 @@ def _constant_targets(graph: ir.Graph) -> None:
         if target.count(-1) > 1 or any(size == 0 for size in after):
             continue
         name = f"{node.outputs[0].name}.target"
-        value = ir.Value(name=name, const_value=ir.tensor(target, ir.DataType.INT64, name=name))
+        tensor = ir.tensor(target, ir.DataType.INT64, name=name)
+        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape([len(target)]), const_value=tensor)
         graph.register_initializer(value)
         node.replace_input_with(1, value)
         node.attributes["allowzero"] = ir.AttrInt64("allowzero", 0)

@@ -186,7 +186,8 @@ def _rho(heads: Sequence[tuple[int, int]]) -> float:
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """[B, C, H, W] -> [B, heads, C / heads, H W]."""
-    return x.reshape(x.shape[0], heads, x.shape[1] // heads, -1)
+    batch, channels, height, width = x.shape
+    return x.reshape(batch, heads, channels // heads, height * width)
 
 
 def norm(x: Tensor) -> Tensor:
@@ -290,7 +291,7 @@ class PixelProjection(nn.Module):
         """[B, h, d, N] -> [B, h, d, directions], of the channels at unit length."""
         blocks = functional.pad(x, (0, -x.shape[-1] % self.PIXELS)).unflatten(-1, (-1, self.PIXELS))
         signs = self.signs[torch.arange(blocks.shape[-2], device=x.device) % self.SIGNS]
-        return signs @ blocks @ self.directions.T / norm(x)
+        return (signs[None] @ blocks).squeeze(-2) @ self.directions.T / norm(x)
 
 
 class PerformerMixer(nn.Module):

@@ -31,7 +31,7 @@ class LoadedModel:
     Attributes
     ----------
     module
-        float32, in evaluation mode; `forward(image[B, C, H, W], k=None)`.
+        float32, in evaluation mode; `forward` as `Architecture.build` says.
     architecture, config
         What it is.
     source

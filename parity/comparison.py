@@ -1,32 +1,39 @@
-"""Comparing a candidate with a reference on images: the numbers, the choices of neighbours, and the verdict."""
+"""Comparing candidates with a reference on images: the numbers, the choices of neighbours, and the verdict."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import operator
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..manifest import Manifest
+from ..manifest import IMAGE_INPUT
+from ..runtime.metrics import psnr
 from ..runtime.notices import warn
-from ..runtime.session import resolve_k
-from .difference import DifferenceSum
-from .inputs import Demands, Given, Input, count_pieces, demands, pieces, read_inputs
+from ..runtime.restorer import Restorer
+from ..runtime.session import DivisibleSession, NotFiniteError, resolve_k
+from ..runtime.sizing import choose
+from ..runtime.tiling import Plan
+from .cutting import count_pieces, in_pieces, in_tiles
+from .difference import difference
+from .inputs import Demands, Given, Input, One, demands, floats, read_inputs
 from .probes import Probe, open_probe
-from .results import InputResult
+from .results import CleanPsnr, InputResult
+from .run import ComparedImage, Comparison, Run, Side, versions
+from .specs import ModelSpec
 from .stages import StageAgreement, agreements
-from .verdict import Verdict, judge, tolerance
+from .verdict import judge, tolerance
 
-#: What stands for equal images in JSON, which has no infinity; rounding alone stays well below.
-JSON_PSNR_LIMIT = 200.0
+Image = NDArray[np.float32]
+Model = str | os.PathLike[str] | ModelSpec | Probe
 
 #: Settings that may differ between two forms of one network.
 _FREE_SETTINGS = ("k", "k_trained", "task")
@@ -47,173 +54,268 @@ _INTERFACE = (
 )
 
 
-@dataclass(frozen=True)
-class Side:
-    """What was compared.
-
-    Attributes
-    ----------
-    name, description
-        The file, and what ran it.
-    manifest
-        What it says of itself.
-    """
-
-    name: str
-    description: str
-    manifest: Manifest
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A candidate compared with a reference.
-
-    Attributes
-    ----------
-    candidate, reference
-        What was compared.
-    k
-        Neighbours of each node, None for networks without key graphs.
-    same_weights
-        Whether the weights that they were made from have the same SHA-256.
-    inputs
-        One result for each image.
-    stages
-        The choice of neighbours, summed over all images.
-    verdict
-        Whether they agree.
-    notices
-        What a reader should know besides.
-    """
-
-    candidate: Side
-    reference: Side
-    k: int | None
-    same_weights: bool
-    inputs: tuple[InputResult, ...]
-    stages: tuple[StageAgreement, ...]
-    verdict: Verdict
-    notices: tuple[str, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values for JSON: PSNR at most 200 (which stands for equal images), None for what is not a number."""
-        values = dataclasses.asdict(self)
-        for name in ("candidate", "reference"):
-            side: Side = getattr(self, name)
-            values[name] = {
-                "name": side.name,
-                "description": side.description,
-                "architecture": side.manifest.architecture,
-                "precision": side.manifest.precision,
-                "weights_sha256": side.manifest.weights_sha256,
-            }
-        _add_jaccard(values["stages"], self.stages)
-        for result, given in zip(values["inputs"], self.inputs, strict=True):
-            _add_jaccard(result["stages"], given.stages)
-        plain: dict[str, Any] = _plain(values)
-        return plain
-
-
 def compare(
-    candidate: str | os.PathLike[str] | Probe,
-    reference: str | os.PathLike[str] | Probe,
-    inputs: Sequence[Given | Mapping[str, Given]] = (),
+    candidates: Model | Sequence[Model],
+    reference: Model,
+    inputs: Sequence[Given] = (),
     *,
+    clean: Sequence[One] = (),
     k: int | None = None,
+    tile: int | str | None = None,
+    at_least: float | None = None,
+    keep_images: bool = False,
+    command: str | None = None,
     notice: Callable[[str], None] = warn,
     progress: Callable[[int, int], None] | None = None,
-) -> Comparison:
-    """Compare two forms of one network.
+) -> Run:
+    """Compare forms of one network with a reference.
 
-    The images are compared as both sides give them and, for networks with key graphs, once more with the candidate's
+    The images are compared as all sides give them and, for networks with key graphs, once more with each candidate's
     graphs forced on the reference: two correct programs choose different neighbours where similarities nearly tie, and
-    that must neither hide an error nor look like one. Large images are compared piece by piece.
+    that must neither hide an error nor look like one.
 
     Parameters
     ----------
-    candidate, reference
-        Checkpoints, exported ONNX files, or probes that `open_probe` gave.
+    candidates
+        One or several: checkpoints, exported ONNX files or engines as `specs.parse_spec` reads them
+        (``"kgt.ckpt@fp16"``), or probes that `open_probe` gave.
+    reference
+        Likewise, one.
     inputs
         Image files or arrays, as `Restorer.restore` takes them; none: a generated picture. For models that take more
         than an image, mappings of ``"image"`` and the names of the others: ``{"image": "a.png", "mask": mask}``.
+    clean
+        What the images should become, files or arrays, one for each; none where that is not known.
     k
         Neighbours of each node; None for the one that a side fixes, else the reference's default.
+    tile
+        None: large images piece by piece, all sides the same pieces. Else as `Restorer.restore` takes it, and all sides
+        run through the tiled pipeline as users do; results are then cut to the manifest's `clamp`, too.
+    at_least
+        The least PSNR in dB that passes; None for the rule's own.
+    keep_images
+        Return the images as well.
+    command
+        The command line that repeats it, for the report.
     notice
         Takes lines that a user should see while the files are opened.
     progress
-        Called with (pieces done, pieces in all).
+        Called with (steps done, steps in all).
 
     Raises
     ------
     InputError
-        A file, an image or k cannot be used, or the two are not forms of one network.
+        A file, an image or k cannot be used, or two are not forms of one network.
     """
-    ours = open_probe(candidate, notice=notice) if isinstance(candidate, (str, os.PathLike)) else candidate
-    theirs = open_probe(reference, notice=notice) if isinstance(reference, (str, os.PathLike)) else reference
-    _check_comparable(ours, theirs)
-    number = _common_k(ours, theirs, k)
-    needs = demands(ours.manifest, theirs.manifest)
-    images = read_inputs(inputs, needs)
-    notices = [f"{image.name}: {line}" for image in images for line in image.notices]
-    total, steps = sum(count_pieces(image, needs) for image in images), itertools.count(1)
+    single = isinstance(candidates, (str, os.PathLike, ModelSpec)) or hasattr(candidates, "manifest")
+    wanted: Sequence[Any] = [candidates] if single else list(candidates)  # type: ignore[arg-type]
+    if not wanted:
+        raise InputError("there is no candidate to compare; give at least one")
+    *ours, theirs = (
+        open_probe(model, notice=notice) if isinstance(model, (str, os.PathLike, ModelSpec)) else model
+        for model in (*wanted, reference)
+    )
+    for probe in ours:
+        check_comparable(probe, theirs)
+        tolerance((probe.manifest.precision, theirs.manifest.precision))
+    setup = _Setup(tuple(ours), theirs, _common_k((*ours, theirs), k), _needs(ours, theirs), tile)
+    images = read_inputs(inputs, setup.needs, clean)
+    total, steps = sum(setup.steps(image) for image in images), itertools.count(1)
 
     def step() -> None:
         if progress is not None:
             progress(next(steps), total)
 
-    results = [_compare_image(ours, theirs, number, image, needs, notices, step) for image in images]
+    compared: list[_Compared] = []
+    for image in images:
+        found = _compare_image(setup, image, step)
+        compared.append(found if keep_images else dataclasses.replace(found, image=None))
+    return Run(
+        comparisons=tuple(_comparison(setup, index, images, compared, at_least) for index in range(len(ours))),
+        images=tuple(found.image for found in compared if found.image is not None),
+        command=command,
+        versions=versions(),
+        settings={"k": k, "tile": tile, "at_least": at_least},
+    )
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """What does not change from image to image."""
+
+    candidates: tuple[Probe, ...]
+    reference: Probe
+    k: int | None
+    needs: Demands
+    tile: int | str | None
+
+    @property
+    def global_statistics(self) -> str | None:
+        """What `Restorer.restore` takes: exact tiles only where every side can, so that all compute the same."""
+        divisible = all(isinstance(probe.session, DivisibleSession) for probe in self.sides)
+        return "tile" if self.reference.manifest.global_statistics and not divisible else None
+
+    @property
+    def sides(self) -> tuple[Probe, ...]:
+        return (self.reference, *self.candidates)
+
+    def with_graphs(self, candidate: Probe) -> bool:
+        """Whether this candidate's graphs can be forced on the reference."""
+        return self.k is not None and candidate.tells_graphs and self.reference.tells_graphs
+
+    def steps(self, image: Input) -> int:
+        """Of a progress bar."""
+        forced = sum(map(self.with_graphs, self.candidates))
+        return len(self.sides) + forced if self.tile is not None else count_pieces(image, self.needs) * (1 + forced)
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """One image: a result for each candidate, and lines to say of each."""
+
+    results: tuple[InputResult, ...]
+    notices: tuple[tuple[str, ...], ...]
+    image: ComparedImage | None
+
+
+def _compare_image(setup: _Setup, given: Input, step: Callable[[], None]) -> _Compared:
+    (theirs, *ours), plan, said = _as_run(setup, given, step)
+    results, notices = [], []
+    for index, (candidate, restored) in enumerate(zip(setup.candidates, ours, strict=True), start=1):
+        lines = [line for side in (0, index) for line in said[side]]
+        measure = partial(difference, manifest=setup.needs.manifest, dtype=given.scene.dtype)
+        same_graphs, stages = None, tuple[StageAgreement, ...]()
+        if setup.with_graphs(candidate):
+            (recorded, forced), stages = _same_graphs(setup, candidate, given, step)
+            same_graphs = measure(recorded, forced)
+            if setup.tile is None and not np.array_equal(restored, recorded, equal_nan=True):
+                lines.append("the candidate computes slightly otherwise while its key graphs are recorded")
+        result = InputResult(
+            name=given.name,
+            height=given.scene.height,
+            width=given.scene.width,
+            as_run=measure(restored, theirs),
+            same_graphs=same_graphs,
+            stages=stages,
+            clean=None if given.clean is None else _against_clean(setup, restored, theirs, given.clean),
+        )
+        results.append(result)
+        notices.append(tuple(lines))
+    others = {name: values for name, values in given.arrays.items() if name != IMAGE_INPUT}
+    image = ComparedImage(given.name, given.arrays[IMAGE_INPUT], theirs, tuple(ours), given.clean, plan, others)
+    return _Compared(tuple(results), tuple(notices), image)
+
+
+def _as_run(
+    setup: _Setup, given: Input, step: Callable[[], None]
+) -> tuple[Sequence[Image], Plan | None, list[list[str]]]:
+    """Every side as users run it, the reference first; how it was cut, and what must be said of each side."""
+    if setup.tile is not None:
+        restored = []
+        for probe in setup.sides:
+            restored.append(_through_the_runtime(setup, probe, given))
+            step()
+        (_, plan, _), *_ = restored
+        said = [[f"{given.name}: {line}" for line in lines] for _, _, lines in restored]
+        for index, (_, other, _) in enumerate(restored):
+            if plan is not None and other is not None and other != plan:
+                said[index].append(f"{given.name}: the sides cut it into other tiles; --tile N makes them the same")
+        return [image for image, _, _ in restored], plan, said
+
+    def ways(images: Image, *extras: Image) -> Image:
+        return np.stack([probe.run(images, _given(probe, setup.k), *extras) for probe in setup.sides])
+
+    said = [[f"{given.name}: {line}" for line in given.notices], *([] for _ in setup.candidates)]
+    return list(in_pieces(given, setup.needs, ways, step)), None, said
+
+
+def _through_the_runtime(setup: _Setup, probe: Probe, given: Input) -> tuple[Image, Plan | None, tuple[str, ...]]:
+    """One side through the tiled pipeline: its image in the value range, its tiles, and what must be said."""
+    manifest = setup.needs.manifest
+    arrays = floats(given, manifest)
+    image = arrays.pop(IMAGE_INPUT)
+    low, high = manifest.value_range
+    k = _given(probe, setup.k)
+    assert setup.tile is not None
+    try:
+        restored = Restorer(probe.session).restore(
+            image, k, inputs=arrays, tile=setup.tile, global_statistics=setup.global_statistics
+        )
+    except NotFiniteError as error:
+        shape = (given.scene.height * manifest.scale, given.scene.width * manifest.scale, given.scene.channels.channels)
+        return np.full(shape, np.nan, np.float32), None, (f"{probe.name}: {str(error).partition(';')[0]}",)
+    values = restored.image if restored.image.ndim == 3 else restored.image[:, :, None]
+    if (low, high) != (0.0, 1.0):
+        values = values * np.float32(high - low) + np.float32(low)
+    return values, restored.plan, restored.notices
+
+
+def _same_graphs(
+    setup: _Setup, candidate: Probe, given: Input, step: Callable[[], None]
+) -> tuple[Image, tuple[StageAgreement, ...]]:
+    """The candidate, and the reference with the candidate's graphs, [2, H', W', C']; and how both chose."""
+    reference, k = setup.reference, setup.k
+    assert k is not None
+    allowed = tolerance((candidate.manifest.precision, reference.manifest.precision)).similarity
+    stages: list[StageAgreement] = []
+
+    def ways(images: Image, *extras: Image) -> Image:
+        nonlocal stages
+        recorded, chosen = candidate.record(images, _given(candidate, k), *extras)
+        graphs = [selection.graph for selection in chosen]
+        forced, overruled = reference.force(images, _given(reference, k), graphs, *extras)
+        found = agreements(chosen, overruled, k, allowed)
+        stages = [a + b for a, b in zip(stages, found, strict=True)] if stages else found
+        return np.stack([recorded, forced])
+
+    if setup.tile is None:
+        both = in_pieces(given, setup.needs, ways, step)
+    else:
+        needs = setup.needs
+        common = dataclasses.replace(needs.manifest, size_multiple=needs.multiple, shape=needs.shape)
+        plan = choose(common, given.scene.height, given.scene.width, tile=setup.tile).plan
+        both = in_tiles(given, needs, plan, ways)
+        step()
+    return both, tuple(stages)
+
+
+def _against_clean(setup: _Setup, candidate: Image, reference: Image, clean: Image) -> CleanPsnr:
+    low, high = setup.needs.manifest.value_range
+    wanted = np.clip(clean, low, high)
+    return CleanPsnr(*(psnr(np.clip(image, low, high), wanted, (low, high)) for image in (candidate, reference)))
+
+
+def _comparison(
+    setup: _Setup, index: int, images: Sequence[Input], compared: Sequence[_Compared], at_least: float | None
+) -> Comparison:
+    """All images of one candidate."""
+    candidate, reference = setup.candidates[index], setup.reference
+    results = [found.results[index] for found in compared]
     stages = tuple(reduce(operator.add, stage) for stage in zip(*(result.stages for result in results), strict=True))
-    same_weights = ours.manifest.weights_sha256 == theirs.manifest.weights_sha256
+    notices = [line for found in compared for line in found.notices[index]]
+    same_weights = candidate.manifest.weights_sha256 == reference.manifest.weights_sha256
     if not same_weights:
         notices.append("the two were made from different weights (SHA-256 in their manifests)")
+    if setup.k is not None and not setup.with_graphs(candidate):
+        silent = next(probe for probe in (candidate, reference) if not probe.tells_graphs)
+        notices.append(f"{silent.name} tells no key graphs: it is judged as run, and near ties count as errors")
     return Comparison(
-        candidate=Side(ours.name, ours.description, ours.manifest),
-        reference=Side(theirs.name, theirs.description, theirs.manifest),
-        k=number,
+        candidate=Side(candidate.name, candidate.description, candidate.manifest),
+        reference=Side(reference.name, reference.description, reference.manifest),
+        k=setup.k,
         same_weights=same_weights,
         inputs=tuple(results),
         stages=stages,
-        verdict=judge(results, stages, (ours.manifest.precision, theirs.manifest.precision)),
+        verdict=judge(results, stages, (candidate.manifest.precision, reference.manifest.precision), at_least),
         notices=tuple(dict.fromkeys(notices)),
     )
 
 
-def _compare_image(
-    candidate: Probe,
-    reference: Probe,
-    k: int | None,
-    image: Input,
-    needs: Demands,
-    notices: list[str],
-    step: Callable[[], None],
-) -> InputResult:
-    as_run, same_graphs = DifferenceSum(needs.manifest), DifferenceSum(needs.manifest)
-    stages: list[StageAgreement] = []
-    for (images, *extras), shown in pieces(image, needs):
-        ours = candidate.run(images, _given(candidate, k), *extras)
-        as_run.add(ours, reference.run(images, _given(reference, k), *extras), shown)
-        if k is not None:
-            recorded, chosen = candidate.record(images, _given(candidate, k), *extras)
-            graphs = [selection.graph for selection in chosen]
-            forced, overruled = reference.force(images, _given(reference, k), graphs, *extras)
-            same_graphs.add(recorded, forced, shown)
-            precisions = (candidate.manifest.precision, reference.manifest.precision)
-            found = agreements(chosen, overruled, k, tolerance(precisions).similarity)
-            stages = [a + b for a, b in zip(stages, found, strict=True)] if stages else found
-            if not np.array_equal(ours, recorded, equal_nan=True):
-                notices.append("the candidate computes slightly otherwise while its key graphs are recorded")
-        step()
-    return InputResult(
-        name=image.name,
-        height=image.scene.height,
-        width=image.scene.width,
-        as_run=as_run.result(),
-        same_graphs=None if k is None else same_graphs.result(),
-        stages=tuple(stages),
-    )
+def _needs(candidates: Sequence[Probe], reference: Probe) -> Demands:
+    return demands(*(probe.manifest for probe in candidates), reference.manifest)
 
 
-def _check_comparable(candidate: Probe, reference: Probe) -> None:
+def check_comparable(candidate: Probe | Side, reference: Probe | Side) -> None:
     """Raise an `InputError` unless both are forms of one network."""
     ours, theirs = candidate.manifest, reference.manifest
     for name in _INTERFACE:
@@ -227,7 +329,7 @@ def _check_comparable(candidate: Probe, reference: Probe) -> None:
         raise InputError(f"{without} has no key graph, the other has; compare two forms of one network")
 
 
-def _require_same(candidate: Probe, reference: Probe, name: str, ours: Any, theirs: Any) -> None:
+def _require_same(candidate: Probe | Side, reference: Probe | Side, name: str, ours: Any, theirs: Any) -> None:
     if ours != theirs:
         raise InputError(
             f"{candidate.name} and {reference.name} are different networks: {name} is {ours} and {theirs}; "
@@ -240,13 +342,13 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _common_k(candidate: Probe, reference: Probe, k: int | None) -> int | None:
-    """The k that both sides run with; raises `InputError` where there is none."""
-    sides = [(probe, probe.manifest.neighbours) for probe in (candidate, reference)]
-    fixed = [neighbours.default for _, neighbours in sides if neighbours is not None and not neighbours.runtime]
-    default = reference.manifest.neighbours.default if reference.manifest.neighbours else None
+def _common_k(sides: Sequence[Probe], k: int | None) -> int | None:
+    """The k that all sides, the reference last, run with; raises `InputError` where there is none."""
+    known = [probe.manifest.neighbours for probe in sides]
+    fixed = [neighbours.default for neighbours in known if neighbours is not None and not neighbours.runtime]
+    default = known[-1].default if known[-1] else None
     number = k if k is not None else fixed[0] if fixed else default
-    for probe, _ in sides:
+    for probe in sides:
         _given(probe, number)
     return number
 
@@ -257,19 +359,3 @@ def _given(probe: Probe, k: int | None) -> int | None:
         return resolve_k(probe.manifest, k)
     except InputError as error:
         raise InputError(f"{probe.name}: {error}") from None
-
-
-def _add_jaccard(values: Sequence[dict[str, Any]], stages: Sequence[StageAgreement]) -> None:
-    for value, stage in zip(values, stages, strict=True):
-        value["jaccard"] = stage.jaccard
-
-
-def _plain(value: Any) -> Any:
-    """Make JSON's values of it."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return JSON_PSNR_LIMIT if value > 0 else None
-    return value

@@ -1,16 +1,45 @@
-"""The numbers between two restored images, summed over any number of pieces."""
+"""The numbers between two restored images."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..manifest import Manifest
 from ..runtime.metrics import psnr_of
-from ..runtime.restorer import from_model
+from ..runtime.values import from_model
+from .similarity import structural_similarity
+
+#: Values that are taken at once: temporary arrays are of this size, whatever the image's.
+_STRIP = 1 << 22
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Absolute differences in steps of the output's samples: how many last places the two are apart.
+
+    Attributes
+    ----------
+    bits
+        Of a sample: 8 or 16. Results that are stored in floating point are counted in steps of 16 bits.
+    counts
+        Values that are equal, 1, 2, 3 to 4, 5 to 8, ... steps apart, once rounded and clipped to samples; bits + 2
+        numbers. Values that are not finite are in none of them.
+    """
+
+    bits: int
+    counts: tuple[int, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """``("0", "1", "2", "3-4", "5-8", ...)``."""
+        ranges = [(2 ** (i - 1) + 1, 2**i) for i in range(1, self.bits + 1)]
+        return ("0", "1", *(f"{low}-{high}" if low < high else f"{high}" for low, high in ranges))
 
 
 @dataclass(frozen=True)
@@ -21,18 +50,25 @@ class Difference:
     ----------
     psnr
         dB, with the manifest's value range as the peak, on unrounded and unclipped values; infinite when all are equal.
+    ssim
+        Structural similarity on the same values, see `parity.similarity`; NaN where the image is smaller than its
+        window.
     max_abs, mean_abs
         Absolute differences, in units of the value range's values.
     identical_8bit
         Share of pixels that are equal in every channel once rounded to 8 bits.
+    histogram
+        Differences in steps of the output's bit depth.
     nonfinite_candidate, nonfinite_reference
-        Values that are NaN or infinite. Where there are any, psnr, max_abs and mean_abs are NaN.
+        Values that are NaN or infinite. Where there are any, psnr, ssim, max_abs and mean_abs are NaN.
     """
 
     psnr: float
+    ssim: float
     max_abs: float
     mean_abs: float
     identical_8bit: float
+    histogram: Histogram
     nonfinite_candidate: int
     nonfinite_reference: int
 
@@ -42,49 +78,61 @@ class Difference:
         return self.nonfinite_candidate == self.nonfinite_reference == 0
 
 
-class DifferenceSum:
-    """Adds up the differences of pieces of one image.
+def difference(
+    candidate: NDArray[np.float32],
+    reference: NDArray[np.float32],
+    manifest: Manifest,
+    dtype: np.dtype[Any] = np.dtype(np.uint8),  # noqa: B008 - frozen
+) -> Difference:
+    """Compare two images.
 
     Parameters
     ----------
+    candidate, reference
+        float32[H, W, C], as the models give them.
     manifest
-        Tells the value range.
+        Tells the value range, and its `clamp`.
+    dtype
+        Of the samples that are made of them.
     """
+    bits = 8 if dtype == np.uint8 else 16
+    white = np.dtype(np.uint8 if bits == 8 else np.uint16)
+    squares = absolute = largest = 0.0
+    identical, nonfinite = 0, [0, 0]
+    counts = np.zeros(bits + 2, np.int64)
+    for rows in _strips(reference.shape):
+        ours, theirs = candidate[rows], reference[rows]
+        finite = np.isfinite(ours) & np.isfinite(theirs)
+        for side, values in enumerate((ours, theirs)):
+            nonfinite[side] += int(values.size - np.isfinite(values).sum())
+        with np.errstate(invalid="ignore"):  # What NaN and infinity make of these numbers, is not reported.
+            error = np.abs(ours.astype(np.float64) - theirs)
+            rounded = [from_model(values, manifest, np.dtype(np.uint8)) for values in (ours, theirs)]
+            samples = [from_model(values, manifest, white).astype(np.int32) for values in (ours, theirs)]
+        squares += float((error**2).sum())
+        absolute += float(error.sum())
+        largest = max(largest, float(error.max()))
+        identical += int(((rounded[0] == rounded[1]) & finite).all(axis=2).sum())
+        counts += np.bincount(_places(np.abs(samples[0] - samples[1])[finite]), minlength=bits + 2)
+    clean, size = not any(nonfinite), reference.size
+    return Difference(
+        psnr=psnr_of(squares / size, manifest.value_range) if clean else math.nan,
+        ssim=structural_similarity(candidate, reference, manifest.value_range) if clean else math.nan,
+        max_abs=largest if clean else math.nan,
+        mean_abs=absolute / size if clean else math.nan,
+        identical_8bit=identical / (reference.shape[0] * reference.shape[1]),
+        histogram=Histogram(bits, tuple(counts.tolist())),
+        nonfinite_candidate=nonfinite[0],
+        nonfinite_reference=nonfinite[1],
+    )
 
-    def __init__(self, manifest: Manifest) -> None:
-        self._manifest = manifest
-        self._squares = self._absolute = self._largest = 0.0
-        self._values = self._pixels = self._identical = 0
-        self._nonfinite = [0, 0]
 
-    def add(
-        self, candidate: NDArray[np.float32], reference: NDArray[np.float32], shown: tuple[int, int] | None = None
-    ) -> None:
-        """Add a piece, [B, C, H, W] of both; of these only the first (height, width) where `shown` says so."""
-        if shown is not None:
-            candidate, reference = (values[:, :, : shown[0], : shown[1]] for values in (candidate, reference))
-        finite = np.isfinite(candidate) & np.isfinite(reference)
-        with np.errstate(invalid="ignore"):  # What NaN and infinity make of these numbers, `result` does not report.
-            error = np.abs(candidate.astype(np.float64) - reference.astype(np.float64))
-            rounded = [from_model(values, self._manifest, np.dtype(np.uint8)) for values in (candidate, reference)]
-        self._squares += float((error**2).sum())
-        self._absolute += float(error.sum())
-        self._largest = max(self._largest, float(error.max()))
-        self._values += error.size
-        identical = ((rounded[0] == rounded[1]) & finite).all(axis=1)
-        self._identical += int(identical.sum())
-        self._pixels += identical.size
-        for side, values in enumerate((candidate, reference)):
-            self._nonfinite[side] += int((~np.isfinite(values)).sum())
+def _places(steps: NDArray[np.int32]) -> NDArray[np.int64]:
+    """The place in a histogram: 0 for 0, 1 for 1, 2 for 2, 3 for 3 and 4, ..."""
+    # The exponent of d - 1/2 is the number of binary digits of d - 1.
+    return np.where(steps == 0, 0, np.frexp(np.maximum(steps, 1) - 0.5)[1] + 1).astype(np.int64)
 
-    def result(self) -> Difference:
-        """The difference over everything added."""
-        finite = not any(self._nonfinite)
-        return Difference(
-            psnr=psnr_of(self._squares / self._values, self._manifest.value_range) if finite else math.nan,
-            max_abs=self._largest if finite else math.nan,
-            mean_abs=self._absolute / self._values if finite else math.nan,
-            identical_8bit=self._identical / self._pixels,
-            nonfinite_candidate=self._nonfinite[0],
-            nonfinite_reference=self._nonfinite[1],
-        )
+
+def _strips(shape: tuple[int, ...]) -> Iterator[slice]:
+    step = max(1, _STRIP // (shape[1] * shape[2]))
+    return (slice(start, start + step) for start in range(0, shape[0], step))

@@ -1,4 +1,4 @@
-"""The outcome on one image: what the verdict is made from."""
+"""What one comparison found on one image, and what any of it is called."""
 
 from __future__ import annotations
 
@@ -6,6 +6,25 @@ from dataclasses import dataclass
 
 from .difference import Difference
 from .stages import StageAgreement
+
+
+@dataclass(frozen=True)
+class CleanPsnr:
+    """Both sides against the clean image, in dB, on values that are clipped to the value range but not rounded.
+
+    Attributes
+    ----------
+    candidate, reference
+        NaN where a value is not finite.
+    """
+
+    candidate: float
+    reference: float
+
+    @property
+    def change(self) -> float:
+        """What the candidate gains (above zero) or loses."""
+        return 0.0 if self.candidate == self.reference else self.candidate - self.reference
 
 
 @dataclass(frozen=True)
@@ -21,9 +40,12 @@ class InputResult:
     as_run
         Both sides as users run them.
     same_graphs
-        With the candidate's key graphs used by the reference as well; None for networks without key graphs.
+        With the candidate's key graphs used by the reference as well; None where they cannot be (networks without key
+        graphs, engines).
     stages
         The choice of neighbours, one for each key graph in the order of execution.
+    clean
+        Both sides against the clean image; None where none was given.
     """
 
     name: str
@@ -32,6 +54,7 @@ class InputResult:
     as_run: Difference
     same_graphs: Difference | None
     stages: tuple[StageAgreement, ...]
+    clean: CleanPsnr | None = None
 
     @property
     def judged(self) -> Difference:

@@ -59,6 +59,11 @@ class StageAgreement:
         either = self.common + self.different
         return self.common / either if either else 1.0
 
+    @property
+    def near_ties(self) -> int:
+        """Of the links that differ, how many do so harmlessly: their similarities nearly tie."""
+        return max(0, self.different - self.beyond_tolerance)
+
     def __add__(self, other: StageAgreement) -> StageAgreement:
         """The same stage over more inputs."""
         counts = [name for name in self.__dataclass_fields__ if name != "name"]

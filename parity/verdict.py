@@ -44,7 +44,12 @@ def tolerance(precisions: Sequence[str]) -> Tolerance:
     return min((TOLERANCES[precision] for precision in precisions), key=lambda t: t.psnr)
 
 
-def judge(results: Sequence[InputResult], stages: Sequence[StageAgreement], precisions: Sequence[str]) -> Verdict:
+def judge(
+    results: Sequence[InputResult],
+    stages: Sequence[StageAgreement],
+    precisions: Sequence[str],
+    at_least: float | None = None,
+) -> Verdict:
     """Apply the rule.
 
     Parameters
@@ -55,6 +60,8 @@ def judge(results: Sequence[InputResult], stages: Sequence[StageAgreement], prec
         Summed over all inputs; empty for networks without key graphs.
     precisions
         Of both sides.
+    at_least
+        Least PSNR in dB that was asked for; None for that of the precisions.
 
     Raises
     ------
@@ -62,8 +69,10 @@ def judge(results: Sequence[InputResult], stages: Sequence[StageAgreement], prec
         There is no rule for one of the precisions.
     """
     allowed = tolerance(precisions)
-    threshold = allowed.psnr
-    rule = f"every value finite, at least {threshold:.0f} dB"
+    threshold = allowed.psnr if at_least is None else at_least
+    rule = f"every value finite, at least {threshold:g} dB"
+    if at_least is not None:
+        rule += f" (asked for; {allowed.psnr:g} dB by itself)"
     if stages:
         rule += (
             " with the same key graphs, and the graphs themselves differ by near ties only "
@@ -109,7 +118,7 @@ def _images(results: Sequence[InputResult], threshold: float) -> list[str]:
     return [
         f"{result.name}: {result.judged.psnr:.1f} dB"
         + (" with the same key graphs" if result.same_graphs is not None else "")
-        + f", less than {threshold:.0f} dB"
+        + f", less than {threshold:g} dB"
         for result in results
         if result.judged.finite and result.judged.psnr < threshold
     ]

@@ -40,6 +40,11 @@ class Channels:
     notice: str = ""
 
 
+def straight(manifest: Manifest) -> Channels:
+    """The way of an image that has the model's channels."""
+    return Channels(1, manifest.out_channels, lambda image: np.moveaxis(image, 2, 0)[None], lambda planes: planes[0])
+
+
 def adapt(manifest: Manifest, channels: int) -> Channels:
     """Find the way for an image with `channels` channels (without alpha), or for views with so many each.
 
@@ -52,7 +57,7 @@ def adapt(manifest: Manifest, channels: int) -> Channels:
     views = len(manifest.views) or 1
     picture = views == 1 and not manifest.extra_inputs and not is_spectrum(manifest)
     if channels * views == taken:
-        return Channels(1, given, lambda image: np.moveaxis(image, 2, 0)[None], lambda planes: planes[0])
+        return straight(manifest)
     if picture and channels == 1 and taken == given == 3:
         return Channels(
             1,

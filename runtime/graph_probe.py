@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from ..errors import KeygraphError
 from ..manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT
-from .onnx_providers import reason
+from .device import Device
+from .onnx_providers import PROVIDERS, reason
 from .onnx_runtime import register_operators
 from .rounding import rounding
 
@@ -49,7 +50,7 @@ class Selection:
 
 
 class GraphProbe:
-    """An ONNX Runtime session of an exported file, on the CPU, with its KeyGraph nodes laid open.
+    """An ONNX Runtime session of an exported file, with its KeyGraph nodes laid open.
 
     Parameters
     ----------
@@ -60,15 +61,24 @@ class GraphProbe:
     rounded
         Run a half-precision file in float32 with every stored tensor rounded (`rounding`), as a GPU computes; a bf16
         file always is, since the CPU has no kernels for it.
+    device
+        The CPU, or a GPU through ONNX Runtime's CUDA provider.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], library: str | os.PathLike[str] | None = "auto", rounded: bool = False
+        self,
+        path: str | os.PathLike[str],
+        library: str | os.PathLike[str] | None = "auto",
+        rounded: bool = False,
+        device: Device = Device(),  # noqa: B008 - frozen
     ) -> None:
         import onnx
 
         self._folder = Path(path).resolve().parent
         self._library = library
+        self._providers: list[Any] = [PROVIDERS["cpu"]]
+        if device.kind == "cuda":
+            self._providers.insert(0, (PROVIDERS["cuda"], {"device_id": str(device.index)}))
         self._model = onnx.load(path, load_external_data=False)
         if rounded or any(weight.data_type == onnx.TensorProto.BFLOAT16 for weight in self._model.graph.initializer):
             self._model = rounding(onnx.load(path))
@@ -118,7 +128,7 @@ class GraphProbe:
         options.log_severity_level = 4
         options.add_session_config_entry(_EXTERNAL_DATA_FOLDER, str(self._folder))
         register_operators(options, self._library, lambda _message: None)
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=self._providers)
 
     def _feeds(
         self, images: NDArray[np.float32], k: int | None, extras: Sequence[NDArray[np.float32]]

@@ -34,7 +34,10 @@ LARGEST_SIDE = {"JPEG": 65500, "WebP": 16383}
 
 _LOADERS = {"pngload": "PNG", "jpegload": "JPEG", "tiffload": "TIFF", "webpload": "WebP"}
 
-_TYPES = {"uchar": np.uint8, "ushort": np.uint16, "float": np.float32, "double": np.float64}
+TYPES = {"uchar": np.uint8, "ushort": np.uint16, "float": np.float32, "double": np.float64}
+
+#: The other way round.
+FORMATS_OF_TYPES = {np.dtype(dtype): name for name, dtype in TYPES.items()}
 
 #: Metadata that goes from the source to the result: the beginning of libvips's name -> what people call it.
 _METADATA = {
@@ -115,12 +118,12 @@ class Picture:
 
 def read_header(path: str | os.PathLike[str]) -> Header:
     """Read what a file says of its image, without decoding it; raises `InputError` as `read` does."""
-    with _reading(path):
-        image = _open(Path(path))
-        channels, alpha = _channels(image, Path(path))
+    with reading(path):
+        image = open_file(Path(path))
+        channels, alpha = colour_channels(image, Path(path))
         turned = image.get_typeof("orientation") != 0 and image.get("orientation") >= 5
         height, width = (image.width, image.height) if turned else (image.height, image.width)
-        return Header(height, width, channels, alpha, 8 * np.dtype(_TYPES[image.format]).itemsize)
+        return Header(height, width, channels, alpha, 8 * np.dtype(TYPES[image.format]).itemsize)
 
 
 def read(path: str | os.PathLike[str]) -> Picture:
@@ -134,17 +137,15 @@ def read(path: str | os.PathLike[str]) -> Picture:
         The file is missing, empty, damaged, cut off, of another format, or of a kind that photographs do not have.
     """
     file = Path(path)
-    with _reading(file):
-        image = _open(file)
-        notices = _reading_notices(image)
+    with reading(file):
+        image = open_file(file)
+        notices = reading_notices(image)
         if image.interpretation == "cmyk":
             image = image.icc_transform("srgb", embedded=True)
         image = image.copy_memory().autorot()
-        channels, alpha = _channels(image, file)
+        channels, alpha = colour_channels(image, file)
         values = image.numpy()
-        metadata = {
-            name: (image.get_typeof(name), image.get(name)) for name in image.get_fields() if _kept(name) is not None
-        }
+        metadata = metadata_of(image)
     pixels = values if values.ndim == 2 else values[:, :, :channels]
     return Picture(
         pixels=pixels[:, :, 0] if pixels.ndim == 3 and channels == 1 else pixels,
@@ -153,6 +154,15 @@ def read(path: str | os.PathLike[str]) -> Picture:
         metadata=metadata,
         notices=tuple(notices),
     )
+
+
+def metadata_of(image: pyvips.Image) -> dict[str, tuple[int, Any]]:
+    """The metadata that is kept: libvips's name -> (its type, value)."""
+    return {
+        name: (image.get_typeof(name), image.get(name))
+        for name in image.get_fields()
+        if metadata_title(name) is not None
+    }
 
 
 def check_target(path: str | os.PathLike[str], height: int, width: int, channels: int) -> None:
@@ -193,25 +203,35 @@ def write(path: str | os.PathLike[str], picture: Picture) -> list[str]:
     name = format_of(file)
     height, width, channels = picture.pixels.shape if picture.pixels.ndim == 3 else (*picture.pixels.shape, 1)
     check_target(file, height, width, channels)
-    picture, notices = _fitted(picture, name)
+    picture, notices = fitted(picture, name)
     image = _vips_image(picture)
+    try:
+        data = image.write_to_buffer(file.suffix.lower(), **saving(name, picture.pixels.dtype, picture.pixels.nbytes))
+    except pyvips.Error as error:
+        raise InputError(f"{file}: the image cannot be written as {name} ({reason_of(error)})") from error
+    with atomic_path(file) as temporary:
+        temporary.write_bytes(data)
+    return notices + missing(pyvips.Image.new_from_buffer(data, "", access="sequential"), picture, name)
+
+
+def saving(name: str, dtype: np.dtype[Any], size: int) -> dict[str, Any]:
+    """libvips's options for a format, for an image of so many bytes."""
     formats: dict[str, dict[str, Any]] = {
         "PNG": {},
         "JPEG": {"Q": 95, "subsample_mode": "off"},
         "WebP": {"lossless": True, "exact": True},
         "TIFF": {
             "compression": "deflate",
-            "predictor": "float" if picture.pixels.dtype.kind == "f" else "horizontal",
-            "bigtiff": picture.pixels.nbytes > 2**31,
+            "predictor": "float" if dtype.kind == "f" else "horizontal",
+            "bigtiff": size > 2**31,
         },
     }
-    try:
-        data = image.write_to_buffer(file.suffix.lower(), **formats[name])
-    except pyvips.Error as error:
-        raise InputError(f"{file}: the image cannot be written as {name} ({_reason(error)})") from error
-    with atomic_path(file) as temporary:
-        temporary.write_bytes(data)
-    return notices + _missing(data, picture, name)
+    return formats[name]
+
+
+def metadata_titles(picture: Picture) -> list[str]:
+    """What people call the metadata that a picture has."""
+    return sorted({title for field in picture.metadata if (title := metadata_title(field)) is not None})
 
 
 def format_of(path: Path) -> str:
@@ -223,17 +243,17 @@ def format_of(path: Path) -> str:
 
 
 @contextmanager
-def _reading(path: str | os.PathLike[str]) -> Iterator[None]:
+def reading(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn what libvips says of a bad file into an `InputError`."""
     try:
         yield
     except pyvips.Error as error:
         raise InputError(
-            f"{path} is damaged, cut off, or no image ({_reason(error)}); give a whole PNG, JPEG, TIFF or WebP file"
+            f"{path} is damaged, cut off, or no image ({reason_of(error)}); give a whole PNG, JPEG, TIFF or WebP file"
         ) from error
 
 
-def _open(path: Path) -> pyvips.Image:
+def open_file(path: Path) -> pyvips.Image:
     """Open a file of a known format; nothing is decoded yet."""
     if not path.exists():
         raise InputError(f"{path} does not exist; give an image file or a folder of them")
@@ -252,9 +272,9 @@ def _open(path: Path) -> pyvips.Image:
     return image
 
 
-def _channels(image: pyvips.Image, path: Path) -> tuple[int, bool]:
+def colour_channels(image: pyvips.Image, path: Path) -> tuple[int, bool]:
     """Return the channels of an image after `read`, without alpha, and whether it has alpha; refuse exotic ones."""
-    if image.format not in _TYPES:
+    if image.format not in TYPES:
         raise InputError(
             f"{path} holds samples of type {image.format}; convert it to 8 or 16 bits without sign, or to floats "
             "from 0 to 1"
@@ -268,7 +288,7 @@ def _channels(image: pyvips.Image, path: Path) -> tuple[int, bool]:
     return image.bands - alpha, alpha
 
 
-def _reading_notices(image: pyvips.Image) -> list[str]:
+def reading_notices(image: pyvips.Image) -> list[str]:
     notices = []
     fields = set(image.get_fields())
     if "n-pages" in fields and image.get("n-pages") > 1:
@@ -279,20 +299,22 @@ def _reading_notices(image: pyvips.Image) -> list[str]:
         notices.append(f"{image.get('bits-per-sample')}-bit samples expanded to 8 bits")
     if image.interpretation == "cmyk":
         notices.append("CMYK converted to sRGB")
-    dropped = [name.removesuffix("-data") for name in sorted(fields) if name.endswith("-data") and _kept(name) is None]
+    dropped = [
+        name.removesuffix("-data") for name in sorted(fields) if name.endswith("-data") and metadata_title(name) is None
+    ]
     if dropped:
         notices.append(f"dropped: {', '.join(dropped)}")
     return notices
 
 
-def _kept(name: str) -> str | None:
+def metadata_title(name: str) -> str | None:
     """What people call a metadata field that is kept, or None. The orientation is applied, so it is not kept."""
     if name.endswith("Orientation"):
         return None
     return next((title for start, title in _METADATA.items() if name.startswith(start)), None)
 
 
-def _fitted(picture: Picture, name: str) -> tuple[Picture, list[str]]:
+def fitted(picture: Picture, name: str) -> tuple[Picture, list[str]]:
     """Make a picture that a format can hold, and say what was lost."""
     pixels, alpha, metadata = picture.pixels, picture.alpha, picture.metadata
     notices = []
@@ -335,12 +357,17 @@ def _vips_image(picture: Picture) -> pyvips.Image:
         pixels = np.concatenate([pixels, picture.alpha[:, :, None]], axis=2)
     dtype = pixels.dtype.newbyteorder("=")
     native = np.ascontiguousarray(pixels, dtype=np.float32 if dtype == np.float16 else dtype)
-    formats = {np.dtype(numpy): vips for vips, numpy in _TYPES.items()}
-    deep = native.dtype == np.uint16
-    colours = {1: "grey16" if deep else "b-w", 3: "rgb16" if deep else "srgb"}.get(channels, "multiband")
     image = pyvips.Image.new_from_memory(
-        native.data, native.shape[1], native.shape[0], native.shape[2], formats[native.dtype]
-    ).copy(interpretation=colours, xres=picture.resolution[0], yres=picture.resolution[1])
+        native.data, native.shape[1], native.shape[0], native.shape[2], FORMATS_OF_TYPES[native.dtype]
+    )
+    return finished(image, picture, native.dtype, channels)
+
+
+def finished(image: pyvips.Image, picture: Picture, dtype: np.dtype[Any], channels: int) -> pyvips.Image:
+    """Give bare samples of a type their colour space, resolution and metadata; `channels` is without alpha."""
+    deep = dtype == np.uint16
+    colours = {1: "grey16" if deep else "b-w", 3: "rgb16" if deep else "srgb"}.get(channels, "multiband")
+    image = image.copy(interpretation=colours, xres=picture.resolution[0], yres=picture.resolution[1])
     for name, (kind, value) in picture.metadata.items():
         image.set_type(kind, name, value)
     # The EXIF block still holds the orientation and the thumbnail of the source; without a word libvips writes those.
@@ -350,11 +377,10 @@ def _vips_image(picture: Picture) -> pyvips.Image:
     return image
 
 
-def _missing(data: bytes, picture: Picture, name: str) -> list[str]:
-    """Read back what was written, and say which metadata is not in it."""
-    fields = pyvips.Image.new_from_buffer(data, "", access="sequential").get_fields()
-    kept = {_kept(field) for field in fields}
-    titles = sorted({title for field in picture.metadata if (title := _kept(field)) is not None and title not in kept})
+def missing(written: pyvips.Image, picture: Picture, name: str) -> list[str]:
+    """Look at what was written, and say which metadata is not in it."""
+    there = {metadata_title(field) for field in written.get_fields()}
+    titles = [title for title in metadata_titles(picture) if title not in there]
     return [f"{', '.join(titles)} dropped: not kept in {name}"] if titles else []
 
 
@@ -365,7 +391,7 @@ def _resampled(plane: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     return values.reshape(height, width)
 
 
-def _reason(error: pyvips.Error) -> str:
+def reason_of(error: pyvips.Error) -> str:
     """Put what libvips says in one line."""
     lines = [line.strip() for line in str(error.detail or error.message).splitlines()]
     return "; ".join(dict.fromkeys(line for line in lines if line))

@@ -46,14 +46,14 @@ def resolve(provider: str | None, device: Device) -> str:
 
 
 def open_session(
-    path: Path, options: onnxruntime.SessionOptions, provider: str, device: Device
+    path: Path | bytes, options: onnxruntime.SessionOptions, provider: str, device: Device
 ) -> onnxruntime.InferenceSession:
     """Create a session, and make sure that it runs where it was asked to.
 
     Parameters
     ----------
     path
-        An ONNX file.
+        An ONNX file, or what would be in one.
     options
         The session's; recording which node runs where is turned on in it.
     provider
@@ -112,23 +112,26 @@ def loader_error(library: Path) -> str | None:
 
 
 def _create(
-    path: Path,
+    path: Path | bytes,
     options: onnxruntime.SessionOptions,
     providers: list[str | tuple[str, dict[str, str]]],
     gpu_provider: str | None = None,
 ) -> onnxruntime.InferenceSession:
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+        model = path if isinstance(path, bytes) else str(path)
+        return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
     except Exception as error:
         if gpu_provider and any(word in str(error) for word in ("CUDA", "cuda", "TensorRT", "ExecutionProvider")):
             raise _unavailable(gpu_provider, reason(error)) from error
+        if isinstance(path, bytes):
+            raise KeygraphError(f"a part of the network does not open: {reason(error)}") from error
         raise InputError(
             f"{path} cannot be opened: it is no ONNX file, is cut off ({path.stat().st_size:,} bytes), or needs a "
             f"newer ONNX Runtime; export or download it again ({reason(error)})"
         ) from error
 
 
-def _chain(path: Path, provider: str, device: Device) -> list[str | tuple[str, dict[str, str]]]:
+def _chain(path: Path | bytes, provider: str, device: Device) -> list[str | tuple[str, dict[str, str]]]:
     """Providers by preference, with their options. The CPU comes last by itself, for what belongs there: shapes."""
     where = {"device_id": str(device.index)}
     chain: list[str | tuple[str, dict[str, str]]] = [(PROVIDERS["cuda"], where)]
@@ -142,10 +145,10 @@ def _chain(path: Path, provider: str, device: Device) -> list[str | tuple[str, d
     return chain
 
 
-def _engine_cache(path: Path) -> Path:
+def _engine_cache(path: Path | bytes) -> Path:
     """A folder for the engines of exactly this file: ONNX Runtime names them by the graph, not by the weights."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    key = hashlib.sha256(path.read_bytes()).hexdigest()
+    key = hashlib.sha256(path if isinstance(path, bytes) else path.read_bytes()).hexdigest()
     folder = root / "keygraph" / "onnxruntime-tensorrt" / key[:32]
     try:
         folder.mkdir(parents=True, exist_ok=True)

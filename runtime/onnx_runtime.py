@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,10 @@ from .device import Device
 from .notices import warn
 from .rounding import rounding
 from .session import SessionMemoryError, result_shape
+
+if TYPE_CHECKING:
+    from .exact.inference import Run
+    from .exact.model import ExactModel
 
 try:
     import onnxruntime
@@ -85,7 +90,10 @@ class OnnxRuntimeSession:
             options.intra_op_num_threads = threads
         provider = resolve(provider, device)
         operators = register_operators(options, library, notice)
-        self._session, arithmetic = _open(file, options, provider, device)
+        self._session, arithmetic = open_file(file, options, provider, device)
+        self._file, self._provider, self._threads, self._rounded = file, provider, threads, bool(arithmetic)
+        self._exact: ExactModel | None = None
+        self.device = device
         text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         if text is None:
             raise InputError(
@@ -115,16 +123,41 @@ class OnnxRuntimeSession:
         feeds = {name: np.ascontiguousarray(values, dtype=self._type) for name, values in named}
         try:
             restored = self._run(feeds, k)
-        except MemoryError as error:
-            raise self._out_of_memory() from error
         except Exception as error:
-            # ONNX Runtime's exceptions share no base class but Exception.
-            if any(phrase in str(error) for phrase in _OUT_OF_MEMORY):
-                raise self._out_of_memory() from error
-            raise KeygraphError(
-                f"ONNX Runtime failed on an image tensor of shape {images.shape}: {reason(error)}"
-            ) from error
+            if self._buffers is not None:
+                self._buffers.release()
+            raise _failure(error, images.shape) from error
         return np.asarray(restored, dtype=np.float32)
+
+    def exact(self) -> ExactModel:
+        """See `DivisibleSession.exact`."""
+        from .exact.model import ExactModel
+
+        if self._provider == "tensorrt":
+            raise InputError("TensorRT would build engines for every part; use the provider cuda")
+        if self._exact is None:
+            self._exact = ExactModel(self._file, self.manifest, self._open_part, self._rounded)
+        return self._exact
+
+    def _open_part(self, model: bytes) -> Run:
+        """Open a part of the network as the network itself was opened."""
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        if self._threads is not None:
+            options.intra_op_num_threads = self._threads
+        session = open_session(model, options, self._provider, self.device)
+        names = {value.name for value in session.get_inputs()}
+
+        def run(outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
+            given = {name: values for name, values in feeds.items() if name in names}
+            try:
+                results: Sequence[NDArray[Any]] = session.run(list(outputs), given)
+            except Exception as error:
+                largest = max((values.shape for values in given.values()), key=math.prod)
+                raise _failure(error, largest) from error
+            return results
+
+        return run
 
     def _run(self, feeds: dict[str, NDArray[Any]], k: int | None) -> NDArray[Any]:
         if self._buffers is not None:
@@ -135,10 +168,12 @@ class OnnxRuntimeSession:
         result: NDArray[Any] = restored
         return result
 
-    def _out_of_memory(self) -> SessionMemoryError:
-        if self._buffers is not None:
-            self._buffers.release()
+
+def _failure(error: Exception, shape: tuple[int, ...]) -> KeygraphError:
+    """What to raise for an exception of ONNX Runtime's; they share no base class but Exception."""
+    if isinstance(error, MemoryError) or any(phrase in str(error) for phrase in _OUT_OF_MEMORY):
         return SessionMemoryError("ONNX Runtime ran out of memory")
+    return KeygraphError(f"ONNX Runtime failed on an image tensor of shape {shape}: {reason(error)}")
 
 
 def register_operators(
@@ -162,10 +197,16 @@ def register_operators(
     return path.name
 
 
-def _open(
+def open_file(
     path: Path, options: onnxruntime.SessionOptions, provider: str, device: Device
 ) -> tuple[onnxruntime.InferenceSession, str]:
-    """Open the file, in rounded float32 where the CPU has no kernels for its bfloat16; with what to say of that."""
+    """Open a file, in rounded float32 where the CPU has no kernels for its bfloat16; with what to say of that.
+
+    Raises
+    ------
+    InputError
+        The file or the provider cannot be used.
+    """
     try:
         return open_session(path, options, provider, device), ""
     except InputError as error:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import itertools
 import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from numpy.typing import NDArray
 
@@ -17,8 +19,9 @@ from ..manifest import IMAGE_INPUT, Manifest
 from . import cubes, images, sources, spectral_preview
 from .cubes import Cube
 from .images import Picture
-from .restorer import Restorer
-from .scene import check_names, check_sizes, result_size
+from .restorer import Options, Progress, Restored, Restorer
+from .scene import check_names, check_sizes, result_size, streamed_scene
+from .session import resolve_k
 from .sources import Source
 from .values import is_spectrum
 
@@ -39,6 +42,8 @@ class Report:
         How many tiles, their height and width, their least overlap, and how many ran together.
     padded
         True when the image was reflected at its edges to fit the model's size rule, and cut back.
+    sweeps
+        How often the tiles were gone over for the exact result; 0 for a whole image, and for plain tiles.
     seconds
         For the restoration, without reading and writing.
     engine
@@ -57,6 +62,7 @@ class Report:
     overlap: int
     batch: int
     padded: bool
+    sweeps: int
     seconds: float
     engine: str
     notices: tuple[str, ...]
@@ -131,6 +137,7 @@ def restore_file(
     *,
     inputs: Mapping[str, str | os.PathLike[str] | Source] | None = None,
     preview: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
     **options: Any,
 ) -> Report:
     """Restore one image file into another, whose format its name says.
@@ -148,7 +155,7 @@ def restore_file(
         Files with what the model takes beside the image, by name; as for `Restorer.restore`.
     preview
         Where to draw the bands of a spectrum, a picture; None for nowhere.
-    k, options
+    k, progress, options
         As for `Restorer.restore`.
 
     Raises
@@ -162,12 +169,19 @@ def restore_file(
     source = sources.source(image)
     others = {name: sources.source(file) for name, file in (inputs or {}).items()}
     check(restorer, source, target, others, preview)
+    wishes = Options(**options)
+    if _streams(restorer, source, target, wishes, bool(others) or preview is not None):
+        return _restore_streamed(restorer, source, target, k, wishes, progress)
     given = sources.read(source, sources.channels(manifest, IMAGE_INPUT))
     beside = {name: sources.read(file, sources.channels(manifest, name)) for name, file in others.items()}
     began = time.perf_counter()
     try:
         restored = restorer.restore(
-            given.pixels, k, inputs={name: one.pixels for name, one in beside.items()}, **options
+            given.pixels,
+            k,
+            inputs={name: one.pixels for name, one in beside.items()},
+            progress=progress,
+            **dataclasses.asdict(wishes),
         )
     except KeygraphError as error:
         raise type(error)(f"{source}: {error}") from error
@@ -176,21 +190,77 @@ def restore_file(
     said += [*restored.notices, *_write(target, restored.image, given, manifest)]
     if preview is not None:
         said += spectral_preview.write(preview, Cube(restored.image, manifest.wavelengths))
-    height, width = restored.image.shape[:2]
+    size = restored.image.shape[:2]
+    return _report(restorer, source, target, size, restored, seconds, (*given.notices, *said))
+
+
+def _streams(restorer: Restorer, source: Source, target: str | os.PathLike[str], options: Options, more: bool) -> bool:
+    """Whether an image goes from file to file without ever being in memory: where it is restored exactly in tiles.
+
+    `more`: there are other inputs or results, which are in memory.
+    """
+    manifest = restorer.manifest
+    if more or manifest.scale != 1 or cubes.is_cube(source.path) or holds_cube(manifest, target):
+        return False
+    (height, width), channels = check_source(restorer, source)
+    same = images.read_header(source.path).channels == channels
+    return same and restorer.runs_exactly(height, width, options)
+
+
+def _restore_streamed(
+    restorer: Restorer,
+    source: Source,
+    target: str | os.PathLike[str],
+    k: int | None,
+    options: Options,
+    progress: Progress | None,
+) -> Report:
+    """Restore an image from file to file."""
+    from .exact import pictures
+    from .exact.features import FeatureFile
+
+    folder = options.folder
+    with contextlib.ExitStack() as files:
+        given = pictures.read(source.path, folder, files)
+        began = time.perf_counter()
+        try:
+            scene = streamed_scene(restorer.manifest, given.pixels)
+            height, width, channels = given.pixels.shape
+            result = FeatureFile(folder, height, width, channels, scene.dtype)
+            files.callback(result.close)
+            restored = restorer.restore_scene(scene, result, resolve_k(restorer.manifest, k), options, progress)
+        except KeygraphError as error:
+            raise type(error)(f"{source}: {error}") from error
+        seconds = time.perf_counter() - began
+        lost = pictures.write(target, dataclasses.replace(given, pixels=cast(Any, result)), folder)
+        said = (*given.notices, *restored.notices, *lost)
+        return _report(restorer, source, target, result.shape[:2], restored, seconds, said)
+
+
+def _report(
+    restorer: Restorer,
+    source: Source,
+    target: str | os.PathLike[str],
+    size: tuple[int, ...],
+    restored: Restored,
+    seconds: float,
+    notices: tuple[str, ...],
+) -> Report:
     return Report(
         source=str(source),
         target=str(target),
-        height=height,
-        width=width,
+        height=size[0],
+        width=size[1],
         k=restored.k,
         tiles=len(restored.plan.tiles),
         tile=(restored.plan.rows.tile, restored.plan.columns.tile),
         overlap=restored.overlap,
         batch=restored.batch,
         padded=restored.padded,
+        sweeps=restored.sweeps,
         seconds=round(seconds, 3),
         engine=restorer.description,
-        notices=(*given.notices, *said),
+        notices=notices,
     )
 
 
@@ -208,6 +278,6 @@ def _write(
         return lost + images.write(target, picture)
     if picture.alpha is not None:
         lost.append("alpha dropped: a cube has none")
-    if picture.metadata:
-        lost.append("metadata dropped: a cube has a place for wavelengths only")
+    if titles := images.metadata_titles(picture):
+        lost.append(f"{', '.join(titles)} dropped: not kept in a cube")
     return lost + cubes.write(target, Cube(pixels, manifest.wavelengths))

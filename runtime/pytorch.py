@@ -58,7 +58,7 @@ class TorchSession:
             torch.set_num_threads(threads)
         self.manifest = manifest
         if device is not None:
-            _require(device)
+            require_device(device)
             module = module.to(str(device))
         self._module: Callable[..., Any] = module.eval()
         first = next(module.parameters(), torch.empty(0))
@@ -96,8 +96,8 @@ class TorchSession:
             raise
 
 
-def _require(device: Device) -> None:
-    """Refuse a device that PyTorch does not see."""
+def require_device(device: Device) -> None:
+    """Refuse a device that PyTorch does not see; raises `InputError`."""
     import torch
 
     if device.kind == "cpu":

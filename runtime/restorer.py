@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, KeygraphError
 from ..manifest import Manifest
+from .canvas import ArraySink, Sink
+from .memory import whole_pixels
 from .notices import warn
 from .scene import Scene, Windows, scene
-from .session import Inputs, Session, SessionMemoryError, resolve_k, run_batches
+from .session import DivisibleSession, Inputs, NotFiniteError, Session, SessionMemoryError, resolve_k, run_batches
 from .sizing import Sizing, choose, smaller
 from .tiling import Plan, blend
 from .values import from_model
+
+if TYPE_CHECKING:
+    from .exact.model import ExactModel
 
 Progress = Callable[[int, int], None]
 
@@ -41,6 +49,8 @@ class Restored:
         Tiles that ran together.
     padded
         True when the image was reflected at its edges to fit the model's size rule, and cut back.
+    sweeps
+        How often the tiles were gone over for the exact result; 0 where that was not needed, or not asked for.
     notices
         Lines that a user should see.
     """
@@ -51,7 +61,24 @@ class Restored:
     overlap: int
     batch: int
     padded: bool
+    sweeps: int
     notices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an image is restored; see `Restorer.restore`."""
+
+    tile: int | str = "auto"
+    overlap: int | str = "auto"
+    batch: int | None = None
+    global_statistics: str | None = None
+    scratch: str | os.PathLike[str] | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where features are kept."""
+        return Path(tempfile.gettempdir() if self.scratch is None else self.scratch)
 
 
 class Restorer:
@@ -85,10 +112,22 @@ class Restorer:
         tile: int | str = "auto",
         overlap: int | str = "auto",
         batch: int | None = None,
+        global_statistics: str | None = None,
+        scratch: str | os.PathLike[str] | None = None,
         progress: Progress | None = None,
     ) -> NDArray[Any]:
         """Return the restored image; its notices become `KeygraphWarning`. For the rest see `restore`."""
-        restored = self.restore(image, k, inputs=inputs, tile=tile, overlap=overlap, batch=batch, progress=progress)
+        restored = self.restore(
+            image,
+            k,
+            inputs=inputs,
+            tile=tile,
+            overlap=overlap,
+            batch=batch,
+            global_statistics=global_statistics,
+            scratch=scratch,
+            progress=progress,
+        )
         for notice in restored.notices:
             warn(notice)
         return restored.image
@@ -102,6 +141,8 @@ class Restorer:
         tile: int | str = "auto",
         overlap: int | str = "auto",
         batch: int | None = None,
+        global_statistics: str | None = None,
+        scratch: str | os.PathLike[str] | None = None,
         progress: Progress | None = None,
     ) -> Restored:
         """Restore one image.
@@ -125,6 +166,12 @@ class Restorer:
         batch
             Tiles that run together, at least 1; None chooses. It does not change the result, and is halved when memory
             runs out.
+        global_statistics
+            For a model with statistics over the whole image, and an image that is cut: ``"exact"`` goes over the tiles
+            several times, with features on disk in between, for the whole image's result; ``"tile"`` takes each tile
+            for a whole image. None: exact where the session can.
+        scratch
+            Folder for the features, None for the system's temporary one.
         progress
             Called with (tiles done, tiles in all).
 
@@ -144,40 +191,135 @@ class Restorer:
         image = np.asarray(image)
         number = resolve_k(self.manifest, k)
         given = scene(self.manifest, image, inputs)
+        scale = self.manifest.scale
+        result = np.empty((given.height * scale, given.width * scale, given.channels.channels), given.dtype)
+        options = Options(tile, overlap, batch, global_statistics, scratch)
+        restored = self.restore_scene(given, ArraySink(result), number, options, progress)
+        return replace(restored, image=result[:, :, 0] if image.ndim == 2 and result.shape[2] == 1 else result)
+
+    def restore_scene(
+        self, given: Scene, sink: Sink, k: int | None, options: Options, progress: Progress | None = None
+    ) -> Restored:
+        """Restore a scene piece by piece; what `restore` does, for images that need not be in memory.
+
+        Parameters
+        ----------
+        given
+            What is restored.
+        sink
+            Takes the result, [h, w, C] of the scene's type; a place may be written again.
+        k
+            What `resolve_k` returned.
+        options, progress
+            See `restore`.
+
+        Returns
+        -------
+        How it came about; its image is empty.
+        """
+        manifest = self.manifest
         height, width = given.height, given.width
-        sizing = choose(self.manifest, height, width, tile=tile, overlap=overlap, batch=batch)
-        notices = [*given.notices, *_k_notices(self.manifest, number)]
+        sizing = self.sizing(height, width, options)
+        notices = [*given.notices, *_k_notices(manifest, k)]
         while True:
+            exact = self._exact(sizing, options, notices)
             try:
-                result = self._run(given, sizing, number, progress)
+                if exact is not None:
+                    sizing = replace(sizing, batch=1)
+                    plan = self._run_exactly(exact, given, sink, sizing, options, progress)
+                else:
+                    plan = sizing.plan
+                    self._run(given, sink, sizing, k, progress)
                 break
             except SessionMemoryError as error:
-                sizing, notice = _retreat(self.manifest, height, width, sizing, error)
+                sizing, notice = _retreat(manifest, height, width, sizing, error)
                 notices.append(notice)
-        notices += _tile_notices(self.manifest, sizing)
-        neighbours = self.manifest.neighbours
+        if exact is None:
+            notices += _tile_notices(manifest, sizing)
+        elif options.overlap != "auto":
+            notices.append("tiles overlap by what the exact result takes, whatever was asked for")
+        neighbours = manifest.neighbours
         return Restored(
-            image=result[:, :, 0] if image.ndim == 2 and result.shape[2] == 1 else result,
-            k=number if number is not None or neighbours is None else neighbours.default,
-            plan=sizing.plan,
-            overlap=sizing.overlap if len(sizing.plan.tiles) > 1 else 0,
+            image=np.empty(0),
+            k=k if k is not None or neighbours is None else neighbours.default,
+            plan=plan,
+            overlap=(sizing.overlap if exact is None else _least_overlap(plan)) if len(plan.tiles) > 1 else 0,
             batch=sizing.batch,
-            padded=(sizing.plan.rows.length, sizing.plan.columns.length) != (height, width),
+            padded=(plan.rows.length, plan.columns.length) != (height, width),
+            sweeps=len(exact.plan.sweeps) if exact is not None else 0,
             notices=tuple(notices),
         )
 
-    def _run(self, given: Scene, sizing: Sizing, k: int | None, progress: Progress | None) -> NDArray[Any]:
-        """Restore a scene with one way of cutting; [H, W, C]."""
+    def sizing(self, height: int, width: int, options: Options) -> Sizing:
+        """How an image of this size is cut; raises `InputError` for options that cannot be."""
+        manifest, wish = self.manifest, options.global_statistics
+        if wish not in (None, "exact", "tile"):
+            raise InputError(f"global statistics are {wish!r}; give exact or tile")
+        if wish is not None and not manifest.global_statistics:
+            raise InputError(
+                f"this model ({manifest.architecture}) takes no statistics over the whole image, so tiles need no "
+                "other way; leave --global-statistics out"
+            )
+        return choose(
+            manifest,
+            height,
+            width,
+            tile=options.tile,
+            overlap=options.overlap,
+            batch=options.batch,
+            whole_pixels=whole_pixels(manifest, self.session),
+        )
+
+    def runs_exactly(self, height: int, width: int, options: Options) -> bool:
+        """Whether an image of this size would be restored exactly in tiles, as far as memory is foreseen."""
+        return self._exact(self.sizing(height, width, options), options, []) is not None
+
+    def _exact(self, sizing: Sizing, options: Options, notices: list[str]) -> ExactModel | None:
+        """The model for exact tiled inference, where an image is cut and that is wanted and possible."""
+        if len(sizing.plan.tiles) == 1 or not self.manifest.global_statistics or options.global_statistics == "tile":
+            return None
+        wanted = options.global_statistics == "exact"
+        try:
+            if not isinstance(self.session, DivisibleSession):
+                raise InputError(
+                    "exact tiles are for .onnx files in ONNX Runtime: restore with the one that export-model wrote, or "
+                    "take --global-statistics tile"
+                )
+            exact = self.session.exact()
+            exact.prepare()
+        except InputError as error:
+            if wanted:
+                raise
+            notice = f"tiles are not exact: {error}"
+            if notice not in notices:
+                notices.append(notice)
+            return None
+        return exact
+
+    def _run_exactly(
+        self,
+        exact: ExactModel,
+        given: Scene,
+        sink: Sink,
+        sizing: Sizing,
+        options: Options,
+        progress: Progress | None,
+    ) -> Plan:
+        """Restore a scene exactly in tiles; return the last sweep's."""
+        from .exact.scenes import restore_exactly
+
+        return restore_exactly(exact, self.manifest, given, sink, max(sizing.tile), options.folder, progress)
+
+    def _run(self, given: Scene, sink: Sink, sizing: Sizing, k: int | None, progress: Progress | None) -> None:
+        """Restore a scene with one way of cutting."""
         scale = self.manifest.scale
         height, width = given.height * scale, given.width * scale
-        result = np.empty((height, width, given.channels.channels), dtype=given.dtype)
         tiles = self._restored_tiles(given, sizing, k, progress)
         for top, band in blend(sizing.plan, tiles, scale):
             rows = min(band.shape[1], height - top)
             if rows > 0:
                 pixels = np.moveaxis(band[:, :rows, :width], 0, 2)
-                result[top : top + rows] = from_model(pixels, self.manifest, result.dtype)
-        return result
+                sink.write(top, 0, from_model(pixels, self.manifest, given.dtype))
 
     def _restored_tiles(
         self, given: Scene, sizing: Sizing, k: int | None, progress: Progress | None
@@ -207,7 +349,7 @@ class Restorer:
                 restored = restored.reshape(len(group), planes, *restored.shape[1:])
                 for (y, x), of_tile in zip(group, restored, strict=True):
                     if not np.isfinite(of_tile).all():
-                        raise KeygraphError(
+                        raise NotFiniteError(
                             f"the model gave NaN or infinity in the tile at row {y}, column {x}; "
                             "look for the cause with: keygraph compare MODEL CHECKPOINT --inputs IMAGE"
                         )
@@ -266,12 +408,25 @@ def _k_notices(manifest: Manifest, k: int | None) -> list[str]:
     return [f"k is {k}, but the model was trained with {min(trained)} to {max(trained)}: the quality is unknown there"]
 
 
+def _least_overlap(plan: Plan) -> int:
+    """Of the tiles of a plan."""
+    shared = [
+        first + axis.tile - second
+        for axis in (plan.rows, plan.columns)
+        for first, second in zip(axis.origins, axis.origins[1:], strict=False)
+    ]
+    return min(shared, default=0)
+
+
 def _tile_notices(manifest: Manifest, sizing: Sizing) -> list[str]:
     if len(sizing.plan.tiles) == 1:
         return []
     notices = []
     if manifest.global_statistics:
-        notices.append("this model takes statistics over the whole image: tiles change its result")
+        measured = manifest.statistics.tilings if manifest.statistics is not None else ()
+        nearest = min(measured, key=lambda tiling: abs(tiling.tile - max(sizing.tile)), default=None)
+        cost = f" (tiles of {nearest.tile}: {nearest.psnr:.0f} dB, as measured at export)" if nearest else ""
+        notices.append(f"this model takes statistics over the whole image: tiles change its result{cost}")
     if sizing.overlap == 0:
         notices.append("tiles do not overlap: seams are possible")
     return notices

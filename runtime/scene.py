@@ -103,6 +103,28 @@ def scene(manifest: Manifest, image: NDArray[Any], inputs: Mapping[str, NDArray[
     )
 
 
+def streamed_scene(manifest: Manifest, image: Any) -> Scene:
+    """A scene of one image that is not in memory: something with an array's shape, type, slices, minimum and maximum.
+
+    Raises
+    ------
+    InputError
+        As `scene`.
+    """
+    check_names(manifest, {})
+    channels = check_sizes(manifest, {IMAGE_INPUT: image.shape})
+    normalise = normalisation(manifest, image)
+    return Scene(
+        image=image,
+        extras=(),
+        margins=(manifest.margin,),
+        channels=channels,
+        normalise=normalise,
+        dtype=result_type(manifest, image.dtype),
+        notices=tuple(line for line in (channels.notice, normalise.notice) if line),
+    )
+
+
 def input_names(manifest: Manifest) -> tuple[str, ...]:
     """What a model takes beside the image, in the order in which a user should hear of it."""
     return (*manifest.views[1:], *(extra.name for extra in manifest.extra_inputs))
@@ -218,10 +240,12 @@ class Windows:
 
 def _cut(values: NDArray[Any], rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[Any]:
     """These rows and columns; a view where nothing is reflected."""
-    top, left = rows[0], columns[0]
-    if rows[-1] - top == len(rows) - 1 and columns[-1] - left == len(columns) - 1:
-        return values[top : top + len(rows), left : left + len(columns)]
-    return values[rows[:, None], columns]
+    top, left = rows.min(), columns.min()
+    # By slices first: what is no array, but a file, can be cut in no other way.
+    around = values[top : rows.max() + 1, left : columns.max() + 1]
+    if around.shape[:2] == (len(rows), len(columns)) and rows[0] == top and columns[0] == left:
+        return around
+    return around[rows[:, None] - top, columns - left]
 
 
 def _planes(name: str, values: NDArray[Any]) -> NDArray[Any]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, KeygraphError
 from ..manifest import Manifest
+
+if TYPE_CHECKING:
+    from .exact.model import ExactModel
 
 #: One batch of everything that a model takes but k: the images, and what the manifest's `extra_inputs` name, in order.
 Inputs = tuple[NDArray[np.float32], ...]
@@ -59,6 +62,20 @@ class StreamingSession(Session, Protocol):
         """Restore batches; see `run_batches`."""
 
 
+@runtime_checkable
+class DivisibleSession(Session, Protocol):
+    """A session whose network can be taken apart, for exact tiled inference."""
+
+    def exact(self) -> ExactModel:
+        """Take it apart.
+
+        Raises
+        ------
+        InputError
+            This network, or this way of running it, cannot be.
+        """
+
+
 def run_batches(
     session: Session, batches: Iterator[Inputs], k: int | None
 ) -> Generator[NDArray[np.float32], None, None]:
@@ -91,6 +108,10 @@ def result_shape(manifest: Manifest, shape: Sequence[int]) -> tuple[int, int, in
     batch, _, height, width = shape
     down, across = manifest.margin
     return batch, manifest.out_channels, (height - down) * manifest.scale, (width - across) * manifest.scale
+
+
+class NotFiniteError(KeygraphError):
+    """A model gave NaN or infinity; the message says where."""
 
 
 class SessionMemoryError(KeygraphError):

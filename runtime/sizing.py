@@ -60,6 +60,7 @@ def choose(
     tile: int | str = "auto",
     overlap: int | str = "auto",
     batch: int | None = None,
+    whole_pixels: int = WHOLE_PIXELS,
 ) -> Sizing:
     """Decide how to cut an image of `height` x `width` pixels.
 
@@ -71,13 +72,16 @@ def choose(
         At least 1.
     tile
         A multiple of the model's size rule; ``"none"`` for the whole image at once; or ``"auto"``: whole up to
-        `WHOLE_PIXELS`, else the manifest's calibrated tile, else about `DEFAULT_TILE`. For a file with a fixed shape or
-        profiles: the calibrated tile if it takes that, else the one that it was built for.
+        `whole_pixels`, else the manifest's calibrated tile, else about `DEFAULT_TILE`. For a file with a fixed shape or
+        profiles: the calibrated tile if it takes that, else the one that it was built for; where tiles would change the
+        result (`global_statistics`), whole images as far as it takes them.
     overlap
         A multiple of the size rule, at most half a tile; or ``"auto"``: the calibrated overlap, else about
         `DEFAULT_OVERLAP`.
     batch
         Tiles that run together, at least 1; None chooses.
+    whole_pixels
+        Images of at most so many pixels are restored whole, where nothing speaks against it.
 
     Raises
     ------
@@ -92,7 +96,9 @@ def choose(
         shape = whole
     elif not automatic:
         shape = (_multiple(tile, "tile", multiple, multiple, None),) * 2
-    elif _profiles(manifest) or height * width > max(WHOLE_PIXELS, _default_tile(manifest) ** 2):
+    elif _profiles(manifest) and manifest.global_statistics:
+        shape = whole
+    elif _profiles(manifest) or height * width > max(whole_pixels, _default_tile(manifest) ** 2):
         shape = (_default_tile(manifest),) * 2
     else:
         shape = whole
@@ -180,13 +186,13 @@ def _built_for(manifest: Manifest, shape: tuple[int, int], tile: int | str) -> t
     profile = _taking(manifest, shape)
     if profile is not None:
         return shape, profile
-    if tile == "auto":
-        return (profiles[0].height[1], profiles[0].width[1]), profiles[0]
-    if tile == "none":
+    if tile == "none" or (tile == "auto" and manifest.global_statistics):
         for profile in profiles:
             padded = max(shape[0], profile.height[0]), max(shape[1], profile.width[0])
             if padded[0] <= profile.height[2] and padded[1] <= profile.width[2]:
                 return padded, profile
+    if tile == "auto":
+        return (profiles[0].height[1], profiles[0].width[1]), profiles[0]
     if manifest.shape is not None:
         raise InputError(
             f"tile is {tile}, but this file takes {_pixels(manifest.shape[1:])} pixels only; leave the tile out, or "

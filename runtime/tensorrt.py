@@ -69,7 +69,7 @@ class TensorRtSession:
             raise InputError(f"{file} is an engine for a GPU, which does not run on the device {device}; give cuda")
         sidecar = sidecars.read(file)
         backend = load_backend(sidecar.backend)
-        plugin = _plugin(sidecar, library)
+        plugin = plugin_for(sidecar, library)
         gpu = _open_gpu(device)
         self._close = weakref.finalize(self, _close, gpu, None, None)
         here = sidecars.Here(
@@ -238,7 +238,7 @@ def _open_gpu(device: Device) -> Any:
     return Cuda(device)
 
 
-def _plugin(sidecar: Sidecar, library: str | os.PathLike[str] | None) -> Path | None:
+def plugin_for(sidecar: Sidecar, library: str | os.PathLike[str] | None) -> Path | None:
     """The plugin library for an engine, None where it needs none."""
     if sidecar.plugin is None:
         return None

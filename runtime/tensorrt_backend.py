@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..errors import InputError, MissingDependencyError
@@ -84,6 +87,25 @@ def load_backend(name: str) -> Backend:
             f"{name} cannot be imported ({' '.join(str(error).split())}); install it with: "
             f"pip install 'keygraph[{extra}]'"
         ) from error
+
+
+@contextmanager
+def loader_path(backend: str) -> Iterator[dict[str, str]]:
+    """Yield the environment of a process in which the backend works; it is gone when the block ends.
+
+    TensorRT-RTX's ONNX parser opens ``libtensorrt_rtx.so``, a name that its package does not have, and ends the process
+    when there is none on the loader's path, which cannot be changed from within a process.
+    """
+    spec = find_spec("tensorrt_rtx_libs") if backend == "tensorrt-rtx" else None
+    if spec is None or spec.origin is None:
+        yield dict(os.environ)
+        return
+    library = next(Path(spec.origin).parent.glob("libtensorrt_rtx.so*"), None)
+    with TemporaryDirectory(prefix="keygraph-") as folder:
+        if library is not None:
+            Path(folder, "libtensorrt_rtx.so").symlink_to(library)
+        search = os.pathsep.join(filter(None, [folder, os.environ.get("LD_LIBRARY_PATH")]))
+        yield {**os.environ, "LD_LIBRARY_PATH": search}
 
 
 def load_plugins(backend: Backend, library: Path) -> None:

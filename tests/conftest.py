@@ -62,7 +62,8 @@ def make_model(tmp_path: Path) -> ModelFile:
 
     Kinds: identity; nearest (as large as the manifest's scale says); blur (5 x 5 mean, so it sees 2 pixels far, with
     zeros beyond the edge); add_k (adds k / 1000); bright_nan (NaN where a pixel is above 0.9); outer (needs memory for
-    the square of the number of pixels).
+    the square of the number of pixels); masked (times the extra input "mask"); bands (the mean of all channels, times
+    1, 2, 3, ... for the first band, the second, ...).
     """
 
     def make(kind: str, path: Path | None = None, **changes: Any) -> Path:
@@ -94,6 +95,17 @@ def model_bytes(kind: str, manifest: Manifest) -> bytes:
             [node("Conv", [image, "kernel"], [out], group=channels, pads=[2, 2, 2, 2])],
             [constant("kernel", np.full((channels, 1, 5, 5), 1 / 25, np.float32))],
         ),
+        "masked": ([node("Mul", [image, "mask"], [out])], []),
+        "bands": (
+            [node("Conv", [image, "kernel"], [out])],
+            [
+                constant(
+                    "kernel",
+                    np.arange(1, manifest.out_channels + 1, dtype=np.float32)[:, None, None, None]
+                    * np.full((1, channels, 1, 1), 1 / channels, np.float32),
+                )
+            ],
+        ),
         "add_k": (
             [
                 node("Cast", [K_INPUT], ["k_float"], to=TensorProto.FLOAT),
@@ -124,6 +136,10 @@ def model_bytes(kind: str, manifest: Manifest) -> bytes:
     }[kind]
     batch, height, width = manifest.shape or ("batch", "height", "width")
     inputs = [helper.make_tensor_value_info(image, TensorProto.FLOAT, [batch, channels, height, width])]
+    inputs += [
+        helper.make_tensor_value_info(extra.name, TensorProto.FLOAT, [batch, extra.channels, None, None])
+        for extra in manifest.extra_inputs
+    ]
     if kind == "add_k":
         inputs.append(helper.make_tensor_value_info(K_INPUT, TensorProto.INT64, [1]))
     outputs = [helper.make_tensor_value_info(out, TensorProto.FLOAT, [batch, manifest.out_channels, None, None])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def is_cube(path: Path) -> bool:
     False as well for files that cannot be read, and where tifffile is not installed: `images` says of them what it can.
     """
     try:
-        with library("tifffile", path).TiffFile(path) as file:
+        with _opened(path) as file:
             page = file.pages.first
             gray = page.samplesperpixel == 1 and page.photometric.name in ("MINISBLACK", "MINISWHITE")
             return bool(page.samplesperpixel > 4 or (gray and len(file.pages) > 1 and len(file.series) == 1))
@@ -34,8 +35,7 @@ def is_cube(path: Path) -> bool:
 
 def open_tiff(path: Path) -> Contents:
     """Open a TIFF file whose pages, of one size, are the bands."""
-    tifffile = library("tifffile", path)
-    with tifffile.TiffFile(path) as file:
+    with _opened(path) as file:
         series = file.series[0]
         if len(file.series) > 1:
             sizes = " and ".join(str(tuple(one.shape)) for one in file.series[:3])
@@ -63,14 +63,23 @@ def write_tiff(path: Path, pixels: NDArray[Any], wavelengths: tuple[float, ...])
     )
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    tifffile = library("tifffile", path)
+    try:
+        with tifffile.TiffFile(path) as file:
+            yield file
+    except tifffile.TiffFileError as error:  # No ValueError in older versions.
+        raise ValueError(str(error)) from error
+
+
 def _pages(pixels: NDArray[Any]) -> Iterator[NDArray[Any]]:
     for band in range(pixels.shape[2]):
         yield np.ascontiguousarray(pixels[:, :, band])
 
 
 def _load(path: Path, order: tuple[int, ...]) -> NDArray[Any]:
-    tifffile = library("tifffile", path)
-    with tifffile.TiffFile(path) as file:
+    with _opened(path) as file:
         series = file.series[0]
         values = series.asarray()
         _, shape = _squeezed(series.axes, values.shape)

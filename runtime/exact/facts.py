@@ -26,6 +26,15 @@ _PROBES = ((5, 7), (7, 11))
 _LARGE = 1024
 
 
+#: Attributes that a Constant node may have in place of a tensor.
+_CONSTANTS = {
+    "value_float": np.float32,
+    "value_floats": np.float32,
+    "value_int": np.int64,
+    "value_ints": np.int64,
+}
+
+
 @dataclass(frozen=True)
 class Facts:
     """A graph in which every node is plain, and what is known of its values.
@@ -124,7 +133,7 @@ def ancestors(nodes: Sequence[NodeProto], outputs: Iterable[str], last: Collecti
 
 
 def _constants_to_initializers(graph: GraphProto) -> None:
-    from onnx import numpy_helper
+    from onnx import helper, numpy_helper
 
     kept = []
     for node in graph.node:
@@ -135,15 +144,10 @@ def _constants_to_initializers(graph: GraphProto) -> None:
         if attribute.name == "value":
             tensor = attribute.t
         else:
-            values: Any = {
-                "value_float": lambda: np.float32(attribute.f),
-                "value_floats": lambda: np.array(attribute.floats, np.float32),
-                "value_int": lambda: np.int64(attribute.i),
-                "value_ints": lambda: np.array(attribute.ints, np.int64),
-            }.get(attribute.name)
-            if values is None:
+            if attribute.name not in _CONSTANTS:
                 raise NotLocalError(f"{node.name}: a constant of kind {attribute.name}")
-            tensor = numpy_helper.from_array(np.asarray(values()))
+            value = helper.get_attribute_value(attribute)
+            tensor = numpy_helper.from_array(np.asarray(value, _CONSTANTS[attribute.name]))
         graph.initializer.add().CopyFrom(tensor)
         graph.initializer[-1].name = node.output[0]
     del graph.node[:]
@@ -223,4 +227,3 @@ def _infer(
             if name and name not in found:
                 raise NotLocalError(f"{node.name or name}: the size of what {node.op_type} gives is not known")
     return found
-

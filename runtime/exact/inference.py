@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from ...errors import InputError, KeygraphError
-from .features import FeatureFile, Sink, Source
+from ..canvas import Sink, Source
+from ..session import NotFiniteError
+from .features import FeatureFile
 from .locality import Statistic
 from .plan import Feature, Sweep, SweepPlan
 from .submodel import COLUMNS, ROWS, Crop, SweepModel, part, sizes_model, stored, sweep_model
 
-#: Opens a model; the caller chooses the provider.
-Open = Callable[[bytes], onnxruntime.InferenceSession]
+#: Computes the named outputs from named inputs.
+Run = Callable[[Sequence[str], Mapping[str, NDArray[Any]]], Sequence[NDArray[Any]]]
+
+#: Opens a model; where it runs is the caller's matter. What is not open any more gives its memory back.
+Open = Callable[[bytes], Run]
 
 #: Called with (tiles done, tiles in all), over all sweeps.
 Progress = Callable[[int, int], None]
@@ -87,7 +93,7 @@ def _steps(sweep: Sweep, length: int, reachable: int, side: int) -> list[tuple[i
     edges = [index * cells // count * sweep.unit for index in range(count)] + [length]
     return [
         (first, beyond, max(0, first - sweep.halo), min(length, beyond + sweep.halo))
-        for first, beyond in zip(edges, edges[1:], strict=False)
+        for first, beyond in itertools.pairwise(edges)
     ]
 
 
@@ -153,15 +159,15 @@ def infer(
             feeds = {name: known[name] for name in sweep.known} | {name: sizes[name] for name in model.whole}
             totals = {statistic.name: _Total(statistic) for statistic in sweep.statistics}
             run = _SweepRun(sweep, model, open_model(model.model), {**sources, **features}, sinks, sizes, totals)
-            for piece in cut:
-                run.tile(piece, feeds)
+            for _ in run.all(cut, feeds):
                 done += 1
                 if progress is not None:
                     progress(done, total)
+            del run  # One model at a time: the next is opened when this one's memory is free.
             for name, summed in totals.items():
                 known[name] = summed.finish(height * width, plan.locality.facts.types[name])
                 if not np.isfinite(known[name]).all():
-                    raise KeygraphError(f"the model gave NaN or infinity in {name}, taken over the whole image")
+                    raise NotFiniteError(f"the model gave NaN or infinity in {name}, taken over the whole image")
             later = {feature.name for after in plan.sweeps[index + 1 :] for feature in after.reads}
             for name in set(features) - later:
                 features.pop(name).close()
@@ -191,13 +197,13 @@ class _SweepRun:
         self,
         sweep: Sweep,
         model: SweepModel,
-        session: onnxruntime.InferenceSession,
+        run: Run,
         sources: Mapping[str, Source],
         sinks: Mapping[str, Sink],
         sizes: _Sizes,
         totals: Mapping[str, _Total],
     ) -> None:
-        self._sweep, self._model, self._session = sweep, model, session
+        self._sweep, self._model, self._run = sweep, model, run
         self._sources, self._sinks, self._sizes, self._totals = sources, sinks, sizes, totals
         self._wanted = [stored(name) for name in sinks] + [
             part(name, row, column)
@@ -206,18 +212,45 @@ class _SweepRun:
             for column in range(len(across))
         ]
 
-    def tile(self, piece: Tile, feeds: Mapping[str, NDArray[Any]]) -> None:
-        """Run a tile; `feeds` is the same for all."""
+    def all(self, pieces: Sequence[Tile], feeds: Mapping[str, NDArray[Any]]) -> Generator[None, None, None]:
+        """Run tiles, one after the other; yield after each. `feeds` is the same for all.
+
+        While one is computed, the next is read and the last one is written: a sweep reads nothing that it writes.
+        """
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+            writing: Future[None] | None = None
+            coming = reader.submit(self._read, pieces[0])
+            for index, piece in enumerate(pieces):
+                features = coming.result()
+                if index + 1 < len(pieces):
+                    coming = reader.submit(self._read, pieces[index + 1])
+                results = self._compute(piece, {**feeds, **features})
+                del features
+                if writing is not None:
+                    writing.result()
+                writing = writer.submit(self._write, piece, results)
+                yield
+            if writing is not None:
+                writing.result()
+
+    def _read(self, piece: Tile) -> dict[str, NDArray[Any]]:
+        """The features of a tile with its halo."""
+        top, left, bottom, right = piece.outer
+        found = {}
+        for feature in self._sweep.reads:
+            first, beyond = _scaled((top, left), feature), _scaled((bottom, right), feature)
+            values = self._sources[feature.name].read(*first, beyond[0] - first[0], beyond[1] - first[1])
+            found[stored(feature.name)] = values.astype(feature.dtype, copy=False)
+        return found
+
+    def _compute(self, piece: Tile, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run a tile, and take in its statistics."""
         top, left, bottom, right = piece.outer
         inputs = {
             **feeds,
             ROWS: np.array([(bottom - top) // self._sweep.unit]),
             COLUMNS: np.array([(right - left) // self._sweep.unit]),
         }
-        for feature in self._sweep.reads:
-            first, beyond = _scaled((top, left), feature), _scaled((bottom, right), feature)
-            values = self._sources[feature.name].read(*first, beyond[0] - first[0], beyond[1] - first[1])
-            inputs[stored(feature.name)] = values
         nothing = set()
         for crop in self._model.all_crops:
             rectangle = self._sizes.rectangle(crop, piece)
@@ -225,20 +258,22 @@ class _SweepRun:
                 nothing.add(crop)
                 rectangle = (0, 0), (1, 1)  # A statistic of nothing has no value: this one is not used.
             inputs[crop.first], inputs[crop.beyond] = np.array(rectangle[0]), np.array(rectangle[1])
-        results = dict(zip(self._wanted, self._session.run(self._wanted, inputs), strict=True))
-        for feature in self._sweep.stores:
-            if feature.name not in self._sinks:
-                continue
-            first, beyond = _scaled((piece.top, piece.left), feature), _scaled((piece.bottom, piece.right), feature)
-            above, before = _scaled((top, left), feature)
-            values = results[stored(feature.name)]
-            values = values[first[0] - above : beyond[0] - above, first[1] - before : beyond[1] - before]
-            self._sinks[feature.name].write(*first, values)
+        results = dict(zip(self._wanted, self._run(self._wanted, inputs), strict=True))
         for name, total in self._totals.items():
             for row, crops in enumerate(self._model.crops[name]):
                 for column, crop in enumerate(crops):
                     if crop not in nothing:
                         total.add(row, column, results[part(name, row, column)])
+        return results
+
+    def _write(self, piece: Tile, results: Mapping[str, NDArray[Any]]) -> None:
+        """Store the core of a tile."""
+        for feature in self._sweep.stores:
+            first, beyond = _scaled((piece.top, piece.left), feature), _scaled((piece.bottom, piece.right), feature)
+            above, before = _scaled(piece.outer[:2], feature)
+            values = results[stored(feature.name)]
+            values = values[first[0] - above : beyond[0] - above, first[1] - before : beyond[1] - before]
+            self._sinks[feature.name].write(*first, values)
 
 
 def _scaled(place: tuple[int, int], feature: Feature) -> tuple[int, int]:
@@ -301,11 +336,9 @@ class _Sizes:
             elif name not in self._values:
                 moving.append(name)
         if moving:
-            session = self._open(sizes_model(self._plan.locality, moving, self._unit))
+            run = self._open(sizes_model(self._plan.locality, moving, self._unit))
             cells = {ROWS: np.array([self._size[0] // self._unit]), COLUMNS: np.array([self._size[1] // self._unit])}
-            asked = {value.name for value in session.get_inputs()}
-            results = session.run(moving, {name: value for name, value in cells.items() if name in asked})
-            self._values |= dict(zip(moving, results, strict=True))
+            self._values |= dict(zip(moving, run(moving, cells), strict=True))
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         return self._values[name]

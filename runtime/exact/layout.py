@@ -149,6 +149,12 @@ def scales(layout: Layout) -> tuple[Fraction, Fraction]:
     return rows.scale, columns.scale
 
 
+def area(layout: Layout) -> Fraction:
+    """Pixels of a map per pixel of the image."""
+    rows, columns = scales(layout)
+    return rows * columns
+
+
 def broadcast(layouts: Sequence[Layout]) -> Layout:
     """The layout of an elementwise operation's result.
 

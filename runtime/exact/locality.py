@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .facts import Facts, ancestors
-from .layout import Layout, NotLocalError, Spatial, atoms, broadcast, constant, is_map, merged, numbers, scales
+from .layout import Layout, NotLocalError, Spatial, area, atoms, broadcast, constant, is_map, merged, numbers, scales
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -189,7 +189,11 @@ def understand(facts: Facts, inputs: Sequence[str], output: str) -> Locality:
     nodes = tuple(n for n in ancestors(facts.model.graph.node, [output]) if n.output[0] not in facts.sizes)
     locality = Locality(facts, nodes)
     for name in inputs:
-        locality.layouts[name] = (*constant((1, facts.dims[name][1][0])), (Spatial(False, _ONE),), (Spatial(True, _ONE),))
+        locality.layouts[name] = (
+            *constant((1, facts.dims[name][1][0])),
+            (Spatial(False, _ONE),),
+            (Spatial(True, _ONE),),
+        )
         locality.phases[name] = 0
     for node in nodes:
         where = f"{node.name or node.output[0]} ({node.op_type})"
@@ -229,7 +233,9 @@ def _understand_node(locality: Locality, node: NodeProto) -> None:
     if rule is None or node.domain not in ("", "ai.onnx"):
         raise NotLocalError("an operator that is not known to work tile by tile")
     given = rule(locality, node, layouts)
-    for name, layout in zip(node.output, [given] * len(node.output) if isinstance(given, tuple) else given, strict=True):
+    for name, layout in zip(
+        node.output, [given] * len(node.output) if isinstance(given, tuple) else given, strict=True
+    ):
         if not name:
             continue
         rows = [atom for atom in atoms(layout) if not atom.columns]
@@ -428,7 +434,9 @@ def _joined_bins(locality: Locality, node: NodeProto, layouts: list[Layout], axi
         if (replace(part, rows=(None,)) if rows else replace(part, columns=(None,))) != same:
             raise NotLocalError("it joins parts of different images")
         joined += part.rows if rows else part.columns
-    locality.bins[node.output[0]] = replace(first, rows=tuple(joined)) if rows else replace(first, columns=tuple(joined))
+    locality.bins[node.output[0]] = (
+        replace(first, rows=tuple(joined)) if rows else replace(first, columns=tuple(joined))
+    )
     return tuple(merged((len(joined),)) if at == axis else part for at, part in enumerate(layouts[0]))
 
 
@@ -481,7 +489,7 @@ def _pool(locality: Locality, node: NodeProto, layout: Layout, reduced: list[int
     if finish or node.op_type not in ("ReduceSum", "ReduceMax", "ReduceMin"):
         raise NotLocalError("of a part of the image, or one axis, only a sum, a maximum or a minimum can be taken")
     if is_map(gone):
-        elements = numbers(gone) * math.prod(scales(gone))
+        elements = numbers(gone) * area(gone)
         _enter(locality, Statistic(name, locality.phases[name], combine, "", elements, replace(bins, combine=combine)))
         return
     if not keep or len(reduced) != 1 or len(layout[reduced[0]]) != 1 or bins.combine not in ("", combine):
@@ -493,9 +501,7 @@ def _pool(locality: Locality, node: NodeProto, layout: Layout, reduced: list[int
         return
     source = locality.layouts[bins.source]
     places = [next(at for at, axis in enumerate(source) if atom in axis) for atom in sorted(atoms(source), key=_across)]
-    statistic = Statistic(
-        name, locality.phases[name], combine, "", math.prod(scales(source)), bins, (places[0], places[1])
-    )
+    statistic = Statistic(name, locality.phases[name], combine, "", area(source), bins, (places[0], places[1]))
     _enter(locality, statistic)
 
 
@@ -503,13 +509,11 @@ def _across(atom: Spatial) -> bool:
     return atom.columns
 
 
-def _statistic(
-    locality: Locality, node: NodeProto, combine: str, finish: str, summed: Layout, result: Layout
-) -> None:
+def _statistic(locality: Locality, node: NodeProto, combine: str, finish: str, summed: Layout, result: Layout) -> None:
     """Enter a node as a statistic."""
     if atoms(result) or not is_map(summed):
         raise NotLocalError("it sums over rows or columns, but not over both")
-    elements = numbers(summed) * math.prod(scales(summed))
+    elements = numbers(summed) * area(summed)
     _enter(locality, Statistic(node.output[0], locality.phases[node.output[0]], combine, finish, elements))
 
 
@@ -522,7 +526,9 @@ _RULES: Mapping[str, Callable[[Locality, NodeProto, list[Layout]], Layout | list
     **dict.fromkeys(_REDUCTIONS, _reduction),
     **dict.fromkeys(("Conv", "ConvTranspose", "AveragePool", "MaxPool"), _convolution),
     **dict.fromkeys(("Squeeze", "Unsqueeze", "Flatten"), _resize_axes),
-    **dict.fromkeys(("LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax", "LpNormalization"), _normalisation),
+    **dict.fromkeys(
+        ("LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax", "LpNormalization"), _normalisation
+    ),
     **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), _pixel_shuffle),
     "Concat": _concat,
     "Expand": _expand,

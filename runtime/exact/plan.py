@@ -159,7 +159,9 @@ def _stored(locality: Locality, makers: Mapping[str, NodeProto], kept: Sequence[
         for name in filter(None, node.output):
             there = locality.spatial(name) and name not in locality.bins and locality.phases[name] <= phase
             if there and name not in choices and all(source in choices for source in sources):
-                storing = BYTE_COST * _feature(locality, name).bytes_per_pixel if _storable(locality, name) else math.inf
+                storing = (
+                    BYTE_COST * _feature(locality, name).bytes_per_pixel if _storable(locality, name) else math.inf
+                )
                 choices[name] = Choice(storing, _operations(locality.facts, node), sources)
     needed = {
         source
@@ -174,7 +176,9 @@ def _stored(locality: Locality, makers: Mapping[str, NodeProto], kept: Sequence[
     try:
         return choose(choices, needed)
     except ValueError:
-        raise NotLocalError(f"what comes after the statistics of sweep {phase + 1} needs more than can be stored") from None
+        raise NotLocalError(
+            f"what comes after the statistics of sweep {phase + 1} needs more than can be stored"
+        ) from None
 
 
 def _counted(locality: Locality, name: str, phase: int) -> bool:

@@ -106,5 +106,3 @@ class Network:
                     before[end] = start
                     queue.append(end)
         return before
-
-

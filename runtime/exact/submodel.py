@@ -1,4 +1,4 @@
-"""The ONNX model of one sweep: tiles of features and the statistics so far go in, tiles and parts of statistics come out.
+"""The ONNX model of a sweep: tiles of features and statistics so far go in, tiles and parts of statistics come out.
 
 The nodes are the network's own. Changed is only what has to be, for a tile is not the image: sizes that are computed
 from the image's are the tile's where they shape a tensor; a statistic is taken of the tile's core, without the halo, so
@@ -16,10 +16,11 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .facts import ancestors
 from .layout import Layout, NotLocalError, Spatial, atoms, merged, scales
-from .locality import Bound, Bounds, Locality, Statistic, attribute
+from .locality import Bounds, Locality, Statistic, attribute
 from .plan import Feature, Sweep
 
 if TYPE_CHECKING:
@@ -29,7 +30,12 @@ if TYPE_CHECKING:
 ROWS, COLUMNS = "tile/rows", "tile/columns"
 
 #: The statistics of parts that a mean and a Euclidean norm are finished from.
-_PARTS = {"ReduceMean": "ReduceSum", "ReduceL2": "ReduceSumSquare", "GlobalAveragePool": "ReduceSum", "GlobalMaxPool": "ReduceMax"}
+_PARTS = {
+    "ReduceMean": "ReduceSum",
+    "ReduceL2": "ReduceSumSquare",
+    "GlobalAveragePool": "ReduceSum",
+    "GlobalMaxPool": "ReduceMax",
+}
 
 
 @dataclass(frozen=True)
@@ -229,18 +235,27 @@ class _Builder:
         return name in self._facts.sizes and self._facts.fixed(name) is None
 
     def _fixed_slice(self, node: NodeProto, axes: Sequence[int]) -> None:
-        starts, ends = (self._facts.sizes.get(n) or (self._facts.fixed(n),) * 2 for n in node.input[1:3])
-        given = self._facts.fixed(node.input[3]) if len(node.input) > 3 and node.input[3] else range(len(starts[0]))
+        starts, ends = (self._at_probes(name) for name in node.input[1:3])
+        given = self._at_probes(node.input[3])[0] if len(node.input) > 3 and node.input[3] else range(len(starts[0]))
         rank = len(self._locality.layouts[node.output[0]])
-        kept = [(int(a) % rank, i) for i, a in enumerate(given) if int(a) % rank in axes]  # type: ignore[arg-type]
+        kept = [(int(axis) % rank, i) for i, axis in enumerate(given) if int(axis) % rank in axes]
         if any(starts[0][i] != starts[1][i] or ends[0][i] != ends[1][i] for _, i in kept):
             raise NotLocalError(f"{node.name} takes channels by the image's size")
         if not kept:
             self._add("Identity", [self._operand(node.input[0])], node.output[0])
             return
         bounds = [[int(values[0][i]) for _, i in kept] for values in (starts, ends)]
-        inputs = [self._operand(node.input[0]), *map(self._numbers, bounds), self._numbers([a for a, _ in kept])]
+        inputs = [self._operand(node.input[0]), *map(self._numbers, bounds), self._numbers([axis for axis, _ in kept])]
         self._add("Slice", inputs, node.output[0])
+
+    def _at_probes(self, name: str) -> tuple[NDArray[Any], NDArray[Any]]:
+        """What a value that follows from sizes is at either probe."""
+        if name in self._facts.sizes:
+            return self._facts.sizes[name]
+        value = self._facts.fixed(name)
+        if value is None:
+            raise NotLocalError(f"{name} does not follow from sizes")
+        return value, value
 
     def _operand(self, name: str) -> str:
         """Make sure that what a node reads is there, where it follows from sizes."""
@@ -292,7 +307,11 @@ class _Builder:
             names = [extents[atom.columns] if extents else self._extent(atom) for atom in found]
             for name in names[1:]:
                 names[0] = self._add("Mul", [names[0], name], f"{names[0]}*{name}")
-            parts.append(names[0] if number == 1 else self._add("Mul", [names[0], self._numbers([number])], f"{names[0]}*{number}"))
+            parts.append(
+                names[0]
+                if number == 1
+                else self._add("Mul", [names[0], self._numbers([number])], f"{names[0]}*{number}")
+            )
         if len(parts) == 1:
             return parts[0]
         return self._add("Concat", parts, f"sizes{by}/{';'.join(parts)}", axis=0)
@@ -303,7 +322,9 @@ class _Builder:
         if per_unit.denominator != 1:
             raise NotLocalError(f"a unit of {self._unit} pixels is {per_unit} at scale {atom.scale}")
         cells = COLUMNS if atom.columns else ROWS
-        return cells if per_unit == 1 else self._add("Mul", [cells, self._numbers([int(per_unit)])], f"{cells}*{per_unit}")
+        return (
+            cells if per_unit == 1 else self._add("Mul", [cells, self._numbers([int(per_unit)])], f"{cells}*{per_unit}")
+        )
 
     def read(self, feature: Feature) -> None:
         """Take a feature in: [rows, columns, channels] -> as it lies in the network."""
@@ -313,7 +334,9 @@ class _Builder:
         apart = _apart(layout)
         turned = tuple(apart[axis] for axis in order)
         name = feature.name
-        split = self._reshaped(stored(name), ((turned[0], turned[1], merged([feature.channels]))), turned, f"{name}/split")
+        split = self._reshaped(
+            stored(name), ((turned[0], turned[1], merged([feature.channels]))), turned, f"{name}/split"
+        )
         back = self._turned(split, [order.index(axis) for axis in range(len(order))], f"{name}/turned")
         self._add("Identity", [self._reshaped(back, apart, layout, f"{name}/joined")], name)
 

@@ -133,9 +133,23 @@ def test_the_script_for_the_operators_writes_its_table(tmp_path: Path) -> None:
     assert report["cases"][0]["operators"]["KeyGraph"]["milliseconds"]["ours"] > 0
 
 
+def test_the_script_for_channel_attention_writes_its_table(tmp_path: Path) -> None:
+    files = ["--output", str(tmp_path / "c.json"), "--markdown", str(tmp_path / "c.md")]
+    done = run("gpu_channel_attention.py", "--device", "cpu", "--tiny", "--dtype", "float32", "--rounds", "1", *files)
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "c.md").read_text().splitlines()) == 4
+    restormer, mst = json.loads((tmp_path / "c.json").read_text())["networks"]
+    # Every block once: 4 levels down to the latent one, 3 up, refinement, which shares its shape with the level above.
+    assert [layer["layers"] for layer in restormer["by shape"]] == [1, 2, 2, 1, 2]
+    assert [layer["layers"] for layer in mst["by shape"]] == [2, 2, 1]
+    assert restormer["attention"] == pytest.approx(
+        sum(layer["layers"] * layer["milliseconds"] for layer in restormer["by shape"])
+    )
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it would measure")
 def test_without_a_gpu_the_scripts_say_so() -> None:
-    for script in ("gpu_operators.py", "gpu_memory.py"):
+    for script in ("gpu_operators.py", "gpu_memory.py", "gpu_channel_attention.py"):
         done = run(script)
         assert (done.returncode, done.stdout) == (1, "")
         assert "there is no CUDA device" in done.stderr
@@ -146,5 +160,5 @@ def test_without_a_gpu_the_scripts_say_so() -> None:
 
 def test_what_make_gpu_would_do() -> None:
     said = run("gpu_all.py", "--dry-run").stdout
-    for part in ("tests/gpu", "gpu_operators.py --dtype float16", "gpu_memory.py"):
+    for part in ("tests/gpu", "gpu_operators.py --dtype float16", "gpu_memory.py", "gpu_channel_attention.py"):
         assert part in said

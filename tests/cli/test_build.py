@@ -44,7 +44,7 @@ def test_build_then_hit_then_miss(model: Path, capsys: pytest.CaptureFixture[str
     engine = model.with_name("kgt.sm89.plan")
     assert main(["build", str(model), *SMALL]) == 0
     said = capsys.readouterr()
-    assert said.out.split()[:5] == ["target", "engine", "MB", "seconds", "sm_89"]
+    assert said.out.split()[:7] == ["target", "engine", "MB", "GPU", "GiB", "seconds", "sm_89"]
     assert f"{engine}  built" in said.out
     assert said.err == ""
     check_digest(engine, read(engine))
@@ -62,6 +62,7 @@ def test_build_then_hit_then_miss(model: Path, capsys: pytest.CaptureFixture[str
     assert (result["target"], result["engine"], result["state"]) == ("sm_89", str(engine), "built")
     assert result["reason"] == "the option k was [1, 16, 64] and is [1, 8, 8]"
     assert result["bytes"] == engine.stat().st_size
+    assert result["activation_bytes"] == read(engine).memory["activations"] > 0
     assert said.err == f"note: kgt.sm89.plan is built again: {result['reason']}\n"
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def run(*arguments: object) -> int:
 def test_agreement_on_one_screen(tiny: Tiny, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tiny.onnx, tiny.checkpoint, "--inputs", photos / "a.png", photos / "b[1].png", "--k", 20) == 0
     said = capsys.readouterr().out
-    assert len(said.splitlines()) <= 24
+    assert len(said.splitlines()) <= 28
     for part in (
         "tiny.onnx",
         "tiny.ckpt",
@@ -59,7 +60,18 @@ def test_agreement_on_one_screen(tiny: Tiny, photos: Path, capsys: pytest.Captur
         "same graphs",
     ):
         assert part in said
-    for part in ("body.0", "body.1", "Jaccard", "beyond tolerance", "AGREE: the rule is: every value finite", "note: "):
+    for part in (
+        "body.0",
+        "body.1",
+        "Jaccard",
+        "near ties: harmless",
+        "beyond: a bug",
+        "SSIM",
+        "steps apart",
+        "note: ",
+    ):
+        assert part in said
+    for part in ("AGREE: the rule is: every value finite, at least 90 dB with the same key graphs",):
         assert part in said
 
 
@@ -86,14 +98,19 @@ def test_json_is_strict_also_where_numbers_are_none(
 
     broken = changed(tiny.onnx, tmp_path / "nan.onnx", set_weight("tail.weight", 0, lambda _value: math.nan))
     assert run(broken, tiny.checkpoint, "--inputs", photos, "--json") == 3
-    values = json.loads(capsys.readouterr().out, parse_constant=strict)
+    run_values = json.loads(capsys.readouterr().out, parse_constant=strict)
+    assert run_values["good"] is False
+    assert {"python", "torch", "onnxruntime", "numpy"} <= run_values["versions"].keys()
+    assert run_values["command"].startswith("keygraph compare ")
+    (values,) = run_values["comparisons"]
     assert [Path(result["name"]).name for result in values["inputs"]] == ["a.png", "b[1].png", "c.tif"]
     assert values["inputs"][0]["as_run"]["psnr"] is None
     assert values["inputs"][0]["as_run"]["nonfinite_candidate"] > 0
     assert values["verdict"]["good"] is False
     assert run(tiny.onnx, tiny.onnx, "--json") == 0
-    values = json.loads(capsys.readouterr().out, parse_constant=strict)
+    (values,) = json.loads(capsys.readouterr().out, parse_constant=strict)["comparisons"]
     assert values["inputs"][0]["as_run"]["psnr"] == 200
+    assert values["inputs"][0]["as_run"]["ssim"] == pytest.approx(1)
     assert values["stages"][0]["jaccard"] == 1
     assert values["candidate"]["weights_sha256"] == values["reference"]["weights_sha256"]
     assert (values["k"], values["verdict"]["good"], values["verdict"]["reasons"]) == (16, True, [])
@@ -109,8 +126,32 @@ def test_json_is_strict_also_where_numbers_are_none(
         ("tiny.onnx half.ckpt", "incomplete download"),
         ("foreign.onnx tiny.ckpt", "not one that keygraph exported"),
         ("photos/a.png tiny.ckpt", "no model by its name"),
-        ("tiny.onnx tiny.ckpt tiny.onnx", "third model"),
         ("tiny.onnx", "REFERENCE"),
+        ("", "REFERENCE"),
+        ("tiny.onnx --inputs photos/a.png photos/c.tif", "REFERENCE"),
+        ("tiny.onnx@fp16 tiny.ckpt", "an ONNX file cannot be run as 'fp16'; after @ give functions, cpu"),
+        ("tiny.onnx tiny.ckpt@functions", "after @ give fp32, fp16, bf16, cpu"),
+        ("tiny.onnx tiny.ckpt@fp16@bf16", "says its precision twice"),
+        ("tiny.onnx@functions@functions tiny.ckpt", "says its functions twice"),
+        ("none.plan tiny.ckpt", "none.plan"),
+        ("tiny.onnx tiny.ckpt --device gpu", "give cpu, cuda"),
+        ("tiny.onnx tiny.ckpt --provider rocm", "give one of cpu, cuda"),
+        ("tiny.onnx tiny.ckpt --tile big", "--tile is 'big'"),
+        ("tiny.onnx tiny.ckpt --tile 12", "multiple"),
+        ("tiny.onnx tiny.ckpt --fail-under loud", "give decibels, for instance 50dB"),
+        ("tiny.onnx tiny.ckpt --fail-under -3dB", "'-3dB'"),
+        ("tiny.onnx tiny.ckpt --clean photos", "--clean goes with images"),
+        ("tiny.onnx tiny.ckpt --inputs photos --clean photos/a.png", "one file for 3 images"),
+        ("tiny.onnx tiny.ckpt --inputs photos --clean nothing", "holds no a.png"),
+        ("tiny.onnx tiny.ckpt --inputs photos/a.png --clean none.png", "--clean none.png does not exist"),
+        ("tiny.onnx tiny.ckpt --inputs photos/a.png --clean photos/c.tif", "its clean image has the shape (9, 9, 3)"),
+        ("tiny.onnx tiny.ckpt --baseline none.json", "none.json does not exist"),
+        ("tiny.onnx tiny.ckpt --baseline photos/notes.txt", "is no result of a comparison"),
+        ("tiny.onnx tiny.ckpt --junit none/out.xml", "the folder none does not exist"),
+        ("tiny.onnx tiny.ckpt --save photos", "photos is there, and no saved run"),
+        ("tiny.onnx tiny.ckpt --save none/run", "the folder none does not exist"),
+        ("--replay photos", "photos is no saved run"),
+        ("tiny.onnx tiny.ckpt --replay photos", "leave out models"),
         ("tiny.onnx tiny.ckpt --k 0", "k is 0"),
         ("tiny.onnx tiny.ckpt --k -3", "k is -3"),
         ("tiny.onnx tiny.ckpt --k many", "'--k'"),
@@ -156,3 +197,185 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert said.err.startswith("error: ")
     assert words in said.err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_several_candidates_each_in_its_own_way(tiny: Tiny, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    candidates = [f"{tiny.onnx}@functions", f"{tiny.checkpoint}@fp16", f"{tiny.checkpoint}@bf16", tiny.onnx]
+    assert run(*candidates, tiny.checkpoint, "--inputs", photos / "a.png", photos / "c.tif", "--json") == 0
+    values = json.loads(capsys.readouterr().out)
+    found = values["comparisons"]
+    assert [one["candidate"]["name"] for one in found] == [str(name) for name in candidates]
+    assert [one["candidate"]["precision"] for one in found] == ["fp32", "fp16", "bf16", "fp32"]
+    assert {one["reference"]["precision"] for one in found} == {"fp32"}
+    assert "functions in the file" in found[0]["candidate"]["description"]
+    assert "bfloat16" in found[2]["candidate"]["description"]
+    assert ["at least 90 dB" in one["verdict"]["rule"] for one in found] == [True, False, False, True]
+    psnrs = [one["inputs"][0]["same_graphs"]["psnr"] for one in found]
+    assert psnrs[0] > 110 > psnrs[1] > psnrs[2] > 40
+    assert [one["inputs"][1]["as_run"]["histogram"]["bits"] for one in found] == [8] * 4
+    assert all(one["same_weights"] for one in found)
+    # One that is wrong is enough, and its name is said.
+    assert run(*candidates, tiny.checkpoint, "--inputs", photos / "a.png", "--fail-under", "100dB", "--quiet") == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith(f"{candidates[1]}: {photos / 'a.png'}: ")
+    assert lines[1].startswith(candidates[2])
+
+
+def test_the_threshold_that_was_asked_for_is_stated(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tiny.onnx, tiny.checkpoint, "--fail-under", "50 dB") == 0
+    assert "at least 50 dB (asked for; 90 dB by itself)" in capsys.readouterr().out
+    assert run(tiny.onnx, tiny.checkpoint, "--fail-under", "200dB") == 3
+    assert "less than 200 dB" in capsys.readouterr().out
+    assert run(tiny.checkpoint, f"{tiny.checkpoint}@fp16", "--fail-under", "90", "--quiet") == 3
+
+
+@pytest.mark.parametrize("tile", ["16", "none", "auto"])
+def test_the_tiled_pipeline(tiny: Tiny, photos: Path, tile: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tiny.onnx, tiny.checkpoint, "--inputs", photos / "a.png", "--tile", tile, "--json") == 0
+    values = json.loads(capsys.readouterr().out)
+    assert f"--tile {tile}" in values["command"]
+    (result,) = values["comparisons"][0]["inputs"]
+    assert result["same_graphs"]["psnr"] > 110
+    # 20 x 30 becomes 24 x 32 pixels; tiles of 16 that overlap by 8 are 2 x 3.
+    assert result["stages"][0]["rows"] == (2 * 3 * 16 * 16 if tile == "16" else 24 * 32)
+
+
+def test_a_tile_of_nan_is_named(make_model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = np.full((32, 40, 3), 100, np.uint8)
+    image[20, 30] = 250
+    images.write(tmp_path / "bright.png", Picture(image))
+    models = make_model("bright_nan"), make_model("identity")
+    assert run(*models, "--inputs", tmp_path / "bright.png", "--tile", "16") == 3
+    said = capsys.readouterr().out
+    assert "the model gave NaN or infinity in the tile at row 8, column 16" in said
+    assert "the candidate gives 3840 NaN or infinite values" in said
+    assert run(*models, "--inputs", tmp_path / "bright.png", "--quiet") == 3
+    assert "the candidate gives 3 NaN" in capsys.readouterr().err
+
+
+def test_clean_images_tell_what_is_gained(tiny: Tiny, photos: Path, tmp_path: Path, capsys: Any) -> None:
+    clean = tmp_path / "clean"
+    clean.mkdir()
+    for name in ("a.png", "b[1].png", "c.tif"):
+        images.write(clean / name, images.read(photos / name))
+    half = f"{tiny.checkpoint}@bf16"
+    assert run(half, tiny.checkpoint, "--inputs", photos, "--clean", clean, "--json") == 0
+    for result in json.loads(capsys.readouterr().out)["comparisons"][0]["inputs"]:
+        found = result["clean"]
+        assert found["change"] == pytest.approx(found["candidate"] - found["reference"])
+        assert 0 < abs(found["change"]) < 1
+    assert run(tiny.onnx, tiny.checkpoint, "--inputs", photos / "a.png", "--clean", clean / "a.png") == 0
+    said = capsys.readouterr().out
+    assert "clean dB" in said
+    assert "0.0000" in said
+
+
+def test_junit_has_a_case_for_each_candidate_and_image(tiny: Tiny, photos: Path, tmp_path: Path) -> None:
+    wrong = changed(tiny.onnx, tmp_path / "wrong&<.onnx", tiny_kgt.fewer_neighbours)
+    report = tmp_path / "out.xml"
+    assert run(tiny.onnx, wrong, tiny.checkpoint, "--inputs", photos, "--junit", report, "--quiet") == 3
+    root = ElementTree.parse(report).getroot()
+    assert (root.tag, root.attrib["tests"], root.attrib["failures"]) == ("testsuites", "6", "3")
+    good, bad = root
+    assert [suite.attrib["name"] for suite in root] == [str(tiny.onnx), str(wrong)]
+    assert [case.attrib["name"] for case in bad] == [str(photos / name) for name in ("a.png", "b[1].png", "c.tif")]
+    assert good.findall("testcase/failure") == []
+    assert len(bad.findall("testcase/failure")) == int(bad.attrib["failures"]) == 3
+    failure = bad.find("testcase/failure")
+    assert failure is not None
+    assert "keeps 15 neighbours" in failure.attrib["message"]
+    assert "PSNR" in (good.findtext("testcase/system-out") or "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.xml", "photos", "wrong&<.onnx"]
+
+
+def test_a_baseline_fails_on_regressions_only(
+    tiny: Tiny, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def wrong(name: str, change: float) -> Path:
+        return changed(tiny.onnx, tmp_path / name, set_weight("tail.weight", 40, lambda value: value + change))
+
+    image, before, junit = ("--inputs", photos / "a.png"), tmp_path / "before.json", tmp_path / "out.xml"
+    assert run(wrong("model.onnx", 0.01), tiny.checkpoint, *image, "--json") == 3
+    before.write_text(capsys.readouterr().out)
+    # As bad as it was, and better.
+    assert run(wrong("model.onnx", 0.01), tiny.checkpoint, *image, "--baseline", before, "--junit", junit) == 0
+    said = capsys.readouterr().out
+    assert "DIFFERENT" in said
+    assert "NOT WORSE than the baseline, by more than 1 dB" in said
+    assert ElementTree.parse(junit).getroot().attrib["failures"] == "0"
+    assert run(tiny.onnx, tiny.checkpoint, *image, "--baseline", before, "--quiet") == 0
+    # Worse.
+    arguments = wrong("model.onnx", 0.02), tiny.checkpoint, *image, "--baseline", before, "--junit", junit
+    assert run(*arguments) == 3
+    said = capsys.readouterr().out
+    assert "\nWORSE than the baseline" in said
+    assert "with the same key graphs, was" in said
+    assert ElementTree.parse(junit).getroot().attrib["failures"] == "1"
+    assert run(*arguments, "--quiet") == 3
+    assert "with the same key graphs, was" in capsys.readouterr().err
+    # What the baseline does not have is judged by the rule.
+    assert run(*arguments[:2], "--inputs", photos / "c.tif", "--baseline", before, "--quiet") == 3
+    assert "(not in the baseline)" in capsys.readouterr().err
+
+
+def test_a_saved_run_is_repeated(
+    tiny: Tiny, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder, model = tmp_path / "run", tmp_path / "model.onnx"
+    model.write_bytes(tiny.onnx.read_bytes())
+    arguments = (model, tiny.checkpoint, "--inputs", photos, "--clean", photos, "--k", 9, "--fail-under", "80dB")
+    assert run(*arguments, "--save", folder, "--json") == 0
+    first = json.loads(capsys.readouterr().out)
+    assert sorted(path.name for path in folder.iterdir()) == ["inputs", "run.json"]
+    assert len(list((folder / "inputs").iterdir())) == 6
+    for path in photos.iterdir():
+        path.unlink()
+    assert run("--replay", folder, "--json") == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["moved"] == []
+    assert again["comparisons"] == first["comparisons"]
+    assert again["settings"] == first["settings"] == {"k": 9, "tile": None, "at_least": 80.0}
+    # Another model in the same place: the numbers move, and that is said.
+    changed(tiny.onnx, model, set_weight("tail.weight", 40, lambda value: value + 0.0001))
+    assert run("--replay", folder, "--save", folder) in (0, 3)
+    said = capsys.readouterr().out
+    assert "numbers moved" in said
+    assert "same graphs: psnr was" in said
+    assert run("--replay", folder) in (0, 3)
+    assert "REPEATED: the same numbers as then" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "photos", "run"]
+    (folder / "inputs" / "0-image.npy").write_bytes(b"half")
+    assert run("--replay", folder) == 2
+    assert "cannot read" in capsys.readouterr().err
+
+
+def test_a_script_for_polygraphy(
+    tiny: Tiny, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    script = tmp_path / "script.py"
+    assert run(tiny.onnx, f"{tiny.checkpoint}@bf16", tiny.checkpoint, "--inputs", photos, "--k", 8, *EMIT) == 0
+    assert capsys.readouterr().out == "wrote script.py; run it with: python script.py\n"
+    text = script.read_text()
+    compile(text, "script.py", "exec")
+    assert 'IMAGES = [HERE / "photos/a.png", HERE / "photos/b[1].png", HERE / "photos/c.tif"]' in text
+    assert "K = 8\n" in text
+    assert "--k 8 --emit-polygraphy script.py\n" in text
+    script.unlink()
+    assert run(tiny.onnx, tiny.checkpoint, "--quiet", *EMIT) == 0
+    assert capsys.readouterr() == ("", "")
+    script.unlink()
+    for wrong, words in (
+        ((tiny.onnx, tiny.checkpoint, "--emit-polygraphy", "script.txt"), "let it end with .py"),
+        ((tiny.onnx, tiny.checkpoint, "--k", "65", *EMIT), "tiny.onnx: k is 65"),
+        ((tiny.onnx, tmp_path / "none.ckpt", *EMIT), "none.ckpt does not exist"),
+        ((tiny.onnx, tiny.checkpoint, "--tile", "auto", *EMIT), "--emit-polygraphy goes with"),
+    ):
+        assert run(*wrong) == 2
+        assert words in capsys.readouterr().err
+        assert not list(tmp_path.glob("*script*"))
+
+
+EMIT = ("--emit-polygraphy", "script.py")

@@ -80,6 +80,8 @@ def test_quiet_says_nothing(make_model: ModelFile, tmp_path: Path, capsys: pytes
         (["--overlap", "none"], "give pixels, or auto"),
         (["--batch", "0"], "batch is 0"),
         (["--threads", "0"], "threads is 0"),
+        (["--global-statistics", "whole"], "give exact or tile"),
+        (["--global-statistics", "exact"], "takes no statistics over the whole image"),
         (["--nothing"], "--nothing"),
     ],
 )

@@ -21,7 +21,7 @@ import torch
 from half_precision import make_half
 from keygraph import plugins
 from keygraph.engines import network, store
-from keygraph.engines.backend import loader_path, local_gpu
+from keygraph.engines.backend import local_gpu
 from keygraph.engines.build import Outcome, build
 from keygraph.engines.job import Job
 from keygraph.engines.ladder import Rung
@@ -37,7 +37,7 @@ from keygraph.models import load_checkpoint, save_checkpoint
 from keygraph.models.kgt import KGT, PRESETS
 from keygraph.runtime.onnx_runtime import OnnxRuntimeSession
 from keygraph.runtime.sidecar import check_digest, read
-from keygraph.runtime.tensorrt_backend import PLUGINS
+from keygraph.runtime.tensorrt_backend import PLUGINS, loader_path
 from onnx import ModelProto, helper
 from rtx import needs_rtx
 from tiny_kgt import changed

@@ -36,6 +36,12 @@ def test_the_default_tile_is_the_calibrated_one(make_manifest: Make) -> None:
     assert profile.width == (288, 288, 288)
 
 
+def test_where_tiles_change_the_result_engines_take_whole_images(make_manifest: Make) -> None:
+    manifest = make_manifest(size_multiple=24, global_statistics=True, tiling=Tiling(192, 48, 30.0))
+    assert read_profiles(manifest, [], []) == (Profile((1, 1, 1), (72, 528, 1296), (72, 528, 1296)),)
+    assert read_profiles(manifest, ["480x720"], []) == (Profile((1, 1, 1), (480,) * 3, (720,) * 3),)
+
+
 @pytest.mark.parametrize(
     ("tiles", "batches", "words"),
     [

@@ -12,6 +12,7 @@ from keygraph.engines.model import load_model
 from keygraph.engines.targets import TARGETS, find_target
 from keygraph.errors import InputError, MissingDependencyError
 from keygraph.runtime.gpu import Gpu
+from keygraph.runtime.tensorrt_backend import loader_path
 from rtx import needs_rtx
 
 L4 = Gpu("NVIDIA L4", (8, 9), 1 << 34)
@@ -96,12 +97,12 @@ def test_the_targets_are_those_of_rtx() -> None:
 @needs_rtx
 def test_the_parser_finds_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LD_LIBRARY_PATH", "/elsewhere")
-    with backend.loader_path("tensorrt-rtx") as environment:
+    with loader_path("tensorrt-rtx") as environment:
         folder, rest = environment["LD_LIBRARY_PATH"].split(":")
         assert rest == "/elsewhere"
         assert (Path(folder) / "libtensorrt_rtx.so").resolve().name == "libtensorrt_rtx.so.1"
     assert not Path(folder).exists()
-    with backend.loader_path("tensorrt") as environment:
+    with loader_path("tensorrt") as environment:
         assert environment["LD_LIBRARY_PATH"] == "/elsewhere"
 
 

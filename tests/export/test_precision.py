@@ -151,8 +151,8 @@ def test_a_session_runs_it_and_compare_accepts_it(half: tuple[Path, Manifest], u
         expected = unet.module(torch.from_numpy(image), 20).numpy()
     assert psnr(restored, expected, UNIT) > TOLERANCES[manifest.precision].psnr - 10
     result = compare(path, unet.source)
-    assert result.verdict.good, result.verdict.reasons
-    assert f"at least {TOLERANCES[manifest.precision].psnr:.0f} dB" in result.verdict.rule
+    assert result.good, result.reasons
+    assert f"at least {TOLERANCES[manifest.precision].psnr:.0f} dB" in result.comparisons[0].verdict.rule
 
 
 def test_rounding_is_what_pytorch_rounds(unet: LoadedModel, half: tuple[Path, Manifest]) -> None:

@@ -14,6 +14,7 @@ import torch
 from keygraph.cli import main
 from keygraph.errors import MissingDependencyError
 from keygraph.export import export
+from keygraph.manifest import ExtraInput
 from keygraph.models import load_checkpoint
 from keygraph.runtime import sidecar as sidecars
 from keygraph.runtime.device import Device
@@ -112,6 +113,14 @@ def test_copies_beside_a_computation_keep_every_batch_apart(cuda: Any, graphs: d
         for number, result in zip(itertools.count(1), results, strict=False):
             assert (result == number).all()
     overlap.release()
+
+
+def test_what_goes_with_an_image_reaches_the_gpu(make_model: Callable[..., Path], photo: np.ndarray[Any, Any]) -> None:
+    restorer = cuda_restorer(make_model("masked", extra_inputs=(ExtraInput("mask", 1),)), library=None)
+    mask = np.random.default_rng(1).random(photo.shape[:2], np.float32)
+    for options in ({"tile": "none"}, {"tile": 64, "overlap": 0, "batch": 3}):
+        restored = restorer.restore(photo, inputs={"mask": mask}, **options).image  # type: ignore[arg-type]
+        close(restored, photo * mask[:, :, None], 100)
 
 
 @pytest.fixture(scope="module", params=["tensorrt", "tensorrt-rtx"])

@@ -16,7 +16,8 @@ import torch
 from keygraph.errors import InputError
 from keygraph.manifest import Neighbours
 from keygraph.models.kgt import KGT
-from keygraph.parity import Comparison, OnnxProbe, compare, open_probe
+from keygraph.parity import Comparison, OnnxProbe, open_probe
+from keygraph.parity import compare as compare_all
 from keygraph.parity.probes import _entered
 from onnx import ModelProto, numpy_helper
 from tiny_kgt import CONFIG, Tiny, changed, set_manifest, set_weight
@@ -39,6 +40,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 @pytest.fixture
 def with_fault(tiny: Tiny, tmp_path: Path) -> Callable[[Callable[[ModelProto], None]], Path]:
     return lambda change: changed(tiny.onnx, tmp_path / "candidate.onnx", change)
+
+
+def compare(candidate: Any, reference: Any, inputs: Any = (), **options: Any) -> Comparison:
+    """One candidate."""
+    (comparison,) = compare_all(candidate, reference, inputs, **options).comparisons
+    return comparison
 
 
 def reason(comparison: Comparison) -> str:

@@ -8,29 +8,30 @@ from typing import Any
 import numpy as np
 import pytest
 from keygraph.errors import InputError
-from keygraph.manifest import Manifest
-from keygraph.parity import Difference, StageAgreement, compare
-from keygraph.parity.difference import DifferenceSum
-from keygraph.parity.inputs import Demands, count_pieces, demands, generated, pieces, read_inputs
+from keygraph.manifest import Manifest, Profile
+from keygraph.parity import Difference, StageAgreement, compare, similarity
+from keygraph.parity import difference as module
+from keygraph.parity.cutting import count_pieces, in_pieces, in_tiles
+from keygraph.parity.inputs import Demands, demands, generated, read_inputs
 from keygraph.parity.stages import agreements
 from keygraph.plugins.torch import pack_graph
 from keygraph.runtime.graph_probe import Selection
+from keygraph.runtime.tiling import Plan, cut
 from keygraph.runtime.values import normalisation
 from torch import from_numpy
 
 
-def difference(manifest: Manifest, *pairs: tuple[Any, Any]) -> Difference:
-    total = DifferenceSum(manifest)
-    for candidate, reference in pairs:
-        total.add(np.asarray(candidate, np.float32), np.asarray(reference, np.float32))
-    return total.result()
+def difference(manifest: Manifest, candidate: Any, reference: Any, dtype: Any = np.uint8) -> Difference:
+    """Of two batches of one image, float[1, C, H, W]."""
+    one, other = (np.moveaxis(np.asarray(values, np.float32)[0], 0, 2) for values in (candidate, reference))
+    return module.difference(one, other, manifest, np.dtype(dtype))
 
 
 def test_known_differences(make_manifest: Any) -> None:
     reference = np.full((1, 3, 4, 5), 0.5, np.float32)
     candidate = reference.copy()
     candidate[0, 1, 2, 3] += 0.25
-    numbers = difference(make_manifest(), (candidate, reference))
+    numbers = difference(make_manifest(), candidate, reference)
     assert numbers.max_abs == 0.25
     assert numbers.mean_abs == pytest.approx(0.25 / 60)
     assert numbers.psnr == pytest.approx(10 * math.log10(60 / 0.0625))
@@ -40,7 +41,7 @@ def test_known_differences(make_manifest: Any) -> None:
 
 def test_the_value_range_is_the_peak(make_manifest: Any) -> None:
     pair = (np.full((1, 3, 2, 2), 130.0), np.full((1, 3, 2, 2), 129.0))
-    numbers = difference(make_manifest(value_range=(0.0, 255.0)), pair)
+    numbers = difference(make_manifest(value_range=(0.0, 255.0)), *pair)
     assert numbers.psnr == pytest.approx(48.13, abs=0.01)
     assert numbers.identical_8bit == 0
 
@@ -48,33 +49,78 @@ def test_the_value_range_is_the_peak(make_manifest: Any) -> None:
 def test_eight_bits_clip_and_round(make_manifest: Any) -> None:
     candidate = np.array([1.0, 1.3, -0.2, 0.5005]).reshape(1, 1, 2, 2)
     reference = np.array([1.2, 1.0, 0.0, 0.4995]).reshape(1, 1, 2, 2)
-    numbers = difference(make_manifest(), (candidate, reference))
+    numbers = difference(make_manifest(), candidate, reference)
     assert numbers.identical_8bit == 0.75
 
 
-def test_pieces_add_up_to_the_whole(make_manifest: Any) -> None:
-    random = np.random.default_rng(0)
-    a, b = random.random((2, 1, 3, 16, 16), np.float32)
-    whole = difference(make_manifest(), (a, b))
-    halves = [(a[..., :5], b[..., :5]), (a[..., 5:], b[..., 5:])]
-    for parts in (difference(make_manifest(), *halves), difference(make_manifest(), *reversed(halves))):
-        assert parts.psnr == pytest.approx(whole.psnr)
-        assert parts.mean_abs == pytest.approx(whole.mean_abs)
-        assert (parts.max_abs, parts.identical_8bit) == (whole.max_abs, whole.identical_8bit)
+def test_strips_add_up_to_the_whole(make_manifest: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = np.random.default_rng(0).random((2, 1, 3, 40, 16), np.float32)
+    whole = difference(make_manifest(), a, b)
+    monkeypatch.setattr(module, "_STRIP", 7 * 16 * 3)
+    monkeypatch.setattr(similarity, "_ROWS", 9)
+    strips = difference(make_manifest(), a, b)
+    assert strips.psnr == pytest.approx(whole.psnr)
+    assert strips.ssim == pytest.approx(whole.ssim)
+    assert strips.mean_abs == pytest.approx(whole.mean_abs)
+    for name in ("max_abs", "identical_8bit", "histogram"):
+        assert getattr(strips, name) == getattr(whole, name)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_one_bad_value_in_one_piece_is_never_lost(make_manifest: Any, bad: float) -> None:
-    fine = np.zeros((1, 3, 2, 2), np.float32)
+def test_one_bad_value_is_never_lost(make_manifest: Any, bad: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_STRIP", 6)
+    fine = np.zeros((1, 3, 6, 2), np.float32)
     broken = fine.copy()
-    broken[0, 0, 0, 0] = bad
+    broken[0, 0, 2, 0] = bad
     for first, second, counts in ((broken, fine, (1, 0)), (fine, broken, (0, 1)), (broken, broken, (1, 1))):
-        numbers = difference(make_manifest(), (fine, fine), (first, second), (fine, fine))
+        numbers = difference(make_manifest(), first, second)
         assert (numbers.nonfinite_candidate, numbers.nonfinite_reference) == counts
         assert math.isnan(numbers.psnr)
+        assert math.isnan(numbers.ssim)
         assert math.isnan(numbers.max_abs)
         assert not numbers.finite
         assert numbers.identical_8bit == pytest.approx(11 / 12)
+        assert sum(numbers.histogram.counts) == numbers.histogram.counts[0] == 35
+
+
+@pytest.mark.parametrize(
+    ("dtype", "white", "bits"), [(np.uint8, 255, 8), (np.uint16, 65535, 16), (np.float32, 65535, 16)]
+)
+def test_the_histogram_counts_steps_of_the_output(make_manifest: Any, dtype: Any, white: int, bits: int) -> None:
+    steps = np.array([0, 0.4, 1, 2, 3, 4, 5, 8, 9, 16, 17, white])
+    candidate = np.zeros((1, 1, 1, len(steps)))
+    found = difference(make_manifest(value_range=(0.0, 2.0)), candidate + 2 * steps / white, candidate, dtype).histogram
+    assert found.bits == bits
+    assert found.labels[:6] == ("0", "1", "2", "3-4", "5-8", "9-16")
+    assert len(found.labels) == len(found.counts) == bits + 2
+    assert found.counts[:7] == (2, 1, 1, 2, 2, 2, 1)
+    assert found.counts[-1] == 1
+    assert sum(found.counts) == len(steps)
+
+
+@pytest.mark.parametrize("shape", [(11, 11, 1), (40, 57, 3)])
+@pytest.mark.parametrize("value_range", [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)])
+def test_structural_similarity_is_that_of_wang_2004(shape: tuple[int, ...], value_range: tuple[float, float]) -> None:
+    metrics = pytest.importorskip("skimage.metrics")
+    low, high = value_range
+    random = np.random.default_rng(0)
+    a = (random.random(shape) * (high - low) + low).astype(np.float32)
+    b = a + random.normal(0, 0.1 * (high - low), shape).astype(np.float32)
+    expected = metrics.structural_similarity(
+        a.astype(np.float64),
+        b.astype(np.float64),
+        data_range=high - low,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        channel_axis=2,
+    )
+    assert similarity.structural_similarity(a, b, value_range) == pytest.approx(expected, abs=1e-9)
+    assert similarity.structural_similarity(a, a, value_range) == pytest.approx(1)
+
+
+def test_an_image_smaller_than_the_window_has_no_structural_similarity() -> None:
+    assert math.isnan(similarity.structural_similarity(*np.zeros((2, 10, 40, 3), np.float32), (0.0, 1.0)))
 
 
 def selection(similarity: np.ndarray[Any, Any], chosen: list[list[int]]) -> Selection:
@@ -128,26 +174,47 @@ def test_pieces_show_every_pixel_once(make_manifest: Any, size: tuple[int, int],
     manifest = make_manifest(scale=1, shape=shape, value_range=(-1.0, 1.0))
     needs = demands(manifest, make_manifest(value_range=(-1.0, 1.0)))
     image = read_inputs([np.random.default_rng(1).random((*size, 3), np.float32)], needs)[0]
-    seen = []
-    for (tensor,), (height, width) in pieces(image, needs):
+    done = []
+
+    def ways(tensor: Any) -> Any:
         assert tensor.shape[1] == 3
         assert tensor.shape[2] % 8 == tensor.shape[3] % 8 == 0
         if shape:
             assert tensor.shape == (3, 3, 16, 24)
             np.testing.assert_array_equal(tensor[0], tensor[2])
-        seen.append(np.moveaxis(tensor[0, :, :height, :width], 0, 2).reshape(-1, 3))
-    assert len(seen) == count_pieces(image, needs)
-    pixels = image.scene.image
-    expected = normalisation(manifest, pixels)(pixels).reshape(-1, 3)
-    found = np.concatenate(seen)
-    np.testing.assert_array_equal(found[np.lexsort(found.T)], expected[np.lexsort(expected.T)])
+        return np.stack([tensor, -tensor])
+
+    found = in_pieces(image, needs, ways, lambda: done.append(1))
+    assert len(done) == count_pieces(image, needs)
+    expected = normalisation(manifest, image.scene.image)(image.scene.image)
+    np.testing.assert_array_equal(found, np.stack([expected, -expected]))
+
+
+@pytest.mark.parametrize("shape", [None, (2, 16, 16)])
+def test_tiles_are_joined_as_the_runtime_does(make_manifest: Any, shape: Any) -> None:
+    needs = demands(make_manifest(scale=2, shape=shape))
+    image = read_inputs([np.random.default_rng(1).random((50, 37, 3), np.float32)], needs)[0]
+    plan = Plan(cut(50, 16, 8, 8), cut(37, 16, 8, 8))
+    assert len(plan.tiles) > 9
+    found = in_tiles(image, needs, plan, lambda tensor: np.stack([tensor.repeat(2, axis=2).repeat(2, axis=3)] * 2))
+    expected = image.scene.image.repeat(2, axis=0).repeat(2, axis=1)
+    np.testing.assert_allclose(found, np.stack([expected] * 2), atol=1e-6)
 
 
 def test_a_colour_picture_in_a_gray_model_is_three(make_manifest: Any) -> None:
     needs = Demands(make_manifest(in_channels=1, out_channels=1), 8, (2, 8, 8))
-    image = read_inputs([np.zeros((8, 8, 3), np.uint8)], needs)[0]
+    picture = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    image = read_inputs([picture], needs)[0]
     assert "each channel" in image.notices[0]
-    assert [tensor.shape for (tensor,), _ in pieces(image, needs)] == [(2, 1, 8, 8)] * 3
+    shapes = []
+
+    def ways(tensor: Any) -> Any:
+        shapes.append(tensor.shape)
+        return tensor[None]
+
+    found = in_pieces(image, needs, ways)
+    assert shapes == [(2, 1, 8, 8)] * 3
+    np.testing.assert_array_equal(found[0], picture / np.float32(255))
 
 
 @pytest.mark.parametrize(("multiples", "size"), [((8, 8), (96, 104)), ((64, 48), (192, 384)), ((128, 128), (128, 256))])
@@ -156,6 +223,13 @@ def test_the_generated_picture_fits_both_size_rules(
 ) -> None:
     needs = demands(*(make_manifest(size_multiple=multiple) for multiple in multiples))
     assert generated(needs).scene.image.shape == (*size, 3)
+
+
+def test_an_engine_sees_the_size_that_it_was_built_best_for(make_manifest: Any) -> None:
+    engine = make_manifest(profiles=(Profile((1, 2, 4), (64, 128, 256), (64, 96, 256)),))
+    assert demands(engine, make_manifest()).shape == (1, 128, 96)
+    with pytest.raises(InputError, match=r"not the same \(1x128x96 and 1x64x64\)"):
+        demands(engine, make_manifest(shape=(1, 64, 64)))
 
 
 class Shift:
@@ -175,13 +249,15 @@ def test_large_images_and_progress(make_manifest: Any) -> None:
     manifest = make_manifest(scale=2)
     image = np.random.default_rng(0).random((300, 260, 3), np.float32)
     steps: list[tuple[int, int]] = []
-    comparison = compare(
+    (comparison,) = compare(
         Shift(manifest, 0.01), Shift(manifest, 0), [image, image[:8, :8]], progress=lambda *step: steps.append(step)
-    )
+    ).comparisons
     assert steps == [(i, 5) for i in range(1, 6)]
     for result in comparison.inputs:
         assert result.as_run.psnr == pytest.approx(40, abs=1e-3)
         assert result.as_run.mean_abs == pytest.approx(0.01, rel=1e-4)
+        assert result.as_run.histogram.bits == 16
+        assert sum(result.as_run.histogram.counts) == 4 * 3 * result.height * result.width
     values = comparison.as_json()
     assert values["inputs"][0]["as_run"]["psnr"] == pytest.approx(40, abs=1e-3)
     assert values["verdict"]["good"] is False

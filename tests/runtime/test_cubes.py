@@ -409,11 +409,9 @@ def test_files_that_are_cut_off(tmp_path: Path, kind: str, monkeypatch: pytest.M
         cubes.write(path, Cube(pixels))
     samples = path.with_suffix(".img") if kind == ".hdr" else path
     data = samples.read_bytes()
-    for share in (0.01, 0.3, 0.7, 0.99):
+    # The end of a TIFF is the last page's description, without which some versions of tifffile read it all the same.
+    for share in (0.01, 0.3, 0.7, 0.9 if kind == ".tif" else 0.99):
         samples.write_bytes(data[: int(len(data) * share)])
-        if (kind, share) == (".tif", 0.99):  # The last page's description is lost, which says nothing new.
-            np.testing.assert_array_equal(cubes.read(path).pixels, pixels)
-            continue
         with pytest.raises(InputError, match="damaged, cut off, or no"):
             cubes.read(path)
 
@@ -425,6 +423,15 @@ def test_envis_samples_have_a_place_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "b.img").mkdir()
     with pytest.raises(InputError, match="is a folder"):
         cubes.check_target(tmp_path / "b.hdr", 3, 4, 5)
+
+
+def test_nothing_is_printed_of_a_damaged_tiff(tmp_path: Path) -> None:
+    """tifffile logs what it finds, and Python prints logs that nobody listens to; pytest listens."""
+    cubes.write(tmp_path / "a.tif", Cube(noise(24, 20, 5)))
+    (tmp_path / "a.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:5000])
+    code = f"from keygraph.runtime import cubes; print(cubes.is_cube({str(tmp_path / 'a.tif')!r}))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (run.stdout, run.stderr) == ("False\n", "")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

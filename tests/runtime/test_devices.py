@@ -11,7 +11,7 @@ from fake_cuda import driver, lacking_library
 from keygraph import plugins
 from keygraph.cli.environment import TINY_KEY_GRAPH
 from keygraph.errors import InputError, MissingDependencyError
-from keygraph.manifest import Manifest
+from keygraph.manifest import ExtraInput, Manifest
 from keygraph.runtime import onnx_providers
 from keygraph.runtime.bound_buffers import BoundBuffers
 from keygraph.runtime.device import Device, parse_device
@@ -131,6 +131,17 @@ def test_buffers_that_stay_give_what_a_plain_run_gives(make_model: ModelFile) ->
     kept = bound._inputs["image"]
     bound.run({"image": np.ones((1, 3, 8, 8), np.float32)}, 1, (1, 3, 8, 8))
     assert bound._inputs["image"] is kept
+
+
+def test_buffers_of_several_inputs(make_model: ModelFile) -> None:
+    plain = OnnxRuntimeSession(make_model("masked", extra_inputs=(ExtraInput("mask", 1),)), library=None)
+    bound = BoundBuffers(plain._session, Device("cpu"))
+    rng = np.random.default_rng(0)
+    for shape in ((2, 3, 8, 16), (2, 3, 8, 16), (1, 3, 16, 8)):
+        image, mask = rng.random(shape, np.float32), rng.random((shape[0], 1, *shape[2:]), np.float32)
+        restored = plain.run(image, None, mask)
+        np.testing.assert_array_equal(restored, image * mask)
+        np.testing.assert_array_equal(bound.run({"image": image, "mask": mask}, None, shape), restored)
 
 
 def test_pytorch_without_cuda_says_so(make_manifest: Callable[..., Manifest]) -> None:

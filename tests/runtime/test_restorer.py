@@ -198,7 +198,7 @@ def test_tiles_of_a_model_with_global_statistics_are_said(make_model: ModelFile)
     restorer = load(make_model("identity", global_statistics=True))
     assert restorer.restore(noise(64, 64, 3)).notices == ()
     with pytest.warns(KeygraphWarning, match="statistics"):
-        restorer(noise(64, 64, 3), tile=32)
+        restorer(noise(64, 64, 3), tile=32, global_statistics="tile")
 
 
 def test_progress_counts_tiles(make_model: ModelFile) -> None:

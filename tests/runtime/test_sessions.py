@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from keygraph import plugins
 from keygraph.errors import InputError, MissingDependencyError
-from keygraph.manifest import METADATA_KEY, Manifest
+from keygraph.manifest import METADATA_KEY, ExtraInput, Manifest
 from keygraph.runtime.onnx_runtime import OnnxRuntimeSession
 
 ModelFile = Callable[..., Path]
@@ -121,8 +121,10 @@ def test_an_onnx_file_that_is_not_ours_is_newer_or_damaged(
             keygraph.load(rewrite(path, text), library=None)
     neighbours = {"default": 1, "maximum": 64, "trained": (), "runtime": True}
     wants_k = dataclasses.replace(make_manifest(), neighbours=neighbours).to_json()
-    with pytest.raises(InputError, match="not those of its manifest"):
-        keygraph.load(rewrite(path, wants_k), library=None)
+    wants_mask = dataclasses.replace(make_manifest(), extra_inputs=(ExtraInput("mask", 1),)).to_json()
+    for text in (wants_k, wants_mask):
+        with pytest.raises(InputError, match="not those of its manifest"):
+            keygraph.load(rewrite(path, text), library=None)
 
 
 def test_pytorch_runs_behind_the_same_protocol(make_manifest: Callable[..., Manifest]) -> None:

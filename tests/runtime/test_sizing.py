@@ -104,6 +104,20 @@ def test_a_small_image_is_padded_to_the_least_that_an_engine_takes(make_manifest
     assert choose(manifest, 400, 500, tile="none").tile == (512, 512)
 
 
+def test_where_tiles_change_the_result_an_engine_gets_whole_images_as_long_as_it_takes_them(
+    make_manifest: MakeManifest,
+) -> None:
+    manifest = make_manifest(profiles=BUILT, global_statistics=True, tiling=Tiling(320, 64, 30.0))
+    assert choose(manifest, 300, 450).tile == (304, 456)
+    assert choose(manifest, 300, 450).batch == 4  # As many as it was built for; there is one tile.
+    assert choose(manifest, 400, 500).tile == (512, 512)  # Padded: nearer to the whole image than any tile.
+    cut = choose(manifest, 500, 520)
+    assert (cut.tile, len(cut.plan.tiles)) == ((256, 256), 9)
+    assert choose(manifest, 300, 450, tile=128).tile == (128, 128)
+    fixed = make_manifest(shape=(1, 480, 720), global_statistics=True)
+    assert choose(fixed, 321, 481).tile == (480, 720)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

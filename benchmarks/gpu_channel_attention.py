@@ -1,0 +1,147 @@
+"""What an operator for channel attention could give on a GPU: eager PyTorch's products against memory's floor.
+
+A Restormer on 480 x 720 and an MST++ on 488 x 512, as released, random weights. Timed are the whole network, and for
+every shape that occurs in it the attention's part from queries, keys and values to what they become (Gram product,
+norms, softmax, product with the values). The floor of that part reads queries, keys and values once and writes the
+result once at the memory's data-sheet rate. An operator at the floor would make the network `most` times faster: where
+that is little, none is worth having.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from gpu_table import RESULTS, machine, markdown, write
+from keygraph.bench.floor import known_gpu
+from keygraph.bench.timing import cpu_times, gpu_medians
+from keygraph.models import registry
+from keygraph.models.channel_attention import Mixer
+from keygraph.models.mst_plus_plus import MSTPlusPlusConfig
+from keygraph.models.restormer import RestormerConfig
+from torch import Tensor, nn
+
+#: Name -> configuration, height and width, and small ones for a test.
+NETWORKS: dict[str, tuple[Any, tuple[int, int]]] = {
+    "restormer": (RestormerConfig(), (480, 720)),
+    "mst_plus_plus": (MSTPlusPlusConfig(), (488, 512)),
+}
+TINY: dict[str, tuple[Any, tuple[int, int]]] = {
+    "restormer": (RestormerConfig(channels=8, blocks=(1, 1, 1, 1), refinement_blocks=1), (16, 24)),
+    "mst_plus_plus": (MSTPlusPlusConfig(in_channels=3, out_channels=4, channels=4, stages=1), (16, 24)),
+}
+
+#: An operator is worth adding where it makes the network so many times faster.
+WORTH = 1.3
+
+#: Queries and keys of the heads of one layer: (B, heads, d, pixels) and (B, heads, e, pixels).
+Shapes = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def attention_shapes(model: nn.Module, image: Tensor) -> Counter[Shapes]:
+    """How often each occurs."""
+    found: Counter[Shapes] = Counter()
+
+    def note(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        q, k, *_ = inputs
+        found[tuple(q.shape), tuple(k.shape)] += 1
+
+    handles = [m.register_forward_pre_hook(note) for m in model.modules() if isinstance(m, Mixer)]
+    model(image)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def milliseconds(calls: dict[str, Sequence[Callable[[], Any]]], rounds: int, device: torch.device) -> dict[str, float]:
+    """Of each, on the device."""
+    if device.type == "cuda":
+        return gpu_medians(calls, rounds)
+    return cpu_times({name: ways[0] for name, ways in calls.items()}, rounds)
+
+
+def floor_bytes(shapes: Shapes, itemsize: int) -> int:
+    """Queries and result, keys and values, once each."""
+    q, k = shapes
+    return 2 * itemsize * (torch.Size(q).numel() + torch.Size(k).numel())
+
+
+def measured(
+    name: str, config: Any, size: tuple[int, int], dtype: torch.dtype, device: torch.device, rounds: int
+) -> dict[str, Any]:
+    """The network's time, its attention's, and the floor's where the GPU's figures are known."""
+    torch.manual_seed(0)
+    model = registry.by_name(name).build(config).eval().to(device, dtype)
+    image = torch.rand(1, 3, *size).to(device, dtype)
+    shapes = attention_shapes(model, image)
+    calls: dict[str, Sequence[Callable[[], Any]]] = {"network": [lambda: model(image)]}
+    mixer = Mixer()
+    for number, (q_shape, k_shape) in enumerate(shapes):
+        # Two sets: what one leaves in the cache is not what the other needs.
+        sets = [
+            [torch.randn(shape, device=device).to(dtype) for shape in (q_shape, k_shape, k_shape)] for _ in range(2)
+        ]
+        temperature = torch.ones(q_shape[1], 1, 1, device=device, dtype=dtype)
+        calls[str(number)] = [lambda qkv=qkv, t=temperature: mixer(*qkv, t) for qkv in sets]  # type: ignore[misc]
+    times = milliseconds(calls, rounds, device)
+    layers = []
+    gpu = known_gpu(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    for number, (found, count) in enumerate(shapes.items()):
+        floor = floor_bytes(found, image.element_size()) / (gpu.gigabytes * 1e6) if gpu else None
+        layers.append({"shapes": found, "layers": count, "milliseconds": times[str(number)], "floor": floor})
+    attention = sum(layer["layers"] * layer["milliseconds"] for layer in layers)
+    report: dict[str, Any] = {"network": name, "size": size, "milliseconds": times["network"]}
+    report |= {"attention": attention, "by shape": layers}
+    if gpu:
+        floor = sum(layer["layers"] * layer["floor"] for layer in layers)
+        report |= {"floor": floor, "most": times["network"] / (times["network"] - attention + floor)}
+    return report
+
+
+def row(report: dict[str, Any], dtype: str) -> list[str]:
+    """Of the table."""
+    whole, attention = report["milliseconds"], report["attention"]
+    floor, most = report.get("floor"), report.get("most")
+    height, width = report["size"]
+    return [
+        f"{report['network']}, {height} x {width}, {dtype}",
+        f"{whole:.2f} ms",
+        f"{attention:.2f} ms ({attention / whole:.0%})",
+        "unknown" if floor is None else f"{floor:.2f} ms",
+        "unknown" if most is None else f"{most:.2f} ({'worth it' if most >= WORTH else 'no operator'})",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument(
+        "--dtype", nargs="*", choices=["float16", "bfloat16", "float32"], default=["float16", "float32"]
+    )
+    parser.add_argument("--tiny", action="store_true", help="small networks, to try the script")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--output", type=Path, default=RESULTS / "channel_attention_gpu.json")
+    parser.add_argument("--markdown", type=Path, default=RESULTS / "channel_attention_gpu.md")
+    arguments = parser.parse_args()
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("there is no CUDA device; --device cpu --tiny tries the script out")
+    device = torch.device(arguments.device)
+    reports, rows = [], []
+    with torch.inference_mode():
+        for dtype in arguments.dtype:
+            for name, (config, size) in (TINY if arguments.tiny else NETWORKS).items():
+                report = measured(name, config, size, getattr(torch, dtype), device, arguments.rounds)
+                reports.append({"dtype": dtype, **report})
+                rows.append(row(report, dtype))
+    table = markdown(["network", "eager", "its channel attention", "the floor", "the most of an operator"], rows)
+    print(table)
+    write(arguments.output, {"machine": machine(device), "networks": reports})
+    arguments.markdown.write_text(table + "\n")
+
+
+if __name__ == "__main__":
+    main()

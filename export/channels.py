@@ -1,0 +1,201 @@
+"""Channels between convolutions, laid out for engines: nothing to split, and as many as they have kernels for.
+
+The released networks compute queries, keys and values (Restormer also a gate and what it gates) with one convolution
+each for all, and split the result, which copies it. Their hidden channels (127, 255, 1021) fit no vector: ONNX Runtime
+leaves its blocked layout for them, and GPUs fill up their matrices by themselves. Both change here, in the weights
+alone, and exactly: what is added is multiplied by zero.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+#: Channels become a multiple of this: the longest vector of float32, and what tensor cores take of float16.
+BLOCK = 16
+
+#: They keep channels apart, and of zeros and finite numbers make finite numbers.
+_CHANNELWISE = ("Gelu", "Mul")
+
+
+def arrange_channels(graph: ir.Graph) -> None:
+    """Change `graph` in place.
+
+    - A `Split` over the channels behind a depth-wise convolution behind a convolution becomes one such pair for each
+      part.
+    - Output channels of such a pair are filled up with zeros to a multiple of `BLOCK`, where they go through
+      channel-wise operators into convolutions alone.
+    """
+    for node in list(graph):
+        if node.op_type == "Split":
+            _split_pair(graph, node)
+    done: set[ir.Node] = set()
+    for node in list(graph):
+        if node not in done and _pair(node) is not None:
+            done |= _fill_up(graph, node)
+    for name in [name for name, value in graph.initializers.items() if not value.uses()]:
+        del graph.initializers[name]
+
+
+def _weights(value: ir.Value | None) -> NDArray | None:
+    """A constant's numbers."""
+    if value is None or value.const_value is None:
+        return None
+    numbers: NDArray = value.const_value.numpy()
+    return numbers
+
+
+def _constants(conv: ir.Node) -> list[tuple[ir.Value, NDArray]]:
+    """Weights and, where there is one, bias of a convolution."""
+    pairs = [(value, _weights(value)) for value in conv.inputs[1:] if value is not None]
+    return [(value, numbers) for value, numbers in pairs if numbers is not None]
+
+
+def _attribute(node: ir.Node, name: str, default: int) -> int:
+    found = node.attributes.get(name)
+    return default if found is None else found.as_int()
+
+
+def _dense(node: ir.Node | None) -> bool:
+    """Whether it is a convolution with weights of its own over all channels."""
+    return (
+        node is not None
+        and node.op_type == "Conv"
+        and _attribute(node, "group", 1) == 1
+        and all(_weights(value) is not None for value in node.inputs[1:])
+    )
+
+
+def _only_user(value: ir.Value | None) -> bool:
+    return value is not None and len(value.uses()) == 1 and not value.is_graph_output()
+
+
+def _pair(node: ir.Node) -> ir.Node | None:
+    """For a depth-wise convolution behind a dense one that has no other user, the dense one."""
+    if node.op_type != "Conv" or any(_weights(value) is None for value in node.inputs[1:]):
+        return None
+    weight, value = _weights(node.inputs[1]), node.inputs[0]
+    assert weight is not None
+    assert value is not None
+    source = value.producer()
+    depthwise = weight.shape[1] == 1 and _attribute(node, "group", 1) == weight.shape[0]
+    return source if depthwise and _dense(source) and _only_user(value) else None
+
+
+def _constant(graph: ir.Graph, like: ir.Value, numbers: NDArray, suffix: str) -> ir.Value:
+    """A new initializer; equal ones are made one when the graph is tidied."""
+    assert like.name is not None
+    name = like.name + suffix
+    while name in graph.initializers:
+        name += "_"
+    tensor = ir.tensor(np.ascontiguousarray(numbers), name=name)
+    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(numbers.shape), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def _split_pair(graph: ir.Graph, split: ir.Node) -> None:
+    """Give each part of a split its own pair of convolutions."""
+    value = split.inputs[0]
+    depthwise = value.producer() if value is not None else None
+    if depthwise is None or not _only_user(value) or _attribute(split, "axis", 0) not in (1, -3):
+        return
+    dense = _pair(depthwise)
+    if dense is None or any(part.is_graph_output() for part in split.outputs):
+        return
+    channels, parts = _channels(depthwise), len(split.outputs)
+    sizes = _weights(split.inputs[1]) if len(split.inputs) > 1 else None
+    if sizes is None:
+        most = -(-channels // parts)  # The last part may be smaller.
+        sizes = np.array([most] * (parts - 1) + [channels - most * (parts - 1)])
+    edges = np.cumsum(sizes)[:-1]
+    for i, part in enumerate(split.outputs):
+        x = dense.inputs[0]
+        for conv in (dense, depthwise):
+            weights = [
+                _constant(graph, value, np.split(numbers, edges)[i], f".{i}") for value, numbers in _constants(conv)
+            ]
+            attributes = dict(conv.attributes)
+            if conv is depthwise:
+                attributes["group"] = ir.AttrInt64("group", int(sizes[i]))
+            new = ir.Node("", "Conv", [x, *weights], attributes.values(), metadata_props=dict(conv.metadata_props))
+            graph.insert_before(split, new)
+            x = new.outputs[0]
+            x.name, x.type, x.shape = f"{conv.outputs[0].name}.{i}", conv.outputs[0].type, part.shape
+        assert x is not None
+        part.replace_all_uses_with(x)
+    graph.remove([split, depthwise, dense], safe=True)
+
+
+def _channels(conv: ir.Node) -> int:
+    weight = _weights(conv.inputs[1])
+    assert weight is not None
+    return int(weight.shape[0])
+
+
+def _fill_up(graph: ir.Graph, first: ir.Node) -> set[ir.Node]:
+    """Fill up a depth-wise convolution's channels and those that meet them; return the depth-wise convolutions seen."""
+    found = _reach(first)
+    if found is None:
+        return {first}
+    sources, values, users = found
+    more = -_channels(first) % BLOCK
+    if more:
+        for depthwise in sources:
+            dense = _pair(depthwise)
+            assert dense is not None
+            for conv in (dense, depthwise):
+                _grow(graph, conv, 0, more)
+            depthwise.attributes["group"] = ir.AttrInt64("group", _channels(depthwise))
+            values.add(dense.outputs[0])
+        for conv in users:
+            _grow(graph, conv, 1, more)
+        for value in values:
+            value.shape = None  # Inferred again by whoever wants it.
+    return sources
+
+
+def _grow(graph: ir.Graph, conv: ir.Node, axis: int, more: int) -> None:
+    """Add zeros behind a convolution's weights along an axis, and behind its bias along the first one."""
+    for place, (value, numbers) in enumerate(_constants(conv), start=1):
+        if axis < 1 or place == 1:
+            margin = [(0, more if i == axis else 0) for i in range(numbers.ndim)]
+            conv.replace_input_with(place, _constant(graph, value, np.pad(numbers, margin), ".filled"))
+
+
+def _reach(first: ir.Node) -> tuple[set[ir.Node], set[ir.Value], set[ir.Node]] | None:
+    """Follow a depth-wise convolution's channels through channel-wise operators.
+
+    Returns
+    -------
+    tuple or None
+        The depth-wise convolutions whose channels meet, the values on the way, and the convolutions that they go into;
+        None where they go, or come from, elsewhere.
+    """
+    sources: set[ir.Node] = set()
+    values: set[ir.Value] = set()
+    users: set[ir.Node] = set()
+    waiting = [first.outputs[0]]
+    while waiting:
+        value = waiting.pop()
+        if value in values:
+            continue
+        values.add(value)
+        producer = value.producer()
+        if producer is None or value.is_graph_output():
+            return None
+        if producer.op_type in _CHANNELWISE:
+            waiting += [x for x in producer.inputs if x is not None]
+        elif _pair(producer) is not None and _channels(producer) == _channels(first):
+            sources.add(producer)
+        else:
+            return None
+        for user, place in value.uses():
+            if user.op_type in _CHANNELWISE:
+                waiting.append(user.outputs[0])
+            elif _dense(user) and place == 0:
+                users.add(user)
+            else:
+                return None
+    return sources, values, users

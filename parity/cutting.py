@@ -1,0 +1,117 @@
+"""Running images piece by piece, or tile by tile, and joining what comes out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..runtime.padding import round_up
+from ..runtime.scene import Windows
+from ..runtime.session import Inputs
+from ..runtime.tiling import Plan, blend
+from .inputs import Demands, Input
+
+#: The side of a piece in pixels, rounded up to the size rule. All sides see the same pieces, so no overlap is needed.
+PIECE = 256
+
+#: Restores a batch in any number of ways: (images, *extras) -> float32[ways, B, C, H, W].
+Ways = Callable[..., NDArray[np.float32]]
+
+
+def count_pieces(given: Input, needs: Demands) -> int:
+    """How many times `in_pieces` calls `done`, for a progress bar."""
+    rows, columns = _steps(needs)
+    return math.ceil(given.scene.height / rows) * math.ceil(given.scene.width / columns)
+
+
+def in_pieces(given: Input, needs: Demands, ways: Ways, done: Callable[[], None] = lambda: None) -> NDArray[np.float32]:
+    """Run an image in pieces that do not overlap, reflected at the edges up to the size rule.
+
+    Parameters
+    ----------
+    given
+        The image and what goes with it.
+    needs
+        What all sides take.
+    ways
+        See `Ways`.
+    done
+        Called after each piece.
+
+    Returns
+    -------
+    float32[ways, H', W', C']
+    """
+    scale = needs.manifest.scale
+    result = None
+    for inputs, (top, left) in pieces(given, needs):
+        piece = _joined(given, needs, ways, inputs)
+        if result is None:
+            result = _canvas(given, scale, len(piece))
+        target = result[:, top * scale :, left * scale :][:, : piece.shape[2], : piece.shape[3]]
+        target[...] = np.moveaxis(piece, 1, 3)[:, : target.shape[1], : target.shape[2]]
+        done()
+    assert result is not None
+    return result
+
+
+def in_tiles(given: Input, needs: Demands, plan: Plan, ways: Ways) -> NDArray[np.float32]:
+    """Run an image in overlapping tiles that are blended, as the runtime does; else as `in_pieces`."""
+    scale, scene = needs.manifest.scale, given.scene
+    cut = Windows(scene, plan.rows.length, plan.columns.length)
+    count = 0
+
+    def tiles() -> Iterator[NDArray[np.float32]]:
+        nonlocal count
+        for top, left in plan.tiles:
+            tile = _joined(given, needs, ways, cut(top, left, plan.rows.tile, plan.columns.tile))
+            count = len(tile)
+            yield tile
+
+    result = None
+    for top, band in blend(plan, tiles(), scale):
+        if result is None:
+            result = _canvas(given, scale, count)
+        target = result[:, top : top + band.shape[2]]
+        target[...] = np.moveaxis(band, 1, 3)[:, : target.shape[1], : target.shape[2]]
+    assert result is not None
+    return result
+
+
+def pieces(given: Input, needs: Demands) -> Iterator[tuple[Inputs, tuple[int, int]]]:
+    """Cut an image and what goes with it: what a session takes but k, and the corner (top, left)."""
+    height, width = given.scene.height, given.scene.width
+    unit = needs.shape[1:] if needs.shape else (needs.multiple, needs.multiple)
+    padded = round_up(height, unit[0]), round_up(width, unit[1])
+    cut, step = Windows(given.scene, *padded), _steps(needs)
+    for top in range(0, height, step[0]):
+        for left in range(0, width, step[1]):
+            yield cut(top, left, min(step[0], padded[0] - top), min(step[1], padded[1] - left)), (top, left)
+
+
+def _joined(given: Input, needs: Demands, ways: Ways, inputs: Inputs) -> NDArray[np.float32]:
+    """Restore one place of an image, whatever batch the model takes; float32[ways, channels, h, w]."""
+    images, *extras = inputs
+    if needs.shape is None:
+        restored = ways(images, *extras)
+    else:
+        together = needs.shape[0]
+        planes = [ways(*(np.repeat(one, together, axis=0) for one in (plane[None], *extras))) for plane in images]
+        restored = np.concatenate([of_plane[:, :1] for of_plane in planes], axis=1)
+    return np.stack([given.scene.channels.join(planes) for planes in restored])
+
+
+def _canvas(given: Input, scale: int, ways: int) -> NDArray[Any]:
+    scene = given.scene
+    return np.empty((ways, scene.height * scale, scene.width * scale, scene.channels.channels), np.float32)
+
+
+def _steps(needs: Demands) -> tuple[int, int]:
+    if needs.shape is not None:
+        return needs.shape[1:]
+    side = round_up(PIECE, needs.multiple)
+    return side, side

@@ -1,0 +1,95 @@
+"""keygraph's runners for ``polygraphy run``, as Polygraphy's extension modules add them: flags that write a script.
+
+Polygraphy finds `argument_groups` by the entry point ``polygraphy.run.plugins`` of the installed package.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from polygraphy.logger import G_LOGGER
+from polygraphy.tools.args import ModelArgs
+from polygraphy.tools.args import util as args_util
+from polygraphy.tools.args.base import BaseRunnerArgs
+from polygraphy.tools.script import Script, make_invocable
+
+_PACKAGE = "keygraph.parity.polygraphy"
+
+
+class KeygraphOnnxrtArgs(BaseRunnerArgs):
+    """
+    keygraph ONNX-Runtime Inference: running exported files in ONNX Runtime with keygraph's operator library.
+
+    Depends on:
+
+        - ModelArgs
+    """
+
+    def get_name_opt_impl(self) -> tuple[str, str]:
+        return "ONNX-Runtime with keygraph's operators", "keygraph-onnxrt"
+
+    def add_parser_args_impl(self) -> None:
+        self.group.add_argument(
+            "--keygraph-library",
+            help="The library of operators; the installed one by default",
+            default=None,
+        )
+        self.group.add_argument(
+            "--keygraph-device",
+            help="Where the runners --keygraph-onnxrt and --keygraph-torch run: cpu (the default), cuda or cuda:1",
+            default=None,
+        )
+
+    def parse_impl(self, args: argparse.Namespace) -> None:
+        self.library = args_util.get(args, "keygraph_library")
+        self.device = args_util.get(args, "keygraph_device")
+
+    def add_to_script_impl(self, script: Script) -> None:
+        script.add_import(imports=["OnnxrtRunner"], frm="polygraphy.backend.onnxrt")
+        script.add_import(imports=["SessionFromExported"], frm=f"{_PACKAGE}.onnx_runtime")
+        path = self.arg_groups[ModelArgs].path
+        session = make_invocable("SessionFromExported", path, library=self.library, device=self.device)
+        loader = script.add_loader(session, "open_with_keygraph")
+        script.add_runner(make_invocable("OnnxrtRunner", loader, name="keygraph-onnxrt"))
+
+
+class KeygraphTorchArgs(BaseRunnerArgs):
+    """
+    keygraph PyTorch Inference: running checkpoints in PyTorch.
+
+    Depends on:
+
+        - KeygraphOnnxrtArgs
+    """
+
+    def get_name_opt_impl(self) -> tuple[str, str]:
+        return "PyTorch, from a checkpoint", "keygraph-torch"
+
+    def add_parser_args_impl(self) -> None:
+        self.group.add_argument("--checkpoint", help="What --keygraph-torch runs", default=None)
+        self.group.add_argument(
+            "--torch-precision",
+            help="What --keygraph-torch computes in: fp32 (the default), fp16 or bf16",
+            choices=["fp32", "fp16", "bf16"],
+            default=None,
+        )
+
+    def parse_impl(self, args: argparse.Namespace) -> None:
+        self.checkpoint = args_util.get(args, "checkpoint")
+        self.precision = args_util.get(args, "torch_precision")
+
+    def add_to_script_impl(self, script: Script) -> None:
+        if self.checkpoint is None:
+            G_LOGGER.critical("--keygraph-torch needs --checkpoint: the file that it runs")
+        script.add_import(imports=["ModelFromCheckpoint", "TorchRunner"], frm=f"{_PACKAGE}.pytorch")
+        loader = script.add_loader(make_invocable("ModelFromCheckpoint", self.checkpoint), "load_checkpoint")
+        device = self.arg_groups[KeygraphOnnxrtArgs].device
+        script.add_runner(
+            make_invocable("TorchRunner", loader, precision=self.precision, device=device, name="keygraph-torch")
+        )
+
+
+def argument_groups() -> list[Any]:
+    """What ``polygraphy run`` adds to its own groups of flags."""
+    return [KeygraphOnnxrtArgs(), KeygraphTorchArgs()]

@@ -1,0 +1,110 @@
+"""What a file is, and what it takes, without opening it in an engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from ...files import read_start
+from ...manifest import IMAGE_INPUT, K_INPUT, METADATA_KEY, Manifest, from_json
+from ...runtime import sidecar
+from ...runtime.session import resolve_k
+from ..specs import ModelSpec, parse_spec
+
+#: Name -> (type, shape); a str or None stands for a size that is chosen at run time.
+Tensors = dict[str, tuple[Any, tuple[int | str | None, ...]]]
+
+
+def manifest_of(model: str | os.PathLike[str] | ModelSpec) -> Manifest:
+    """Read what an artifact says of itself, with the precision that it is to run in.
+
+    Raises
+    ------
+    InputError
+        The file is missing, damaged or not keygraph's.
+    """
+    spec = model if isinstance(model, ModelSpec) else parse_spec(model)
+    suffix = spec.path.suffix.lower()
+    if suffix == ".plan":
+        return sidecar.read(spec.path).manifest
+    if suffix == ".onnx":
+        return _exported(spec.path)
+    from ...models import load_checkpoint
+
+    return replace(load_checkpoint(spec.path).manifest(), precision=spec.precision or "fp32")
+
+
+def tensors_of(manifest: Manifest) -> Tensors:
+    """The inputs of a model, in order, as its exported file has them; float32 even where that file takes half."""
+    batch, height, width = manifest.shape or ("batch", None, None)
+
+    def side(size: int | None, margin: int) -> int | None:
+        return None if size is None else size + margin
+
+    tensors: Tensors = {
+        name: (np.float32, (batch, channels, side(height, margin[0]), side(width, margin[1])))
+        for name, channels, margin in (
+            (IMAGE_INPUT, manifest.in_channels, manifest.margin),
+            *((extra.name, extra.channels, extra.margin) for extra in manifest.extra_inputs),
+        )
+    }
+    if manifest.neighbours is not None and manifest.neighbours.runtime:
+        tensors[K_INPUT] = (np.int64, (1,))
+    return tensors
+
+
+def common_k(models: Sequence[tuple[str, Manifest]], k: int | None) -> int | None:
+    """The k that all of them run with.
+
+    Parameters
+    ----------
+    models
+        Name and manifest of each, the reference last.
+    k
+        What the user named; None for the one that a file fixes, else the reference's default.
+
+    Returns
+    -------
+    None for networks without key graphs.
+
+    Raises
+    ------
+    InputError
+        One of them does not take it.
+    """
+    fixed = [one.neighbours.default for _, one in models if one.neighbours is not None and not one.neighbours.runtime]
+    reference = models[-1][1].neighbours
+    number = k if k is not None else fixed[0] if fixed else reference.default if reference is not None else None
+    for name, manifest in models:
+        _check_k(name, manifest, number)
+    return number
+
+
+def _check_k(name: str, manifest: Manifest, k: int | None) -> None:
+    try:
+        resolve_k(manifest, k)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+
+
+def _exported(path: Path) -> Manifest:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    read_start(path, "an exported .onnx file")
+    try:
+        entries = onnx.load(path, load_external_data=False).metadata_props
+    except (DecodeError, ValueError, OSError) as error:
+        raise InputError(f"{path} is no ONNX file, or is cut off; export or download it again") from error
+    text = {entry.key: entry.value for entry in entries}.get(METADATA_KEY)
+    if text is None:
+        raise InputError(
+            f"{path} is an ONNX file, but not one that keygraph exported; make one with: export-model CHECKPOINT"
+        )
+    return from_json(text, str(path))

@@ -1,0 +1,218 @@
+"""The choice of neighbours apart from the arithmetic, through Polygraphy's Comparator.
+
+Two correct programs choose different neighbours where similarities nearly tie, and from there on their images differ by
+more than rounding. So a network with key graphs is run twice more: one runner tells the candidate's graphs, another
+forces them on the reference; their images differ by arithmetic alone, and the graphs are compared as graphs.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import OrderedDict, deque
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from polygraphy.backend.base import BaseRunner
+from polygraphy.common import TensorMetadata
+from polygraphy.comparator import BaseCompareFunc, CompareResult, IterationResult, Threshold
+from polygraphy.json import Decoder, Encoder
+from polygraphy.logger import G_LOGGER
+
+from ...errors import KeygraphError
+from ...manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT
+from ...runtime.graph_probe import Selection
+from ...runtime.metrics import TOLERANCES
+from ..probes import Probe, open_probe
+from ..stages import agreements
+from .artifacts import tensors_of
+
+#: What a stage's outputs are called after its name, as fields of `Selection`.
+_FIELDS = ("query", "key", "graph")
+
+
+class _ProbeRunner(BaseRunner):
+    """Runs a side of a comparison; its outputs are ``restored``, and query, key and graph of each stage."""
+
+    def __init__(self, model: str | os.PathLike[str], name: str | None, prefix: str) -> None:
+        super().__init__(name=name, prefix=prefix)
+        self._model = model
+
+    def activate_impl(self) -> None:
+        """Open the model."""
+        self._probe: Probe = open_probe(self._model)
+
+    def get_input_metadata_impl(self) -> TensorMetadata:
+        """Names, types and shapes, as in the exported file."""
+        metadata = TensorMetadata()
+        for name, (dtype, shape) in tensors_of(self._probe.manifest).items():
+            metadata.add(name, dtype, shape)
+        return metadata
+
+    def infer_impl(self, feed_dict: Mapping[str, NDArray[Any]]) -> OrderedDict[str, NDArray[Any]]:
+        """Restore a batch. The time is that of a run that is laid open: not what a user waits for."""
+        extras = [feed_dict[extra.name] for extra in self._probe.manifest.extra_inputs]
+        k = int(feed_dict[K_INPUT][0]) if K_INPUT in feed_dict else None
+        start = time.perf_counter()
+        restored, selections = self._restore(feed_dict[IMAGE_INPUT], k, extras)
+        self.inference_time = time.perf_counter() - start
+        outputs = OrderedDict([(IMAGE_OUTPUT, restored)])
+        for selection in selections:
+            outputs.update((f"{selection.name}/{field}", getattr(selection, field)) for field in _FIELDS)
+        return outputs
+
+    def _restore(
+        self, images: NDArray[Any], k: int | None, extras: list[NDArray[Any]]
+    ) -> tuple[NDArray[Any], list[Selection]]:
+        raise NotImplementedError
+
+    def deactivate_impl(self) -> None:
+        """Let go of the model."""
+        del self._probe
+
+
+class RecordingRunner(_ProbeRunner):
+    """Runs the candidate, and tells the neighbours that it chose.
+
+    Parameters
+    ----------
+    model
+        A checkpoint or an exported file. An engine tells nothing of its inside.
+    name
+        Of the runner, for reports.
+    """
+
+    def __init__(self, model: str | os.PathLike[str], name: str | None = None) -> None:
+        super().__init__(model, name, "recording-runner")
+        #: Of each iteration that no `ForcedRunner` has had yet.
+        self.recorded: deque[list[NDArray[np.int32]]] = deque()
+
+    def _restore(
+        self, images: NDArray[Any], k: int | None, extras: list[NDArray[Any]]
+    ) -> tuple[NDArray[Any], list[Selection]]:
+        restored, selections = self._probe.record(images, k, *extras)
+        self.recorded.append([selection.graph for selection in selections])
+        return restored, selections
+
+
+class ForcedRunner(_ProbeRunner):
+    """Runs the reference with the neighbours that the candidate chose; tells those that it would have chosen.
+
+    Parameters
+    ----------
+    model
+        A checkpoint or an exported file.
+    candidate
+        Runs before this one on the same feeds, in the same `Comparator.run`.
+    name
+        Of the runner, for reports.
+    """
+
+    def __init__(self, model: str | os.PathLike[str], candidate: RecordingRunner, name: str | None = None) -> None:
+        super().__init__(model, name, "forced-runner")
+        self._candidate = candidate
+
+    def _restore(
+        self, images: NDArray[Any], k: int | None, extras: list[NDArray[Any]]
+    ) -> tuple[NDArray[Any], list[Selection]]:
+        if not self._candidate.recorded:
+            raise KeygraphError(f"{self._candidate.name} has not run on this feed; put it before {self.name}")
+        return self._probe.force(images, k, self._candidate.recorded.popleft(), *extras)
+
+
+class KeyGraphThreshold(Threshold):
+    """When two choices of neighbours agree: as many for each node, and what differs are near ties."""
+
+    METRIC_FIELDS = ["different", "beyond_tolerance", "misjudged"]  # noqa: RUF012 - as Polygraphy declares it
+
+    def passed(self, metric_values: Mapping[str, float]) -> bool:
+        """Whether no link differs by more than a near tie."""
+        return metric_values["beyond_tolerance"] == 0 and metric_values["misjudged"] == 0
+
+    def describe(self, metric_values: Mapping[str, float]) -> tuple[str, bool]:
+        """A line for the log, and the verdict."""
+        passed = self.passed(metric_values)
+        different, beyond, misjudged = (metric_values[name] for name in self.METRIC_FIELDS)
+        return (
+            f"links that differ: {different:.0f}, beyond tolerance: {beyond:.0f}, wrong by the candidate's own "
+            f"features: {misjudged:.0f} (tolerance: 0 and 0) | {'PASSED' if passed else 'FAILED'}",
+            passed,
+        )
+
+
+class KeyGraphResult(CompareResult):
+    """The numbers of `parity.StageAgreement` that decide, for one stage."""
+
+    _THRESHOLD_CLASS = KeyGraphThreshold
+
+    def __init__(
+        self, different: float, beyond_tolerance: float, misjudged: float, thresholds: KeyGraphThreshold | None = None
+    ) -> None:
+        super().__init__(thresholds=thresholds)
+        self.different, self.beyond_tolerance, self.misjudged = different, beyond_tolerance, misjudged
+
+
+class KeyGraphCompareFunc(BaseCompareFunc):
+    """Compares what a `RecordingRunner` and a `ForcedRunner` chose, stage by stage.
+
+    Parameters
+    ----------
+    k
+        Neighbours that each node should keep.
+    similarity
+        How far the similarities of the two may be apart, see `runtime.metrics.Tolerance`.
+    """
+
+    _RESULT_CLASS = KeyGraphResult
+
+    def __init__(self, k: int, similarity: float = TOLERANCES["fp32"].similarity) -> None:
+        self._k, self._similarity = k, similarity
+
+    def thresholds_for(self, output_name: str) -> KeyGraphThreshold:
+        """The limits; see `BaseCompareFunc.thresholds_for`."""
+        return KeyGraphThreshold()
+
+    def __call__(self, iter_result0: IterationResult, iter_result1: IterationResult) -> OrderedDict[str, Any]:
+        """Compare one iteration; names are those of the stages' graphs."""
+        results: OrderedDict[str, Any] = OrderedDict()
+        chosen, overruled = _selections(iter_result0), _selections(iter_result1)
+        if not chosen or [one.name for one in chosen] != [one.name for one in overruled]:
+            raise KeygraphError(
+                "the runners do not tell their key graphs; compare a RecordingRunner with its ForcedRunner"
+            )
+        for stage in agreements(chosen, overruled, self._k, self._similarity):
+            name = f"{stage.name}/graph"
+            threshold = self.thresholds_for(name)
+            result = KeyGraphResult(stage.different, stage.beyond_tolerance, stage.misjudged, thresholds=threshold)
+            result.output0_name = result.output1_name = name
+            line, passed = result.describe()
+            (G_LOGGER.finish if passed else G_LOGGER.error)(f"{stage.name} | {line}")
+            results[name] = result
+        return results
+
+
+def _selections(result: IterationResult) -> list[Selection]:
+    names = [name.removesuffix("/graph") for name in result if name.endswith("/graph")]
+    return [Selection(name, *(np.asarray(result[f"{name}/{field}"]) for field in _FIELDS)) for name in names]
+
+
+@Encoder.register(KeyGraphThreshold)
+def _encode_threshold(threshold: KeyGraphThreshold) -> dict[str, Any]:
+    return {}
+
+
+@Decoder.register(KeyGraphThreshold)
+def _decode_threshold(values: dict[str, Any]) -> KeyGraphThreshold:
+    return KeyGraphThreshold()
+
+
+@Encoder.register(KeyGraphResult)
+def _encode_result(result: KeyGraphResult) -> dict[str, Any]:
+    return {**result.metric_values(), "thresholds": result.thresholds}
+
+
+@Decoder.register(KeyGraphResult)
+def _decode_result(values: dict[str, Any]) -> KeyGraphResult:
+    return KeyGraphResult(**{name: values[name] for name in (*KeyGraphResult.metric_fields(), "thresholds")})

@@ -1,0 +1,65 @@
+"""ONNX files for Polygraphy's `OnnxrtRunner`, with keygraph's operator library."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from polygraphy.backend.base import BaseLoader
+
+from ...files import read_start
+from ...runtime.device import parse_device
+from ...runtime.notices import warn
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+
+class SessionFromExported(BaseLoader):
+    """Opens an exported file in ONNX Runtime as keygraph itself does; parts of one that Polygraphy cut out likewise.
+
+    Polygraphy's own `SessionFromOnnx` has no way to register a library of operators, takes a provider that silently
+    falls back to the CPU, and cannot open bfloat16 there.
+
+    Parameters
+    ----------
+    path
+        The ``.onnx`` file.
+    library
+        ``"auto"``: keygraph's operators where the installed library loads, else the plain functions in the file; a
+        path: that library; None: the functions.
+    device
+        ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+    provider
+        ``"cpu"``, ``"cuda"`` or ``"tensorrt"``; None for the device's own.
+
+    Raises
+    ------
+    InputError
+        There is no such device.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        library: str | os.PathLike[str] | None = "auto",
+        device: str = "cpu",
+        provider: str | None = None,
+    ) -> None:
+        self._path, self._library = Path(path), library
+        self._device, self._provider = parse_device(device), provider
+
+    def call_impl(self) -> onnxruntime.InferenceSession:
+        """Return the session; raises `InputError` where the file, the library or the provider cannot be used."""
+        import onnxruntime
+
+        from ...runtime.onnx_providers import resolve
+        from ...runtime.onnx_runtime import open_file, register_operators
+
+        read_start(self._path, "an exported .onnx file")
+        provider = resolve(self._provider, self._device)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # What matters comes back as an exception.
+        register_operators(options, self._library, warn)
+        return open_file(self._path, options, provider, self._device)[0]

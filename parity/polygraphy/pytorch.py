@@ -1,0 +1,150 @@
+"""Checkpoints in PyTorch, as a runner: what Polygraphy's own `PytRunner` cannot do.
+
+That one calls ``.cuda()`` on every input, takes the rows of a batch for separate outputs, hands its time back beside
+them, and stops the clock before the GPU is done.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from polygraphy import util
+from polygraphy.backend.base import BaseLoader, BaseRunner
+from polygraphy.common import TensorMetadata
+
+from ...errors import InputError
+from ...manifest import IMAGE_OUTPUT, K_INPUT
+from ...models import LoadedModel, load_checkpoint
+from ...runtime.device import parse_device
+from ...runtime.pytorch import require_device
+from .artifacts import tensors_of
+
+#: What a network can be run in.
+TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class ModelFromCheckpoint(BaseLoader):
+    """Reads a trained network; see `models.load_checkpoint`.
+
+    Parameters
+    ----------
+    path
+        ``.ckpt``, ``.pth``, ``.pt`` or ``.safetensors``.
+    key_map, config
+        As for `models.load_checkpoint`.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        key_map: str | os.PathLike[str] | None = None,
+        config: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self._arguments = path, key_map, config
+
+    def call_impl(self) -> LoadedModel:
+        """Return the network; raises `InputError` for a file that is no checkpoint."""
+        path, key_map, config = self._arguments
+        return load_checkpoint(path, key_map=key_map, config=config)
+
+
+class TorchRunner(BaseRunner):
+    """Runs a checkpoint in PyTorch, with the tensors named as in the exported file.
+
+    Inputs are float32 whatever the network computes in, so that one feed serves all runners; so is ``restored``, since
+    NumPy has no bfloat16. TensorFloat-32 is off. `inference_time` is the network's alone: inputs are on the device
+    before it starts, and the GPU is done when it ends.
+
+    Parameters
+    ----------
+    model
+        A network, or a callable that returns one: `ModelFromCheckpoint`.
+    precision
+        ``"fp32"``, ``"fp16"`` or ``"bf16"``: of weights and arithmetic.
+    device
+        ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+    name
+        Of the runner, for reports.
+
+    Raises
+    ------
+    InputError
+        There is no such precision; when activated: PyTorch does not see the device.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel | Callable[[], LoadedModel],
+        precision: str = "fp32",
+        device: str = "cpu",
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name=name, prefix="torch-runner")
+        if precision not in TYPES:
+            raise InputError(f"the precision is {precision!r}; it must be one of {', '.join(TYPES)}")
+        self._model = model
+        self._type = TYPES[precision]
+        self._where = parse_device(device)
+
+    def activate_impl(self) -> None:
+        """Load the network, and put it on the device."""
+        require_device(self._where)
+        loaded, owned = util.invoke_if_callable(self._model)
+        self._manifest = loaded.manifest()
+        self._device = torch.device(str(self._where))
+        module = loaded.module if owned else copy.deepcopy(loaded.module)
+        self._module = module.to(self._device, self._type).eval()
+
+    def get_input_metadata_impl(self) -> TensorMetadata:
+        """Names, types and shapes, as in the exported file."""
+        metadata = TensorMetadata()
+        for name, (dtype, shape) in tensors_of(self._manifest).items():
+            metadata.add(name, dtype, shape)
+        return metadata
+
+    def infer_impl(self, feed_dict: Mapping[str, Any]) -> OrderedDict[str, Any]:
+        """Restore a batch; arrays come back as arrays, tensors as tensors on the CPU."""
+        as_tensor = any(util.array.is_torch(values) for values in feed_dict.values())
+        arguments: list[torch.Tensor | None] = []
+        for name in tensors_of(self._manifest):
+            values = util.array.to_torch(feed_dict[name])
+            arguments.append(values.to(self._device, torch.int64 if name == K_INPUT else self._type))
+        if self._manifest.neighbours is not None and not self._manifest.neighbours.runtime:
+            arguments.append(None)
+        with torch.inference_mode(), _full_fp32():
+            self._wait()
+            start = time.perf_counter()
+            result = self._module(*arguments)
+            self._wait()
+            self.inference_time = time.perf_counter() - start
+        restored = result.float().cpu()
+        return OrderedDict([(IMAGE_OUTPUT, restored if as_tensor else restored.numpy())])
+
+    def deactivate_impl(self) -> None:
+        """Let go of the network."""
+        del self._module, self._manifest, self._device
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+
+@contextmanager
+def _full_fp32() -> Iterator[None]:
+    """Inside the block, products of float32 are float32's: cuDNN would use TensorFloat-32, with 10 bits, by itself."""
+    backends: tuple[Any, ...] = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [backend.allow_tf32 for backend in backends]
+    for backend in backends:
+        backend.allow_tf32 = False
+    try:
+        yield
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed

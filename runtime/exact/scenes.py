@@ -1,0 +1,148 @@
+"""Exact tiled inference of what a user gives: normalised and padded tile by tile, and joined."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import KeygraphError
+from ...manifest import Manifest
+from ..canvas import Sink
+from ..padding import round_up
+from ..scene import Scene, Windows
+from ..tiling import Axis, Plan
+from ..values import from_model
+from .features import FeatureFile
+from .inference import Progress, tiles
+from .model import ExactModel
+
+#: Rows that are joined at a time where an image's channels were restored apart.
+_STRIP = 64
+
+
+def restore_exactly(
+    exact: ExactModel,
+    manifest: Manifest,
+    given: Scene,
+    sink: Sink,
+    tile: int,
+    folder: Path,
+    progress: Progress | None = None,
+) -> Plan:
+    """Restore a scene.
+
+    Parameters
+    ----------
+    exact, manifest
+        The model.
+    given
+        What is restored.
+    sink
+        Takes the result, [h, w, C] of the scene's type.
+    tile
+        Side of the tiles with what they overlap by.
+    folder
+        For features.
+    progress
+        Called with (tiles done, tiles in all), over all sweeps.
+
+    Returns
+    -------
+    The tiles of the last sweep.
+
+    Raises
+    ------
+    InputError
+        The tile is too small, or the disk too full.
+    KeygraphError
+        The network gave NaN or infinity.
+    """
+    multiple, scale, planes = manifest.size_multiple, manifest.scale, given.channels.planes
+    size = round_up(given.height, multiple), round_up(given.width, multiple)
+    windows = Windows(given, *size)
+    shape = given.height * scale, given.width * scale
+
+    def reported(plane: int) -> Progress | None:
+        return None if progress is None else lambda done, total: progress(done + plane * total, total * planes)
+
+    if planes == 1:
+        joined = _Joined(manifest, given, sink, shape)
+        exact.restore(_Plane(windows, 0), joined, size, tile=tile, folder=folder, progress=reported(0))
+    else:
+        # Each channel is an image of its own, with its own statistics.
+        with contextlib.ExitStack() as files:
+            restored = []
+            for plane in range(planes):
+                file = FeatureFile(folder, *shape, manifest.out_channels, np.dtype(np.float32))
+                files.callback(file.close)
+                restored.append(file)
+                exact.restore(
+                    _Plane(windows, plane),
+                    _Cut(file, shape),
+                    size,
+                    tile=tile,
+                    folder=folder,
+                    progress=reported(plane),
+                )
+            joined = _Joined(manifest, given, sink, shape)
+            for top in range(0, shape[0], _STRIP):
+                rows = min(_STRIP, shape[0] - top)
+                joined.write_planes(top, 0, np.stack([file.read(top, 0, rows, shape[1]) for file in restored]))
+    return _grid(exact, size, tile)
+
+
+class _Plane:
+    """One plane of the image, as the network takes it."""
+
+    def __init__(self, windows: Windows, plane: int) -> None:
+        self._windows, self._plane = windows, plane
+
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.float32]:
+        """See `Source.read`."""
+        images, *_ = self._windows(top, left, height, width)
+        return np.moveaxis(images[self._plane], 0, 2)
+
+
+class _Cut:
+    """Leaves out what an image was padded by."""
+
+    def __init__(self, sink: Sink, shape: tuple[int, int]) -> None:
+        self._sink, self._shape = sink, shape
+
+    def write(self, top: int, left: int, values: NDArray[Any]) -> None:
+        """See `Sink.write`."""
+        values = values[: max(0, self._shape[0] - top), : max(0, self._shape[1] - left)]
+        if values.size:
+            self._sink.write(top, left, values)
+
+
+class _Joined:
+    """Makes samples of what the network gives, and leaves out what the image was padded by."""
+
+    def __init__(self, manifest: Manifest, given: Scene, sink: Sink, shape: tuple[int, int]) -> None:
+        self._manifest, self._given, self._sink = manifest, given, _Cut(sink, shape)
+
+    def write(self, top: int, left: int, values: NDArray[Any]) -> None:
+        """See `Sink.write`."""
+        self.write_planes(top, left, values[None])
+
+    def write_planes(self, top: int, left: int, values: NDArray[Any]) -> None:
+        """Put [planes, height, width, C] at a place."""
+        joined = self._given.channels.join(np.moveaxis(values.astype(np.float32, copy=False), 3, 1))
+        if not np.isfinite(joined).all():
+            raise KeygraphError(f"the model gave NaN or infinity in the tile at row {top}, column {left}")
+        self._sink.write(top, left, from_model(np.moveaxis(joined, 0, 2), self._manifest, self._given.dtype))
+
+
+def _grid(exact: ExactModel, size: tuple[int, int], tile: int) -> Plan:
+    """The last sweep's tiles, with what they overlap by."""
+    outer = [piece.outer for piece in tiles(exact.plan.sweeps[-1], *size, tile)]
+    axes = [
+        Axis(size[axis], max(piece[axis + 2] - piece[axis] for piece in outer), tuple(sorted({p[axis] for p in outer})))
+        for axis in (0, 1)
+    ]
+    return Plan(axes[0], axes[1])

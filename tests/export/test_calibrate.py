@@ -1,0 +1,93 @@
+"""What export measures of statistics over the whole image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from keygraph.export.calibrate import calibrate, statistics_pictures
+from keygraph.manifest import METADATA_KEY, Manifest, from_json
+from keygraph.runtime import images
+
+onnx = pytest.importorskip("onnx")
+
+MakeManifest = Callable[..., Manifest]
+
+
+def write_model(path: Path, manifest: Manifest, subtracted: str) -> None:
+    """A network that subtracts from the image its mean, or the running sums of its columns."""
+    helper, float_ = onnx.helper, onnx.TensorProto.FLOAT
+    node = {
+        "mean": helper.make_node("GlobalAveragePool", ["image"], ["mean"], "mean"),
+        "running": helper.make_node("CumSum", ["image", "axis"], ["running"], "running"),
+    }[subtracted]
+    graph = helper.make_graph(
+        [node, helper.make_node("Sub", ["image", subtracted], ["restored"], "restored")],
+        "test",
+        [helper.make_tensor_value_info("image", float_, ["batch", 3, "height", "width"])],
+        [helper.make_tensor_value_info("restored", float_, ["batch", 3, None, None])],
+        [onnx.numpy_helper.from_array(np.int64(2), "axis")] if subtracted == "running" else [],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    helper.set_model_props(model, {METADATA_KEY: manifest.to_json()})
+    path.write_bytes(model.SerializeToString())
+
+
+def test_tiles_are_measured_and_exact_ones_proven(tmp_path: Path, make_manifest: MakeManifest) -> None:
+    manifest, said = make_manifest(global_statistics=True), []
+    write_model(tmp_path / "mean.onnx", manifest, "mean")
+    pictures = statistics_pictures(manifest, None, {})
+    measured = calibrate(tmp_path / "mean.onnx", manifest, pictures, said.append)
+    assert from_json(measured.to_json(), "test") == measured
+    statistics = measured.statistics
+    assert statistics is not None
+    assert [tiling.tile for tiling in statistics.tilings] == [64, 128, 256]
+    assert all(10 < tiling.psnr < 60 for tiling in statistics.tilings)
+    assert measured.tiling == statistics.tilings[-1]
+    assert statistics.exact is not None
+    assert statistics.exact.psnr > 100
+    assert (statistics.exact.sweeps, statistics.exact.disk) == (2, 0.0)
+    if Path("/proc/self/clear_refs").exists():
+        assert statistics.memory is not None  # How much is for `growth`'s own test: here, memory freed before serves.
+
+
+def test_a_network_without_exact_tiles_is_marked(tmp_path: Path, make_manifest: MakeManifest) -> None:
+    manifest, said = make_manifest(global_statistics=True), []
+    write_model(tmp_path / "running.onnx", manifest, "running")
+    measured = calibrate(tmp_path / "running.onnx", manifest, statistics_pictures(manifest, None, {}), said.append)
+    assert measured.statistics is not None
+    assert measured.statistics.exact is None
+    assert any("no exact tiles" in line and "CumSum" in line for line in said)
+
+
+def test_of_several_pictures_the_one_that_tiles_change_most_counts(tmp_path: Path, make_manifest: MakeManifest) -> None:
+    """Halves in black and white lose all with tiles of their own means, a gray picture nothing."""
+    gray = np.full((350, 350, 3), 128, np.uint8)
+    halves = gray.copy()
+    halves[:175], halves[175:] = 0, 255
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    images.write(folder / "a.png", images.Picture(gray))
+    manifest = make_manifest(global_statistics=True)
+    write_model(tmp_path / "mean.onnx", manifest, "mean")
+
+    def least() -> float:
+        pictures = statistics_pictures(manifest, folder, {})
+        measured = calibrate(tmp_path / "mean.onnx", manifest, pictures, lambda _line: None)
+        assert measured.statistics is not None
+        return measured.statistics.tilings[0].psnr
+
+    assert least() > 100
+    images.write(folder / "b.png", images.Picture(halves))
+    assert least() < 10
+
+
+def test_models_without_statistics_have_an_overlap_measured(tmp_path: Path, make_manifest: MakeManifest) -> None:
+    manifest = make_manifest()
+    assert statistics_pictures(manifest, None, {}) == []
+    write_model(tmp_path / "mean.onnx", manifest, "mean")
+    measured = calibrate(tmp_path / "mean.onnx", manifest, [], lambda _line: None)
+    assert measured.statistics is None
+    assert measured.tiling is not None
