@@ -150,6 +150,46 @@ def pointwise(x: Tensor, linear: nn.Linear) -> Tensor:
     return functional.conv2d(x, linear.weight[:, :, None, None], linear.bias)
 
 
+def columns(x: Tensor, first: int, margin: int) -> Tensor:
+    """Of [..., W + margin] the W columns from `first` on.
+
+    Their end is counted from the right: a constant, whatever W is, so that a graph needs no arithmetic on sizes for it.
+    """
+    return x[..., first : first - margin or None]
+
+
+def shear(x: Tensor, group: int, step: int) -> Tensor:
+    """Move channels to the left, each group of them by one step more than the one before.
+
+    As one row of numbers with some behind it, cut anew into rows that are a step longer, each group starts a step later
+    in its row. Slices by channel say the same, but a network of them takes minutes to export.
+
+    Parameters
+    ----------
+    x
+        [B, C, H, W + margin]; the margin is the last group's way.
+    group
+        Channels in a group; the last may have fewer.
+    step
+        Columns.
+
+    Returns
+    -------
+    Tensor
+        [B, C, H, W].
+    """
+    batch, channels, height, width = x.shape
+    groups = -(-channels // group)
+    margin = step * (groups - 1)
+    if margin == 0:
+        return x
+    length = group * height * width
+    missing = (groups * group - channels) * height * width
+    rows = functional.pad(x.flatten(1), (0, missing + groups * step)).view(batch, groups, length + step)
+    moved = rows[..., :-step].reshape(batch, groups * group, height, width)
+    return moved[:, :channels, :, :-margin]
+
+
 class MaskGuide(nn.Module):
     """The mask-guided mechanism (section 3.3): what of the values at each place the aperture let through.
 
@@ -163,22 +203,17 @@ class MaskGuide(nn.Module):
 
     def __init__(self, channels: int, level: int) -> None:
         super().__init__()
-        self.shifts = [DISPERSION * channel // 4**level for channel in range(channels)]
+        #: Neighbouring channels that lie at the same place, and columns from there to the next ones' place.
+        self.group, self.step = max(1, 4**level // DISPERSION), max(1, DISPERSION // 4**level)
         self.conv1 = nn.Conv2d(channels, channels, 1)
         self.conv2 = nn.Conv2d(channels, channels, 1)
         self.depth_conv = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
 
-    def forward(self, mask: Tensor, width: int) -> Tensor:
+    def forward(self, mask: Tensor) -> Tensor:
         """Dispersed mask [B, C, H, W + margin] -> [B, C, H, W], the channels shifted back."""
         features = self.conv1(mask)
         features = features * torch.sigmoid(self.depth_conv(self.conv2(features))) + features
-        # Channels with the same shift are neighbours: one slice for all of them.
-        firsts = [i for i, shift in enumerate(self.shifts) if i == 0 or shift != self.shifts[i - 1]]
-        pieces = [
-            features[:, first:end, :, self.shifts[first] : self.shifts[first] + width]
-            for first, end in zip(firsts, [*firsts[1:], len(self.shifts)], strict=True)
-        ]
-        return torch.cat(pieces, dim=1)
+        return shear(features, self.group, self.step)
 
 
 class Attention(nn.Module):
@@ -215,7 +250,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """[B, C, H, W] and the dispersed mask [B, C, H, W + margin] -> [B, C, H, W]."""
         q = pointwise(x, self.to_q)
-        through = None if self.mm is None else self.mm(mask, x.shape[3])
+        through = None if self.mm is None else self.mm(mask)
         if self.guide is None:
             v = pointwise(x, self.to_v)
             guided = v if through is None else v * through
@@ -376,21 +411,19 @@ class MST(SpectralUNet):
             [B, bands, H, W], not clamped.
         """
         if mask is None:
-            return self.reconstruct(self.fution(self._undisperse(image, image.shape[3] - self.config.margin)))
-        x = self._undisperse(image / self.config.bands * 2, mask.shape[3])
-        return self.reconstruct(x, self._disperse(mask))
+            return self.reconstruct(self.fution(self._undisperse(image)))
+        return self.reconstruct(self._undisperse(image / self.config.bands * 2), self._disperse(mask))
 
-    def _undisperse(self, measurement: Tensor, width: int) -> Tensor:
+    def _undisperse(self, measurement: Tensor) -> Tensor:
         """[B, 1, H, W + margin] -> [B, bands, H, W]: for each band the columns that it fell on."""
-        starts = range(0, self.config.margin + 1, DISPERSION)
-        return torch.cat([measurement[..., start : start + width] for start in starts], dim=1)
+        margin = self.config.margin
+        return torch.cat([columns(measurement, first, margin) for first in range(0, margin + 1, DISPERSION)], dim=1)
 
     def _disperse(self, mask: Tensor) -> Tensor:
         """[B, 1, H, W] -> [B, bands, H, W + margin]: the aperture as each band throws it on the sensor."""
         margin = self.config.margin
         padded = functional.pad(mask, (margin, margin))
-        starts = range(margin, -1, -DISPERSION)
-        return torch.cat([padded[..., start : start + mask.shape[3] + margin] for start in starts], dim=1)
+        return torch.cat([columns(padded, first, margin) for first in range(margin, -1, -DISPERSION)], dim=1)
 
 
 def infer_levels(state: StateDict, prefix: str = "") -> dict[str, Any]:

@@ -86,9 +86,11 @@ def test_network_inputs_are_made_from_measurement_and_mask() -> None:
         assert torch.equal(model(measurement, mask), model.reconstruct(guess, dispersed))
 
 
+@pytest.mark.parametrize("bands", [5, 28])
 @pytest.mark.parametrize("level", [0, 1, 2, 3])
-def test_dispersion_shrinks_with_the_level_whatever_the_size(level: int) -> None:
-    channels, width = 7 * 2**level, 20
+def test_dispersion_shrinks_with_the_level_whatever_the_size(level: int, bands: int) -> None:
+    channels, width = bands * 2**level, 20
+    shifts = [int(2 / 4**level * channel) for channel in range(channels)]
     guide = MaskGuide(channels, level)
     with torch.no_grad():
         for conv in (guide.conv1, guide.conv2):
@@ -96,11 +98,11 @@ def test_dispersion_shrinks_with_the_level_whatever_the_size(level: int) -> None
             conv.bias.zero_()
         guide.depth_conv.weight.zero_()
         guide.depth_conv.bias.fill_(100.0)  # the sigmoid is 1, so the features are twice the mask
-        mask = torch.arange(width + 12.0).expand(1, channels, 3, -1)
-        result = guide(mask, width)
-    assert result.shape == (1, channels, 3, width)
-    for channel in range(channels):
-        assert torch.equal(result[0, channel, 0] / 2, torch.arange(width) + float(int(2 / 4**level * channel)))
+        mask = released.sample("mask", 2, channels, 3, width + shifts[-1])
+        result = guide(mask) / 2
+    assert result.shape == (2, channels, 3, width)
+    for channel, shift in enumerate(shifts):
+        torch.testing.assert_close(result[:, channel], mask[:, channel, :, shift : shift + width])
 
 
 @pytest.mark.parametrize("config", [TINY, TINY_REAL, MSTConfig(bands=5, channels=5, blocks=(1, 2, 1, 1))], ids=str)

@@ -67,9 +67,10 @@ def test_glmha_is_what_its_equations_say(config: MSTConfig) -> None:
     for level, layer in enumerate((model.encoder_layers[0][0].blocks[0][0], model.bottleneck.blocks[0][0])):
         level *= len(config.blocks) - 1
         x = released.sample("features", 1, 8 * 2**level, 7, 11) - 0.5
-        mask = released.sample("mask", 1, 8 * 2**level, 7, 11 + config.margin) if config.mask_guided else None
+        margin = 2 * (8 * 2**level - 1) // 4**level
+        mask = released.sample("mask", 1, 8 * 2**level, 7, 11 + margin) if config.mask_guided else None
         with torch.inference_mode():
-            through = 1.0 if mask is None else layer.mm(mask, 11)[0]
+            through = 1.0 if mask is None else layer.mm(mask)[0]
             expected, got = guided_attention(layer, x[0], through), layer(x, mask)[0]
         torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
 
