@@ -48,7 +48,7 @@ class ExactModel:
         except ModuleNotFoundError as error:
             raise MissingDependencyError(
                 "exact tiled inference takes the network apart, which needs onnx; install it with: "
-                "pip install 'keygraph[export]'"
+                "pip install 'onnx>=1.19'"
             ) from error
         self._path, self._manifest, self._open, self._rounded = path, manifest, open_model, rounded
 

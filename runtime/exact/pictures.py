@@ -17,6 +17,7 @@ from ...errors import InputError
 from ...files import atomic_path
 from .. import images
 from ..images import Picture
+from . import bare_tiff
 from .features import FeatureFile
 
 #: Rows of a strip.
@@ -115,17 +116,8 @@ def write(path: str | os.PathLike[str], picture: Picture, folder: Path) -> list[
             raw.write(top, 0, samples)
         assert raw is not None
         try:
-            bare = pyvips.Image.rawload(
-                f"/dev/fd/{raw.fileno()}",
-                width,
-                height,
-                raw.shape[2],
-                format=images.FORMATS_OF_TYPES[raw.dtype],
-                access="sequential",
-                revalidate=True,  # Another file may have had this descriptor before.
-            )
             final = dataclasses.replace(picture, metadata=strip.metadata)
-            image = images.finished(bare, final, raw.dtype, channels)
+            image = images.finished(bare_tiff.image(raw), final, raw.dtype, channels)
             with atomic_path(file) as temporary:
                 size = height * width * raw.shape[2] * raw.dtype.itemsize
                 target = pyvips.Target.new_to_file(str(temporary))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
@@ -458,6 +459,28 @@ def test_photographs_go_from_file_to_file(
     if suffix != ".jpg":
         np.testing.assert_array_equal(first.alpha, second.alpha)
     assert first.metadata.keys() == second.metadata.keys()
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+def test_reading_and_writing_take_no_more_memory_than_some_rows(tmp_path: Path) -> None:
+    import pyvips
+    from keygraph.runtime.exact import pictures
+    from keygraph.runtime.memory import growth
+
+    height, width = 6000, 1024
+    waves = pyvips.Image.zone(width, height) * 100 + 128
+    waves.bandjoin([waves, waves]).cast("uchar").copy(interpretation="srgb").tiffsave(str(tmp_path / "in.tif"))
+
+    def work() -> None:
+        with contextlib.ExitStack() as files:
+            pictures.write(tmp_path / "out.png", pictures.read(tmp_path / "in.tif", tmp_path, files), tmp_path)
+
+    work()  # What libraries allocate once.
+    grown = growth(work)
+    assert grown is not None
+    assert grown < height * width * 3 / 2
+    small = [pyvips.Image.new_from_file(str(tmp_path / name)).hist_find() for name in ("in.tif", "out.png")]
+    assert (small[0] - small[1]).abs().max() == 0
 
 
 def icc() -> bytes:
