@@ -1,8 +1,8 @@
 """How close exported Restormer, MST and MST++ come to PyTorch, at their real sizes, on photographs.
 
 Every network is written as a checkpoint of the released kind and loaded from it; each is exported in FP32 and fp16,
-for any size unless `--fixed`, and run at 256 x 256 and 480 x 720. fp16 is run as ONNX Runtime's CPU provider computes, and in float32 with
-every stored tensor rounded, which is what a GPU does (`keygraph.runtime.rounding`).
+for any size unless `--fixed`, and run at 256 x 256 and 480 x 720. fp16 is run as ONNX Runtime's CPU provider computes,
+and in float32 with every stored tensor rounded, which is what a GPU does (`keygraph.runtime.rounding`).
 
 The weights are random, in two ways:
 
