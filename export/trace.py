@@ -69,7 +69,8 @@ def trace(model: nn.Module, manifest: Manifest) -> ir.Model:
         assert neighbours is not None
         arguments[K_INPUT] = torch.tensor([neighbours.default], dtype=torch.int64)
         dynamic.append({})
-    with _quiet(), torch.no_grad():
+    # Looking symbolic shapes up in a cache takes longer than inferring them: half of all the time.
+    with _quiet(), torch.no_grad(), torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
         program = torch.onnx.export(
             entry,
             tuple(arguments.values()),
