@@ -10,7 +10,7 @@ from ..errors import InputError
 from .model import Model
 
 #: What a builder needs at the least, and for each byte of weights: measured with `benchmarks/engines.py`, rounded up.
-HOST_BYTES = 1 << 30
+HOST_BYTES = 5 << 28
 HOST_PER_WEIGHT = 8
 DISK_BYTES = 32 << 20
 DISK_PER_WEIGHT = 1.5
