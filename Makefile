@@ -41,7 +41,7 @@ tensorrt: .venv/.ready
 	-DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python"
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/tensorrt \
 	--target keygraph_trt keygraph_trt_harness keygraph_trt_host
-	KEYGRAPH_LIBRARY_DIR=build/tensorrt $(BIN)/python -m pytest -q tests/plugins/tensorrt
+	KEYGRAPH_LIBRARY_DIR=build/tensorrt $(BIN)/python -m pytest -q tests/plugins/tensorrt_plugin
 
 benchmark: .venv/.ready
 	$(BIN)/python benchmarks/operators.py
