@@ -58,9 +58,11 @@ def test_images_are_whole_while_they_fit(
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
 def test_growth_is_the_peak() -> None:
+    size = 256 * 2**20  # Large beside what the process itself may give back or take meanwhile.
+
     def work() -> None:
-        np.ones(64 * 2**20, np.uint8)
+        np.ones(size, np.uint8)
 
     grown = memory.growth(work)
     assert grown is not None
-    assert 60 * 2**20 < grown < 100 * 2**20
+    assert 0.9 * size < grown < 1.1 * size
