@@ -9,7 +9,6 @@ from ..parity import BlockDifference, Comparison, Difference, InputResult, Run, 
 from ..parity.failures import CEILING, CLEAN_MARGIN, PSNR_MARGIN, Failures
 from .table import show
 
-
 #: Of the table of blocks, at most so many but for those around where it starts and passes the tolerance.
 ROWS = 24
 

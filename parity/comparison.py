@@ -377,8 +377,8 @@ def _require_blocks(sides: Sequence[Probe]) -> None:
     for probe in sides:
         if not probe.tells_blocks:
             raise InputError(
-                f"{probe.name} tells no blocks: TensorRT fuses across them; compare the blocks of the ONNX file that it "
-                "was built from, without TensorRT, or leave blocks out"
+                f"{probe.name} tells no blocks, since TensorRT fuses across them; leave blocks out, or compare those "
+                "of the ONNX file that it was built from, without TensorRT"
             )
 
 

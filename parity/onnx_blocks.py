@@ -1,4 +1,4 @@
-"""The blocks of an exported file: which values are their inputs and outputs, by the modules in the names of its nodes."""
+"""The blocks of an exported file: the values that go in and out, by the modules in the names of its nodes."""
 
 from __future__ import annotations
 

@@ -248,7 +248,8 @@ class OnnxProbe:
             for copy in copies
         }
         given |= self._graphs.replaced(graphs) if graphs is not None else {}
-        fed = dict(zip((IMAGE_INPUT, *(extra.name for extra in self.manifest.extra_inputs)), (images, *extras)))
+        names = (IMAGE_INPUT, *(extra.name for extra in self.manifest.extra_inputs))
+        fed = dict(zip(names, (images, *extras), strict=True))
         wanted = {name: None for block in self._blocks for name in (block.output, *(one[0] for one in block.inputs))}
         read = [*self._graphs.told, *(name for name in wanted if name not in fed)]
         restored, values = file.run(images, k, extras, read, given)
