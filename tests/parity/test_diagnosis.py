@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from keygraph.parity.diagnosis import Cause, diagnose
-from keygraph.parity.diagnosis import numbers
+from keygraph.parity.diagnosis import Cause, diagnose, numbers
 from keygraph.runtime.tiling import Plan, blend, cut
 from numpy.typing import NDArray
 
