@@ -27,6 +27,7 @@ from .diagnosis import diagnose
 from .difference import difference, typical
 from .inputs import Demands, Given, Input, One, demands, floats, read_inputs
 from .neighbours import common_k, given_k
+from .places import places
 from .probes import Probe, open_probe
 from .results import CleanPsnr, InputResult
 from .run import ComparedImage, Comparison, Run, Side, versions
@@ -230,7 +231,7 @@ def _with_causes(
     manifest = setup.needs.manifest
     cut, unit = (plan or plan_of_pieces(given, setup.needs)), "piece" if plan is None else "tile"
     if result.same_graphs is not None:
-        found = typical(*pairs[0], manifest.value_range, cut, manifest.scale)
+        found = typical(*pairs[0], manifest.value_range, places(cut, manifest.scale, pairs[0][0].shape[:2]))
         result = dataclasses.replace(result, typical=found)
     precisions = (candidate.manifest.precision, setup.reference.manifest.precision)
     if judge([result], result.stages, precisions, setup.at_least).good:

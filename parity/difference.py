@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ..manifest import Manifest
 from ..runtime.metrics import psnr_of
-from ..runtime.tiling import Plan
 from ..runtime.values import from_model
+from .places import Place
 from .similarity import structural_similarity
 
 #: Values that are taken at once: temporary arrays are of this size, whatever the image's.
@@ -132,8 +132,7 @@ def typical(
     candidate: NDArray[np.float32],
     reference: NDArray[np.float32],
     value_range: tuple[float, float],
-    plan: Plan,
-    scale: int = 1,
+    places: Sequence[Place],
 ) -> float:
     """Measure how close a half of every tile's values is.
 
@@ -143,21 +142,15 @@ def typical(
         float32[H, W, C].
     value_range
         What black and white are.
-    plan, scale
-        The tiles, and output pixels per input pixel.
+    places
+        The tiles.
 
     Returns
     -------
     -20 log10 of the median of the absolute differences over the length of the value range, in dB, of the tile where
     that is least: what the PSNR would be if all values were as far apart. NaN where a median is not finite.
     """
-    medians = []
-    for top, left in plan.tiles:
-        tile = (
-            slice(top * scale, (top + plan.rows.tile) * scale),
-            slice(left * scale, (left + plan.columns.tile) * scale),
-        )
-        medians.append(float(np.median(np.abs(candidate[tile] - reference[tile]))))
+    medians = [float(np.median(np.abs(candidate[place.own] - reference[place.own]))) for place in places]
     return psnr_of(float(np.max(np.square(medians))), value_range)
 
 

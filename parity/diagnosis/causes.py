@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.tiling import Plan
+from ..places import Place, places
 from . import geometry, values
 from .numbers import Image, psnr
-from .places import Place, between_tiles, levels_of_tiles, places
+from .tiles import between_tiles, levels_of_tiles
 
 #: In dB: what undoing a cause must gain before it is named. That much means that it explains 99 % of the squared error:
 #: no noise is explained so well by the few numbers that a cause has.
@@ -144,13 +145,9 @@ def _of_tiles(
     least = min((level for level in levels.values() if level >= threshold), default=-math.inf)
     if len(wrong) > NAMED or levels[wrong[-1]] > least - GAIN:
         return ()
+    others = "the others are equal" if math.isinf(least) else f"at least {least:.1f} dB in the others"
     return tuple(
-        Cause(
-            "tile",
-            f"{place.named(unit)} differs: {_decibels(levels[place])} there, at least {_decibels(least)} in the others",
-            None,
-            place.as_json(),
-        )
+        Cause("tile", f"{place.named(unit)} differs: {levels[place]:.1f} dB there, {others}", None, place.as_json())
         for place in cut
         if place in wrong
     )
@@ -183,9 +180,9 @@ def _nonfinite(candidate: Image, cut: list[Place], unit: str) -> Cause:
     within = [place for place in cut if not pixels.sum() - pixels[place.all].sum()]
     if len(cut) == 1 or not within:
         return Cause("nonfinite", f"the {count} NaN or infinite values lie {where}", None, details)
-    # Tiles overlap: where several have them all, the one that counts for most of them is named.
-    place = max(within, key=lambda one: int(pixels[one.inside].sum()))
-    text = f"the {count} NaN or infinite values lie in {place.named(unit)} alone, {where}"
+    # Tiles overlap: where several have them all, the one that most of them are taken from is named.
+    place = max(within, key=lambda one: int(pixels[one.own].sum()))
+    text = f"the {count} NaN or infinite values all lie in {place.named(unit)}, {where}"
     return Cause("nonfinite", text, None, {**details, f"{unit}s": [one.as_json() for one in within]})
 
 

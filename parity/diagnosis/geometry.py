@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from ...runtime.metrics import psnr_of
+from ..places import Place, Region
 from .numbers import Finding, Image, squares
-from .places import Place, Region
 
 Offset = tuple[int, int]
 

@@ -227,7 +227,7 @@ def test_values_that_are_not_finite() -> None:
     candidate = joined(image, lambda i, tile: tile * np.float32(math.nan if i == index else 1))
     cause = named(candidate, image, PLAN)
     assert cause.kind == "nonfinite"
-    assert f"the 3072 NaN or infinite values lie in the tile at row {top}, column {left} (tile " in cause.text
+    assert f"the 3072 NaN or infinite values all lie in the tile at row {top}, column {left} (tile " in cause.text
     assert cause.details["values"] == 32 * 32 * 3
     assert cause.details["tiles"] == [{"row": index // 4, "column": index % 4, "top": top, "left": left}]
     one = image.copy()

@@ -1,18 +1,14 @@
-"""Where in an image a difference lies, by the tiles that the image was cut into."""
+"""Where the tiles of an image lie in what was made of it."""
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...runtime.metrics import psnr_of
-from ...runtime.tiling import Axis, Plan, weights
-from .numbers import Image, psnr
+from ..runtime.tiling import Axis, Plan, weights
 
 Region = tuple[slice, slice]
 
@@ -29,6 +25,8 @@ class Place:
         Its corner in the image that was restored, in pixels.
     all
         Its rows and columns of the output.
+    own
+        The part in which it has the largest share: these cover the output, each pixel once.
     inside
         The part in which no other tile has a share.
     middle
@@ -41,6 +39,7 @@ class Place:
     top: int
     left: int
     all: Region
+    own: Region
     inside: Region
     middle: Region | None
 
@@ -74,6 +73,7 @@ def places(plan: Plan, scale: int, size: tuple[int, int]) -> list[Place]:
             top,
             left,
             (down.all, across.all),
+            (down.own, across.own),
             (down.inside, across.inside),
             None if down.middle is None or across.middle is None else (down.middle, across.middle),
         )
@@ -89,6 +89,7 @@ class _Span:
     """A tile along one axis."""
 
     all: slice
+    own: slice
     inside: slice
     middle: slice | None
 
@@ -101,54 +102,16 @@ def _span(axis: Axis, index: int, share: NDArray[np.float32], scale: int, length
     middle = margin < size - margin and start + size <= length and alone.size
     return _Span(
         slice(start, min(start + size, length)),
+        slice(min(_meeting(axis, index - 1, scale), length), min(_meeting(axis, index, scale), length)),
         slice(min(start + first, length), min(start + last, length)),
         slice(start + margin, start + size - margin) if middle else None,
     )
 
 
-def levels_of_tiles(
-    candidate: Image, reference: Image, value_range: tuple[float, float], cut: Sequence[Place]
-) -> dict[Place, float]:
-    """PSNR in dB of every tile where it has no share with others; without those that have no such part."""
-    return {
-        place: psnr(candidate[place.inside], reference[place.inside], value_range)
-        for place in cut
-        if reference[place.inside].size
-    }
-
-
-@dataclass(frozen=True)
-class Borders:
-    """PSNR in dB where tiles meet, and elsewhere."""
-
-    there: float
-    elsewhere: float
-
-
-def between_tiles(
-    candidate: Image, reference: Image, value_range: tuple[float, float], plan: Plan, scale: int
-) -> Borders | None:
-    """Measure the borders apart from the rest; None where there is no rest."""
-    off_rows, off_columns = (
-        _off_borders(axis, scale, length)
-        for axis, length in zip((plan.rows, plan.columns), reference.shape[:2], strict=True)
-    )
-    total = rest = 0.0
-    for row, (ours, theirs) in enumerate(zip(candidate, reference, strict=True)):
-        errors = np.square(ours.astype(np.float64) - theirs).sum(axis=1)
-        total += float(errors.sum())
-        rest += float(errors[off_columns].sum()) if off_rows[row] else 0.0
-    everything = reference.size
-    apart = int(off_rows.sum()) * int(off_columns.sum()) * reference.shape[2]
-    if apart in (0, everything):
-        return None
-    there = psnr_of((total - rest) / (everything - apart), value_range)
-    return Borders(there, psnr_of(rest / apart, value_range) if rest else math.inf)
-
-
-def _off_borders(axis: Axis, scale: int, length: int) -> NDArray[np.bool_]:
-    """True for the output pixels that are at least one input pixel away from all that two tiles share."""
-    off = np.ones(length, np.bool_)
-    for origin, following in itertools.pairwise(axis.origins):
-        off[(following - 1) * scale : (origin + axis.tile + 1) * scale] = False
-    return off
+def _meeting(axis: Axis, index: int, scale: int) -> int:
+    """Where a tile and the next one have equal shares: the middle of what both cover."""
+    if index < 0:
+        return 0
+    if index + 1 == len(axis.origins):
+        return axis.length * scale
+    return (axis.origins[index] + axis.tile + axis.origins[index + 1]) * scale // 2
