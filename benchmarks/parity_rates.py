@@ -42,7 +42,7 @@ from tiny_kgt import Reweighted, save_network
 CONFIG = KGTConfig(body="columnar", layers=(2, 2, 2), channels=24, heads=3, window=8, k=16, k_trained=(8, 16, 32))
 HEIGHT, WIDTH = 32, 40
 RULES = ("fp32", "fp16")
-SIZES = tuple(10.0**-exponent for exponent in range(8))
+SIZES = tuple(10.0**-exponent for exponent in range(7))
 
 #: The block whose weights are changed, and the stage whose selection is.
 BLOCK = "body.1.layers.0"
@@ -249,7 +249,7 @@ def table(rows: list[Row]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=50, help="networks without a fault")
-    parser.add_argument("--runs", type=int, default=8, help="networks for each fault and size")
+    parser.add_argument("--runs", type=int, default=5, help="networks for each fault and size")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "parity_rates.json")
     options = parser.parse_args()
     torch.set_num_threads(1)

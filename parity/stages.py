@@ -7,6 +7,7 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,9 +86,9 @@ class StageAgreement:
     def __add__(self, other: StageAgreement) -> StageAgreement:
         """The same stage over more inputs."""
         counts = [name for name in self.__dataclass_fields__ if name not in ("name", "slips")]
-        sums: dict[str, int] = {name: getattr(self, name) + getattr(other, name) for name in counts}
-        slips = tuple(a + b for a, b in itertools.zip_longest(self.slips, other.slips, fillvalue=0))
-        return replace(self, **sums, slips=slips)
+        sums: dict[str, Any] = {name: getattr(self, name) + getattr(other, name) for name in counts}
+        sums["slips"] = tuple(a + b for a, b in itertools.zip_longest(self.slips, other.slips, fillvalue=0))
+        return replace(self, **sums)
 
     @property
     def slip(self) -> str | None:
