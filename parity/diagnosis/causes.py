@@ -180,9 +180,10 @@ def _nonfinite(candidate: Image, cut: list[Place], unit: str) -> Cause:
     within = [place for place in cut if not pixels.sum() - pixels[place.all].sum()]
     if len(cut) == 1 or not within:
         return Cause("nonfinite", f"the {count} NaN or infinite values lie {where}", None, details)
-    # Tiles overlap: where several have them all, the one that most of them are taken from is named.
-    place = max(within, key=lambda one: int(pixels[one.own].sum()))
-    text = f"the {count} NaN or infinite values all lie in {place.named(unit)}, {where}"
+    # Where tiles overlap, several may have them all: the first is the one that the runtime stops at.
+    place, *others = within
+    shared = f" and {len(others)} that overlap it" if others else ""
+    text = f"the {count} NaN or infinite values all lie in {place.named(unit)}{shared}, {where}"
     return Cause("nonfinite", text, None, {**details, f"{unit}s": [one.as_json() for one in within]})
 
 

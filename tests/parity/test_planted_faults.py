@@ -148,7 +148,8 @@ def test_a_nan_is_placed(tiny: Tiny, tmp_path: Path, outcome: Any, tile: str | N
         assert found.reasons[1] == f"the 3 NaN or infinite values lie {where}"
     else:
         assert found.reasons[1] == (
-            "the 3 NaN or infinite values all lie in the tile at row 16, column 32 (tile 3 of row 2), " + where
+            "the 3 NaN or infinite values all lie in the tile at row 0, column 16 (tile 2 of row 1) "
+            f"and 3 that overlap it, {where}"
         )
         assert cause["details"]["tiles"] == [
             {"row": row, "column": column, "top": 16 * row, "left": 16 * column} for row in (0, 1) for column in (1, 2)
