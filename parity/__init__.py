@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from .comparison import compare
     from .difference import Difference, Histogram
     from .inputs import Sample
+    from .mending import Mending
+    from .origin import Origin
     from .probes import EngineProbe, OnnxProbe, Probe, TorchProbe, open_probe
     from .results import CleanPsnr, InputResult
     from .run import ComparedImage, Comparison, Run, Side
@@ -29,6 +31,8 @@ _HOMES = {
     "Histogram": "difference",
     "InputResult": "results",
     "OnnxProbe": "probes",
+    "Mending": "mending",
+    "Origin": "origin",
     "Probe": "probes",
     "Run": "run",
     "Sample": "inputs",
@@ -49,7 +53,9 @@ __all__ = [
     "EngineProbe",
     "Histogram",
     "InputResult",
+    "Mending",
     "OnnxProbe",
+    "Origin",
     "Probe",
     "Run",
     "Sample",

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..manifest import Manifest
+from ..manifest import IMAGE_INPUT, Manifest
 from ..runtime.tiling import Plan
 from .blocks import BlockDifference
+from .mending import Mending
+from .origin import Origin
 from .results import InputResult
 from .stages import StageAgreement
 from .verdict import Verdict
@@ -78,6 +80,12 @@ class Comparison:
         What a reader should know besides.
     blocks
         Outputs of every block, in the order of execution; empty unless asked for.
+    origin
+        Where the difference starts, from the blocks; None unless asked for.
+    mending
+        What would mend the candidate; None unless it was looked for.
+    threshold
+        The least PSNR in dB that passes, for images and blocks.
     """
 
     candidate: Side
@@ -89,6 +97,9 @@ class Comparison:
     verdict: Verdict
     notices: tuple[str, ...]
     blocks: tuple[BlockDifference, ...] = ()
+    origin: Origin | None = None
+    mending: Mending | None = None
+    threshold: float = math.nan
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for JSON: PSNR at most 200 (which stands for equal images), None for what is not a number."""
@@ -142,6 +153,11 @@ class ComparedImage:
     tiles: Plan | None
     beside: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The input and what goes with it, by name, as `Sample.arrays`."""
+        return {IMAGE_INPUT: self.input, **self.beside}
+
 
 @dataclass(frozen=True)
 class Run:
@@ -158,7 +174,8 @@ class Run:
     versions
         Of what it depends on: package -> version, and ``"python"``, ``"platform"``.
     settings
-        What else it was run with: ``"k"``, ``"tile"``, ``"at_least"``, each None where nothing was asked for.
+        What else it was run with: ``"k"``, ``"tile"``, ``"at_least"``, each None where nothing was asked for, and
+        ``"blocks"``.
     """
 
     comparisons: tuple[Comparison, ...]
