@@ -29,6 +29,7 @@ import torch
 from keygraph.models import LoadedModel, load_checkpoint
 from keygraph.models.kgt import KGT, KGTConfig
 from keygraph.parity import OnnxProbe, Probe, Run, TorchProbe, compare
+from keygraph.parity.origin import STANDS_OUT
 from keygraph.plugins.torch import key_graph
 from keygraph.plugins.torch.operators import graph_observer
 from keygraph.runtime import restorer
@@ -60,6 +61,9 @@ class Row:
         How often the verdict was DIFFERENT.
     psnr
         The median over the runs of the PSNR in dB without near ties; 200 for equal images.
+    blocks
+        How often the block that has the fault stands out: given the same inputs, its output is `STANDS_OUT` dB further
+        off than that of the usual block; None where no block has it, or blocks were not compared.
     """
 
     fault: str
@@ -68,6 +72,7 @@ class Row:
     found: int
     runs: int
     psnr: float
+    blocks: int | None = None
 
 
 @dataclass(frozen=True)
@@ -198,7 +203,8 @@ def pasted_beside(case: Case, size: float, rule: str) -> Run:
 
 def changed(case: Case, change: Callable[[KGT, float], None], size: float, rule: str) -> Run:
     """A fault of the arithmetic."""
-    return compare(case.candidate(rule, lambda network: change(network, size)), TorchProbe(case.model), [case.image])
+    candidate = case.candidate(rule, lambda network: change(network, size))
+    return compare(candidate, TorchProbe(case.model), [case.image], blocks=rule == "fp32")
 
 
 def faults() -> Iterator[tuple[str, float, Callable[[Case, str], Run]]]:
@@ -206,7 +212,7 @@ def faults() -> Iterator[tuple[str, float, Callable[[Case, str], Run]]]:
     for name, change in CHANGES.items():
         for size in SIZES:
             yield name, size, lambda case, rule, change=change, size=size: changed(case, change, size, rule)
-    for size in (1.0, 0.1, 0.01, 1 / (HEIGHT * WIDTH)):
+    for size in SIZES[:4]:
         yield (
             "(k+1)-th for k-th neighbour: part of the rows",
             size,
@@ -224,26 +230,33 @@ def measure(name: str, size: float, rule: str, runs: list[Run]) -> Row:
     """Sum up."""
     results = [run.comparisons[0].inputs[0].judged.psnr for run in runs]
     levels = [200.0 if math.isinf(level) else level for level in results]
-    return Row(name, size, rule, sum(not run.good for run in runs), len(runs), round(statistics.median(levels), 1))
+    blocks = None
+    if any(run.comparisons[0].blocks for run in runs):
+        blocks = sum(map(stands_out, runs))
+    found = sum(not run.good for run in runs)
+    return Row(name, size, rule, found, len(runs), round(statistics.median(levels), 1), blocks)
+
+
+def stands_out(run: Run) -> bool:
+    """Whether the block that has the fault is further off by itself than the usual one."""
+    alone = {block.name: min(block.alone, 200.0) for block in run.comparisons[0].blocks if not math.isnan(block.alone)}
+    worst = min(alone, key=lambda name: alone[name])
+    return worst.startswith(BLOCK) and alone[worst] < statistics.median(alone.values()) - STANDS_OUT
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown: a line for each fault and rule, a column for each size."""
-    sizes = sorted({row.size for row in rows if row.size in SIZES}, reverse=True)
-    lines = [f"| fault: size | rule | {' | '.join(f'{size:g}' for size in sizes)} | less |"]
-    lines.append("|---" * (len(sizes) + 3) + "|")
+    """Markdown: a line for each fault and rule, a column for each size: found, dB, and found by its block."""
+    lines = [f"| fault: size | rule | {' | '.join(f'{size:g}' for size in SIZES)} |", "|---" * (len(SIZES) + 2) + "|"]
     for name in dict.fromkeys(row.fault for row in rows):
         for rule in RULES:
-            cells = {
-                row.size: f"{row.found}/{row.runs}, {row.psnr:g}"
-                for row in rows
-                if (row.fault, row.rule) == (name, rule)
-            }
-            other = [f"{size:.2g}: {cell}" for size, cell in cells.items() if size not in sizes]
-            lines.append(
-                f"| {name} | {rule} | {' | '.join(cells.get(size, '') for size in sizes)} | {'; '.join(other)} |"
-            )
+            cells = {row.size: _cell(row) for row in rows if (row.fault, row.rule) == (name, rule)}
+            lines.append(f"| {name} | {rule} | {' | '.join(cells.get(size, '') for size in SIZES)} |")
     return "\n".join(lines)
+
+
+def _cell(row: Row) -> str:
+    level = "equal" if row.psnr == 200 else f"{row.psnr:.0f} dB"
+    return f"{row.found}/{row.runs} {level}" + (f" ({row.blocks}/{row.runs})" if row.blocks is not None else "")
 
 
 def main() -> None:
