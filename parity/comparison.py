@@ -19,21 +19,24 @@ from ..manifest import IMAGE_INPUT
 from ..runtime.metrics import psnr
 from ..runtime.notices import warn
 from ..runtime.restorer import Restorer
-from ..runtime.session import DivisibleSession, NotFiniteError, resolve_k
+from ..runtime.session import DivisibleSession, NotFiniteError
 from ..runtime.sizing import choose
 from ..runtime.tiling import Plan
 from .blocks import merged
-from .cutting import TRACED, count_pieces, distances, in_pieces, in_tiles, worst_piece
-from .difference import difference
+from .cutting import TRACED, count_pieces, distances, in_pieces, in_tiles, plan_of_pieces, worst_piece
+from .diagnosis import diagnose
+from .difference import difference, typical
 from .inputs import Demands, Given, Input, One, demands, floats, read_inputs
+from .neighbours import common_k, given_k
 from .origin import origin
+from .places import places
 from .probes import Probe, open_probe
 from .results import CleanPsnr, InputResult
 from .run import ComparedImage, Comparison, Run, Side, versions
 from .specs import ModelSpec
 from .stages import StageAgreement, agreements
 from .tracing import Traced, trace
-from .verdict import judge, tolerance
+from .verdict import judge, least_psnr, tolerance
 
 Image = NDArray[np.float32]
 Model = str | os.PathLike[str] | ModelSpec | Probe
@@ -128,8 +131,8 @@ def compare(
         tolerance((probe.manifest.precision, theirs.manifest.precision))
     if blocks:
         _require_blocks((*ours, theirs))
-    common_k, needs = _common_k((*ours, theirs), k), _needs(ours, theirs)
-    setup = _Setup(tuple(ours), theirs, common_k, needs, tile, at_least, blocks)
+    number, needs = common_k([(probe.name, probe.manifest) for probe in (*ours, theirs)], k), _needs(ours, theirs)
+    setup = _Setup(tuple(ours), theirs, number, needs, tile, at_least, blocks)
     images = read_inputs(inputs, setup.needs, clean)
     total, steps = sum(setup.steps(image) for image in images), itertools.count(1)
 
@@ -182,7 +185,7 @@ class _Setup:
 
     def threshold(self, candidate: Probe) -> float:
         """Least PSNR in dB of images and of blocks."""
-        return tolerance(self.precisions(candidate)).psnr if self.at_least is None else self.at_least
+        return least_psnr(self.precisions(candidate), self.at_least)
 
     def steps(self, image: Input) -> int:
         """Of a progress bar."""
@@ -209,33 +212,66 @@ def _compare_image(setup: _Setup, given: Input, step: Callable[[], None]) -> _Co
     for index, (candidate, restored) in enumerate(zip(setup.candidates, ours, strict=True), start=1):
         lines = [line for side in (0, index) for line in said[side]]
         measure = partial(difference, manifest=setup.needs.manifest, dtype=given.scene.dtype)
-        same_graphs, stages = None, tuple[StageAgreement, ...]()
-        judged = restored, theirs
+        pairs = [(restored, theirs)]
+        stages = tuple[StageAgreement, ...]()
         if setup.with_graphs(candidate):
             (recorded, forced), stages = _same_graphs(setup, candidate, given, step)
-            judged = recorded, forced
-            same_graphs = measure(recorded, forced)
+            pairs.append((recorded, forced))
             if setup.tile is None and not np.array_equal(restored, recorded, equal_nan=True):
                 lines.append("the candidate computes slightly otherwise while its key graphs are recorded")
+        as_run, same_graphs, *_ = *(measure(*pair) for pair in pairs), None
         result = InputResult(
             name=given.name,
             height=given.scene.height,
             width=given.scene.width,
-            as_run=measure(restored, theirs),
+            as_run=as_run,
             same_graphs=same_graphs,
             stages=stages,
             clean=None if given.clean is None else _against_clean(setup, restored, theirs, given.clean),
         )
         if setup.blocks:
-            found = _trace(setup, candidate, given, judged)
+            found = _trace(setup, candidate, given, pairs[-1])
             traced.append(found)
             lines += found.notices
             step()
-        results.append(result)
+        results.append(_with_causes(setup, candidate, given, result, pairs, plan))
         notices.append(tuple(lines))
     others = {name: values for name, values in given.arrays.items() if name != IMAGE_INPUT}
     image = ComparedImage(given.name, given.arrays[IMAGE_INPUT], theirs, tuple(ours), given.clean, plan, others)
     return _Compared(tuple(results), tuple(notices), tuple(traced), image)
+
+
+def _with_causes(
+    setup: _Setup,
+    candidate: Probe,
+    given: Input,
+    result: InputResult,
+    pairs: Sequence[tuple[Image, Image]],
+    plan: Plan | None,
+) -> InputResult:
+    """Say what kind of wrong an image is, in the first way of comparing that fails: without near ties, then as run."""
+    manifest = setup.needs.manifest
+    cut, unit = (plan or plan_of_pieces(given, setup.needs)), "piece" if plan is None else "tile"
+    if result.same_graphs is not None:
+        found = typical(*pairs[0], manifest.value_range, places(cut, manifest.scale, pairs[0][0].shape[:2]))
+        result = dataclasses.replace(result, typical=found)
+    if judge([result], result.stages, setup.precisions(candidate), setup.at_least).good:
+        return result
+    if any(stage.beyond_tolerance for stage in result.stages):
+        pairs = pairs[1:]  # Other neighbours make another image as run: what is wrong is said of the stage.
+    for candidates, references in reversed(pairs):
+        causes = diagnose(
+            candidates,
+            references,
+            manifest.value_range,
+            cut,
+            manifest.scale,
+            threshold=setup.threshold(candidate),
+            unit=unit,
+        )
+        if causes:
+            return dataclasses.replace(result, causes=causes)
+    return result
 
 
 def _as_run(
@@ -274,8 +310,11 @@ def _through_the_runtime(setup: _Setup, probe: Probe, given: Input) -> tuple[Ima
             image, k, inputs=arrays, tile=setup.tile, global_statistics=setup.global_statistics
         )
     except NotFiniteError as error:
-        shape = (given.scene.height * manifest.scale, given.scene.width * manifest.scale, given.scene.channels.channels)
-        return np.full(shape, np.nan, np.float32), None, (f"{probe.name}: {str(error).partition(';')[0]}",)
+        plan = _plan(setup, given)
+        values = in_tiles(given, setup.needs, plan, lambda images, *extras: probe.run(images, k, *extras)[None])[0]
+        if np.isfinite(values).all():  # Exact tiles compute otherwise.
+            values = np.full_like(values, np.nan)
+        return values, plan, (f"{probe.name}: {str(error).partition(';')[0]}",)
     values = restored.image if restored.image.ndim == 3 else restored.image[:, :, None]
     if (low, high) != (0.0, 1.0):
         values = values * np.float32(high - low) + np.float32(low)
@@ -303,12 +342,17 @@ def _same_graphs(
     if setup.tile is None:
         both = in_pieces(given, setup.needs, ways, step)
     else:
-        needs = setup.needs
-        common = dataclasses.replace(needs.manifest, size_multiple=needs.multiple, shape=needs.shape)
-        plan = choose(common, given.scene.height, given.scene.width, tile=setup.tile).plan
-        both = in_tiles(given, needs, plan, ways)
+        both = in_tiles(given, setup.needs, _plan(setup, given), ways)
         step()
     return both, tuple(stages)
+
+
+def _plan(setup: _Setup, given: Input) -> Plan:
+    """The tiles that were asked for."""
+    needs = setup.needs
+    common = dataclasses.replace(needs.manifest, size_multiple=needs.multiple, shape=needs.shape)
+    assert setup.tile is not None
+    return choose(common, given.scene.height, given.scene.width, tile=setup.tile).plan
 
 
 def _trace(setup: _Setup, candidate: Probe, given: Input, judged: tuple[Image, Image]) -> Traced:
@@ -407,20 +451,5 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _common_k(sides: Sequence[Probe], k: int | None) -> int | None:
-    """The k that all sides, the reference last, run with; raises `InputError` where there is none."""
-    known = [probe.manifest.neighbours for probe in sides]
-    fixed = [neighbours.default for neighbours in known if neighbours is not None and not neighbours.runtime]
-    default = known[-1].default if known[-1] else None
-    number = k if k is not None else fixed[0] if fixed else default
-    for probe in sides:
-        _given(probe, number)
-    return number
-
-
 def _given(probe: Probe, k: int | None) -> int | None:
-    """What a side's `run` takes for this k; raises `InputError` when the model does not take it."""
-    try:
-        return resolve_k(probe.manifest, k)
-    except InputError as error:
-        raise InputError(f"{probe.name}: {error}") from None
+    return given_k(probe.name, probe.manifest, k)

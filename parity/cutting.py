@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..runtime.padding import round_up
 from ..runtime.scene import Windows
 from ..runtime.session import Inputs
-from ..runtime.tiling import Plan, blend
+from ..runtime.tiling import Axis, Plan, blend
 from .inputs import Demands, Input
 
 #: The side of a piece in pixels, rounded up to the size rule. All sides see the same pieces, so no overlap is needed.
@@ -96,6 +96,16 @@ def pieces(
     for top in range(0, height, step[0]):
         for left in range(0, width, step[1]):
             yield cut(top, left, min(step[0], padded[0] - top), min(step[1], padded[1] - left)), (top, left)
+
+
+def plan_of_pieces(given: Input, needs: Demands) -> Plan:
+    """Where `in_pieces` cuts an image, as if it were padded to whole pieces."""
+    steps = _steps(needs)
+    rows, columns = (
+        Axis(round_up(length, step), step, tuple(range(0, length, step)))
+        for length, step in zip((given.scene.height, given.scene.width), steps, strict=True)
+    )
+    return Plan(rows, columns)
 
 
 def distances(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..manifest import Manifest
 from ..runtime.metrics import psnr_of
 from ..runtime.values import from_model
+from .places import Place
 from .similarity import structural_similarity
 
 #: Values that are taken at once: temporary arrays are of this size, whatever the image's.
@@ -125,6 +126,32 @@ def difference(
         nonfinite_candidate=nonfinite[0],
         nonfinite_reference=nonfinite[1],
     )
+
+
+def typical(
+    candidate: NDArray[np.float32],
+    reference: NDArray[np.float32],
+    value_range: tuple[float, float],
+    places: Sequence[Place],
+) -> float:
+    """Measure how close a half of every tile's values is.
+
+    Parameters
+    ----------
+    candidate, reference
+        float32[H, W, C].
+    value_range
+        What black and white are.
+    places
+        The tiles.
+
+    Returns
+    -------
+    -20 log10 of the median of the absolute differences over the length of the value range, in dB, of the tile where
+    that is least: what the PSNR would be if all values were as far apart. NaN where a median is not finite.
+    """
+    medians = [float(np.median(np.abs(candidate[place.own] - reference[place.own]))) for place in places]
+    return psnr_of(float(np.max(np.square(medians))), value_range)
 
 
 def _places(steps: NDArray[np.int32]) -> NDArray[np.int64]:

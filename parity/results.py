@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from .diagnosis import Cause
 from .difference import Difference
 from .stages import StageAgreement
 
@@ -46,6 +48,11 @@ class InputResult:
         The choice of neighbours, one for each key graph in the order of execution.
     clean
         Both sides against the clean image; None where none was given.
+    typical
+        As run: the median of the absolute differences over the value range in dB, of the tile (or piece) where that is
+        worst; see `difference.typical`. Near ties change some rows of some windows: they move a PSNR, no median.
+    causes
+        What is wrong with the image, where it failed and that is beyond doubt; see `diagnosis.diagnose`.
     """
 
     name: str
@@ -55,6 +62,8 @@ class InputResult:
     same_graphs: Difference | None
     stages: tuple[StageAgreement, ...]
     clean: CleanPsnr | None = None
+    typical: float = math.inf
+    causes: tuple[Cause, ...] = ()
 
     @property
     def judged(self) -> Difference:

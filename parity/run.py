@@ -230,4 +230,4 @@ def plain_values(value: Any) -> Any:
 
 def _add_stages(values: Sequence[dict[str, Any]], stages: Sequence[StageAgreement]) -> None:
     for value, stage in zip(values, stages, strict=True):
-        value["jaccard"], value["near_ties"] = stage.jaccard, stage.near_ties
+        value["jaccard"], value["near_ties"], value["slip"] = stage.jaccard, stage.near_ties, stage.slip

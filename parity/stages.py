@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +19,17 @@ from ..runtime.metrics import TOLERANCES
 
 #: Similarities that are computed at once.
 SIMILARITIES = 1 << 20
+
+#: Mistakes of a selection that have a name: what it does, as `_slips` tries them.
+SLIPS = (
+    "keeps one neighbour too few",
+    "keeps one neighbour too many",
+    "leaves out the k-th neighbour and takes the next",
+    "keeps the least similar nodes",
+)
+
+#: The share of rows that a slip must explain to be named; the others may be ties.
+NAMED = 0.95
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,10 @@ class StageAgreement:
     misjudged
         Links that the candidate chose wrongly by its own features. With `beyond_tolerance` above zero: if this is zero,
         the numbers before the stage differ; if not, the selection itself is wrong.
+    misjudged_reference
+        Likewise of the reference; looked for only where links are beyond the tolerance.
+    slips
+        Rows that each of `SLIPS` explains in full, of the side whose selection is wrong; empty where none is.
     """
 
     name: str
@@ -52,6 +69,8 @@ class StageAgreement:
     different: int
     beyond_tolerance: int
     misjudged: int
+    misjudged_reference: int = 0
+    slips: tuple[int, ...] = ()
 
     @property
     def jaccard(self) -> float:
@@ -66,8 +85,16 @@ class StageAgreement:
 
     def __add__(self, other: StageAgreement) -> StageAgreement:
         """The same stage over more inputs."""
-        counts = [name for name in self.__dataclass_fields__ if name != "name"]
-        return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in counts})
+        counts = [name for name in self.__dataclass_fields__ if name not in ("name", "slips")]
+        sums: dict[str, Any] = {name: getattr(self, name) + getattr(other, name) for name in counts}
+        sums["slips"] = tuple(a + b for a, b in itertools.zip_longest(self.slips, other.slips, fillvalue=0))
+        return replace(self, **sums)
+
+    @property
+    def slip(self) -> str | None:
+        """What the selection does wrong: the one of `SLIPS` that explains nearly every row, if one does."""
+        found = max(zip(self.slips, SLIPS, strict=False), default=(0, None))
+        return found[1] if found[0] >= NAMED * self.rows > 0 else None
 
 
 def agreements(
@@ -110,11 +137,10 @@ def _cut(selection: Selection, start: int, step: int) -> Selection:
 
 def _windows(candidate: Selection, reference: Selection, k: int, tolerance: float) -> StageAgreement:
     against = _compare(reference, candidate.graph, tolerance)
-    own_query, own_key = torch.from_numpy(candidate.query), torch.from_numpy(candidate.key)
-    right = key_graph(own_query, own_key, torch.tensor([k])).numpy()
-    # On the features that it had, of whatever type, the operator accumulates in FP32.
-    exact = TOLERANCES["fp32"].similarity
-    misjudged = _compare(replace(candidate, graph=right), candidate.graph, exact).beyond_tolerance
+    misjudged, misjudged_reference = _misjudged(candidate, k), 0
+    if against.beyond_tolerance:
+        misjudged_reference = _misjudged(reference, k)
+    wrong = candidate if misjudged else reference if misjudged_reference else None
     links = _links(candidate.graph), _links(reference.graph)
     common = against.selected - against.different
     return StageAgreement(
@@ -126,7 +152,33 @@ def _windows(candidate: Selection, reference: Selection, k: int, tolerance: floa
         different=sum(links) - 2 * common,
         beyond_tolerance=against.beyond_tolerance,
         misjudged=misjudged,
+        misjudged_reference=misjudged_reference,
+        slips=() if wrong is None else _slips(wrong, k),
     )
+
+
+def _misjudged(selection: Selection, k: int) -> int:
+    """Links that are wrong by the features that they were chosen from."""
+    # On the features that it had, of whatever type, the operator accumulates in FP32.
+    exact = TOLERANCES["fp32"].similarity
+    return _compare(replace(selection, graph=_best(selection, k)), selection.graph, exact).beyond_tolerance
+
+
+def _slips(selection: Selection, k: int) -> tuple[int, ...]:
+    """How many rows are as each of `SLIPS` would have them."""
+    right, more = _best(selection, k), _best(selection, k + 1)
+    fewer = _best(selection, k - 1) if k > 1 else np.zeros_like(right)
+    least = _best(replace(selection, query=-selection.query), k)
+    explained = (fewer, more, fewer | (more & ~right), least)
+    return tuple(int((selection.graph == graph).all(axis=-1).sum()) for graph in explained)
+
+
+def _best(selection: Selection, k: int) -> NDArray[np.int32]:
+    """The graph of the k most similar nodes by these features."""
+    graph: NDArray[np.int32] = key_graph(
+        torch.from_numpy(selection.query), torch.from_numpy(selection.key), torch.tensor([k])
+    ).numpy()
+    return graph
 
 
 def _compare(reference: Selection, graph: NDArray[np.int32], tolerance: float) -> Agreement:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,7 @@ import onnx
 import torch
 from keygraph.export import export
 from keygraph.manifest import METADATA_KEY, Manifest, from_json
-from keygraph.models import load_checkpoint, save_checkpoint
+from keygraph.models import LoadedModel, load_checkpoint, save_checkpoint
 from keygraph.models.kgt import KGT, KGTConfig
 from onnx import ModelProto, helper, numpy_helper
 
@@ -47,9 +47,11 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def save_network(path: Path, config: KGTConfig, change: Callable[[KGT], None] = lambda _network: None) -> Path:
-    """Save a network of this configuration; the same weights every time, but for what `change` does."""
-    torch.manual_seed(0)
+def save_network(
+    path: Path, config: KGTConfig, change: Callable[[KGT], None] = lambda _network: None, seed: int = 0
+) -> Path:
+    """Save a network of this configuration; the same weights for the same seed, but for what `change` does."""
+    torch.manual_seed(seed)
     network = KGT(config)
     with torch.no_grad():
         for parameter in network.parameters():  # as after training: no two are equal, not even the norms'
@@ -94,20 +96,137 @@ def set_weight(name: str, index: int, value: Callable[[float], float]) -> Callab
     return change
 
 
+class Reweighted:
+    """Exported files for any weights of one configuration, from a single export.
+
+    What is exported is a network whose weights are numbered: each number in the file then tells which weight of the
+    network it is, also where the exporter has cut or turned a tensor.
+    """
+
+    def __init__(self, folder: Path, config: KGTConfig = CONFIG) -> None:
+        self.config = config
+        template = folder / "numbered.onnx"
+        export(load_checkpoint(save_network(folder / "numbered.ckpt", config, _number)), template, verification=False)
+        self._model = onnx.load(template)
+        self._places = {
+            tensor.name: numpy_helper.to_array(tensor).astype(np.int64)
+            for tensor in self._model.graph.initializer
+            if tensor.data_type == onnx.TensorProto.FLOAT
+        }
+        used = np.unique(np.concatenate([places.ravel() for places in self._places.values()]))
+        count = sum(parameter.numel() for parameter in KGT(config).parameters())
+        # Every weight is in the file, and nothing else is.
+        np.testing.assert_array_equal(used, np.arange(count))
+
+    def make(self, folder: Path, seed: int) -> Tiny:
+        """Write a checkpoint with random weights, and the file that an export of it gives."""
+        files = Tiny(save_network(folder / f"{seed}.ckpt", self.config, seed=seed), folder / f"{seed}.onnx")
+        self.write(files.onnx, load_checkpoint(files.checkpoint))
+        return files
+
+    def write(self, path: Path, loaded: LoadedModel) -> None:
+        """Write the file that an export of this network gives, with its weights and the epsilons of its norms."""
+        values = np.concatenate([p.detach().numpy().ravel() for p in loaded.module.parameters()])
+        model = ModelProto()
+        model.CopyFrom(self._model)
+        for tensor in model.graph.initializer:
+            if tensor.name in self._places:
+                tensor.CopyFrom(numpy_helper.from_array(values[self._places[tensor.name]], tensor.name))
+        for node in model.graph.node:
+            if node.op_type == "LayerNormalization":
+                (attribute,) = (one for one in node.attribute if one.name == "epsilon")
+                attribute.f = loaded.module.get_submodule(node.name.rpartition("/")[0]).eps
+        set_manifest(model, weights_sha256=loaded.manifest().weights_sha256)
+        onnx.save(model, path)
+
+
+def _number(network: KGT) -> None:
+    count = 0
+    for parameter in network.parameters():
+        parameter.copy_(torch.arange(count, count + parameter.numel()).reshape(parameter.shape))
+        count += parameter.numel()
+    assert count < 2**24, "float32 cannot number so many"
+
+
 def fewer_neighbours(model: ModelProto) -> None:
-    """Plant a k that is off by one."""
+    """Plant a k that is one too small."""
+    _other_k(model, "Sub")
+
+
+def more_neighbours(model: ModelProto) -> None:
+    """Plant a k that is one too large."""
+    _other_k(model, "Add")
+
+
+def _other_k(model: ModelProto, operator: str) -> None:
     model.graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), "one"))
-    model.graph.node.insert(0, helper.make_node("Sub", ["k", "one"], ["fewer"]))
+    model.graph.node.insert(0, helper.make_node(operator, ["k", "one"], ["other_k"]))
     for node in key_graphs(model):
-        node.input[2] = "fewer"
+        node.input[2] = "other_k"
+
+
+def next_for_last(model: ModelProto) -> None:
+    """Let the function leave out the k-th neighbour and take the one after it: TopK of k + 1, without its k-th."""
+    node = _top_k(model)
+    (function,) = (f for f in model.functions if f.name == "KeyGraph")
+    position = list(function.node).index(node)
+    k, index = node.input[1], node.output[1]
+    node.input[1], node.output[1] = "k_and_one", "index_and_one"
+    before = [_constant("one", 1), helper.make_node("Add", [k, "one"], ["k_and_one"])]
+    after = [
+        *(_constant("zero", 0), _constant("last_axis", -1)),
+        helper.make_node("Sub", [k, "one"], ["k_less_one"]),
+        helper.make_node("Slice", ["index_and_one", "zero", "k_less_one", "last_axis"], ["first"]),
+        helper.make_node("Slice", ["index_and_one", k, "k_and_one", "last_axis"], ["next"]),
+        helper.make_node("Concat", ["first", "next"], [index], axis=-1),
+    ]
+    _replace_nodes(function, [*function.node[:position], *before, node, *after, *function.node[position + 1 :]])
+
+
+def turned(model: ModelProto) -> None:
+    """Plant an output that is rotated by 180 degrees."""
+    limits = {"minus_ones": [-1, -1], "lowest": [-(2**63), -(2**63)], "height_width": [2, 3]}
+    _after_output(model, limits, "Slice", "minus_ones", "lowest", "height_width", "minus_ones")
+
+
+def nan_where_bright(model: ModelProto) -> None:
+    """Plant NaN in the output where the input is above 0.9."""
+    for name, value in (("limit", 0.9), ("not_a_number", np.nan)):
+        model.graph.initializer.append(numpy_helper.from_array(np.float32(value), name))
+    model.graph.node.append(helper.make_node("Greater", ["image", "limit"], ["bright"]))
+    for node in model.graph.node:
+        node.output[:] = ["right" if name == "restored" else name for name in node.output]
+    model.graph.node.append(helper.make_node("Where", ["bright", "not_a_number", "right"], ["restored"]))
+
+
+def ten_bits(model: ModelProto) -> None:
+    """Plant TF32: 10 bits of every number that a convolution or a matrix product multiplies."""
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm", "MatMul"):
+            for place in (0, 1):
+                half, short = f"{node.name}/{place}/half", f"{node.name}/{place}/short"
+                name, node.input[place] = node.input[place], short
+                nodes.append(helper.make_node("Cast", [name], [half], to=onnx.TensorProto.FLOAT16))
+                nodes.append(helper.make_node("Cast", [half], [short], to=onnx.TensorProto.FLOAT))
+        nodes.append(node)
+    _replace_nodes(model.graph, nodes)
 
 
 def swapped_channels(model: ModelProto) -> None:
     """Plant BGR for RGB in the output."""
+    _after_output(model, {"bgr": [2, 1, 0]}, "Gather", "bgr", axis=1)
+
+
+def _after_output(
+    model: ModelProto, constants: dict[str, list[int]], operator: str, *inputs: str, **attributes: int
+) -> None:
+    """Add an operator that takes what the network gives, and these inputs."""
     for node in model.graph.node:
-        node.output[:] = ["rgb" if name == "restored" else name for name in node.output]
-    model.graph.initializer.append(numpy_helper.from_array(np.array([2, 1, 0], np.int64), "bgr"))
-    model.graph.node.append(helper.make_node("Gather", ["rgb", "bgr"], ["restored"], axis=1))
+        node.output[:] = ["right" if name == "restored" else name for name in node.output]
+    for name, values in constants.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
+    model.graph.node.append(helper.make_node(operator, ["right", *inputs], ["restored"], **attributes))
 
 
 def smallest_chosen(model: ModelProto) -> None:
@@ -124,12 +243,9 @@ def ties_to_the_highest(model: ModelProto) -> None:
     ranked, index = node.input[0], node.output[1]
     node.input[0], node.output[1] = "reversed", "reversed_index"
 
-    def constant(name: str, value: int) -> onnx.NodeProto:
-        return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.array([value], np.int64)))
-
     before = [
-        constant("minus_one", -1),
-        constant("lowest", -(2**63)),
+        _constant("minus_one", -1),
+        _constant("lowest", -(2**63)),
         helper.make_node("Slice", [ranked, "minus_one", "lowest", "minus_one", "minus_one"], ["reversed"]),
     ]
     after = [
@@ -137,10 +253,17 @@ def ties_to_the_highest(model: ModelProto) -> None:
         helper.make_node("Add", ["row", "minus_one"], ["last"]),
         helper.make_node("Sub", ["last", "reversed_index"], [index]),
     ]
-    nodes = [*function.node[:position], *before, node, *after, *function.node[position + 1 :]]
-    copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
-    del function.node[:]
-    function.node.extend(copies)
+    _replace_nodes(function, [*function.node[:position], *before, node, *after, *function.node[position + 1 :]])
+
+
+def _constant(name: str, value: int) -> onnx.NodeProto:
+    return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.array([value], np.int64)))
+
+
+def _replace_nodes(graph: onnx.GraphProto | onnx.FunctionProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
 
 
 def key_graphs(model: ModelProto) -> list[onnx.NodeProto]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from ...errors import InputError
 from ...files import read_start
 from ...manifest import IMAGE_INPUT, K_INPUT, METADATA_KEY, Manifest, from_json
 from ...runtime import sidecar
-from ...runtime.session import resolve_k
 from ..specs import ModelSpec, parse_spec
 
 #: Name -> (type, shape); a str or None stands for a size that is chosen at run time.
@@ -57,40 +55,6 @@ def tensors_of(manifest: Manifest) -> Tensors:
     if manifest.neighbours is not None and manifest.neighbours.runtime:
         tensors[K_INPUT] = (np.int64, (1,))
     return tensors
-
-
-def common_k(models: Sequence[tuple[str, Manifest]], k: int | None) -> int | None:
-    """The k that all of them run with.
-
-    Parameters
-    ----------
-    models
-        Name and manifest of each, the reference last.
-    k
-        What the user named; None for the one that a file fixes, else the reference's default.
-
-    Returns
-    -------
-    None for networks without key graphs.
-
-    Raises
-    ------
-    InputError
-        One of them does not take it.
-    """
-    fixed = [one.neighbours.default for _, one in models if one.neighbours is not None and not one.neighbours.runtime]
-    reference = models[-1][1].neighbours
-    number = k if k is not None else fixed[0] if fixed else reference.default if reference is not None else None
-    for name, manifest in models:
-        _check_k(name, manifest, number)
-    return number
-
-
-def _check_k(name: str, manifest: Manifest, k: int | None) -> None:
-    try:
-        resolve_k(manifest, k)
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from None
 
 
 def _exported(path: Path) -> Manifest:

@@ -15,8 +15,9 @@ from ...manifest import IMAGE_INPUT, K_INPUT
 from ...runtime.notices import warn
 from ..cutting import pieces
 from ..inputs import Given, demands, read_inputs
+from ..neighbours import common_k
 from ..specs import ModelSpec
-from .artifacts import common_k, manifest_of
+from .artifacts import manifest_of
 
 #: Name of a tensor -> its values.
 FeedDict = OrderedDict[str, NDArray[Any]]

@@ -17,10 +17,11 @@ from ...runtime.metrics import Tolerance
 from ...runtime.sources import Source
 from ..comparison import check_comparable
 from ..inputs import demands
+from ..neighbours import common_k
 from ..run import Side
 from ..specs import ModelSpec, parse_spec
 from ..verdict import tolerance
-from .artifacts import common_k, manifest_of
+from .artifacts import manifest_of
 
 _SCRIPT = Template('''\
 """Compares $candidate_names with $reference_name through Polygraphy's Comparator.
