@@ -1,0 +1,181 @@
+/* The charts, drawn with Observable Plot as SVG in the page's own colours: they follow dark mode, and print. */
+"use strict";
+
+const charts = (() => {
+  const colours = { ink: "currentColor", muted: "var(--muted)", line: "var(--line)", accent: "var(--accent)" };
+  const good = "var(--good)", bad = "var(--bad)", warn = "var(--warn)";
+  const percent = d3.format(".3~%");
+  const count = d3.format(",");
+
+  /** A share that says 100 % only when it is, and 0 likewise. */
+  function share(part) {
+    if (part === 0 || part === 1) return `${100 * part} %`;
+    if (part < 1e-5) return `${d3.format(".1e")(100 * part)} %`;
+    return `${Math.min(100 * part, 99.999).toFixed(part > 0.01 ? 3 : 4)} %`;
+  }
+
+  /** A number on a logarithmic axis. */
+  function power(value) {
+    if (value >= 0.01 && value < 1e6) return d3.format(",~r")(Number(value.toPrecision(3)));
+    return d3.format("~e")(value).replace("e+", "e").replace("e-", "e−");
+  }
+
+  /** Whole powers of ten around positive numbers. */
+  function decades(values, least = 1) {
+    const positive = values.filter((value) => value > 0);
+    const low = Math.floor(Math.log10(d3.min(positive) ?? 1e-6) + 1e-9);
+    const high = Math.max(Math.ceil(Math.log10(d3.max(positive) ?? 1) - 1e-9), low + least);
+    return [10 ** low, 10 ** high];
+  }
+
+  /** At most so many whole powers of ten, for the ticks of an axis. */
+  function ticks([low, high], most) {
+    const first = Math.round(Math.log10(low)), last = Math.round(Math.log10(high));
+    const step = Math.ceil((last - first + 1) / most);
+    return d3.range(first, last + 1, step).map((exponent) => 10 ** exponent);
+  }
+
+  /** A chart's numbers as a table, for those who cannot see or point at it. */
+  function table(header, rows) {
+    const details = document.createElement("details");
+    const summary = details.appendChild(document.createElement("summary"));
+    summary.textContent = "The numbers";
+    const scroll = details.appendChild(document.createElement("div"));
+    scroll.className = "scroll";
+    scroll.tabIndex = 0;
+    const body = scroll.appendChild(document.createElement("table"));
+    const append = (row, name, text, first) => {
+      const cell = row.appendChild(document.createElement(name));
+      cell.textContent = text;
+      if (first) cell.className = "text";
+    };
+    const head = body.createTHead().insertRow();
+    header.forEach((text, index) => append(head, "th", text, index === 0));
+    const rest = body.createTBody();
+    for (const cells of rows) {
+      const row = rest.insertRow();
+      cells.forEach((text, index) => append(row, "td", text, index === 0));
+    }
+    return details;
+  }
+
+  /** Put a chart and its table in the place of what was there. */
+  function show(figure, plots, numbers) {
+    figure.replaceChildren(...plots, numbers);
+  }
+
+  function histogram(figure, { labels, counts, bits }, width) {
+    const total = d3.sum(counts) || 1;
+    const used = Math.max(5, 1 + d3.max(counts, (value, index) => (value ? index : 0)));
+    const rows = labels.slice(0, used).map((label, index) => ({ label, count: counts[index], share: counts[index] / total }));
+    const seen = rows.filter((row) => row.count);
+    const domain = [Math.min(decades(seen.map((row) => row.share))[0], 0.01) / 2, 1];
+    const narrow = width / used < 60;
+    const plot = Plot.plot({
+      width, height: 240, marginLeft: 64, marginTop: 34, marginBottom: 40,
+      ariaLabel: "Share of values by how many steps of the output they are apart",
+      x: { type: "band", domain: rows.map((row) => row.label), label: `steps of ${bits} bits apart`, labelAnchor: "center", labelArrow: "none", padding: 0.25, tickSize: 0 },
+      y: { type: "log", domain, label: "share of values", labelArrow: "none", ticks: ticks([10 ** Math.ceil(Math.log10(domain[0])), 1], 5), tickFormat: percent, grid: true },
+      marks: [
+        Plot.barY(seen, { x: "label", y1: domain[0], y2: "share", fill: (row) => (row.label === "0" ? good : colours.accent), rx: 2 }),
+        Plot.text(seen, { x: "label", y: "share", text: (row) => (narrow ? percent(row.share) : share(row.share)), dy: -9, fill: colours.ink }),
+        Plot.ruleY([domain[0]], { stroke: colours.muted }),
+      ],
+    });
+    show(figure, [plot], table([`steps of ${bits} bits apart`, "values", "share"], rows.map((row) => [row.label, count(row.count), share(row.share)])));
+  }
+
+  function stages(figure, given, width) {
+    const shares = given.flatMap((stage) => [
+      { stage: stage.name, kind: "near ties", count: stage.near_ties, share: stage.near_ties / stage.links },
+      { stage: stage.name, kind: "beyond tolerance", count: stage.beyond, share: stage.beyond / stage.links },
+    ]);
+    const seen = shares.filter((one) => one.count);
+    const domain = decades(seen.length ? seen.map((one) => one.share) : [1e-6, 1e-2], 2);
+    const identical = new Map(given.map((stage) => [stage.name, share(stage.common / stage.links)]));
+    const plot = Plot.plot({
+      width, height: 60 + 26 * given.length, marginLeft: 10 + 7 * d3.max(given, (stage) => stage.name.length), marginRight: 110, marginTop: 40,
+      ariaLabel: "Share of links that differ, stage by stage",
+      x: { type: "log", domain, label: "share of links that differ", labelAnchor: "center", labelArrow: "none", ticks: ticks(domain, Math.max(3, Math.floor(width / 110))), tickFormat: percent, grid: true, axis: "top", tickSize: 0 },
+      y: { type: "point", domain: given.map((stage) => stage.name), label: null, padding: 0.6, tickSize: 0 },
+      color: { domain: ["near ties", "beyond tolerance"], range: [colours.accent, bad] },
+      symbol: { domain: ["near ties", "beyond tolerance"], range: ["circle", "times"], legend: true },
+      marks: [
+        Plot.ruleY(given, { y: "name", stroke: colours.line }),
+        Plot.dot(seen, { x: "share", y: "stage", symbol: "kind", stroke: "kind", fill: (one) => (one.kind === "near ties" ? colours.accent : "none"), strokeWidth: 2, r: 4.5, title: (one) => `${one.stage}: ${count(one.count)} ${one.kind}, ${share(one.share)}` }),
+        Plot.text(given, { y: "name", frameAnchor: "right", text: (stage) => `${identical.get(stage.name)} same`, dx: 102, textAnchor: "end", fill: colours.muted }),
+      ],
+    });
+    show(figure, [plot], table(
+      ["stage", "links", "identical", "near ties: harmless", "beyond tolerance: a bug"],
+      given.map((stage) => [stage.name, count(stage.links), share(stage.common / stage.links), count(stage.near_ties), count(stage.beyond)]),
+    ));
+  }
+
+  /** Error and activation range of every block, in the order of execution, on two logarithmic axes. */
+  function blocks(figure, given, limit, width) {
+    const narrow = width < 640;
+    const names = given.map((block) => block.name);
+    const margin = Math.min(narrow ? 150 : 260, 14 + 6.4 * d3.max(names, (name) => name.length));
+    const room = narrow ? width : Math.floor((width - margin) / 2);
+    const row = given.length > 80 ? 11 : 19;
+    const first = given.find((block) => block.over);
+    const height = 64 + row * given.length;
+    const shape = { height, marginTop: 44, marginBottom: 20, marginRight: 24 };
+    const y = (shown) => ({ type: "point", domain: names, label: null, axis: shown ? "left" : null, padding: 0.5, tickSize: 0, tickFormat: (name) => (name.length > 38 ? `…${name.slice(-37)}` : name) });
+    const x = (domain, label, inside) => ({ type: "log", domain, label, labelAnchor: "center", labelArrow: "none", axis: "top", tickSize: 0, ticks: ticks(domain, Math.max(3, Math.floor(inside / 70))), tickFormat: power, grid: true });
+    const stripe = Plot.ruleY(given, { y: "name", stroke: colours.line, strokeOpacity: 0.6 });
+
+    const errors = given.filter((block) => block.error > 0);
+    const domain = decades(errors.map((block) => block.error), 2);
+    const curve = Plot.plot({
+      ...shape, width: room + (narrow ? 0 : margin), marginLeft: margin,
+      ariaLabel: "Error of every block's output, relative to its largest value",
+      x: x(domain, "error, relative to the largest value (RMS)", room),
+      y: y(true),
+      marks: [
+        stripe,
+        first ? Plot.ruleY([first], { y: "name", stroke: bad, strokeWidth: row - 2, strokeOpacity: 0.14 }) : null,
+        Plot.line(errors, { x: "error", y: "name", stroke: colours.muted, strokeWidth: 1.2 }),
+        Plot.dot(errors, { x: "error", y: "name", r: 3.5, fill: (block) => (block.over ? bad : colours.accent), title: (block) => `${block.name}: ${block.psnr.toFixed(1)} dB, max abs ${power(block.max_abs)}` }),
+        Plot.text(given.filter((block) => block.error === 0), { y: "name", frameAnchor: "left", dx: 4, text: () => "equal", fill: good, textAnchor: "start" }),
+        Plot.text(given.filter((block) => block.error === null), { y: "name", frameAnchor: "right", dx: -4, text: () => "NaN or infinite", fill: bad, textAnchor: "end" }),
+        first ? Plot.text([first], { y: "name", frameAnchor: first.error !== null && first.error > Math.sqrt(domain[0] * domain[1]) ? "left" : "right", textAnchor: first.error !== null && first.error > Math.sqrt(domain[0] * domain[1]) ? "start" : "end", dx: first.error === null ? -96 : first.error > Math.sqrt(domain[0] * domain[1]) ? 6 : -6, text: () => "first over tolerance", fill: bad, fontWeight: 600, fontStyle: "normal" }) : null,
+      ],
+    });
+    const finite = given.filter((block) => block.largest > 0);
+    const range = decades([...finite.map((block) => block.largest), limit, 1]);
+    const values = Plot.plot({
+      ...shape, width: narrow ? width : room, marginLeft: narrow ? margin : 20,
+      ariaLabel: "Largest absolute value of every block's output, against the limit of fp16",
+      x: x(range, "largest absolute value", room),
+      y: y(narrow),
+      marks: [
+        stripe,
+        Plot.ruleX([limit], { stroke: bad, strokeDasharray: "4,3" }),
+        Plot.text([limit], { x: (value) => value, frameAnchor: "bottom", text: () => `fp16 ends: ${limit}`, dy: 12, dx: -4, textAnchor: "end", fill: bad }),
+        Plot.ruleY(finite, { y: "name", x1: range[0], x2: "largest", stroke: (block) => tint(block, limit), strokeWidth: Math.min(7, row - 4), strokeOpacity: 0.75 }),
+        Plot.dot(finite, { x: "largest", y: "name", r: 3.5, fill: (block) => tint(block, limit), title: (block) => `${block.name} (${block.precision}): ${power(block.largest)}` }),
+      ],
+    });
+    const numbers = table(
+      ["block", "type", "dB", "max abs", "largest value", "over tolerance"],
+      given.map((block) => [
+        block.name, block.precision, block.error === 0 ? "equal" : block.psnr === null ? "NaN" : block.psnr.toFixed(1),
+        block.max_abs === null ? "NaN" : block.max_abs === 0 ? "0" : power(block.max_abs),
+        block.largest === null ? "none finite" : power(block.largest), block.over ? "yes" : "no",
+      ]),
+    );
+    const pair = document.createElement("div");
+    pair.className = "pair";
+    pair.append(curve, values);
+    show(figure, [pair], numbers);
+  }
+
+  /** Red where fp16 would overflow or did, amber within a factor of four. */
+  function tint(block, limit) {
+    return block.largest >= limit ? bad : block.largest > limit / 4 ? warn : colours.accent;
+  }
+
+  return { histogram, stages, blocks, power, share };
+})();

@@ -1,0 +1,69 @@
+/* What the page shows: one candidate and one image at a time, in all sections below the table. */
+"use strict";
+
+(() => {
+  const byId = (id) => document.getElementById(id);
+  const data = JSON.parse(byId("data").textContent);
+  const choosers = { candidate: byId("candidate"), image: byId("image") };
+  const firstShown = Math.max(0, data.images.findIndex((image) => image.shown));
+  const chosen = { candidate: 0, image: firstShown };
+
+  function draw() {
+    const { stages, blocks, results } = data.candidates[chosen.candidate];
+    const { histogram, same_graphs: sameGraphs } = results[chosen.image];
+    const width = (figure) => Math.max(280, Math.floor(figure.getBoundingClientRect().width));
+
+    const figures = { histogram: byId("histogram-chart"), stages: byId("stages-chart"), blocks: byId("blocks-chart") };
+    byId("histogram-note").textContent = `${data.images[chosen.image].name}: absolute differences, rounded to samples of ${histogram.bits} bits` +
+      (sameGraphs ? ", with the same key graphs." : ".");
+    charts.histogram(figures.histogram, histogram, width(figures.histogram));
+
+    byId("stages").hidden = stages.length === 0;
+    if (stages.length) charts.stages(figures.stages, stages, width(figures.stages));
+
+    const wrong = blocks.find((block) => block.over);
+    byId("blocks-note").textContent = blocks.length === 0
+      ? "To see where a difference starts, and how near every block comes to the limit of fp16, run it again with --blocks."
+      : `Every block's output on both sides, in the order of execution. ${wrong ? `The first over tolerance is ${wrong.name}.` : "None is over tolerance."}`;
+    figures.blocks.hidden = blocks.length === 0;
+    if (blocks.length) charts.blocks(figures.blocks, blocks, data.limit, width(figures.blocks));
+  }
+
+  async function show() {
+    const image = data.images[chosen.image];
+    for (const [name, select] of Object.entries(choosers)) if (select) select.value = chosen[name];
+    draw();
+    if (!viewer) return;
+    const part = byId("part-note");
+    byId("viewer").hidden = !image.shown;
+    if (!image.shown) return;
+    part.hidden = !image.part;
+    part.textContent = image.part;
+    await viewer.show(image, chosen.candidate, { bits: data.candidates[chosen.candidate].results[chosen.image].histogram.bits, decades: data.decades });
+  }
+
+  for (const [name, select] of Object.entries(choosers)) {
+    select?.addEventListener("change", () => {
+      chosen[name] = Number(select.value);
+      show();
+    });
+  }
+  for (const button of document.querySelectorAll("button[data-image]")) {
+    button.addEventListener("click", () => {
+      chosen.candidate = Number(button.dataset.candidate);
+      chosen.image = Number(button.dataset.image);
+      show();
+      byId("pictures").scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+    });
+  }
+
+  let width = 0;
+  new ResizeObserver(([{ contentRect }]) => {
+    if (Math.abs(contentRect.width - width) < 2) return;
+    if (width) draw();
+    width = contentRect.width;
+  }).observe(document.querySelector("main"));
+  // The pictures come last in the page: what is above them is drawn before they are read.
+  draw();
+  document.addEventListener("DOMContentLoaded", show);
+})();
