@@ -4,7 +4,6 @@
 const charts = (() => {
   const colours = { ink: "currentColor", muted: "var(--muted)", line: "var(--line)", accent: "var(--accent)" };
   const good = "var(--good)", bad = "var(--bad)", warn = "var(--warn)";
-  const percent = d3.format(".3~%");
   const count = d3.format(",");
 
   /** A share that says 100 % only when it is, and 0 likewise. */
@@ -13,6 +12,9 @@ const charts = (() => {
     if (part < 1e-5) return `${d3.format(".1e")(100 * part)} %`;
     return `${Math.min(100 * part, 99.999).toFixed(part > 0.01 ? 3 : 4)} %`;
   }
+
+  /** A share on an axis: 10 %, 0.001 %, 1e−6 %. */
+  const percent = (part) => (part >= 1e-7 ? `${d3.format("~r")(Number((100 * part).toPrecision(3)))} %` : `${power(100 * part)} %`);
 
   /** A number on a logarithmic axis. */
   function power(value) {
@@ -92,9 +94,8 @@ const charts = (() => {
     ]);
     const seen = shares.filter((one) => one.count);
     const domain = decades(seen.length ? seen.map((one) => one.share) : [1e-6, 1e-2], 2);
-    const identical = new Map(given.map((stage) => [stage.name, share(stage.common / stage.links)]));
     const plot = Plot.plot({
-      width, height: 60 + 26 * given.length, marginLeft: 10 + 7 * d3.max(given, (stage) => stage.name.length), marginRight: 110, marginTop: 40,
+      width, height: 60 + 26 * given.length, marginLeft: 10 + 7 * d3.max(given, (stage) => stage.name.length), marginRight: 156, marginTop: 40,
       ariaLabel: "Share of links that differ, stage by stage",
       x: { type: "log", domain, label: "share of links that differ", labelAnchor: "center", labelArrow: "none", ticks: ticks(domain, Math.max(3, Math.floor(width / 110))), tickFormat: percent, grid: true, axis: "top", tickSize: 0 },
       y: { type: "point", domain: given.map((stage) => stage.name), label: null, padding: 0.6, tickSize: 0 },
@@ -102,8 +103,8 @@ const charts = (() => {
       symbol: { domain: ["near ties", "beyond tolerance"], range: ["circle", "times"], legend: true },
       marks: [
         Plot.ruleY(given, { y: "name", stroke: colours.line }),
-        Plot.dot(seen, { x: "share", y: "stage", symbol: "kind", stroke: "kind", fill: (one) => (one.kind === "near ties" ? colours.accent : "none"), strokeWidth: 2, r: 4.5, title: (one) => `${one.stage}: ${count(one.count)} ${one.kind}, ${share(one.share)}` }),
-        Plot.text(given, { y: "name", frameAnchor: "right", text: (stage) => `${identical.get(stage.name)} same`, dx: 102, textAnchor: "end", fill: colours.muted }),
+        Plot.dot(seen, { x: "share", y: "stage", symbol: "kind", stroke: "kind", strokeWidth: 2.5, r: 4.5, title: (one) => `${one.stage}: ${count(one.count)} ${one.kind}, ${share(one.share)}` }),
+        Plot.text(given, { y: "name", frameAnchor: "right", text: (stage) => `${count(stage.links - stage.common)} of ${count(stage.links)}`, dx: 148, textAnchor: "end", fill: colours.muted }),
       ],
     });
     show(figure, [plot], table(
@@ -117,12 +118,14 @@ const charts = (() => {
     const narrow = width < 640;
     const names = given.map((block) => block.name);
     const margin = Math.min(narrow ? 150 : 260, 14 + 6.4 * d3.max(names, (name) => name.length));
+    const letters = Math.floor((margin - 14) / 6.4);
+    const shorten = (name) => (name.length > letters ? `…${name.slice(1 - letters)}` : name); // the end tells them apart
     const room = narrow ? width : Math.floor((width - margin) / 2);
     const row = given.length > 80 ? 11 : 19;
     const first = given.find((block) => block.over);
     const height = 64 + row * given.length;
     const shape = { height, marginTop: 44, marginBottom: 20, marginRight: 24 };
-    const y = (shown) => ({ type: "point", domain: names, label: null, axis: shown ? "left" : null, padding: 0.5, tickSize: 0, tickFormat: (name) => (name.length > 38 ? `…${name.slice(-37)}` : name) });
+    const y = (shown) => ({ type: "point", domain: names, label: null, axis: shown ? "left" : null, padding: 0.5, tickSize: 0, tickFormat: shorten });
     const x = (domain, label, inside) => ({ type: "log", domain, label, labelAnchor: "center", labelArrow: "none", axis: "top", tickSize: 0, ticks: ticks(domain, Math.max(3, Math.floor(inside / 70))), tickFormat: power, grid: true });
     const stripe = Plot.ruleY(given, { y: "name", stroke: colours.line, strokeOpacity: 0.6 });
 
@@ -153,7 +156,7 @@ const charts = (() => {
       marks: [
         stripe,
         Plot.ruleX([limit], { stroke: bad, strokeDasharray: "4,3" }),
-        Plot.text([limit], { x: (value) => value, frameAnchor: "bottom", text: () => `fp16 ends: ${limit}`, dy: 12, dx: -4, textAnchor: "end", fill: bad }),
+        Plot.text([limit], { x: (value) => value, frameAnchor: "bottom", text: () => `fp16 ends: ${count(limit)}`, dy: 12, dx: -4, textAnchor: "end", fill: bad }),
         Plot.ruleY(finite, { y: "name", x1: range[0], x2: "largest", stroke: (block) => tint(block, limit), strokeWidth: Math.min(7, row - 4), strokeOpacity: 0.75 }),
         Plot.dot(finite, { x: "largest", y: "name", r: 3.5, fill: (block) => tint(block, limit), title: (block) => `${block.name} (${block.precision}): ${power(block.largest)}` }),
       ],

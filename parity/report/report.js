@@ -2,16 +2,17 @@
 "use strict";
 
 (() => {
+  const SHEET = 680; // CSS pixels of A4 and Letter between margins
   const byId = (id) => document.getElementById(id);
   const data = JSON.parse(byId("data").textContent);
   const choosers = { candidate: byId("candidate"), image: byId("image") };
   const firstShown = Math.max(0, data.images.findIndex((image) => image.shown));
   const chosen = { candidate: 0, image: firstShown };
 
-  function draw() {
+  function draw(most = Infinity) {
     const { stages, blocks, results } = data.candidates[chosen.candidate];
     const { histogram, same_graphs: sameGraphs } = results[chosen.image];
-    const width = (figure) => Math.max(280, Math.floor(figure.getBoundingClientRect().width));
+    const width = (figure) => Math.max(280, Math.min(most, Math.floor(figure.getBoundingClientRect().width)));
 
     const figures = { histogram: byId("histogram-chart"), stages: byId("stages-chart"), blocks: byId("blocks-chart") };
     byId("histogram-note").textContent = `${data.images[chosen.image].name}: absolute differences, rounded to samples of ${histogram.bits} bits` +
@@ -63,6 +64,9 @@
     if (width) draw();
     width = contentRect.width;
   }).observe(document.querySelector("main"));
+  // Charts are as wide as the sheet, not as the screen: their letters stay legible.
+  addEventListener("beforeprint", () => draw(SHEET));
+  addEventListener("afterprint", () => draw());
   // The pictures come last in the page: what is above them is drawn before they are read.
   draw();
   document.addEventListener("DOMContentLoaded", show);
