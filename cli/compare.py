@@ -62,6 +62,9 @@ def compare(
     fail_under: Annotated[
         str | None, typer.Option(metavar="dB", help="Least PSNR that passes, 50dB for instance; by itself the rule's.")
     ] = None,
+    blocks: Annotated[
+        bool, typer.Option("--blocks", help="Compare every block's output too, and say where a difference starts.")
+    ] = False,
     baseline: Annotated[
         Path | None, typer.Option(metavar="JSON", help="An earlier --json: fail only where something got worse.")
     ] = None,
@@ -99,7 +102,7 @@ def compare(
     options: dict[str, Any]
     earlier = None
     if emit_polygraphy is not None and (
-        replay or clean or tile or save or junit_file or report or baseline or fail_under
+        replay or clean or tile or save or junit_file or report or baseline or fail_under or blocks
     ):
         raise InputError("--emit-polygraphy goes with models, --inputs, --input, --k, --device and --provider alone")
     if replay is not None:
@@ -110,6 +113,7 @@ def compare(
         settings = earlier.settings
         options = {"inputs": earlier.samples, "k": settings.get("k"), "tile": settings.get("tile")}
         at_least = settings.get("at_least") if at_least is None else at_least
+        blocks = blocks or bool(settings.get("blocks"))
         command = ["--replay", str(replay)]
     else:
         texts, pictures = _apart(models or [], inputs)
@@ -124,11 +128,13 @@ def compare(
             return
     if fail_under is not None:
         command += ["--fail-under", fail_under]
+    command += ["--blocks"] if blocks else []
     with progress_bar("comparing", quiet=quiet) as progress:
         run = compare_models(
             named[:-1],
             named[-1],
             at_least=at_least,
+            blocks=blocks,
             keep_images=save is not None or report is not None,
             command=shlex.join(["keygraph", "compare", *command]),
             notice=_silent if quiet else note,

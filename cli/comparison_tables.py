@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ..parity import Comparison, Difference, InputResult, Run, StageAgreement
+from ..parity import BlockDifference, Comparison, Difference, InputResult, Run, StageAgreement
 from ..parity.failures import CEILING, CLEAN_MARGIN, PSNR_MARGIN, Failures
 from .table import show
+
+#: Of the table of blocks, at most so many but for those around where it starts and passes the tolerance.
+ROWS = 24
 
 
 def show_run(run: Run, regressions: Failures | None = None, moved: Sequence[str] | None = None) -> None:
@@ -59,6 +62,9 @@ def _show(comparison: Comparison) -> None:
             ("key graph", "neighbours", "Jaccard", "links", "differ", "near ties: harmless", "beyond: a bug"),
             [_stage_cells(stage) for stage in comparison.stages],
         )
+    if comparison.blocks:
+        print()
+        _show_blocks(comparison)
     print()
     for line in comparison.notices:
         print(f"note: {line}")
@@ -120,6 +126,42 @@ def _stage_cells(stage: StageAgreement) -> tuple[str, ...]:
         f"{stage.different:,}",
         f"{stage.near_ties:,}",
         f"{stage.beyond_tolerance:,}",
+    )
+
+
+def _show_blocks(comparison: Comparison) -> None:
+    """The blocks, of a large network those that say the most."""
+    blocks, start = comparison.blocks, comparison.origin.block if comparison.origin is not None else None
+    rows, last = [], -1
+    for index in _telling(blocks, start):
+        if index > last + 1:
+            rows.append((f"... {index - last - 1} more", *[""] * 7))
+        block, last = blocks[index], index
+        rows.append((block.name, block.precision, *_block_cells(block), "starts here" if block.name == start else ""))
+    show(("block", "", "PSNR dB", "alone dB", "max abs", "largest", "reference's", ""), rows, left=2)
+
+
+def _telling(blocks: Sequence[BlockDifference], start: str | None) -> list[int]:
+    """Which blocks to show: all, or where it starts and passes the tolerance, and the way there in even steps."""
+    if len(blocks) <= ROWS:
+        return list(range(len(blocks)))
+    chosen = {round(i * (len(blocks) - 1) / (ROWS // 2 - 1)) for i in range(ROWS // 2)}
+    found = [next((i for i, block in enumerate(blocks) if block.name == start), None)]
+    found.append(next((i for i, block in enumerate(blocks) if block.over_tolerance), None))
+    for index in found:
+        chosen |= set() if index is None else set(range(max(0, index - 2), min(len(blocks), index + 3)))
+    return sorted(chosen)
+
+
+def _block_cells(block: BlockDifference) -> tuple[str, ...]:
+    psnr = "equal" if math.isinf(block.psnr) else "NaN" if math.isnan(block.psnr) else f"{block.psnr:.1f}"
+    alone = "equal" if math.isinf(block.alone) else "-" if math.isnan(block.alone) else f"{block.alone:.1f}"
+    return (
+        f"{psnr}{' OVER' if block.over_tolerance else ''}",
+        alone,
+        "-" if math.isnan(block.max_abs) else f"{block.max_abs:.1e}",
+        f"{block.largest:.4g}" if not block.nonfinite else f"{block.nonfinite} not finite",
+        f"{block.reference_largest:.4g}",
     )
 
 

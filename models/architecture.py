@@ -77,6 +77,9 @@ class Architecture:
     carry_over
         For `enhance`: the state dict of a network with CSA and the configuration of the same with GLMHA -> those
         tensors of the latter that are made of several or of parts. None for families without channel attention.
+    blocks
+        The modules whose outputs tell where a difference starts, as a regular expression over their whole names: parts
+        of a transformer layer (norms, attention, feed-forward network), the layer itself, and what lies between layers.
     """
 
     name: str
@@ -87,3 +90,4 @@ class Architecture:
     interface: Callable[[Any], Interface]
     keep_fp32: tuple[str, ...] = DELICATE_OPERATORS
     carry_over: Callable[[StateDict, Any], dict[str, Tensor]] | None = None
+    blocks: str = ".+"

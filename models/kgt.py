@@ -461,4 +461,6 @@ def interface(config: KGTConfig) -> Interface:
 #: which accumulate in FP32 whatever they are given, nor the residual stream within the stages.
 KEEP_FP32 = (*DELICATE_OPERATORS, "body.*/Clip", "body.*/Div", "tail", "Add")
 
-ARCHITECTURE = Architecture("kgt", KGTConfig, KGT, is_kgt, infer_config, interface, KEEP_FP32)
+BLOCKS = r"head|body\.\d+(\.conv|\.layers\.\d+(\.\w+)?)?|(downs|ups|fuses)\.\d+|tail"
+
+ARCHITECTURE = Architecture("kgt", KGTConfig, KGT, is_kgt, infer_config, interface, KEEP_FP32, blocks=BLOCKS)

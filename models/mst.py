@@ -518,4 +518,9 @@ def interface(config: MSTConfig) -> Interface:
 #: the input.
 KEEP_FP32 = (*DELICATE_OPERATORS, "*.similarity", "mapping", "Add")
 
-ARCHITECTURE = Architecture("mst", MSTConfig, MST, is_mst, infer_config, interface, KEEP_FP32, carry_over)
+#: Of the body: attentions, feed-forward networks and the norms before them; all layers of a level; what lies between.
+BODY_BLOCKS = r"embedding|((en|de)coder_layers\.\d+\.\d|bottleneck)(\.blocks\.\d+\.(0|1\.norm|1\.fn))?|mapping"
+
+ARCHITECTURE = Architecture(
+    "mst", MSTConfig, MST, is_mst, infer_config, interface, KEEP_FP32, carry_over, rf"fution|{BODY_BLOCKS}"
+)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .architecture import DELICATE_OPERATORS, Architecture, Interface, StateDict
 from .configuration import require
-from .mst import MSTConfig, SpectralUNet, carry_over, check_levels, infer_levels
+from .mst import BODY_BLOCKS, MSTConfig, SpectralUNet, carry_over, check_levels, infer_levels
 
 #: Centres of the 31 bands in nm (NTIRE 2022 spectral reconstruction challenge, ARAD_1K).
 WAVELENGTHS = tuple(400.0 + 10 * band for band in range(31))
@@ -182,4 +182,5 @@ ARCHITECTURE = Architecture(
     interface,
     KEEP_FP32,
     carry_over,
+    blocks=rf"conv_in|body\.\d+(\.({BODY_BLOCKS}))?|conv_out",
 )

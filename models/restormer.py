@@ -464,6 +464,11 @@ def interface(config: RestormerConfig) -> Interface:
 #: and the sum with the image.
 KEEP_FP32 = (*DELICATE_OPERATORS, *channel_attention.KEEP_FP32, "*.norm1", "*.norm2", "output", "Add")
 
+BLOCKS = (
+    r"patch_embed|(encoder_level\d|latent|decoder_level\d|refinement)\.\d+(\.\w+)?|"
+    r"(down|up)\d_\d|reduce_chan_\w+|skip_conv|output"
+)
+
 ARCHITECTURE = Architecture(
-    "restormer", RestormerConfig, Restormer, is_restormer, infer_config, interface, KEEP_FP32, carry_over
+    "restormer", RestormerConfig, Restormer, is_restormer, infer_config, interface, KEEP_FP32, carry_over, BLOCKS
 )

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .comparison import compare
     from .difference import Difference, Histogram
     from .inputs import Sample
+    from .origin import Origin
     from .probes import EngineProbe, OnnxProbe, Probe, TorchProbe, open_probe
     from .results import CleanPsnr, InputResult
     from .run import ComparedImage, Comparison, Run, Side
@@ -29,6 +30,7 @@ _HOMES = {
     "Histogram": "difference",
     "InputResult": "results",
     "OnnxProbe": "probes",
+    "Origin": "origin",
     "Probe": "probes",
     "Run": "run",
     "Sample": "inputs",
@@ -50,6 +52,7 @@ __all__ = [
     "Histogram",
     "InputResult",
     "OnnxProbe",
+    "Origin",
     "Probe",
     "Run",
     "Sample",

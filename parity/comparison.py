@@ -22,18 +22,24 @@ from ..runtime.restorer import Restorer
 from ..runtime.session import DivisibleSession, NotFiniteError, resolve_k
 from ..runtime.sizing import choose
 from ..runtime.tiling import Plan
-from .cutting import count_pieces, in_pieces, in_tiles
+from .blocks import merged
+from .cutting import count_pieces, in_pieces, in_tiles, worst_piece
 from .difference import difference
 from .inputs import Demands, Given, Input, One, demands, floats, read_inputs
+from .origin import origin
 from .probes import Probe, open_probe
 from .results import CleanPsnr, InputResult
 from .run import ComparedImage, Comparison, Run, Side, versions
 from .specs import ModelSpec
 from .stages import StageAgreement, agreements
+from .tracing import Traced, trace
 from .verdict import judge, tolerance
 
 Image = NDArray[np.float32]
 Model = str | os.PathLike[str] | ModelSpec | Probe
+
+#: The side in pixels of the piece of an image on which blocks are compared, rounded up to the size rule.
+TRACED = 128
 
 #: Settings that may differ between two forms of one network.
 _FREE_SETTINGS = ("k", "k_trained", "task")
@@ -63,6 +69,7 @@ def compare(
     k: int | None = None,
     tile: int | str | None = None,
     at_least: float | None = None,
+    blocks: bool = False,
     keep_images: bool = False,
     command: str | None = None,
     notice: Callable[[str], None] = warn,
@@ -93,6 +100,9 @@ def compare(
         run through the tiled pipeline as users do; results are then cut to the manifest's `clamp`, too.
     at_least
         The least PSNR in dB that passes; None for the rule's own.
+    blocks
+        Compare the outputs of every block as well, on the piece of each image where the results are furthest apart
+        (128 pixels a side, rounded up to the size rule), and say where the difference starts.
     keep_images
         Return the images as well.
     command
@@ -105,7 +115,8 @@ def compare(
     Raises
     ------
     InputError
-        A file, an image or k cannot be used, or two are not forms of one network.
+        A file, an image or k cannot be used, two are not forms of one network, or blocks are asked for of what has
+        none to show.
     """
     single = isinstance(candidates, (str, os.PathLike, ModelSpec)) or hasattr(candidates, "manifest")
     wanted: Sequence[Any] = [candidates] if single else list(candidates)  # type: ignore[arg-type]
@@ -118,7 +129,10 @@ def compare(
     for probe in ours:
         check_comparable(probe, theirs)
         tolerance((probe.manifest.precision, theirs.manifest.precision))
-    setup = _Setup(tuple(ours), theirs, _common_k((*ours, theirs), k), _needs(ours, theirs), tile)
+    if blocks:
+        _require_blocks((*ours, theirs))
+    common_k, needs = _common_k((*ours, theirs), k), _needs(ours, theirs)
+    setup = _Setup(tuple(ours), theirs, common_k, needs, tile, at_least, blocks)
     images = read_inputs(inputs, setup.needs, clean)
     total, steps = sum(setup.steps(image) for image in images), itertools.count(1)
 
@@ -131,11 +145,11 @@ def compare(
         found = _compare_image(setup, image, step)
         compared.append(found if keep_images else dataclasses.replace(found, image=None))
     return Run(
-        comparisons=tuple(_comparison(setup, index, images, compared, at_least) for index in range(len(ours))),
+        comparisons=tuple(_comparison(setup, index, compared) for index in range(len(ours))),
         images=tuple(found.image for found in compared if found.image is not None),
         command=command,
         versions=versions(),
-        settings={"k": k, "tile": tile, "at_least": at_least},
+        settings={"k": k, "tile": tile, "at_least": at_least, "blocks": blocks},
     )
 
 
@@ -148,6 +162,8 @@ class _Setup:
     k: int | None
     needs: Demands
     tile: int | str | None
+    at_least: float | None
+    blocks: bool
 
     @property
     def global_statistics(self) -> str | None:
@@ -163,10 +179,21 @@ class _Setup:
         """Whether this candidate's graphs can be forced on the reference."""
         return self.k is not None and candidate.tells_graphs and self.reference.tells_graphs
 
+    def precisions(self, candidate: Probe) -> tuple[str, str]:
+        """Of both sides."""
+        return candidate.manifest.precision, self.reference.manifest.precision
+
+    def block_tolerance(self, candidate: Probe) -> float:
+        """PSNR in dB below which a block is over tolerance: the rule's for images."""
+        return tolerance(self.precisions(candidate)).psnr if self.at_least is None else self.at_least
+
     def steps(self, image: Input) -> int:
         """Of a progress bar."""
         forced = sum(map(self.with_graphs, self.candidates))
-        return len(self.sides) + forced if self.tile is not None else count_pieces(image, self.needs) * (1 + forced)
+        traced = len(self.candidates) if self.blocks else 0
+        if self.tile is not None:
+            return len(self.sides) + forced + traced
+        return count_pieces(image, self.needs) * (1 + forced) + traced
 
 
 @dataclass(frozen=True)
@@ -175,18 +202,21 @@ class _Compared:
 
     results: tuple[InputResult, ...]
     notices: tuple[tuple[str, ...], ...]
+    traced: tuple[Traced, ...]
     image: ComparedImage | None
 
 
 def _compare_image(setup: _Setup, given: Input, step: Callable[[], None]) -> _Compared:
     (theirs, *ours), plan, said = _as_run(setup, given, step)
-    results, notices = [], []
+    results, notices, traced = [], [], []
     for index, (candidate, restored) in enumerate(zip(setup.candidates, ours, strict=True), start=1):
         lines = [line for side in (0, index) for line in said[side]]
         measure = partial(difference, manifest=setup.needs.manifest, dtype=given.scene.dtype)
         same_graphs, stages = None, tuple[StageAgreement, ...]()
+        judged = restored, theirs
         if setup.with_graphs(candidate):
             (recorded, forced), stages = _same_graphs(setup, candidate, given, step)
+            judged = recorded, forced
             same_graphs = measure(recorded, forced)
             if setup.tile is None and not np.array_equal(restored, recorded, equal_nan=True):
                 lines.append("the candidate computes slightly otherwise while its key graphs are recorded")
@@ -199,11 +229,16 @@ def _compare_image(setup: _Setup, given: Input, step: Callable[[], None]) -> _Co
             stages=stages,
             clean=None if given.clean is None else _against_clean(setup, restored, theirs, given.clean),
         )
+        if setup.blocks:
+            found = _trace(setup, candidate, given, judged)
+            traced.append(found)
+            lines += found.notices
+            step()
         results.append(result)
         notices.append(tuple(lines))
     others = {name: values for name, values in given.arrays.items() if name != IMAGE_INPUT}
     image = ComparedImage(given.name, given.arrays[IMAGE_INPUT], theirs, tuple(ours), given.clean, plan, others)
-    return _Compared(tuple(results), tuple(notices), image)
+    return _Compared(tuple(results), tuple(notices), tuple(traced), image)
 
 
 def _as_run(
@@ -279,15 +314,26 @@ def _same_graphs(
     return both, tuple(stages)
 
 
+def _trace(setup: _Setup, candidate: Probe, given: Input, judged: tuple[Image, Image]) -> Traced:
+    """The blocks on the piece of an image where the two restored images are furthest apart."""
+    with np.errstate(invalid="ignore"):
+        off = np.nan_to_num(np.abs(judged[0] - judged[1]), nan=np.inf)
+    inputs, (top, left, height, width) = worst_piece(given, setup.needs, off, TRACED)
+    ks = _given(candidate, setup.k), _given(setup.reference, setup.k)
+    found = trace(candidate, setup.reference, inputs, ks, setup.block_tolerance(candidate))
+    if (height, width) == off.shape[:2]:
+        return found
+    where = f"{given.name}: blocks on the {width}x{height} pixels at {left},{top}, where the results differ the most"
+    return dataclasses.replace(found, notices=(where, *found.notices))
+
+
 def _against_clean(setup: _Setup, candidate: Image, reference: Image, clean: Image) -> CleanPsnr:
     low, high = setup.needs.manifest.value_range
     wanted = np.clip(clean, low, high)
     return CleanPsnr(*(psnr(np.clip(image, low, high), wanted, (low, high)) for image in (candidate, reference)))
 
 
-def _comparison(
-    setup: _Setup, index: int, images: Sequence[Input], compared: Sequence[_Compared], at_least: float | None
-) -> Comparison:
+def _comparison(setup: _Setup, index: int, compared: Sequence[_Compared]) -> Comparison:
     """All images of one candidate."""
     candidate, reference = setup.candidates[index], setup.reference
     results = [found.results[index] for found in compared]
@@ -299,6 +345,16 @@ def _comparison(
     if setup.k is not None and not setup.with_graphs(candidate):
         silent = next(probe for probe in (candidate, reference) if not probe.tells_graphs)
         notices.append(f"{silent.name} tells no key graphs: it is judged as run, and near ties count as errors")
+    verdict = judge(results, stages, setup.precisions(candidate), setup.at_least)
+    blocks = merged([found.traced[index].blocks for found in compared if found.traced])
+    start = None
+    if setup.blocks:
+        restored = [found.traced[index].restored for found in compared]
+        start = origin(blocks, float(np.min(restored)), setup.block_tolerance(candidate))
+        if not verdict.good:
+            verdict = dataclasses.replace(verdict, reasons=(*verdict.reasons, start.words))
+        elif start.kind != "nowhere":
+            notices.append(f"the images agree, but not every block: {start.words}")
     return Comparison(
         candidate=Side(candidate.name, candidate.description, candidate.manifest),
         reference=Side(reference.name, reference.description, reference.manifest),
@@ -306,13 +362,24 @@ def _comparison(
         same_weights=same_weights,
         inputs=tuple(results),
         stages=stages,
-        verdict=judge(results, stages, (candidate.manifest.precision, reference.manifest.precision), at_least),
+        verdict=verdict,
         notices=tuple(dict.fromkeys(notices)),
+        blocks=blocks,
+        origin=start,
     )
 
 
 def _needs(candidates: Sequence[Probe], reference: Probe) -> Demands:
     return demands(*(probe.manifest for probe in candidates), reference.manifest)
+
+
+def _require_blocks(sides: Sequence[Probe]) -> None:
+    for probe in sides:
+        if not probe.tells_blocks:
+            raise InputError(
+                f"{probe.name} tells no blocks, since TensorRT fuses across them; leave blocks out, or compare those "
+                "of the ONNX file that it was built from, without TensorRT"
+            )
 
 
 def check_comparable(candidate: Probe | Side, reference: Probe | Side) -> None:

@@ -82,15 +82,52 @@ def in_tiles(given: Input, needs: Demands, plan: Plan, ways: Ways) -> NDArray[np
     return result
 
 
-def pieces(given: Input, needs: Demands) -> Iterator[tuple[Inputs, tuple[int, int]]]:
+def pieces(
+    given: Input, needs: Demands, step: tuple[int, int] | None = None
+) -> Iterator[tuple[Inputs, tuple[int, int]]]:
     """Cut an image and what goes with it: what a session takes but k, and the corner (top, left)."""
     height, width = given.scene.height, given.scene.width
     unit = needs.shape[1:] if needs.shape else (needs.multiple, needs.multiple)
     padded = round_up(height, unit[0]), round_up(width, unit[1])
-    cut, step = Windows(given.scene, *padded), _steps(needs)
+    cut, step = Windows(given.scene, *padded), step or _steps(needs)
     for top in range(0, height, step[0]):
         for left in range(0, width, step[1]):
             yield cut(top, left, min(step[0], padded[0] - top), min(step[1], padded[1] - left)), (top, left)
+
+
+def worst_piece(given: Input, needs: Demands, off: NDArray[Any], side: int) -> tuple[Inputs, tuple[int, int, int, int]]:
+    """The piece of an image where it is off the most.
+
+    Parameters
+    ----------
+    given
+        The image and what goes with it.
+    needs
+        What all sides take.
+    off
+        [H', W', C'] of the restored image: by how much each value is off; infinite counts more than any number.
+    side
+        Of the piece in pixels, rounded up to the size rule.
+
+    Returns
+    -------
+    inputs, place
+        What a session takes but k, of the batch that it takes; and top, left, height and width in the image.
+    """
+    step = needs.shape[1:] if needs.shape else (round_up(side, needs.multiple),) * 2
+    scale = needs.manifest.scale
+
+    def badness(place: tuple[int, int]) -> float:
+        top, left = (start * scale for start in place)
+        piece = off[top : top + step[0] * scale, left : left + step[1] * scale].astype(np.float64)
+        return float(np.sum(piece**2))
+
+    inputs, (top, left) = max(pieces(given, needs, step), key=lambda piece: badness(piece[1]))
+    if needs.shape is not None:
+        together = needs.shape[0]
+        inputs = tuple(np.repeat(one[:1], together, axis=0) for one in inputs)
+    height, width = (min(length, end - at) for length, end, at in zip(step, off.shape, (top, left), strict=False))
+    return inputs, (top, left, height, width)
 
 
 def _joined(given: Input, needs: Demands, ways: Ways, inputs: Inputs) -> NDArray[np.float32]:

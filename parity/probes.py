@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import InputError
-from ..manifest import Manifest
+from ..manifest import IMAGE_INPUT, Manifest
 from ..models import LoadedModel, load_checkpoint
 from ..plugins.torch.operators import graph_observer
 from ..runtime.device import Device, parse_device
@@ -23,10 +24,16 @@ from ..runtime.notices import warn
 from ..runtime.onnx_runtime import OnnxRuntimeSession
 from ..runtime.pytorch import TorchSession
 from ..runtime.session import Session
+from . import torch_blocks
+from .blocks import BlockValues, See, pattern
+from .onnx_blocks import OnnxBlock, onnx_blocks
 from .specs import ModelSpec, parse_spec
 
 Images = NDArray[np.float32]
 Graphs = Sequence[NDArray[np.int32]]
+
+#: Block's name -> as `BlockValues.inputs`.
+BlockInputs = Mapping[str, Sequence[NDArray[Any]]]
 
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -55,6 +62,10 @@ class Probe(Protocol):
     def tells_graphs(self) -> bool:
         """Whether `record` and `force` are possible."""
 
+    @property
+    def tells_blocks(self) -> bool:
+        """Whether `trace` and `retrace` are possible."""
+
     def run(self, images: Images, k: int | None, *extras: Images) -> Images:
         """Restore a batch, as `Session.run` does."""
 
@@ -63,6 +74,16 @@ class Probe(Protocol):
 
     def force(self, images: Images, k: int | None, graphs: Graphs, *extras: Images) -> tuple[Images, list[Selection]]:
         """Restore with these graphs in place of the model's own choices, which are told but not used."""
+
+    def trace(
+        self, images: Images, k: int | None, graphs: Graphs | None, see: See, *extras: Images
+    ) -> tuple[Images, list[Selection]]:
+        """Restore as `record` does, or with graphs as `force` does, and tell every block."""
+
+    def retrace(
+        self, images: Images, k: int | None, graphs: Graphs | None, inputs: BlockInputs, see: See, *extras: Images
+    ) -> None:
+        """As `trace`, but with what these blocks take in put in place of their own inputs, all in one run."""
 
 
 class TorchProbe:
@@ -80,7 +101,7 @@ class TorchProbe:
         What a reader knows it by; None for the file.
     """
 
-    tells_graphs = True
+    tells_graphs = tells_blocks = True
 
     def __init__(
         self,
@@ -101,20 +122,32 @@ class TorchProbe:
 
     def record(self, images: Images, k: int | None, *extras: Images) -> tuple[Images, list[Selection]]:
         """See `Probe.record`."""
-        return self._run((images, k, *extras), lambda _index, own: own)
+        return self._run((images, k, *extras), None)
 
     def force(self, images: Images, k: int | None, graphs: Graphs, *extras: Images) -> tuple[Images, list[Selection]]:
         """See `Probe.force`."""
-        return self._run((images, k, *extras), lambda index, own: torch.from_numpy(graphs[index]).to(own.device))
+        return self._run((images, k, *extras), graphs)
 
-    def _run(
-        self, arguments: tuple[Any, ...], choose: Callable[[int, Tensor], Tensor]
+    def trace(
+        self, images: Images, k: int | None, graphs: Graphs | None, see: See, *extras: Images
     ) -> tuple[Images, list[Selection]]:
-        """Run and list every selection; `choose(index, own choice)` says which graph is used."""
+        """See `Probe.trace`."""
+        with torch_blocks.seen(self._module, pattern(self.manifest), see):
+            return self._run((images, k, *extras), graphs)
+
+    def retrace(
+        self, images: Images, k: int | None, graphs: Graphs | None, inputs: BlockInputs, see: See, *extras: Images
+    ) -> None:
+        """See `Probe.retrace`."""
+        with torch_blocks.given(self._module, inputs):
+            self.trace(images, k, graphs, see, *extras)
+
+    def _run(self, arguments: tuple[Any, ...], graphs: Graphs | None) -> tuple[Images, list[Selection]]:
+        """Run and list every selection; None uses the network's own."""
         selections: list[Selection] = []
 
         def observe(query: Tensor, key: Tensor, graph: Tensor) -> Tensor:
-            used = choose(len(selections), graph)
+            used = graph if graphs is None else torch.from_numpy(graphs[len(selections)]).to(graph.device)
             features = [tensor.float().cpu().numpy() for tensor in (query, key)]
             selections.append(Selection(modules[-1], features[0], features[1], graph.cpu().numpy()))
             return used
@@ -152,8 +185,8 @@ class OnnxProbe:
     Parameters
     ----------
     path, library, device, provider, notice
-        As for `OnnxRuntimeSession`. TensorRT fuses across the nodes that would tell their key graphs, so with that
-        provider it tells none.
+        As for `OnnxRuntimeSession`. TensorRT fuses across the nodes that would tell their key graphs and blocks, so
+        with that provider it tells none.
     name
         What a reader knows it by; None for the file.
     """
@@ -171,7 +204,7 @@ class OnnxProbe:
         self.session = OnnxRuntimeSession(path, library, device=device, provider=provider, notice=notice)
         self.manifest = self.session.manifest
         self.description = self.session.description
-        self.tells_graphs = provider != "tensorrt"
+        self.tells_graphs = self.tells_blocks = provider != "tensorrt"
         self._graphs = GraphProbe(path, library, device=device)
         if self.manifest.neighbours is not None and not self._graphs.names:
             raise InputError(f"{path} has no KeyGraph nodes left (functions inlined?); compare the file as exported")
@@ -188,9 +221,47 @@ class OnnxProbe:
         """See `Probe.force`."""
         return self._graphs.force(images, k, graphs, *extras)
 
+    def trace(
+        self, images: Images, k: int | None, graphs: Graphs | None, see: See, *extras: Images
+    ) -> tuple[Images, list[Selection]]:
+        """See `Probe.trace`."""
+        return self._trace(images, k, graphs, {}, see, *extras)
+
+    def retrace(
+        self, images: Images, k: int | None, graphs: Graphs | None, inputs: BlockInputs, see: See, *extras: Images
+    ) -> None:
+        """See `Probe.retrace`."""
+        self._trace(images, k, graphs, inputs, see, *extras)
+
+    @cached_property
+    def _blocks(self) -> list[OnnxBlock]:
+        return onnx_blocks(self._graphs.file.model, pattern(self.manifest))
+
+    def _trace(
+        self, images: Images, k: int | None, graphs: Graphs | None, inputs: BlockInputs, see: See, *extras: Images
+    ) -> tuple[Images, list[Selection]]:
+        file = self._graphs.file
+        given: dict[str, NDArray[Any]] = {
+            copy: values.astype(file.dtype(copy))
+            for block in self._blocks
+            for copies, values in zip(block.inputs, inputs.get(block.name, ()), strict=False)
+            for copy in copies
+        }
+        given |= self._graphs.replaced(graphs) if graphs is not None else {}
+        names = (IMAGE_INPUT, *(extra.name for extra in self.manifest.extra_inputs))
+        fed = dict(zip(names, (images, *extras), strict=True))
+        wanted = {name: None for block in self._blocks for name in (block.output, *(one[0] for one in block.inputs))}
+        read = [*self._graphs.told, *(name for name in wanted if name not in fed)]
+        restored, values = file.run(images, k, extras, read, given)
+        values |= fed
+        for block in self._blocks:
+            taken = tuple(values[copies[0]] for copies in block.inputs)
+            see(BlockValues(block.name, values[block.output], taken, block.precision))
+        return restored, self._graphs.selections(values)
+
 
 class EngineProbe:
-    """An engine, which is a sealed box: it tells no key graphs.
+    """An engine, which is a sealed box: it tells neither key graphs nor blocks.
 
     Parameters
     ----------
@@ -200,7 +271,7 @@ class EngineProbe:
         What a reader knows it by; None for the file.
     """
 
-    tells_graphs = False
+    tells_graphs = tells_blocks = False
 
     def __init__(
         self,
@@ -227,6 +298,16 @@ class EngineProbe:
     def force(self, images: Images, k: int | None, graphs: Graphs, *extras: Images) -> NoReturn:
         """Refuse; see `tells_graphs`."""
         raise NotImplementedError(f"{self.name} takes no key graphs")
+
+    def trace(self, images: Images, k: int | None, graphs: Graphs | None, see: See, *extras: Images) -> NoReturn:
+        """Refuse; see `tells_blocks`."""
+        raise NotImplementedError(f"{self.name} tells no blocks")
+
+    def retrace(
+        self, images: Images, k: int | None, graphs: Graphs | None, inputs: BlockInputs, see: See, *extras: Images
+    ) -> NoReturn:
+        """Refuse; see `tells_blocks`."""
+        raise NotImplementedError(f"{self.name} takes no inputs of blocks")
 
 
 def open_probe(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ..manifest import Manifest
 from ..runtime.tiling import Plan
 from .blocks import BlockDifference
+from .origin import Origin
 from .results import InputResult
 from .stages import StageAgreement
 from .verdict import Verdict
@@ -78,6 +79,8 @@ class Comparison:
         What a reader should know besides.
     blocks
         Outputs of every block, in the order of execution; empty unless asked for.
+    origin
+        Where the difference starts, from the blocks; None unless asked for.
     """
 
     candidate: Side
@@ -89,6 +92,7 @@ class Comparison:
     verdict: Verdict
     notices: tuple[str, ...]
     blocks: tuple[BlockDifference, ...] = ()
+    origin: Origin | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for JSON: PSNR at most 200 (which stands for equal images), None for what is not a number."""
@@ -158,7 +162,8 @@ class Run:
     versions
         Of what it depends on: package -> version, and ``"python"``, ``"platform"``.
     settings
-        What else it was run with: ``"k"``, ``"tile"``, ``"at_least"``, each None where nothing was asked for.
+        What else it was run with: ``"k"``, ``"tile"``, ``"at_least"``, each None where nothing was asked for, and
+        ``"blocks"``.
     """
 
     comparisons: tuple[Comparison, ...]

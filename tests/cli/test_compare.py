@@ -336,7 +336,7 @@ def test_a_saved_run_is_repeated(
     again = json.loads(capsys.readouterr().out)
     assert again["moved"] == []
     assert again["comparisons"] == first["comparisons"]
-    assert again["settings"] == first["settings"] == {"k": 9, "tile": None, "at_least": 80.0}
+    assert again["settings"] == first["settings"] == {"k": 9, "tile": None, "at_least": 80.0, "blocks": False}
     # Another model in the same place: the numbers move, and that is said.
     changed(tiny.onnx, model, set_weight("tail.weight", 40, lambda value: value + 0.0001))
     assert run("--replay", folder, "--save", folder) in (0, 3)
