@@ -81,7 +81,9 @@ def compare(
     ] = None,
     report: Annotated[
         Path | None,
-        typer.Option(metavar="HTML", help="Write a page to look at: pictures, their differences, charts. Needs no network."),
+        typer.Option(
+            metavar="HTML", help="Write a page to look at: pictures, their differences, charts. Needs no network."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only what is wrong.")] = False,

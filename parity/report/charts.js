@@ -114,36 +114,37 @@ const charts = (() => {
   }
 
   /** Error and activation range of every block, in the order of execution, on two logarithmic axes. */
-  function blocks(figure, given, limit, width) {
+  function blocks(figure, given, start, limit, width) {
     const narrow = width < 640;
     const names = given.map((block) => block.name);
     const margin = Math.min(narrow ? 150 : 260, 14 + 6.4 * d3.max(names, (name) => name.length));
     const letters = Math.floor((margin - 14) / 6.4);
     const shorten = (name) => (name.length > letters ? `…${name.slice(1 - letters)}` : name); // the end tells them apart
     const room = narrow ? width : Math.floor((width - margin) / 2);
-    const row = given.length > 80 ? 11 : 19;
-    const first = given.find((block) => block.over);
-    const height = 64 + row * given.length;
-    const shape = { height, marginTop: 44, marginBottom: 20, marginRight: 24 };
+    const row = given.length > 60 ? 14 : 19;
+    const shape = { height: 64 + row * given.length, marginTop: 44, marginBottom: 20, marginRight: 24, style: { fontSize: row < 16 ? "11px" : "12px" } };
     const y = (shown) => ({ type: "point", domain: names, label: null, axis: shown ? "left" : null, padding: 0.5, tickSize: 0, tickFormat: shorten });
     const x = (domain, label, inside) => ({ type: "log", domain, label, labelAnchor: "center", labelArrow: "none", axis: "top", tickSize: 0, ticks: ticks(domain, Math.max(3, Math.floor(inside / 70))), tickFormat: power, grid: true });
     const stripe = Plot.ruleY(given, { y: "name", stroke: colours.line, strokeOpacity: 0.6 });
 
-    const errors = given.filter((block) => block.error > 0);
-    const domain = decades(errors.map((block) => block.error), 2);
+    const errors = given.filter((block) => block.error > 0), alone = given.filter((block) => block.alone > 0);
+    const domain = decades([...errors.map((block) => block.error), ...alone.map((block) => block.alone)], 2);
+    const marked = given.filter((block) => block.name === start.block);
+    const [side, dx] = marked.some((block) => block.error === null || block.error < Math.sqrt(domain[0] * domain[1])) ? ["right", -6] : ["left", 6];
     const curve = Plot.plot({
       ...shape, width: room + (narrow ? 0 : margin), marginLeft: margin,
       ariaLabel: "Error of every block's output, relative to its largest value",
-      x: x(domain, "error, relative to the largest value (RMS)", room),
+      x: x(domain, "error, relative to the largest value (RMS)", room - (narrow ? margin : 0)),
       y: y(true),
       marks: [
         stripe,
-        first ? Plot.ruleY([first], { y: "name", stroke: bad, strokeWidth: row - 2, strokeOpacity: 0.14 }) : null,
+        Plot.ruleY(marked, { y: "name", stroke: bad, strokeWidth: row - 2, strokeOpacity: 0.14 }),
         Plot.line(errors, { x: "error", y: "name", stroke: colours.muted, strokeWidth: 1.2 }),
-        Plot.dot(errors, { x: "error", y: "name", r: 3.5, fill: (block) => (block.over ? bad : colours.accent), title: (block) => `${block.name}: ${block.psnr.toFixed(1)} dB, max abs ${power(block.max_abs)}` }),
+        Plot.dot(alone, { x: "alone", y: "name", r: 3, stroke: colours.muted, title: (block) => `${block.name} given the same input: ${power(block.alone)}` }),
+        Plot.dot(errors, { x: "error", y: "name", r: 3.5, fill: (block) => (block.over ? bad : colours.accent), title: (block) => `${block.name}: ${decibels(block)} dB, max abs ${power(block.max_abs)}` }),
         Plot.text(given.filter((block) => block.error === 0), { y: "name", frameAnchor: "left", dx: 4, text: () => "equal", fill: good, textAnchor: "start" }),
-        Plot.text(given.filter((block) => block.error === null), { y: "name", frameAnchor: "right", dx: -4, text: () => "NaN or infinite", fill: bad, textAnchor: "end" }),
-        first ? Plot.text([first], { y: "name", frameAnchor: first.error !== null && first.error > Math.sqrt(domain[0] * domain[1]) ? "left" : "right", textAnchor: first.error !== null && first.error > Math.sqrt(domain[0] * domain[1]) ? "start" : "end", dx: first.error === null ? -96 : first.error > Math.sqrt(domain[0] * domain[1]) ? 6 : -6, text: () => "first over tolerance", fill: bad, fontWeight: 600, fontStyle: "normal" }) : null,
+        Plot.text(given.filter((block) => block.error === null), { y: "name", frameAnchor: "left", dx: 4, text: (block) => `${count(block.nonfinite)} not finite`, fill: bad, textAnchor: "start" }),
+        Plot.text(marked, { y: "name", frameAnchor: side, textAnchor: side === "left" ? "start" : "end", dx, text: () => start.label, fill: bad, fontWeight: 600 }),
       ],
     });
     const finite = given.filter((block) => block.largest > 0);
@@ -151,29 +152,57 @@ const charts = (() => {
     const values = Plot.plot({
       ...shape, width: narrow ? width : room, marginLeft: narrow ? margin : 20,
       ariaLabel: "Largest absolute value of every block's output, against the limit of fp16",
-      x: x(range, "largest absolute value", room),
+      x: x(range, "largest absolute value", room - (narrow ? margin : 0)),
       y: y(narrow),
       marks: [
         stripe,
         Plot.ruleX([limit], { stroke: bad, strokeDasharray: "4,3" }),
         Plot.text([limit], { x: (value) => value, frameAnchor: "bottom", text: () => `fp16 ends: ${count(limit)}`, dy: 12, dx: -4, textAnchor: "end", fill: bad }),
-        Plot.ruleY(finite, { y: "name", x1: range[0], x2: "largest", stroke: (block) => tint(block, limit), strokeWidth: Math.min(7, row - 4), strokeOpacity: 0.75 }),
+        Plot.ruleY(finite, { y: "name", x1: range[0], x2: "largest", stroke: (block) => tint(block, limit), strokeWidth: Math.min(7, row - 6), strokeOpacity: 0.75 }),
+        Plot.dot(given.filter((block) => block.reference > 0), { x: "reference", y: "name", symbol: tick, r: 6, stroke: colours.ink, strokeWidth: 1.5, title: (block) => `${block.name}, the reference: ${power(block.reference)}` }),
         Plot.dot(finite, { x: "largest", y: "name", r: 3.5, fill: (block) => tint(block, limit), title: (block) => `${block.name} (${block.precision}): ${power(block.largest)}` }),
       ],
     });
+    const cell = (value) => (value === null ? "–" : value === 0 ? "0" : power(value));
     const numbers = table(
-      ["block", "type", "dB", "max abs", "largest value", "over tolerance"],
+      ["block", "type", "dB", "error", "error alone", "max abs", "largest value", "reference's", "not finite", "over tolerance"],
       given.map((block) => [
-        block.name, block.precision, block.error === 0 ? "equal" : block.psnr === null ? "NaN" : block.psnr.toFixed(1),
-        block.max_abs === null ? "NaN" : block.max_abs === 0 ? "0" : power(block.max_abs),
-        block.largest === null ? "none finite" : power(block.largest), block.over ? "yes" : "no",
+        block.name, block.precision, decibels(block), cell(block.error), cell(block.alone), cell(block.max_abs), cell(block.largest), cell(block.reference),
+        count(block.nonfinite), block.over ? "yes" : "no",
       ]),
     );
     const pair = document.createElement("div");
     pair.className = "pair";
     pair.append(curve, values);
-    show(figure, [pair], numbers);
+    show(figure, [legend(alone.length > 0), pair], numbers);
   }
+
+  const decibels = (block) => (block.error === 0 ? "equal" : block.psnr === null ? "NaN" : block.psnr.toFixed(1));
+
+  /** What the marks of the blocks' chart mean. */
+  function legend(withAlone) {
+    const line = document.createElement("p");
+    line.className = "marks";
+    const add = (name, text) => {
+      const key = line.appendChild(document.createElement("span"));
+      key.className = name;
+      key.textContent = text;
+    };
+    add("dot", "output as run");
+    add("dot over", "over tolerance");
+    if (withAlone) add("ring", "alone: given the reference's input");
+    add("tick", "the reference's largest value");
+    return line;
+  }
+
+  /** A symbol: an upright line. */
+  const tick = {
+    draw(context, size) {
+      const half = Math.sqrt(size / Math.PI);
+      context.moveTo(0, -half);
+      context.lineTo(0, half);
+    },
+  };
 
   /** Red where fp16 would overflow or did, amber within a factor of four. */
   function tint(block, limit) {

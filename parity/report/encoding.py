@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+
 import numpy as np
 import pyvips
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ DECADES = 8
 
 
 def encode(pixels: NDArray[np.uint8]) -> bytes:
-    """Write a picture, [H, W] or [H, W, 3], as PNG: lossless WebP is no smaller for noisy pictures, and takes longer."""
+    """Write a picture, [H, W] or [H, W, 3], as PNG: lossless WebP takes longer, and saves little on noise."""
     samples = np.ascontiguousarray(pixels if pixels.ndim == 3 else pixels[:, :, None])
     height, width, channels = samples.shape
     image = pyvips.Image.new_from_memory(samples.data, width, height, channels, "uchar")

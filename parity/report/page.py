@@ -10,13 +10,11 @@ from ...runtime.tiling import Axis, Plan, seam_ratio
 from .. import failures
 from ..blocks import BlockDifference
 from ..difference import Difference
+from ..origin import LARGEST
 from ..run import Comparison, Run
 from ..stages import StageAgreement
 from .encoding import DECADES
-from .pictures import Shown, choose, picture_name
-
-#: The largest finite number of half precision.
-FP16_LIMIT = 65504.0
+from .pictures import OPENING, Shown, choose, picture_name
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,8 @@ class Page:
         The run.
     shown
         What is seen of each image, None where nothing is.
+    first
+        The image that it opens with: the worst.
     failing
         (candidate, image) -> why it fails the rule.
     data
@@ -37,8 +37,14 @@ class Page:
 
     run: Run
     shown: list[Shown | None]
+    first: int
     failing: failures.Failures
     data: dict[str, Any]
+
+    @property
+    def first_pictures(self) -> int:
+        """After so many pictures it can be looked at; 0 where it has none."""
+        return len(OPENING) if self.shown[self.first] is not None else 0
 
     @property
     def hidden(self) -> int:
@@ -53,15 +59,19 @@ class Page:
 
 def make_page(run: Run) -> Page:
     """Gather what a page says of a run; without pictures where the run kept no images."""
-    first = run.comparisons[0]
-    shown = choose(run.images, first.reference.manifest, _order(run)) if run.images else [None] * len(first.inputs)
+    comparison, order = run.comparisons[0], _order(run)
+    shown: list[Shown | None] = [None] * len(comparison.inputs)
+    if run.images:
+        shown = choose(run.images, comparison.reference.manifest, order)
+    first = order[0]
     data = {
         "decades": DECADES,
-        "limit": FP16_LIMIT,
+        "limit": LARGEST["fp16"],
+        "first": first,
         "candidates": [_candidate(comparison) for comparison in run.comparisons],
         "images": [_image(run, index, one) for index, one in enumerate(shown)],
     }
-    return Page(run, shown, failures.by_the_rule(run), data)
+    return Page(run, shown, first, failures.by_the_rule(run), data)
 
 
 def _order(run: Run) -> list[int]:
@@ -71,7 +81,7 @@ def _order(run: Run) -> list[int]:
         found = [comparison.inputs[index].judged.psnr for comparison in run.comparisons]
         return min(-math.inf if math.isnan(psnr) else psnr for psnr in found)
 
-    return sorted(range(len(run.images)), key=least)
+    return sorted(range(len(run.comparisons[0].inputs)), key=least)
 
 
 def _candidate(comparison: Comparison) -> dict[str, Any]:
@@ -79,6 +89,9 @@ def _candidate(comparison: Comparison) -> dict[str, Any]:
         "name": comparison.candidate.name,
         "stages": [_stage(stage) for stage in comparison.stages],
         "blocks": [_block(block) for block in comparison.blocks],
+        "origin": None
+        if comparison.origin is None
+        else {"block": comparison.origin.block, "words": comparison.origin.words},
         "results": [
             {"histogram": _histogram(result.judged), "same_graphs": result.same_graphs is not None}
             for result in comparison.inputs
@@ -102,17 +115,28 @@ def _stage(stage: StageAgreement) -> dict[str, Any]:
 
 
 def _block(block: BlockDifference) -> dict[str, Any]:
-    """A block, None standing for what is no number; equal outputs have an error of 0."""
-    error = 10 ** (-block.psnr / 20) if not math.isnan(block.psnr) else None
+    """A block, None standing for what is no number."""
     return {
         "name": block.name,
-        "error": error,
-        "psnr": block.psnr if math.isfinite(block.psnr) else None,
-        "max_abs": block.max_abs if math.isfinite(block.max_abs) else None,
-        "largest": block.largest if math.isfinite(block.largest) else None,
+        "error": _error(block.psnr),
+        "alone": _error(block.alone),
+        "psnr": _finite(block.psnr),
+        "max_abs": _finite(block.max_abs),
+        "largest": _finite(block.largest),
+        "reference": _finite(block.reference_largest),
+        "nonfinite": block.nonfinite,
         "precision": block.precision,
         "over": block.over_tolerance,
     }
+
+
+def _error(psnr: float) -> float | None:
+    """The root of the mean squared error over the peak; 0 for equal outputs."""
+    return None if math.isnan(psnr) else 10 ** (-psnr / 20)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _image(run: Run, index: int, shown: Shown | None) -> dict[str, Any]:
@@ -168,7 +192,7 @@ def _tiles(plan: Plan, shown: Shown) -> dict[str, Any]:
     }
     if len(plan.tiles) > 1:
         seams = [seam_ratio(shown.difference(i), _cut(plan, shown), scale) for i in range(len(shown.image.candidates))]
-        values["seams"] = [ratio if math.isfinite(ratio) else None for ratio in seams]
+        values["seams"] = [_finite(ratio) for ratio in seams]
     return values
 
 

@@ -26,6 +26,10 @@ PICTURE_PIXELS = 1 << 23
 PAGE_PIXELS = 1 << 26
 
 
+#: What a page opens with.
+OPENING = ("candidate-0", "reference", "difference-0")
+
+
 @dataclass(frozen=True)
 class Part:
     """The part of the results that is shown, in their pixels."""
@@ -148,12 +152,18 @@ def choose(images: tuple[ComparedImage, ...], manifest: Manifest, order: list[in
     return shown
 
 
-def pictures(shown: list[Shown | None]) -> Iterator[tuple[str, Pixels]]:
-    """All pictures of a page one after the other, with names: memory holds one at a time."""
+def pictures(shown: list[Shown | None], first: int) -> Iterator[tuple[str, Pixels]]:
+    """All pictures of a page one after the other, with names: memory holds one at a time.
+
+    Those of the image `first` that a reader sees before choosing, `OPENING`, come before all others.
+    """
+    order = [(first, key) for key in OPENING] if shown[first] is not None else []
     for index, one in enumerate(shown):
-        for key in one.keys if one is not None else ():
-            assert one is not None
-            yield picture_name(index, key), one.picture(key)
+        order += [(index, key) for key in (one.keys if one is not None else ()) if (index, key) not in order]
+    for index, key in order:
+        image = shown[index]
+        assert image is not None
+        yield picture_name(index, key), image.picture(key)
 
 
 def picture_name(image: int, key: str) -> str:

@@ -1,16 +1,15 @@
 /* What the page shows: one candidate and one image at a time, in all sections below the table. */
 "use strict";
 
-(() => {
+const report = (() => {
   const SHEET = 680; // CSS pixels of A4 and Letter between margins
   const byId = (id) => document.getElementById(id);
   const data = JSON.parse(byId("data").textContent);
   const choosers = { candidate: byId("candidate"), image: byId("image") };
-  const firstShown = Math.max(0, data.images.findIndex((image) => image.shown));
-  const chosen = { candidate: 0, image: firstShown };
+  const chosen = { candidate: 0, image: data.first };
 
   function draw(most = Infinity) {
-    const { stages, blocks, results } = data.candidates[chosen.candidate];
+    const { stages, blocks, origin, results } = data.candidates[chosen.candidate];
     const { histogram, same_graphs: sameGraphs } = results[chosen.image];
     const width = (figure) => Math.max(280, Math.min(most, Math.floor(figure.getBoundingClientRect().width)));
 
@@ -22,13 +21,16 @@
     byId("stages").hidden = stages.length === 0;
     if (stages.length) charts.stages(figures.stages, stages, width(figures.stages));
 
-    const wrong = blocks.find((block) => block.over);
+    const over = blocks.find((block) => block.over);
+    const start = origin?.block ? { block: origin.block, label: "starts here" } : { block: over?.name, label: "first over tolerance" };
     byId("blocks-note").textContent = blocks.length === 0
       ? "To see where a difference starts, and how near every block comes to the limit of fp16, run it again with --blocks."
-      : `Every block's output on both sides, in the order of execution. ${wrong ? `The first over tolerance is ${wrong.name}.` : "None is over tolerance."}`;
+      : `Every block's output on both sides, in the order of execution; of several images, the worst. ${origin ? sentence(origin.words) : ""}`;
     figures.blocks.hidden = blocks.length === 0;
-    if (blocks.length) charts.blocks(figures.blocks, blocks, data.limit, width(figures.blocks));
+    if (blocks.length) charts.blocks(figures.blocks, blocks, start, data.limit, width(figures.blocks));
   }
+
+  const sentence = (words) => `${words[0].toUpperCase()}${words.slice(1)}.`;
 
   async function show() {
     const image = data.images[chosen.image];
@@ -69,5 +71,5 @@
   addEventListener("afterprint", () => draw());
   // The pictures come last in the page: what is above them is drawn before they are read.
   draw();
-  document.addEventListener("DOMContentLoaded", show);
+  return { start: show };
 })();

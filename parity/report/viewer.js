@@ -21,12 +21,17 @@ const viewer = (() => {
 
   /* --- Pictures: base64 in the page, made into an image only when one is looked at --- */
 
+  function decoded(base64) {
+    if (Uint8Array.fromBase64) return Uint8Array.fromBase64(base64);
+    const text = atob(base64), bytes = new Uint8Array(text.length);
+    for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+    return bytes;
+  }
+
   const urls = new Map();
   function url(picture) {
     if (!urls.has(picture.id)) {
-      const text = atob(byId(picture.id).textContent);
-      const bytes = new Uint8Array(text.length);
-      for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+      const bytes = decoded(byId(picture.id).textContent);
       urls.set(picture.id, URL.createObjectURL(new Blob([bytes], { type: "image/png" })));
     }
     return urls.get(picture.id);

@@ -37,6 +37,4 @@ def short(name: str) -> str:
     return name.replace("\\", "/").rsplit("/", 1)[-1]
 
 
-FILTERS = {
-    function.__name__: function for function in (decibels, change, similarity, small, share, short)
-}
+FILTERS = {function.__name__: function for function in (decibels, change, similarity, small, share, short)}

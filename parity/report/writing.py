@@ -26,7 +26,9 @@ def check_report(path: Path) -> None:
         raise InputError(f"--report {path} would be a web page; let it end with .html")
     check_place(path)
     if importlib.util.find_spec("jinja2") is None:
-        raise MissingDependencyError("a report needs the package jinja2; install it with: pip install 'keygraph[parity]'")
+        raise MissingDependencyError(
+            "a report needs the package jinja2; install it with: pip install 'keygraph[parity]'"
+        )
 
 
 def write_report(path: str | os.PathLike[str], run: Run) -> None:
@@ -57,10 +59,10 @@ def write_report(path: str | os.PathLike[str], run: Run) -> None:
     values: dict[str, Any] = {
         "page": page,
         "run": run,
-        "style": Markup(_read("report.css")),  # noqa: S704 - our own files
-        "scripts": [Markup(_read(name)) for name in _SCRIPTS],  # noqa: S704
+        "style": Markup(_read("report.css")),
+        "scripts": [Markup(_read(name)) for name in _SCRIPTS],
         "licences": _read("vendor/LICENSES.txt"),
-        "pictures": ((name, Markup(as_text(encode(pixels)))) for name, pixels in pictures(page.shown)),
+        "pictures": ((name, Markup(as_text(encode(pixels)))) for name, pixels in pictures(page.shown, page.first)),
     }
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.writelines(template.generate(**values))
