@@ -3,7 +3,7 @@
 
 const viewer = (() => {
   const EQUAL = 0, NOT_FINITE = 255; // as encoding.py has them
-  const LEAST_PIXELS = 4; // of the pane to be left when everything is zoomed in: of the picture, across
+  const LEAST_PIXELS = 8; // of the picture, across, that are seen at the largest zoom
   const byId = (id) => document.getElementById(id);
   const root = byId("viewer");
   if (!root) return null;
@@ -152,7 +152,7 @@ const viewer = (() => {
 
   const size = () => ({ width: compare.clientWidth, height: compare.clientHeight });
   const fit = () => Math.min(size().width / image.width, size().height / image.height);
-  const most = () => Math.max(size().width / LEAST_PIXELS / 4, 8);
+  const most = () => Math.max(size().width / LEAST_PIXELS, fit());
 
   function place() {
     const { width, height } = size(), least = fit();

@@ -55,6 +55,7 @@ def write_report(path: str | os.PathLike[str], run: Run) -> None:
     page = make_page(run)
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(FILTERS)
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # and in our order: readers choose from it
     template = environment.from_string(_read("template.html.jinja"))
     values: dict[str, Any] = {
         "page": page,
