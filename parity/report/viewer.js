@@ -31,7 +31,7 @@ const viewer = (() => {
   const urls = new Map();
   function url(picture) {
     if (!urls.has(picture.id)) {
-      const bytes = decoded(byId(picture.id).textContent);
+      const bytes = decoded(byId(picture.id).firstChild.data);
       urls.set(picture.id, URL.createObjectURL(new Blob([bytes], { type: "image/png" })));
     }
     return urls.get(picture.id);

@@ -39,7 +39,7 @@ class Parsed(HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attributes)))
-        self._id = dict(attributes).get("id") if tag == "script" else None
+        self._id = dict(attributes).get("id") if tag in ("script", "div") else None
 
     def handle_endtag(self, tag: str) -> None:
         self._id = None
@@ -48,6 +48,10 @@ class Parsed(HTMLParser):
         if self._id is not None:
             self.texts[self._id] = self.texts.get(self._id, "") + data
         self.words += data
+
+    def handle_comment(self, data: str) -> None:
+        if self._id is not None:
+            self.texts[self._id] = data
 
     @property
     def data(self) -> Any:
