@@ -56,8 +56,8 @@ def resize(browser: Any, width: int, height: int) -> None:
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", sizes)
 
 
-def prefer(browser: Any, scheme: str = "light", media: str = "screen") -> None:
-    """Show the page in ``"light"`` or ``"dark"``, on ``"screen"`` or in ``"print"``."""
+def prefer(browser: Any, scheme: str = "light", media: str = "") -> None:
+    """Show the page in ``"light"`` or ``"dark"``; with the media ``"print"``, as on paper."""
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
 

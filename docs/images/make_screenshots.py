@@ -1,13 +1,15 @@
 """Make the pictures of docs/report.md again: `make screenshots`, or .venv/bin/python docs/images/make_screenshots.py.
 
 A real run: the demo's network as exported, and once more with a fault planted in one of its blocks, both against the
-checkpoint, on a photograph that training has not seen. Needs Chromium and its driver (docs/report.md).
+checkpoint, on a photograph that training has not seen. Needs Chromium and its driver (docs/report.md), and Poppler. An
+argument is where to keep the page.
 """
 
 from __future__ import annotations
 
 import base64
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,7 +31,7 @@ CHECKPOINT = ROOT / "examples/kgt-denoise-tiny.ckpt"
 #: What the fault changes, and by which factor.
 WEIGHT, FACTOR = "body.1.layers.1.ffn.reduce.weight", 1.2
 
-OPTIONS = ("--tile", "128", "--blocks", "--report", "report.html")
+OPTIONS = "--inputs chelsea.png --clean clean.png --tile 128 --blocks --report report.html".split()  # noqa: SIM905
 
 WIDTH, HEIGHT = 1280, 900
 
@@ -74,11 +76,11 @@ def compared(folder: Path) -> Path:
     here = Path.cwd()
     os.chdir(folder)
     try:
-        keygraph(
-            [*"compare kgt.onnx kgt-faulty.onnx kgt.ckpt --inputs chelsea.png --clean clean.png".split(), *OPTIONS]
-        )
+        keygraph(["compare", "kgt.onnx", "kgt-faulty.onnx", "kgt.ckpt", *OPTIONS])
     finally:
         os.chdir(here)
+    if len(sys.argv) > 1:
+        shutil.copy(folder / "report.html", sys.argv[1])
     return folder / "report.html"
 
 
@@ -117,7 +119,7 @@ def shot(browser: Any, name: str, first: str, last: str) -> None:
     top, bottom = browser.execute_script(script, [first, last])
     clip = {"x": 0, "y": max(0, top - 24), "width": width, "height": bottom - top + 48, "scale": 1}
     taken = browser.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip})
-    save(pyvips.Image.new_from_buffer(base64.b64decode(taken["data"]), ""), name)
+    save(pyvips.Image.new_from_buffer(base64.b64decode(taken["data"]), "")[:3], name)
     resize(browser, width, HEIGHT)
 
 
@@ -129,7 +131,7 @@ def printed(sheet: Path) -> None:
 
 
 def save(image: Any, name: str) -> None:
-    image.flatten(background=[255]).write_to_file(str(HERE / name), Q=84, strip=True)
+    image.write_to_file(str(HERE / name), Q=84, strip=True)
     print(f"{name}: {image.width} x {image.height}, {(HERE / name).stat().st_size / 1e3:.0f} KB")
 
 
