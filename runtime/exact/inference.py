@@ -52,26 +52,26 @@ class Tile:
     outer: tuple[int, int, int, int]
 
 
-def tiles(sweep: Sweep, height: int, width: int, side: int) -> list[Tile]:
+def tiles(sweep: Sweep, height: int, width: int, side: int, stretch: float = 1.0) -> list[Tile]:
     """Cut an image for a sweep.
 
     Parameters
     ----------
     sweep
-        Gives unit, halo and scale.
+        Gives unit and halo.
     height, width
         Of the image, multiples of the size rule.
     side
-        Of a tile with its halo at most, in pixels of the sweep's finest map, so that a sweep over small maps takes
-        larger parts of the image.
+        Of a tile with its halo at most, in pixels of the image.
+    stretch
+        By so much it may be longer, see `SweepPlan.stretch`.
 
     Raises
     ------
     InputError
         The halo leaves nothing of such a tile.
     """
-    reachable = int(side / sweep.finest)
-    rows, columns = (_steps(sweep, length, reachable, side) for length in (height, width))
+    rows, columns = (_steps(sweep, length, side, stretch) for length in (height, width))
     return [
         Tile(top, left, bottom, right, (above, before, below, beyond))
         for top, bottom, above, below in rows
@@ -79,13 +79,14 @@ def tiles(sweep: Sweep, height: int, width: int, side: int) -> list[Tile]:
     ]
 
 
-def _steps(sweep: Sweep, length: int, reachable: int, side: int) -> list[tuple[int, int, int, int]]:
+def _steps(sweep: Sweep, length: int, side: int, stretch: float) -> list[tuple[int, int, int, int]]:
     """First and beyond of every core along an axis, and of the same with its halo."""
+    reachable = int(side * stretch)
     if length <= reachable:
         return [(0, length, 0, length)]
     core = (reachable - 2 * sweep.halo) // sweep.unit * sweep.unit
     if core < sweep.unit:
-        least = int((2 * sweep.halo + sweep.unit) * sweep.finest)
+        least = math.ceil((2 * sweep.halo + sweep.unit) / stretch)
         raise InputError(f"tile is {side}; the exact result of this model needs tiles of at least {least}")
     count = -(-length // core)
     # As even as the unit allows.
@@ -138,7 +139,7 @@ def infer(
     """
     height, width = size
     check_room(plan, size, folder)
-    cuts = [tiles(sweep, height, width, tile) for sweep in plan.sweeps]
+    cuts = [tiles(sweep, height, width, tile, plan.stretch(sweep)) for sweep in plan.sweeps]
     done, total = 0, sum(map(len, cuts))
     features: dict[str, FeatureFile] = {}
     known: dict[str, NDArray[Any]] = {}

@@ -366,13 +366,16 @@ def test_nan_is_an_error(by_hand: Callable[..., Restorer]) -> None:
 
 @pytest.mark.parametrize(("height", "width", "side"), [(8, 8, 64), (64, 200, 64), (328, 96, 48), (1000, 16, 72)])
 def test_cores_cover_every_pixel_once(networks: Callable[..., Path], height: int, width: int, side: int) -> None:
-    for sweep in exact_plan(load(networks("csa"))).sweeps:
+    plan = exact_plan(load(networks("csa")))
+    heaviest = max(sweep.weight for sweep in plan.sweeps)
+    for sweep in plan.sweeps:
         covered = np.zeros((height, width), int)
-        for tile in tiles(sweep, height, width, side):
+        for tile in tiles(sweep, height, width, side, plan.stretch(sweep)):
             covered[tile.top : tile.bottom, tile.left : tile.right] += 1
             top, left, bottom, right = tile.outer
-            assert (bottom - top) * sweep.finest <= side
-            assert (right - left) * sweep.finest <= side
+            # No map of any sweep takes more memory than one of a tile where maps are the largest.
+            assert (bottom - top) ** 2 * sweep.weight <= side**2 * heaviest
+            assert (right - left) ** 2 * sweep.weight <= side**2 * heaviest
             assert all(edge % sweep.unit == 0 for edge in (*tile.outer, tile.top, tile.left))
             # The halo is there wherever the image is.
             assert top == max(0, tile.top - sweep.halo)
