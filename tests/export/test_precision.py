@@ -26,7 +26,7 @@ from keygraph.runtime.metrics import TOLERANCES, psnr
 from keygraph.runtime.onnx_runtime import OnnxRuntimeSession
 from keygraph.runtime.rounding import MOVES, rounding
 from onnx import ModelProto, TensorProto
-from tiny_kgt import one_thread, save_network
+from tiny_kgt import one_thread, overflowing, save_network
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 UNIT = (0.0, 1.0)
@@ -232,14 +232,6 @@ def test_every_kind_of_network_verifies_in_half(tmp_path: Path, config: KGTConfi
     norms = [node for node in model.graph.node if node.op_type == "ReduceL2"]
     assert len(norms) == (len(config.layers) if config.similarity == "cosine" else 0)
     assert all(types[name] == TensorProto.FLOAT for node in norms for name in (node.input[0], *node.output))
-
-
-def overflowing(network: KGT) -> None:
-    """One branch reaches 1.1e5; the convolution after it brings it back, so FP32 is none the worse."""
-    reduce = network.body[1].layers[0].ffn.reduce
-    reduce.weight *= 2e5
-    reduce.bias *= 2e5
-    network.body[1].conv.weight *= 1e-5
 
 
 @pytest.fixture(scope="module")
