@@ -40,8 +40,9 @@ def regressions(run: Run, previous: Mapping[str, Any]) -> Failures:
     """Find what got worse than in an earlier run, by more than the margins.
 
     Worse are: a PSNR that fell by more than `PSNR_MARGIN` (values above `CEILING` count as that), a PSNR against the
-    clean image that fell by more than `CLEAN_MARGIN`, more values that are not finite, and more links beyond the
-    tolerance. What the earlier run does not have is judged by the rule.
+    clean image that fell by more than `CLEAN_MARGIN`, more values that are not finite, more links beyond the
+    tolerance, and half of a tile that is further apart as run. What the earlier run does not have is judged by the
+    rule.
 
     Parameters
     ----------
@@ -145,6 +146,13 @@ def _worse(result: InputResult, old: Mapping[str, Any]) -> list[str]:
                 f"{wrong.get(stage.name, 0)} did"
             )
             break  # The stages after it may only follow from it.
+    typical = old.get("typical")  # A baseline of before it was measured has none.
+    if not reasons and typical is not None and min(result.typical, CEILING) < min(typical, CEILING) - PSNR_MARGIN:
+        reasons.append(
+            f"{result.name}: as run, half of a tile is only {result.typical:.1f} dB close, was {_number(typical)}"
+        )
+    if reasons:
+        reasons += [f"{result.name}: {cause.text}" for cause in result.causes]
     return reasons
 
 

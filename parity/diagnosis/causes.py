@@ -20,6 +20,9 @@ from .tiles import between_tiles, levels_of_tiles
 #: no noise is explained so well by the few numbers that a cause has.
 GAIN = 20.0
 
+#: In dB: causes that explain so nearly the same are alike, and the simplest is named; they are tried in that order.
+ALIKE = 3.0
+
 #: Pixels that an image must have: of less, a few numbers explain anything.
 PIXELS = 64
 
@@ -93,9 +96,10 @@ def diagnose(
     lowest, highest = float(candidate.min()), float(candidate.max())
     if lowest == highest and float(np.ptp(reference)) > 0:
         return (Cause("constant", f"every value of the output is {lowest:g}", None, {"value": lowest}),)
-    whole = max(_of_the_whole(candidate, reference, value_range, cut, unit), key=_undone, default=None)
-    if whole is not None:
-        return (whole,)
+    whole = list(_of_the_whole(candidate, reference, value_range, cut, unit))
+    if whole:
+        best = max(map(_undone, whole))
+        return (next(cause for cause in whole if _undone(cause) >= best - ALIKE),)
     return _of_tiles(candidate, reference, value_range, plan, scale, cut, threshold, unit)
 
 

@@ -83,13 +83,15 @@ def _gain(
     gains, offsets = _gains(sums)
     undone, gained = _without(candidate, reference, value_range, before, gains, offsets)
     gain, offset = float(gains[0]), float(offsets[0])
-    text = f"the output is the reference {_line(gain, offset, peak)}{_known(gain, offset, value_range)}"
+    rest = _rest(undone, peak)
+    text = f"the output is the reference {_line(gain, offset, rest, peak)}{_known(gain, offset, value_range)}"
     found = Finding("gain", text, {"gain": gain, "offset": offset}, undone, gained)
     if reference.shape[2] > 1:
         gains, offsets = _gains_of_each(sums)
         undone, gained = _without(candidate, reference, value_range, before, gains, offsets)
         if gained > found.gained + MORE:
-            lines = [_line(gain, offset, peak) for gain, offset in zip(gains, offsets, strict=True)]
+            rest = _rest(undone, peak)
+            lines = [_line(gain, offset, rest, peak) for gain, offset in zip(gains, offsets, strict=True)]
             text = "the output's channels are the reference's " + "; ".join(
                 f"{index} {line}" for index, line in enumerate(lines[:4])
             )
@@ -144,9 +146,14 @@ def _known(gain: float, offset: float, value_range: tuple[float, float]) -> str:
     return ""
 
 
-def _line(gain: float, offset: float, peak: float) -> str:
-    words = [f"times {gain:.4g}"] if f"{gain:.6g}" != "1" else []
-    if abs(offset) > 1e-6 * peak * abs(gain):
+def _rest(undone: float, peak: float) -> float:
+    """The error that is left, rms: a gain or an offset that does less is not worth its words."""
+    return peak * max(1e-7, 10 ** (-undone / 20))
+
+
+def _line(gain: float, offset: float, rest: float, peak: float) -> str:
+    words = [f"times {gain:.4g}"] if abs(gain - 1) * peak > rest * max(1, abs(gain)) else []
+    if abs(offset) > rest * abs(gain):
         words.append(f"{'plus' if offset > 0 else 'minus'} {abs(offset):.4g}")
     return " ".join(words) or "itself"
 
@@ -154,16 +161,13 @@ def _line(gain: float, offset: float, peak: float) -> str:
 def _clipped(candidate: Image, reference: Image, value_range: tuple[float, float], before: float) -> Iterator[Finding]:
     """Cut off where the candidate's values end."""
     low, high = float(candidate.min()), float(candidate.max())
-    if low <= float(reference.min()) and float(reference.max()) <= high:
+    below, above = float(reference.min()) < low, high < float(reference.max())
+    if not below and not above:
         return
     undone = psnr(reference, candidate, value_range, lambda values: np.clip(values, low, high))
-    yield Finding(
-        "clipped",
-        f"the output is the reference clipped to {low:.4g} to {high:.4g}",
-        {"lowest": low, "highest": high},
-        undone,
-        undone - before,
-    )
+    limits = [f"below {low:.4g}"] * below + [f"above {high:.4g}"] * above
+    text = f"the output is the reference clipped: nothing is {' or '.join(limits)}"
+    yield Finding("clipped", text, {"lowest": low, "highest": high}, undone, undone - before)
 
 
 def _rounded(candidate: Image, reference: Image, value_range: tuple[float, float], before: float) -> Iterator[Finding]:

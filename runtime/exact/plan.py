@@ -114,7 +114,7 @@ class SweepPlan:
     bytes_per_pixel: float
 
     def stretch(self, sweep: Sweep) -> float:
-        """How much longer a tile's sides may be in a sweep than in the one with the largest maps, for the same memory."""
+        """How much longer a tile's sides may be than in the sweep with the largest maps, for the same memory."""
         return math.sqrt(max(one.weight for one in self.sweeps) / sweep.weight)
 
 

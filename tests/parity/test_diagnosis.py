@@ -99,6 +99,8 @@ def test_a_shifted_image(offset: tuple[int, int]) -> None:
     cause = named(large[20 - down : 20 - down + HEIGHT, 20 - right : 20 - right + WIDTH], reference)
     assert cause.kind == "shift"
     assert (cause.details["down"], cause.details["right"], cause.details["orientation"]) == (*offset, None)
+    tiled = named(large[20 - down : 20 - down + HEIGHT, 20 - right : 20 - right + WIDTH], reference, PLAN)
+    assert tiled.details == cause.details, "the whole image's, not every tile's, where both explain it"
     if offset == (1, 0):
         assert cause.text == f"the output is the reference shifted 1 pixel down (undone: {cause.undone:.1f} dB)"
     if offset == (-2, 1):
@@ -137,7 +139,9 @@ def test_clipped_and_rounded() -> None:
     image = picture()
     assert image.min() < 0 < 1 < image.max()
     clipped = diagnose(np.clip(image, 0, 1), image, (0.0, 1.0), WHOLE, threshold=90.0)
-    assert [cause.text for cause in clipped] == ["the output is the reference clipped to 0 to 1 (undone: equal)"]
+    assert [cause.text for cause in clipped] == [
+        "the output is the reference clipped: nothing is below 0 or above 1 (undone: equal)"
+    ]
     samples = (np.rint(np.clip(image, 0, 1) * 255) / 255).astype(np.float32)
     (rounded,) = diagnose(samples, noisy(image), (0.0, 1.0), WHOLE, threshold=90.0)
     assert rounded.kind == "rounded"

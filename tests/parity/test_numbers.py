@@ -13,6 +13,7 @@ from keygraph.parity import Difference, StageAgreement, compare, similarity
 from keygraph.parity import difference as module
 from keygraph.parity.cutting import count_pieces, in_pieces, in_tiles
 from keygraph.parity.inputs import Demands, demands, generated, read_inputs
+from keygraph.parity.places import places
 from keygraph.parity.stages import agreements
 from keygraph.plugins.torch import pack_graph
 from keygraph.runtime.graph_probe import Selection
@@ -230,6 +231,52 @@ def test_an_engine_sees_the_size_that_it_was_built_best_for(make_manifest: Any) 
     assert demands(engine, make_manifest()).shape == (1, 128, 96)
     with pytest.raises(InputError, match=r"not the same \(1x128x96 and 1x64x64\)"):
         demands(engine, make_manifest(shape=(1, 64, 64)))
+
+
+def test_half_of_every_tile_is_measured() -> None:
+    """What near ties do, some rows of some windows, does not count; a tile that is off does, wherever tiles overlap."""
+    plan = Plan(cut(64, 32, 8, 8), cut(64, 32, 8, 8))
+    cut_places = places(plan, 2, (128, 128))
+    covered = np.zeros((128, 128), int)
+    for place in cut_places:
+        covered[place.own] += 1
+    np.testing.assert_array_equal(covered, 1)
+    reference = np.zeros((128, 128, 3), np.float32)
+    candidate = reference + np.float32(1e-6)
+    candidate.reshape(-1)[::3] += 1
+    assert module.typical(candidate, reference, (0.0, 1.0), cut_places) == pytest.approx(120, abs=0.01)
+    assert module.typical(reference, reference, (0.0, 1.0), cut_places) == math.inf
+    candidate[cut_places[4].own] += np.float32(1e-2)
+    assert module.typical(candidate, reference, (0.0, 1.0), cut_places) == pytest.approx(40, abs=0.01)
+    candidate[cut_places[4].own] = math.nan
+    assert math.isnan(module.typical(candidate, reference, (0.0, 1.0), cut_places))
+
+
+@pytest.mark.parametrize(
+    ("choice", "slip"),
+    [
+        ([0], "keeps one neighbour too few"),
+        ([0, 1, 2], "keeps one neighbour too many"),
+        ([0, 2], "leaves out the k-th neighbour and takes the next"),
+        ([3, 4], "keeps the least similar nodes"),
+        ([0, 4], None),
+    ],
+)
+def test_what_a_selection_does_wrong(choice: list[int], slip: str | None) -> None:
+    rows = [np.roll([5, 4, 3, 2, 1], turn) for turn in range(5)]
+
+    def turned(nodes: list[int]) -> list[list[int]]:
+        return [[(node + turn) % 5 for node in nodes] for turn in range(5)]
+
+    found = agreement(rows, turned(choice), turned([0, 1]), 2)
+    assert (found.slip, found.misjudged > 0, found.misjudged_reference) == (slip, True, 0)
+    assert (found + found).slip == slip
+    # The same fault of the reference is not the candidate's.
+    other = agreement(rows, turned([0, 1]), turned(choice), 2)
+    assert (other.slip, other.misjudged, other.misjudged_reference > 0) == (slip, 0, True)
+    # Too few rows to call it a habit.
+    mixed = [*turned([0, 1])[:2], *turned(choice)[2:]]
+    assert agreement(rows, mixed, turned([0, 1]), 2).slip is None
 
 
 class Shift:

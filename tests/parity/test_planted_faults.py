@@ -194,6 +194,20 @@ def test_a_tile_pasted_one_pixel_off_is_named(
     assert "near ties do not explain that" in found.reasons[1]
 
 
+def test_a_tile_pasted_one_pixel_off_is_a_regression(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], paste_beside: Any
+) -> None:
+    images.write(tmp_path / "photo.png", Picture(PHOTO))
+    arguments = [str(tiny.onnx), str(tiny.checkpoint), "--inputs", str(tmp_path / "photo.png"), "--tile", "32"]
+    assert main(["compare", *arguments, "--json"]) == 0
+    (tmp_path / "before.json").write_text(capsys.readouterr().out)
+    paste_beside(1, 5, (0, 1))
+    assert main(["compare", *arguments, "--baseline", str(tmp_path / "before.json"), "--quiet"]) == 3
+    said = capsys.readouterr().err
+    assert "as run, half of a tile is only" in said
+    assert "is pasted 1 pixel to the right" in said
+
+
 def test_a_tile_pasted_one_pixel_off_is_named_without_key_graphs(
     make_model: Any, tmp_path: Path, outcome: Any, paste_beside: Any
 ) -> None:
