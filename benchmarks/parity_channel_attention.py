@@ -31,8 +31,7 @@ from typing import Any
 import numpy as np
 import skimage.data
 import torch
-from keygraph.export.exporter import _save as save
-from keygraph.export.exporter import plan
+from keygraph.export.exporter import plan, save
 from keygraph.export.halving import halve
 from keygraph.export.tidy import tidy
 from keygraph.export.trace import trace

@@ -18,9 +18,10 @@ from ..parity import Run, failures, junit, saved, specs
 from ..parity import compare as compare_models
 from ..parity.report import check_report, write_report
 from ..runtime.sources import Source, inputs_of
+from .bisect import check_bisect, search_islands
 from .comparison_tables import show_run
 from .inputs import INPUT_HELP, find_images, parse_inputs
-from .output import note, progress_bar
+from .output import note, progress_bar, status
 
 #: They do not agree; apart from 1 and 2, which say that it could not be found out.
 DISAGREE = 3
@@ -65,6 +66,9 @@ def compare(
     blocks: Annotated[
         bool, typer.Option("--blocks", help="Compare every block's output too, and say where a difference starts.")
     ] = False,
+    bisect: Annotated[
+        bool, typer.Option("--bisect", help="Look for what a candidate of half precision has to keep in FP32.")
+    ] = False,
     baseline: Annotated[
         Path | None, typer.Option(metavar="JSON", help="An earlier --json: fail only where something got worse.")
     ] = None,
@@ -104,7 +108,7 @@ def compare(
     options: dict[str, Any]
     earlier = None
     if emit_polygraphy is not None and (
-        replay or clean or tile or save or junit_file or report or baseline or fail_under or blocks
+        replay or clean or tile or save or junit_file or report or baseline or fail_under or blocks or bisect
     ):
         raise InputError("--emit-polygraphy goes with models, --inputs, --input, --k, --device and --provider alone")
     if replay is not None:
@@ -130,19 +134,24 @@ def compare(
             return
     if fail_under is not None:
         command += ["--fail-under", fail_under]
-    command += ["--blocks"] if blocks else []
+    command += [*(["--blocks"] if blocks else []), *(["--bisect"] if bisect else [])]
+    if bisect:
+        check_bisect(named)
     with progress_bar("comparing", quiet=quiet) as progress:
         run = compare_models(
             named[:-1],
             named[-1],
             at_least=at_least,
             blocks=blocks,
-            keep_images=save is not None or report is not None,
+            keep_images=save is not None or report is not None or bisect,
             command=shlex.join(["keygraph", "compare", *command]),
             notice=_silent if quiet else note,
             progress=progress,
             **options,
         )
+    if bisect:
+        with status(quiet=quiet) as said:
+            run = search_islands(run, named, said)
     wrong = failures.by_the_rule(run) if previous is None else failures.regressions(run, previous)
     moved = failures.moved(run, earlier.result) if earlier is not None else None
     if save is not None:

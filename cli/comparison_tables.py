@@ -71,6 +71,9 @@ def _show(comparison: Comparison) -> None:
     verdict = comparison.verdict
     print(f"{'AGREE' if verdict.good else 'DIFFERENT'}: the rule is: {verdict.rule}")
     _indented(verdict.reasons)
+    if comparison.mending is not None:
+        print(f"ISLANDS: {comparison.mending.words}")
+        _indented([comparison.mending.command] if comparison.mending.command else [])
 
 
 def _show_images(results: Sequence[InputResult]) -> None:

@@ -129,13 +129,13 @@ def export(
     traced = trace(model.module, manifest)
     tidy(traced)
     if half:
-        manifest = halve(traced, manifest, model.architecture.keep_fp32, pictures, _save, progress)
+        manifest = halve(traced, manifest, model.architecture.keep_fp32, pictures, save, progress)
     try:
         with tempfile.TemporaryDirectory(prefix=".keygraph-", dir=target.parent) as folder:
             # The final names inside the folder: external data is found by the name that is written in the file.
             draft = Path(folder) / target.name
             progress("writing")
-            _save(traced, manifest, draft)
+            save(traced, manifest, draft)
             onnx.checker.check_model(draft, full_check=True)
             if verification:
                 manifest = replace(manifest, verification=_verify(draft, model, manifest, pictures, progress))
@@ -200,7 +200,8 @@ def plan(
     )
 
 
-def _save(traced: ir.Model, manifest: Manifest, path: Path) -> None:
+def save(traced: ir.Model, manifest: Manifest, path: Path) -> None:
+    """Write a network that was traced, tidied and perhaps converted, as the manifest says, with its operators."""
     proto = ir.to_proto(traced)
     proto.ir_version = IR_VERSION
     proto.producer_name, proto.producer_version = "keygraph", manifest.made_with["keygraph"]

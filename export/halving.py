@@ -78,13 +78,10 @@ def halve(
     with tempfile.TemporaryDirectory(prefix="keygraph-") as folder:
         if pictures:
             progress("measuring ranges")
-            measurement = _Measurement(traced, manifest, pictures, save, Path(folder))
+            measurement = Measurement(traced, manifest, pictures, save, Path(folder))
             ranges = measurement.ranges()
             if wishes.target_psnr is not None:
-                left = [name for name in names if name not in matching(names, patterns)]
-                found = find_islands(
-                    left, lambda more: measurement.reaches(matching(names, (*patterns, *more)), progress)
-                )
+                found = search(measurement, names, patterns, wishes.target_psnr, progress)
     kept = matching(names, (*patterns, *found))
     to_half(traced, manifest.precision, kept, wishes.half_io)
     largest = _in_half(traced, ranges, HALF_TYPES[manifest.precision])
@@ -103,8 +100,60 @@ def halve(
     return replace(manifest, half=half)
 
 
-class _Measurement:
-    """The FP32 network on the pictures, and candidates held against it."""
+def search(
+    measurement: Measurement,
+    names: Sequence[str],
+    patterns: Sequence[str],
+    target: float,
+    progress: Callable[[str], None],
+) -> tuple[str, ...]:
+    """Find what has to stay in FP32 besides `patterns` so that a network reaches a PSNR; see `find_islands`.
+
+    Parameters
+    ----------
+    measurement
+        Of the network.
+    names
+        Of its nodes, from `float_nodes`.
+    patterns
+        What stays in FP32 anyway.
+    target
+        dB against FP32.
+    progress
+        Takes a line after each try.
+
+    Raises
+    ------
+    KeygraphError
+        Nothing reaches it.
+    """
+
+    def reaches(more: Sequence[str]) -> bool:
+        kept = matching(names, (*patterns, *more))
+        decibels = measurement.decibels(kept)
+        progress(f"searching islands: {len(kept)} nodes in FP32 give {decibels:.1f} dB")
+        return decibels >= target + MARGIN_DB
+
+    kept_anyway = matching(names, patterns)
+    return find_islands([name for name in names if name not in kept_anyway], reaches)
+
+
+class Measurement:
+    """An FP32 network on pictures, and forms of it in half precision held against it.
+
+    Parameters
+    ----------
+    traced
+        Tidied, in FP32.
+    manifest
+        Of the half-precision form.
+    pictures
+        To measure on.
+    save
+        Writes files, into
+    folder
+        this folder.
+    """
 
     def __init__(
         self,
@@ -126,12 +175,12 @@ class _Measurement:
         self._expected: list[tuple] = []
 
     def ranges(self) -> dict[str, float]:
+        """The largest absolute value of every tensor in FP32."""
         return largest_values(self._reference, self._pictures, self._k, self._library)
 
-    def reaches(self, kept: set[str], progress: Callable[[str], None]) -> bool:
-        """Whether the network with these nodes in FP32 meets the target on all pictures, with FP32's key graphs."""
+    def decibels(self, kept: set[str]) -> float:
+        """The least PSNR over the pictures, with these nodes in FP32 and FP32's key graphs; -inf where it fails."""
         assert self._manifest.half is not None
-        assert self._manifest.half.target_psnr is not None
         if not self._expected:
             reference = GraphProbe(self._reference, self._library)
             for picture in self._pictures:
@@ -142,7 +191,7 @@ class _Measurement:
         try:
             to_half(candidate, self._manifest.precision, kept, self._manifest.half.half_io)
         except KeygraphError:
-            return False  # A weight that half does not hold.
+            return -math.inf  # A weight that half does not hold.
         self._save(candidate, self._manifest, self._candidate)
         probe = GraphProbe(self._candidate, self._library, rounded=True)
         least = math.inf
@@ -151,8 +200,7 @@ class _Measurement:
             restored, _ = probe.force(images, self._k, graphs, *extras)
             decibels = psnr(restored, image, self._manifest.value_range)
             least = min(least, -math.inf if math.isnan(decibels) else decibels)
-        progress(f"searching islands: {len(kept)} nodes in FP32 give {least:.1f} dB")
-        return least >= self._manifest.half.target_psnr + MARGIN_DB
+        return least
 
 
 def _in_half(model: ir.Model, ranges: Mapping[str, float], half: ir.DataType) -> dict[str, float]:

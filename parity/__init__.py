@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .comparison import compare
     from .difference import Difference, Histogram
     from .inputs import Sample
+    from .mending import Mending
     from .origin import Origin
     from .probes import EngineProbe, OnnxProbe, Probe, TorchProbe, open_probe
     from .results import CleanPsnr, InputResult
@@ -30,6 +31,7 @@ _HOMES = {
     "Histogram": "difference",
     "InputResult": "results",
     "OnnxProbe": "probes",
+    "Mending": "mending",
     "Origin": "origin",
     "Probe": "probes",
     "Run": "run",
@@ -51,6 +53,7 @@ __all__ = [
     "EngineProbe",
     "Histogram",
     "InputResult",
+    "Mending",
     "OnnxProbe",
     "Origin",
     "Probe",

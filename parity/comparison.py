@@ -23,7 +23,7 @@ from ..runtime.session import DivisibleSession, NotFiniteError, resolve_k
 from ..runtime.sizing import choose
 from ..runtime.tiling import Plan
 from .blocks import merged
-from .cutting import count_pieces, in_pieces, in_tiles, worst_piece
+from .cutting import TRACED, count_pieces, distances, in_pieces, in_tiles, worst_piece
 from .difference import difference
 from .inputs import Demands, Given, Input, One, demands, floats, read_inputs
 from .origin import origin
@@ -37,9 +37,6 @@ from .verdict import judge, tolerance
 
 Image = NDArray[np.float32]
 Model = str | os.PathLike[str] | ModelSpec | Probe
-
-#: The side in pixels of the piece of an image on which blocks are compared, rounded up to the size rule.
-TRACED = 128
 
 #: Settings that may differ between two forms of one network.
 _FREE_SETTINGS = ("k", "k_trained", "task")
@@ -183,8 +180,8 @@ class _Setup:
         """Of both sides."""
         return candidate.manifest.precision, self.reference.manifest.precision
 
-    def block_tolerance(self, candidate: Probe) -> float:
-        """PSNR in dB below which a block is over tolerance: the rule's for images."""
+    def threshold(self, candidate: Probe) -> float:
+        """Least PSNR in dB of images and of blocks."""
         return tolerance(self.precisions(candidate)).psnr if self.at_least is None else self.at_least
 
     def steps(self, image: Input) -> int:
@@ -316,12 +313,10 @@ def _same_graphs(
 
 def _trace(setup: _Setup, candidate: Probe, given: Input, judged: tuple[Image, Image]) -> Traced:
     """The blocks on the piece of an image where the two restored images are furthest apart."""
-    with np.errstate(invalid="ignore"):
-        off = np.nan_to_num(np.abs(judged[0] - judged[1]), nan=np.inf)
-    inputs, (top, left, height, width) = worst_piece(given, setup.needs, off, TRACED)
+    inputs, (top, left, height, width) = worst_piece(given, setup.needs, distances(*judged), TRACED)
     ks = _given(candidate, setup.k), _given(setup.reference, setup.k)
-    found = trace(candidate, setup.reference, inputs, ks, setup.block_tolerance(candidate))
-    if (height, width) == off.shape[:2]:
+    found = trace(candidate, setup.reference, inputs, ks, setup.threshold(candidate))
+    if (height, width) == (given.scene.height, given.scene.width):
         return found
     where = f"{given.name}: blocks on the {width}x{height} pixels at {left},{top}, where the results differ the most"
     return dataclasses.replace(found, notices=(where, *found.notices))
@@ -348,9 +343,11 @@ def _comparison(setup: _Setup, index: int, compared: Sequence[_Compared]) -> Com
     verdict = judge(results, stages, setup.precisions(candidate), setup.at_least)
     blocks = merged([found.traced[index].blocks for found in compared if found.traced])
     start = None
-    if setup.blocks:
+    if setup.blocks and not blocks:
+        notices.append("no block could be compared: the sides have none of the same name and shape")
+    elif setup.blocks:
         restored = [found.traced[index].restored for found in compared]
-        start = origin(blocks, float(np.min(restored)), setup.block_tolerance(candidate))
+        start = origin(blocks, float(np.min(restored)), setup.threshold(candidate))
         if not verdict.good:
             verdict = dataclasses.replace(verdict, reasons=(*verdict.reasons, start.words))
         elif start.kind != "nowhere":
@@ -364,6 +361,7 @@ def _comparison(setup: _Setup, index: int, compared: Sequence[_Compared]) -> Com
         stages=stages,
         verdict=verdict,
         notices=tuple(dict.fromkeys(notices)),
+        threshold=setup.threshold(candidate),
         blocks=blocks,
         origin=start,
     )

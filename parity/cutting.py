@@ -18,6 +18,9 @@ from .inputs import Demands, Input
 #: The side of a piece in pixels, rounded up to the size rule. All sides see the same pieces, so no overlap is needed.
 PIECE = 256
 
+#: The side in pixels of the piece on which blocks are compared, rounded up to the size rule.
+TRACED = 128
+
 #: Restores a batch in any number of ways: (images, *extras) -> float32[ways, B, C, H, W].
 Ways = Callable[..., NDArray[np.float32]]
 
@@ -93,6 +96,12 @@ def pieces(
     for top in range(0, height, step[0]):
         for left in range(0, width, step[1]):
             yield cut(top, left, min(step[0], padded[0] - top), min(step[1], padded[1] - left)), (top, left)
+
+
+def distances(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How far two images are apart, value by value; infinite where one is not finite."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.nan_to_num(np.abs(a - b), nan=np.inf, posinf=np.inf)
 
 
 def worst_piece(given: Input, needs: Demands, off: NDArray[Any], side: int) -> tuple[Inputs, tuple[int, int, int, int]]:

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..manifest import Manifest
+from ..manifest import IMAGE_INPUT, Manifest
 from ..runtime.tiling import Plan
 from .blocks import BlockDifference
+from .mending import Mending
 from .origin import Origin
 from .results import InputResult
 from .stages import StageAgreement
@@ -81,6 +82,10 @@ class Comparison:
         Outputs of every block, in the order of execution; empty unless asked for.
     origin
         Where the difference starts, from the blocks; None unless asked for.
+    mending
+        What would mend the candidate; None unless it was looked for.
+    threshold
+        The least PSNR in dB that passes, for images and blocks.
     """
 
     candidate: Side
@@ -93,6 +98,8 @@ class Comparison:
     notices: tuple[str, ...]
     blocks: tuple[BlockDifference, ...] = ()
     origin: Origin | None = None
+    mending: Mending | None = None
+    threshold: float = math.nan
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for JSON: PSNR at most 200 (which stands for equal images), None for what is not a number."""
@@ -145,6 +152,11 @@ class ComparedImage:
     clean: NDArray[np.float32] | None
     tiles: Plan | None
     beside: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The input and what goes with it, by name, as `Sample.arrays`."""
+        return {IMAGE_INPUT: self.input, **self.beside}
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def load(folder: str | os.PathLike[str]) -> SavedRun:
 
 def _store(folder: Path, index: int, image: ComparedImage, low: float, high: float) -> dict[str, Any]:
     """Write one image's arrays; return where they are."""
-    arrays: dict[str, NDArray[Any]] = {IMAGE_INPUT: image.input, **image.beside}
+    arrays = image.arrays
     if image.clean is not None:
         unit = (low, high) == (0.0, 1.0)
         arrays[_CLEAN] = image.clean if unit else (image.clean - np.float32(low)) / np.float32(high - low)

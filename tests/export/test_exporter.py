@@ -225,7 +225,7 @@ def test_a_wrong_file_is_an_error_and_leaves_nothing(
         onnx.save(model, path)
 
     skip_tracing(monkeypatch)
-    monkeypatch.setattr(exporter, "_save", save_wrong)
+    monkeypatch.setattr(exporter, "save", save_wrong)
     with pytest.raises(KeygraphError, match=message) as caught:
         export(unet, tmp_path / "wrong.onnx")
     assert "no file was written" in str(caught.value)
@@ -253,7 +253,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, unet: LoadedModel, monkeypat
         raise OSError(28, "No space left on device")
 
     skip_tracing(monkeypatch)
-    monkeypatch.setattr(exporter, "_save", full)
+    monkeypatch.setattr(exporter, "save", full)
     with pytest.raises(InputError, match="No space left on device"):
         export(unet, tmp_path / "x.onnx")
     assert list(tmp_path.iterdir()) == []
