@@ -131,7 +131,7 @@ def printed(sheet: Path) -> None:
 
 
 def save(image: Any, name: str) -> None:
-    image.write_to_file(str(HERE / name), Q=84, strip=True)
+    image.write_to_file(str(HERE / name), Q=80, strip=True)
     print(f"{name}: {image.width} x {image.height}, {(HERE / name).stat().st_size / 1e3:.0f} KB")
 
 
