@@ -85,7 +85,10 @@ def trace(
 
     reference.retrace(images, ks[1], graphs, replayed, compare_alone, *extras)
     unlike += [name for name in ours if name not in found and name not in unlike]
-    notices = _moved(candidate, reference, inputs, ks, graphs, (restored, expected))
+    notices = [
+        *_moved(candidate, _without_blocks(candidate, inputs, ks[0], graphs), restored),
+        *_moved(reference, _without_blocks(reference, inputs, ks[1], graphs), expected),
+    ]
     if unlike:
         more = f" and {len(unlike) - 3} more" if len(unlike) > 3 else ""
         notices.append(f"not compared, since only one side has them or in another shape: {', '.join(unlike[:3])}{more}")
@@ -97,25 +100,17 @@ def _keep(blocks: dict[str, BlockValues], block: BlockValues) -> None:
     blocks[block.name] = block
 
 
-def _moved(
-    candidate: Probe,
-    reference: Probe,
-    inputs: Sequence[Images],
-    ks: tuple[int | None, int | None],
-    graphs: Graphs | None,
-    laid_open: tuple[Images, Images],
-) -> list[str]:
-    """Say it of a side whose result is another one, with the same key graphs, when no block is laid open."""
+def _without_blocks(probe: Probe, inputs: Sequence[Images], k: int | None, graphs: Graphs | None) -> Images:
+    """What a side restores with these key graphs when no block is laid open."""
     images, *extras = inputs
-    lines = []
-    for probe, k, with_blocks in zip((candidate, reference), ks, laid_open, strict=True):
-        if graphs is None:
-            without = probe.run(images, k, *extras)
-        else:
-            without, _ = probe.force(images, k, graphs, *extras)
-        if not np.array_equal(without, with_blocks, equal_nan=True):
-            low, high = probe.manifest.value_range
-            decibels, most = distance(with_blocks, without, high - low)
-            by = f"by {most:.1e} at most, {decibels:.1f} dB" if np.isfinite(most) else "in what is NaN or infinite"
-            lines.append(f"{probe.name}: laying its blocks open moved its result, {by}")
-    return lines
+    return probe.run(images, k, *extras) if graphs is None else probe.force(images, k, graphs, *extras)[0]
+
+
+def _moved(probe: Probe, without: Images, with_blocks: Images) -> list[str]:
+    """Say it of a side whose result is another one when its blocks are laid open."""
+    if np.array_equal(without, with_blocks, equal_nan=True):
+        return []
+    low, high = probe.manifest.value_range
+    decibels, most = distance(with_blocks, without, high - low)
+    by = f"by {most:.1e} at most, {decibels:.1f} dB" if np.isfinite(most) else "in what is NaN or infinite"
+    return [f"{probe.name}: laying its blocks open moved its result, {by}"]

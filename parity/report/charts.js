@@ -192,7 +192,7 @@ const charts = (() => {
     };
     add("dot", "output as run");
     add("dot over", "over tolerance");
-    if (withAlone) add("ring", "alone: given the reference's input");
+    if (withAlone) add("ring", "alone: given the same input");
     add("tick", "the reference's largest value");
     return line;
   }

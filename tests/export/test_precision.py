@@ -26,7 +26,7 @@ from keygraph.runtime.metrics import TOLERANCES, psnr
 from keygraph.runtime.onnx_runtime import OnnxRuntimeSession
 from keygraph.runtime.rounding import MOVES, rounding
 from onnx import ModelProto, TensorProto
-from tiny_kgt import one_thread, save_network
+from tiny_kgt import one_thread, overflowing, save_network
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 UNIT = (0.0, 1.0)

@@ -345,10 +345,12 @@ def test_fp16_that_overflows_in_one_block(tmp_path: Path) -> None:
 
 def test_an_fp16_file_that_overflows_in_one_block(mst: tiny_channel_attention.Exported, tmp_path: Path) -> None:
     def change(model: ModelProto) -> None:
-        (tensor,) = (t for t in model.graph.initializer if t.name == "bottleneck.blocks.0.1.fn.net.4.weight")
-        values = numpy_helper.to_array(tensor)
-        values = np.where(values > 0, np.float16(60000), np.float16(6000))
-        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+        weights = {tensor.name: tensor for tensor in model.graph.initializer}
+        for layer in ("net.0", "net.4"):
+            tensor = weights[f"bottleneck.blocks.0.1.fn.{layer}.weight"]
+            values = np.full_like(numpy_helper.to_array(tensor), 1000)
+            values[:, ::2] = -1000  # Not all alike: the norm before it leaves a mean of 0.
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 
     comparison = compare(changed(mst.onnx, tmp_path / "hot.onnx", change), mst.checkpoint, ())
     assert start(comparison) == ("overflow", "bottleneck.blocks.0.1.fn")
