@@ -108,16 +108,7 @@ def compare(
     options: dict[str, Any]
     earlier = None
     if emit_polygraphy is not None and (
-        replay
-        or clean
-        or tile
-        or save
-        or junit_file
-        or report
-        or baseline
-        or fail_under
-        or blocks
-        or bisect
+        replay or clean or tile or save or junit_file or report or baseline or fail_under or blocks or bisect
     ):
         raise InputError("--emit-polygraphy goes with models, --inputs, --input, --k, --device and --provider alone")
     if replay is not None:

@@ -125,13 +125,13 @@ def shot(browser: Any, name: str, first: str, last: str) -> None:
 
 def printed(sheet: Path) -> None:
     """The first sheets, side by side, drawn by Poppler (apt-get install poppler-utils)."""
-    subprocess.run(["pdftoppm", "-r", "60", "-png", "-l", "3", str(sheet), str(sheet.with_suffix(""))], check=True)
+    subprocess.run(["pdftoppm", "-r", "60", "-png", "-l", "4", str(sheet), str(sheet.with_suffix(""))], check=True)
     sheets = [pyvips.Image.new_from_file(str(path)) for path in sorted(sheet.parent.glob("sheet-*.png"))]
     save(pyvips.Image.arrayjoin(sheets, across=len(sheets), shim=12, background=[190]), "report-print.jpg")
 
 
 def save(image: Any, name: str) -> None:
-    image.write_to_file(str(HERE / name), Q=84, strip=True)
+    image.write_to_file(str(HERE / name), Q=80, strip=True)
     print(f"{name}: {image.width} x {image.height}, {(HERE / name).stat().st_size / 1e3:.0f} KB")
 
 

@@ -114,7 +114,7 @@ const charts = (() => {
   }
 
   /** Error and activation range of every block, in the order of execution, on two logarithmic axes. */
-  function blocks(figure, given, start, limit, width) {
+  function blocks(figure, given, { start, tolerance, limit }, width) {
     const narrow = width < 640;
     const names = given.map((block) => block.name);
     const margin = Math.min(narrow ? 150 : 260, 14 + 6.4 * d3.max(names, (name) => name.length));
@@ -128,7 +128,7 @@ const charts = (() => {
     const stripe = Plot.ruleY(given, { y: "name", stroke: colours.line, strokeOpacity: 0.6 });
 
     const errors = given.filter((block) => block.error > 0), alone = given.filter((block) => block.alone > 0);
-    const domain = decades([...errors.map((block) => block.error), ...alone.map((block) => block.alone)], 2);
+    const domain = decades([...errors.map((block) => block.error), ...alone.map((block) => block.alone), ...(tolerance ? [tolerance] : [])], 2);
     const marked = given.filter((block) => block.name === start.block);
     const [side, dx] = marked.some((block) => block.error === null || block.error < Math.sqrt(domain[0] * domain[1])) ? ["right", -6] : ["left", 6];
     const curve = Plot.plot({
@@ -139,6 +139,8 @@ const charts = (() => {
       marks: [
         stripe,
         Plot.ruleY(marked, { y: "name", stroke: bad, strokeWidth: row - 2, strokeOpacity: 0.14 }),
+        tolerance ? Plot.ruleX([tolerance], { stroke: bad, strokeDasharray: "4,3" }) : null,
+        tolerance ? Plot.text([tolerance], { x: (value) => value, frameAnchor: "bottom", text: () => "tolerance", dy: 12, dx: -4, textAnchor: "end", fill: bad }) : null,
         Plot.line(errors, { x: "error", y: "name", stroke: colours.muted, strokeWidth: 1.2 }),
         Plot.dot(alone, { x: "alone", y: "name", r: 3, stroke: colours.muted, title: (block) => `${block.name} given the same input: ${power(block.alone)}` }),
         Plot.dot(errors, { x: "error", y: "name", r: 3.5, fill: (block) => (block.over ? bad : colours.accent), title: (block) => `${block.name}: ${decibels(block)} dB, max abs ${power(block.max_abs)}` }),
@@ -190,7 +192,7 @@ const charts = (() => {
     };
     add("dot", "output as run");
     add("dot over", "over tolerance");
-    if (withAlone) add("ring", "alone: given the reference's input");
+    if (withAlone) add("ring", "alone: given the same input");
     add("tick", "the reference's largest value");
     return line;
   }

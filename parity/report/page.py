@@ -89,6 +89,7 @@ def _candidate(comparison: Comparison) -> dict[str, Any]:
         "name": comparison.candidate.name,
         "stages": [_stage(stage) for stage in comparison.stages],
         "blocks": [_block(block) for block in comparison.blocks],
+        "tolerance": _error(comparison.threshold),
         "origin": None
         if comparison.origin is None
         else {"block": comparison.origin.block, "words": comparison.origin.words},

@@ -9,7 +9,7 @@ const report = (() => {
   const chosen = { candidate: 0, image: data.first };
 
   function draw(most = Infinity) {
-    const { stages, blocks, origin, results } = data.candidates[chosen.candidate];
+    const { stages, blocks, origin, tolerance, results } = data.candidates[chosen.candidate];
     const { histogram, same_graphs: sameGraphs } = results[chosen.image];
     const width = (figure) => Math.max(280, Math.min(most, Math.floor(figure.getBoundingClientRect().width)));
 
@@ -27,7 +27,7 @@ const report = (() => {
       ? "To see where a difference starts, and how near every block comes to the limit of fp16, run it again with --blocks."
       : `Every block's output on both sides, in the order of execution; of several images, the worst. ${origin ? sentence(origin.words) : ""}`;
     figures.blocks.hidden = blocks.length === 0;
-    if (blocks.length) charts.blocks(figures.blocks, blocks, start, data.limit, width(figures.blocks));
+    if (blocks.length) charts.blocks(figures.blocks, blocks, { start, tolerance, limit: data.limit }, width(figures.blocks));
   }
 
   const sentence = (words) => `${words[0].toUpperCase()}${words.slice(1)}.`;

@@ -45,7 +45,7 @@ const viewer = (() => {
     element.style.height = `${picture.height * picture.scale}px`;
     if (element.src !== source) {
       element.src = source;
-      await element.decode();
+      await element.decode().catch(() => {}); // another was chosen meanwhile
     }
   }
 
@@ -156,6 +156,7 @@ const viewer = (() => {
 
   function place() {
     const { width, height } = size(), least = fit();
+    if (!width) return; // not to be seen at the moment
     if (fitted || view.scale < least) view.scale = least;
     view.scale = Math.min(view.scale, most());
     fitted = view.scale <= least * 1.0001;
@@ -356,7 +357,7 @@ const viewer = (() => {
   byId("zoom-out").addEventListener("click", () => zoom(1 / 1.5));
   byId("fit").addEventListener("click", showAll);
   byId("pixels").addEventListener("click", () => pixelForPixel());
-  byId("colours").addEventListener("change", paint);
+  byId("colours").addEventListener("change", () => codes && paint());
   byId("tiles").addEventListener("click", ({ currentTarget: button }) => {
     button.setAttribute("aria-pressed", button.getAttribute("aria-pressed") === "false");
     grid();

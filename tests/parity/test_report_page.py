@@ -19,6 +19,7 @@ import pyvips
 from keygraph.errors import InputError
 from keygraph.manifest import ExtraInput
 from keygraph.parity import Run, compare
+from keygraph.parity.mending import Mending
 from keygraph.parity.report import check_report, encoding, pictures, write_report
 from keygraph.runtime.images import Picture, write
 from keygraph.runtime.values import from_model
@@ -196,6 +197,24 @@ def test_views_and_other_inputs_are_shown(run_of: Any, report: Report) -> None:
     assert page.data["images"][0]["pictures"]["beside-mask"]["title"] == "mask"
 
 
+def test_both_views_of_dual_pixels_are_shown(run_of: Any, report: Report) -> None:
+    left, right = image(16, 24, 3), image(16, 24, 3, seed=1)
+    given = {"image": left, "right": right}
+    page = report(run_of("bands", given, in_channels=6, out_channels=3, views=("left", "right")))
+    np.testing.assert_array_equal(page.picture("picture-0-input"), left)
+    np.testing.assert_array_equal(page.picture("picture-0-beside-right"), right)
+
+
+def test_a_measurement_is_wider_than_its_cube(run_of: Any, report: Report) -> None:
+    run = run_of("bands", image(16, 24, 3), out_channels=28, normalisation="peak")
+    measured = np.linspace(0, 5, 16 * 78, dtype=np.float32).reshape(16, 78)
+    page = report(dataclasses.replace(run, images=(dataclasses.replace(run.images[0], input=measured),)))
+    picture = page.picture("picture-0-input")
+    assert picture.shape == (16, 78)
+    assert (picture.min(), picture.max()) == (0, 255)
+    assert page.data["images"][0]["width"] == 24
+
+
 def test_a_larger_result_and_its_input_lie_over_each_other(run_of: Any, report: Report) -> None:
     page = report(run_of("nearest", image(16, 24, 3), scale=2))
     shown = page.data["images"][0]
@@ -253,6 +272,14 @@ def test_names_are_text_and_never_markup(run_of: Any, report: Report) -> None:
     assert "b" not in {tag for tag, attributes in page.elements if "onclick" in attributes}
     assert page.data["candidates"][0]["name"] == page.data["images"][0]["name"] == name
     assert page.words.count(name) >= 3
+
+
+def test_what_would_mend_a_candidate_is_said(run_of: Any, report: Report) -> None:
+    run = run_of("identity", image(16, 16, 3))
+    mending = Mending(True, ("head",), 70.0, "it takes head in FP32", "keygraph export a.ckpt --keep-fp32 head")
+    page = report(dataclasses.replace(run, comparisons=(dataclasses.replace(run.comparisons[0], mending=mending),)))
+    assert "Islands it takes head in FP32" in page.words
+    assert mending.command in page.words
 
 
 def test_a_run_without_pictures_has_its_numbers(run_of: Any, report: Report) -> None:
