@@ -74,6 +74,8 @@ class Sweep:
         Tiles begin and end at multiples of so many pixels.
     halo
         Pixels by which tiles must overlap on every side, a multiple of `unit`.
+    finest
+        The largest rows or columns per row or column of the image that any of its maps has.
     weight
         Bytes of its largest map per pixel of the image.
     """
@@ -85,6 +87,7 @@ class Sweep:
     nodes: tuple[NodeProto, ...]
     unit: int
     halo: int
+    finest: Fraction
     weight: float
 
 
@@ -114,8 +117,12 @@ class SweepPlan:
     bytes_per_pixel: float
 
     def stretch(self, sweep: Sweep) -> float:
-        """How much longer a tile's sides may be than in the sweep with the largest maps, for the same memory."""
-        return math.sqrt(max(one.weight for one in self.sweeps) / sweep.weight)
+        """How much longer a tile's sides may be in a sweep over coarse maps.
+
+        As much as they are coarser; but their channels are more, so no longer than for the memory of the largest maps.
+        """
+        heaviest = max(one.weight for one in self.sweeps)
+        return min(1 / float(sweep.finest), math.sqrt(heaviest / sweep.weight))
 
 
 def plan(locality: Locality, inputs: Sequence[str], output: str) -> SweepPlan:
@@ -226,6 +233,7 @@ def _sweep(
         nodes=nodes,
         unit=unit,
         halo=-(-halo // unit) * unit,
+        finest=max(scale for name in maps for scale in scales(locality.layouts[name])),
         weight=max(_feature(locality, name).bytes_per_pixel for name in maps),
     )
 

@@ -376,6 +376,7 @@ def test_cores_cover_every_pixel_once(networks: Callable[..., Path], height: int
             # No map of any sweep takes more memory than one of a tile where maps are the largest.
             assert (bottom - top) ** 2 * sweep.weight <= side**2 * heaviest
             assert (right - left) ** 2 * sweep.weight <= side**2 * heaviest
+            assert max(bottom - top, right - left) * sweep.finest <= side
             assert all(edge % sweep.unit == 0 for edge in (*tile.outer, tile.top, tile.left))
             # The halo is there wherever the image is.
             assert top == max(0, tile.top - sweep.halo)
