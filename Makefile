@@ -10,7 +10,7 @@ NATIVE := $(shell find plugins -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o 
 # Two GPU targets compile in a minute; a wheel for others has them all (docs/gpu.md).
 export KEYGRAPH_CUDA_TARGETS ?= 80;90
 
-.PHONY: demo test check sanitize tensorrt benchmark gpu clean
+.PHONY: demo test check sanitize tensorrt benchmark screenshots gpu clean
 
 demo: .venv/.ready
 	$(BIN)/python examples/demo.py -o demo-output
@@ -46,6 +46,10 @@ tensorrt: .venv/.ready
 benchmark: .venv/.ready
 	$(BIN)/python benchmarks/operators.py
 	$(BIN)/python benchmarks/model.py
+
+# The pictures of docs/report.md, from a real run in a real Chromium.
+screenshots: .venv/.ready
+	$(BIN)/python docs/images/make_screenshots.py
 
 # On a machine with an NVIDIA GPU: build for it, test, measure. With the Python that is given where it has all that is
 # needed (make gpu PYTHON=python3 then asks no package registry), else with .venv.

@@ -16,6 +16,7 @@ from ..files import check_place
 from ..manifest import IMAGE_INPUT
 from ..parity import Run, failures, junit, saved, specs
 from ..parity import compare as compare_models
+from ..parity.report import check_report, write_report
 from ..runtime.sources import Source, inputs_of
 from .bisect import check_bisect, search_islands
 from .comparison_tables import show_run
@@ -82,6 +83,12 @@ def compare(
         Path | None,
         typer.Option(metavar="SCRIPT.py", help="Write a script that compares them with Polygraphy, and end."),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="HTML", help="Write a page to look at: pictures, their differences, charts. Needs no network."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only what is wrong.")] = False,
 ) -> None:
@@ -93,13 +100,15 @@ def compare(
     previous = failures.read_run(baseline) if baseline is not None else None
     if junit_file is not None:
         check_place(junit_file)
+    if report is not None:
+        check_report(report)
     if save is not None:
         saved.check_folder(save)
     at_least = None if fail_under is None else _decibels(fail_under)
     options: dict[str, Any]
     earlier = None
     if emit_polygraphy is not None and (
-        replay or clean or tile or save or junit_file or baseline or fail_under or blocks or bisect
+        replay or clean or tile or save or junit_file or report or baseline or fail_under or blocks or bisect
     ):
         raise InputError("--emit-polygraphy goes with models, --inputs, --input, --k, --device and --provider alone")
     if replay is not None:
@@ -134,7 +143,7 @@ def compare(
             named[-1],
             at_least=at_least,
             blocks=blocks,
-            keep_images=save is not None or bisect,
+            keep_images=save is not None or report is not None or bisect,
             command=shlex.join(["keygraph", "compare", *command]),
             notice=_silent if quiet else note,
             progress=progress,
@@ -149,6 +158,8 @@ def compare(
         saved.save(save, run)
     if junit_file is not None:
         junit.write_junit(junit_file, run, wrong)
+    if report is not None:
+        write_report(report, run)
     if as_json:
         print(json.dumps(run.as_json() | ({} if moved is None else {"moved": moved}), allow_nan=False))
     elif not quiet:

@@ -143,7 +143,7 @@ def draw(cube: Cube) -> tuple[NDArray[np.uint8], list[str]]:
         small[band] = _resized(plane, *grid.band)
         if weights is not None:
             colours += _resized(plane, *grid.large)[:, :, None] * weights[band]
-    white = _white(small)
+    white = white_of(small)
     sheet = np.full((*grid.size, 3), _BACKGROUND, dtype=np.uint8)
     places = grid.places()
     labels = []
@@ -154,7 +154,7 @@ def draw(cube: Cube) -> tuple[NDArray[np.uint8], list[str]]:
         labels.append((name, top + grid.band[0], left))
     notices = []
     if weights is not None:
-        _paste(sheet, colorimetry.encode(colours / _white(colours)), GAP, GAP)
+        _paste(sheet, colorimetry.encode(colours / white_of(colours)), GAP, GAP)
         labels.append(("sRGB, reflectances under D65", GAP + grid.large[0], GAP))
     else:
         reason = "the bands cover too little of the visible" if cube.wavelengths else "wavelengths are unknown"
@@ -163,7 +163,8 @@ def draw(cube: Cube) -> tuple[NDArray[np.uint8], list[str]]:
     return _labelled(sheet, labels), notices
 
 
-def _white(values: NDArray[Any]) -> float:
+def white_of(values: NDArray[Any]) -> float:
+    """The value to draw as white: nearly all samples are below it; never 0."""
     white = float(np.quantile(values, _WHITE_SHARE))
     return white if white > 0 else max(float(values.max()), 0.0) or 1.0
 

@@ -148,6 +148,9 @@ def test_json_is_strict_also_where_numbers_are_none(
         ("tiny.onnx tiny.ckpt --baseline none.json", "none.json does not exist"),
         ("tiny.onnx tiny.ckpt --baseline photos/notes.txt", "is no result of a comparison"),
         ("tiny.onnx tiny.ckpt --junit none/out.xml", "the folder none does not exist"),
+        ("tiny.onnx tiny.ckpt --report none/out.html", "the folder none does not exist"),
+        ("tiny.onnx tiny.ckpt --report photos", "let it end with .html"),
+        ("tiny.onnx tiny.ckpt --report out.pdf", "let it end with .html"),
         ("tiny.onnx tiny.ckpt --save photos", "photos is there, and no saved run"),
         ("tiny.onnx tiny.ckpt --save none/run", "the folder none does not exist"),
         ("--replay photos", "photos is no saved run"),
@@ -270,6 +273,21 @@ def test_clean_images_tell_what_is_gained(tiny: Tiny, photos: Path, tmp_path: Pa
     said = capsys.readouterr().out
     assert "clean dB" in said
     assert "0.0000" in said
+
+
+def test_a_report_is_written_beside_what_is_printed(
+    tiny: Tiny, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = changed(tiny.onnx, tmp_path / "wrong.onnx", set_weight("tail.weight", 40, lambda value: value + 0.5))
+    page, arguments = tmp_path / "report.html", (wrong, tiny.checkpoint, "--inputs", photos / "a.png")
+    assert run(*arguments) == 3
+    said = capsys.readouterr()
+    assert run(*arguments, "--report", page) == 3
+    assert capsys.readouterr() == said
+    text = page.read_text()
+    assert f"keygraph compare {wrong} {tiny.checkpoint} --inputs {photos / 'a.png'}</code>" in text
+    assert 'id="picture-0-difference-0"' in text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "report.html", "wrong.onnx"]
 
 
 def test_junit_has_a_case_for_each_candidate_and_image(tiny: Tiny, photos: Path, tmp_path: Path) -> None:
