@@ -212,20 +212,19 @@ def _compare_image(setup: _Setup, given: Input, step: Callable[[], None]) -> _Co
     for index, (candidate, restored) in enumerate(zip(setup.candidates, ours, strict=True), start=1):
         lines = [line for side in (0, index) for line in said[side]]
         measure = partial(difference, manifest=setup.needs.manifest, dtype=given.scene.dtype)
-        pairs = [(restored, theirs)]
+        pairs = [(restored, theirs)]  # As run; then with the same key graphs.
         stages = tuple[StageAgreement, ...]()
         if setup.with_graphs(candidate):
             (recorded, forced), stages = _same_graphs(setup, candidate, given, step)
             pairs.append((recorded, forced))
             if setup.tile is None and not np.array_equal(restored, recorded, equal_nan=True):
                 lines.append("the candidate computes slightly otherwise while its key graphs are recorded")
-        as_run, same_graphs, *_ = *(measure(*pair) for pair in pairs), None
         result = InputResult(
             name=given.name,
             height=given.scene.height,
             width=given.scene.width,
-            as_run=as_run,
-            same_graphs=same_graphs,
+            as_run=measure(*pairs[0]),
+            same_graphs=measure(*pairs[1]) if len(pairs) > 1 else None,
             stages=stages,
             clean=None if given.clean is None else _against_clean(setup, restored, theirs, given.clean),
         )

@@ -70,8 +70,10 @@ def _channels(
     if order == list(range(len(order))) or sorted(order) != list(range(len(order))):
         return
     undone = psnr(candidate, reference[:, :, order], value_range)
-    named = " (BGR for RGB)" if order == [2, 1, 0] else ""
-    text = f"the channels are swapped: the output's are the reference's {', '.join(map(str, order))}{named}"
+    listed = ", ".join(map(str, order))
+    if order == sorted(order, reverse=True):
+        listed = "2, 1, 0 (BGR for RGB)" if len(order) == 3 else "from the last to the first"
+    text = f"the channels are swapped: the output's are the reference's {listed}"
     yield Finding("channels", text, {"order": order}, undone, undone - before)
 
 

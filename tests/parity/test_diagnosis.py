@@ -57,7 +57,9 @@ def test_swapped_channels(order: tuple[int, ...]) -> None:
 
 def test_reversed_bands() -> None:
     bands = np.concatenate([picture(seed=seed) for seed in range(10)], axis=2)
-    assert named(bands[:, :, ::-1], bands).details == {"order": list(range(29, -1, -1))}
+    cause = named(bands[:, :, ::-1], bands)
+    assert cause.details == {"order": list(range(29, -1, -1))}
+    assert "the output's are the reference's from the last to the first" in cause.text
 
 
 TURNS: dict[str, Callable[[Image], Image]] = {
