@@ -393,6 +393,8 @@ def _comparison(setup: _Setup, index: int, compared: Sequence[_Compared]) -> Com
         start = origin(blocks, float(np.min(restored)), setup.threshold(candidate))
         if not verdict.good:
             verdict = dataclasses.replace(verdict, reasons=(*verdict.reasons, start.words))
+        elif start.kind == "hint":
+            notices.append(f"all agree within the rule, but a block stands out: {start.words}")
         elif start.kind != "nowhere":
             notices.append(f"the images agree, but not every block: {start.words}")
     return Comparison(

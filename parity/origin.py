@@ -16,6 +16,9 @@ LARGEST = {"fp16": 65504.0, "bf16": 3.3895313892515355e38, "fp32": 3.40282346638
 #: In dB: a block this far below the others does something else than they do.
 STANDS_OUT = 20.0
 
+#: In dB: what one rounding leaves of the largest value. No block need agree better.
+_ROUNDING = {"fp32": 144.5, "fp16": 66.2, "bf16": 48.2}
+
 #: What stands for equal, in dB.
 _EQUAL = 200.0
 
@@ -28,8 +31,8 @@ class Origin:
     ----------
     kind
         ``"overflow"``: values leave the type's range; ``"block"``: one or few blocks are off though their inputs agree;
-        ``"rounding"``: no block stands out; ``"behind"``: every block agrees, but not what was restored; ``"nowhere"``:
-        nothing is off.
+        ``"rounding"``: no block stands out; ``"behind"``: every block agrees, but not what was restored;
+        ``"hint"``: every block agrees, but one or few less well than others like them; ``"nowhere"``: nothing is off.
     block
         The first block that is at fault; None where none is.
     words
@@ -59,12 +62,12 @@ def origin(blocks: Sequence[BlockDifference], restored: float, at_least: float) 
     broken = next((block for block in blocks if block.nonfinite), None)
     if broken is not None:
         return _not_finite(broken)
-    over = next((block for block in blocks if block.over_tolerance), None)
-    if over is None:
-        return _behind(blocks, restored, at_least)
     names = [block.name for block in blocks]
     # A layer is off with what is in it, and says nothing of its own then.
     parts = [block for block in blocks if not any(name.startswith(f"{block.name}.") for name in names)]
+    over = next((block for block in blocks if block.over_tolerance), None)
+    if over is None:
+        return _behind(blocks, restored, at_least) or _hint(parts, blocks)
     known = [block for block in blocks if not math.isnan(block.alone)]
     if not known:
         return Origin("block", over.name, f"the first block over tolerance is {over.name}: {_decibels(over.psnr)}")
@@ -121,9 +124,30 @@ def _not_finite(block: BlockDifference) -> Origin:
     )
 
 
-def _behind(blocks: Sequence[BlockDifference], restored: float, at_least: float) -> Origin:
-    if not blocks or restored >= at_least:
+def _hint(parts: Sequence[BlockDifference], blocks: Sequence[BlockDifference]) -> Origin:
+    """What stands out though it is within the tolerance, which has room for networks that round more: a small fault."""
+    kinds: dict[str, list[float]] = {}
+    for block in parts:
+        if not math.isnan(block.alone):
+            kinds.setdefault(_kind(block.name), []).append(min(block.alone, _ROUNDING[block.precision]))
+    usual = {kind: statistics.median(values) for kind, values in kinds.items()}
+    everywhere = statistics.median(usual.values()) if usual else math.nan
+
+    def expected(block: BlockDifference) -> float:
+        kind = _kind(block.name)
+        # Of a kind that is rare, or off as a whole, the others tell.
+        return max(usual[kind], everywhere) if len(kinds) > 2 else usual[kind]
+
+    low = [b for b in parts if not math.isnan(b.alone) and b.alone < expected(b) - STANDS_OUT]
+    if not low or _of_most_kinds(low, parts):
         return Origin("nowhere", None, "every block agrees on the piece that was looked at")
+    found = _few(low, blocks)
+    return Origin("hint", found.block, found.words)
+
+
+def _behind(blocks: Sequence[BlockDifference], restored: float, at_least: float) -> Origin | None:
+    if not blocks or restored >= at_least:
+        return None
     last, worst = blocks[-1], min(blocks, key=lambda block: block.psnr)
     words = "is not finite" if math.isnan(restored) else f"agrees at {_decibels(restored)} only"
     return Origin(

@@ -281,6 +281,21 @@ def test_a_wrong_epsilon(tiny: Tiny, with_fault: Any, every: bool) -> None:
     assert ("3 more (2 x norm2, 1 x norm1) are off in the same way" in comparison.verdict.reasons[-1]) == every
 
 
+def test_a_small_fault_within_the_rule_is_hinted_at(tiny: Tiny, with_fault: Any) -> None:
+    """The usual mistake: 1e-6 in place of 1e-5. The images agree; a note says what stands out."""
+
+    def change(model: ModelProto) -> None:
+        for node in model.graph.node:
+            for attribute in node.attribute:
+                if attribute.name == "epsilon" and node.op_type == "LayerNormalization":
+                    attribute.f = 1e-6
+
+    comparison = compare(with_fault(change), tiny.checkpoint)
+    assert comparison.verdict.good
+    assert start(comparison) == ("hint", "body.0.layers.0.norm1")
+    assert any("a block stands out: it starts in body.0.layers.0.norm1" in line for line in comparison.notices)
+
+
 def test_a_wrong_epsilon_in_a_module(restormer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = load_checkpoint(restormer)
     norm = wrong.module.latent[0].norm2.body
