@@ -1,7 +1,7 @@
 """`compare --blocks` on networks of base size: how long it takes, against the comparison without blocks.
 
 Two threads, float32, random weights, one picture; each way runs in a process of its own as a user's would, opening both
-sides included, and the best round counts. On a busy machine PyTorch's threads wait for each other by spinning: `--alone`
+sides included, and the best round counts. On a busy machine PyTorch's threads wait for each other by spinning: --alone
 gives it one, and the processors' seconds tell.
 
 The exported file against its checkpoint, and the checkpoint against itself.
