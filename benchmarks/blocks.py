@@ -1,7 +1,8 @@
 """`compare --blocks` on networks of base size: how long it takes, against the comparison without blocks.
 
 Two threads, float32, random weights, one picture; each way runs in a process of its own as a user's would, opening both
-sides included, and the best round counts. On a busy machine the processors' seconds tell more.
+sides included, and the best round counts. On a busy machine PyTorch's threads wait for each other by spinning: --alone
+gives it one, and the processors' seconds tell.
 
 The exported file against its checkpoint, and the checkpoint against itself.
 """
@@ -60,15 +61,15 @@ print(json.dumps({
 """
 
 
-def measure(candidate: Path, reference: Path, blocks: bool) -> dict[str, Any]:
+def measure(candidate: Path, reference: Path, blocks: bool, threads: int) -> dict[str, Any]:
     """One comparison in a process of its own."""
-    arguments = [str(THREADS), str(SIDE), str(candidate), str(reference), str(blocks)]
+    arguments = [str(threads), str(SIDE), str(candidate), str(reference), str(blocks)]
     done = subprocess.run(
         [sys.executable, "-c", _RUN, *arguments],
         check=True,
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": str(THREADS)},
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
     )
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -84,7 +85,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--files", type=Path, help="folder to keep the files in, and to find them again")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "blocks.json")
+    parser.add_argument("--alone", action="store_true", help="one thread, for a busy machine")
     options = parser.parse_args()
+    threads = 1 if options.alone else THREADS
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.files or Path(temporary)
@@ -101,7 +104,7 @@ def main() -> None:
                 ways: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
                 for _ in range(options.rounds):
                     for blocks, runs in ways.items():
-                        runs.append(measure(candidate, checkpoint, blocks))
+                        runs.append(measure(candidate, checkpoint, blocks, threads))
                 plain, laid_open = (min(runs, key=lambda run: run["seconds"]) for runs in ways.values())
                 ratio = laid_open["seconds"] / plain["seconds"]
                 met = laid_open["seconds"] < TARGET
@@ -113,7 +116,7 @@ def main() -> None:
                     flush=True,
                 )
     record = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {THREADS} threads",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {threads} threads of PyTorch",
         "side": SIDE,
         "rounds": options.rounds,
         "results": results,
