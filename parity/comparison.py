@@ -20,7 +20,7 @@ from ..runtime.metrics import psnr
 from ..runtime.notices import warn
 from ..runtime.restorer import Restorer
 from ..runtime.session import DivisibleSession, NotFiniteError
-from ..runtime.sizing import choose
+from ..runtime.sizing import Sizing, choose
 from ..runtime.tiling import Plan
 from .blocks import merged
 from .cutting import TRACED, count_pieces, distances, in_pieces, in_tiles, plan_of_pieces, worst_piece
@@ -207,7 +207,7 @@ class _Compared:
 
 
 def _compare_image(setup: _Setup, given: Input, step: Callable[[], None]) -> _Compared:
-    (theirs, *ours), plan, said = _as_run(setup, given, step)
+    (theirs, *ours), (plan, *plans), said = _as_run(setup, given, step)
     results, notices, traced = [], [], []
     for index, (candidate, restored) in enumerate(zip(setup.candidates, ours, strict=True), start=1):
         lines = [line for side in (0, index) for line in said[side]]
@@ -233,7 +233,8 @@ def _compare_image(setup: _Setup, given: Input, step: Callable[[], None]) -> _Co
             traced.append(found)
             lines += found.notices
             step()
-        results.append(_with_causes(setup, candidate, given, result, pairs, plan))
+        cut_alike = plans[index - 1] == plan
+        results.append(_with_causes(setup, candidate, given, result, pairs, plan, cut_alike))
         notices.append(tuple(lines))
     others = {name: values for name, values in given.arrays.items() if name != IMAGE_INPUT}
     image = ComparedImage(given.name, given.arrays[IMAGE_INPUT], theirs, tuple(ours), given.clean, plan, others)
@@ -247,16 +248,19 @@ def _with_causes(
     result: InputResult,
     pairs: Sequence[tuple[Image, Image]],
     plan: Plan | None,
+    cut_alike: bool,
 ) -> InputResult:
     """Say what kind of wrong an image is, in the first way of comparing that fails: without near ties, then as run."""
     manifest = setup.needs.manifest
     cut, unit = (plan or plan_of_pieces(given, setup.needs)), "piece" if plan is None else "tile"
-    if result.same_graphs is not None:
+    if not cut_alike and len(pairs) > 1:
+        pairs = pairs[1:]  # Other tiles make another image as run; with the same graphs both are cut alike.
+    elif result.same_graphs is not None:
         found = typical(*pairs[0], manifest.value_range, places(cut, manifest.scale, pairs[0][0].shape[:2]))
         result = dataclasses.replace(result, typical=found)
     if judge([result], result.stages, setup.precisions(candidate), setup.at_least).good:
         return result
-    if any(stage.beyond_tolerance for stage in result.stages):
+    if len(pairs) > 1 and any(stage.beyond_tolerance for stage in result.stages):
         pairs = pairs[1:]  # Other neighbours make another image as run: what is wrong is said of the stage.
     for candidates, references in reversed(pairs):
         causes = diagnose(
@@ -275,25 +279,25 @@ def _with_causes(
 
 def _as_run(
     setup: _Setup, given: Input, step: Callable[[], None]
-) -> tuple[Sequence[Image], Plan | None, list[list[str]]]:
-    """Every side as users run it, the reference first; how it was cut, and what must be said of each side."""
+) -> tuple[Sequence[Image], Sequence[Plan | None], list[list[str]]]:
+    """Every side as users run it, the reference first; how each was cut, and what must be said of it."""
     if setup.tile is not None:
         restored = []
         for probe in setup.sides:
             restored.append(_through_the_runtime(setup, probe, given))
             step()
-        (_, plan, _), *_ = restored
+        plans = [plan for _, plan, _ in restored]
         said = [[f"{given.name}: {line}" for line in lines] for _, _, lines in restored]
-        for index, (_, other, _) in enumerate(restored):
-            if plan is not None and other is not None and other != plan:
-                said[index].append(f"{given.name}: the sides cut it into other tiles; --tile N makes them the same")
-        return [image for image, _, _ in restored], plan, said
+        for lines, plan in zip(said, plans, strict=True):
+            if plan != plans[0]:
+                lines.append(f"{given.name}: the sides cut it into other tiles; --tile N makes them the same")
+        return [image for image, _, _ in restored], plans, said
 
     def ways(images: Image, *extras: Image) -> Image:
         return np.stack([probe.run(images, _given(probe, setup.k), *extras) for probe in setup.sides])
 
     said = [[f"{given.name}: {line}" for line in given.notices], *([] for _ in setup.candidates)]
-    return list(in_pieces(given, setup.needs, ways, step)), None, said
+    return list(in_pieces(given, setup.needs, ways, step)), [None] * len(setup.sides), said
 
 
 def _through_the_runtime(setup: _Setup, probe: Probe, given: Input) -> tuple[Image, Plan | None, tuple[str, ...]]:
@@ -306,7 +310,12 @@ def _through_the_runtime(setup: _Setup, probe: Probe, given: Input) -> tuple[Ima
     assert setup.tile is not None
     try:
         restored = Restorer(probe.session).restore(
-            image, k, inputs=arrays, tile=setup.tile, global_statistics=setup.global_statistics
+            image,
+            k,
+            inputs=arrays,
+            tile=setup.tile,
+            overlap=_overlap(setup, given),
+            global_statistics=setup.global_statistics,
         )
     except NotFiniteError as error:
         plan = _plan(setup, given)
@@ -346,12 +355,26 @@ def _same_graphs(
     return both, tuple(stages)
 
 
+def _overlap(setup: _Setup, given: Input) -> int | str:
+    """The same for all sides, whatever each was calibrated with, where they take the same tiles."""
+    if not isinstance(setup.tile, int) or setup.needs.manifest.global_statistics:
+        return "auto"
+    return _sizing(setup, given).overlap
+
+
 def _plan(setup: _Setup, given: Input) -> Plan:
     """The tiles that were asked for."""
+    return _sizing(setup, given).plan
+
+
+def _sizing(setup: _Setup, given: Input) -> Sizing:
+    """Tiles that suit all sides, with the largest overlap that one of them was calibrated with."""
     needs = setup.needs
-    common = dataclasses.replace(needs.manifest, size_multiple=needs.multiple, shape=needs.shape)
+    calibrated = [probe.manifest.tiling for probe in setup.sides if probe.manifest.tiling is not None]
+    tiling = max(calibrated, key=lambda one: one.overlap, default=None)
+    common = dataclasses.replace(needs.manifest, size_multiple=needs.multiple, shape=needs.shape, tiling=tiling)
     assert setup.tile is not None
-    return choose(common, given.scene.height, given.scene.width, tile=setup.tile).plan
+    return choose(common, given.scene.height, given.scene.width, tile=setup.tile)
 
 
 def _trace(setup: _Setup, candidate: Probe, given: Input, judged: tuple[Image, Image]) -> Traced:

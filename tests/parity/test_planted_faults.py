@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 import tiny_kgt
 from keygraph.cli import main
-from keygraph.parity import compare
+from keygraph.manifest import Tiling
+from keygraph.parity import compare, open_probe
 from keygraph.runtime import images, restorer
 from keygraph.runtime.images import Picture
 from numpy.typing import NDArray
@@ -215,6 +217,18 @@ def test_a_tile_pasted_one_pixel_off_is_named_without_key_graphs(
     found = outcome(make_model("blur"), make_model("blur", tmp_path / "other.onnx"), PHOTO, "--tile", "32")
     assert found.code == 3
     assert "is pasted 1 pixel down (undone: equal there)" in found.reasons[0]
+
+
+def test_sides_that_were_calibrated_otherwise_are_cut_alike(tiny: Tiny) -> None:
+    """An exported file advises an overlap, the checkpoint that it came from none."""
+    file = open_probe(tiny.onnx)
+    file.session.manifest = dataclasses.replace(file.manifest, tiling=Tiling(tile=32, overlap=8, psnr=100.0))
+    run = compare([file], tiny.checkpoint, [PHOTO], tile=32, keep_images=True)
+    assert run.good, run.reasons
+    assert not any("other tiles" in line for line in run.comparisons[0].notices)
+    plan = run.images[0].tiles
+    assert plan is not None
+    assert len(plan.tiles) == 12  # 3 x 4; by itself, the checkpoint's would overlap by 16.
 
 
 #: Found, by their numbers; no cause of another kind is named for them.
