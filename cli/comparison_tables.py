@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ..parity import BlockDifference, Comparison, Difference, InputResult, Run, StageAgreement
 from ..parity.failures import CEILING, CLEAN_MARGIN, PSNR_MARGIN, Failures
+from ..parity.report.words import share
 from .table import show
 
 #: Of the table of blocks, at most so many but for those around where it starts and passes the tolerance.
@@ -103,7 +104,7 @@ def _show_histograms(results: Sequence[InputResult]) -> None:
         total = sum(histogram.counts) or 1
         counts = [*histogram.counts, *[0] * len(longest.counts)][:used]
         rows.append(
-            (result.name, f"{histogram.bits} bit", *(_share(count / total) if count else "-" for count in counts))
+            (result.name, f"{histogram.bits} bit", *(share(count / total) if count else "-" for count in counts))
         )
     show(("steps apart", "", *longest.labels[:used]), rows, left=2)
 
@@ -114,7 +115,7 @@ def _cells(numbers: Difference) -> tuple[str, ...]:
         "-" if math.isnan(numbers.ssim) else f"{numbers.ssim:.6f}",
         f"{numbers.max_abs:.1e}",
         f"{numbers.mean_abs:.1e}",
-        _share(numbers.identical_8bit),
+        share(numbers.identical_8bit),
         "yes" if numbers.finite else "NO",
     )
 
@@ -171,8 +172,3 @@ def _block_cells(block: BlockDifference) -> tuple[str, ...]:
 def _indented(lines: Sequence[str]) -> None:
     for line in lines:
         print(f"  {line}")
-
-
-def _share(part: float) -> str:
-    """A percentage that says 100 only when it is."""
-    return "100 %" if part == 1 else f"{min(100 * part, 99.999):.3f} %"

@@ -300,7 +300,7 @@ def _as_run(
     return list(in_pieces(given, setup.needs, ways, step)), [None] * len(setup.sides), said
 
 
-def _through_the_runtime(setup: _Setup, probe: Probe, given: Input) -> tuple[Image, Plan | None, tuple[str, ...]]:
+def _through_the_runtime(setup: _Setup, probe: Probe, given: Input) -> tuple[Image, Plan, tuple[str, ...]]:
     """One side through the tiled pipeline: its image in the value range, its tiles, and what must be said."""
     manifest = setup.needs.manifest
     arrays = floats(given, manifest)
