@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import numpy as np
 import pytest
 from keygraph.manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, METADATA_KEY, Manifest
+
+if TYPE_CHECKING:
+    from tiny_kgt import Tiny
 
 ModelFile = Callable[..., Path]
 
@@ -148,3 +151,20 @@ def model_bytes(kind: str, manifest: Manifest) -> bytes:
     helper.set_model_props(model, {METADATA_KEY: manifest.to_json()})
     onnx.checker.check_model(model)
     return model.SerializeToString()
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """A small KGT, as a checkpoint and as a file, made once."""
+    import tiny_kgt  # PyTorch comes with it.
+
+    return tiny_kgt.make_tiny(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """PyTorch with one thread, see `tiny_kgt.one_thread`: for a module's `pytestmark`."""
+    import tiny_kgt
+
+    with tiny_kgt.one_thread():
+        yield

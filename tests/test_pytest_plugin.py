@@ -13,11 +13,6 @@ from tiny_kgt import Tiny, changed
 pytest_plugins = ["pytester"]
 
 
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    return tiny_kgt.make_tiny(tmp_path_factory.getbasetemp())
-
-
 def test_two_lines_assert_parity(pytester: pytest.Pytester, tiny: Tiny) -> None:
     wrong = changed(tiny.onnx, Path(pytester.path) / "wrong.onnx", tiny_kgt.fewer_neighbours)
     pytester.makepyfile(f"""

@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny_kgt
 from engine_sidecar import MANIFEST, write_engine
 from keygraph.cli import main
 from keygraph.engines import backend
@@ -27,11 +26,6 @@ needs_rtx = pytest.mark.skipif(
     reason="TensorRT-RTX is not installed: pip install 'keygraph[rtx]'",
 )
 SMALL = ["--target", "sm_89", "--tile", "64", "--batch", "1"]
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    return tiny_kgt.make_tiny(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture

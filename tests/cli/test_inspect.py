@@ -24,11 +24,6 @@ from onnx import TensorProto, helper
 from tiny_kgt import CONFIG, Tiny, changed, set_manifest
 
 
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    return tiny_kgt.make_tiny(tmp_path_factory.getbasetemp())
-
-
 def inspected(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, Any], str]:
     """What it says in JSON, and in words with single spaces."""
     assert main(["inspect", str(path), "--json"]) == 0

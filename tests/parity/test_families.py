@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tiny_kgt
 import torch
 from keygraph.export import export
 from keygraph.models import load_checkpoint, save_checkpoint
@@ -49,10 +47,7 @@ CASES: dict[str, tuple[Any, Any]] = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quick() -> Iterator[None]:
-    with tiny_kgt.one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module", params=list(CASES))

@@ -53,11 +53,6 @@ def _quick() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    return tiny_kgt.make_tiny(tmp_path_factory.getbasetemp())
-
-
 @pytest.fixture(scope="module")
 def restormer(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """For one shape only, which is exported in a quarter of the time."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import tiny_kgt  # noqa: E402
 from keygraph.models import save_checkpoint  # noqa: E402
 from keygraph.models.mst import MST, MSTConfig  # noqa: E402
 from keygraph.models.mst_plus_plus import MSTPlusPlus, MSTPlusPlusConfig  # noqa: E402
@@ -22,10 +20,7 @@ Array = np.ndarray[Any, Any]
 RESTORMER = {"channels": 4, "blocks": (1, 1, 1, 1), "refinement_blocks": 1, "heads": (1, 1, 1, 1)}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quick() -> Iterator[None]:
-    with tiny_kgt.one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def saved(network: Any, path: Path) -> Any:
