@@ -1,9 +1,11 @@
-"""Registers, shared memory and spills of every GPU kernel variant, from the compiler: no GPU is needed.
+"""What the compiler makes of every GPU kernel variant: registers, shared memory, spills. No GPU is needed.
 
     python benchmarks/kernel_resources.py --targets 80 90 --json resources.json
 
 Prints a Markdown table; a cell is registers per thread / shared memory per block in KiB, and, where there is one, the
-stack of a thread in bytes, which is what has spilled: the kernels use no stack otherwise.
+stack of a thread in bytes, which is what has spilled: the kernels use no stack otherwise. For the dense attention then
+the instructions per score, which a thread executes in one step of its main loop. The JSON also has the assembler's
+performance warnings, such as C7515 (products on 9.0 that wait for each other).
 """
 
 from __future__ import annotations
@@ -15,46 +17,107 @@ import re
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "plugins" / "cuda"))
 import compile as ahead_of_time
 
-
-def resources(code: bytes) -> dict[str, int]:
-    """Registers and stack per thread, as cuobjdump reads them."""
-    import triton
-
-    cuobjdump = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(code)
-        file.flush()
-        said = subprocess.run(
-            [cuobjdump, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
-        ).stdout
-    return {name.lower(): int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", said)}
+#: A loop is the main one where it computes so much of a step's exponentials: the others are of rare cases.
+_MAIN_LOOP_SHARE = 0.9
 
 
-def measure(target: ahead_of_time.Target, jobs: int) -> dict[str, dict[str, int]]:
-    """Variant -> what it uses on a target."""
-    names = {variant.number: variant.name for variant in ahead_of_time.wanted(target)}
-    found = {}
-    for image in ahead_of_time.images(target, jobs):
-        used = resources(image.code)
-        found[names[image.variant]] = {
-            "registers": used["reg"],
-            "threads": image.threads,
-            "shared_bytes": image.shared_bytes,
-            "stack_bytes": used["stack"] + used["local"],
-        }
+def resources(variant: Any, target: ahead_of_time.Target) -> dict[str, Any]:
+    """What a variant uses on a target."""
+    kernel = ahead_of_time.compiled(variant, target)
+    used = {
+        name.lower(): int(value)
+        for name, value in re.findall(
+            r"(REG|STACK|LOCAL):(\d+)", said_of(kernel.asm["cubin"], "cuobjdump", "--dump-resource-usage")
+        )
+    }
+    found: dict[str, Any] = {
+        "registers": used["reg"],
+        "threads": 32 * kernel.metadata.num_warps,
+        "shared_bytes": kernel.metadata.shared,
+        "stack_bytes": used["stack"] + used["local"],
+        "warnings": performance_warnings(kernel.asm["ptx"], target),
+    }
+    if "attention_dense" in variant.name:
+        scores = variant.constants["BLOCK_ROWS"] * variant.constants["BLOCK_NODES"] / found["threads"]
+        loop = main_loop(said_of(kernel.asm["cubin"], "nvdisasm", "-c"), int(_MAIN_LOOP_SHARE * scores))
+        found["instructions_per_score"] = loop / scores if loop else None
     return found
 
 
-def cell(used: dict[str, int] | None) -> str:
+def said_of(code: bytes, tool: str, *options: str) -> str:
+    """What one of the tools that come with Triton says of machine code."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(code)
+        file.flush()
+        return subprocess.run([tool_path(tool), *options, file.name], capture_output=True, text=True, check=True).stdout
+
+
+def tool_path(name: str) -> Path:
+    import triton
+
+    return Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+
+
+def performance_warnings(ptx: str, target: ahead_of_time.Target) -> list[str]:
+    """Codes of the assembler's warnings about speed, such as "C7515"."""
+    # Triton compiles for the instructions of exactly one target from 9.0 on.
+    name = f"sm_{target.capability}{'a' if target.capability >= 90 else ''}"
+    assembler = "ptxas-blackwell" if target.capability >= 100 else "ptxas"
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "kernel.ptx"
+        source.write_text(ptx)
+        run = subprocess.run(
+            [tool_path(assembler), "-v", f"--gpu-name={name}", str(source), "-o", str(Path(folder) / "kernel.cubin")],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    return sorted(set(re.findall(r"\((C75\d\d)\)", run.stderr)))
+
+
+def main_loop(assembly: str, exponentials: int) -> int | None:
+    """Instructions in the shortest loop that has at least so many exponentials."""
+    instructions: list[str] = []
+    labels: dict[str, int] = {}
+    loops = []
+    for line in assembly.splitlines():
+        if label := re.match(r"\s*(\.L_x_\d+):", line):
+            labels[label[1]] = len(instructions)
+        elif instruction := re.match(r"\s*/\*[0-9a-f]+\*/\s+(.*?);", line):
+            instructions.append(instruction[1])
+            branch = re.search(r"BRA.*(\.L_x_\d+)", instruction[1])
+            if branch and branch[1] in labels:
+                loops.append(instructions[labels[branch[1]] :])
+    lengths = [len(loop) for loop in loops if sum("MUFU.EX2" in each for each in loop) >= exponentials]
+    return min(lengths, default=None)
+
+
+def measure(target: ahead_of_time.Target, jobs: int) -> dict[str, dict[str, Any]]:
+    """Variant -> what it uses on a target."""
+    variants = ahead_of_time.wanted(target)
+    # Each has to be compiled first, in processes of their own; then it is in Triton's cache.
+    for _ in ahead_of_time.images(target, jobs):
+        pass
+    with ThreadPoolExecutor(jobs) as pool:
+        found = pool.map(partial(resources, target=target), variants)
+        return {variant.name: used for variant, used in zip(variants, found, strict=True)}
+
+
+def cell(used: dict[str, Any] | None) -> str:
     if used is None:
         return "-"
     spilled = f", **{used['stack_bytes']} B**" if used["stack_bytes"] else ""
-    return f"{used['registers']} / {used['shared_bytes'] / 1024:.0f}{spilled}"
+    count = used.get("instructions_per_score")
+    instructions = f", {count:.1f}" if count else ""
+    return f"{used['registers']} / {used['shared_bytes'] / 1024:.0f}{spilled}{instructions}"
 
 
 def main() -> None:

@@ -125,7 +125,7 @@ def compiled(variant: Any, target: Target) -> Any:
     import triton
     from triton.backends.compiler import GPUTarget
 
-    options = {"num_warps": variant.warps, "num_stages": variant.stages}
+    options = dict(variant.compiler_options)
     if target.virtual:
         options["ptx_version"] = PORTABLE_PTX_VERSION
     kernel = triton.compile(source(variant), target=GPUTarget("cuda", target.capability, 32), options=options)

@@ -1,4 +1,4 @@
-"""Where a program works, and where its tensors' parts lie; the same for both attention kernels."""
+"""Where a program works, and where its tensors' parts lie; the same for all attention kernels."""
 
 from __future__ import annotations
 
@@ -39,3 +39,9 @@ def base_offsets(batch, head, heads, rows, channels, value_channels, heads_last)
 def row_stride(channels, heads, heads_last):
     """Elements from one row of a head to the next."""
     return channels * tl.where(heads_last != 0, heads, 1)
+
+
+@triton.jit
+def load_rows(row_starts, column, in_rows, columns):
+    """A block of a matrix, zeros outside of it."""
+    return tl.load(row_starts + column[None, :], mask=in_rows[:, None] & (column < columns)[None, :], other=0.0)

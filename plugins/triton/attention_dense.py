@@ -3,7 +3,8 @@
 Flash attention (arXiv 2205.14135, 2307.08691) with the mask in 32 nodes to a word: scores of one block of nodes at a
 time, a running maximum and sum per row, nothing of size M x N in memory.
 
-v must be finite: what a row does not select is multiplied by a weight of 0.
+A product of matrices gives every row a share of every node, with the weight 0 where the row does not select it, and
+0 * inf is NaN. So a block of rows whose result is not finite is computed once more, by `attention_exact`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .addressing import base_offsets, locate, row_stride
-from .bits import bits_of_nodes, count_bits
+from .addressing import base_offsets, load_rows, locate, row_stride
+from .attention_exact import write_exactly
+from .bits import count_bits, load_words, mask_of
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -62,18 +64,23 @@ def attention_dense(
     channel_stride = row_stride(channels, heads, heads_last)
     value_stride = row_stride(value_channels, heads, heads_last)
 
+    q += q_base
+    k += k_base
+    v += v_base
+    output += output_base
+    # The graph is one for all heads, or one per head.
+    words_per_row = (nodes + 31) // 32
+    group = tl.where(groups == 1, 0, head)
+    graph += (batch * groups + group).to(tl.int64) * rows * words_per_row
+    bias += head.to(tl.int64) * rows * nodes
+
     row = first_row + tl.arange(0, BLOCK_ROWS)
     in_rows = row < rows
     channel = tl.arange(0, BLOCK_CHANNELS)
     value = first_value + tl.arange(0, BLOCK_VALUE_CHANNELS)
-    q_rows = q + q_base + row[:, None] * channel_stride
-    output_rows = output + output_base + row[:, None] * value_stride
-
-    # The graph is one for all heads, or one per head.
-    words = (nodes + 31) // 32
-    group = tl.where(groups == 1, 0, head)
-    graph_rows = graph + (batch * groups + group).to(tl.int64) * rows * words + row * words
-    bias_rows = bias + head.to(tl.int64) * rows * nodes + row[:, None].to(tl.int64) * nodes
+    q_rows = q + row[:, None] * channel_stride
+    graph_rows = graph + row * words_per_row
+    bias_rows = bias + row[:, None].to(tl.int64) * nodes
 
     # Scores are compared and subtracted in units of log2. A negative scale goes into q, where negation is exact, so
     # that the largest score is the largest product; a tiny one replaces 0, which would make -inf NaN.
@@ -95,27 +102,41 @@ def attention_dense(
             for _ in range(0, count_bits(blocks)):
                 first = chunk + count_bits((blocks & (0 - blocks)) - 1) * BLOCK_NODES
                 blocks &= blocks - 1
+                words = load_words(graph_rows, in_rows, first, nodes, BLOCK_NODES)
                 largest, total, acc = attend(
-                    q_rows, q_block, k + k_base, v + v_base, graph_rows, bias_rows, in_rows, first, nodes,
+                    q_rows, q_block, k, v, words, bias_rows, in_rows, first, nodes,
                     channels, value_channels, first_value, channel_stride, value_stride, negative, log2_scale,
                     largest, total, acc,
                     HAS_BIAS, BLOCK_ROWS, BLOCK_NODES, BLOCK_CHANNELS, BLOCK_VALUE_CHANNELS, WHOLE_ROWS,
                 )  # fmt: skip
     else:
+        # The graph's words are loaded one step ahead: unlike k and v, the compiler does not fetch them early.
+        words = load_words(graph_rows, in_rows, 0, nodes, BLOCK_NODES)
         for first in range(0, nodes, BLOCK_NODES):
+            next_words = load_words(graph_rows, in_rows, first + BLOCK_NODES, nodes, BLOCK_NODES)
             largest, total, acc = attend(
-                q_rows, q_block, k + k_base, v + v_base, graph_rows, bias_rows, in_rows, first, nodes,
+                q_rows, q_block, k, v, words, bias_rows, in_rows, first, nodes,
                 channels, value_channels, first_value, channel_stride, value_stride, negative, log2_scale,
                 largest, total, acc,
                 HAS_BIAS, BLOCK_ROWS, BLOCK_NODES, BLOCK_CHANNELS, BLOCK_VALUE_CHANNELS, WHOLE_ROWS,
             )  # fmt: skip
+            words = next_words
 
-    result = acc / tl.where(total == 0, 1.0, total)[:, None]
-    tl.store(
-        output_rows + value[None, :],
-        result.to(output.dtype.element_ty),
-        mask=in_rows[:, None] & (value[None, :] < value_channels),
-    )
+    result = acc / total[:, None]
+    # A row that selects nothing, or nothing but -inf, is 0 / 0 here.
+    is_finite = tl.min((result - result == 0).to(tl.int32), axis=1)
+    if tl.min(tl.where(in_rows, is_finite, 1), axis=0) != 0:
+        tl.store(
+            output + row[:, None] * value_stride + value[None, :],
+            result.to(output.dtype.element_ty),
+            mask=in_rows[:, None] & (value[None, :] < value_channels),
+        )
+    else:
+        write_exactly(
+            q, k, v, graph, bias, output, rows, nodes, channels, value_channels,
+            first_row, first_value, channel_stride, value_stride, scale,
+            HAS_BIAS, BLOCK_ROWS, BLOCK_CHANNELS, BLOCK_VALUE_CHANNELS,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -124,7 +145,7 @@ def attend(
     q_block,
     k,
     v,
-    graph_rows,
+    words,
     bias_rows,
     in_rows,
     first,
@@ -151,8 +172,11 @@ def attend(
     in_nodes = node < nodes
     channel = tl.arange(0, BLOCK_CHANNELS)
     k_rows = k + node[:, None] * channel_stride
-    # What the products are added to: the mask is ready when they are, and costs no pass over them.
-    score = mask_of(load_words(graph_rows, in_rows, first // 32, nodes, BLOCK_NODES // 32), BLOCK_ROWS, BLOCK_NODES)
+    # What the products are added to: the mask is ready when they are, and costs no pass over them. So does the bias,
+    # in the products' units.
+    score = mask_of(words, BLOCK_ROWS, BLOCK_NODES)
+    if HAS_BIAS:
+        score += load_rows(bias_rows, node, in_rows, nodes).to(tl.float32) * (LOG2_E / log2_scale)
     if WHOLE_ROWS:
         score = tl.dot(q_block, load_rows(k_rows, channel, in_nodes, channels).T, score, input_precision="ieee")
     else:
@@ -160,56 +184,26 @@ def attend(
             q_part = load_rows(q_rows, first_channel + channel, in_rows, channels)
             k_part = load_rows(k_rows, first_channel + channel, in_nodes, channels)
             score = tl.dot(tl.where(negative, -q_part, q_part), k_part.T, score, input_precision="ieee")
-    if HAS_BIAS:
-        added = load_rows(bias_rows, node, in_rows, nodes)
-        score = score * log2_scale + added.to(tl.float32) * LOG2_E
-    block_largest = tl.max(score, axis=1)
-    if not HAS_BIAS:
-        block_largest *= log2_scale
-    new_largest = tl.maximum(largest, block_largest)
+    new_largest = tl.maximum(largest, tl.max(score, axis=1) * log2_scale)
     # Nothing selected so far: any finite number keeps the weights at 0, where -inf would make them NaN.
     origin = tl.where(new_largest == -float("inf"), 0.0, new_largest)
-    # Without a bias the scale has not been applied yet: here it takes part in one multiply-add.
-    weight = tl.exp2(score - origin[:, None] if HAS_BIAS else score * log2_scale - origin[:, None])
+    # The scale has not been applied yet: here it takes part in one multiply-add.
+    weight = tl.exp2(score * log2_scale - origin[:, None])
     rescale = tl.exp2(largest - origin)
     value = first_value + tl.arange(0, BLOCK_VALUE_CHANNELS)
     v_block = load_rows(v + node[:, None] * value_stride, value, in_nodes, value_channels)
     total = total * rescale + tl.sum(weight, axis=1)
-    acc = tl.dot(weight.to(v_block.dtype), v_block, acc * rescale[:, None], input_precision="ieee")
+    # Not with acc as what the product is added to: on 9.0 the compiler then waits after every product (C7515), since
+    # the next scores' mask is written while this one is under way.
+    weighted = tl.dot(weight.to(v_block.dtype), v_block, input_precision="ieee")
+    acc = tl.fma(acc, tl.broadcast_to(rescale[:, None], [BLOCK_ROWS, BLOCK_VALUE_CHANNELS]), weighted)
     return new_largest, total, acc
-
-
-@triton.jit
-def load_rows(row_starts, column, in_rows, columns):
-    """A block of a matrix, zeros outside of it."""
-    return tl.load(row_starts + column[None, :], mask=in_rows[:, None] & (column < columns)[None, :], other=0.0)
-
-
-@triton.jit
-def load_words(graph_rows, in_rows, first_word, nodes, BLOCK_WORDS: tl.constexpr):
-    """int32[rows, BLOCK_WORDS] of the graph, without the bits past the last node."""
-    word = first_word + tl.arange(0, BLOCK_WORDS)
-    words = tl.load(graph_rows[:, None] + word[None, :], mask=in_rows[:, None] & (word * 32 < nodes)[None, :], other=0)
-    return words & bits_of_nodes(word, nodes)[None, :]
-
-
-@triton.jit
-def mask_of(words, BLOCK_ROWS: tl.constexpr, BLOCK_NODES: tl.constexpr):
-    """float32[BLOCK_ROWS, BLOCK_NODES]: 0 where the row selects the node, -inf where it does not.
-
-    In integers, since a comparison per number would need more predicates than there are. -inf is nine ones and then
-    zeros: an unselected node's bit is moved to the sign of its byte, and from there spread over those nine.
-    """
-    bit = tl.arange(0, 32)[None, None, :]
-    signs = ~words[:, :, None] << (7 - bit % 8)
-    mask = (signs << (24 - bit // 8 * 8) >> 24) & -0x800000
-    return tl.reshape(mask, [BLOCK_ROWS, BLOCK_NODES]).to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def blocks_with_bits(graph_rows, in_rows, first, nodes, BLOCK_ROWS: tl.constexpr, BLOCK_NODES: tl.constexpr):
     """uint32: bit i says that some row selects a node of the i-th block of nodes from `first` on."""
-    words = load_words(graph_rows, in_rows, first // 32, nodes, _SKIPPED_AHEAD * BLOCK_NODES // 32)
+    words = load_words(graph_rows, in_rows, first, nodes, _SKIPPED_AHEAD * BLOCK_NODES)
     used = tl.max((words != 0).to(tl.int32), axis=0)
     blocks = tl.max(tl.reshape(used, [_SKIPPED_AHEAD, BLOCK_NODES // 32]), axis=1)
     return tl.sum(blocks << tl.arange(0, _SKIPPED_AHEAD), axis=0).to(tl.uint32, bitcast=True)

@@ -1,9 +1,12 @@
-"""The graph's words: which of their bits count, and how many are set."""
+"""The graph's words: which of their bits count, how many are set, and the mask that they make of scores."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+#: Triton's interpreter knows no machine instructions.
+_INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @triton.jit
@@ -20,3 +23,48 @@ def count_bits(bits):
     bits = (bits & 0x33333333) + ((bits >> 2) & 0x33333333)
     bits = (bits + (bits >> 4)) & 0x0F0F0F0F
     return ((bits * 0x01010101) >> 24).to(tl.int32)
+
+
+@triton.jit
+def permute_bytes(low, high, selector):
+    """int32: four bytes chosen from those of `low` (0 to 3) and `high` (4 to 7), by four bits each of `selector`.
+
+    The fourth bit asks for eight copies of the byte's sign (PTX ISA, `prmt`). The three are broadcast against each
+    other.
+    """
+    low, high = tl.broadcast(low, tl.to_tensor(high))
+    low, selector = tl.broadcast(low, selector)
+    high, selector = tl.broadcast(high, selector)
+    if _INTERPRETED:
+        bytes_ = (high.to(tl.int64) << 32) | (low.to(tl.int64) & 0xFFFFFFFF)
+        result = tl.zeros_like(bytes_)
+        for place in tl.static_range(4):
+            choice = (selector >> 4 * place) & 15
+            byte = (bytes_ >> (choice & 7).to(tl.int64) * 8) & 0xFF
+            result |= tl.where(choice >= 8, (byte >> 7) * 0xFF, byte) << 8 * place
+        return result.to(tl.int32)
+    return tl.inline_asm_elementwise(
+        "prmt.b32 $0, $1, $2, $3;", "=r,r,r,r", [low, high, selector], dtype=tl.int32, is_pure=True, pack=1
+    )
+
+
+@triton.jit
+def load_words(graph_rows, in_rows, first, nodes, BLOCK_NODES: tl.constexpr):
+    """int32[rows, BLOCK_NODES / 32] of the graph from the node `first` on, without the bits past the last node."""
+    word = first // 32 + tl.arange(0, BLOCK_NODES // 32)
+    words = tl.load(graph_rows[:, None] + word[None, :], mask=in_rows[:, None] & (word * 32 < nodes)[None, :], other=0)
+    return words & bits_of_nodes(word, nodes)[None, :]
+
+
+@triton.jit
+def mask_of(words, BLOCK_ROWS: tl.constexpr, BLOCK_NODES: tl.constexpr):
+    """float32[BLOCK_ROWS, BLOCK_NODES]: -inf where the row does not select the node, 2^-126 where it does.
+
+    One instruction per number. -inf is nine ones and then zeros: a node's bit, inverted, is moved to the sign of its
+    byte, which is then spread over the highest eight; the ninth is always set.
+    """
+    bit = tl.arange(0, 32)[None, None, :]
+    signs = ~words[:, :, None] << (7 - bit % 8)
+    # From the highest byte down: the sign of byte bit // 8, then bytes 1, 0 and 0 of 0x8000.
+    mask = permute_bytes(signs, 0x8000, 0x8544 + (bit // 8 << 12))
+    return tl.reshape(mask, [BLOCK_ROWS, BLOCK_NODES]).to(tl.float32, bitcast=True)

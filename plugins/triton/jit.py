@@ -244,9 +244,7 @@ def launch(variant: Variant, tensors: Sequence[Tensor], numbers: Sequence[float]
         return
     current: AbstractContextManager[object] = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
     with current:
-        variant.kernel[(programs,)](
-            *tensors, *numbers, **variant.constants, num_warps=variant.warps, num_stages=variant.stages
-        )
+        variant.kernel[(programs,)](*tensors, *numbers, **variant.constants, **variant.compiler_options)
 
 
 def _automatic(op: str, tensor: Tensor, sizes: Sizes, bias: bool) -> Variant:

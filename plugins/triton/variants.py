@@ -40,6 +40,8 @@ class Variant:
         Whether a bias is given.
     warps, stages
         Warps per program, and how many steps of a loop are in flight.
+    max_registers
+        Registers that the compiler may give a thread, so that more programs run on a multiprocessor; 0: its choice.
     min_capability, max_capability
         Compute capabilities it is for, as 80 for 8.0; 0: no limit.
     """
@@ -61,12 +63,19 @@ class Variant:
     bias: bool = False
     warps: int = 4
     stages: int = 2
+    max_registers: int = 0
     min_capability: int = 0
     max_capability: int = 0
 
     def runs_on(self, capability: int) -> bool:
         """Whether it is for devices of a compute capability."""
         return self.min_capability <= capability <= (self.max_capability or capability)
+
+    @property
+    def compiler_options(self) -> dict[str, int]:
+        """Triton's options, just in time and ahead of time."""
+        options = {"num_warps": self.warps, "num_stages": self.stages}
+        return {**options, "maxnreg": self.max_registers} if self.max_registers else options
 
 
 #: Parameters of the kernels that are not constants, in order, with their types; `*` is the storage type.
@@ -94,11 +103,13 @@ def _dense(
     bias: bool = False,
     whole_rows: bool = True,
     skip_empty: bool = False,
+    max_registers: int = 0,
+    min_capability: int = 80,
     turing: bool = False,
 ) -> Variant:
     limit = block_channels if whole_rows else 0
     size = f"d{block_channels}" if whole_rows else "any"
-    options = "_bias" * bias + "_skip" * skip_empty
+    options = "_bias" * bias + "_skip" * skip_empty + f"_r{max_registers}" * (max_registers > 0)
     return Variant(
         number=0,
         name=f"attention_dense_{dtype}_{size}_m{channel_multiple}_{block_rows}x{block_nodes}{options}",
@@ -123,7 +134,8 @@ def _dense(
         max_value_channels=limit,
         bias=bias,
         warps=warps,
-        min_capability=_least_capability(dtype, turing),
+        max_registers=max_registers,
+        min_capability=_least_capability(dtype, turing, min_capability),
         max_capability=79 if turing else 0,
     )
 
@@ -187,24 +199,35 @@ def _graph(
     )
 
 
-def _least_capability(dtype: str, turing: bool) -> int:
+def _least_capability(dtype: str, turing: bool, half: int = 80) -> int:
     """Half precision needs the tensor cores of 8.0. On 7.5 Triton multiplies with ordinary multiply-adds."""
-    return 0 if dtype == "fp32" or turing else 80
+    return 0 if dtype == "fp32" or turing else half
 
 
 def _half_variants(dtype: str) -> dict[int, Variant]:
     """float16 or bfloat16: tensor cores. Loads of at least 4 bytes need channels in twos."""
     return {
         0: _dense(dtype, 16, 2, 128, 64, 8),
+        # Few instructions a score, or many warps to hide latency behind: docs/performance.md.
+        20: _dense(dtype, 32, 8, 64, 128, 4, max_registers=168),
+        21: _dense(dtype, 32, 8, 128, 128, 8, max_registers=168, min_capability=90),
+        22: _dense(dtype, 32, 8, 128, 128, 8, max_registers=128, min_capability=90),
         1: _dense(dtype, 32, 8, 128, 64, 8),
+        23: _dense(dtype, 32, 8, 64, 64, 4, max_registers=128),
         2: _dense(dtype, 32, 2, 128, 64, 8),
+        28: _dense(dtype, 32, 2, 128, 128, 8, max_registers=168, min_capability=90),
         3: _dense(dtype, 32, 2, 64, 64, 4),
         4: _dense(dtype, 32, 2, 128, 64, 8, skip_empty=True),
+        24: _dense(dtype, 64, 8, 64, 64, 4),
+        25: _dense(dtype, 64, 8, 128, 64, 8, max_registers=168),
         5: _dense(dtype, 64, 8, 128, 64, 8),
         6: _dense(dtype, 64, 2, 64, 64, 4),
         7: _dense(dtype, 128, 8, 64, 64, 4),
+        26: _dense(dtype, 32, 8, 64, 64, 4, bias=True),
+        27: _dense(dtype, 32, 8, 128, 64, 8, bias=True),
         8: _dense(dtype, 32, 2, 64, 64, 8, bias=True),
         9: _dense(dtype, 32, 1, 64, 32, 4, whole_rows=False),
+        29: _dense(dtype, 32, 1, 128, 32, 8, whole_rows=False, bias=True),
         10: _dense(dtype, 32, 1, 64, 32, 4, whole_rows=False, bias=True),
         11: _gather(dtype, 32, 2, 2),
         12: _gather(dtype, 64, 2, 1),

@@ -116,7 +116,7 @@ def expected_attention(case: AttentionCase, dtype: str) -> np.ndarray:
 @pytest.mark.parametrize("heads_last", [False, True], ids=["", "heads-last"])
 @pytest.mark.parametrize("case", ATTENTION_CASES, ids=lambda case: case.name)
 def test_key_graph_attention(case: AttentionCase, heads_last: bool, dtype: str) -> None:
-    """Every variant that fits, against the oracle. The dense ones need finite values."""
+    """Every variant that fits, against the oracle."""
     inputs = attention_inputs(case, np.float32)
     q, k, v = (on_device(inputs[name], dtype) for name in ("q", "k", "v"))
     graph = torch.from_numpy(inputs["graph"]).to("cuda")
@@ -127,9 +127,6 @@ def test_key_graph_attention(case: AttentionCase, heads_last: bool, dtype: str) 
     numbers = attention_variants(shape, dtype, case.bias, 0)
     assert numbers, last_error()
     for number in (0, *numbers):
-        name = cuda_library().keygraph_cuda_variant_name(number or numbers[0]).decode()
-        if case.values != "normal" and "dense" in name:
-            continue
         output = CudaLibrary(number, heads_last).key_graph_attention(q, k, v, graph, bias, case.scale)
         oracle.check_attention(output.double().cpu().numpy(), expected_attention(case, dtype), TOLERANCE[dtype])
 

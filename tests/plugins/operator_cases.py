@@ -150,6 +150,10 @@ ATTENTION_CASES = [
     AttentionCase("what is not selected is not finite, dense", values="not finite elsewhere", density=0.9),
     AttentionCase("NaN and infinities", values="not finite"),
     AttentionCase("NaN and infinities, dense", values="not finite", density=0.9),
+    AttentionCase("scores of -inf", values="infinitely low"),
+    AttentionCase("scores of -inf, dense", values="infinitely low", density=0.9),
+    AttentionCase("not finite elsewhere, bias too", values="not finite elsewhere", bias=True),
+    AttentionCase("a bias of -inf", values="infinitely low", bias=True),
 ]
 
 
@@ -168,6 +172,17 @@ def attention_inputs(case: AttentionCase, dtype: type) -> dict[str, np.ndarray |
         k[..., 0, :], v[..., 0, :] = np.nan, np.nan
         k[..., 1, :], v[..., 1, :] = np.inf, -np.inf
         v[..., 2, :] = np.inf
+        if bias is not None:
+            bias[..., :3] = np.nan, np.inf, -np.inf
+    elif case.values == "infinitely low":
+        # Nodes 4 to 7 have the weight 0, by their score or by their bias; row 3 selects no others.
+        if bias is not None:
+            bias[..., 4:8] = -np.inf
+        else:
+            q[..., 0], k[..., 4:8, :], k[..., 4:8, 0] = 1, 0, -np.inf
+        v[..., 5, 0], v[..., 6, 1] = np.inf, np.nan
+        selected[..., 3, :] = False
+        selected[..., 3, 4:8] = True
     elif case.values == "not finite":
         q[..., 0, :], q[..., 1, :] = np.nan, np.inf
         k[..., 5, :], v[..., 6, 0] = -np.inf, np.inf

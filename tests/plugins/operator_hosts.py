@@ -365,7 +365,6 @@ class Triton:
     def __init__(self, variant: Any, heads_last: bool = False) -> None:
         self.variant = variant
         self.heads_last = heads_last
-        self.finite_only = "dense" in variant.name
 
     @classmethod
     def fitting(cls, kernel: str, dtype: str, case: AttentionCase) -> Triton | None:

@@ -12,6 +12,10 @@ from typing import Any
 import numpy as np
 import operator_oracle as oracle
 import pytest
+import torch
+import triton
+import triton.language as tl
+from keygraph.plugins.triton.bits import permute_bytes
 from operator_cases import (
     ATTENTION_CASES,
     BFLOAT16,
@@ -27,6 +31,11 @@ from operator_hosts import Triton, triton_variants
 DTYPES = {"fp32": np.float32, "fp16": np.float16, "bf16": BFLOAT16}
 GRAPH_VARIANTS = triton_variants("KeyGraph")
 ATTENTION_VARIANTS = triton_variants("KeyGraphAttention")
+
+#: One variant of each kind: the others differ in the sizes of their blocks.
+ONE_OF_A_KIND = list(
+    {(v.kernel, v.dtype, v.bias, v.constants.get("WHOLE_ROWS")): v for v in ATTENTION_VARIANTS}.values()
+)
 
 #: Cases that take the interpreter minutes; a GPU runs them (tests/gpu).
 _LONG = {"window", "window, dense", "wide", "several blocks of nodes", "several dense steps"}
@@ -83,17 +92,12 @@ def test_key_graph_attention(kernel: str, case: AttentionCase) -> None:
     host = Triton.fitting(kernel, dtype, case)
     if host is None:
         pytest.skip(f"no {kernel} variant fits")
-    if host.finite_only and case.values != "normal":
-        pytest.skip("a masked implementation: only finite values")
     check_attention(host.variant, case)
 
 
-@pytest.mark.parametrize("heads_last", [False, True], ids=["heads-first", "heads-last"])
-@pytest.mark.parametrize("variant", ATTENTION_VARIANTS, ids=lambda variant: variant.name)
-def test_every_variant_of_key_graph_attention(variant: Any, heads_last: bool) -> None:
-    """More rows than a block, more nodes than a block, three heads, Dv other than D."""
-    skip_bfloat16(variant)
-    widest = variant.max_channels or 70
+def widest_case(variant: Any, **changes: Any) -> AttentionCase:
+    """More rows and nodes than a block, several heads, as many channels as there may be, Dv other than D."""
+    widest = variant.max_channels or 40
     case = AttentionCase(
         "variant",
         batch=2,
@@ -105,7 +109,68 @@ def test_every_variant_of_key_graph_attention(variant: Any, heads_last: bool) ->
         bias=variant.bias,
         density=0.2,
     )
-    check_attention(variant, case, heads_last)
+    return dataclasses.replace(case, **changes)
+
+
+@pytest.mark.parametrize("variant", ATTENTION_VARIANTS, ids=lambda variant: variant.name)
+def test_every_variant_of_key_graph_attention(variant: Any) -> None:
+    skip_bfloat16(variant)
+    check_attention(variant, widest_case(variant))
+
+
+@pytest.mark.parametrize("variant", ONE_OF_A_KIND, ids=lambda variant: variant.name)
+def test_heads_last(variant: Any) -> None:
+    skip_bfloat16(variant)
+    check_attention(variant, widest_case(variant, nodes=70), heads_last=True)
+
+
+@pytest.mark.parametrize("variant", ATTENTION_VARIANTS, ids=lambda variant: variant.name)
+def test_every_variant_keeps_apart_what_is_not_finite(variant: Any) -> None:
+    skip_bfloat16(variant)
+    case = widest_case(variant, batch=1, heads=2, rows=4, nodes=40, values="not finite elsewhere")
+    check_attention(variant, case)
+
+
+@pytest.mark.parametrize("values", ["not finite", "infinitely low"])
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_what_is_not_finite_is_found_beyond_the_first_blocks(dtype: str, values: str) -> None:
+    """Several blocks of rows and nodes, most of which have only finite numbers."""
+    case = AttentionCase("blocks", heads=1, rows=150, nodes=200, channels=20, value_channels=24, values=values)
+    variant = next(v for v in ATTENTION_VARIANTS if "dense" in v.name and v.dtype == dtype and v.max_channels == 32)
+    inputs = attention_inputs(case, DTYPES[dtype])
+    turned = {name: inputs[name][:, :, ::-1].copy() for name in ("q", "k", "v")}
+    selected = oracle.unpack(inputs["graph"], case.nodes)[:, :, ::-1, ::-1]
+    expected = oracle.key_graph_attention(**turned, selected=selected)
+    assert not np.isfinite(expected).all()
+    assert np.isfinite(expected[:, :, :64]).any()
+    output = Triton(variant).key_graph_attention(**turned, graph=oracle.pack(selected))
+    oracle.check_attention(output, expected, TOLERANCE[DTYPES[dtype]])
+
+
+@triton.jit
+def permute_kernel(low, high, selector, result, COUNT: tl.constexpr):
+    place = tl.arange(0, COUNT)
+    chosen = permute_bytes(tl.load(low + place), tl.load(high + place), tl.load(selector + place))
+    tl.store(result + place, chosen)
+
+
+def test_bytes_are_permuted_as_the_machine_does() -> None:
+    """PTX ISA, `prmt`: four bits choose a byte, the highest of them its sign eight times."""
+    cases = [
+        (0x44332211, 0x88776655, 0x3210, 0x44332211),
+        (0x44332211, 0x88776655, 0x7654, 0x88776655),
+        (0x44332211, 0x88776655, 0x0375, 0x11448866),
+        (0x44332211, 0x88776655, 0xF8B3, 0xFF000044),
+        (0x0080FF7F, 0x00008000, 0xA544, 0xFF800000),
+        (0x0080FF7F, 0x00008000, 0x8544, 0x00800000),
+    ]
+    columns = np.array(cases, np.uint32).view(np.int32).T
+    # Blocks have a power of two of numbers.
+    columns = np.concatenate([columns, columns[:, :2]], axis=1)
+    low, high, selector, expected = (torch.from_numpy(c.copy()).to(Triton.device()) for c in columns)
+    result = torch.empty_like(low)
+    permute_kernel[(1,)](low, high, selector, result, COUNT=len(low))
+    assert result.tolist() == expected.tolist()
 
 
 def test_empty_blocks_are_skipped_correctly() -> None:
