@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import itertools
 import os
 import shutil
@@ -428,6 +429,50 @@ class TestCalls:
         assert said[2].startswith("0 ")
         assert said[3].startswith("0 ")
         assert said[4] == f"11 {message(11)}"
+
+    @pytest.mark.parametrize("op", ["KeyGraph", "KeyGraphAttention"])
+    def test_what_the_compiler_is_promised_of_addresses_is_checked(self, driver: Path, op: str) -> None:
+        """An address that breaks a promise is refused; without one the element's own alignment will do."""
+        compiler = compile_module()
+        types = variants_module.SIGNATURES[op]
+        tensors = [name for name, type_ in types.items() if type_.startswith("*")]
+        program, expected = "", []
+        for variant in VARIANTS:
+            if variant.op != op or not variant.runs_on(self.CODE):
+                continue
+            promised = compiler.promised_alignments(variant)
+            for shifted in tensors:
+                if shifted == "bias" and not variant.bias:
+                    continue
+                element = {"*i32": 4, "*i64": 8}.get(types[shifted], 4 if variant.dtype == "fp32" else 2)
+                places = {name: None if name == "bias" and not variant.bias else 0x10000 for name in tensors}
+                broken = promised[shifted] > element if shifted in promised else False
+                places[shifted] = 0x10000 + (promised[shifted] // 2 if broken else element)
+                if op == "KeyGraph":
+                    shape = (2, 3, 100, min(200, variant.max_nodes or 200), 16)
+                    call = f"key_graph({shape}, {variant.dtype!r}, {', '.join(map(str, places.values()))}"
+                else:
+                    *inputs, output = (str(address) for address in places.values())
+                    shape = (2, 6, 1, 100, 200, 16, 16, 1)
+                    call = f"key_graph_attention({shape}, {variant.dtype!r}, {', '.join(inputs)}, 0.5, {output}"
+                program += f"print({call}, {variant.number}))\n"
+                expected.append((variant.name, shifted, 11 if broken else 0))
+        said = self.log(program, driver)[: len(expected)]
+        assert [
+            (name, shifted, int(status)) for (name, shifted, _), status in zip(expected, said, strict=True)
+        ] == expected
+
+
+def compile_module() -> Any:
+    """The script plugins/cuda/compile.py as a module."""
+    path = Path(str(variants_module.__file__)).parents[1] / "cuda" / "compile.py"
+    spec = importlib.util.spec_from_file_location("keygraph_compile", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_the_error_without_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
