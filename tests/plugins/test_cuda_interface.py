@@ -15,7 +15,7 @@ from typing import Any
 import keygraph.plugins
 import numpy as np
 import pytest
-from keygraph.errors import MissingDependencyError
+from keygraph.errors import InputError, MissingDependencyError
 
 try:
     from cuda_library import (
@@ -149,6 +149,45 @@ def test_variants_of_wrong_problems() -> None:
     assert "2^31 elements" in last_error()
     assert graph_variants((2**31, 1, 64, 64, 32), "fp32", target) == []
     assert "2^31 elements" in last_error()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_both_launchers_refuse_what_int32_cannot_count(dtype: str) -> None:
+    """The just-in-time launcher has the same limits, and the same words for them."""
+    jit = pytest.importorskip("keygraph.plugins.triton.jit", reason="needs PyTorch")
+    (type_,) = (type_ for type_, name in jit.DTYPES.items() if name == dtype)
+    target = max(t for t in TARGETS if t < 1000)
+
+    def allowed(op: str, sizes: Any, found: list[int]) -> bool:
+        try:
+            fitting = [variant.number for variant in jit.fitting(op, type_, sizes, False, target)]
+        except InputError:
+            fitting = []
+        assert fitting == found
+        assert found or "2^31 elements" in last_error()
+        return bool(found)
+
+    nodes, batch = (2**31 - 1) // 64 - 4096, 2**31 - 1
+    outcomes = set()
+    for more in (0, 1):
+        shape = (1, 3, 1, nodes + more, 64)
+        outcomes.add((more, allowed("KeyGraph", jit.Sizes(*shape), graph_variants(shape, dtype, target))))
+        for heads, channels, values in ((1, 64, 1), (1, 1, 64), (64, 1, 1)):
+            sizes = jit.Sizes(1, 1, 1, nodes + more, channels, heads, values)
+            found = attention_variants((1, heads, 1, 1, nodes + more, channels, values, 0), dtype, False, target)
+            outcomes.add((more, allowed("KeyGraphAttention", sizes, found)))
+        # Words of a graph, windows, programs.
+        rows = 2**17 - 1 + more
+        sizes = jit.Sizes(1, 4, rows, 32 * 4096, 1, 4, 1)
+        found = attention_variants((1, 4, 4, rows, 32 * 4096, 1, 1, 0), dtype, False, target)
+        outcomes.add((more, allowed("KeyGraphAttention", sizes, found)))
+        shape = (batch + more, 1, 1, 1, 1)
+        outcomes.add((more, allowed("KeyGraph", jit.Sizes(*shape), graph_variants(shape, dtype, target))))
+    assert outcomes == {(0, True), (1, False)}
+    # So many programs that only variants of larger blocks remain.
+    few, many = ((batch, 1, 1024, 1024, 4) for batch in (1, 2**25))
+    assert allowed("KeyGraph", jit.Sizes(*many), graph_variants(many, dtype, target))
+    assert len(graph_variants(many, dtype, target)) < len(graph_variants(few, dtype, target))
 
 
 @pytest.mark.parametrize(
