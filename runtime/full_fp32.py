@@ -41,7 +41,7 @@ def full_fp32() -> Iterator[None]:
 
 def _forbid() -> Callable[[], None]:
     """Change the settings; return what undoes it."""
-    backends = torch.backends
+    backends: Any = torch.backends  # made while it is imported: types do not know its parts
     settings: tuple[Any, ...] = (
         backends.cuda.matmul,
         *(backends.cudnn.conv, backends.cudnn.rnn),
