@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -53,10 +53,23 @@ class Cuda:
         """Make this GPU the calling thread's."""
         _check(runtime.cudaSetDevice(self._index), "cannot use the GPU")
 
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """Make this GPU the calling thread's inside the block."""
+        status, before = runtime.cudaGetDevice()
+        runtime.cudaSetDevice(self._index)  # What fails here fails again at the first call.
+        try:
+            yield
+        finally:
+            if status == runtime.cudaError_t.cudaSuccess:
+                runtime.cudaSetDevice(before)
+
+    def finish(self) -> None:
+        """Wait for everything that the GPU was given."""
+        _check(runtime.cudaDeviceSynchronize(), "the GPU failed")
+
     def close(self) -> None:
-        """Wait for the GPU, then free everything."""
-        self.use()
-        runtime.cudaDeviceSynchronize()
+        """Free streams and events; nothing may be on its way."""
         self._cleanup.close()
 
     def allocate(self, size: int) -> int:
@@ -115,18 +128,15 @@ class Cuda:
         """Return a graph of what `launch` gives the stream, without running it; None where that cannot be captured."""
         mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         _check(runtime.cudaStreamBeginCapture(stream, mode), "cannot capture a graph")
-        failed = False
+        launched = False
         try:
             launch()
+            launched = True
         except KeygraphError:
-            failed = True
-        status, graph = runtime.cudaStreamEndCapture(stream)
-        if failed or status != runtime.cudaError_t.cudaSuccess:
-            runtime.cudaGetLastError()  # An invalid capture is no error of the work to come.
-            return None
-        status, executable = runtime.cudaGraphInstantiate(graph, 0)
-        runtime.cudaGraphDestroy(graph)
-        return executable if status == runtime.cudaError_t.cudaSuccess else None
+            pass
+        finally:  # Whatever was raised: a stream that still captures takes nothing else.
+            graph = _end_capture(stream, launched)
+        return graph
 
     def launch(self, graph: Any, stream: int) -> None:
         """Run a captured graph."""
@@ -140,6 +150,21 @@ class Cuda:
         """Return the bytes that are free on the GPU, and all of its bytes."""
         free, total = _check(runtime.cudaMemGetInfo(), "cannot ask for the GPU's memory")
         return int(free), int(total)
+
+
+def _end_capture(stream: int, keep: bool) -> Any:
+    """Return the captured graph, ready to run; None where it is not kept or cannot be made."""
+    success = runtime.cudaError_t.cudaSuccess
+    status, graph = runtime.cudaStreamEndCapture(stream)
+    executable = None
+    if status == success:
+        if keep:
+            status, executable = runtime.cudaGraphInstantiate(graph, 0)
+        runtime.cudaGraphDestroy(graph)
+    if keep and status == success:
+        return executable
+    runtime.cudaGetLastError()  # What cannot be captured is no error of the work to come.
+    return None
 
 
 def _check(answer: tuple[Any, ...], what: str) -> Any:

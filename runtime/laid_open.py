@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..errors import KeygraphError
 from ..manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT
 from .device import Device
-from .onnx_providers import PROVIDERS, reason
+from .onnx_providers import PROVIDERS, cuda_provider, reason
 from .onnx_runtime import register_operators
 from .rounding import rounding
 
@@ -58,7 +58,7 @@ class LaidOpen:
         self._library = library
         self._providers: list[Any] = [PROVIDERS["cpu"]]
         if device.kind == "cuda":
-            self._providers.insert(0, (PROVIDERS["cuda"], {"device_id": str(device.index)}))
+            self._providers.insert(0, cuda_provider(device))
         #: The file; its weights may be elsewhere.
         self.model = onnx.load(path, load_external_data=False)
         self._runs = self.model

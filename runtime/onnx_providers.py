@@ -131,10 +131,15 @@ def _create(
         ) from error
 
 
+def cuda_provider(device: Device) -> tuple[str, dict[str, str]]:
+    """The CUDA provider on a GPU, with its options: float32 is float32, which is not ONNX Runtime's default."""
+    return PROVIDERS["cuda"], {"device_id": str(device.index), "use_tf32": "0"}
+
+
 def _chain(path: Path | bytes, provider: str, device: Device) -> list[str | tuple[str, dict[str, str]]]:
     """Providers by preference, with their options. The CPU comes last by itself, for what belongs there: shapes."""
     where = {"device_id": str(device.index)}
-    chain: list[str | tuple[str, dict[str, str]]] = [(PROVIDERS["cuda"], where)]
+    chain: list[str | tuple[str, dict[str, str]]] = [cuda_provider(device)]
     if provider == "tensorrt":
         cache = {
             "trt_engine_cache_enable": "1",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -136,28 +137,10 @@ class OnnxRuntimeSession:
         if self._provider == "tensorrt":
             raise InputError("TensorRT would build engines for every part; use the provider cuda")
         if self._exact is None:
-            self._exact = ExactModel(self._file, self.manifest, self._open_part, self._rounded)
+            # Nothing of the session's: one that refers to itself is freed only when the garbage collector comes by.
+            open_model = functools.partial(_open_part, self._threads, self._provider, self.device)
+            self._exact = ExactModel(self._file, self.manifest, open_model, self._rounded)
         return self._exact
-
-    def _open_part(self, model: bytes) -> Run:
-        """Open a part of the network as the network itself was opened."""
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        if self._threads is not None:
-            options.intra_op_num_threads = self._threads
-        session = open_session(model, options, self._provider, self.device)
-        names = {value.name for value in session.get_inputs()}
-
-        def run(outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
-            given = {name: values for name, values in feeds.items() if name in names}
-            try:
-                results: Sequence[NDArray[Any]] = session.run(list(outputs), given)
-            except Exception as error:
-                largest = max((values.shape for values in given.values()), key=math.prod)
-                raise _failure(error, largest) from error
-            return results
-
-        return run
 
     def _run(self, feeds: dict[str, NDArray[Any]], k: int | None) -> NDArray[Any]:
         if self._buffers is not None:
@@ -167,6 +150,27 @@ class OnnxRuntimeSession:
         (restored,) = self._session.run([IMAGE_OUTPUT], feeds)
         result: NDArray[Any] = restored
         return result
+
+
+def _open_part(threads: int | None, provider: str, device: Device, model: bytes) -> Run:
+    """Open a part of a network as the network itself was opened."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    session = open_session(model, options, provider, device)
+    names = {value.name for value in session.get_inputs()}
+
+    def run(outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
+        given = {name: values for name, values in feeds.items() if name in names}
+        try:
+            results: Sequence[NDArray[Any]] = session.run(list(outputs), given)
+        except Exception as error:
+            largest = max((values.shape for values in given.values()), key=math.prod)
+            raise _failure(error, largest) from error
+        return results
+
+    return run
 
 
 def _failure(error: Exception, shape: tuple[int, ...]) -> KeygraphError:

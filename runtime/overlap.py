@@ -6,6 +6,7 @@ batch on its way. Events order what belongs to one batch; the host waits for res
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -84,10 +85,13 @@ class Buffer:
 
     def release(self) -> None:
         """Free both sides."""
-        if self._host is not None:
-            self._gpu.free(self.address)
-            self._gpu.free_pinned(self._host)
+        host, address = self._host, self.address
         self._host, self.address = None, 0
+        if host is not None:
+            try:
+                self._gpu.free(address)
+            finally:
+                self._gpu.free_pinned(host)
 
 
 class Slot:
@@ -149,8 +153,7 @@ class Slot:
     def release(self) -> None:
         """Free the buffers."""
         self._result = None
-        for buffer in (*self._inputs, self._restored):
-            buffer.release()
+        _release_all([*self._inputs, self._restored])
 
 
 class Overlap:
@@ -171,6 +174,7 @@ class Overlap:
         streams = gpu.stream(), gpu.stream(), gpu.stream()
         self.compute_stream = streams[1]
         self._slots = [Slot(number, gpu, streams, launch) for number in range(slots)]
+        self._waiting: deque[Slot] = deque()
 
     def run(
         self,
@@ -192,7 +196,7 @@ class Overlap:
         dtype
             Of inputs and results on the GPU.
         """
-        free, waiting = deque(self._slots), deque[Slot]()
+        free, waiting = deque(self._slots), self._waiting
         try:
             for inputs in batches:
                 if not free:
@@ -207,10 +211,17 @@ class Overlap:
                 waiting.popleft()
         finally:
             # Whoever stops in the middle must not find the GPU writing into buffers that are used anew.
-            for slot in waiting:
-                slot.result()
+            while waiting:
+                waiting.popleft().result()
 
     def release(self) -> None:
-        """Free all buffers; nothing may be on its way."""
-        for slot in self._slots:
-            slot.release()
+        """Free all buffers; nothing may be on its way. A `run` that has not come to its end gives nothing more."""
+        self._waiting.clear()
+        _release_all(self._slots)
+
+
+def _release_all(owners: Sequence[Buffer] | Sequence[Slot]) -> None:
+    """Release every one, whichever fail."""
+    with contextlib.ExitStack() as stack:
+        for owner in owners:
+            stack.callback(owner.release)

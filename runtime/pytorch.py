@@ -23,7 +23,7 @@ _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc")
 
 
 class TorchSession:
-    """Runs a PyTorch network.
+    """Runs a PyTorch network, in float32 with all of its bits: TensorFloat-32 is off in the process while it runs.
 
     Parameters
     ----------
@@ -78,8 +78,10 @@ class TorchSession:
         """See `Session.run`."""
         import torch
 
+        from .full_fp32 import full_fp32
+
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), full_fp32():
                 arguments: list[torch.Tensor | None] = [
                     torch.from_numpy(np.ascontiguousarray(values)).to(self._device, self._type)
                     for values in (images, *extras)

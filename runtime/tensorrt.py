@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 
 from .. import plugins
 from ..errors import InputError, KeygraphError
-from ..files import atomic_path
 from ..manifest import Manifest
 from . import sidecar as sidecars
 from .device import Device
@@ -23,8 +23,9 @@ from .overlap import Overlap
 from .session import Inputs, result_shape
 from .sidecar import Sidecar
 from .sizing import REBUILD
-from .tensorrt_backend import Backend, load_backend, load_plugins
+from .tensorrt_backend import load_backend, load_plugins
 from .tensorrt_engine import Engine
+from .tensorrt_file import Deserialized
 
 
 class TensorRtSession:
@@ -71,21 +72,31 @@ class TensorRtSession:
         backend = load_backend(sidecar.backend)
         plugin = plugin_for(sidecar, library)
         gpu = _open_gpu(device)
-        self._close = weakref.finalize(self, _close, gpu, None, None)
-        here = sidecars.Here(
-            backend.name, backend.version, gpu.gpu.capability, gpu.gpu.name, plugin, allow_host_code=allow_host_code
-        )
-        sidecars.check(file, here, notice)
-        if plugin is not None:
-            load_plugins(backend, plugin)
-        self.manifest: Manifest = sidecar.manifest
-        self._opened = _Opened(backend, file, allow_host_code, gpu, sidecar.engine_sha256)
-        extras = [extra.name for extra in self.manifest.extra_inputs]
-        self._engine = Engine(backend, self._opened.engine, self._opened.context, gpu, self._profile_of, extras, file)
+        # What is freed, last in first out; nothing in it may refer to the session, which would then never be collected.
+        owned = contextlib.ExitStack()
+        owned.callback(gpu.close)
+        self._close = weakref.finalize(self, _close, gpu, owned)
+        try:
+            here = sidecars.Here(
+                backend.name, backend.version, gpu.gpu.capability, gpu.gpu.name, plugin, allow_host_code=allow_host_code
+            )
+            sidecars.check(file, here, notice)
+            if plugin is not None:
+                load_plugins(backend, plugin)
+            self.manifest: Manifest = sidecar.manifest
+            self._file = Deserialized(backend, file, allow_host_code, gpu, sidecar.engine_sha256)
+            owned.callback(self._file.release)
+            profile = functools.partial(_profile_of, self.manifest)
+            extras = [extra.name for extra in self.manifest.extra_inputs]
+            self._engine = Engine(backend, self._file, gpu, profile, extras, file)
+            owned.callback(self._engine.release)
+            self._overlap = Overlap(gpu, self._engine.launch)
+            owned.callback(self._overlap.release)
+        except BaseException:
+            # Now, and not when the exception's last traceback goes: whoever tries a smaller engine needs the memory.
+            self.close()
+            raise
         self._gpu = gpu
-        self._overlap = Overlap(gpu, self._engine.launch)
-        self._close.detach()
-        self._close = weakref.finalize(self, _close, gpu, self._engine, self._overlap)
         operators = plugin.name if plugin else "the functions in the file"
         self.description = (
             f"{backend.name} {backend.version}, {device} ({gpu.gpu.name}, {gpu.gpu.target}), operators from {operators}"
@@ -101,6 +112,7 @@ class TensorRtSession:
 
         A batch of fewer images than the one before it is filled up, so that the same graph serves both.
         """
+        self._require_open()
         self._gpu.use()
         if k is not None:
             self._engine.set_k(k, self._overlap.compute_stream)
@@ -119,13 +131,21 @@ class TensorRtSession:
             with contextlib.closing(self._overlap.run(batches, full, restored, self._engine.dtype)) as results:
                 for result in results:
                     yield result.astype(np.float32, copy=False)
+                    self._require_open()
         finally:  # Whoever has all results need not ask for one more.
-            if self._opened.cache is not None and self._engine.shapes != before:
-                self._opened.cache.save()
+            if self._file.cache is not None and self._engine.shapes != before:
+                self._file.cache.save()
 
     def close(self) -> None:
-        """Free everything on the GPU; the session cannot be used after it."""
+        """Free everything on the GPU, and the engine; the session cannot be used after it.
+
+        Results that were not copied are gone with it. A session that is collected is closed.
+        """
         self._close()
+
+    def _require_open(self) -> None:
+        if not self._close.alive:
+            raise KeygraphError("this session has been closed; load the engine again")
 
     def _together(self, shape: Sequence[int], before: int) -> int:
         """How many images a launch takes that restores a batch of this shape, after one that took so many."""
@@ -136,99 +156,28 @@ class TensorRtSession:
                 return max(count, least, min(before, most))
         return count  # `_profile_of` says what the engine takes.
 
-    def _profile_of(self, shape: tuple[int, ...]) -> int:
-        """Number of the first profile that takes images of a shape."""
-        batch, height, width = _profiled(self.manifest, shape)
-        for index, profile in enumerate(self.manifest.profiles):
-            if profile.takes(batch, height, width):
-                return index
-        known = "; ".join(
-            f"{profile.batch[0]} to {profile.batch[2]} of {profile.height[0]} x {profile.width[0]} to "
-            f"{profile.height[2]} x {profile.width[2]}"
-            for profile in self.manifest.profiles
-        )
-        raise InputError(
-            f"this engine does not take {batch} images of {height} x {width} pixels, but {known}; choose a tile and a "
-            f"batch within that, or {REBUILD} --tile {max(height, width)} --batch {batch}"
-        )
+
+def _profile_of(manifest: Manifest, shape: tuple[int, ...]) -> int:
+    """Number of the first profile that takes images of a shape."""
+    batch, height, width = _profiled(manifest, shape)
+    for index, profile in enumerate(manifest.profiles):
+        if profile.takes(batch, height, width):
+            return index
+    known = "; ".join(
+        f"{profile.batch[0]} to {profile.batch[2]} of {profile.height[0]} x {profile.width[0]} to "
+        f"{profile.height[2]} x {profile.width[2]}"
+        for profile in manifest.profiles
+    )
+    raise InputError(
+        f"this engine does not take {batch} images of {height} x {width} pixels, but {known}; choose a tile and a "
+        f"batch within that, or {REBUILD} --tile {max(height, width)} --batch {batch}"
+    )
 
 
 def _profiled(manifest: Manifest, shape: Sequence[int]) -> tuple[int, int, int]:
     """(B, H, W) of images as profiles count them: without the margin."""
     batch, _, height, width = shape
     return batch, height - manifest.margin[0], width - manifest.margin[1]
-
-
-class RuntimeCache:
-    """The kernels that TensorRT-RTX compiled for an engine on this GPU, kept from process to process.
-
-    Parameters
-    ----------
-    cache
-        TensorRT-RTX's object.
-    path
-        The file. One that does not fit this GPU, driver or version is not used, and written anew.
-    """
-
-    def __init__(self, cache: Any, path: Path) -> None:
-        self._cache, self._path, self._size = cache, path, 0
-        with contextlib.suppress(OSError):
-            blob = path.read_bytes()
-            if cache.deserialize(blob):
-                self._size = len(blob)
-
-    def save(self) -> None:
-        """Write the cache where it has grown. It only saves time: what cannot be written is left."""
-        blob = bytes(self._cache.serialize())
-        if len(blob) == self._size:
-            return
-        with contextlib.suppress(OSError, InputError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_path(self._path) as temporary:
-                temporary.write_bytes(blob)
-            self._size = len(blob)
-
-
-class _Opened:
-    """TensorRT's objects for one engine file, and the runtime, which must outlive them."""
-
-    def __init__(self, backend: Backend, path: Path, allow_host_code: bool, gpu: Any, digest: str) -> None:
-        module = backend.module
-        self.runtime = module.Runtime(backend.log)
-        self.runtime.engine_host_code_allowed = allow_host_code
-        backend.errors()
-        self.engine = self.runtime.deserialize_cuda_engine(path.read_bytes())
-        if self.engine is None:
-            raise InputError(
-                f"{path} does not load in {backend.name} {backend.version}: {backend.errors()}; build it again with: "
-                "keygraph build MODEL.onnx"
-            )
-        self.cache: RuntimeCache | None = None
-        if backend.is_rtx:
-            config = self.engine.create_runtime_config()
-            # Tiles have one shape: its kernels are worth compiling at once, and worth keeping.
-            config.dynamic_shapes_kernel_specialization_strategy = (
-                module.DynamicShapesKernelSpecializationStrategy.EAGER
-            )
-            config.cuda_graph_strategy = module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-            cache = config.create_runtime_cache()
-            self.cache = RuntimeCache(cache, cache_folder() / "tensorrt-rtx" / f"{digest[:32]}.cache")
-            config.set_runtime_cache(cache)
-            self.context = self.engine.create_execution_context(config)
-        else:
-            self.context = self.engine.create_execution_context()
-        if self.context is None:
-            free, total = gpu.free_memory()
-            raise InputError(
-                f"{path} needs {self.engine.device_memory_size_v2 / 2**20:,.0f} MiB for its activations, and the GPU "
-                f"has {free / 2**20:,.0f} of {total / 2**20:,.0f} MiB free ({backend.errors()}); build an engine with "
-                "smaller tiles or batches"
-            )
-
-
-def cache_folder() -> Path:
-    """Where keygraph keeps what it can make again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "keygraph"
 
 
 def _open_gpu(device: Device) -> Any:
@@ -250,10 +199,8 @@ def plugin_for(sidecar: Sidecar, library: str | os.PathLike[str] | None) -> Path
     return plugins.library("tensorrt") if library == "auto" else Path(library)
 
 
-def _close(gpu: Any, engine: Engine | None, overlap: Overlap | None) -> None:
-    # Long after an error of the GPU, freeing fails as well; there is nobody left to tell.
-    with contextlib.suppress(KeygraphError):
-        if engine is not None and overlap is not None:
-            engine.release(overlap.compute_stream)
-            overlap.release()
-        gpu.close()
+def _close(gpu: Any, owned: contextlib.ExitStack) -> None:
+    # Long after an error of the GPU, freeing fails as well; there is nobody left to tell. Whatever fails, the rest is
+    # freed. A session may be collected in any thread, whose own GPU is left to it.
+    with contextlib.suppress(KeygraphError), gpu.current(), owned:
+        gpu.finish()

@@ -14,6 +14,7 @@ from ..manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT
 from . import overlap
 from .session import SessionMemoryError
 from .tensorrt_backend import Backend
+from .tensorrt_file import Deserialized
 
 
 class Gpu(overlap.Gpu, Protocol):
@@ -39,7 +40,7 @@ class Engine:
     ----------
     backend
         What deserialized it.
-    engine, context
+    file
         TensorRT's objects.
     gpu
         CUDA.
@@ -59,16 +60,15 @@ class Engine:
     def __init__(
         self,
         backend: Backend,
-        engine: Any,
-        context: Any,
+        file: Deserialized,
         gpu: Gpu,
         profile_of: ProfileOf,
         extras: Sequence[str],
         source: Path,
     ) -> None:
-        self._backend, self._engine, self._context, self._gpu = backend, engine, context, gpu
+        self._backend, self._file, self._gpu = backend, file, gpu
         self._profile_of = profile_of
-        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        names = [file.engine.get_tensor_name(index) for index in range(file.engine.num_io_tensors)]
         self._inputs = (IMAGE_INPUT, *extras)
         ours = {*self._inputs, IMAGE_OUTPUT}
         if not ours <= set(names) <= {*ours, K_INPUT}:
@@ -78,8 +78,8 @@ class Engine:
             raise InputError(f"{source}: its inputs and its result have different types; build it again")
         self.takes_k = K_INPUT in names
         self._k_on_host = self.takes_k and (
-            engine.get_tensor_location(K_INPUT) == backend.module.TensorLocation.HOST
-            or engine.is_shape_inference_io(K_INPUT)
+            file.engine.get_tensor_location(K_INPUT) == backend.module.TensorLocation.HOST
+            or file.engine.is_shape_inference_io(K_INPUT)
         )
         self._k_host: NDArray[np.int64] = np.zeros(1, np.int64)
         self._k_buffer: overlap.Buffer | None = None
@@ -131,33 +131,36 @@ class Engine:
             else:
                 self._graphs[key] = graph
 
-    def release(self, stream: int) -> None:
-        """Free the graphs and k's buffer, once the stream has come to its end."""
-        self._free_graphs(stream)
+    def release(self) -> None:
+        """Free the graphs and k's buffer; nothing may be on its way."""
+        self._free_graphs()
         if self._k_buffer is not None:
             self._k_buffer.release()
             self._k_buffer = None
 
     def _reshape(self, shapes: tuple[tuple[int, ...], ...], stream: int) -> None:
         """Prepare for another shape. Graphs hold what the context had prepared for the last one."""
-        self._free_graphs(stream)
+        if self._graphs:
+            self._gpu.record(self._idle, stream)
+            self._gpu.synchronize(self._idle)
+        self._free_graphs()
         self._shapes = None
         profile = self._profile_of(shapes[0])
-        if profile != self._profile and not self._context.set_optimization_profile_async(profile, stream):
+        if profile != self._profile and not self._file.context.set_optimization_profile_async(profile, stream):
             raise self._failure(f"it does not take its profile {profile}")
         self._profile = profile
         for name, shape in zip(self._inputs, shapes, strict=True):
-            if not self._context.set_input_shape(name, shape):
+            if not self._file.context.set_input_shape(name, shape):
                 raise self._failure(f"it does not take the shape {shape} for {name}")
         self._shapes = shapes
         self.shapes += 1
 
     def _bind(self, name: str, address: int) -> None:
-        if not self._context.set_tensor_address(name, address):
+        if not self._file.context.set_tensor_address(name, address):
             raise self._failure(f"it does not take an address for {name}")
 
     def _enqueue(self, stream: int) -> None:
-        if not self._context.execute_async_v3(stream):
+        if not self._file.context.execute_async_v3(stream):
             raise self._failure(f"it does not run on inputs of shapes {self._shapes}")
 
     def _failure(self, what: str) -> KeygraphError:
@@ -166,18 +169,14 @@ class Engine:
             return SessionMemoryError(f"{self._backend.name} ran out of memory")
         return KeygraphError(f"{self._backend.name} {self._backend.version} failed: {what}: {said}")
 
-    def _free_graphs(self, stream: int) -> None:
-        if self._graphs:
-            self._gpu.record(self._idle, stream)
-            self._gpu.synchronize(self._idle)
-        for graph in self._graphs.values():
-            self._gpu.free_graph(graph)
-        self._graphs.clear()
+    def _free_graphs(self) -> None:
+        while self._graphs:
+            self._gpu.free_graph(self._graphs.popitem()[1])
 
     def _type(self, name: str, source: Path) -> np.dtype[Any]:
         module = self._backend.module
         kinds = {module.DataType.FLOAT: np.float32, module.DataType.HALF: np.float16}
-        kind = kinds.get(self._engine.get_tensor_dtype(name))
+        kind = kinds.get(self._file.engine.get_tensor_dtype(name))
         if kind is None:
             raise InputError(f"{source}: {name} is neither float32 nor float16; build it again without --half-io")
         return np.dtype(kind)

@@ -10,8 +10,7 @@ import copy
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from ...errors import InputError
 from ...manifest import IMAGE_OUTPUT, K_INPUT
 from ...models import LoadedModel, load_checkpoint
 from ...runtime.device import parse_device
+from ...runtime.full_fp32 import full_fp32
 from ...runtime.pytorch import require_device
 from .artifacts import tensors_of
 
@@ -118,7 +118,7 @@ class TorchRunner(BaseRunner):
             arguments.append(values.to(self._device, torch.int64 if name == K_INPUT else self._type))
         if self._manifest.neighbours is not None and not self._manifest.neighbours.runtime:
             arguments.append(None)
-        with torch.inference_mode(), _full_fp32():
+        with torch.inference_mode(), full_fp32():
             self._wait()
             start = time.perf_counter()
             result = self._module(*arguments)
@@ -134,17 +134,3 @@ class TorchRunner(BaseRunner):
     def _wait(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-
-
-@contextmanager
-def _full_fp32() -> Iterator[None]:
-    """Inside the block, products of float32 are float32's: cuDNN would use TensorFloat-32, with 10 bits, by itself."""
-    backends: tuple[Any, ...] = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = [backend.allow_tf32 for backend in backends]
-    for backend in backends:
-        backend.allow_tf32 = False
-    try:
-        yield
-    finally:
-        for backend, allowed in zip(backends, before, strict=True):
-            backend.allow_tf32 = allowed

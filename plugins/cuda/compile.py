@@ -106,14 +106,24 @@ def source(variant: Any) -> Any:
     names = variant.kernel.arg_names
     if list(types) != [name for name in names if name not in variant.constants]:
         raise CompileError(f"the kernel's parameters are {names}, expected {list(types)} and {list(variant.constants)}")
-    # Rows start at multiples of this, so the launcher asks no more of the tensors themselves.
-    alignment = min(16, variant.channel_multiple * _ELEMENT_BYTES[variant.dtype])
+    alignments = promised_alignments(variant)
     return ASTSource(
         variant.kernel,
         signature={name: _type(types.get(name, "constexpr"), variant.dtype) for name in names},
         constexprs={(names.index(name),): value for name, value in variant.constants.items()},
-        attrs={(i,): [["tt.divisibility", alignment]] for i, name in enumerate(names) if types.get(name) == "*"},
+        attrs={(names.index(name),): [["tt.divisibility", bytes_]] for name, bytes_ in alignments.items()},
     )
+
+
+def promised_alignments(variant: Any) -> dict[str, int]:
+    """What the compiler may take for granted of addresses, in bytes by the parameter's name; the launcher checks it.
+
+    Rows of channels start at such multiples, so that no more is asked of the tensors themselves. A bias has rows of
+    nodes, of which there may be any number: to align its start would gain nothing, and exclude slices.
+    """
+    alignment = min(16, variant.channel_multiple * _ELEMENT_BYTES[variant.dtype])
+    types: Mapping[str, str] = variants().SIGNATURES[variant.op]
+    return {name: alignment for name, type_ in types.items() if type_ == "*" and name != "bias"}
 
 
 def _type(name: str, dtype: str) -> str:

@@ -163,8 +163,9 @@ class Plugin final : public nvinfer1::IPluginV3,
     return guarded(where_, [&] {
       if (!problem_) throw Error(KEYGRAPH_BAD_SHAPE, "enqueue without a good onShapeChange before it");
       keygraph_status status = Operator::enqueue(*problem_, inputs, outputs[0], variant_, stream);
-      // Addresses are not known before: a variant may want them better aligned than these.
-      if (status == KEYGRAPH_NO_KERNEL && variant_ != KEYGRAPH_AUTOMATIC)
+      // Addresses are not known before, nor is a context that has changed since.
+      const bool misfit = status == KEYGRAPH_BAD_ALIGNMENT || status == KEYGRAPH_NO_KERNEL;
+      if (misfit && variant_ != KEYGRAPH_AUTOMATIC)
         status = Operator::enqueue(*problem_, inputs, outputs[0], KEYGRAPH_AUTOMATIC, stream);
       if (status == KEYGRAPH_OK) return;
       const char* detail = keygraph_cuda_error();

@@ -85,6 +85,10 @@ _chosen: ContextVar[Attention | None] = ContextVar("keygraph_attention", default
 def use_attention(name: str) -> Iterator[None]:
     """Compute `key_graph_attention` this way inside the `with` block, in this thread or task.
 
+    The gradient of what was computed in the block is computed this way too, whichever thread autograd uses and wherever
+    ``backward`` is called. What `torch.compile` has compiled keeps the gradient of its first call; what
+    `torch.utils.checkpoint` computes again, it computes as the thread that does so.
+
     Raises
     ------
     ValueError

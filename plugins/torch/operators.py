@@ -98,6 +98,8 @@ def _(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor | None, scale
 
 def _save_for_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     q, k, v, graph, bias, ctx.scale, ctx.heads = inputs
+    # Chosen here: autograd comes back in a thread of its own on GPUs, which `use_attention` does not reach.
+    ctx.attention = differentiable_attention(q.device)
     ctx.save_for_backward(q, k, v, graph, bias)
 
 
@@ -106,8 +108,7 @@ def _backward(ctx, gradient):  # type: ignore[no-untyped-def]
     q, k, v, graph, bias = ctx.saved_tensors
     leaves = [None if t is None else t.detach().requires_grad_() for t in (q, k, v, bias)]
     with torch.enable_grad():
-        attention = differentiable_attention(q.device)
-        output = _attend(attention, leaves[0], leaves[1], leaves[2], graph, leaves[3], ctx.scale, ctx.heads)
+        output = _attend(ctx.attention, leaves[0], leaves[1], leaves[2], graph, leaves[3], ctx.scale, ctx.heads)
     wanted = [t for t in leaves if t is not None]
     grads = iter(torch.autograd.grad(output, wanted, gradient))
     dq, dk, dv, dbias = (None if t is None else next(grads) for t in leaves)

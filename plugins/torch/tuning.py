@@ -6,7 +6,8 @@ import functools
 import json
 import os
 import statistics
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,12 @@ from ..triton.variants import Variant
 Launch = Callable[[Variant], Any]
 
 _ROUNDS = 5
-_LAUNCHES_PER_ROUND = 3
+_LAUNCHES_PER_ROUND = 4
+#: What takes so many times longer than the fastest runs in no further round.
+_HOPELESS = 2.0
+#: Clock cycles, some 0.5 ms, that the GPU is kept busy beforehand for every launch, so that all of a round are queued
+#: when the first one begins: no gap between them is Python's, which takes a fifth of that.
+_HEAD_START = 1_000_000
 
 #: Device's `_machine` -> problem's `kind` -> number of the fastest variant; what is on disk, once it has been read.
 _choices: dict[str, dict[str, int]] = {}
@@ -86,9 +92,10 @@ def choose(problem: Problem, device: torch.device, launches: Callable[[], Launch
     known = _known(machine)
     by_number = {variant.number: variant for variant in candidates}
     if known.get(kind) not in by_number:
-        if torch.cuda.is_current_stream_capturing():
-            return candidates[0]
-        known[kind] = _fastest(candidates, launches()).number
+        with torch.cuda.device(device):  # Events, and what is captured, belong to the current one.
+            if torch.cuda.is_current_stream_capturing():
+                return candidates[0]
+            known[kind] = _fastest(candidates, launches()).number
         _remember(machine, known)
     return by_number[known[kind]]
 
@@ -99,27 +106,69 @@ def cache_file() -> Path:
     return (Path(folder) if folder else Path.home() / ".cache") / "keygraph" / "variants.json"
 
 
-def _fastest(candidates: tuple[Variant, ...], launch: Launch) -> Variant:
-    times = [_milliseconds(variant, launch) for variant in candidates]
-    return candidates[times.index(min(times))]
+def _fastest(candidates: Sequence[Variant], launch: Launch) -> Variant:
+    """Time the variants in turn on the current GPU and stream: the least median of a few rounds."""
+    contenders = _working(candidates, launch)
+    if len(contenders) == 1:
+        return contenders[0]
+    times: dict[int, list[float]] = {variant.number: [] for variant in contenders}
 
+    def median(variant: Variant) -> float:
+        return statistics.median(times[variant.number])
 
-def _milliseconds(variant: Variant, launch: Launch) -> float:
-    """Median of a few rounds; infinite where the GPU has not the registers or the shared memory for the variant."""
-    try:
-        launch(variant)  # Compiles it.
-    except triton.runtime.errors.OutOfResources:
-        return float("inf")
-    times = []
     for _ in range(_ROUNDS):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        for variant, milliseconds in zip(contenders, _round(contenders, launch), strict=True):
+            times[variant.number].append(milliseconds)
+        limit = _HOPELESS * min(map(median, contenders))
+        contenders = [variant for variant in contenders if median(variant) <= limit]
+        contenders = contenders[1:] + contenders[:1]  # Nobody comes first, when caches are cold, every time.
+    return min(contenders, key=median)
+
+
+def _working(candidates: Sequence[Variant], launch: Launch) -> list[Variant]:
+    """The variants that compile and start, after they have.
+
+    Others are left out: for want of registers or shared memory in silence, else with a warning. Where none is left, the
+    first one's error is raised.
+    """
+    failures = {variant.number: _failure(variant, launch) for variant in candidates}
+    working = [variant for variant in candidates if failures[variant.number] is None]
+    errors = {variant.name: error for variant in candidates if (error := failures[variant.number]) is not None}
+    if not working:
+        raise next(iter(errors.values()))
+    for name, error in errors.items():
+        if not isinstance(error, triton.runtime.errors.OutOfResources):
+            reason = (str(error).splitlines() or [""])[0]
+            warnings.warn(
+                f"{name} is left out, it does not start on this GPU: {type(error).__name__}: {reason}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    return working
+
+
+def _failure(variant: Variant, launch: Launch) -> Exception | None:
+    """Start a variant once; what of the compiler's or the driver's kept it from starting."""
+    try:
+        launch(variant)
+    except torch.OutOfMemoryError:
+        raise  # Of what every variant would need.
+    except (triton.errors.TritonError, RuntimeError) as error:
+        return error
+    return None
+
+
+def _round(variants: Sequence[Variant], launch: Launch) -> list[float]:
+    """Milliseconds of a launch of each."""
+    events = [tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)) for _ in variants]
+    torch.cuda._sleep(_HEAD_START * _LAUNCHES_PER_ROUND * len(variants))
+    for variant, (start, end) in zip(variants, events, strict=True):
         start.record()
         for _ in range(_LAUNCHES_PER_ROUND):
             launch(variant)
         end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end))
-    return statistics.median(times)
+    events[-1][1].synchronize()
+    return [start.elapsed_time(end) / _LAUNCHES_PER_ROUND for start, end in events]
 
 
 @functools.cache

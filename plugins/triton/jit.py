@@ -28,8 +28,10 @@ from .variants import VARIANTS, Variant
 DTYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 #: What compiled kernels take for granted: rows at such addresses are read in wide loads, which fail anywhere else.
 ALIGNMENT = 16
-#: Programs in a grid of one dimension.
-_MOST_PROGRAMS = 2**31 - 1
+#: Kernels count in int32: elements inside one batch index, and programs in a grid of one dimension.
+_INT32 = 2**31 - 1
+#: How far beyond the last node a block may end.
+_LARGEST_BLOCK = 4096
 #: The interpreter computes whatever a GPU of the newest capability does.
 _INTERPRETER = 1000
 
@@ -79,7 +81,13 @@ def fitting(
         Whether there is one.
     capability
         The GPU's, as 80 for 8.0.
+
+    Raises
+    ------
+    InputError
+        The problem is too large for any.
     """
+    require_int32(op, sizes)
 
     def within(value: int, limit: int) -> bool:
         return limit == 0 or value <= limit
@@ -97,7 +105,35 @@ def fitting(
         and within(sizes.groups, variant.max_groups)
         and sizes.channels % variant.channel_multiple == 0
         and sizes.value_channels % variant.channel_multiple == 0
+        and programs(variant, sizes) <= _INT32
     )
+
+
+def require_int32(op: str, sizes: Sizes) -> None:
+    """Refuse what kernels cannot count in int32, as the launcher in C++ does; raises `InputError`."""
+    graph = op == "KeyGraph"
+    longest = max(sizes.rows, sizes.nodes) + _LARGEST_BLOCK
+    elements = sizes.heads * longest * max(sizes.channels, sizes.value_channels, 1)
+    words = (1 if graph else sizes.groups) * sizes.rows * -(-sizes.nodes // 32)
+    if max(elements, words) > _INT32:
+        raise InputError(
+            f"{op}: there are 2^31 elements or more per batch index ({sizes}); attend within smaller windows"
+        )
+    if _windows(op, sizes) > _INT32:
+        raise InputError(f"{op}: there are 2^31 windows or more ({sizes}); split the batch")
+
+
+def programs(variant: Variant, sizes: Sizes) -> int:
+    """How many programs compute a problem: the grid of docs/gpu.md."""
+    count = _windows(variant.op, sizes) * triton.cdiv(sizes.rows, variant.block_rows)
+    if variant.op == "KeyGraphAttention":
+        count *= triton.cdiv(sizes.value_channels, variant.block_value_channels or max(1, sizes.value_channels))
+        count *= triton.cdiv(sizes.heads, variant.block_heads or max(1, sizes.heads))
+    return count
+
+
+def _windows(op: str, sizes: Sizes) -> int:
+    return sizes.batch * (sizes.groups if op == "KeyGraph" else 1)
 
 
 def capability(device: torch.device) -> int:
@@ -128,16 +164,18 @@ def key_graph(query: Tensor, key: Tensor, k: Tensor, variant: Variant | None = N
     Raises
     ------
     InputError
-        No variant fits the problem, or the tensors are on a device that kernels do not run on.
+        No variant fits the problem, it has 2^31 elements or more per batch index, or the tensors are on a device that
+        kernels do not run on.
     """
     sizes = graph_sizes(query, key)
+    require_int32("KeyGraph", sizes)
     variant = variant or _automatic("KeyGraph", query, sizes, False)
     graph = query.new_empty((*query.shape[:3], -(-sizes.nodes // 32)), dtype=torch.int32)
     launch(
         variant,
         (_aligned(query), _aligned(key), k, graph),
         (sizes.rows, sizes.nodes, sizes.channels),
-        triton.cdiv(sizes.rows, variant.block_rows) * sizes.batch * sizes.groups,
+        programs(variant, sizes),
     )
     return graph
 
@@ -178,18 +216,14 @@ def key_graph_attention(
     Raises
     ------
     InputError
-        No variant fits the problem, or the tensors are on a device that kernels do not run on.
+        No variant fits the problem, it has 2^31 elements or more per batch index, or the tensors are on a device that
+        kernels do not run on.
     """
     sizes = attention_sizes(q, k, v, graph, heads_last)
+    require_int32("KeyGraphAttention", sizes)
     variant = variant or _automatic("KeyGraphAttention", q, sizes, bias is not None)
     output = q.new_empty((*q.shape[:3], sizes.value_channels))
     q = _aligned(q)
-    programs = (
-        triton.cdiv(sizes.rows, variant.block_rows)
-        * triton.cdiv(sizes.value_channels, variant.block_value_channels or sizes.value_channels)
-        * triton.cdiv(sizes.heads, variant.block_heads or sizes.heads)
-        * sizes.batch
-    )
     launch(
         variant,
         # Where there is no bias nothing is read there, but Triton compiles only what has a type.
@@ -204,12 +238,12 @@ def key_graph_attention(
             int(heads_last),
             scale,
         ),
-        programs,
+        programs(variant, sizes),
     )
     return output
 
 
-def launch(variant: Variant, tensors: Sequence[Tensor], numbers: Sequence[float], programs: int) -> None:
+def launch(variant: Variant, tensors: Sequence[Tensor], numbers: Sequence[float], count: int) -> None:
     """Start a variant's kernel on the tensors' device and the current stream; compile it at its first use.
 
     Parameters
@@ -218,8 +252,8 @@ def launch(variant: Variant, tensors: Sequence[Tensor], numbers: Sequence[float]
         What to start.
     tensors, numbers
         The kernel's arguments in their order (`variants.SIGNATURES`).
-    programs
-        The grid; nothing is started where it is 0.
+    count
+        Programs; nothing is started where it is 0.
 
     Raises
     ------
@@ -236,15 +270,13 @@ def launch(variant: Variant, tensors: Sequence[Tensor], numbers: Sequence[float]
         raise InputError(
             "Triton's interpreter multiplies bfloat16's bits as integers; use float16 or float32, or a GPU"
         )
-    if programs > _MOST_PROGRAMS:
-        raise InputError(
-            f"{variant.name} would need {programs:,} programs, a GPU starts {_MOST_PROGRAMS:,}; split the batch"
-        )
-    if programs == 0:
+    if count > _INT32:
+        raise InputError(f"{variant.name} would need {count:,} programs, a GPU starts {_INT32:,}; split the batch")
+    if count == 0:
         return
     current: AbstractContextManager[object] = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
     with current:
-        variant.kernel[(programs,)](*tensors, *numbers, **variant.constants, **variant.compiler_options)
+        variant.kernel[(count,)](*tensors, *numbers, **variant.constants, **variant.compiler_options)
 
 
 def _automatic(op: str, tensor: Tensor, sizes: Sizes, bias: bool) -> Variant:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import itertools
 import os
 import shutil
@@ -14,7 +15,7 @@ from typing import Any
 import keygraph.plugins
 import numpy as np
 import pytest
-from keygraph.errors import MissingDependencyError
+from keygraph.errors import InputError, MissingDependencyError
 
 try:
     from cuda_library import (
@@ -148,6 +149,45 @@ def test_variants_of_wrong_problems() -> None:
     assert "2^31 elements" in last_error()
     assert graph_variants((2**31, 1, 64, 64, 32), "fp32", target) == []
     assert "2^31 elements" in last_error()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_both_launchers_refuse_what_int32_cannot_count(dtype: str) -> None:
+    """The just-in-time launcher has the same limits, and the same words for them."""
+    jit = pytest.importorskip("keygraph.plugins.triton.jit", reason="needs PyTorch")
+    (type_,) = (type_ for type_, name in jit.DTYPES.items() if name == dtype)
+    target = max(t for t in TARGETS if t < 1000)
+
+    def allowed(op: str, sizes: Any, found: list[int]) -> bool:
+        try:
+            fitting = [variant.number for variant in jit.fitting(op, type_, sizes, False, target)]
+        except InputError:
+            fitting = []
+        assert fitting == found
+        assert found or "2^31 elements" in last_error()
+        return bool(found)
+
+    nodes, batch = (2**31 - 1) // 64 - 4096, 2**31 - 1
+    outcomes = set()
+    for more in (0, 1):
+        shape = (1, 3, 1, nodes + more, 64)
+        outcomes.add((more, allowed("KeyGraph", jit.Sizes(*shape), graph_variants(shape, dtype, target))))
+        for heads, channels, values in ((1, 64, 1), (1, 1, 64), (64, 1, 1)):
+            sizes = jit.Sizes(1, 1, 1, nodes + more, channels, heads, values)
+            found = attention_variants((1, heads, 1, 1, nodes + more, channels, values, 0), dtype, False, target)
+            outcomes.add((more, allowed("KeyGraphAttention", sizes, found)))
+        # Words of a graph, windows, programs.
+        rows = 2**17 - 1 + more
+        sizes = jit.Sizes(1, 4, rows, 32 * 4096, 1, 4, 1)
+        found = attention_variants((1, 4, 4, rows, 32 * 4096, 1, 1, 0), dtype, False, target)
+        outcomes.add((more, allowed("KeyGraphAttention", sizes, found)))
+        shape = (batch + more, 1, 1, 1, 1)
+        outcomes.add((more, allowed("KeyGraph", jit.Sizes(*shape), graph_variants(shape, dtype, target))))
+    assert outcomes == {(0, True), (1, False)}
+    # So many programs that only variants of larger blocks remain.
+    few, many = ((batch, 1, 1024, 1024, 4) for batch in (1, 2**25))
+    assert allowed("KeyGraph", jit.Sizes(*many), graph_variants(many, dtype, target))
+    assert len(graph_variants(many, dtype, target)) < len(graph_variants(few, dtype, target))
 
 
 @pytest.mark.parametrize(
@@ -428,6 +468,50 @@ class TestCalls:
         assert said[2].startswith("0 ")
         assert said[3].startswith("0 ")
         assert said[4] == f"11 {message(11)}"
+
+    @pytest.mark.parametrize("op", ["KeyGraph", "KeyGraphAttention"])
+    def test_what_the_compiler_is_promised_of_addresses_is_checked(self, driver: Path, op: str) -> None:
+        """An address that breaks a promise is refused; without one the element's own alignment will do."""
+        compiler = compile_module()
+        types = variants_module.SIGNATURES[op]
+        tensors = [name for name, type_ in types.items() if type_.startswith("*")]
+        program, expected = "", []
+        for variant in VARIANTS:
+            if variant.op != op or not variant.runs_on(self.CODE):
+                continue
+            promised = compiler.promised_alignments(variant)
+            for shifted in tensors:
+                if shifted == "bias" and not variant.bias:
+                    continue
+                element = {"*i32": 4, "*i64": 8}.get(types[shifted], 4 if variant.dtype == "fp32" else 2)
+                places = {name: None if name == "bias" and not variant.bias else 0x10000 for name in tensors}
+                broken = promised[shifted] > element if shifted in promised else False
+                places[shifted] = 0x10000 + (promised[shifted] // 2 if broken else element)
+                if op == "KeyGraph":
+                    shape = (2, 3, 100, min(200, variant.max_nodes or 200), 16)
+                    call = f"key_graph({shape}, {variant.dtype!r}, {', '.join(map(str, places.values()))}"
+                else:
+                    *inputs, output = (str(address) for address in places.values())
+                    shape = (2, 6, 1, 100, 200, 16, 16, 1)
+                    call = f"key_graph_attention({shape}, {variant.dtype!r}, {', '.join(inputs)}, 0.5, {output}"
+                program += f"print({call}, {variant.number}))\n"
+                expected.append((variant.name, shifted, 11 if broken else 0))
+        said = self.log(program, driver)[: len(expected)]
+        assert [
+            (name, shifted, int(status)) for (name, shifted, _), status in zip(expected, said, strict=True)
+        ] == expected
+
+
+def compile_module() -> Any:
+    """The script plugins/cuda/compile.py as a module."""
+    path = Path(str(variants_module.__file__)).parents[1] / "cuda" / "compile.py"
+    spec = importlib.util.spec_from_file_location("keygraph_compile", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_the_error_without_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

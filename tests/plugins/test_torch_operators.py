@@ -8,19 +8,23 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
 from keygraph.plugins.torch import (
+    ATTENTION_IMPLEMENTATIONS,
     compare_selections,
     forced_graphs,
     key_graph,
     key_graph_attention,
+    operators,
     pack_graph,
     recorded_graphs,
     unpack_graph,
     use_attention,
 )
+from keygraph.plugins.torch.attention import mask_attention
 from keygraph.plugins.torch.flex import block_mask
 
 
@@ -64,6 +68,30 @@ def test_gradients_are_those_of_the_definition(implementation: str) -> None:
         ours = gradients(lambda q, k, v, bias: key_graph_attention(q, k, v, graph, bias, scale))
     for mine, expected in zip(ours, gradients(plain), strict=True):
         torch.testing.assert_close(mine, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("chosen", "gradient"), [("mask", "mask"), ("gather", "gather"), ("flex", "sdpa")])
+def test_the_gradient_is_computed_as_the_forward_was(
+    chosen: str, gradient: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where autograd calls in another thread, as it does on GPUs, and outside of the block."""
+    q, k, v, graph, *_ = arguments()
+    called: list[object] = []
+    attend = operators._attend
+    monkeypatch.setattr(operators, "_attend", lambda way, *given: (called.append(way), attend(way, *given))[1])
+    monkeypatch.setitem(ATTENTION_IMPLEMENTATIONS, "flex", lambda *given: mask_attention(*given))  # not compiled
+    q.requires_grad_()
+    with use_attention(chosen):
+        result = key_graph_attention(q, k, v, graph).sum()
+        thread = threading.Thread(target=result.backward)
+        thread.start()
+        thread.join()
+    assert q.grad is not None
+    assert called == [ATTENTION_IMPLEMENTATIONS[chosen], ATTENTION_IMPLEMENTATIONS[gradient]]
+    with use_attention(chosen):
+        result = key_graph_attention(q, k, v, graph).sum()
+    result.backward()
+    assert called[2:] == called[:2]
 
 
 @pytest.mark.parametrize("bias", [False, True], ids=["plain", "bias"])

@@ -6,12 +6,18 @@ asked for, and among the things that may run next chance decides. Every operatio
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from keygraph.errors import KeygraphError
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass(eq=False)
@@ -45,9 +51,15 @@ class FakeGpu:
     #: What the host did, in order: names of operations when they were asked for, "wait NAME" when it waited.
     host: list[str] = field(default_factory=list)
     graphs: int = 0
+    #: Host memory that was pinned and not freed.
+    pinned_blocks: list[np.ndarray[Any, Any]] = field(default_factory=list)
+    #: What was freed, in order.
+    freed: list[str] = field(default_factory=list)
     closed: bool = False
     capturing: list[Callable[[], None]] | None = None
     capturable: bool = True
+    #: Whether every call that can fail does so.
+    broken: bool = False
     limit: int = 1 << 40
 
     def __post_init__(self) -> None:
@@ -60,9 +72,27 @@ class FakeGpu:
     def use(self) -> None:
         assert not self.closed
 
-    def close(self) -> None:
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        yield
+
+    def finish(self) -> None:
+        self.use()
+        if self.broken:
+            raise KeygraphError("the GPU failed")
         self.run_all()
+
+    def close(self) -> None:
+        self.use()
+        self.free_object("streams")
         self.closed = True
+
+    def free_object(self, name: str) -> None:
+        """Note that something was freed that no work may be using."""
+        assert not self.closed
+        used_by = ("graph", "compute") if name == "graph" else ("",)
+        assert self.broken or all(work.done for work in self.history if work.name.startswith(used_by))
+        self.freed.append(name)
 
     def allocate(self, size: int) -> int:
         from keygraph.runtime.session import SessionMemoryError
@@ -74,14 +104,21 @@ class FakeGpu:
         return address
 
     def free(self, address: int) -> None:
+        if self.broken:
+            raise KeygraphError("the GPU failed")
         self.run_all()  # As cudaFree does.
         del self.memory[address]
+        self.free_object("memory")
 
     def pinned(self, size: int) -> np.ndarray[Any, Any]:
-        return np.full(size, 0xFF, np.uint8)
+        self.pinned_blocks.append(np.full(size, 0xFF, np.uint8))
+        return self.pinned_blocks[-1]
 
     def free_pinned(self, memory: np.ndarray[Any, Any]) -> None:
-        self.run_all()
+        if not self.broken:
+            self.run_all()
+        self.pinned_blocks = [block for block in self.pinned_blocks if block is not memory]
+        self.free_object("pinned")
 
     def stream(self) -> int:
         self._last[len(self._last) + 1] = None
@@ -107,6 +144,7 @@ class FakeGpu:
             self._waiting.setdefault(stream, []).append(event.work)
 
     def synchronize(self, event: Event) -> None:
+        self.use()
         if event.work is None:
             return
         self.host.append(f"wait {event.work.name}")
@@ -127,8 +165,8 @@ class FakeGpu:
             self.submit("graph", stream, run)
 
     def free_graph(self, graph: Any) -> None:
-        assert all(work.done for work in self.history if work.name in ("graph", "compute"))
         self.graphs -= 1
+        self.free_object("graph")
 
     def free_memory(self) -> tuple[int, int]:
         return 1 << 30, 8 << 30
@@ -164,4 +202,4 @@ class FakeGpu:
         if ready:
             work = self._random.choice(ready)
             work.run()
-            work.done = True
+            work.done, work.run = True, _nothing  # The history keeps nothing alive.

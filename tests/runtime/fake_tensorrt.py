@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import json
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -74,16 +75,22 @@ def get_plugin_registry() -> Registry:
     return Registry()
 
 
+def watch(thing: Any, name: str) -> None:
+    """Note when TensorRT's object goes; while it lives, so does what made it."""
+    weakref.finalize(thing, gpu.free_object, name).atexit = False
+
+
 class Runtime:
     engine_host_code_allowed = False
 
     def __init__(self, log: ILogger) -> None:
         self.log = log
+        watch(self, "runtime")
 
     def deserialize_cuda_engine(self, blob: bytes) -> Any:
         opened.append({"host_code": self.engine_host_code_allowed})
         try:
-            return Engine(json.loads(blob), self.log)
+            return Engine(json.loads(blob), self)
         except ValueError:
             self.log.log(ILogger.Severity.ERROR, "Serialization assertion failed")
             return None
@@ -92,8 +99,9 @@ class Runtime:
 class Engine:
     device_memory_size_v2 = 3 << 20
 
-    def __init__(self, values: dict[str, Any], log: ILogger) -> None:
-        self.values, self.log = values, log
+    def __init__(self, values: dict[str, Any], runtime: Runtime) -> None:
+        self.values, self.runtime, self.log = values, runtime, runtime.log
+        watch(self, "engine")
         self.names = values.get("tensors") or [
             "image",
             *values.get("extras", []),
@@ -155,7 +163,8 @@ class Context:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
         self.profile, self.generation = 0, 0
-        opened[-1]["context"] = self
+        opened[-1]["config"] = config
+        watch(self, "context")
 
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:
         self.profile, self.shapes = index, {}

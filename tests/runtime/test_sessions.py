@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import subprocess
 import sys
 import textwrap
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -161,6 +163,29 @@ def test_pytorch_out_of_memory_is_told_from_other_failures(make_manifest: Callab
         TorchSession(Huge(), make_manifest()).run(images, None)
     with pytest.raises(RuntimeError):
         TorchSession(Broken(), make_manifest()).run(images, None)
+
+
+def test_a_session_that_nobody_has_any_more_is_freed_at_once(
+    make_model: ModelFile, make_manifest: Callable[..., Manifest]
+) -> None:
+    """Its memory must not wait for the garbage collector, which may never come by."""
+    torch = pytest.importorskip("torch")
+    from keygraph.runtime.pytorch import TorchSession
+
+    images = np.zeros((1, 3, 8, 8), np.float32)
+    gc.collect()
+    gc.disable()
+    try:
+        exact = OnnxRuntimeSession(make_model("identity"), library=None)
+        exact.run(images, None)
+        exact.exact()
+        pytorch = TorchSession(torch.nn.Conv2d(3, 3, 1), make_manifest())
+        pytorch.run(images, None)
+        alive = weakref.ref(exact._session), weakref.ref(pytorch._module)
+        del exact, pytorch
+        assert [one() for one in alive] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_the_runtime_needs_no_torch_onnx_or_typer(make_model: ModelFile) -> None:

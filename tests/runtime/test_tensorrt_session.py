@@ -6,8 +6,12 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import hashlib
 import json
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -81,14 +85,20 @@ def make_engine(tmp_path: Path, make_manifest: MakeManifest) -> EngineFile:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
-    """A GPU and both TensorRTs, played."""
+    """A GPU and both TensorRTs, played; a session that is opened after another was closed gets a GPU of its own."""
+
+    def open_gpu(_device: Device) -> FakeGpu:
+        if fake_tensorrt.gpu.closed:
+            fake_tensorrt.gpu = FakeGpu()
+        return fake_tensorrt.gpu
+
     fake_tensorrt.gpu = FakeGpu()
     fake_tensorrt.opened.clear()
     fake_tensorrt.loaded.clear()
     monkeypatch.setattr(fake_tensorrt, "creators", list(PLUGINS))
     both = {name: (("fake_tensorrt",), extra) for name, extra in (("tensorrt", "tensorrt"), ("tensorrt-rtx", "rtx"))}
     monkeypatch.setattr(tensorrt_backend, "_BACKENDS", both)
-    monkeypatch.setattr(tensorrt, "_open_gpu", lambda device: fake_tensorrt.gpu)
+    monkeypatch.setattr(tensorrt, "_open_gpu", open_gpu)
     for cache in (tensorrt_backend.load_backend, tensorrt_backend._load_once):
         cache.cache_clear()
     yield fake_tensorrt.gpu
@@ -141,6 +151,128 @@ def test_a_graph_serves_all_batches_of_one_shape_the_last_and_smaller_one_too(
     assert gpu.graphs == 1  # those of the former shape are gone
     restorer.session.close()  # type: ignore[attr-defined]
     assert (gpu.graphs, gpu.memory, gpu.closed) == (0, {}, True)
+
+
+def check_freed(gpu: FakeGpu) -> None:
+    """Everything is gone: graphs before TensorRT's objects, each of these before what made it, the streams last."""
+    assert (gpu.graphs, gpu.memory, gpu.pinned_blocks, gpu.closed) == (0, {}, [], True)
+    last = {name: place for place, name in enumerate(gpu.freed)}
+    order = ["graph", "context", "engine", "runtime", "streams"]
+    places = [last[name] for name in order if name in last]
+    assert {"context", "engine", "runtime", "streams"} <= set(last)
+    assert places == sorted(places)
+    assert [gpu.freed.count(name) for name in order[1:]] == [1] * 4
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """What has to be freed must not wait for the garbage collector."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
+def test_close_frees_everything_once(
+    make_engine: EngineFile, gpu: FakeGpu, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    session = TensorRtSession(make_engine(backend))
+    list(run_batches(session, iter([(np.zeros((2, 3, 32, 32), np.float32),)] * 5), 110))
+    fake_tensorrt.opened.clear()  # it has TensorRT-RTX's configuration
+    session.close()
+    check_freed(gpu)
+    session.close()
+    check_freed(gpu)
+    with pytest.raises(KeygraphError, match="has been closed"):
+        session.run(np.zeros((2, 3, 32, 32), np.float32), 110)
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_a_session_that_nobody_has_any_more_is_freed(make_engine: EngineFile, gpu: FakeGpu) -> None:
+    restorer = keygraph.load(make_engine())
+    restorer.restore(noise(32, 32 * 7, 3), 110, tile=32, overlap=0, batch=2)
+    assert gpu.freed == []
+    del restorer
+    check_freed(gpu)
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize(
+    ("changes", "call"),
+    [
+        ({"too_large": True}, ""),
+        ({"tensors": ["x", "y"]}, ""),
+        ({"type": "BF16"}, ""),
+        ({}, "event"),
+        ({}, "stream"),
+    ],
+)
+def test_a_session_that_does_not_open_is_freed_at_once(
+    make_engine: EngineFile, gpu: FakeGpu, changes: dict[str, Any], call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise KeygraphError("no more")
+
+    if call:
+        monkeypatch.setattr(gpu, call, fails)
+    with pytest.raises(KeygraphError) as caught:
+        TensorRtSession(make_engine(**changes))
+    assert caught.tb is not None  # and with it all its frames are still there
+    assert gpu.closed
+    assert [name for name in gpu.freed if name in ("engine", "runtime", "streams")] == ["engine", "runtime", "streams"]
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_a_session_that_is_closed_between_two_results_gives_no_more(make_engine: EngineFile, gpu: FakeGpu) -> None:
+    session = TensorRtSession(make_engine())
+    batches = [(np.full((2, 3, 32, 32), number, np.float32),) for number in range(5)]
+    results, others = (run_batches(session, iter(batches), 110) for _ in range(2))
+    next(results)
+    session.close()
+    check_freed(gpu)
+    with pytest.raises(KeygraphError, match="has been closed"):
+        next(results)
+    with pytest.raises(KeygraphError, match="has been closed"):
+        next(others)
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_after_an_error_of_the_gpu_everything_is_let_go_of(make_engine: EngineFile, gpu: FakeGpu) -> None:
+    session = TensorRtSession(make_engine())
+    list(run_batches(session, iter([(np.zeros((2, 3, 32, 32), np.float32),)] * 3), 110))
+    gpu.broken = True
+    session.close()
+    assert (gpu.graphs, gpu.pinned_blocks, gpu.closed) == (0, [], True)
+    assert [name for name in gpu.freed if name in ("context", "engine", "runtime", "streams")] == [
+        "context", "engine", "runtime", "streams",
+    ]  # fmt: skip
+
+
+def test_what_is_left_is_freed_when_the_process_ends(make_engine: EngineFile) -> None:
+    code = f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import fake_tensorrt, numpy as np
+        from keygraph.runtime import tensorrt, tensorrt_backend
+        class Gpu(fake_tensorrt.FakeGpu):
+            def close(self):
+                super().close()
+                print(self.graphs, self.memory, self.pinned_blocks, *(n for n in self.freed if n in names))
+        names = "context", "engine", "runtime", "streams"
+        fake_tensorrt.gpu = Gpu()
+        tensorrt_backend._BACKENDS = {{"tensorrt": (("fake_tensorrt",), "tensorrt")}}
+        tensorrt._open_gpu = lambda device: fake_tensorrt.gpu
+        session = tensorrt.TensorRtSession({str(make_engine())!r})
+        images = np.zeros((1, 3, 32, 32), np.float32)
+        results = session.run_batches(iter([(images,)] * 5), 110)
+        next(results)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == ["0", "{}", "[]", "context", "engine", "runtime", "streams"]
 
 
 def test_k_on_the_host_has_a_graph_of_its_own(make_engine: EngineFile, gpu: FakeGpu) -> None:
@@ -212,13 +344,13 @@ def test_rtx_keeps_its_kernels(
     (file,) = (tmp_path / "keygraph" / "tensorrt-rtx").iterdir()
     kept = file.read_bytes()
     assert kept.startswith(b"kernels")
-    context = fake_tensorrt.opened[-1]["context"]
-    assert context.config.dynamic_shapes_kernel_specialization_strategy.name == "EAGER"
-    assert context.config.cuda_graph_strategy.name == "WHOLE_GRAPH_CAPTURE"
+    config = fake_tensorrt.opened[-1]["config"]
+    assert config.dynamic_shapes_kernel_specialization_strategy.name == "EAGER"
+    assert config.cuda_graph_strategy.name == "WHOLE_GRAPH_CAPTURE"
     assert gpu.graphs == 0
     fake_tensorrt.gpu = FakeGpu()
     keygraph.load(path)
-    assert fake_tensorrt.opened[-1]["context"].config.cache.blob == kept
+    assert fake_tensorrt.opened[-1]["config"].cache.blob == kept
     file.write_bytes(b"of another driver")
     fake_tensorrt.gpu = FakeGpu()
     keygraph.load(path)(noise(32, 32, 3))

@@ -11,6 +11,7 @@
 //   input float16 2,1,33,8 q.bin             a tensor: type, sizes, file; in the operator's order
 //   output float16 2,1,33,8 out.bin          written, when the plugin computes it
 //   tactic 3                                 what the engine says at run time; without it, the default (0)
+//   offset 4                                 bytes from an aligned address to every tensor of the storage type
 // Everything that the plugin answers goes to stdout, `key<TAB>value`; the tests judge it. Exit status 1 is for a plugin
 // that breaks TensorRT's rules in a way that ends the play, 2 for a bad case.
 #include <NvInferRuntime.h>
@@ -76,6 +77,7 @@ struct Case {
   std::vector<Tensor> inputs;
   Tensor output;
   int32_t tactic = 0;
+  size_t offset = 0;
 };
 
 Tensor read_tensor(std::istream& line) {
@@ -121,6 +123,7 @@ Case read_case(const std::string& path) {
     else if (key == "input") play.inputs.push_back(read_tensor(line));
     else if (key == "output") play.output = read_tensor(line);
     else if (key == "tactic") line >> play.tactic;
+    else if (key == "offset") line >> play.offset;
     else throw std::invalid_argument("entry " + entry);
   }
   return play;
@@ -351,10 +354,10 @@ class Runner {
     for (Tensor& input : play_.inputs) {
       std::vector<char> bytes(input.bytes);
       std::ifstream(input.file, std::ios::binary).read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-      input.data = memory_.allocate(input.bytes);
+      place(input);
       memory_.write(input.data, bytes);
     }
-    play_.output.data = memory_.allocate(play_.output.bytes);
+    place(play_.output);
   }
 
   int32_t prepare(IPluginV3OneRuntime& runtime) {
@@ -389,15 +392,35 @@ class Runner {
     return all;
   }
 
+  void place(Tensor& tensor) {
+    const size_t offset = tensor.type == play_.inputs[0].type ? play_.offset : 0;
+    tensor.data = static_cast<char*>(memory_.allocate(tensor.bytes + offset)) + offset;
+  }
+
   Case& play_;
   Memory& memory_;
 };
 
-using Launched = int32_t (*)();
+// What a library of the tests' making tells of itself.
+class Witness {
+ public:
+  explicit Witness(void* library)
+      : launched_(reinterpret_cast<Count>(dlsym(library, "keygraph_test_launched"))),
+        loads_(reinterpret_cast<Count>(dlsym(library, "keygraph_test_loads"))) {}
 
-void say_launched(Launched launched) {
-  if (launched) say("launched", launched());
-}
+  int32_t loads() const { return loads_ ? loads_() : 0; }
+
+  // The variant of the last launch, and how many kernels it had to load, which must not happen while a graph is captured.
+  void say_launch(int32_t loads_before) const {
+    if (!launched_) return;
+    say("launched", launched_());
+    say("loads of a launch", loads() - loads_before);
+  }
+
+ private:
+  using Count = int32_t (*)();
+  Count launched_, loads_;
+};
 
 std::deque<Field> serialize(IPluginV3OneRuntime& runtime) {
   const PluginFieldCollection* fields = runtime.getFieldsToSerialize();
@@ -413,7 +436,7 @@ std::deque<Field> serialize(IPluginV3OneRuntime& runtime) {
   return copies;
 }
 
-void play_all(Case& play, IPluginCreatorV3One& creator, Memory& memory, Launched launched) {
+void play_all(Case& play, IPluginCreatorV3One& creator, Memory& memory, const Witness& witness) {
   std::unique_ptr<IPluginV3> plugin = create(creator, play.node, play.fields, TensorRTPhase::kBUILD);
   play.fields.clear();  // the parser's memory is gone
   say("created", plugin ? "yes" : "no");
@@ -435,10 +458,11 @@ void play_all(Case& play, IPluginCreatorV3One& creator, Memory& memory, Launched
     say("build set tactic status", runtime.setTactic(tactic));
     say("build shape status", runner.prepare(runtime));
     runner.spoil();
+    const int32_t loads = witness.loads();
     const int32_t status = runner.enqueue(runtime);
     say("build enqueue status", status);
     if (status) continue;
-    say_launched(launched);
+    witness.say_launch(loads);
     runner.write(play.output.file + "." + std::to_string(tactic));
   }
 
@@ -457,10 +481,11 @@ void play_all(Case& play, IPluginCreatorV3One& creator, Memory& memory, Launched
   say("early enqueue status", runner.enqueue(runtime));
   say("shape status", runner.prepare(runtime));
   runner.spoil();
+  const int32_t loads = witness.loads();
   const int32_t status = runner.enqueue(runtime);
   say("enqueue status", status);
   if (status) return;
-  say_launched(launched);
+  witness.say_launch(loads);
   runner.write(play.output.file);
 
   runner.spoil();
@@ -505,7 +530,7 @@ void run(const std::string& path, bool device, Case& play) {
     say("device", memory ? "yes" : "none: " + reason);
   }
   if (!memory) memory = host_memory();  // without a device nothing looks at it
-  play_all(play, *wanted, *memory, reinterpret_cast<Launched>(dlsym(library, "keygraph_test_launched")));
+  play_all(play, *wanted, *memory, Witness(library));
 
   // A driver of the tests' making says what it was asked.
   if (void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD))

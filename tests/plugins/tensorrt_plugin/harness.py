@@ -57,6 +57,7 @@ def play(
     fields: Mapping[str, tuple[str, Any]] | None = None,
     node: str = "layers.3/the node",
     tactic: int = 0,
+    offset: int = 0,
     environment: Mapping[str, str] | None = None,
     ends: bool = True,
 ) -> Answers:
@@ -80,6 +81,8 @@ def play(
         Name -> (TensorRT's field type, value).
     tactic
         What the engine says at run time.
+    offset
+        Bytes from an aligned address to the tensors of the storage type.
     environment
         Added to the process's.
     ends
@@ -91,7 +94,7 @@ def play(
         The play ended elsewhere.
     """
     shape, dtype = output
-    lines = [f"op {op}", f"node {node}", f"tactic {tactic}"]
+    lines = [f"op {op}", f"node {node}", f"tactic {tactic}", f"offset {offset}"]
     lines += [f"field {name} {type_} {value}" for name, (type_, value) in (fields or {}).items()]
     for index, array in enumerate(inputs):
         path = folder / f"input{index}.bin"

@@ -17,10 +17,10 @@ from operator_cases import ATTENTION_CASES, GRAPH_CASES, AttentionCase, GraphCas
 from operator_hosts import four_sizes, three_sizes
 
 TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
-#: `KEYGRAPH_NO_DRIVER` in plugins/include/keygraph/types.h.
-NO_DRIVER = "8"
-#: The variants of host_launcher.cpp.
-GRAPH_ANY, GRAPH_FEW_NODES, ATTENTION_ANY, ATTENTION_NO_BIAS = "1", "2", "3", "4"
+#: `KEYGRAPH_NO_DRIVER` and `KEYGRAPH_BAD_ALIGNMENT` in plugins/include/keygraph/types.h.
+NO_DRIVER, BAD_ALIGNMENT = "8", "11"
+#: The variants of host_driver.cpp for float32.
+GRAPH_FEW_NODES, GRAPH_ANY, ATTENTION_BY_TWO, ATTENTION_ANY, ATTENTION_BIAS = "1", "2", "3", "4", "5"
 
 built("keygraph_trt_harness")  # or none of these tests runs
 
@@ -93,6 +93,7 @@ def check_run(answers: Answers, sizes: tuple[int, ...]) -> list[np.ndarray]:
     assert len(set(tactics)) == len(tactics) > 0
     assert "0" not in tactics
     assert {"run", *tactics} == set(answers.outputs) - {"replayed"}
+    assert set(answers.all("loads of a launch")) <= {"0"}
     return list(answers.outputs.values())
 
 
@@ -208,42 +209,78 @@ def test_a_tactic_is_used_where_it_fits(nodes: int, tactic: int, launched: str, 
 
 def test_tactics_know_whether_there_is_a_bias(tmp_path: Path) -> None:
     answers = CPU_KERNELS.play(tmp_path, "KeyGraphAttention", *attention_of())
-    assert answers.all("tactic") == [ATTENTION_ANY, ATTENTION_NO_BIAS]
-    answers = CPU_KERNELS.play(tmp_path, "KeyGraphAttention", *attention_of(bias=True), tactic=int(ATTENTION_NO_BIAS))
-    assert answers.all("tactic") == [ATTENTION_ANY]
-    assert answers.all("launched")[-1] == ATTENTION_ANY
+    assert answers.all("tactic") == [ATTENTION_BY_TWO, ATTENTION_ANY]
+    answers = CPU_KERNELS.play(tmp_path, "KeyGraphAttention", *attention_of(bias=True), tactic=int(ATTENTION_ANY))
+    assert answers.all("tactic") == [ATTENTION_BIAS]
+    assert answers.all("launched")[-1] == ATTENTION_BIAS
 
 
-def test_addresses_that_fit_no_tactic_are_computed_all_the_same(tmp_path: Path) -> None:
+@every_host
+def test_addresses_that_a_tactic_does_not_take_are_computed_all_the_same(host: Host, tmp_path: Path) -> None:
+    """Nobody knows addresses before the launch: a slice of a tensor may lie where the tactic's wide loads fail."""
     inputs, output = graph_of()
-    answers = CPU_KERNELS.play(
-        tmp_path, "KeyGraph", inputs, output, tactic=int(GRAPH_ANY), environment={"KEYGRAPH_TEST_UNALIGNED": "1"}
-    )
-    assert answers.all("launched")[-1] == GRAPH_FEW_NODES
+    answers = host.play(tmp_path, "KeyGraph", inputs, output, tactic=int(GRAPH_FEW_NODES), offset=4)
+    assert set(answers.all("build enqueue status") + answers.all("enqueue status")) == {"0"}
     oracle.check_graph(answers.outputs["run"], inputs[0], inputs[1], 7, exact=False)
+    if host is CPU_KERNELS:
+        assert set(answers.all("launched")) == {GRAPH_ANY}
+    attention, output = attention_of()
+    answers = host.play(tmp_path, "KeyGraphAttention", attention, output, offset=4)
+    q, k, v, graph = attention
+    expected = oracle.key_graph_attention(q, k, v, oracle.unpack(graph, k.shape[2]), None, None)
+    oracle.check_attention(answers.outputs["run"], expected, TOLERANCE["float32"])
+    if host is CPU_KERNELS:
+        assert set(answers.all("launched")) == {ATTENTION_ANY}
+
+
+def test_addresses_between_two_elements_are_an_error(tmp_path: Path) -> None:
+    answers = CPU_KERNELS.play(tmp_path, "KeyGraphAttention", *attention_of(), offset=2)
+    assert answers.one("enqueue status") == BAD_ALIGNMENT
+    assert "KeyGraphAttention node 'layers.3/the node': a tensor's address" in answers.all("log")[-1]
+
+
+def over_fake_driver(
+    folder: Path, op: str, inputs: list[np.ndarray], output: tuple[tuple, type], offset: int = 0
+) -> Answers:
+    """Play with the library itself over a driver that computes nothing and writes down what it is asked."""
+    source = Path(__file__).parents[1] / "fake_driver.c"
+    command = ["cc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", folder / "libcuda.so.1", source]
+    subprocess.run(command, check=True)
+    answers = play(
+        folder, op, inputs, output, library=built(GPU.file), memory="host", offset=offset,
+        environment={"LD_LIBRARY_PATH": str(folder), "FAKE_CAPABILITY": "90"},
+    )  # fmt: skip
+    if not answers.all("tactic"):
+        pytest.skip(f"not built for compute capability 9.0: {answers.all('log')}")
+    return answers
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
 @pytest.mark.parametrize("op", ["KeyGraph", "KeyGraphAttention"])
 def test_what_the_driver_is_asked(op: str, tmp_path: Path) -> None:
     """The library itself over a driver that writes down its calls: every tactic is launched, its kernel loaded once."""
-    source = Path(__file__).parents[1] / "fake_driver.c"
-    command = ["cc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", tmp_path / "libcuda.so.1", source]
-    subprocess.run(command, check=True)
     inputs, output = graph_of(256, 256, 32) if op == "KeyGraph" else attention_of()
-    library = built(GPU.file)
-    environment = {"LD_LIBRARY_PATH": str(tmp_path), "FAKE_CAPABILITY": "90"}
-    answers = play(tmp_path, op, inputs, output, library=library, memory="host", environment=environment)
-    if not answers.all("tactic"):
-        pytest.skip(f"not built for compute capability 9.0: {answers.all('log')}")
+    answers = over_fake_driver(tmp_path, op, inputs, output)
     check_run(answers, output[0])
     calls = [line.split()[0] for line in answers.all("driver")]
     tactics = len(answers.all("tactic"))
     assert calls.count("launch") == tactics + 1  # the builder's and the engine's
     assert calls.count("load") == tactics
-    assert (
-        calls[-1] == "launch"
-    )  # the engine's, of what the builder has loaded: nothing to load while a graph is captured
+    # The engine's, of what the builder has loaded: nothing to load while a graph is captured.
+    assert calls[-1] == "launch"
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+def test_the_library_itself_takes_a_slice(tmp_path: Path) -> None:
+    """The embedded variants' own demands: channels in eights make loads of 16 bytes, which this address forbids."""
+    variants = pytest.importorskip("keygraph.plugins.triton.variants", reason="needs Triton").VARIANTS
+    made = attention_inputs(AttentionCase("eights", value_channels=8), np.float16).values()
+    inputs = [array for array in made if array is not None]
+    output = ((1, 2, 33, 8), np.float16)
+    answers = over_fake_driver(tmp_path, "KeyGraphAttention", inputs, output, offset=4)
+    wide = {str(variant.number) for variant in variants if variant.channel_multiple == 8}
+    assert wide & set(answers.all("tactic"))
+    check_run(answers, output[0])
 
 
 # ---- errors ----
@@ -276,14 +313,6 @@ def test_enqueue_before_sizes_are_known_is_an_error(tmp_path: Path) -> None:
     assert answers.one("early enqueue status") != "0"
     (line,) = answers.all("log")
     assert "KeyGraph node 'layers.3/the node': enqueue without a good onShapeChange" in line
-
-
-def test_k_below_one_is_an_error_of_the_node(tmp_path: Path) -> None:
-    """Where the kernels can see k, as on the CPU; on a GPU it keeps one node."""
-    inputs, output = graph_of()
-    answers = CPU_KERNELS.play(tmp_path, "KeyGraph", [*inputs[:2], np.array([0])], output)
-    assert answers.one("enqueue status") != "0"
-    assert answers.all("log")[-1].endswith("KeyGraph node 'layers.3/the node': k must be at least 1")
 
 
 @pytest.mark.parametrize(
