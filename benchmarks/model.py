@@ -59,7 +59,7 @@ def index_graph(query: torch.Tensor, key: torch.Tensor, k: torch.Tensor) -> torc
 def by_head(attend: Callable) -> Callable:
     """Call with heads apart: [B, N, H D] -> [B, H, N, D], and back."""
 
-    def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, graph: torch.Tensor, _bias: None, heads: int):  # type: ignore[no-untyped-def]
+    def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, graph: torch.Tensor, *_rest: object, heads: int):  # type: ignore[no-untyped-def]
         apart = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
         return attend(*apart, graph).transpose(1, 2).flatten(2)
 

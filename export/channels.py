@@ -12,6 +12,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from .weights import constant, new_constant, only_user
+
 #: Channels become a multiple of this: the longest vector of float32, and what tensor cores take of float16.
 BLOCK = 16
 
@@ -38,17 +40,9 @@ def arrange_channels(graph: ir.Graph) -> None:
         del graph.initializers[name]
 
 
-def _weights(value: ir.Value | None) -> NDArray | None:
-    """A constant's numbers."""
-    if value is None or value.const_value is None:
-        return None
-    numbers: NDArray = value.const_value.numpy()
-    return numbers
-
-
 def _constants(conv: ir.Node) -> list[tuple[ir.Value, NDArray]]:
     """Weights and, where there is one, bias of a convolution."""
-    pairs = [(value, _weights(value)) for value in conv.inputs[1:] if value is not None]
+    pairs = [(value, constant(value)) for value in conv.inputs[1:] if value is not None]
     return [(value, numbers) for value, numbers in pairs if numbers is not None]
 
 
@@ -63,49 +57,33 @@ def _dense(node: ir.Node | None) -> bool:
         node is not None
         and node.op_type == "Conv"
         and _attribute(node, "group", 1) == 1
-        and all(_weights(value) is not None for value in node.inputs[1:])
+        and all(constant(value) is not None for value in node.inputs[1:])
     )
-
-
-def _only_user(value: ir.Value | None) -> bool:
-    return value is not None and len(value.uses()) == 1 and not value.is_graph_output()
 
 
 def _pair(node: ir.Node) -> ir.Node | None:
     """For a depth-wise convolution behind a dense one that has no other user, the dense one."""
-    if node.op_type != "Conv" or any(_weights(value) is None for value in node.inputs[1:]):
+    if node.op_type != "Conv" or any(constant(value) is None for value in node.inputs[1:]):
         return None
-    weight, value = _weights(node.inputs[1]), node.inputs[0]
+    weight, value = constant(node.inputs[1]), node.inputs[0]
     assert weight is not None
     assert value is not None
     source = value.producer()
     depthwise = weight.shape[1] == 1 and _attribute(node, "group", 1) == weight.shape[0]
-    return source if depthwise and _dense(source) and _only_user(value) else None
-
-
-def _constant(graph: ir.Graph, like: ir.Value, numbers: NDArray, suffix: str) -> ir.Value:
-    """A new initializer; equal ones are made one when the graph is tidied."""
-    assert like.name is not None
-    name = like.name + suffix
-    while name in graph.initializers:
-        name += "_"
-    tensor = ir.tensor(np.ascontiguousarray(numbers), name=name)
-    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(numbers.shape), const_value=tensor)
-    graph.register_initializer(value)
-    return value
+    return source if depthwise and _dense(source) and only_user(value) else None
 
 
 def _split_pair(graph: ir.Graph, split: ir.Node) -> None:
     """Give each part of a split its own pair of convolutions."""
     value = split.inputs[0]
     depthwise = value.producer() if value is not None else None
-    if depthwise is None or not _only_user(value) or _attribute(split, "axis", 0) not in (1, -3):
+    if depthwise is None or not only_user(value) or _attribute(split, "axis", 0) not in (1, -3):
         return
     dense = _pair(depthwise)
     if dense is None or any(part.is_graph_output() for part in split.outputs):
         return
     channels, parts = _channels(depthwise), len(split.outputs)
-    sizes = _weights(split.inputs[1]) if len(split.inputs) > 1 else None
+    sizes = constant(split.inputs[1]) if len(split.inputs) > 1 else None
     if sizes is None:
         most = -(-channels // parts)  # The last part may be smaller.
         sizes = np.array([most] * (parts - 1) + [channels - most * (parts - 1)])
@@ -114,7 +92,7 @@ def _split_pair(graph: ir.Graph, split: ir.Node) -> None:
         x = dense.inputs[0]
         for conv in (dense, depthwise):
             weights = [
-                _constant(graph, value, np.split(numbers, edges)[i], f".{i}") for value, numbers in _constants(conv)
+                new_constant(graph, value, np.split(numbers, edges)[i], f".{i}") for value, numbers in _constants(conv)
             ]
             attributes = dict(conv.attributes)
             if conv is depthwise:
@@ -129,7 +107,7 @@ def _split_pair(graph: ir.Graph, split: ir.Node) -> None:
 
 
 def _channels(conv: ir.Node) -> int:
-    weight = _weights(conv.inputs[1])
+    weight = constant(conv.inputs[1])
     assert weight is not None
     return int(weight.shape[0])
 
@@ -161,7 +139,7 @@ def _grow(graph: ir.Graph, conv: ir.Node, axis: int, more: int) -> None:
     for place, (value, numbers) in enumerate(_constants(conv), start=1):
         if axis < 1 or place == 1:
             margin = [(0, more if i == axis else 0) for i in range(numbers.ndim)]
-            conv.replace_input_with(place, _constant(graph, value, np.pad(numbers, margin), ".filled"))
+            conv.replace_input_with(place, new_constant(graph, value, np.pad(numbers, margin), ".filled"))
 
 
 def _reach(first: ir.Node) -> tuple[set[ir.Node], set[ir.Value], set[ir.Node]] | None:

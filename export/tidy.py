@@ -11,6 +11,7 @@ from onnx_ir.passes import common
 from onnxscript.optimizer import fold_constants
 
 from .channels import arrange_channels
+from .heads import pad_attention_heads
 
 #: The name of the traced module inside the exporter's wrapper; `body.0.conv` is `model.body.0.conv` there.
 _WRAPPER = "model."
@@ -34,6 +35,7 @@ def tidy(model: ir.Model) -> None:
     # Whatever depends on weights alone is computed now, whatever its size.
     fold_constants(model, input_size_limit=sys.maxsize, output_size_limit=sys.maxsize)
     arrange_channels(model.graph)
+    pad_attention_heads(model.graph)
     common.RemoveUnusedNodesPass()(model)
     common.DeduplicateInitializersPass()(model)
     common.CommonSubexpressionEliminationPass()(model)
@@ -92,7 +94,7 @@ def _constant_targets(graph: ir.Graph) -> None:
 def _initializer_name(value: ir.Value) -> str:
     """A parameter keeps its name; small integers are named by their values; the rest by its first user."""
     assert value.name is not None
-    if "." in value.name:
+    if value.name.startswith(_WRAPPER):
         return value.name.removeprefix(_WRAPPER)
     tensor = value.const_value
     if tensor is not None and tensor.size <= 8 and tensor.dtype in (ir.DataType.INT64, ir.DataType.INT32):

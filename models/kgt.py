@@ -26,6 +26,7 @@ from ..manifest import Neighbours
 from ..plugins.torch import key_graph, key_graph_attention
 from .architecture import DELICATE_OPERATORS, Architecture, Interface, StateDict
 from .configuration import require
+from .heads import pad_heads, padded_size
 from .windows import merge_windows, partition_windows, pixel_unshuffle, rotate
 
 BODIES = ("columnar", "unet")
@@ -179,20 +180,30 @@ class Attention(nn.Module):
     def __init__(self, channels: int, heads: int, window: int, position_bias: bool) -> None:
         super().__init__()
         self.heads = heads
+        self.head_size = channels // heads
         self.qkv = nn.Linear(channels, 3 * channels)
         self.project = nn.Linear(channels, channels)
         self.position_bias = PositionBias(heads, window) if position_bias else None
 
     def forward(self, tokens: Tensor, graph: Tensor) -> Tensor:
         """[W N, C] and int32[W, 1, N, ceil(N/32)] -> [W N, C]."""
-        channels, nodes = tokens.shape[1], graph.shape[2]
+        nodes, size = graph.shape[2], run_size(self.head_size, tokens)
+        width = self.heads * size
+        weight, bias = (pad_heads(each, 3 * self.heads, size) for each in (self.qkv.weight, self.qkv.bias))
         # Three products with the weight's thirds: each result is a tensor of its own, not a slice to be copied out.
-        thirds = [slice(i * channels, (i + 1) * channels) for i in range(3)]
-        qkv = [nn.functional.linear(tokens, self.qkv.weight[third], self.qkv.bias[third]) for third in thirds]
-        q, k, v = (x.view(-1, nodes, channels) for x in qkv)
-        bias = self.position_bias() if self.position_bias is not None else None
-        attended = key_graph_attention(q, k, v, graph, bias, heads=self.heads)
-        return self.project(attended.view(-1, channels))
+        thirds = [slice(i * width, (i + 1) * width) for i in range(3)]
+        q, k, v = (nn.functional.linear(tokens, weight[t], bias[t]).view(-1, nodes, width) for t in thirds)
+        position_bias = self.position_bias() if self.position_bias is not None else None
+        scale = self.head_size**-0.5
+        attended = key_graph_attention(q, k, v, graph, position_bias, scale, heads=self.heads).view(-1, width)
+        if size == self.head_size:
+            return self.project(attended)  # As a module: exported files name the node after it.
+        return nn.functional.linear(attended, pad_heads(self.project.weight, self.heads, size, 1), self.project.bias)
+
+
+def run_size(size: int, tokens: Tensor) -> int:
+    """Return the channels of a head of `size` to compute with: padded on a GPU, in half precision."""
+    return padded_size(size) if tokens.is_cuda and tokens.element_size() == 2 else size
 
 
 class PositionBias(nn.Module):

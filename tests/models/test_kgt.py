@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from keygraph.errors import InputError
-from keygraph.models.kgt import KGT, PRESETS, KGTConfig, stage_levels
+from keygraph.models import kgt
+from keygraph.models.kgt import KGT, PRESETS, Attention, KGTConfig, run_size, stage_levels
 from keygraph.models.windows import merge_windows, partition_windows, pixel_unshuffle, rotate
-from keygraph.plugins.torch import recorded_graphs, unpack_graph, use_attention
+from keygraph.plugins.torch import key_graph, key_graph_attention, recorded_graphs, unpack_graph, use_attention
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 UNET = KGTConfig(body="unet", layers=(1, 1, 1, 1), channels=8, heads=2, window=4, k=5)
 
@@ -156,3 +158,49 @@ def test_presets_build(name: str) -> None:
 def test_impossible_configurations_are_named(changes: dict, field: str) -> None:
     with pytest.raises(InputError, match=rf"KGTConfig\.{field} is .*; it must be"):
         KGTConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "size"),
+    [
+        ("cuda", torch.float16, 32),
+        ("cuda", torch.bfloat16, 32),
+        ("cuda", torch.float32, 30),
+        ("cpu", torch.float16, 30),
+        ("cpu", torch.float32, 30),
+    ],
+)
+def test_heads_are_padded_on_gpus_in_half_precision(device: str, dtype: torch.dtype, size: int) -> None:
+    with FakeTensorMode():
+        assert run_size(30, torch.empty(1, device=device, dtype=dtype)) == size
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_padded_heads_compute_the_same_with_the_same_gradients(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, bias: bool
+) -> None:
+    torch.manual_seed(0)
+    attention = Attention(channels=60, heads=2, window=8, position_bias=bias).to(dtype)
+    tokens = torch.randn(2 * 64, 60).to(dtype)
+    graph = key_graph(*[tokens.view(2, 1, 64, 60)] * 2, torch.tensor([20]))
+    sizes = []
+
+    def run(size: int) -> list[torch.Tensor]:
+        def attend(q: torch.Tensor, *rest: object, **options: object) -> torch.Tensor:
+            sizes.append(q.shape[-1])
+            return key_graph_attention(q, *rest, **options)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(kgt, "run_size", lambda _size, _tokens: size)
+        monkeypatch.setattr(kgt, "key_graph_attention", attend)
+        leaf = tokens.clone().requires_grad_()
+        result = attention(leaf, graph)
+        return [result, *torch.autograd.grad(result.square().sum(), [leaf, *attention.parameters()])]
+
+    plain, padded = run(30), run(32)
+    assert sizes == [60, 64]
+    epsilon = torch.finfo(dtype).eps
+    for one, other in zip(padded, plain, strict=True):
+        # Zeros are added, but may change the order of a sum.
+        torch.testing.assert_close(one, other, rtol=0, atol=8 * epsilon * float(other.detach().abs().max()))
+    assert padded[0].shape == tokens.shape
