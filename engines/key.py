@@ -14,7 +14,7 @@ from .model import Model
 from .options import Options, Range
 
 #: Raised when this folder builds other engines from the same things.
-REVISION = "1"
+REVISION = "2"
 
 
 def ingredients(

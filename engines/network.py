@@ -182,6 +182,8 @@ def configure(trt: Any, config: Any, options: Options, rung: Rung) -> None:
         config.set_memory_pool_limit(pool, workspace // 2 if rung.half_workspace else workspace)
     if not rung.all_tactics:
         config.set_tactic_sources(0)
+    # TensorRT's default would round FP32 products to 10 bits: in FP32 files, and where a half-precision file keeps FP32.
+    config.clear_flag(trt.BuilderFlag.TF32)
     # So that the inspector can say more than names.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if options.compatible != "none":

@@ -337,6 +337,7 @@ def test_every_option_reaches_the_builder() -> None:
     assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 1 << 19
     assert config.get_tactic_sources() == 0
     assert not config.get_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    assert not config.get_flag(trt.BuilderFlag.TF32)
     plain, _builder = configured(Rung("", 3, None))
     half, _builder = configured(Rung("less", 3, None, half_workspace=True))
     limits = [config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) for config in (plain, half)]
