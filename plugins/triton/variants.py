@@ -192,70 +192,71 @@ def _least_capability(dtype: str, turing: bool) -> int:
     return 0 if dtype == "fp32" or turing else 80
 
 
-def _half_variants(dtype: str) -> list[Variant]:
+def _half_variants(dtype: str) -> dict[int, Variant]:
     """float16 or bfloat16: tensor cores. Loads of at least 4 bytes need channels in twos."""
-    return [
-        _dense(dtype, 16, 2, 128, 64, 8),
-        _dense(dtype, 32, 8, 128, 64, 8),
-        _dense(dtype, 32, 2, 128, 64, 8),
-        _dense(dtype, 32, 2, 64, 64, 4),
-        _dense(dtype, 32, 2, 128, 64, 8, skip_empty=True),
-        _dense(dtype, 64, 8, 128, 64, 8),
-        _dense(dtype, 64, 2, 64, 64, 4),
-        _dense(dtype, 128, 8, 64, 64, 4),
-        _dense(dtype, 32, 2, 64, 64, 8, bias=True),
-        _dense(dtype, 32, 1, 64, 32, 4, whole_rows=False),
-        _dense(dtype, 32, 1, 64, 32, 4, whole_rows=False, bias=True),
-        _gather(dtype, 32, 2, 2),
-        _gather(dtype, 64, 2, 1),
-        _graph(dtype, 32, 256, 32, 8, 4),
-        _graph(dtype, 32, 512, 32, 16, 4),
-        _graph(dtype, 32, 1024, 16, 16, 4),
-        _graph(dtype, 16, 1024, 16, 8, 4),
-        _graph(dtype, 16, 2048, 16, 16, 4),
-        _graph(dtype, 32, 128, 32, 4, 4, streamed=True),
-        _graph(dtype, 32, 128, 32, 4, streamed=True),
-    ]
+    return {
+        0: _dense(dtype, 16, 2, 128, 64, 8),
+        1: _dense(dtype, 32, 8, 128, 64, 8),
+        2: _dense(dtype, 32, 2, 128, 64, 8),
+        3: _dense(dtype, 32, 2, 64, 64, 4),
+        4: _dense(dtype, 32, 2, 128, 64, 8, skip_empty=True),
+        5: _dense(dtype, 64, 8, 128, 64, 8),
+        6: _dense(dtype, 64, 2, 64, 64, 4),
+        7: _dense(dtype, 128, 8, 64, 64, 4),
+        8: _dense(dtype, 32, 2, 64, 64, 8, bias=True),
+        9: _dense(dtype, 32, 1, 64, 32, 4, whole_rows=False),
+        10: _dense(dtype, 32, 1, 64, 32, 4, whole_rows=False, bias=True),
+        11: _gather(dtype, 32, 2, 2),
+        12: _gather(dtype, 64, 2, 1),
+        13: _graph(dtype, 32, 256, 32, 8, 4),
+        14: _graph(dtype, 32, 512, 32, 16, 4),
+        15: _graph(dtype, 32, 1024, 16, 16, 4),
+        16: _graph(dtype, 16, 1024, 16, 8, 4),
+        17: _graph(dtype, 16, 2048, 16, 16, 4),
+        18: _graph(dtype, 32, 128, 32, 4, 4, streamed=True),
+        19: _graph(dtype, 32, 128, 32, 4, streamed=True),
+    }
 
 
-def _turing_variants() -> list[Variant]:
+def _turing_variants() -> dict[int, Variant]:
     """float16 before 8.0: blocks that ordinary multiply-adds hold in registers."""
-    return [
-        _dense("fp16", 32, 2, 64, 32, 8, turing=True),
-        _dense("fp16", 64, 2, 64, 32, 8, turing=True),
-        _dense("fp16", 32, 1, 32, 32, 4, whole_rows=False, turing=True),
-        _dense("fp16", 32, 1, 32, 32, 4, whole_rows=False, bias=True, turing=True),
-        _graph("fp16", 16, 256, 16, 8, 4, turing=True),
-        _graph("fp16", 16, 512, 16, 8, 4, turing=True),
-        _graph("fp16", 16, 64, 16, 4, streamed=True, turing=True),
-    ]
+    return {
+        0: _dense("fp16", 32, 2, 64, 32, 8, turing=True),
+        1: _dense("fp16", 64, 2, 64, 32, 8, turing=True),
+        2: _dense("fp16", 32, 1, 32, 32, 4, whole_rows=False, turing=True),
+        3: _dense("fp16", 32, 1, 32, 32, 4, whole_rows=False, bias=True, turing=True),
+        4: _graph("fp16", 16, 256, 16, 8, 4, turing=True),
+        5: _graph("fp16", 16, 512, 16, 8, 4, turing=True),
+        6: _graph("fp16", 16, 64, 16, 4, streamed=True, turing=True),
+    }
 
 
-def _single_variants() -> list[Variant]:
+def _single_variants() -> dict[int, Variant]:
     """float32: ordinary multiply-adds, never TF32."""
-    return [
-        _dense("fp32", 16, 1, 64, 32, 8),
-        _dense("fp32", 32, 1, 64, 32, 8),
-        _dense("fp32", 64, 1, 64, 32, 8),
-        _dense("fp32", 32, 1, 64, 32, 8, bias=True),
-        _dense("fp32", 32, 1, 64, 32, 8, whole_rows=False),
-        _dense("fp32", 32, 1, 64, 32, 8, whole_rows=False, bias=True),
-        _gather("fp32", 32, 1, 2),
-        _gather("fp32", 64, 1, 1),
-        _graph("fp32", 32, 256, 16, 8),
-        _graph("fp32", 16, 1024, 16, 16, stages=1),
-        _graph("fp32", 32, 64, 16, 4, streamed=True),
-    ]
+    return {
+        0: _dense("fp32", 16, 1, 64, 32, 8),
+        1: _dense("fp32", 32, 1, 64, 32, 8),
+        2: _dense("fp32", 64, 1, 64, 32, 8),
+        3: _dense("fp32", 32, 1, 64, 32, 8, bias=True),
+        4: _dense("fp32", 32, 1, 64, 32, 8, whole_rows=False),
+        5: _dense("fp32", 32, 1, 64, 32, 8, whole_rows=False, bias=True),
+        6: _gather("fp32", 32, 1, 2),
+        7: _gather("fp32", 64, 1, 1),
+        8: _graph("fp32", 32, 256, 16, 8),
+        9: _graph("fp32", 16, 1024, 16, 16, stages=1),
+        10: _graph("fp32", 32, 64, 16, 4, streamed=True),
+    }
 
 
-def _numbered(blocks: dict[int, list[Variant]]) -> tuple[Variant, ...]:
-    """Each block of variants has a hundred numbers, so that one can grow without moving another's."""
+def _numbered(blocks: dict[int, dict[int, Variant]]) -> tuple[Variant, ...]:
+    """Give each variant its number: its block's first one plus its place among the block's hundred."""
     return tuple(
-        replace(variant, number=first + place) for first, block in blocks.items() for place, variant in enumerate(block)
+        replace(variant, number=first + place) for first, block in blocks.items() for place, variant in block.items()
     )
 
 
-#: All of them; of those that fit a problem, the first is the automatic choice. Append within a block, never insert.
+#: All of them in the order of preference: of those that fit a problem, the first is the automatic choice. A new variant
+#: stands where it is preferred and takes the next number that its block has never had.
 VARIANTS = _numbered(
     {100: _single_variants(), 400: _turing_variants(), 200: _half_variants("fp16"), 300: _half_variants("bf16")}
 )

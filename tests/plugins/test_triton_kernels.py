@@ -128,9 +128,3 @@ def test_k_below_1_keeps_one_node() -> None:
     query, key = graph_inputs(case, np.float32)
     for variant in (GRAPH_VARIANTS[0], next(v for v in GRAPH_VARIANTS if "streamed" in v.name and v.dtype == "fp32")):
         oracle.check_graph(Triton(variant).key_graph(query, key, -5), query, key, 1, exact=False)
-
-
-def test_variants_have_their_own_numbers_and_names() -> None:
-    variants = [*GRAPH_VARIANTS, *ATTENTION_VARIANTS]
-    assert len({v.number for v in variants}) == len({v.name for v in variants}) == len(variants)
-    assert all(v.number > 0 for v in variants)
