@@ -1,8 +1,13 @@
-"""KeyGraph: similarities on tensor cores, the k-th largest of each row by a search on their order, then the bits.
+"""KeyGraph: similarities on tensor cores, the k-th largest of each row by a search over thresholds, then the bits.
 
 Two forms. *Resident*: a block of rows with all of its similarities in registers. *Streamed*, for windows of any size:
 the similarities are computed again for every step of the search, which looks at three pivots at a time. No similarity
 is ever in global memory.
+
+The search counts, for a pivot in each row, the similarities that are not below it. The first pivot is where the k-th
+largest of N normal numbers with the row's mean and deviation is expected, the next are interpolated. The bracket around
+the k-th value is kept as integers in the order of the floats, so that halving it ends after 32 steps whatever the
+similarities are. benchmarks/key_graph_search.py counts the steps.
 """
 
 from __future__ import annotations
@@ -10,10 +15,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-#: Keys are int32 in the order of the similarities: padding < NaN < -inf < ... < inf.
-_PADDING = tl.constexpr(-(2**31))
-_NAN = tl.constexpr(-(2**31) + 1)
-_INT_MAX = tl.constexpr(2**31 - 1)
+#: Keys are int32 in the order of the similarities: NaN < -inf < ... < inf. -0 and +0 are two keys with the same count.
+_NAN = tl.constexpr(-0x7F800002)
+_PAST_INFINITY = tl.constexpr(0x7F800001)
+
+#: Steps that follow the similarities alone; after them the bracket is halved every other step.
+_FREE_STEPS = tl.constexpr(8)
+#: The same where each step is a pass over the nodes with three pivots.
+_FREE_PASSES = tl.constexpr(6)
 
 
 @triton.jit(do_not_specialize=["rows", "nodes", "channels"])
@@ -33,43 +42,39 @@ def key_graph_resident(
     """One program: BLOCK_ROWS rows of a window of at most BLOCK_NODES nodes. Parameters as in docs/gpu.md."""
     channels = channels // CHANNEL_MULTIPLE * CHANNEL_MULTIPLE
     row, window = rows_of_program(rows, BLOCK_ROWS)
-    node = tl.arange(0, BLOCK_NODES)
-    query_rows = query + window * rows * channels + row[:, None] * channels
+    node = interleaved_nodes(BLOCK_NODES)
+    query_rows = query + window * rows * channels + tl.minimum(row, rows - 1)[:, None] * channels
     key_rows = key + window * nodes * channels
-    keys = similarity_keys(
-        query_rows, key_rows, row < rows, node, nodes, channels, BLOCK_ROWS, BLOCK_NODES, BLOCK_CHANNELS
-    )
-
+    similarity = similarities(query_rows, key_rows, node, nodes, channels, BLOCK_ROWS, BLOCK_NODES, BLOCK_CHANNELS)
     wanted = neighbours(k, nodes)
-    # At least `wanted` keys are >= low, fewer than `wanted` are >= high.
-    low = tl.min(tl.where(keys == _PADDING, _INT_MAX, keys), axis=1)
-    high = tl.max(keys, axis=1) + 1
-    low_count = tl.full([BLOCK_ROWS], 0, tl.int32) + nodes
-    high_count = tl.zeros([BLOCK_ROWS], tl.int32)
-    step = 0
-    searching = search_goes_on(low, high, low_count, wanted)
-    while tl.max(searching.to(tl.int32), axis=0) != 0:
-        pivot = choose_pivot(low, high, low_count, high_count, wanted.to(tl.float32), 2, step)
-        count = tl.sum((keys >= pivot[:, None]).to(tl.int32), axis=1)
-        low, low_count, high, high_count = narrow(searching, pivot, count, wanted, low, low_count, high, high_count)
-        searching = search_goes_on(low, high, low_count, wanted)
-        step += 1
+    # Adds 0, which the compiler cannot know: otherwise it keeps all that follows from the nodes in registers from here
+    # on, and spills during the product.
+    node += tl.minimum(wanted, 0)
+    in_window = (node < nodes)[None, :]
+    if nodes < BLOCK_NODES:
+        similarity = tl.where(in_window, similarity, 0.0)
+    expected, spacing = expect(tl.sum(similarity, axis=1), tl.sum(similarity * similarity, axis=1), wanted, nodes)
+    if nodes < BLOCK_NODES:
+        similarity = tl.where(in_window, similarity, float("nan"))
+    low, low_count, high, high_count = search(similarity, expected, spacing, wanted, nodes, BLOCK_ROWS)
 
     tied, above, remaining = threshold(low, low_count, high, high_count, wanted)
-    # Among nodes that tie at the k-th key the first ones are taken: those before `end`, found by halving.
-    end = tl.zeros([BLOCK_ROWS], tl.int32)
+    words = pack_interleaved(similarity >= above[:, None], BLOCK_ROWS, BLOCK_NODES)
+    # Among nodes that tie at the k-th value the first ones are taken: those before `end`, found by halving.
     if tl.max(remaining, axis=0) != 0:
         begin = tl.zeros([BLOCK_ROWS], tl.int32)
         end = tl.zeros([BLOCK_ROWS], tl.int32) + nodes
         while tl.max(end - begin, axis=0) > 1:
             middle = (begin + end) // 2
-            before = tl.sum(((keys == tied[:, None]) & (node[None, :] < middle[:, None])).to(tl.int32), axis=1)
-            enough = before >= remaining
+            before = equal(similarity, tied[:, None]) & (node[None, :] < middle[:, None])
+            enough = tl.sum(before.to(tl.int32), axis=1) >= remaining
             end = tl.where(enough, middle, end)
             begin = tl.where(enough, begin, middle)
         end = tl.where(remaining == 0, 0, end)
-    selected = (keys >= above[:, None]) | ((keys == tied[:, None]) & (node[None, :] < end[:, None]))
-    store_bits(graph, selected, window, row, rows, 0, nodes, BLOCK_ROWS, BLOCK_NODES)
+        words |= pack_interleaved(
+            equal(similarity, tied[:, None]) & (node[None, :] < end[:, None]), BLOCK_ROWS, BLOCK_NODES
+        )
+    store_words(graph, words, window, row, rows, 0, nodes, BLOCK_NODES)
 
 
 @triton.jit(do_not_specialize=["rows", "nodes", "channels"])
@@ -89,19 +94,17 @@ def key_graph_streamed(
     """One program: BLOCK_ROWS rows, BLOCK_NODES nodes at a time. Parameters as in docs/gpu.md."""
     channels = channels // CHANNEL_MULTIPLE * CHANNEL_MULTIPLE
     row, window = rows_of_program(rows, BLOCK_ROWS)
-    in_rows = row < rows
     block_node = tl.arange(0, BLOCK_NODES)
-    query_rows = query + window * rows * channels + row[:, None] * channels
+    query_rows = query + window * rows * channels + tl.minimum(row, rows - 1)[:, None] * channels
     key_rows = key + window * nodes * channels
     wanted = neighbours(k, nodes)
 
-    low = tl.full([BLOCK_ROWS], _INT_MAX, tl.int32)
-    high = tl.full([BLOCK_ROWS], _PADDING, tl.int32)
+    total = tl.zeros([BLOCK_ROWS], tl.float32)
+    squares = tl.zeros([BLOCK_ROWS], tl.float32)
     for first in range(0, nodes, BLOCK_NODES):
-        keys = similarity_keys(
+        similarity = similarities(
             query_rows,
             key_rows,
-            in_rows,
             first + block_node,
             nodes,
             channels,
@@ -109,65 +112,52 @@ def key_graph_streamed(
             BLOCK_NODES,
             BLOCK_CHANNELS,
         )
-        low = tl.minimum(low, tl.min(tl.where(keys == _PADDING, _INT_MAX, keys), axis=1))
-        high = tl.maximum(high, tl.max(keys, axis=1))
-    high += 1
-    low_count = tl.zeros([BLOCK_ROWS], tl.int32) + nodes
-    high_count = tl.zeros([BLOCK_ROWS], tl.int32)
+        total += tl.sum(similarity, axis=1)
+        squares += tl.sum(similarity * similarity, axis=1)
+    expected, spacing = expect(total, squares, wanted, nodes)
 
+    low, low_count, high, high_count = bracket_of_all(nodes, BLOCK_ROWS)
     step = 0
-    searching = search_goes_on(low, high, low_count, wanted)
-    while tl.max(searching.to(tl.int32), axis=0) != 0:
+    while tl.max(distance(low, low_count, high, high_count, wanted), axis=0) > 0:
         # One where the k-th is expected, and one at either side of it.
-        margin = (low_count - high_count).to(tl.float32) * 0.125
-        aim = wanted.to(tl.float32)
-        pivot_0 = choose_pivot(low, high, low_count, high_count, aim + margin, 1, step)
-        pivot_1 = choose_pivot(low, high, low_count, high_count, aim, 2, step)
-        pivot_2 = choose_pivot(low, high, low_count, high_count, aim - margin, 3, step)
-        count_0 = tl.zeros([BLOCK_ROWS], tl.int32)
-        count_1 = tl.zeros([BLOCK_ROWS], tl.int32)
-        count_2 = tl.zeros([BLOCK_ROWS], tl.int32)
+        margin = tl.sqrt(tl.minimum(low_count - wanted, wanted - high_count)) - 0.5
+        turn = tl.where(step < _FREE_PASSES, 1, step)
+        pivot_0 = choose_pivot(
+            low, low_count, high, high_count, expected, spacing, wanted, wanted + margin, 1, turn, step
+        )
+        pivot_1 = choose_pivot(low, low_count, high, high_count, expected, spacing, wanted, wanted, 2, turn, step)
+        pivot_2 = choose_pivot(
+            low, low_count, high, high_count, expected, spacing, wanted, wanted - margin, 3, turn, step
+        )
+        count_0 = tl.zeros([BLOCK_ROWS], tl.float32)
+        count_1 = tl.zeros([BLOCK_ROWS], tl.float32)
+        count_2 = tl.zeros([BLOCK_ROWS], tl.float32)
         for first in range(0, nodes, BLOCK_NODES):
-            keys = similarity_keys(
-                query_rows,
-                key_rows,
-                in_rows,
-                first + block_node,
-                nodes,
-                channels,
-                BLOCK_ROWS,
-                BLOCK_NODES,
-                BLOCK_CHANNELS,
+            node = first + block_node
+            similarity = similarities(
+                query_rows, key_rows, node, nodes, channels, BLOCK_ROWS, BLOCK_NODES, BLOCK_CHANNELS
             )
-            count_0 += tl.sum((keys >= pivot_0[:, None]).to(tl.int32), axis=1)
-            count_1 += tl.sum((keys >= pivot_1[:, None]).to(tl.int32), axis=1)
-            count_2 += tl.sum((keys >= pivot_2[:, None]).to(tl.int32), axis=1)
-        low, low_count, high, high_count = narrow(searching, pivot_0, count_0, wanted, low, low_count, high, high_count)
-        low, low_count, high, high_count = narrow(searching, pivot_1, count_1, wanted, low, low_count, high, high_count)
-        low, low_count, high, high_count = narrow(searching, pivot_2, count_2, wanted, low, low_count, high, high_count)
-        searching = search_goes_on(low, high, low_count, wanted)
+            similarity = tl.where((node < nodes)[None, :], similarity, float("nan"))
+            count_0 += count(similarity, pivot_0)
+            count_1 += count(similarity, pivot_1)
+            count_2 += count(similarity, pivot_2)
+        low, low_count, high, high_count = narrow(pivot_0, count_0, wanted, low, low_count, high, high_count)
+        low, low_count, high, high_count = narrow(pivot_1, count_1, wanted, low, low_count, high, high_count)
+        low, low_count, high, high_count = narrow(pivot_2, count_2, wanted, low, low_count, high, high_count)
         step += 1
 
     tied, above, remaining = threshold(low, low_count, high, high_count, wanted)
     for first in range(0, nodes, BLOCK_NODES):
-        keys = similarity_keys(
-            query_rows,
-            key_rows,
-            in_rows,
-            first + block_node,
-            nodes,
-            channels,
-            BLOCK_ROWS,
-            BLOCK_NODES,
-            BLOCK_CHANNELS,
-        )
-        selected = (keys >= above[:, None]).to(tl.int32)
+        node = first + block_node
+        similarity = similarities(query_rows, key_rows, node, nodes, channels, BLOCK_ROWS, BLOCK_NODES, BLOCK_CHANNELS)
+        in_window = (node < nodes)[None, :]
+        selected = (in_window & (similarity >= above[:, None])).to(tl.int32)
         if tl.max(remaining, axis=0) > 0:
-            is_tied = (keys == tied[:, None]).to(tl.int32)
+            is_tied = (in_window & equal(similarity, tied[:, None])).to(tl.int32)
             place = tl.cumsum(is_tied, axis=1)
             selected += is_tied * (place <= remaining[:, None]).to(tl.int32)
             remaining -= tl.minimum(tl.sum(is_tied, axis=1), remaining)
-        store_bits(graph, selected != 0, window, row, rows, first, nodes, BLOCK_ROWS, BLOCK_NODES)
+        store_words(graph, pack(selected, BLOCK_ROWS, BLOCK_NODES), window, row, rows, first, nodes, BLOCK_NODES)
 
 
 @triton.jit
@@ -185,10 +175,9 @@ def neighbours(k, nodes):
 
 
 @triton.jit
-def similarity_keys(
+def similarities(
     query_rows,
     key_rows,
-    in_rows,
     node,
     nodes,
     channels,
@@ -196,61 +185,162 @@ def similarity_keys(
     BLOCK_NODES: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """int32[BLOCK_ROWS, BLOCK_NODES]: the similarities' keys."""
+    """float32[BLOCK_ROWS, BLOCK_NODES]: the products; 0 past the last node, unless a query is not finite."""
     similarity = tl.zeros([BLOCK_ROWS, BLOCK_NODES], tl.float32)
-    for first in range(0, channels, BLOCK_CHANNELS):
+    # Without nodes there is nothing to read.
+    for first in range(0, tl.where(nodes > 0, channels, 0), BLOCK_CHANNELS):
         channel = first + tl.arange(0, BLOCK_CHANNELS)
         in_channels = channel[None, :] < channels
-        query_block = tl.load(query_rows + channel[None, :], mask=in_rows[:, None] & in_channels, other=0.0)
+        query_block = tl.load(query_rows + channel[None, :], mask=in_channels, other=0.0)
         key_block = tl.load(
-            key_rows + node[:, None] * channels + channel[None, :],
-            mask=(node < nodes)[:, None] & in_channels,
-            other=0.0,
+            key_rows + tl.minimum(node, nodes - 1)[:, None] * channels + channel[None, :], mask=in_channels, other=0.0
         )
         similarity = tl.dot(query_block, key_block.T, similarity, input_precision="ieee")
-    return tl.where((node < nodes)[None, :], key_of(similarity), _PADDING)
+    return similarity
+
+
+@triton.jit
+def search(similarity, expected, spacing, wanted, nodes, BLOCK_ROWS: tl.constexpr):
+    """Find the bracket of each row's k-th similarity, in at most 72 steps.
+
+    `similarity` is NaN past the last node. Rows that are done wait for the others of the block. Returns low, low_count,
+    high, high_count.
+    """
+    low, low_count, high, high_count = bracket_of_all(nodes, BLOCK_ROWS)
+    step = 0
+    farthest = tl.max(distance(low, low_count, high, high_count, wanted), axis=0)
+    while farthest > 0:
+        turn = tl.where(step < _FREE_STEPS, 1, step % 4)
+        # Where one node is too many or missing, the pivot that leaves it out or takes it is certain.
+        if (turn == 3) | ((turn == 1) & (farthest == 1)):
+            pivot = next_value(similarity, low, low_count, high, high_count, wanted)
+        else:
+            pivot = choose_pivot(low, low_count, high, high_count, expected, spacing, wanted, wanted, 2, turn, step)
+        low, low_count, high, high_count = narrow(
+            pivot, count(similarity, pivot), wanted, low, low_count, high, high_count
+        )
+        farthest = tl.max(distance(low, low_count, high, high_count, wanted), axis=0)
+        step += 1
+    return low, low_count, high, high_count
+
+
+@triton.jit
+def expect(total, squares, wanted, nodes):
+    """Where the k-th of N normal numbers is expected, and how far apart numbers are there.
+
+    From the row's sum and sum of squares. The normal quantile: Abramowitz and Stegun, 26.2.23, to 4.5e-4.
+    """
+    inverse = 1.0 / nodes.to(tl.float32)
+    mean = total * inverse
+    deviation = tl.sqrt(tl.maximum(squares * inverse - mean * mean, 0.0))
+    share = tl.maximum(wanted.to(tl.float32), 0.5) * inverse
+    tail = tl.maximum(tl.minimum(share, 1.0 - share), 0.5 * inverse)
+    t = tl.sqrt(-2.0 * tl.log(tail))
+    z = t - (2.515517 + t * (0.802853 + t * 0.010328)) / (1.0 + t * (1.432788 + t * (0.189269 + t * 0.001308)))
+    density = tl.exp(-0.5 * z * z) * 0.3989423
+    z = tl.where(share > 0.5, -z, z)
+    # All nodes: nothing but NaN is below -inf.
+    expected = tl.where(wanted == nodes, float("-inf"), mean + z * deviation)
+    return expected, deviation * inverse / density
+
+
+@triton.jit
+def bracket_of_all(nodes, BLOCK_ROWS: tl.constexpr):
+    """All nodes are >= low, none is >= high: low, low_count, high, high_count."""
+    none = tl.zeros([BLOCK_ROWS], tl.float32)
+    return (
+        tl.full([BLOCK_ROWS], _NAN, tl.int32),
+        none + nodes.to(tl.float32),
+        tl.full([BLOCK_ROWS], _PAST_INFINITY, tl.int32),
+        none,
+    )
 
 
 @triton.jit
 def key_of(number):
-    """Integers in the order of the floats: -0 equals +0, NaN is below everything."""
-    bits = tl.where(number == 0, 0.0, number).to(tl.int32, bitcast=True)
-    return tl.where(number == number, bits ^ ((bits >> 31) & 0x7FFFFFFF), _NAN)
+    """Integers in the order of the floats that are not NaN."""
+    bits = number.to(tl.int32, bitcast=True)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
 @triton.jit
 def number_of(key):
-    """Undo `key_of`."""
+    """Undo `key_of`; NaN where a key is outside of the floats."""
     return (key ^ ((key >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def search_goes_on(low, high, low_count, wanted):
-    """Rows whose k-th key is not known yet: no pivot has exactly `wanted` keys, and more than one key is left."""
-    return (low_count != wanted) & (high - low != 1)
+def count(similarity, pivot):
+    """How many similarities of each row are not below its pivot, as float32, which adds up faster than integers."""
+    return tl.sum(tl.where(similarity >= number_of(pivot)[:, None], 1.0, 0.0), axis=1)
 
 
 @triton.jit
-def choose_pivot(low, high, low_count, high_count, aim, quarters, step):
-    """A key between low and high: where `aim` keys are expected above it, if they are spread evenly.
+def equal(similarity, number):
+    """Whether similarities equal a number, which may be NaN."""
+    return (similarity == number) | ((similarity != similarity) & (number != number))
 
-    Every third time so many quarters of the way between the integers, which bounds the number of steps whatever the
-    similarities are.
+
+@triton.jit
+def distance(low, low_count, high, high_count, wanted):
+    """How many nodes must be passed until exactly `wanted` are left, from the nearer end of the bracket; 0 when done.
+
+    A row is done when exactly `wanted` nodes are >= low, or only one value is left. The ends that no pivot has found
+    yet are far away.
+    """
+    above = tl.where(low == _NAN, 1e9, low_count - wanted)
+    below = tl.where(high == _PAST_INFINITY, 1e9, wanted - high_count)
+    return tl.where(high - low == 1, 0.0, tl.minimum(above, below))
+
+
+@triton.jit
+def choose_pivot(low, low_count, high, high_count, expected, spacing, wanted, aim, quarters, turn, step):
+    """A key between low and high, of a value that `aim` nodes are expected to be at or above.
+
+    Between the ends of the bracket by interpolation; beyond the only end that is known, by the spacing of normal
+    numbers and a bit farther every time. Every second turn, or where there is no such number, so many quarters of the
+    way between the integers.
     """
     smallest = number_of(low)
-    share = (low_count.to(tl.float32) - aim) / (low_count - high_count).to(tl.float32)
-    expected = key_of(smallest + (number_of(high) - smallest) * share)
-    distance = (high - low).to(tl.uint32, bitcast=True)  # which may pass int32
-    way = (distance // 4 * quarters + distance % 4 * quarters // 4).to(tl.int32, bitcast=True)
-    pivot = tl.where(step % 3 == 2, low + way, expected)
+    largest = number_of(high)
+    share = (low_count - aim) / (low_count - high_count)
+    inside = smallest + (largest - smallest) * share
+    no_low = low == _NAN
+    no_high = high == _PAST_INFINITY
+    start = tl.where(no_low, tl.where(no_high, expected, largest), smallest)
+    excess = tl.where(no_low, tl.where(no_high, wanted - aim, high_count - aim - 2), low_count - aim + 2)
+    reach = tl.exp2(tl.minimum(step, 30).to(tl.float32)) * 0.625
+    outside = start + spacing * excess * tl.where(step == 0, 1.0, reach)
+    number = tl.where(no_low | no_high, outside, inside)
+
+    way = (high - low).to(tl.uint32, bitcast=True)  # which may pass int32
+    middle = low + (way // 4 * quarters + way % 4 * quarters // 4).to(tl.int32, bitcast=True)
+    pivot = tl.where((turn % 2 == 0) | (number != number), middle, key_of(number))
     return tl.maximum(low + 1, tl.minimum(high - 1, pivot))
 
 
 @triton.jit
-def narrow(searching, pivot, count, wanted, low, low_count, high, high_count):
+def next_value(similarity, low, low_count, high, high_count, wanted):
+    """The pivot that moves the nearer end of the bracket past the next value in the row.
+
+    Distances from that end are taken as floats and compared as unsigned integers, so that those to the other side,
+    which are negative, and NaN are larger than all others. They are exact near the end; where they are not, the pivot
+    is as good as any other.
+    """
+    from_low = low_count - wanted <= wanted - high_count
+    sign = tl.where(from_low, 1.0, -1.0)
+    end = tl.where(from_low, number_of(low), -number_of(high - 1))
+    apart = similarity * sign[:, None] - end[:, None]
+    nearest = tl.min(apart.to(tl.uint32, bitcast=True), axis=1).to(tl.float32, bitcast=True)
+    pivot = key_of((end + nearest) * sign) + from_low.to(tl.int32)
+    return tl.maximum(low + 1, tl.minimum(high - 1, pivot))
+
+
+@triton.jit
+def narrow(pivot, count, wanted, low, low_count, high, high_count):
     """The bracket, with what a pivot's count says; a pivot outside of it says nothing new."""
-    rises = searching & (count >= wanted) & (pivot > low)
-    falls = searching & (count < wanted) & (pivot < high)
+    rises = (count >= wanted) & (pivot > low)
+    falls = (count < wanted) & (pivot < high)
     return (
         tl.where(rises, pivot, low),
         tl.where(rises, count, low_count),
@@ -261,17 +351,48 @@ def narrow(searching, pivot, count, wanted, low, low_count, high, high_count):
 
 @triton.jit
 def threshold(low, low_count, high, high_count, wanted):
-    """The k-th key where nodes tie at it, the key from which on all are taken, and how many tied ones are."""
-    exact = low_count == wanted
-    return low, tl.where(exact, low, high), tl.where(exact, 0, wanted - high_count)
+    """The k-th value where nodes tie at it, the value from which on all are taken, and how many tied ones are."""
+    exact = (low_count == wanted) & (low != _NAN)
+    return (
+        number_of(low),
+        number_of(tl.where(exact, low, high)),
+        tl.where(exact, 0, wanted - high_count.to(tl.int32)),
+    )
 
 
 @triton.jit
-def store_bits(graph, selected, window, row, rows, first, nodes, BLOCK_ROWS: tl.constexpr, BLOCK_NODES: tl.constexpr):
-    """Pack bool[BLOCK_ROWS, BLOCK_NODES], whose first node is `first`, into words and write them."""
-    words = (nodes + 31) // 32
-    word = tl.arange(0, BLOCK_NODES // 32)
-    bits = tl.reshape(selected.to(tl.int32), [BLOCK_ROWS, BLOCK_NODES // 32, 32])
-    packed = tl.sum(bits << tl.arange(0, 32)[None, None, :], axis=2)
-    place = (window * rows + row)[:, None] * words + (first // 32 + word)[None, :]
-    tl.store(graph + place, packed, mask=(row < rows)[:, None] & (first // 32 + word < words)[None, :])
+def interleaved_nodes(BLOCK_NODES: tl.constexpr):
+    """The nodes in an order in which a thread has whole words of them.
+
+    Of a product on tensor cores a thread has every 4 W-th pair of columns, where W is the number of warps: so the pairs
+    of a word are BLOCK_NODES / 32 pairs apart. Any order would be right.
+    """
+    WORDS: tl.constexpr = BLOCK_NODES // 32
+    place = tl.arange(0, BLOCK_NODES)
+    pair = place // 2
+    return pair % WORDS * 32 + pair // WORDS * 2 + place % 2
+
+
+@triton.jit
+def pack_interleaved(selected, BLOCK_ROWS: tl.constexpr, BLOCK_NODES: tl.constexpr):
+    """Words of bool[BLOCK_ROWS, BLOCK_NODES] whose columns are `interleaved_nodes`."""
+    WORDS: tl.constexpr = BLOCK_NODES // 32
+    bits = tl.reshape(selected.to(tl.int32), [BLOCK_ROWS, 16, WORDS, 2])
+    bits <<= (2 * tl.arange(0, 16)[:, None, None] + tl.arange(0, 2)[None, None, :])[None, :, :, :]
+    return tl.sum(tl.sum(bits, axis=3), axis=1)
+
+
+@triton.jit
+def pack(selected, BLOCK_ROWS: tl.constexpr, BLOCK_NODES: tl.constexpr):
+    """Words of int32[BLOCK_ROWS, BLOCK_NODES] of 0 and 1."""
+    bits = tl.reshape(selected, [BLOCK_ROWS, BLOCK_NODES // 32, 32])
+    return tl.sum(bits << tl.arange(0, 32)[None, None, :], axis=2)
+
+
+@triton.jit
+def store_words(graph, words, window, row, rows, first, nodes, BLOCK_NODES: tl.constexpr):
+    """Write a block's words, whose first node is `first`."""
+    row_words = (nodes + 31) // 32
+    word = first // 32 + tl.arange(0, BLOCK_NODES // 32)
+    place = (window * rows + row)[:, None] * row_words + word[None, :]
+    tl.store(graph + place, words, mask=(row < rows)[:, None] & (word < row_words)[None, :])

@@ -175,11 +175,12 @@ def _graph(
     stages: int = 2,
     streamed: bool = False,
     turing: bool = False,
+    tag: str = "",
 ) -> Variant:
     form = "streamed" if streamed else "resident"
     return Variant(
         number=0,
-        name=f"key_graph_{form}_{dtype}_m{channel_multiple}_{block_rows}x{block_nodes}",
+        name=f"key_graph_{form}_{dtype}_m{channel_multiple}_{block_rows}x{block_nodes}{tag}",
         op="KeyGraph",
         kernel=key_graph_streamed if streamed else key_graph_resident,
         dtype=dtype,
@@ -231,10 +232,16 @@ def _half_variants(dtype: str) -> dict[int, Variant]:
         10: _dense(dtype, 32, 1, 64, 32, 4, whole_rows=False, bias=True),
         11: _gather(dtype, 32, 2, 2),
         12: _gather(dtype, 64, 2, 1),
+        # 128 similarities of two rows in a thread's registers: the more of a row, the less its search costs each.
+        20: _graph(dtype, 16, 256, 16, 1, 4, tag="_w1"),
         13: _graph(dtype, 32, 256, 32, 8, 4),
+        21: _graph(dtype, 16, 512, 16, 2, 4, tag="_w2"),
         14: _graph(dtype, 32, 512, 32, 16, 4),
-        15: _graph(dtype, 32, 1024, 16, 16, 4),
+        22: _graph(dtype, 16, 1024, 16, 4, 4, tag="_w4"),
+        24: _graph(dtype, 32, 1024, 16, 8, 4, tag="_w8"),  # reads the keys half as often
         16: _graph(dtype, 16, 1024, 16, 8, 4),
+        15: _graph(dtype, 32, 1024, 16, 16, 4),
+        23: _graph(dtype, 16, 2048, 16, 8, 4, tag="_w8"),
         17: _graph(dtype, 16, 2048, 16, 16, 4),
         18: _graph(dtype, 32, 128, 32, 4, 4, streamed=True),
         19: _graph(dtype, 32, 128, 32, 4, streamed=True),
@@ -266,6 +273,8 @@ def _single_variants() -> dict[int, Variant]:
         6: _gather("fp32", 32, 1, 2),
         7: _gather("fp32", 64, 1, 1),
         8: _graph("fp32", 32, 256, 16, 8),
+        12: _graph("fp32", 16, 512, 16, 8),
+        11: _graph("fp32", 8, 1024, 16, 8, stages=1),
         9: _graph("fp32", 16, 1024, 16, 16, stages=1),
         10: _graph("fp32", 32, 64, 16, 4, streamed=True),
     }
