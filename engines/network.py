@@ -182,7 +182,7 @@ def configure(trt: Any, config: Any, options: Options, rung: Rung) -> None:
         config.set_memory_pool_limit(pool, workspace // 2 if rung.half_workspace else workspace)
     if not rung.all_tactics:
         config.set_tactic_sources(0)
-    # TensorRT's default would round FP32 products to 10 bits: in FP32 files, and where a half-precision file keeps FP32.
+    # TensorRT rounds FP32 products to 10 bits unless told not to: in FP32 files, and where half-precision ones keep it.
     config.clear_flag(trt.BuilderFlag.TF32)
     # So that the inspector can say more than names.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
