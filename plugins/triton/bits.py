@@ -32,11 +32,9 @@ def permute_bytes(low, high, selector):
     The fourth bit asks for eight copies of the byte's sign (PTX ISA, `prmt`). The three are broadcast against each
     other.
     """
-    low, high = tl.broadcast(low, tl.to_tensor(high))
-    low, selector = tl.broadcast(low, selector)
-    high, selector = tl.broadcast(high, selector)
     if _INTERPRETED:
-        bytes_ = (high.to(tl.int64) << 32) | (low.to(tl.int64) & 0xFFFFFFFF)
+        selector += tl.zeros_like(low)
+        bytes_ = ((tl.zeros_like(selector) + high).to(tl.int64) << 32) | (low.to(tl.int64) & 0xFFFFFFFF)
         result = tl.zeros_like(bytes_)
         for place in tl.static_range(4):
             choice = (selector >> 4 * place) & 15
