@@ -1,0 +1,137 @@
+"""What the GPU benchmarks have in common: their options, the machine, and the report that `gpu_all.py` merges."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from gpu_runner import markdown
+from keygraph.bench.floor import Gpu, known_gpu, measured_gpu
+from keygraph.bench.timing import cpu_times, gpu_medians
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+#: The operators' oracle, and the C library through ctypes.
+sys.path += [str(ROOT / "tests" / "plugins"), str(ROOT / "tests" / "gpu")]
+
+
+def options(description: str | None, rounds: int) -> argparse.ArgumentParser:
+    """Return a parser of the options that all scripts take."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="tiny problems, which try the script out")
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--json", type=Path, help="write the report here, rewritten as it grows")
+    parser.add_argument("--ceilings", type=Path, help="what gpu_ceilings.py measured here")
+    return parser
+
+
+def device(arguments: argparse.Namespace) -> torch.device:
+    """Return the device; ends the script where it is not there."""
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("there is no CUDA device; --device cpu --tiny tries the script out")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    return torch.device(arguments.device)
+
+
+def machine(place: torch.device) -> dict[str, Any]:
+    """Return what the figures depend on."""
+    try:
+        import triton
+
+        version = triton.__version__
+    except ModuleNotFoundError:
+        version = None
+    if place.type != "cuda":
+        return {"device": "CPU", "torch": torch.__version__, "triton": version}
+    properties = torch.cuda.get_device_properties(place)
+    return {
+        "device": properties.name,
+        "capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "l2_bytes": properties.L2_cache_size,
+        "memory_bytes": properties.total_memory,
+        "cuda": torch.version.cuda,
+        "torch": torch.__version__,
+        "triton": version,
+    }
+
+
+class Report:
+    """A script's results.
+
+    Parameters
+    ----------
+    arguments
+        Of `options`.
+    place
+        The device.
+
+    Attributes
+    ----------
+    values
+        What goes into the JSON file.
+    errors
+        What is wrong with our own results: the script then ends with 1, after everything else has been measured.
+    """
+
+    def __init__(self, arguments: argparse.Namespace, place: torch.device) -> None:
+        self._path: Path | None = arguments.json
+        self.errors: list[str] = []
+        self.values: dict[str, Any] = {"machine": machine(place), "errors": self.errors, "tables": []}
+
+    def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> None:
+        """Put a table into the report, in place of an earlier one with its title."""
+        table = {"title": title, "header": list(header), "rows": [list(row) for row in rows], "note": note}
+        self.values["tables"] = [one for one in self.values["tables"] if one["title"] != title] + [table]
+        self.write()
+
+    def write(self) -> None:
+        """Write the JSON file, if one is wanted."""
+        if self._path is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(self.values, indent=1) + "\n")
+        os.replace(temporary, self._path)
+
+    def finish(self) -> int:
+        """Print the tables and the errors; return the script's exit code."""
+        self.write()
+        for table in self.values["tables"]:
+            print(f"\n{table['title']}\n\n{markdown(table['header'], table['rows'])}")
+            if table["note"]:
+                print(f"\n{table['note']}")
+        for error in self.errors:
+            print(f"error: {error}", file=sys.stderr)
+        return int(bool(self.errors))
+
+
+def gpus(place: torch.device, ceilings: Path | None) -> dict[str, Gpu]:
+    """Return the GPU's figures: "data sheet", where its name is known, and "measured", where it has been."""
+    found: dict[str, Gpu] = {}
+    if place.type == "cuda" and (known := known_gpu(torch.cuda.get_device_name(place))):
+        found["data sheet"] = known
+    if ceilings is not None and ceilings.is_file():
+        found["measured"] = measured_gpu(**json.loads(ceilings.read_text())["ceilings"])
+    return found
+
+
+def milliseconds(
+    calls: Mapping[str, Sequence[Callable[[], Any]]], rounds: int, place: torch.device, launches: int = 4
+) -> dict[str, float]:
+    """Return the median of each on the device; see `gpu_medians`."""
+    if place.type == "cuda":
+        return gpu_medians(dict(calls), rounds, launches)
+    return cpu_times({name: ways[0] for name, ways in calls.items()}, rounds)
+
+
+def reason(error: BaseException) -> str:
+    """Return an exception as one line."""
+    return (str(error).strip().splitlines() or [""])[0] or type(error).__name__
