@@ -124,7 +124,9 @@ def _times(
             warnings.simplefilter("always")
             try:
                 prepared = [way(each) for each in inputs]
-                wrong = next(filter(None, (check(name == OURS, i, c()) for i, c in zip(inputs, prepared, strict=True))), None)
+                wrong = next(
+                    filter(None, (check(name == OURS, i, c()) for i, c in zip(inputs, prepared, strict=True))), None
+                )
             except _LIMITS as error:
                 failures[name] = _reason(error, [str(one.message) for one in said])
                 continue

@@ -36,9 +36,7 @@ def cpu_times(calls: dict[str, Callable[[], Any]], rounds: int, alone: bool = Fa
     return _interleaved(calls, rounds, once, min if alone else statistics.median)
 
 
-def gpu_medians(
-    calls: dict[str, Sequence[Callable[[], Any]]], rounds: int, launches: int = 4
-) -> dict[str, float]:
+def gpu_medians(calls: dict[str, Sequence[Callable[[], Any]]], rounds: int, launches: int = 4) -> dict[str, float]:
     """Median milliseconds of each on the current GPU, by events on its stream.
 
     Parameters

@@ -78,9 +78,7 @@ def measured(
     mixer = Mixer()
     for number, (q_shape, k_shape) in enumerate(shapes):
         # Two sets: what one leaves in the cache is not what the other needs.
-        sets = [
-            [torch.randn(shape, device=place).to(dtype) for shape in (q_shape, k_shape, k_shape)] for _ in range(2)
-        ]
+        sets = [[torch.randn(shape, device=place).to(dtype) for shape in (q_shape, k_shape, k_shape)] for _ in range(2)]
         temperature = torch.ones(q_shape[1], 1, 1, device=place, dtype=dtype)
         calls[str(number)] = [lambda qkv=qkv, t=temperature: mixer(*qkv, t) for qkv in sets]  # type: ignore[misc]
     times = milliseconds(calls, rounds, place)

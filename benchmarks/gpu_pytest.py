@@ -69,7 +69,10 @@ class _Results:
         self._written = time.monotonic()
         names = ("passed", "failed", "skipped")
         rows = [[str(self._counts[name]) for name in names]]
-        rows += [[name, message.strip().splitlines()[-1] if message.strip() else "", ""] for name, message in self._failures.items()]
+        rows += [
+            [name, message.strip().splitlines()[-1] if message.strip() else "", ""]
+            for name, message in self._failures.items()
+        ]
         values: dict[str, Any] = {name: self._counts[name] for name in names}
         values |= {"failures": self._failures, "why skipped": self._skipped, "slowest": self._slowest}
         values["tables"] = [{"title": "tests", "header": list(names), "rows": rows}]

@@ -28,7 +28,7 @@ def options(description: str | None, rounds: int) -> argparse.ArgumentParser:
     parser.add_argument("--tiny", action="store_true", help="tiny problems, which try the script out")
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--json", type=Path, help="write the report here, rewritten as it grows")
-    parser.add_argument("--ceilings", type=Path, help="what gpu_ceilings.py measured here")
+    parser.add_argument("--ceilings", type=Path, help="a results.json that holds what gpu_ceilings.py measured")
     return parser
 
 
@@ -119,7 +119,9 @@ def gpus(place: torch.device, ceilings: Path | None) -> dict[str, Gpu]:
     if place.type == "cuda" and (known := known_gpu(torch.cuda.get_device_name(place))):
         found["data sheet"] = known
     if ceilings is not None and ceilings.is_file():
-        found["measured"] = measured_gpu(**json.loads(ceilings.read_text())["ceilings"])
+        record = json.loads(ceilings.read_text())["steps"].get("ceilings", {})
+        if figures := record.get("result", {}).get("ceilings"):
+            found["measured"] = measured_gpu(**figures)
     return found
 
 

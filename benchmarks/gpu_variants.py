@@ -96,9 +96,7 @@ def just_in_time(case: Case, variant: Variant, given: Tensors) -> Callable[[], T
     i = given.inputs
     if case.op == "KeyGraph":
         return lambda: jit.key_graph(i.nodes, i.nodes, given.keep, variant)
-    return lambda: jit.key_graph_attention(
-        given.q, given.k, given.v, i.graph, None, i.scale, case.heads_last, variant
-    )
+    return lambda: jit.key_graph_attention(given.q, given.k, given.v, i.graph, None, i.scale, case.heads_last, variant)
 
 
 def ahead_of_time(case: Case, variant: Variant, given: Tensors) -> Callable[[], Tensor]:
