@@ -6,12 +6,11 @@ are those of a kernel that does nothing else, on as many threads as the GPU hold
 
 from __future__ import annotations
 
-import os
-
 import torch
 import triton
 import triton.language as tl
-from gpu_script import Report, device, gpus, milliseconds, options
+from gpu_script import Report, gpu, gpus, options
+from keygraph.bench.timing import gpu_medians
 
 _COPIED_BYTES, _TINY_COPIED_BYTES = 1 << 31, 1 << 16
 _SIDE, _TINY_SIDE = 8192, 64
@@ -31,16 +30,16 @@ def exponentials(output, steps, BLOCK: tl.constexpr):
 
 def main() -> int:
     arguments = options(__doc__, rounds=10).parse_args()
-    place = device(arguments)
-    report = Report(arguments, place)
+    place = gpu()
+    report = Report(arguments)
     side, copied = (_TINY_SIDE, _TINY_COPIED_BYTES) if arguments.tiny else (_SIDE, _COPIED_BYTES)
-    multiprocessors = report.values["machine"].get("multiprocessors", os.cpu_count() or 1)
+    multiprocessors = report.values["machine"]["multiprocessors"]
     source = torch.ones(copied // 4, device=place)
     target = torch.empty_like(source)
     half, single = (torch.randn(side, side, device=place, dtype=dtype) for dtype in (torch.float16, torch.float32))
     steps, blocks = (2, 1) if arguments.tiny else (4096, multiprocessors * _BLOCKS_PER_MULTIPROCESSOR)
     results = torch.empty(blocks * _BLOCK, device=place)
-    times = milliseconds(
+    times = gpu_medians(
         {
             "copy": [lambda: target.copy_(source)],
             "float16": [lambda: half @ half],
@@ -48,7 +47,6 @@ def main() -> int:
             "exponentials": [lambda: exponentials[(blocks,)](results, steps, BLOCK=_BLOCK)],
         },
         arguments.rounds,
-        place,
     )
     products = 2 * side**3
     ceilings = {
@@ -60,7 +58,7 @@ def main() -> int:
     }
     report.values["ceilings"] = ceilings
     report.write()
-    sheet = gpus(place, None).get("data sheet")
+    sheet = gpus(None).get("data sheet")
     known = (sheet.tensor_tflops, sheet.single_tflops, sheet.gigabytes, sheet.exponentials / 1e12) if sheet else ()
     rows = [
         ("float16 products, TFLOP/s", ceilings["tensor_tflops"]),

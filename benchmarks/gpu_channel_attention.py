@@ -14,8 +14,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from gpu_script import Report, device, gpus, milliseconds, options
+from gpu_script import Report, gpus, options
+from gpu_script import gpu as the_gpu
 from keygraph.bench.floor import Gpu
+from keygraph.bench.timing import gpu_medians
 from keygraph.models import registry
 from keygraph.models.channel_attention import Mixer
 from keygraph.models.mst_plus_plus import MSTPlusPlusConfig
@@ -81,7 +83,7 @@ def measured(
         sets = [[torch.randn(shape, device=place).to(dtype) for shape in (q_shape, k_shape, k_shape)] for _ in range(2)]
         temperature = torch.ones(q_shape[1], 1, 1, device=place, dtype=dtype)
         calls[str(number)] = [lambda qkv=qkv, t=temperature: mixer(*qkv, t) for qkv in sets]  # type: ignore[misc]
-    times = milliseconds(calls, rounds, place)
+    times = gpu_medians(calls, rounds)
     layers = []
     for number, (found, count) in enumerate(shapes.items()):
         floor = floor_bytes(found, image.element_size()) / (gpu.gigabytes * 1e6) if gpu else None
@@ -114,11 +116,11 @@ def main() -> int:
     types = ["float16", "bfloat16", "float32"]
     parser.add_argument("--dtype", nargs="*", choices=types, default=["float16", "float32"])
     arguments = parser.parse_args()
-    place = device(arguments)
-    report = Report(arguments, place)
+    place = the_gpu()
+    report = Report(arguments)
     report.values["networks"] = []
     # Against what the memory was measured to give, where it was: that is nearer to what a kernel could reach.
-    figures = gpus(place, arguments.ceilings)
+    figures = gpus(arguments.ceilings)
     gpu = figures.get("measured", figures.get("data sheet"))
     rows = []
     with torch.inference_mode():

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from gpu_operators import SIZES
-from gpu_script import Report, device, options, reason
+from gpu_script import Report, gpu, options, reason
 from gpu_variants import Case, cases, just_in_time, tensors
 from keygraph.bench import ways
 from keygraph.bench.problem import Problem, random_inputs
@@ -66,20 +66,19 @@ def _others() -> Iterator[Case]:
         yield Case("KeyGraphAttention", Problem(1, heads, 256, channels, 64, "float16"), heads_last=True)
 
 
-def compiled(task: tuple[Task, str]) -> tuple[str, float, str | None]:
+def compiled(one: Task) -> tuple[str, float, str | None]:
     """Compile one; return its name, the seconds, and what went wrong."""
-    one, place = task
     began, error = time.monotonic(), None
+    place = torch.device("cuda")
     try:
         if one.flex is not None:
             way = ways.padded(ways.flex) if one.padded else ways.flex
-            way(random_inputs(one.flex, torch.device(place)))()
+            way(random_inputs(one.flex, place))()
         else:
             assert one.case is not None
-            variant = next(v for v in one.case.fitting(torch.device(place)) if v.number == one.variant)
-            just_in_time(one.case, variant, tensors(one.case, torch.device(place)))()
-        if place == "cuda":
-            torch.cuda.synchronize()
+            variant = next(v for v in one.case.fitting(place) if v.number == one.variant)
+            just_in_time(one.case, variant, tensors(one.case, place))()
+        torch.cuda.synchronize()
     except Exception as failure:  # A variant that does not compile is a result.
         error = reason(failure)
     return str(one), time.monotonic() - began, error
@@ -87,8 +86,8 @@ def compiled(task: tuple[Task, str]) -> tuple[str, float, str | None]:
 
 def main() -> int:
     arguments = options(__doc__, rounds=1).parse_args()
-    place = device(arguments)
-    report = Report(arguments, place)
+    place = gpu()
+    report = Report(arguments)
     found = list(tasks(place, arguments.tiny))
     processes = min(os.cpu_count() or 1, _MOST_PROCESSES, len(found))
     began = time.monotonic()
@@ -96,7 +95,7 @@ def main() -> int:
     report.values |= {"tasks": len(found), "processes": processes}
     # Not forked: neither CUDA nor PyTorch's threads survive that.
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for result in pool.imap_unordered(compiled, [(task, place.type) for task in found]):
+        for result in pool.imap_unordered(compiled, found):
             done.append(result)
             name, _, error = result
             if error is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from gpu_script import Report, device, options, reason
+from gpu_script import Report, gpu, options, reason
 from keygraph.bench import ways
 from keygraph.bench.memory import peak_extra
 from keygraph.bench.problem import Inputs, Problem, random_inputs
@@ -57,9 +57,6 @@ def measured(name: str, problem: Problem, place: torch.device) -> dict[str, Any]
     if name in PREPARED:
         call = way(inputs)
         way = lambda _inputs: call  # noqa: E731
-    if place.type == "cpu":
-        way(inputs)()
-        return {"peak_bytes": None, "reason": "measured on a GPU"}
     try:
         peak = peak_extra(way, inputs)
     except torch.OutOfMemoryError:
@@ -85,8 +82,8 @@ def main() -> int:
     parser.add_argument("--neighbours", type=int, nargs="*", default=NEIGHBOURS)
     parser.add_argument("--without", nargs="*", default=[], choices=list(WAYS))
     arguments = parser.parse_args()
-    place = device(arguments)
-    report = Report(arguments, place)
+    place = gpu()
+    report = Report(arguments)
     report.values["cases"] = []
     names = [name for name in WAYS if name not in arguments.without]
     all_nodes, heads = (64, 2) if arguments.tiny else (ALL_NODES, 6)
@@ -97,8 +94,7 @@ def main() -> int:
             results = {}
             for name in names:
                 results[name] = measured(name, problem, place)
-                if place.type == "cuda":
-                    torch.cuda.empty_cache()
+                torch.cuda.empty_cache()
             report.values["cases"].append({"problem": vars(problem), "ways": results})
             rows.append([f"{problem.windows} x {heads} x {nodes} x 30, {k}", *(cell(results[name]) for name in names)])
             print(" | ".join(rows[-1]), flush=True)
@@ -109,7 +105,7 @@ def main() -> int:
                 f"In brackets: inputs and peak over inputs and output; ours wants at most {TARGET}.",
             )
             ours = results["ours"]
-            if ours["peak_bytes"] is None and place.type == "cuda":
+            if ours["peak_bytes"] is None:
                 report.errors.append(f"ours on {problem}: {ours['reason']}")
     return report.finish()
 

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from gpu_script import Report, device, milliseconds, options, reason
+from gpu_script import Report, gpu, options, reason
 from keygraph.bench.launched import launched_variants
+from keygraph.bench.timing import gpu_medians
 from keygraph.bench.ways import SDPA_BACKENDS
 from keygraph.models.kgt import KGT, PRESETS, KGTConfig
 from keygraph.plugins.torch import ATTENTION_IMPLEMENTATIONS, unpack_graph, use_attention
@@ -96,14 +97,13 @@ def main() -> int:
     parser = options(__doc__, rounds=5)
     parser.add_argument("--preset", choices=[name for name in PRESETS if PRESETS[name].scale == 1], default="kgt-base")
     arguments = parser.parse_args()
-    place = device(arguments)
-    report = Report(arguments, place)
+    place = gpu()
+    report = Report(arguments)
     config = TINY if arguments.tiny else PRESETS[arguments.preset]
     height, width = (-(-side // config.size_multiple) * config.size_multiple for side in SIZE)
     if arguments.tiny:
         height = width = 2 * config.size_multiple
-    on_gpu = place.type == "cuda"
-    dtype = torch.float16 if on_gpu else torch.float32
+    dtype = torch.float16
     torch.manual_seed(0)
     model = KGT(config).eval().to(place)
     image = torch.rand(1, config.in_channels, height, width, device=place)
@@ -122,8 +122,7 @@ def main() -> int:
         calls: dict[str, list[Callable[[], Any]]] = {}
         for name in ("ours", *RIVALS):
             found[name] = {}
-            # The interpreter would take minutes: on the CPU, ours is the reference.
-            way = attention(name) if on_gpu or name != "ours" else "mask"
+            way = attention(name)
             try:
                 with launched_variants() as variants:
                     output = call(way)
@@ -131,17 +130,16 @@ def main() -> int:
                 if name == "ours":
                     report.values["variants"] = dict(variants)
                 calls[name] = [lambda way=way: call(way)]  # type: ignore[misc]
-                if on_gpu:
-                    torch.cuda.synchronize()
-                    before = torch.cuda.memory_allocated()
-                    torch.cuda.reset_peak_memory_stats()
-                    call(way)
-                    torch.cuda.synchronize()
-                    found[name]["peak_mib"] = (torch.cuda.max_memory_allocated() - before) / 2**20
-                    replay, output = captured(lambda way=way: call(way))  # type: ignore[misc]
-                    torch.cuda.synchronize()
-                    calls[f"{name}, CUDA graph"] = [replay]
-                    found[f"{name}, CUDA graph"] = {"psnr": psnr(output, reference)}
+                torch.cuda.synchronize()
+                before = torch.cuda.memory_allocated()
+                torch.cuda.reset_peak_memory_stats()
+                call(way)
+                torch.cuda.synchronize()
+                found[name]["peak_mib"] = (torch.cuda.max_memory_allocated() - before) / 2**20
+                replay, output = captured(lambda way=way: call(way))  # type: ignore[misc]
+                torch.cuda.synchronize()
+                calls[f"{name}, CUDA graph"] = [replay]
+                found[f"{name}, CUDA graph"] = {"psnr": psnr(output, reference)}
             except (RuntimeError, NotImplementedError, ValueError) as error:
                 found[name]["failure"] = reason(error)
                 if name == "ours":
@@ -153,7 +151,7 @@ def main() -> int:
                 report.errors.append(f"{name}: {ours:.1f} dB from float32, SDPA {min(theirs):.1f}")
         report.values |= {"size": [height, width], "ways": found}
         report.write()
-        times = milliseconds(calls, arguments.rounds, place, launches=1)
+        times = gpu_medians(calls, arguments.rounds, launches=1)
     best = min((ms for name, ms in times.items() if name.startswith("ours")), default=None)
     rows = []
     for name, one in found.items():

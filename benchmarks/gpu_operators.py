@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from gpu_script import Report, device, gpus, options
+from gpu_script import Report, gpu, gpus, options
 from keygraph.bench.floor import Gpu, attention_floor, graph_floor
 from keygraph.bench.launched import launched_variants
 from keygraph.bench.operators import OURS, Times, measure
@@ -104,10 +104,10 @@ def main() -> int:
     parser.add_argument("--dtype", choices=list(DTYPES), default="float16")
     parser.add_argument("--without", nargs="*", default=[], choices=["sdpa", "flex", "mask", "gather"])
     arguments = parser.parse_args()
-    place = device(arguments)
-    report = Report(arguments, place)
+    place = gpu()
+    report = Report(arguments)
     report.values |= {"dtype": arguments.dtype, "cases": []}
-    figures = gpus(place, arguments.ceilings)
+    figures = gpus(arguments.ceilings)
     results: dict[str, dict[Problem, Times]] = {op: {} for op in _FLOORS}
     rows: dict[str, list[list[str]]] = {op: [] for op in _FLOORS}
     for size in TINY_SIZES if arguments.tiny else SIZES:

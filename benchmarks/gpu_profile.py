@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import torch
-from gpu_script import Report, device, options
+from gpu_script import Report, gpu, options
 from gpu_variants import Case, cases, just_in_time, tensors
 
 #: Figures of the table, by the words that Nsight Compute has for them in its "details" page.
@@ -48,12 +48,11 @@ def launch(place: torch.device, tiny: bool) -> None:
     for case in chosen(tiny):
         call = just_in_time(case, case.fitting(place)[0], tensors(case, place))
         call()
-        if place.type == "cuda":
-            torch.cuda.synchronize()
-            torch.cuda.profiler.start()
-            call()
-            torch.cuda.synchronize()
-            torch.cuda.profiler.stop()
+        torch.cuda.synchronize()
+        torch.cuda.profiler.start()
+        call()
+        torch.cuda.synchronize()
+        torch.cuda.profiler.stop()
 
 
 def read(page: str) -> dict[str, dict[str, str]]:
@@ -84,14 +83,14 @@ def main() -> int:
     parser.add_argument("--launch", action="store_true", help="only start the kernels, to be profiled")
     parser.add_argument("--output", type=Path, default=Path("kernels"), help="the whole report, without its suffix")
     arguments = parser.parse_args()
-    place = device(arguments)
+    place = gpu()
     if arguments.launch or arguments.tiny:
         launch(place, arguments.tiny)
     if arguments.launch:
         return 0
     page = SAMPLE if arguments.tiny else profile(arguments.output)
     print(page)
-    report = Report(arguments, place)
+    report = Report(arguments)
     report.values["kernels"] = found = read(page)
     if not found:
         report.errors.append("Nsight Compute named no kernel of ours")

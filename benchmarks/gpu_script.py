@@ -6,25 +6,29 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from gpu_runner import markdown
 from keygraph.bench.floor import Gpu, known_gpu, measured_gpu
-from keygraph.bench.timing import cpu_times, gpu_medians
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 #: The operators' oracle, and the C library through ctypes.
 sys.path += [str(ROOT / "tests" / "plugins"), str(ROOT / "tests" / "gpu")]
+#: In the environment: run without a GPU, see gpu_pretend.py.
+PRETEND = "KEYGRAPH_PRETEND_GPU"
+if os.environ.get(PRETEND):
+    import gpu_pretend
+
+    gpu_pretend.install()
 
 
 def options(description: str | None, rounds: int) -> argparse.ArgumentParser:
     """Return a parser of the options that all scripts take."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--tiny", action="store_true", help="tiny problems, which try the script out")
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--json", type=Path, help="write the report here, rewritten as it grows")
@@ -32,25 +36,19 @@ def options(description: str | None, rounds: int) -> argparse.ArgumentParser:
     return parser
 
 
-def device(arguments: argparse.Namespace) -> torch.device:
-    """Return the device; ends the script where it is not there."""
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("there is no CUDA device; --device cpu --tiny tries the script out")
+def gpu() -> torch.device:
+    """Return the GPU; ends the script where there is none."""
+    if not torch.cuda.is_available():
+        raise SystemExit(f"there is no CUDA device; {PRETEND}=1 TRITON_INTERPRET=1 and --tiny try the script out")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    return torch.device(arguments.device)
+    return torch.device("cuda")
 
 
-def machine(place: torch.device) -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     """Return what the figures depend on."""
-    try:
-        import triton
+    import triton
 
-        version = triton.__version__
-    except ModuleNotFoundError:
-        version = None
-    if place.type != "cuda":
-        return {"device": "CPU", "torch": torch.__version__, "triton": version}
-    properties = torch.cuda.get_device_properties(place)
+    properties = torch.cuda.get_device_properties(0)
     return {
         "device": properties.name,
         "capability": f"{properties.major}.{properties.minor}",
@@ -59,7 +57,7 @@ def machine(place: torch.device) -> dict[str, Any]:
         "memory_bytes": properties.total_memory,
         "cuda": torch.version.cuda,
         "torch": torch.__version__,
-        "triton": version,
+        "triton": triton.__version__,
     }
 
 
@@ -70,8 +68,6 @@ class Report:
     ----------
     arguments
         Of `options`.
-    place
-        The device.
 
     Attributes
     ----------
@@ -81,10 +77,10 @@ class Report:
         What is wrong with our own results: the script then ends with 1, after everything else has been measured.
     """
 
-    def __init__(self, arguments: argparse.Namespace, place: torch.device) -> None:
+    def __init__(self, arguments: argparse.Namespace) -> None:
         self._path: Path | None = arguments.json
         self.errors: list[str] = []
-        self.values: dict[str, Any] = {"machine": machine(place), "errors": self.errors, "tables": []}
+        self.values: dict[str, Any] = {"machine": machine(), "errors": self.errors, "tables": []}
 
     def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> None:
         """Put a table into the report, in place of an earlier one with its title."""
@@ -113,25 +109,16 @@ class Report:
         return int(bool(self.errors))
 
 
-def gpus(place: torch.device, ceilings: Path | None) -> dict[str, Gpu]:
+def gpus(ceilings: Path | None) -> dict[str, Gpu]:
     """Return the GPU's figures: "data sheet", where its name is known, and "measured", where it has been."""
     found: dict[str, Gpu] = {}
-    if place.type == "cuda" and (known := known_gpu(torch.cuda.get_device_name(place))):
+    if known := known_gpu(torch.cuda.get_device_name()):
         found["data sheet"] = known
     if ceilings is not None and ceilings.is_file():
         record = json.loads(ceilings.read_text())["steps"].get("ceilings", {})
         if figures := record.get("result", {}).get("ceilings"):
             found["measured"] = measured_gpu(**figures)
     return found
-
-
-def milliseconds(
-    calls: Mapping[str, Sequence[Callable[[], Any]]], rounds: int, place: torch.device, launches: int = 4
-) -> dict[str, float]:
-    """Return the median of each on the device; see `gpu_medians`."""
-    if place.type == "cuda":
-        return gpu_medians(dict(calls), rounds, launches)
-    return cpu_times({name: ways[0] for name, ways in calls.items()}, rounds)
 
 
 def reason(error: BaseException) -> str:

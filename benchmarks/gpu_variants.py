@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 import triton
-from gpu_script import Report, device, gpus, milliseconds, options, reason
+from gpu_script import Report, gpu, gpus, options, reason
 from keygraph.bench.floor import attention_floor, graph_floor
 from keygraph.bench.operators import OUR_LINKS, OUR_TOLERANCE
 from keygraph.bench.problem import Inputs, Problem, random_inputs
 from keygraph.bench.reference import attention_error, graph_agreement
-from keygraph.bench.timing import input_sets
+from keygraph.bench.timing import gpu_medians, input_sets
 from keygraph.plugins.torch import key_graph, key_graph_attention, unpack_graph
 from keygraph.plugins.triton import jit
 from keygraph.plugins.triton.variants import Variant
@@ -27,6 +27,8 @@ from torch import Tensor
 
 #: Launches of the host's cost, and in one CUDA graph.
 _HOST_LAUNCHES, _CAPTURED = 200, 8
+#: Nodes of the problem on which the host's cost is measured.
+_SMALL = 32
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,13 @@ GRAPHS = ((64, 1024, 180, 128), (64, 1024, 180, 256), (64, 1024, 180, 512), (256
 
 def cases(dtype: str, tiny: bool = False) -> Iterator[Case]:
     """What is measured."""
-    for windows, nodes, k in ((1, 8, 3),) if tiny else ATTENTION:
+    for windows, nodes, k in ((1, 4, 2),) if tiny else ATTENTION:
         for channels in CHANNELS[1:2] if tiny else CHANNELS:
             for heads_last in (False, True):
                 heads = 1 if tiny else 6
                 problem = Problem(windows, heads, nodes, channels, k, dtype, heads * channels)
                 yield Case("KeyGraphAttention", problem, heads_last)
-    for windows, nodes, channels, k in ((1, 8, 24, 3),) if tiny else GRAPHS:
+    for windows, nodes, channels, k in ((1, 4, 24, 2),) if tiny else GRAPHS:
         yield Case("KeyGraph", Problem(windows, 1, nodes, channels, k, dtype, channels))
 
 
@@ -129,12 +131,11 @@ def wrong(case: Case, given: Tensors, result: Tensor) -> str | None:
 
 def measured(case: Case, place: torch.device, rounds: int, errors: list[str]) -> dict[str, Any]:
     """Time every variant by every host; return {"milliseconds": {host: {variant: ms}}, "failures"}."""
-    sets = input_sets(case.problem.attention_bytes, place) if place.type == "cuda" else 1
+    sets = input_sets(case.problem.attention_bytes, place)
     given = [tensors(case, place, seed) for seed in range(sets)]
-    hosts = HOSTS if place.type == "cuda" else {"just in time": just_in_time}
     calls: dict[str, Sequence[Callable[[], Tensor]]] = {}
     failures = {}
-    for host, prepare in hosts.items():
+    for host, prepare in HOSTS.items():
         for variant in case.fitting(place):
             name = f"{host}: {variant.name}"
             try:
@@ -150,10 +151,10 @@ def measured(case: Case, place: torch.device, rounds: int, errors: list[str]) ->
             else:
                 failures[name] = problem
                 errors.append(f"{case}: {name}: {problem}")
-    times = milliseconds(calls, rounds, place)
+    times = gpu_medians(calls, rounds)
     by_host = {
         host: {name.removeprefix(f"{host}: "): ms for name, ms in times.items() if name.startswith(host)}
-        for host in hosts
+        for host in HOSTS
     }
     return {"milliseconds": by_host, "failures": failures}
 
@@ -164,28 +165,29 @@ def replayed(calls: Sequence[Callable[[], Any]], rounds: int) -> float:
     torch.cuda.synchronize()
     captured = torch.cuda.CUDAGraph()
     with torch.cuda.graph(captured):
-        for number in range(_CAPTURED):
-            calls[number % len(calls)]()
-    return milliseconds({"replay": [captured.replay]}, rounds, torch.device("cuda"))["replay"] / _CAPTURED
+        for place in range(_CAPTURED):
+            calls[place % len(calls)]()
+    return gpu_medians({"replay": [captured.replay]}, rounds)["replay"] / _CAPTURED
 
 
-def host_microseconds(call: Callable[[], Any]) -> float:
-    """Return what one launch costs the host, where the GPU is never what is waited for."""
+def host_microseconds(call: Callable[[], Any], number: int) -> float:
+    """Return what one of `number` launches costs the host, where the GPU is never what is waited for."""
     call()
     best = float("inf")
     for _ in range(3):
         torch.cuda.synchronize()
         start = time.perf_counter()
-        for _ in range(_HOST_LAUNCHES):
+        for _ in range(number):
             call()
         best = min(best, time.perf_counter() - start)
     torch.cuda.synchronize()
-    return best / _HOST_LAUNCHES * 1e6
+    return best / number * 1e6
 
 
 def launches(case: Case, place: torch.device, variant: Variant, rounds: int) -> dict[str, dict[str, float]]:
     """Host -> milliseconds on the GPU by events, milliseconds in a CUDA graph, microseconds of the host."""
-    small = replace(case, problem=replace(case.problem, windows=1, nodes=32, k=4))
+    number = 1 if case.problem.nodes < _SMALL else _HOST_LAUNCHES  # a case of --tiny
+    small = replace(case, problem=replace(case.problem, windows=1, nodes=min(_SMALL, case.problem.nodes), k=2))
     found = {}
     everyone = {**HOSTS, "PyTorch operator": _operator}
     for host, prepare in everyone.items():
@@ -195,9 +197,9 @@ def launches(case: Case, place: torch.device, variant: Variant, rounds: int) -> 
             call()  # Compiles it, or chooses a variant.
         tiny = prepare(small, _fits(variant, small, place), tensors(small, place))
         found[host] = {
-            "events": milliseconds({host: calls}, rounds, place)[host],
+            "events": gpu_medians({host: calls}, rounds)[host],
             "graph": replayed(calls, rounds),
-            "host": host_microseconds(tiny),
+            "host": host_microseconds(tiny, number),
         }
     return found
 
@@ -218,12 +220,12 @@ def _operator(case: Case, _variant: Variant, given: Tensors) -> Callable[[], Ten
     return lambda: key_graph_attention(q, k, v, i.graph, heads=case.problem.heads)
 
 
-def show(report: Report, op: str, results: dict[Case, dict[str, Any]], place: torch.device, ceilings: Any) -> None:
-    """Make the tables of one operator: a host's variants by cases, the fastest in bold, and its share of the floor."""
+def show(report: Report, op: str, results: dict[Case, dict[str, Any]], ceilings: Any) -> None:
+    """Make the tables of one operator: a host's variants by cases, the fastest in bold, and its share of the roofline."""
     results = {case: found for case, found in results.items() if case.op == op}
-    figures = gpus(place, ceilings)
+    figures = gpus(ceilings)
     floor = attention_floor if op == "KeyGraphAttention" else graph_floor
-    for host in HOSTS if place.type == "cuda" else ["just in time"]:
+    for host in HOSTS:
         columns = {case: found["milliseconds"][host] for case, found in results.items()}
         names = list(dict.fromkeys(name for column in columns.values() for name in column))
         best = {case: min(column.values(), default=float("nan")) for case, column in columns.items()}
@@ -233,7 +235,7 @@ def show(report: Report, op: str, results: dict[Case, dict[str, Any]], place: to
             rows.append([name, *cells])
         for of, gpu in figures.items():
             shares = [f"{floor(case.problem, gpu).milliseconds / ms:.0%}" for case, ms in best.items()]
-            rows.append([f"floor ({of}) over the fastest", *shares])
+            rows.append([f"roofline ({of}) over the fastest", *shares])
         report.table(f"{op}, {host}, us", ["variant", *map(str, columns)], rows)
 
 
@@ -247,8 +249,8 @@ def main() -> int:
     parser = options(__doc__, rounds=6)
     parser.add_argument("--dtype", choices=["float16", "bfloat16", "float32"], default="float16")
     arguments = parser.parse_args()
-    place = device(arguments)
-    report = Report(arguments, place)
+    place = gpu()
+    report = Report(arguments)
     report.values |= {"dtype": arguments.dtype, "cases": []}
     results: dict[Case, dict[str, Any]] = {}
     for case in cases(arguments.dtype, arguments.tiny):
@@ -256,24 +258,22 @@ def main() -> int:
         report.values["cases"].append(
             {"op": case.op, "problem": vars(case.problem), "heads_last": case.heads_last, **results[case]}
         )
-        show(report, case.op, results, place, arguments.ceilings)
+        show(report, case.op, results, arguments.ceilings)
         print(case.op, case, {host: len(ms) for host, ms in results[case]["milliseconds"].items()}, flush=True)
-        if place.type == "cuda":
-            torch.cuda.empty_cache()
-    if place.type == "cuda":
-        report.values["launches"] = by_host = {}
-        rows = []
-        for case in (case for case in results if case.problem.nodes == 256):
-            times = results[case]["milliseconds"]["just in time"]
-            if not times:
-                continue
-            fastest = next(v for v in case.fitting(place) if v.name == min(times, key=times.__getitem__))
-            by_host[f"{case.op}, {case}"] = found = launches(case, place, fastest, arguments.rounds)
-            for host, one in found.items():
-                cells = [f"{one['events'] * 1e3:.1f}", f"{one['graph'] * 1e3:.1f}", f"{one['host']:.1f}"]
-                rows.append([f"{case.op}, {case}", fastest.name, host, *cells])
-            header = ["case", "variant", "by", "events, us", "in a CUDA graph, us", "the host's part, us"]
-            report.table("launches", header, rows)
+        torch.cuda.empty_cache()
+    report.values["launches"] = by_host = {}
+    rows = []
+    for case in (case for case in results if case.problem.nodes != 1024):
+        times = results[case]["milliseconds"]["just in time"]
+        if not times:
+            continue
+        fastest = next(v for v in case.fitting(place) if v.name == min(times, key=times.__getitem__))
+        by_host[f"{case.op}, {case}"] = found = launches(case, place, fastest, arguments.rounds)
+        for host, one in found.items():
+            cells = [f"{one['events'] * 1e3:.1f}", f"{one['graph'] * 1e3:.1f}", f"{one['host']:.1f}"]
+            rows.append([f"{case.op}, {case}", fastest.name, host, *cells])
+        header = ["case", "variant", "by", "events, us", "in a CUDA graph, us", "the host's part, us"]
+        report.table("launches", header, rows)
     return report.finish()
 
 
