@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from gpu_script import Report, gpu, gpus, options
+from gpu_script import Report, gpus, options, require_gpu
 from keygraph.bench.timing import gpu_medians
 
 _COPIED_BYTES, _TINY_COPIED_BYTES = 1 << 31, 1 << 16
@@ -30,7 +30,7 @@ def exponentials(output, steps, BLOCK: tl.constexpr):
 
 def main() -> int:
     arguments = options(__doc__, rounds=10).parse_args()
-    place = gpu()
+    place = require_gpu()
     report = Report(arguments)
     side, copied = (_TINY_SIDE, _TINY_COPIED_BYTES) if arguments.tiny else (_SIDE, _COPIED_BYTES)
     multiprocessors = report.values["machine"]["multiprocessors"]

@@ -3,8 +3,8 @@
 A Restormer on 480 x 720 and an MST++ on 488 x 512, as released, random weights. Timed are the whole network, and for
 every shape that occurs in it the attention's part from queries, keys and values to what they become (Gram product,
 norms, softmax, product with the values). The floor of that part reads queries, keys and values once and writes the
-result once, at the memory's measured rate or its data sheet's. An operator at the floor would make the network `most` times faster: where
-that is little, none is worth having.
+result once, at the memory's measured rate or its data sheet's. An operator at the floor would make the network `most`
+times faster: where that is little, none is worth having.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from gpu_script import Report, gpus, options
-from gpu_script import gpu as the_gpu
+from gpu_script import Report, gpus, options, require_gpu
 from keygraph.bench.floor import Gpu
 from keygraph.bench.timing import gpu_medians
 from keygraph.models import registry
@@ -116,7 +115,7 @@ def main() -> int:
     types = ["float16", "bfloat16", "float32"]
     parser.add_argument("--dtype", nargs="*", choices=types, default=["float16", "float32"])
     arguments = parser.parse_args()
-    place = the_gpu()
+    place = require_gpu()
     report = Report(arguments)
     report.values["networks"] = []
     # Against what the memory was measured to give, where it was: that is nearer to what a kernel could reach.

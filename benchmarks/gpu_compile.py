@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from gpu_operators import SIZES
-from gpu_script import Report, gpu, options, reason
+from gpu_script import Report, options, reason, require_gpu
 from gpu_variants import Case, cases, just_in_time, tensors
 from keygraph.bench import ways
 from keygraph.bench.problem import Problem, random_inputs
@@ -86,7 +86,7 @@ def compiled(one: Task) -> tuple[str, float, str | None]:
 
 def main() -> int:
     arguments = options(__doc__, rounds=1).parse_args()
-    place = gpu()
+    place = require_gpu()
     report = Report(arguments)
     found = list(tasks(place, arguments.tiny))
     processes = min(os.cpu_count() or 1, _MOST_PROCESSES, len(found))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from gpu_script import Report, gpu, options, reason
+from gpu_script import Report, options, reason, require_gpu
 from keygraph.bench import ways
 from keygraph.bench.memory import peak_extra
 from keygraph.bench.problem import Inputs, Problem, random_inputs
@@ -82,7 +82,7 @@ def main() -> int:
     parser.add_argument("--neighbours", type=int, nargs="*", default=NEIGHBOURS)
     parser.add_argument("--without", nargs="*", default=[], choices=list(WAYS))
     arguments = parser.parse_args()
-    place = gpu()
+    place = require_gpu()
     report = Report(arguments)
     report.values["cases"] = []
     names = [name for name in WAYS if name not in arguments.without]

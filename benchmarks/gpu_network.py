@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from gpu_script import Report, gpu, options, reason
+from gpu_script import Report, options, reason, require_gpu
 from keygraph.bench.launched import launched_variants
 from keygraph.bench.timing import gpu_medians
 from keygraph.bench.ways import SDPA_BACKENDS
@@ -26,8 +26,8 @@ SIZE = (720, 1280)
 TINY = KGTConfig(body="unet", layers=(1, 2, 1, 1), channels=8, heads=2, window=8, k=16)
 #: What our kernels should be faster than the fastest rival by.
 TARGET = 2.0
-#: How much further from float32 than SDPA's result ours may be, in dB. Rounding changes the graph where two nodes nearly
-#: tie, in both of them, and random weights do not forgive that: no fixed number of dB can be asked for.
+#: How much further from float32 than SDPA's result ours may be, in dB. Rounding changes the graph where two nodes
+#: nearly tie, in both of them, and random weights do not forgive that: no fixed number of dB can be asked for.
 PSNR_BEHIND = 3.0
 
 
@@ -97,7 +97,7 @@ def main() -> int:
     parser = options(__doc__, rounds=5)
     parser.add_argument("--preset", choices=[name for name in PRESETS if PRESETS[name].scale == 1], default="kgt-base")
     arguments = parser.parse_args()
-    place = gpu()
+    place = require_gpu()
     report = Report(arguments)
     config = TINY if arguments.tiny else PRESETS[arguments.preset]
     height, width = (-(-side // config.size_multiple) * config.size_multiple for side in SIZE)

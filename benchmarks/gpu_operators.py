@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from gpu_script import Report, gpu, gpus, options
+from gpu_script import Report, gpus, options, require_gpu
 from keygraph.bench.floor import Gpu, attention_floor, graph_floor
 from keygraph.bench.launched import launched_variants
 from keygraph.bench.operators import OURS, Times, measure
@@ -104,7 +104,7 @@ def main() -> int:
     parser.add_argument("--dtype", choices=list(DTYPES), default="float16")
     parser.add_argument("--without", nargs="*", default=[], choices=["sdpa", "flex", "mask", "gather"])
     arguments = parser.parse_args()
-    place = gpu()
+    place = require_gpu()
     report = Report(arguments)
     report.values |= {"dtype": arguments.dtype, "cases": []}
     figures = gpus(arguments.ceilings)

@@ -100,4 +100,3 @@ def _c_library() -> None:
         return status
 
     cuda_library.key_graph, cuda_library.key_graph_attention = key_graph, key_graph_attention
-

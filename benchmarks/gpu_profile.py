@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import torch
-from gpu_script import Report, gpu, options
+from gpu_script import Report, options, require_gpu
 from gpu_variants import Case, cases, just_in_time, tensors
 
 #: Figures of the table, by the words that Nsight Compute has for them in its "details" page.
@@ -83,7 +83,7 @@ def main() -> int:
     parser.add_argument("--launch", action="store_true", help="only start the kernels, to be profiled")
     parser.add_argument("--output", type=Path, default=Path("kernels"), help="the whole report, without its suffix")
     arguments = parser.parse_args()
-    place = gpu()
+    place = require_gpu()
     if arguments.launch or arguments.tiny:
         launch(place, arguments.tiny)
     if arguments.launch:

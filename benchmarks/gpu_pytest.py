@@ -52,7 +52,7 @@ class _Results:
         if report.failed:
             self._counts["failed"] += 1
             if len(self._failures) < _FAILURES:
-                self._failures[f"{report.nodeid} ({report.when or 'collection'})"] = report.longreprtext[-_MESSAGE:]
+                self._failures[f"{report.nodeid} ({report.when})"] = report.longreprtext[-_MESSAGE:]
         elif report.skipped:
             self._counts["skipped"] += 1
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
@@ -69,10 +69,8 @@ class _Results:
         self._written = time.monotonic()
         names = ("passed", "failed", "skipped")
         rows = [[str(self._counts[name]) for name in names]]
-        rows += [
-            [name, message.strip().splitlines()[-1] if message.strip() else "", ""]
-            for name, message in self._failures.items()
-        ]
+        for name, message in self._failures.items():
+            rows.append([name, (message.strip().splitlines() or [""])[-1], ""])
         values: dict[str, Any] = {name: self._counts[name] for name in names}
         values |= {"failures": self._failures, "why skipped": self._skipped, "slowest": self._slowest}
         values["tables"] = [{"title": "tests", "header": list(names), "rows": rows}]

@@ -36,7 +36,7 @@ def options(description: str | None, rounds: int) -> argparse.ArgumentParser:
     return parser
 
 
-def gpu() -> torch.device:
+def require_gpu() -> torch.device:
     """Return the GPU; ends the script where there is none."""
     if not torch.cuda.is_available():
         raise SystemExit(f"there is no CUDA device; {PRETEND}=1 TRITON_INTERPRET=1 and --tiny try the script out")

@@ -1,4 +1,4 @@
-"""The first look: one KeyGraph and one KeyGraphAttention per type against float64, just in time and by the C library."""
+"""The first look: one KeyGraph and one KeyGraphAttention per type against float64, by Triton and by the C library."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Callable
 
 import torch
-from gpu_script import Report, gpu, options, reason
+from gpu_script import Report, options, reason, require_gpu
 from keygraph.bench.operators import OUR_LINKS, OUR_TOLERANCE
 from keygraph.bench.problem import DTYPES, Inputs, Problem, random_inputs
 from keygraph.bench.reference import attention_error, graph_agreement
@@ -56,7 +56,7 @@ def main() -> int:
     parser = options(__doc__, rounds=1)
     parser.add_argument("--dtype", nargs="*", choices=list(DTYPES), default=list(DTYPES))
     arguments = parser.parse_args()
-    place = gpu()
+    place = require_gpu()
     report = Report(arguments)
     if shutil.which("nvidia-smi"):
         said = subprocess.run(["nvidia-smi", "-q", "-d", "CLOCK,POWER"], capture_output=True, text=True, check=False)

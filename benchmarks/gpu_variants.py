@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import triton
-from gpu_script import Report, gpu, gpus, options, reason
+from gpu_script import Report, gpus, options, reason, require_gpu
 from keygraph.bench.floor import attention_floor, graph_floor
 from keygraph.bench.operators import OUR_LINKS, OUR_TOLERANCE
 from keygraph.bench.problem import Inputs, Problem, random_inputs
@@ -221,7 +221,7 @@ def _operator(case: Case, _variant: Variant, given: Tensors) -> Callable[[], Ten
 
 
 def show(report: Report, op: str, results: dict[Case, dict[str, Any]], ceilings: Any) -> None:
-    """Make the tables of one operator: a host's variants by cases, the fastest in bold, and its share of the roofline."""
+    """Make the tables of one operator: a host's variants by cases, the fastest in bold and as a share of the roofline."""
     results = {case: found for case, found in results.items() if case.op == op}
     figures = gpus(ceilings)
     floor = attention_floor if op == "KeyGraphAttention" else graph_floor
@@ -249,7 +249,7 @@ def main() -> int:
     parser = options(__doc__, rounds=6)
     parser.add_argument("--dtype", choices=["float16", "bfloat16", "float32"], default="float16")
     arguments = parser.parse_args()
-    place = gpu()
+    place = require_gpu()
     report = Report(arguments)
     report.values |= {"dtype": arguments.dtype, "cases": []}
     results: dict[Case, dict[str, Any]] = {}
