@@ -134,10 +134,10 @@ def _times(
             failures[name] = wrong
         if wrong is None or name == OURS:
             calls[name] = prepared
-    error = failures.pop(OURS, None)
+    wrong_ours = failures.pop(OURS, None)
     if on_gpu:
-        return Times(gpu_medians(calls, rounds), failures, error)
-    return Times(cpu_times({name: each[0] for name, each in calls.items()}, rounds), failures, error)
+        return Times(gpu_medians(calls, rounds), failures, wrong_ours)
+    return Times(cpu_times({name: each[0] for name, each in calls.items()}, rounds), failures, wrong_ours)
 
 
 def _reason(error: Exception, said: Sequence[str]) -> str:

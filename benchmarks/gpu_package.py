@@ -1,7 +1,7 @@
 """See that keygraph works here: the package that was carried in build/gpu/site, or one that is built there now.
 
 It is built anew where it does not load, is not this folder's, or has no code for this machine's GPU; with the Python
-that runs this, asking no package registry. Where keygraph is this folder as an editable installation, that one is built.
+that runs this, asking no package registry. Where keygraph is this folder as an editable installation, that is built.
 """
 
 from __future__ import annotations

@@ -221,7 +221,7 @@ def _operator(case: Case, _variant: Variant, given: Tensors) -> Callable[[], Ten
 
 
 def show(report: Report, op: str, results: dict[Case, dict[str, Any]], ceilings: Any) -> None:
-    """Make the tables of one operator: a host's variants by cases, the fastest in bold and as a share of the roofline."""
+    """Make the tables of one operator: a host's variants by cases, the fastest in bold, and its roofline."""
     results = {case: found for case, found in results.items() if case.op == op}
     figures = gpus(ceilings)
     floor = attention_floor if op == "KeyGraphAttention" else graph_floor
