@@ -10,7 +10,7 @@ NATIVE := $(shell find plugins -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o 
 # Two GPU targets compile in a minute; a wheel for others has them all (docs/gpu.md).
 export KEYGRAPH_CUDA_TARGETS ?= 80;90
 
-.PHONY: demo test check sanitize tensorrt benchmark screenshots gpu clean
+.PHONY: demo test check sanitize tensorrt benchmark screenshots gpu gpu-package clean
 
 demo: .venv/.ready
 	$(BIN)/python examples/demo.py -o demo-output
@@ -51,12 +51,28 @@ benchmark: .venv/.ready
 screenshots: .venv/.ready
 	$(BIN)/python docs/images/make_screenshots.py
 
-# On a machine with an NVIDIA GPU: build for it, test, measure. With the Python that is given where it has all that is
+# On a machine with an NVIDIA GPU: test and measure (docs/gpu.md). With the Python that is given where it has all that is
 # needed (make gpu PYTHON=python3 then asks no package registry), else with .venv.
 gpu:
 	@if $(PYTHON) -c 'import torch, triton, numpy, pytest, hypothesis, onnx, onnxruntime, scikit_build_core' 2>/dev/null; then \
 	  $(PYTHON) benchmarks/gpu_all.py; \
 	else $(MAKE) .venv/.ready && $(BIN)/python benchmarks/gpu_all.py; fi
+
+# What a machine with a GPU and without a registry or a compiler needs beside this folder: build/gpu/site. With
+# TENSORRT_ROOT the TensorRT plugin is in it too, and what plays TensorRT's part in its tests.
+GPU_TARGETS ?= 90;80-virtual
+GPU_BUILD := build/gpu-build
+gpu-package: .venv/.ready
+	rm -rf build/gpu && mkdir -p build/gpu
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) wheel . --no-deps --no-build-isolation -w build/gpu -C build-dir=$(GPU_BUILD) \
+	-C cmake.define.KEYGRAPH_CUDA=ON -C 'cmake.define.KEYGRAPH_CUDA_TARGETS=$(GPU_TARGETS)' \
+	-C cmake.define.TENSORRT_ROOT="$(TENSORRT_ROOT)"
+	$(BIN)/python -m zipfile -e build/gpu/*.whl build/gpu/site && rm build/gpu/*.whl
+ifneq ($(TENSORRT_ROOT),)
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build $(GPU_BUILD) --target keygraph_trt_harness
+	cp $(GPU_BUILD)/keygraph_trt_harness build/gpu/site/keygraph/plugins/lib/
+endif
+	du -sh build/gpu/site && du -h build/gpu/site/keygraph/plugins/lib/*
 
 clean:
 	rm -rf .venv build demo-output

@@ -74,6 +74,22 @@ GPUS = {
 }
 
 
+def measured_gpu(
+    tensor_tflops: float, single_tflops: float, gigabytes: float, multiprocessors: int, exponentials: float
+) -> Gpu:
+    """Return what a GPU was measured to reach, in place of its data sheet.
+
+    Parameters
+    ----------
+    tensor_tflops, single_tflops, gigabytes, multiprocessors
+        As `Gpu`'s.
+    exponentials
+        Per second: they give the clock, at 16 per clock and multiprocessor.
+    """
+    clock = exponentials / (multiprocessors * _EXPONENTIALS_PER_CLOCK) / 1e9
+    return Gpu(tensor_tflops, single_tflops, gigabytes, multiprocessors, clock)
+
+
 def known_gpu(name: str) -> Gpu | None:
     """A GPU's figures by the name that PyTorch gives it; None where they are not in the table."""
     return next((gpu for part, gpu in GPUS.items() if re.search(rf"\b{part}\b", name)), None)

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 #: What takes so much longer than the fastest runs in a few rounds only.
 _SLOW_MS = 200.0
 _SLOW_ROUNDS = 3
-#: Launches of a contender in one round on a GPU, at least.
-_LAUNCHES = 4
 #: Clock cycles that a GPU is kept busy while launches are queued: then no gap between them is the host's.
 _HEAD_START = 20_000_000
 
@@ -38,7 +36,7 @@ def cpu_times(calls: dict[str, Callable[[], Any]], rounds: int, alone: bool = Fa
     return _interleaved(calls, rounds, once, min if alone else statistics.median)
 
 
-def gpu_medians(calls: dict[str, Sequence[Callable[[], Any]]], rounds: int) -> dict[str, float]:
+def gpu_medians(calls: dict[str, Sequence[Callable[[], Any]]], rounds: int, launches: int = 4) -> dict[str, float]:
     """Median milliseconds of each on the current GPU, by events on its stream.
 
     Parameters
@@ -48,13 +46,15 @@ def gpu_medians(calls: dict[str, Sequence[Callable[[], Any]]], rounds: int) -> d
         L2 cache, so that each finds it as cold as in a network.
     rounds
         As for `cpu_times`.
+    launches
+        Of each in one round, at least.
     """
 
     import torch
 
     def once(name: str) -> list[float]:
-        launches = max(_LAUNCHES, len(calls[name]))
-        events = [tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)) for _ in range(launches)]
+        number = max(launches, len(calls[name]))
+        events = [tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)) for _ in range(number)]
         torch.cuda._sleep(_HEAD_START)
         for (start, end), call in zip(events, itertools.cycle(calls[name]), strict=False):
             start.record()

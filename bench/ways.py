@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..plugins.torch import key_graph, key_graph_attention, unpack_graph
 from ..plugins.torch.flex import block_mask, compiled
@@ -22,6 +23,13 @@ Way = Callable[[Inputs], Call]
 
 #: Channels that fused kernels want a multiple of.
 _CHANNEL_STEP = 16
+#: What `scaled_dot_product_attention` chooses from on GPUs.
+SDPA_BACKENDS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "math": SDPBackend.MATH,
+}
 
 
 def our_attention(inputs: Inputs) -> Call:
@@ -72,11 +80,38 @@ def gather(chunk_bytes: int | None = 1 << 30) -> Way:
 
 
 def sdpa(inputs: Inputs) -> Call:
-    """PyTorch's fused attention with a boolean mask."""
+    """PyTorch's fused attention with a boolean mask, by the backend that PyTorch chooses."""
     selected = unpack_graph(inputs.graph, inputs.k.shape[2])
     return lambda: torch.nn.functional.scaled_dot_product_attention(
         inputs.q, inputs.k, inputs.v, attn_mask=selected, scale=inputs.scale
     )
+
+
+def forced_sdpa(backend: SDPBackend, additive: bool) -> Way:
+    """PyTorch's fused attention by one backend.
+
+    Parameters
+    ----------
+    backend
+        No other is used; where it cannot, the call raises RuntimeError, and PyTorch warns with its reasons.
+    additive
+        The mask is 0 and -inf in the tensors' type, instead of boolean.
+    """
+
+    def way(inputs: Inputs) -> Call:
+        mask = unpack_graph(inputs.graph, inputs.k.shape[2])
+        if additive:
+            mask = torch.zeros_like(mask, dtype=inputs.q.dtype).masked_fill(~mask, -torch.inf)
+
+        def call() -> Tensor:
+            with sdpa_kernel(backend):
+                return torch.nn.functional.scaled_dot_product_attention(
+                    inputs.q, inputs.k, inputs.v, attn_mask=mask, scale=inputs.scale
+                )
+
+        return call
+
+    return way
 
 
 def flex(inputs: Inputs) -> Call:
@@ -98,12 +133,34 @@ def padded(way: Way) -> Way:
     return prepare
 
 
-def attention_rivals(channels: int, chunk_bytes: int = 1 << 30) -> dict[str, Way]:
-    """What PyTorch offers for the attention with heads of that many channels."""
-    fused: dict[str, Way] = {"sdpa": sdpa, "flex": flex}
+def attention_rivals(channels: int, device: str, chunk_bytes: int = 1 << 30) -> dict[str, Way]:
+    """What PyTorch offers for the attention.
+
+    Parameters
+    ----------
+    channels
+        Of one head; fused kernels are given padded heads too, where those are not what they want.
+    device
+        "cuda": each of SDPA's backends with each kind of mask beside PyTorch's own choice. "cpu": that choice alone.
+    chunk_bytes
+        As for `gather`.
+    """
+    fused: dict[str, Way] = {"sdpa": sdpa}
+    if device == "cuda":
+        fused |= {
+            f"sdpa {name}, {kind} mask": forced_sdpa(backend, kind == "additive")
+            for name, backend in SDPA_BACKENDS.items()
+            for kind in ("bool", "additive")
+        }
+    fused["flex"] = flex
     if channels % _CHANNEL_STEP:
-        fused |= {f"{name}, padded": padded(way) for name, way in fused.items()}
+        fused |= {f"{name}, padded": padded(way) for name, way in fused.items() if "math" not in name}
     return fused | {"mask": mask, "gather": gather(chunk_bytes)}
+
+
+def family(name: str) -> str:
+    """Return the first word of a rival's name: "sdpa", "flex", "mask" or "gather"."""
+    return name.replace(",", " ").split()[0]
 
 
 def our_graph(inputs: Inputs) -> Call:

@@ -1,111 +1,267 @@
-"""What `make gpu` does: build for this machine's GPU, test, and measure.
+"""Everything that a GPU is wanted for: tests and measurements, the most valuable first, within a budget of seconds.
 
-With the Python that runs it, into build/gpu, so that nothing is installed into that Python; or, where it has this
-folder as an editable installation, into that. No package registry is asked. Every step runs, also after another has
-failed, except that nothing follows a failed build; the exit code is 1 if any has.
-Results: results/*.json and results/gpu.md beside this script.
+    python3 benchmarks/gpu_all.py [--budget SECONDS]     the first run
+    python3 benchmarks/gpu_all.py --rest                 what it left out, and what can wait
+    python3 benchmarks/gpu_all.py --only smoke variants  some steps, of either list
+    python3 benchmarks/gpu_all.py --dry-run              every step as far as it goes without a GPU
+
+Uses the package in build/gpu/site (`make gpu-package`) and builds one only where that does not work. Each step has a
+limit and a process group of its own. The folder that the environment variable OUT names, else results/ beside this
+script, is rewritten after every step: results.json, gpu.md, log.txt. The exit code is 0 if every step that ran passed.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-SITE = ROOT / "build" / "gpu"
-RESULTS = ROOT / "benchmarks" / "results"
-DEMO = ROOT / "examples" / "kgt-denoise-tiny.ckpt"
-#: A few cases of every implementation: the sanitizer slows kernels down a hundredfold.
-SANITIZED = "plain or bias or ties or (window and not dense)"
-DTYPES = ("float16", "bfloat16", "float32")
+from gpu_package import ROOT, SITE, is_editable
+from gpu_runner import LEFT_OUT, Conditions, Runner, Step
+
+BENCHMARKS = ROOT / "benchmarks"
+RESULTS = BENCHMARKS / "results"
+CACHE = ROOT / "build" / "gpu-cache"
+LIBRARIES = SITE / "keygraph" / "plugins" / "lib"
+PYTHON = sys.executable
+
+#: Processes of a test run: the compiler wants cores, and each process half a gigabyte of the GPU's memory.
+WORKERS = min(14, os.cpu_count() or 1)
+#: Seconds for one test; a kernel that hangs must not take the others along.
+TEST_LIMIT = 60
+C_LIBRARY = "tests/gpu/test_cuda_library.py"
+#: The rivals' conformance is not ours, and each compiled FlexAttention takes seconds.
+RIVALS = "flex or (test_attention and (mask or gather or sdpa))"
+#: Just in time in half precision alone: the C library's tests compute the same kernels in all types, compiling nothing.
+HALF = f"not float32 and not bfloat16 and not ({RIVALS})"
+OTHER_TYPES = f"(float32 or bfloat16) and not ({RIVALS})"
+#: Some 15 cases: the sanitizer slows kernels down a hundredfold.
+SANITIZED = (
+    "fp16 and not dense and (test_key_graph and (plain or window or ties) or test_key_graph_attention and heads-last "
+    "and (plain or window or bias or empty or larger or 31)) or slices"
+)
 
 
-def steps(python: str, capability: str, editable: bool, sanitizer: str | None) -> list[tuple[str, list[str]]]:
-    """Title and command of each step, in order."""
-    install = [python, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--upgrade"]
-    define = f"cmake.define.KEYGRAPH_CUDA_TARGETS={capability}"
-    tests = [python, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests/gpu"]
-    place = ["--editable", str(ROOT)] if editable else ["--target", str(SITE), str(ROOT)]
-    found = [("build", [*install, "--config-settings", define, *place]), ("tests", tests)]
-    if sanitizer:
-        found += [
-            (tool, [sanitizer, "--tool", tool, "--error-exitcode", "1", *tests, "-x", "-k", SANITIZED])
-            for tool in ("memcheck", "racecheck")
-        ]
-    for dtype in DTYPES:
-        table = str(RESULTS / f"operators-{dtype}.md")
-        found.append(
-            (f"operators, {dtype}", [python, "benchmarks/gpu_operators.py", "--dtype", dtype, "--markdown", table])
-        )
-    found.append(("memory", [python, "benchmarks/gpu_memory.py", "--markdown", str(RESULTS / "memory.md")]))
-    found.append(("base size", [python, "benchmarks/gpu_network.py", "--json", str(RESULTS / "network.json")]))
-    found.append(("channel attention", [python, "benchmarks/gpu_channel_attention.py"]))
-    # The demo's network in PyTorch with our kernels, as it is and compiled.
-    command = "import sys; from keygraph.cli import main; sys.exit(main())"
-    found.append(("network", [python, "-c", command, "bench", str(DEMO), "--against", str(DEMO), "--device", "cuda"]))
+def steps(dry: bool) -> list[Step]:
+    """The first run, in the order of its steps."""
+    return [
+        Step("package", _package(dry), 90),
+        # Triton's interpreter multiplies no bfloat16.
+        _script("smoke", "gpu_smoke.py", 45, dry, dry_arguments=("--dtype", "float32", "float16")),
+        _script("ceilings", "gpu_ceilings.py", 30, dry),
+        _script("compile", "gpu_compile.py", 90, dry),
+        _script("variants", "gpu_variants.py", 75, dry),
+        _script("operators", "gpu_operators.py", 80, dry, dry_arguments=("--without", "flex")),
+        _script("network", "gpu_network.py", 60, dry),
+        _tests("tests, C library", 60, dry, C_LIBRARY),
+        _tests("tests, PyTorch", 100, dry, "tests/gpu", "--ignore", C_LIBRARY, "-k", HALF),
+        _tests(
+            "tests, TensorRT plugin", 40, dry, "tests/plugins/tensorrt_plugin/test_tensorrt_plugin.py", "-k", "gpu",
+            needs=("gpu", "harness"), environment={"KEYGRAPH_LIBRARY_DIR": str(LIBRARIES)},
+        ),
+        _sanitized("memcheck", 70, dry),
+        _script("operators, bfloat16", "gpu_operators.py", 45, dry,
+                "--dtype", "bfloat16", "--without", "flex", "gather",
+                dry_arguments=("--dtype", "float32", "--without", "flex", "gather", "mask")),
+        _script("memory", "gpu_memory.py", 30, dry,
+                "--nodes", "1024", "--neighbours", "128", "512", "--without", "flex",
+                dry_arguments=("--without", "flex")),
+    ]  # fmt: skip
+
+
+def rest(dry: bool) -> list[Step]:
+    """What can wait, after what the first run left out."""
+    return [
+        _script("profile", "gpu_profile.py", 60, dry, "--output", "{out}/kernels", needs=("gpu", "ncu")),
+        _tests("tests, other types", 150, dry, "tests/gpu/test_torch_cuda.py", "-k", OTHER_TYPES),
+        _script("operators, float32", "gpu_operators.py", 45, dry, "--dtype", "float32", "--without", "flex", "gather",
+                dry_arguments=("--dtype", "float32", "--without", "flex", "gather", "mask")),
+        _script("channel attention", "gpu_channel_attention.py", 45, dry, dry_arguments=("--dtype", "float32")),
+        _sanitized("racecheck", 70, dry),
+        _tests("tests, rivals", 90, dry, "tests/gpu/test_torch_cuda.py", "-k", RIVALS),
+        _script("memory, all", "gpu_memory.py", 90, dry, dry_arguments=("--without", "flex")),
+        _script("operators, longer", "gpu_operators.py", 120, dry, "--rounds", "40",
+                dry_arguments=("--without", "flex", "gather")),
+        _script("variants, float32", "gpu_variants.py", 60, dry, "--dtype", "float32"),
+    ]  # fmt: skip
+
+
+def _package(dry: bool) -> tuple[str, ...]:
+    # Without a GPU nothing is built for one; which there will be does not matter to what loads.
+    return (PYTHON, "benchmarks/gpu_package.py", *(("--capability", "90", "--no-build") if dry else ()))
+
+
+def _script(
+    name: str,
+    file: str,
+    limit: float,
+    dry: bool,
+    *arguments: str,
+    dry_arguments: tuple[str, ...] = (),
+    needs: tuple[str, ...] = ("gpu",),
+) -> Step:
+    """One of the scripts beside this one: with tiny problems and no GPU in a dry run."""
+    command = (PYTHON, f"benchmarks/{file}", "--json", "{json}", "--ceilings", "{out}/results.json")
+    if dry:
+        return Step(name, (*command, "--tiny", "--rounds", "1", *dry_arguments), limit)
+    return Step(name, (*command, *arguments), limit, needs)
+
+
+def _tests(
+    name: str,
+    limit: float,
+    dry: bool,
+    *arguments: str,
+    needs: tuple[str, ...] = ("gpu",),
+    environment: Mapping[str, str] | None = None,
+) -> Step:
+    """Tests: in a dry run they are collected, and skip for want of a GPU."""
+    command = (*_pytest(), *arguments)
+    if not dry and importlib.util.find_spec("xdist"):
+        command = (*command, "-n", str(WORKERS))
+    wanted = tuple(need for need in needs if need == "harness") if dry else needs
+    return Step(name, command, limit, wanted, environment or {})
+
+
+def _sanitized(tool: str, limit: float, dry: bool) -> Step:
+    """The C library's kernels under compute-sanitizer."""
+    tests = (*_pytest(), C_LIBRARY, "-k", SANITIZED)
+    if dry:
+        return Step(tool, tests, limit)
+    sanitizer = ("compute-sanitizer", "--tool", tool, "--error-exitcode", "1")
+    # PyTorch's own memory pool would hide what is read past a tensor's end.
+    return Step(
+        tool, (*sanitizer, *tests), limit, ("gpu", "sanitizer"), {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    )  # fmt: skip
+
+
+def _pytest() -> tuple[str, ...]:
+    timeout = ("--timeout", str(TEST_LIMIT)) if importlib.util.find_spec("pytest_timeout") else ()
+    return (
+        PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "gpu_pytest", "--gpu-json", "{json}",
+        "--continue-on-collection-errors", "--tb", "short", "-r", "fE", *timeout,
+    )  # fmt: skip
+
+
+def gpu() -> str | None:
+    """Why there is no GPU, asked of the driver without making a context."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        return f"no NVIDIA driver: {error}"
+    count = ctypes.c_int()
+    status = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
+    if status:
+        return f"the driver says {status}"
+    return None if count.value else "no NVIDIA GPU"
+
+
+def _program(name: str) -> str | None:
+    return None if shutil.which(name) else f"{name} is not installed"
+
+
+def _harness() -> str | None:
+    for name in ("keygraph_trt_harness", "libkeygraph_trt.so"):
+        if not (LIBRARIES / name).is_file():
+            return f"{name} is not in {SITE}: make gpu-package TENSORRT_ROOT=..."
+    return None
+
+
+CONDITIONS: Conditions = {
+    "gpu": gpu,
+    "sanitizer": lambda: _program("compute-sanitizer"),
+    "ncu": lambda: _program("ncu"),
+    "harness": _harness,
+}
+
+
+def environment(dry: bool) -> dict[str, str]:
+    """The steps': the package, and caches that they share and that no earlier build has written to."""
+    paths = [*([] if is_editable() else [str(SITE)]), str(BENCHMARKS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    found = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONUNBUFFERED": "1",
+        "XDG_CACHE_HOME": str(CACHE / "choices"),
+        "TRITON_CACHE_DIR": str(CACHE / "triton"),
+        "TORCHINDUCTOR_CACHE_DIR": str(CACHE / "inductor"),
+        "ORT_DISABLE_TELEMETRY": "1",
+    }
+    if dry:
+        found |= {"KEYGRAPH_PRETEND_GPU": "1", "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     return found
 
 
-def is_editable() -> bool:
-    """Whether this Python's keygraph is this folder: that one comes before whatever is on the path."""
-    found = importlib.util.find_spec("keygraph")
-    return found is not None and str(ROOT) in (found.submodule_search_locations or ())
-
-
-def environment() -> dict[str, str]:
-    """The steps': keygraph from where it was built, the choice of variants from this build alone."""
-    paths = [str(SITE), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "XDG_CACHE_HOME": str(SITE / "cache")}
-
-
-def report(tables: Sequence[Path]) -> str:
-    """All tables in one text."""
-    return "\n".join(f"## {path.stem}\n\n{path.read_text()}" for path in tables if path.is_file())
+def earlier(folder: Path) -> dict[str, Any]:
+    """Records of the last run, in the folder of results or beside this script."""
+    for path in (folder / "results.json", RESULTS / "results.json"):
+        if path.is_file():
+            records: dict[str, Any] = json.loads(path.read_text())["steps"]
+            return records
+    return {}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dry-run", action="store_true", help="print the commands for a GPU of 9.0 and do nothing")
+    parser.add_argument("--budget", type=float, default=480, metavar="SECONDS", help="for all steps together")
+    parser.add_argument("--rest", action="store_true", help="what the first run left out, and what can wait")
+    parser.add_argument("--only", nargs="+", metavar="STEP", help="these steps alone")
+    parser.add_argument("--dry-run", action="store_true", help="every step as far as it goes without a GPU")
     arguments = parser.parse_args()
-    if arguments.dry_run:
-        capability = "90"
-    else:
-        import torch
+    dry: bool = arguments.dry_run
+    if not dry and (reason := gpu()):
+        print(f"error: there is no GPU to run on ({reason}); --dry-run tries the steps out", file=sys.stderr)
+        return 2
+    folder = Path(os.environ.get("OUT") or RESULTS).absolute()
+    first, later = steps(dry), rest(dry)
+    previous: dict[str, Any] = {}
+    wanted = first
+    if arguments.only:
+        known = {step.name: step for step in (*first, *later)}
+        if unknown := [name for name in arguments.only if name not in known]:
+            parser.error(f"no step {', '.join(unknown)}; there are {', '.join(known)}")
+        wanted = [known[name] for name in arguments.only]
+    elif arguments.rest:
+        previous = earlier(folder)
+        # The package and the ceilings are this machine's, which may be another one than the first run's.
+        again = [step for step in first if step.name in ("package", "ceilings")]
+        left_out = [step for step in first if previous.get(step.name, {}).get("status") == LEFT_OUT]
+        wanted = [*again, *left_out, *later]
+    shutil.rmtree(CACHE / "choices", ignore_errors=True)
+    about = {
+        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "arguments": sys.argv[1:],
+        "gpu": None if dry else _gpu_in_words(),
+        "cores": os.cpu_count(),
+    }
+    runner = Runner(
+        folder, arguments.budget, conditions=CONDITIONS, environment=environment(dry), cwd=ROOT, previous=previous,
+        about=about,
+    )  # fmt: skip
+    passed = runner.run(wanted)
+    print(folder / "gpu.md")
+    return 0 if passed else 1
 
-        if not torch.cuda.is_available():
-            print("error: make gpu needs an NVIDIA GPU that PyTorch can use; PyTorch finds none", file=sys.stderr)
-            return 2
-        major, minor = torch.cuda.get_device_capability()
-        capability = f"{major}{minor}"
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(SITE, ignore_errors=True)
-    failed = []
-    sanitizer = shutil.which("compute-sanitizer")
-    if not sanitizer:
-        print("note: compute-sanitizer is not installed; its steps are left out")
-    for title, command in steps(sys.executable, capability, is_editable(), sanitizer):
-        print(f"\n== {title}: {' '.join(command)}", flush=True)
-        if arguments.dry_run:
-            continue
-        # Its own memory pool would hide what is read past a tensor's end.
-        uncached = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if command[0] == sanitizer else {}
-        if subprocess.run(command, cwd=ROOT, env=environment() | uncached, check=False).returncode:
-            failed.append(title)
-            if title == "build":
-                break
-    if not arguments.dry_run:
-        names = [*(f"operators-{dtype}.md" for dtype in DTYPES), "memory.md", "channel_attention_gpu.md"]
-        (RESULTS / "gpu.md").write_text(report([RESULTS / name for name in names]))
-        print(f"\n{RESULTS / 'gpu.md'}")
-    if failed:
-        print(f"error: these steps failed: {', '.join(failed)}", file=sys.stderr)
-    return int(bool(failed))
+
+def _gpu_in_words() -> str:
+    query = [
+        "nvidia-smi",
+        "--query-gpu=name,driver_version,clocks.max.sm,power.limit,memory.total",
+        "--format=csv,noheader",
+    ]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"unknown: {error}"
 
 
 if __name__ == "__main__":

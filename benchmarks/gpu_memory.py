@@ -7,18 +7,16 @@ neighbours keeps, as the papers': the list in int64, as topk makes it, and the o
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_table import RESULTS, machine, markdown, write
+from gpu_script import Report, options, reason, require_gpu
 from keygraph.bench import ways
 from keygraph.bench.memory import peak_extra
 from keygraph.bench.problem import Inputs, Problem, random_inputs
 from keygraph.plugins.torch import unpack_graph
 
-NODES = (512, 1024, 2304, 4096)
+NODES = (1024, 512, 2304, 4096)
 NEIGHBOURS = (64, 128, 256, 512)
 ALL_NODES = 64 * 1024
 
@@ -52,9 +50,9 @@ PREPARED = ("triton-like",)
 TARGET = 1.05
 
 
-def measured(name: str, problem: Problem, device: torch.device) -> dict[str, Any]:
+def measured(name: str, problem: Problem, place: torch.device) -> dict[str, Any]:
     """Peak bytes beyond the inputs, and as a multiple of inputs and output; or why there are none."""
-    inputs = random_inputs(problem, device)
+    inputs = random_inputs(problem, place)
     way = WAYS[name]
     if name in PREPARED:
         call = way(inputs)
@@ -64,7 +62,7 @@ def measured(name: str, problem: Problem, device: torch.device) -> dict[str, Any
     except torch.OutOfMemoryError:
         return {"peak_bytes": None, "reason": "out of memory"}
     except (RuntimeError, NotImplementedError) as error:
-        return {"peak_bytes": None, "reason": (str(error).splitlines() or [type(error).__name__])[0]}
+        return {"peak_bytes": None, "reason": reason(error)}
     output = inputs.q.nbytes
     return {
         "peak_bytes": peak,
@@ -78,32 +76,39 @@ def cell(result: dict[str, Any]) -> str:
     return f"{result['peak_bytes'] / 2**20:,.0f} MiB ({result['of_inputs_and_output']:.2f})"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--markdown", type=Path, help="also write the table here")
-    parser.add_argument("--output", type=Path, default=RESULTS / "gpu_memory.json")
+def main() -> int:
+    parser = options(__doc__, rounds=1)
+    parser.add_argument("--nodes", type=int, nargs="*", default=NODES)
+    parser.add_argument("--neighbours", type=int, nargs="*", default=NEIGHBOURS)
+    parser.add_argument("--without", nargs="*", default=[], choices=list(WAYS))
     arguments = parser.parse_args()
-    if not torch.cuda.is_available():
-        raise SystemExit("there is no CUDA device, whose allocator this measures")
-    device = torch.device("cuda")
-    report: dict[str, Any] = {"machine": machine(device), "cases": []}
+    place = require_gpu()
+    report = Report(arguments)
+    report.values["cases"] = []
+    names = [name for name in WAYS if name not in arguments.without]
+    all_nodes, heads = (64, 2) if arguments.tiny else (ALL_NODES, 6)
     rows = []
-    for nodes in NODES:
-        for k in NEIGHBOURS:
-            problem = Problem(max(1, ALL_NODES // nodes), 6, nodes, 30, k, "float16")
+    for nodes in (32,) if arguments.tiny else arguments.nodes:
+        for k in (8,) if arguments.tiny else arguments.neighbours:
+            problem = Problem(max(1, all_nodes // nodes), heads, nodes, 30, k, "float16")
             results = {}
-            for name in WAYS:
-                results[name] = measured(name, problem, device)
+            for name in names:
+                results[name] = measured(name, problem, place)
                 torch.cuda.empty_cache()
-            report["cases"].append({"problem": vars(problem), "ways": results})
-            rows.append([f"{problem.windows} x 6 x {nodes} x 30, {k}", *(cell(results[name]) for name in WAYS)])
+            report.values["cases"].append({"problem": vars(problem), "ways": results})
+            rows.append([f"{problem.windows} x {heads} x {nodes} x 30, {k}", *(cell(results[name]) for name in names)])
             print(" | ".join(rows[-1]), flush=True)
-    table = markdown(["windows x heads x N x D, k", *WAYS], rows)
-    print(f"\n{table}\n\nIn brackets: inputs and peak over inputs and output; ours wants at most {TARGET}.")
-    write(arguments.output, report)
-    if arguments.markdown:
-        arguments.markdown.write_text(table + "\n")
+            report.table(
+                "peak beyond the inputs",
+                ["windows x heads x N x D, k", *names],
+                rows,
+                f"In brackets: inputs and peak over inputs and output; ours wants at most {TARGET}.",
+            )
+            ours = results["ours"]
+            if ours["peak_bytes"] is None:
+                report.errors.append(f"ours on {problem}: {ours['reason']}")
+    return report.finish()
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

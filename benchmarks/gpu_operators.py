@@ -1,117 +1,137 @@
-"""The two operators on a GPU against what PyTorch offers, and against the GPU itself.
+"""The two operators against what PyTorch offers, and against the GPU itself.
 
 Medians of CUDA events; inputs larger than the L2 cache taken in turn; random data; TF32 off. Masks, lists of neighbours
-and whatever else a rival needs are made beforehand: only the operator itself is timed. The floor is counted as
-`keygraph.bench.floor` says; the share is the floor over our time.
+and whatever else a rival needs are made beforehand: only the operator itself is timed. A rival that cannot, or whose
+result is not float64's, is named with its reason. The roofline is counted as `keygraph.bench.floor` says; the share is
+the roofline's time over ours.
 """
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import torch
-from gpu_table import RESULTS, machine, markdown, write
-from keygraph.bench.floor import Floor, attention_floor, graph_floor, known_gpu
+from gpu_script import Report, gpus, options, require_gpu
+from keygraph.bench.floor import Gpu, attention_floor, graph_floor
+from keygraph.bench.launched import launched_variants
 from keygraph.bench.operators import OURS, Times, measure
 from keygraph.bench.problem import DTYPES, Problem
+from keygraph.bench.ways import family
 
 SIZES = ((64, 1024, 128), (64, 1024, 256), (64, 1024, 512), (256, 256, 64))
 #: For a run of the script itself, where there is no GPU.
 TINY_SIZES = ((1, 64, 8), (2, 33, 5))
+#: The problem that Torch-Gather takes part in: it is a hundred times slower, and its order is known.
+GATHER_AT = SIZES[0]
 
-FUSED = ("sdpa", "sdpa, padded", "flex", "flex, padded")
-#: Title -> (operator, the rivals of which the fastest counts, what the project wants the ratio to be at least).
+#: Title -> (operator, the families of rivals of which the fastest counts, what the ratio should be at least).
 COMPARISONS: dict[str, tuple[str, tuple[str, ...], float]] = {
-    "fastest of SDPA and flex": ("KeyGraphAttention", FUSED, 1.5),
+    "fastest of SDPA and Flex": ("KeyGraphAttention", ("sdpa", "flex"), 1.5),
     "Torch-Mask": ("KeyGraphAttention", ("mask",), 10),
     "Torch-Gather": ("KeyGraphAttention", ("gather",), 50),
     "matmul + topk + scatter": ("KeyGraph", ("topk + scatter",), 5),
 }
-#: Share of the floor that the attention aims at.
+#: Share of the roofline that the attention aims at.
 FLOOR_SHARE = 0.6
+_FLOORS = {"KeyGraphAttention": attention_floor, "KeyGraph": graph_floor}
 
 
-def cell(ratio: float | None, target: float) -> str:
-    """A ratio, marked where it misses its target."""
+def sizes(problem: Problem) -> str:
+    return f"{problem.windows} x {problem.heads} x {problem.nodes} x {problem.channels}, {problem.k}"
+
+
+def rivals(times: Times, families: Sequence[str]) -> list[str]:
+    """Names of the rivals that ran."""
+    return [name for name in times.milliseconds if name != OURS and (name in families or family(name) in families)]
+
+
+def cell(times: Times, families: Sequence[str], target: float) -> str:
+    """The fastest rival's time over ours, its name where several compete; marked where it misses the target."""
+    names = rivals(times, families)
+    ratio = times.ratio(*names)
     if ratio is None:
         return "did not run"
-    return f"{ratio:.2f}" + ("" if ratio >= target else f" (target {target:g})")
+    fastest = min(names, key=times.milliseconds.__getitem__)
+    missed = "" if ratio >= target else f" (target {target:g})"
+    return f"{ratio:.2f}{missed}" + (f": {fastest}" if len(names) > 1 else "")
 
 
-def row(problem: Problem, times: dict[str, Times], floors: dict[str, Floor]) -> list[str]:
-    """A problem's line of the table."""
-    sizes = " x ".join(map(str, (problem.windows, problem.heads, problem.nodes, problem.channels)))
-    cells = [f"{sizes}, {problem.k}"]
-    for op in ("KeyGraphAttention", "KeyGraph"):
-        cells.append(f"{times[op].milliseconds[OURS] * 1e3:.0f} us")
-        cells += [cell(times[of].ratio(*rivals), target) for of, rivals, target in COMPARISONS.values() if of == op]
-        floor = floors.get(op)
-        share = floor and floor.milliseconds / times[op].milliseconds[OURS]
-        cells.append(f"{share:.0%} of {floor.milliseconds * 1e3:.0f} us ({floor.limit})" if floor and share else "-")
+def row(op: str, problem: Problem, times: Times, figures: dict[str, Gpu], variant: str | None) -> list[str]:
+    """A problem's line of an operator's table."""
+    ours = times.milliseconds.get(OURS)
+    cells = [sizes(problem), "failed" if ours is None else f"{ours * 1e3:.0f} us", variant or "-"]
+    if times.error:
+        cells[1] += f" ({times.error})"
+    cells += [cell(times, families, target) for of, families, target in COMPARISONS.values() if of == op]
+    for gpu in figures.values():
+        floor = _FLOORS[op](problem, gpu)
+        share = "-" if ours is None else f"{floor.milliseconds / ours:.0%}"
+        cells.append(f"{share} of {floor.milliseconds * 1e3:.0f} us ({floor.limit})")
     return cells
 
 
-def header() -> list[str]:
-    """The table's."""
-    titles = {
-        op: [title for title, (of, *_) in COMPARISONS.items() if of == op] for op in ("KeyGraphAttention", "KeyGraph")
-    }
+def header(op: str, figures: dict[str, Gpu]) -> list[str]:
+    titles = [title for title, (of, *_) in COMPARISONS.items() if of == op]
     return [
         "windows x heads x N x D, k",
-        "attention, ours",
-        *titles["KeyGraphAttention"],
-        "share of the floor",
-        "graph, ours",
-        *titles["KeyGraph"],
-        "share of the floor",
+        "ours",
+        "variant",
+        *(f"{title} / ours" for title in titles),
+        *(f"roofline ({of})" for of in figures),
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dtype", choices=list(DTYPES), default="float16")
-    parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="tiny problems, which try the script out")
-    parser.add_argument("--markdown", type=Path, help="also write the table here")
-    parser.add_argument("--output", type=Path, help="default: results/gpu_operators-TYPE.json beside this script")
-    arguments = parser.parse_args()
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("there is no CUDA device; --device cpu --tiny tries the script out")
-    device = torch.device(arguments.device)
-    report: dict[str, Any] = {"machine": machine(device), "dtype": arguments.dtype, "cases": []}
-    gpu = known_gpu(report["machine"]["device"])
-    print(", ".join(f"{name} {value}" for name, value in report["machine"].items()))
+def everyone(results: dict[Problem, Times]) -> tuple[list[str], list[list[str]]]:
+    """A table of all rivals, in microseconds, with the reasons of those that did not run."""
+    names = dict.fromkeys(name for times in results.values() for name in (*times.milliseconds, *times.failures))
     rows = []
-    for windows, nodes, k in TINY_SIZES if arguments.tiny else SIZES:
+    for name in names:
+        cells = [name]
+        for times in results.values():
+            ms = times.milliseconds.get(name)
+            ratio = times.ratio(name)
+            if ms is None:
+                cells.append(times.failures.get(name, "-"))
+            else:
+                cells.append(f"{ms * 1e3:.1f}" + ("" if ratio is None or name == OURS else f" ({ratio:.2f} x)"))
+        rows.append(cells)
+    return ["us (times ours)", *map(sizes, results)], rows
+
+
+def main() -> int:
+    parser = options(__doc__, rounds=12)
+    parser.add_argument("--dtype", choices=list(DTYPES), default="float16")
+    parser.add_argument("--without", nargs="*", default=[], choices=["sdpa", "flex", "mask", "gather"])
+    arguments = parser.parse_args()
+    place = require_gpu()
+    report = Report(arguments)
+    report.values |= {"dtype": arguments.dtype, "cases": []}
+    figures = gpus(arguments.ceilings)
+    results: dict[str, dict[Problem, Times]] = {op: {} for op in _FLOORS}
+    rows: dict[str, list[list[str]]] = {op: [] for op in _FLOORS}
+    for size in TINY_SIZES if arguments.tiny else SIZES:
+        windows, nodes, k = size
         problem = Problem(windows, 6, nodes, 30, k, arguments.dtype, graph_channels=180)
-        times = measure(problem, device, arguments.rounds)
-        floors = (
-            {"KeyGraphAttention": attention_floor(problem, gpu), "KeyGraph": graph_floor(problem, gpu)} if gpu else {}
-        )
-        rows.append(row(problem, times, floors))
-        report["cases"].append(
-            {
-                "problem": asdict(problem),
-                "operators": {op: each.as_json() for op, each in times.items()},
-                "floors": {op: {**asdict(floor), "limit": floor.limit} for op, floor in floors.items()},
-            }
-        )
-        print(f"\n{problem}")
+        without = {*arguments.without, *(() if arguments.tiny or size == GATHER_AT else ("gather",))}
+        with launched_variants() as variants:
+            times = measure(problem, place, arguments.rounds, without)
         for op, each in times.items():
-            for name, milliseconds in each.milliseconds.items():
-                print(f"  {op:18s} {name:16s} {milliseconds * 1e3:10.1f} us   {each.ratio(name):7.2f} x")
-            for name, reason in each.failures.items():
-                print(f"  {op:18s} {name:16s} did not run: {reason}")
-    table = markdown(header(), rows)
-    print(f"\n{table}\n\nThe attention aims at {FLOOR_SHARE:.0%} of the floor.")
-    write(arguments.output or RESULTS / f"gpu_operators-{arguments.dtype}.json", report)
-    if arguments.markdown:
-        arguments.markdown.write_text(table + "\n")
+            results[op][problem] = each
+            rows[op].append(row(op, problem, each, figures, variants.get(op)))
+            report.table(f"{op}, {arguments.dtype}", header(op, figures), rows[op])
+            report.table(f"{op}, {arguments.dtype}, everyone", *everyone(results[op]))
+            if each.error:
+                report.errors.append(f"our {op} on {problem}: {each.error}")
+        found: dict[str, Any] = {op: {**each.as_json(), "variant": variants.get(op)} for op, each in times.items()}
+        for op, one in found.items():
+            floors = {of: _FLOORS[op](problem, gpu) for of, gpu in figures.items()}
+            one["floors"] = {of: {**asdict(floor), "limit": floor.limit} for of, floor in floors.items()}
+        report.values["cases"].append({"problem": asdict(problem), "operators": found})
+        report.write()
+        print(problem, {op: each.milliseconds.get(OURS) for op, each in times.items()}, flush=True)
+    return report.finish()
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

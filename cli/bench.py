@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import sys
 from typing import Annotated, Any
 
 import torch
@@ -71,6 +72,8 @@ def bench(
         print(json.dumps(_as_json(problem, place, machine, times, floors), allow_nan=False))
     else:
         _show(problem, machine, times, floors, place.type == "cuda")
+    if any(each.error for each in times.values()):
+        raise typer.Exit(1)
 
 
 def _device(name: str | None) -> torch.device:
@@ -114,16 +117,19 @@ def _show(problem: Problem, machine: str, times: dict[str, Times], floors: dict[
     print(f"{problem}: windows x heads x nodes x channels\n{machine}{threads}, PyTorch {torch.__version__}\n")
     rows = []
     for op, each in times.items():
-        rows.append((op, OURS, f"{each.milliseconds[OURS]:.3f}", ""))
+        ours = each.milliseconds.get(OURS)
+        rows.append((op, OURS, "-" if ours is None else f"{ours:.3f}", ""))
         rows += [
-            ("", name, f"{milliseconds:.3f}", f"{each.ratio(name):.2f}")
+            ("", name, f"{milliseconds:.3f}", "-" if ours is None else f"{milliseconds / ours:.2f}")
             for name, milliseconds in each.milliseconds.items()
             if name != OURS
         ]
         rows += [("", name, "-", "-") for name in each.failures]
         if op in floors:
-            rows.append(("", "floor", f"{floors[op]:.3f}", f"{floors[op] / each.milliseconds[OURS]:.2f}"))
+            rows.append(("", "floor", f"{floors[op]:.3f}", "-" if ours is None else f"{floors[op] / ours:.2f}"))
     show(("operator", "way", "ms", "times ours"), rows, left=2)
-    for each in times.values():
+    for op, each in times.items():
+        if each.error:
+            print(f"error: our {op}: {each.error}", file=sys.stderr)
         for name, reason in each.failures.items():
             print(f"note: {name} did not run: {reason}")

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from keygraph.bench import ways
-from keygraph.bench.floor import GPUS, attention_floor, graph_floor, known_gpu
+from keygraph.bench import onnx_runtime, ways
+from keygraph.bench.floor import GPUS, attention_floor, graph_floor, known_gpu, measured_gpu
 from keygraph.bench.operators import Times, measure
 from keygraph.bench.problem import Problem, random_inputs
 from keygraph.bench.timing import cpu_times
-from keygraph.errors import InputError, KeygraphError
+from keygraph.cli import main
+from keygraph.errors import InputError
 
 BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
 CPU = torch.device("cpu")
@@ -37,6 +39,14 @@ def test_the_floor_is_what_the_formulas_say() -> None:
     single = graph_floor(Problem(64, 6, 1024, 30, 256, "float32"), gpu)
     assert single.limit == "products"
     assert single.products == pytest.approx(2 * 64 * 1024 * 1024 * 180 / 66.9e12 * 1e3)
+
+
+def test_a_measured_gpu_has_the_clock_that_its_exponentials_tell() -> None:
+    measured = measured_gpu(700.0, 50.0, 3000.0, 132, 3e12)
+    assert measured.exponentials == pytest.approx(3e12)
+    assert attention_floor(Problem(64, 6, 1024, 30, 256), measured).exponentials == pytest.approx(
+        64 * 6 * 1024**2 / 3e9
+    )
 
 
 def test_gpus_are_known_by_their_names() -> None:
@@ -71,13 +81,65 @@ def test_everyone_is_measured_and_agrees() -> None:
     assert json.loads(json.dumps(attention.as_json()))["ratios"].keys() == attention.milliseconds.keys() - {"ours"}
 
 
-def test_a_rival_that_is_wrong_ends_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ways, "attention_rivals", lambda *_: {"wrong": lambda inputs: lambda: inputs.v})
-    with pytest.raises(KeygraphError, match="wrong and our attention differ"):
-        measure(TINY, CPU, rounds=1)
-    monkeypatch.setattr(ways, "GRAPH_RIVALS", {"wrong": lambda inputs: lambda: torch.zeros(2, 1, 40, 7).long()})
-    with pytest.raises(KeygraphError, match="wrong and our graph share"):
-        measure(TINY, CPU, rounds=1)
+def test_a_rival_that_is_wrong_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        ways, "attention_rivals", lambda *_: {"wrong": lambda inputs: lambda: inputs.v, "sdpa": ways.sdpa}
+    )
+    nothing = torch.zeros(2, 1, 40, 7).long()
+    monkeypatch.setattr(ways, "GRAPH_RIVALS", {"wrong": lambda inputs: lambda: nothing, "topk": ways.topk})
+    times = measure(TINY, CPU, rounds=1)
+    attention, graph = times["KeyGraphAttention"], times["KeyGraph"]
+    assert list(attention.milliseconds) == ["ours", "sdpa"]
+    assert attention.failures["wrong"].startswith("differs from float64 by")
+    assert list(graph.milliseconds) == ["ours", "topk"]
+    assert graph.failures["wrong"].endswith("of its links are float64's")
+    assert attention.error is graph.error is None
+
+
+def test_ours_that_is_wrong_is_an_error_and_everyone_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def dead(_inputs: object) -> ways.Call:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(onnx_runtime, "our_attention", lambda inputs: lambda: inputs.v)
+    monkeypatch.setattr(onnx_runtime, "our_graph", dead)
+    monkeypatch.setattr(ways, "attention_rivals", lambda *_: {"sdpa": ways.sdpa})
+    times = measure(TINY, CPU, rounds=1)
+    attention, graph = times["KeyGraphAttention"], times["KeyGraph"]
+    assert attention.error is not None
+    assert attention.error.startswith("differs from float64 by")
+    assert list(attention.milliseconds) == ["ours", "sdpa"]
+    assert graph.error == "no such kernel"
+    assert list(graph.milliseconds) == ["topk + scatter", "topk"]
+    assert graph.ratio("topk") is None
+    words = ["--windows", "1", "--heads", "2", "--nodes", "40", "--channels", "5", "--k", "7", "--rounds", "1"]
+    assert main(["bench", "operators", "--device", "cpu", *words]) == 1
+    said = capsys.readouterr()
+    assert "error: our KeyGraph: no such kernel" in said.err
+    assert "sdpa" in said.out
+
+
+def test_each_sdpa_backend_is_forced_and_says_why_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    rivals = ways.attention_rivals(TINY.channels, "cuda")
+    for backend in ways.SDPA_BACKENDS:
+        for mask in ("bool", "additive"):
+            assert f"sdpa {backend}, {mask} mask" in rivals
+            assert (f"sdpa {backend}, {mask} mask, padded" in rivals) == (backend != "math")
+    monkeypatch.setattr(ways, "attention_rivals", lambda *_: {n: w for n, w in rivals.items() if n.startswith("sdpa")})
+    times = measure(TINY, CPU, rounds=1)["KeyGraphAttention"]
+    # On the CPU there are these two, with either mask.
+    for name in ("sdpa flash, bool mask", "sdpa math, additive mask"):
+        assert times.milliseconds[name] > 0
+    assert "No viable backend" in times.failures["sdpa cudnn, bool mask"]
+
+
+def test_what_is_left_out_is_not_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(_inputs: object) -> ways.Call:
+        raise AssertionError
+
+    monkeypatch.setattr(ways, "attention_rivals", lambda *_: {"flex, padded": never, "sdpa": ways.sdpa})
+    assert list(measure(TINY, CPU, 1, without=["flex"])["KeyGraphAttention"].milliseconds) == ["ours", "sdpa"]
 
 
 def test_a_rival_that_cannot_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,30 +177,36 @@ def test_the_slow_run_in_a_few_rounds_only(monkeypatch: pytest.MonkeyPatch) -> N
     assert count == {"quick": 10, "slow": 3}
 
 
-def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(BENCHMARKS / script), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def run(script: str, *arguments: str, gpu: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a script with tiny problems on a GPU that is pretended, or as it is."""
+    pretended = {"KEYGRAPH_PRETEND_GPU": "1", "TRITON_INTERPRET": "1"} if gpu else {}
+    command = [sys.executable, str(BENCHMARKS / script), *(["--tiny", "--rounds", "1"] if gpu else []), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | pretended)
 
 
-def test_the_script_for_the_operators_writes_its_table(tmp_path: Path) -> None:
-    files = ["--output", str(tmp_path / "o.json"), "--markdown", str(tmp_path / "o.md")]
-    done = run("gpu_operators.py", "--device", "cpu", "--tiny", "--dtype", "float32", "--rounds", "1", *files)
+def test_the_script_for_the_operators_writes_its_tables(tmp_path: Path) -> None:
+    words = ["--dtype", "float32", "--without", "flex", "--json", str(tmp_path / "o.json")]
+    done = run("gpu_operators.py", *words)
     assert done.returncode == 0, done.stderr
-    header, line, *rows = (tmp_path / "o.md").read_text().splitlines()
-    assert "fastest of SDPA and flex" in header
-    assert len(rows) == 2
-    assert {text.count("|") for text in (header, line, *rows)} == {header.count("|")}
     report = json.loads((tmp_path / "o.json").read_text())
     assert [case["problem"]["k"] for case in report["cases"]] == [8, 5]
     assert report["cases"][0]["operators"]["KeyGraph"]["milliseconds"]["ours"] > 0
+    assert "sdpa flash, bool mask" in report["cases"][0]["operators"]["KeyGraphAttention"]["milliseconds"]
+    titles = ["KeyGraph, float32", "KeyGraphAttention, float32"]
+    assert [table["title"] for table in report["tables"]] == [
+        title + words for title in titles for words in ("", ", everyone")
+    ]
+    for table in report["tables"]:
+        assert {len(row) for row in table["rows"]} == {len(table["header"])}
+    assert "fastest of SDPA and Flex / ours" in report["tables"][2]["header"]
 
 
 def test_the_script_for_channel_attention_writes_its_table(tmp_path: Path) -> None:
-    files = ["--output", str(tmp_path / "c.json"), "--markdown", str(tmp_path / "c.md")]
-    done = run("gpu_channel_attention.py", "--device", "cpu", "--tiny", "--dtype", "float32", "--rounds", "1", *files)
+    done = run("gpu_channel_attention.py", "--dtype", "float32", "--json", str(tmp_path / "c.json"))
     assert done.returncode == 0, done.stderr
-    assert len((tmp_path / "c.md").read_text().splitlines()) == 4
-    restormer, mst = json.loads((tmp_path / "c.json").read_text())["networks"]
+    report = json.loads((tmp_path / "c.json").read_text())
+    assert len(report["tables"][0]["rows"]) == 2
+    restormer, mst = report["networks"]
     # Every block once: 4 levels down to the latent one, 3 up, refinement, which shares its shape with the level above.
     assert [layer["layers"] for layer in restormer["by shape"]] == [1, 2, 2, 1, 2]
     assert [layer["layers"] for layer in mst["by shape"]] == [2, 2, 1]
@@ -150,15 +218,6 @@ def test_the_script_for_channel_attention_writes_its_table(tmp_path: Path) -> No
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it would measure")
 def test_without_a_gpu_the_scripts_say_so() -> None:
     for script in ("gpu_operators.py", "gpu_memory.py", "gpu_channel_attention.py"):
-        done = run(script)
+        done = run(script, gpu=False)
         assert (done.returncode, done.stdout) == (1, "")
         assert "there is no CUDA device" in done.stderr
-    done = run("gpu_all.py")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: make gpu needs an NVIDIA GPU")
-
-
-def test_what_make_gpu_would_do() -> None:
-    said = run("gpu_all.py", "--dry-run").stdout
-    for part in ("tests/gpu", "gpu_operators.py --dtype float16", "gpu_memory.py", "gpu_channel_attention.py"):
-        assert part in said

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+pytest.importorskip("pyvips")  # keygraph.parity reads pictures with it
 from keygraph.cli import main
 from keygraph.errors import MissingDependencyError
 from keygraph.export import export

@@ -26,10 +26,10 @@ try:
     )
 
     cuda_library()
+    from cuda_host import TORCH, CudaLibrary, check, stream
 except MissingDependencyError as error:
     pytest.skip(str(error), allow_module_level=True)
 
-TORCH = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 #: Norm-wise, given the same graph.
 TOLERANCE = {"fp32": 1e-5, "fp16": 2e-3, "bf16": 1.6e-2}
 
@@ -43,51 +43,6 @@ def on_device(array: np.ndarray, dtype: str) -> Any:
 def as_stored(array: np.ndarray, dtype: str) -> np.ndarray:
     """What an array is once it is stored: the oracle's input."""
     return torch.from_numpy(array.astype(np.float32)).to(TORCH[dtype]).to(torch.float64).numpy()
-
-
-def check(status: int) -> None:
-    assert status == 0, last_error()
-
-
-def stream() -> int:
-    return torch.cuda.current_stream().cuda_stream
-
-
-class CudaLibrary:
-    """libkeygraph_cuda with PyTorch's tensors as memory."""
-
-    def __init__(self, variant: int = 0, heads_last: bool = False) -> None:
-        self.variant = variant
-        self.heads_last = heads_last
-
-    def key_graph(self, query: Any, key: Any, k: Any) -> Any:
-        batch, groups, rows, channels = query.shape
-        nodes = key.shape[2]
-        graph = torch.full((batch, groups, rows, (nodes + 31) // 32), -123, dtype=torch.int32, device="cuda")
-        shape = (batch, groups, rows, nodes, channels)
-        pointers = (tensor.data_ptr() for tensor in (query, key, k, graph))
-        check(key_graph(shape, name_of(query.dtype), *pointers, self.variant, stream()))
-        return graph
-
-    def key_graph_attention(self, q: Any, k: Any, v: Any, graph: Any, bias: Any, scale: float | None) -> Any:
-        batch, heads, rows, channels = q.shape
-        shape = (batch, heads, graph.shape[1], rows, k.shape[2], channels, v.shape[3], int(self.heads_last))
-        output = torch.full((batch, heads, rows, v.shape[3]), 123, dtype=q.dtype, device="cuda")
-        if self.heads_last:
-            q, k, v, output = (x.transpose(1, 2).contiguous() for x in (q, k, v, output))
-        pointers = (tensor.data_ptr() for tensor in (q, k, v, graph))
-        bias_pointer = None if bias is None else bias.data_ptr()
-        scale = channels**-0.5 if scale is None else scale
-        check(
-            key_graph_attention(
-                shape, name_of(q.dtype), *pointers, bias_pointer, scale, output.data_ptr(), self.variant, stream()
-            )
-        )
-        return output.transpose(1, 2) if self.heads_last else output
-
-
-def name_of(dtype: Any) -> str:
-    return next(name for name, known in TORCH.items() if known == dtype)
 
 
 @every_dtype

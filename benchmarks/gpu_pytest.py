@@ -1,0 +1,79 @@
+"""A pytest plugin that writes what passed and failed while the tests run, so that a limit loses no result.
+
+pytest -p gpu_pytest --gpu-json FILE: `passed`, `failed`, `skipped`, the failures' messages, and why what was skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+#: Characters of a failure's message that are kept, and failures.
+_MESSAGE, _FAILURES = 2000, 60
+#: Seconds between two writings.
+_PAUSE = 1.0
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--gpu-json", type=Path, help="write the results here while the tests run")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    path: Path | None = config.getoption("--gpu-json")
+    # Workers of pytest-xdist send their reports to the process that started them.
+    if path is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Results(path))
+
+
+class _Results:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._counts: Counter[str] = Counter()
+        self._failures: dict[str, str] = {}
+        self._skipped: Counter[str] = Counter()
+        self._slowest: list[tuple[float, str]] = []
+        self._written = 0.0
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._slowest = sorted([*self._slowest, (round(report.duration, 2), report.nodeid)], reverse=True)[:10]
+        self._note(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if not report.passed:
+            self._note(report)
+
+    def _note(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        if report.failed:
+            self._counts["failed"] += 1
+            if len(self._failures) < _FAILURES:
+                self._failures[f"{report.nodeid} ({report.when})"] = report.longreprtext[-_MESSAGE:]
+        elif report.skipped:
+            self._counts["skipped"] += 1
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
+            self._skipped[str(reason).removeprefix("Skipped: ")] += 1
+        elif report.when == "call":
+            self._counts["passed"] += 1
+        if time.monotonic() - self._written > _PAUSE:
+            self._write()
+
+    def pytest_sessionfinish(self) -> None:
+        self._write()
+
+    def _write(self) -> None:
+        self._written = time.monotonic()
+        names = ("passed", "failed", "skipped")
+        rows = [[str(self._counts[name]) for name in names]]
+        for name, message in self._failures.items():
+            rows.append([name, (message.strip().splitlines() or [""])[-1], ""])
+        values: dict[str, Any] = {name: self._counts[name] for name in names}
+        values |= {"failures": self._failures, "why skipped": self._skipped, "slowest": self._slowest}
+        values["tables"] = [{"title": "tests", "header": list(names), "rows": rows}]
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(values, indent=1))
+        os.replace(temporary, self._path)

@@ -1,0 +1,281 @@
+"""Every variant that fits, timed: just in time and by the C library, then the fastest one's launches by every host.
+
+Medians of CUDA events with a head start, so that no gap between launches counts; inputs larger than the L2 cache taken
+in turn. Every variant's result is held against float64; a wrong one is an error, one that the GPU has not the shared
+memory for is not. What a launch costs the host is measured apart, on a tiny problem.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import triton
+from gpu_script import Report, gpus, options, reason, require_gpu
+from keygraph.bench.floor import attention_floor, graph_floor
+from keygraph.bench.operators import OUR_LINKS, OUR_TOLERANCE
+from keygraph.bench.problem import Inputs, Problem, random_inputs
+from keygraph.bench.reference import attention_error, graph_agreement
+from keygraph.bench.timing import gpu_medians, input_sets
+from keygraph.plugins.torch import key_graph, key_graph_attention, unpack_graph
+from keygraph.plugins.triton import jit
+from keygraph.plugins.triton.variants import Variant
+from torch import Tensor
+
+#: Launches of the host's cost, and in one CUDA graph.
+_HOST_LAUNCHES, _CAPTURED = 200, 8
+#: Nodes of the problem on which the host's cost is measured.
+_SMALL = 32
+
+
+@dataclass(frozen=True)
+class Case:
+    """A problem of one operator."""
+
+    op: str
+    problem: Problem
+    heads_last: bool = False
+
+    def __str__(self) -> str:
+        p = self.problem
+        if self.op == "KeyGraph":
+            return f"N {p.nodes}, C {p.graph_channels}, k {p.k}"
+        return f"N {p.nodes}, D {p.channels}, heads {'last' if self.heads_last else 'first'}"
+
+    @property
+    def sizes(self) -> jit.Sizes:
+        p = self.problem
+        if self.op == "KeyGraph":
+            return jit.Sizes(p.windows, 1, p.nodes, p.nodes, p.graph_channels)
+        return jit.Sizes(p.windows, 1, p.nodes, p.nodes, p.channels, p.heads, p.channels)
+
+    def fitting(self, place: torch.device) -> tuple[Variant, ...]:
+        dtype = getattr(torch, self.problem.dtype)
+        return jit.fitting(self.op, dtype, self.sizes, False, jit.capability(place))
+
+
+#: (windows, N, k) of the attention, and its D; (windows, N, C, k) of the graph.
+ATTENTION = ((64, 1024, 256), (256, 256, 64))
+CHANNELS = (30, 32, 24)
+GRAPHS = ((64, 1024, 180, 128), (64, 1024, 180, 256), (64, 1024, 180, 512), (256, 256, 180, 64), (256, 256, 48, 128))
+
+
+def cases(dtype: str, tiny: bool = False) -> Iterator[Case]:
+    """What is measured."""
+    for windows, nodes, k in ((1, 4, 2),) if tiny else ATTENTION:
+        for channels in CHANNELS[1:2] if tiny else CHANNELS:
+            for heads_last in (False, True):
+                heads = 1 if tiny else 6
+                problem = Problem(windows, heads, nodes, channels, k, dtype, heads * channels)
+                yield Case("KeyGraphAttention", problem, heads_last)
+    for windows, nodes, channels, k in ((1, 4, 24, 2),) if tiny else GRAPHS:
+        yield Case("KeyGraph", Problem(windows, 1, nodes, channels, k, dtype, channels))
+
+
+@dataclass
+class Tensors:
+    """A case's tensors: `inputs` with the heads first, for float64; q, k, v as the kernels get them."""
+
+    inputs: Inputs
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    keep: Tensor
+    heads_last: bool
+
+
+def tensors(case: Case, place: torch.device, seed: int = 0) -> Tensors:
+    inputs = random_inputs(case.problem, place, seed)
+    q, k, v = (t.transpose(1, 2).contiguous() if case.heads_last else t for t in (inputs.q, inputs.k, inputs.v))
+    return Tensors(inputs, q, k, v, torch.tensor([inputs.neighbours], device=place), case.heads_last)
+
+
+def just_in_time(case: Case, variant: Variant, given: Tensors) -> Callable[[], Tensor]:
+    """Return the call that Triton compiles."""
+    i = given.inputs
+    if case.op == "KeyGraph":
+        return lambda: jit.key_graph(i.nodes, i.nodes, given.keep, variant)
+    return lambda: jit.key_graph_attention(given.q, given.k, given.v, i.graph, None, i.scale, case.heads_last, variant)
+
+
+def ahead_of_time(case: Case, variant: Variant, given: Tensors) -> Callable[[], Tensor]:
+    """Return the C library's call."""
+    from cuda_host import prepared_attention, prepared_graph
+
+    i = given.inputs
+    if case.op == "KeyGraph":
+        return prepared_graph(i.nodes, i.nodes, given.keep, torch.empty_like(i.graph), variant.number)
+    output = torch.empty_like(given.q)
+    return prepared_attention(
+        given.q, given.k, given.v, i.graph, None, i.scale, output, case.heads_last, variant.number
+    )
+
+
+HOSTS = {"just in time": just_in_time, "C library": ahead_of_time}
+
+
+def wrong(case: Case, given: Tensors, result: Tensor) -> str | None:
+    """Say what is wrong with a result; None if nothing."""
+    if case.op == "KeyGraph":
+        selected = unpack_graph(result, case.problem.nodes)
+        if not bool((selected.sum(-1) == case.problem.k).all()):
+            return f"rows without exactly {case.problem.k} links"
+        share = graph_agreement(given.inputs, selected)
+        return None if share >= OUR_LINKS else f"{share:.2%} of its links are float64's"
+    error = attention_error(given.inputs, result.transpose(1, 2) if case.heads_last else result)
+    return None if error <= OUR_TOLERANCE[case.problem.dtype] else f"error {error:.2g}"
+
+
+def measured(case: Case, place: torch.device, rounds: int, errors: list[str]) -> dict[str, Any]:
+    """Time every variant by every host; return {"milliseconds": {host: {variant: ms}}, "failures"}."""
+    sets = input_sets(case.problem.attention_bytes, place)
+    given = [tensors(case, place, seed) for seed in range(sets)]
+    calls: dict[str, Sequence[Callable[[], Tensor]]] = {}
+    failures = {}
+    for host, prepare in HOSTS.items():
+        for variant in case.fitting(place):
+            name = f"{host}: {variant.name}"
+            try:
+                prepared = [prepare(case, variant, each) for each in given]
+                problem = wrong(case, given[0], prepared[0]())
+            except triton.runtime.errors.OutOfResources as error:
+                failures[name] = reason(error)
+                continue
+            except Exception as error:  # One variant's failure must not lose the others' numbers.
+                problem = reason(error)
+            if problem is None:
+                calls[name] = prepared
+            else:
+                failures[name] = problem
+                errors.append(f"{case}: {name}: {problem}")
+    times = gpu_medians(calls, rounds)
+    by_host = {
+        host: {name.removeprefix(f"{host}: "): ms for name, ms in times.items() if name.startswith(host)}
+        for host in HOSTS
+    }
+    return {"milliseconds": by_host, "failures": failures}
+
+
+def replayed(calls: Sequence[Callable[[], Any]], rounds: int) -> float:
+    """Return the milliseconds of one launch among several in a CUDA graph."""
+    calls[0]()
+    torch.cuda.synchronize()
+    captured = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(captured):
+        for place in range(_CAPTURED):
+            calls[place % len(calls)]()
+    return gpu_medians({"replay": [captured.replay]}, rounds)["replay"] / _CAPTURED
+
+
+def host_microseconds(call: Callable[[], Any], number: int) -> float:
+    """Return what one of `number` launches costs the host, where the GPU is never what is waited for."""
+    call()
+    best = float("inf")
+    for _ in range(3):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(number):
+            call()
+        best = min(best, time.perf_counter() - start)
+    torch.cuda.synchronize()
+    return best / number * 1e6
+
+
+def launches(case: Case, place: torch.device, variant: Variant, rounds: int) -> dict[str, dict[str, float]]:
+    """Host -> milliseconds on the GPU by events, milliseconds in a CUDA graph, microseconds of the host."""
+    number = 1 if case.problem.nodes < _SMALL else _HOST_LAUNCHES  # a case of --tiny
+    small = replace(case, problem=replace(case.problem, windows=1, nodes=min(_SMALL, case.problem.nodes), k=2))
+    found = {}
+    everyone = {**HOSTS, "PyTorch operator": _operator}
+    for host, prepare in everyone.items():
+        given = [tensors(case, place, seed) for seed in range(2)]
+        calls = [prepare(case, variant, each) for each in given]
+        for call in calls:
+            call()  # Compiles it, or chooses a variant.
+        tiny = prepare(small, _fits(variant, small, place), tensors(small, place))
+        found[host] = {
+            "events": gpu_medians({host: calls}, rounds)[host],
+            "graph": replayed(calls, rounds),
+            "host": host_microseconds(tiny, number),
+        }
+    return found
+
+
+def _fits(variant: Variant, case: Case, place: torch.device) -> Variant:
+    fitting = case.fitting(place)
+    return variant if variant in fitting else fitting[0]
+
+
+def _operator(case: Case, _variant: Variant, given: Tensors) -> Callable[[], Tensor]:
+    """Return the call of `keygraph.plugins.torch`, with its own choice of variant."""
+    i = given.inputs
+    if case.op == "KeyGraph":
+        return lambda: key_graph(i.nodes, i.nodes, given.keep)
+    if not case.heads_last:
+        return lambda: key_graph_attention(i.q, i.k, i.v, i.graph)
+    q, k, v = (t.flatten(2) for t in (given.q, given.k, given.v))
+    return lambda: key_graph_attention(q, k, v, i.graph, heads=case.problem.heads)
+
+
+def show(report: Report, op: str, results: dict[Case, dict[str, Any]], ceilings: Any) -> None:
+    """Make the tables of one operator: a host's variants by cases, the fastest in bold, and its roofline."""
+    results = {case: found for case, found in results.items() if case.op == op}
+    figures = gpus(ceilings)
+    floor = attention_floor if op == "KeyGraphAttention" else graph_floor
+    for host in HOSTS:
+        columns = {case: found["milliseconds"][host] for case, found in results.items()}
+        names = list(dict.fromkeys(name for column in columns.values() for name in column))
+        best = {case: min(column.values(), default=float("nan")) for case, column in columns.items()}
+        rows = []
+        for name in names:
+            cells = [_cell(column.get(name), best[case]) for case, column in columns.items()]
+            rows.append([name, *cells])
+        for of, gpu in figures.items():
+            shares = [f"{floor(case.problem, gpu).milliseconds / ms:.0%}" for case, ms in best.items()]
+            rows.append([f"roofline ({of}) over the fastest", *shares])
+        report.table(f"{op}, {host}, us", ["variant", *map(str, columns)], rows)
+
+
+def _cell(ms: float | None, best: float) -> str:
+    if ms is None:
+        return "-"
+    return f"**{ms * 1e3:.1f}**" if ms == best else f"{ms * 1e3:.1f}"
+
+
+def main() -> int:
+    parser = options(__doc__, rounds=6)
+    parser.add_argument("--dtype", choices=["float16", "bfloat16", "float32"], default="float16")
+    arguments = parser.parse_args()
+    place = require_gpu()
+    report = Report(arguments)
+    report.values |= {"dtype": arguments.dtype, "cases": []}
+    results: dict[Case, dict[str, Any]] = {}
+    for case in cases(arguments.dtype, arguments.tiny):
+        results[case] = measured(case, place, arguments.rounds, report.errors)
+        report.values["cases"].append(
+            {"op": case.op, "problem": vars(case.problem), "heads_last": case.heads_last, **results[case]}
+        )
+        show(report, case.op, results, arguments.ceilings)
+        print(case.op, case, {host: len(ms) for host, ms in results[case]["milliseconds"].items()}, flush=True)
+        torch.cuda.empty_cache()
+    report.values["launches"] = by_host = {}
+    rows = []
+    for case in (case for case in results if case.problem.nodes != 1024):
+        times = results[case]["milliseconds"]["just in time"]
+        if not times:
+            continue
+        fastest = next(v for v in case.fitting(place) if v.name == min(times, key=times.__getitem__))
+        by_host[f"{case.op}, {case}"] = found = launches(case, place, fastest, arguments.rounds)
+        for host, one in found.items():
+            cells = [f"{one['events'] * 1e3:.1f}", f"{one['graph'] * 1e3:.1f}", f"{one['host']:.1f}"]
+            rows.append([f"{case.op}, {case}", fastest.name, host, *cells])
+        header = ["case", "variant", "by", "events, us", "in a CUDA graph, us", "the host's part, us"]
+        report.table("launches", header, rows)
+    return report.finish()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

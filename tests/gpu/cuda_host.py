@@ -1,0 +1,92 @@
+"""libkeygraph_cuda with PyTorch's tensors as memory: for the tests, and for the benchmarks beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from cuda_library import key_graph, key_graph_attention, last_error
+
+TORCH = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def name_of(dtype: torch.dtype) -> str:
+    return next(name for name, known in TORCH.items() if known == dtype)
+
+
+def check(status: int) -> None:
+    assert status == 0, last_error()
+
+
+def stream() -> int:
+    return torch.cuda.current_stream().cuda_stream
+
+
+def graph_shape(query: Any, key: Any) -> tuple[int, ...]:
+    """(batch, groups, rows, nodes, channels)."""
+    batch, groups, rows, channels = query.shape
+    return batch, groups, rows, key.shape[2], channels
+
+
+def attention_shape(q: Any, k: Any, v: Any, graph: Any, heads_last: bool) -> tuple[int, ...]:
+    """(batch, heads, groups, rows, nodes, channels, value channels, heads last)."""
+    heads, rows = (2, 1) if heads_last else (1, 2)
+    sizes = (q.shape[0], q.shape[heads], graph.shape[1], q.shape[rows], k.shape[rows], q.shape[3], v.shape[3])
+    return *sizes, int(heads_last)
+
+
+def prepared_graph(query: Any, key: Any, k: Any, graph: Any, variant: int = 0) -> Callable[[], Any]:
+    """A call that only starts the kernel, on the stream that is current then, and returns `graph`."""
+    shape, dtype = graph_shape(query, key), name_of(query.dtype)
+    pointers = [tensor.data_ptr() for tensor in (query, key, k, graph)]
+
+    def call() -> Any:
+        check(key_graph(shape, dtype, *pointers, variant, stream()))
+        return graph
+
+    return call
+
+
+def prepared_attention(
+    q: Any,
+    k: Any,
+    v: Any,
+    graph: Any,
+    bias: Any,
+    scale: float,
+    output: Any,
+    heads_last: bool = False,
+    variant: int = 0,
+) -> Callable[[], Any]:
+    """A call that only starts the kernel, on the stream that is current then, and returns `output`."""
+    shape, dtype = attention_shape(q, k, v, graph, heads_last), name_of(q.dtype)
+    inputs = [tensor.data_ptr() for tensor in (q, k, v, graph)]
+    bias_pointer, result = None if bias is None else bias.data_ptr(), output.data_ptr()
+
+    def call() -> Any:
+        check(key_graph_attention(shape, dtype, *inputs, bias_pointer, scale, result, variant, stream()))
+        return output
+
+    return call
+
+
+class CudaLibrary:
+    """The operators with outputs of their own; heads come first, whatever the kernel is given."""
+
+    def __init__(self, variant: int = 0, heads_last: bool = False) -> None:
+        self.variant = variant
+        self.heads_last = heads_last
+
+    def key_graph(self, query: Any, key: Any, k: Any) -> Any:
+        batch, groups, rows, nodes, _ = graph_shape(query, key)
+        graph = torch.full((batch, groups, rows, (nodes + 31) // 32), -123, dtype=torch.int32, device="cuda")
+        return prepared_graph(query, key, k, graph, self.variant)()
+
+    def key_graph_attention(self, q: Any, k: Any, v: Any, graph: Any, bias: Any, scale: float | None) -> Any:
+        scale = q.shape[3] ** -0.5 if scale is None else scale
+        output = torch.full((*q.shape[:3], v.shape[3]), 123, dtype=q.dtype, device="cuda")
+        if self.heads_last:
+            q, k, v, output = (x.transpose(1, 2).contiguous() for x in (q, k, v, output))
+        prepared_attention(q, k, v, graph, bias, scale, output, self.heads_last, self.variant)()
+        return output.transpose(1, 2) if self.heads_last else output
