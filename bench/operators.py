@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..plugins.torch import unpack_graph
+from ..runtime.full_fp32 import full_fp32
 from . import onnx_runtime, ways
 from .problem import Inputs, Problem, random_inputs
 from .reference import attention_error, graph_agreement
@@ -92,7 +93,6 @@ def measure(
     MissingDependencyError
         The native library or a package is not installed.
     """
-    torch.backends.cuda.matmul.allow_tf32 = False
     on_gpu = device.type == "cuda"
     sets = input_sets(problem.attention_bytes, device) if on_gpu else 1
     inputs = [random_inputs(problem, device, seed) for seed in range(sets)]
@@ -102,12 +102,13 @@ def measure(
         for name, way in ways.attention_rivals(problem.channels, device.type, _CHUNK_BYTES[device.type]).items()
         if ways.family(name) not in without
     }
-    return {
-        "KeyGraph": _times(inputs, host.our_graph, ways.GRAPH_RIVALS, rounds, on_gpu, _wrong_graph),
-        "KeyGraphAttention": _times(
-            inputs, host.our_attention, rivals, rounds, on_gpu, _wrong_attention(problem.dtype)
-        ),
-    }
+    with full_fp32():
+        return {
+            "KeyGraph": _times(inputs, host.our_graph, ways.GRAPH_RIVALS, rounds, on_gpu, _wrong_graph),
+            "KeyGraphAttention": _times(
+                inputs, host.our_attention, rivals, rounds, on_gpu, _wrong_attention(problem.dtype)
+            ),
+        }
 
 
 #: (whether it is ours, its inputs, its result) -> what is wrong, None if nothing.
