@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -100,15 +101,18 @@ def main_loop(assembly: str, exponentials: int) -> int | None:
     return min(lengths, default=None)
 
 
+def resources_at(index: int, target: ahead_of_time.Target) -> dict[str, Any]:
+    """`resources` of a variant by its place in the list, which is all that another process needs."""
+    return resources(ahead_of_time.wanted(target)[index], target)
+
+
 def measure(target: ahead_of_time.Target, jobs: int) -> dict[str, dict[str, Any]]:
     """Variant -> what it uses on a target."""
     variants = ahead_of_time.wanted(target)
-    # Each has to be compiled first, in processes of their own; then it is in Triton's cache.
-    for _ in ahead_of_time.images(target, jobs):
-        pass
-    with ThreadPoolExecutor(jobs) as pool:
-        found = pool.map(partial(resources, target=target), variants)
-        return {variant.name: used for variant, used in zip(variants, found, strict=True)}
+    # The compiler's threads do not survive a fork.
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        found = list(pool.map(partial(resources_at, target=target), range(len(variants))))
+    return {variant.name: used for variant, used in zip(variants, found, strict=True)}
 
 
 def cell(used: dict[str, Any] | None) -> str:
