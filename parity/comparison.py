@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..manifest import IMAGE_INPUT
+from ..runtime.finite import NotFiniteError
 from ..runtime.metrics import psnr
 from ..runtime.notices import warn
 from ..runtime.restorer import Restorer
-from ..runtime.session import DivisibleSession, NotFiniteError
+from ..runtime.session import DivisibleSession
 from ..runtime.sizing import Sizing, choose
 from ..runtime.tiling import Plan
 from .blocks import merged
@@ -288,8 +289,9 @@ def _as_run(
             step()
         plans = [plan for _, plan, _ in restored]
         said = [[f"{given.name}: {line}" for line in lines] for _, _, lines in restored]
-        for lines, plan in zip(said, plans, strict=True):
-            if plan != plans[0]:
+        finite = [bool(np.isfinite(image).all()) for image, _, _ in restored]
+        for lines, plan, whole in zip(said, plans, finite, strict=True):
+            if plan != plans[0] and whole and finite[0]:  # Else one stopped, and was cut to show where it is wrong.
                 lines.append(f"{given.name}: the sides cut it into other tiles; --tile N makes them the same")
         return [image for image, _, _ in restored], plans, said
 
