@@ -8,7 +8,7 @@ import operator
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import cached_property, partial, reduce
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,7 @@ from ..manifest import IMAGE_INPUT
 from ..runtime.finite import NotFiniteError
 from ..runtime.metrics import psnr
 from ..runtime.notices import warn
-from ..runtime.restorer import Restorer
-from ..runtime.session import DivisibleSession
+from ..runtime.restorer import Restorer, exact_model
 from ..runtime.sizing import Sizing, choose
 from ..runtime.tiling import Plan
 from .blocks import merged
@@ -166,11 +165,17 @@ class _Setup:
     at_least: float | None
     blocks: bool
 
-    @property
+    @cached_property
     def global_statistics(self) -> str | None:
         """What `Restorer.restore` takes: exact tiles only where every side can, so that all compute the same."""
-        divisible = all(isinstance(probe.session, DivisibleSession) for probe in self.sides)
-        return "tile" if self.reference.manifest.global_statistics and not divisible else None
+        if not self.reference.manifest.global_statistics:
+            return None
+        try:
+            for probe in self.sides:
+                exact_model(probe.session)
+        except InputError:
+            return "tile"
+        return None
 
     @property
     def sides(self) -> tuple[Probe, ...]:

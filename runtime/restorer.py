@@ -291,13 +291,7 @@ class Restorer:
             return None
         wanted = options.global_statistics == "exact"
         try:
-            if not isinstance(self.session, DivisibleSession):
-                raise InputError(
-                    "exact tiles are for .onnx files in ONNX Runtime: restore with the one that export-model wrote, or "
-                    "take --global-statistics tile"
-                )
-            exact = self.session.exact()
-            exact.prepare()
+            return exact_model(self.session)
         except InputError as error:
             if wanted:
                 raise
@@ -305,7 +299,6 @@ class Restorer:
             if notice not in notices:
                 notices.append(notice)
             return None
-        return exact
 
     def _run_exactly(
         self,
@@ -379,6 +372,24 @@ class Restorer:
                 )
             parts.append(part.copy() if start + most < count else part)  # A result is valid until the next one.
         return (parts[0] if len(parts) == 1 else np.concatenate(parts))[:count]
+
+
+def exact_model(session: Session) -> ExactModel:
+    """Take a session's network apart for exact tiled inference.
+
+    Raises
+    ------
+    InputError
+        This session's network cannot be run exactly in tiles; the message says why.
+    """
+    if not isinstance(session, DivisibleSession):
+        raise InputError(
+            "exact tiles are for .onnx files in ONNX Runtime: restore with the one that export-model wrote, or "
+            "take --global-statistics tile"
+        )
+    exact = session.exact()
+    exact.prepare()
+    return exact
 
 
 def _parts(inputs: Inputs, most: int, filled: bool) -> Iterator[Inputs]:

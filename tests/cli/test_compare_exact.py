@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ import pytest
 import torch
 from keygraph.cli import main
 from keygraph.export import export
+from keygraph.manifest import GlobalStatistics, Tiling
 from keygraph.models import load_checkpoint, save_checkpoint
 from keygraph.models.restormer import Restormer, RestormerConfig
 from keygraph.runtime import images
 from keygraph.runtime.images import Picture
-from tiny_kgt import changed, set_weight
+from tiny_kgt import changed, set_manifest, set_weight
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -72,3 +74,15 @@ def test_one_wrong_weight_is_reported(
     wrong = changed(restormer, tmp_path / "wrong.onnx", set_weight(name, 0, lambda value: value + 1))
     assert run(wrong, restormer, "--inputs", photo, "--tile", TILE) == 3
     assert "DIFFERENT" in capsys.readouterr().out
+
+
+def test_tiles_are_exact_on_all_sides_or_on_none(
+    restormer: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed = GlobalStatistics(memory=None, tilings=(Tiling(TILE, 8, 30.0),), exact=None)
+    unproven = changed(restormer, tmp_path / "unproven.onnx", partial(set_manifest, statistics=failed))
+    for pair in ((restormer, unproven), (unproven, restormer)):
+        assert run(*pair, "--inputs", photo, "--tile", TILE, "--json") == 0
+        (values,) = json.loads(capsys.readouterr().out)["comparisons"]
+        assert values["inputs"][0]["as_run"]["psnr"] == 200
+        assert any("tiles change its result" in line for line in values["notices"])
