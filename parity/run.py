@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from ..manifest import IMAGE_INPUT, Manifest
 from ..runtime.tiling import Plan
 from .blocks import BlockDifference
-from .mending import Mending
 from .origin import Origin
 from .results import InputResult
 from .stages import StageAgreement
@@ -56,6 +55,32 @@ class Side:
     name: str
     description: str
     manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Mending:
+    """What would mend a candidate, or why nothing does.
+
+    Attributes
+    ----------
+    possible
+        Whether keeping more in FP32 mends it.
+    islands
+        What to keep in FP32 besides what is kept already, none of which can be left out: patterns for
+        ``keygraph export --keep-fp32``.
+    psnr
+        PSNR in dB that is reached with them, with the same key graphs; None where nothing was tried.
+    words
+        In a sentence.
+    command
+        The command line that makes such a file; None where there is none.
+    """
+
+    possible: bool
+    islands: tuple[str, ...]
+    psnr: float | None
+    words: str
+    command: str | None = None
 
 
 @dataclass(frozen=True)
