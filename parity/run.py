@@ -14,15 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..manifest import IMAGE_INPUT, Manifest
+from ..runtime.metrics import EQUAL_DB
 from ..runtime.tiling import Plan
 from .blocks import BlockDifference
 from .origin import Origin
 from .results import InputResult
 from .stages import StageAgreement
 from .verdict import Verdict
-
-#: What stands for equal images in JSON, which has no infinity; rounding alone stays well below.
-JSON_PSNR_LIMIT = 200.0
 
 #: What a result depends on, where it is installed.
 _PACKAGES = (
@@ -249,7 +247,7 @@ def plain_values(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain_values(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
-        return JSON_PSNR_LIMIT if value > 0 else None
+        return EQUAL_DB if value > 0 else None
     return value
 
 
