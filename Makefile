@@ -24,6 +24,8 @@ check: .venv/.ready
 	# By the package's name, whatever this folder's is.
 	mkdir -p build/types && ln -sfn ../.. build/types/keygraph
 	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml
+	# No import runs up, none in a circle.
+	$(BIN)/python -m pytest -q tests/test_layers.py
 
 # The native operators under AddressSanitizer and UndefinedBehaviorSanitizer, through their C interface.
 sanitize: .venv/.ready

@@ -107,9 +107,9 @@ def _version(wanted: bool) -> None:
     if wanted:
         import typer
 
-        from .. import __version__
+        from ..version import version
 
-        print(f"keygraph {__version__}")
+        print(f"keygraph {version()}")
         raise typer.Exit
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import suppress
 from pathlib import Path
 
 from ..errors import InputError
+from ..runtime import memory
 from .model import Model
 
 #: What a builder needs at the least, and for each byte of weights: measured with `benchmarks/engines.py`, rounded up.
@@ -21,41 +21,30 @@ def host_need(model: Model) -> int:
     return HOST_BYTES + HOST_PER_WEIGHT * model.weights_bytes
 
 
-def available_memory(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes of memory that can be had here, within the limits of a container; None where the system does not say."""
-    free = []
-    with suppress(OSError, ValueError, StopIteration):
-        lines = meminfo.read_text().splitlines()
-        free.append(1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")))
-    with suppress(OSError, ValueError):  # No container, or "max": no limit.
-        free.append(int((cgroup / "memory.max").read_text()) - int((cgroup / "memory.current").read_text()))
-    return min(free) if free else None
-
-
 def check(model: Model, folder: Path) -> None:
     """Make sure that there is memory to build, and room for the engine; raises `InputError`."""
-    available = available_memory()
-    if available is not None and available < host_need(model):
+    free = memory.available()
+    if free is not None and free < host_need(model):
         raise InputError(
-            f"building needs about {_megabytes(host_need(model))} of memory, and {_megabytes(available)} are free; "
+            f"building needs about {_megabytes(host_need(model))} of memory, and {_megabytes(free)} are free; "
             "end other programs, build on a larger machine, or go on regardless with --no-preflight"
         )
     need = int(DISK_BYTES + DISK_PER_WEIGHT * model.weights_bytes)
     try:
-        free = shutil.disk_usage(folder).free
+        room = shutil.disk_usage(folder).free
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error.strerror}; choose another place with -o") from error
-    if free < need:
+    if room < need:
         raise InputError(
-            f"{folder} has {_megabytes(free)} free, and an engine needs about {_megabytes(need)}; make room, choose "
+            f"{folder} has {_megabytes(room)} free, and an engine needs about {_megabytes(need)}; make room, choose "
             "another place with -o, or go on regardless with --no-preflight"
         )
 
 
 def parallel(model: Model, wanted: int) -> int:
     """How many of `wanted` engines memory lets one build at once; at least 1."""
-    available = available_memory()
-    return wanted if available is None else max(1, min(wanted, available // host_need(model)))
+    free = memory.available()
+    return wanted if free is None else max(1, min(wanted, free // host_need(model)))
 
 
 def _megabytes(size: int) -> str:

@@ -15,7 +15,7 @@ from ..manifest import ExactTiling, GlobalStatistics, Manifest, Tiling
 from ..runtime.canvas import ArraySink
 from ..runtime.channels import straight
 from ..runtime.memory import growth
-from ..runtime.metrics import TOLERANCES, psnr
+from ..runtime.metrics import EQUAL_DB, TOLERANCES, psnr
 from ..runtime.onnx_runtime import OnnxRuntimeSession
 from ..runtime.padding import round_up
 from ..runtime.restorer import Options, Restorer
@@ -159,7 +159,7 @@ def _span(manifest: Manifest, whole: NDArray[np.float32]) -> tuple[float, float]
 
 
 def _decibels(image: NDArray[Any], reference: NDArray[Any], span: tuple[float, float]) -> float:
-    return round(min(psnr(image, reference, span), 200.0), 1)
+    return round(min(psnr(image, reference, span), EQUAL_DB), 1)
 
 
 def calibrate_tiling(path: Path, manifest: Manifest) -> Tiling | None:

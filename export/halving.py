@@ -15,10 +15,10 @@ from ..errors import InputError, KeygraphError, MissingDependencyError
 from ..manifest import Manifest
 from ..plugins import library
 from ..runtime.graph_probe import GraphProbe
-from ..runtime.metrics import psnr
+from ..runtime.metrics import LARGEST, psnr
 from .islands import check_patterns, matching
 from .pictures import CalibrationPicture
-from .precision import HALF_TYPES, LARGEST, float_nodes, to_half
+from .precision import HALF_TYPES, float_nodes, to_half
 from .ranges import largest_values
 from .search import find_islands
 

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..errors import KeygraphError
+from ..runtime.metrics import LARGEST
 from ..runtime.rounding import MOVES
 from .functions import OPSET
 
@@ -18,9 +19,6 @@ HALF_TYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 
 #: Precision -> opset of its files; before 22, ONNX has no convolution of bfloat16.
 OPSETS = {"fp32": OPSET, "fp16": OPSET, "bf16": 22}
-
-#: Largest finite value of each.
-LARGEST = {"fp16": 65504.0, "bf16": 3.3895313892515355e38}
 
 #: Inputs that ONNX defines as float32, whatever the others are.
 _ALWAYS_FP32 = {"Resize": (1, 2)}

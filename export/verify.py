@@ -16,7 +16,7 @@ from ..errors import KeygraphError
 from ..manifest import Manifest
 from ..plugins.torch import forced_graphs
 from ..runtime.graph_probe import GraphProbe
-from ..runtime.metrics import TOLERANCES, Tolerance, psnr
+from ..runtime.metrics import EQUAL_DB, TOLERANCES, Tolerance, psnr
 from ..runtime.padding import round_up
 from ..runtime.sample import test_inputs
 from ..runtime.session import Inputs, result_shape
@@ -163,7 +163,7 @@ def required(manifest: Manifest) -> Tolerance:
 
 
 def _tenths(decibels: float) -> float:
-    return math.floor(min(decibels, 200.0) * 10) / 10
+    return math.floor(min(decibels, EQUAL_DB) * 10) / 10
 
 
 def _not_finite(path: Path, inputs: Inputs, k: int | None, library: Path | None, where: str) -> KeygraphError:

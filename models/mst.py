@@ -22,7 +22,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -41,9 +41,6 @@ from .channel_attention import (
     strongest,
 )
 from .configuration import require
-
-if TYPE_CHECKING:
-    from .mst_plus_plus import MSTPlusPlusConfig
 
 #: Columns by which a band lies beside the band before it in a measurement.
 DISPERSION = 2
@@ -120,7 +117,20 @@ class MSTConfig:
         return DISPERSION * (self.bands - 1)
 
 
-def check_levels(config: MSTConfig | MSTPlusPlusConfig) -> None:
+class Levels(Protocol):
+    """The fields of a configuration that decide a `SpectralUNet`'s levels; see `MSTConfig`."""
+
+    @property
+    def channels(self) -> int: ...
+    @property
+    def blocks(self) -> tuple[int, ...]: ...
+    @property
+    def attention(self) -> str: ...
+    @property
+    def reduction(self) -> tuple[float, ...]: ...
+
+
+def check_levels(config: Levels) -> None:
     """Check the fields `blocks`, `attention`, `reduction`, `alpha` and `pool`, and fill `reduction`.
 
     Raises
@@ -471,7 +481,7 @@ def infer_config(state: StateDict, given: Mapping[str, Any]) -> MSTConfig:
     return MSTConfig(**{**known, **given})
 
 
-def carry_over(state: StateDict, config: MSTConfig | MSTPlusPlusConfig) -> dict[str, Tensor]:
+def carry_over(state: StateDict, config: Levels) -> dict[str, Tensor]:
     """What the linear layers of a CSA network become in a GLMHA network of a configuration.
 
     MST's rows are keys, GLMHA's are queries: the two change places. Of each head those columns stay whose values are

@@ -12,11 +12,10 @@ if TYPE_CHECKING:
     from .comparison import compare
     from .difference import Difference, Histogram
     from .inputs import Sample
-    from .mending import Mending
     from .origin import Origin
     from .probes import EngineProbe, OnnxProbe, Probe, TorchProbe, open_probe
     from .results import CleanPsnr, InputResult
-    from .run import ComparedImage, Comparison, Run, Side
+    from .run import ComparedImage, Comparison, Mending, Run, Side
     from .stages import StageAgreement
     from .verdict import Verdict
 
@@ -31,7 +30,7 @@ _HOMES = {
     "Histogram": "difference",
     "InputResult": "results",
     "OnnxProbe": "probes",
-    "Mending": "mending",
+    "Mending": "run",
     "Origin": "origin",
     "Probe": "probes",
     "Run": "run",

@@ -8,7 +8,7 @@ import operator
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import cached_property, partial, reduce
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..manifest import IMAGE_INPUT
+from ..runtime.finite import NotFiniteError
 from ..runtime.metrics import psnr
 from ..runtime.notices import warn
-from ..runtime.restorer import Restorer
-from ..runtime.session import DivisibleSession, NotFiniteError
+from ..runtime.restorer import Restorer, exact_model
 from ..runtime.sizing import Sizing, choose
 from ..runtime.tiling import Plan
 from .blocks import merged
@@ -165,11 +165,17 @@ class _Setup:
     at_least: float | None
     blocks: bool
 
-    @property
+    @cached_property
     def global_statistics(self) -> str | None:
         """What `Restorer.restore` takes: exact tiles only where every side can, so that all compute the same."""
-        divisible = all(isinstance(probe.session, DivisibleSession) for probe in self.sides)
-        return "tile" if self.reference.manifest.global_statistics and not divisible else None
+        if not self.reference.manifest.global_statistics:
+            return None
+        try:
+            for probe in self.sides:
+                exact_model(probe.session)
+        except InputError:
+            return "tile"
+        return None
 
     @property
     def sides(self) -> tuple[Probe, ...]:
@@ -288,8 +294,9 @@ def _as_run(
             step()
         plans = [plan for _, plan, _ in restored]
         said = [[f"{given.name}: {line}" for line in lines] for _, _, lines in restored]
-        for lines, plan in zip(said, plans, strict=True):
-            if plan != plans[0]:
+        finite = [bool(np.isfinite(image).all()) for image, _, _ in restored]
+        for lines, plan, whole in zip(said, plans, finite, strict=True):
+            if plan != plans[0] and whole and finite[0]:  # Else one stopped, and was cut to show where it is wrong.
                 lines.append(f"{given.name}: the sides cut it into other tiles; --tile N makes them the same")
         return [image for image, _, _ in restored], plans, said
 

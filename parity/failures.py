@@ -11,8 +11,9 @@ from typing import Any
 
 from ..errors import InputError
 from ..files import read_start
+from ..runtime.metrics import EQUAL_DB
 from .results import InputResult
-from .run import JSON_PSNR_LIMIT, Comparison, Run, plain_values
+from .run import Comparison, Run, plain_values
 from .verdict import judge
 
 #: (index of the candidate, index of the image) -> why it fails, a line each.
@@ -159,4 +160,4 @@ def _worse(result: InputResult, old: Mapping[str, Any]) -> list[str]:
 def _number(value: float | None) -> str:
     if value is None:
         return "not a number"
-    return "equal" if value == JSON_PSNR_LIMIT else f"{value:.6g}"
+    return "equal" if value == EQUAL_DB else f"{value:.6g}"

@@ -1,42 +1,11 @@
-"""What would mend a candidate of low precision."""
+"""Where a candidate that has to be mended is furthest from the reference."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ..runtime.session import Inputs
 from .cutting import TRACED, distances, worst_piece
 from .inputs import Sample, demands, read_inputs
-
-if TYPE_CHECKING:
-    from .run import Run
-
-
-@dataclass(frozen=True)
-class Mending:
-    """What would mend a candidate, or why nothing does.
-
-    Attributes
-    ----------
-    possible
-        Whether keeping more in FP32 mends it.
-    islands
-        What to keep in FP32 besides what is kept already, none of which can be left out: patterns for
-        ``keygraph export --keep-fp32``.
-    psnr
-        PSNR in dB that is reached with them, with the same key graphs; None where nothing was tried.
-    words
-        In a sentence.
-    command
-        The command line that makes such a file; None where there is none.
-    """
-
-    possible: bool
-    islands: tuple[str, ...]
-    psnr: float | None
-    words: str
-    command: str | None = None
+from .run import Run
 
 
 def worst_pieces(run: Run, index: int) -> list[tuple[str, Inputs]]:

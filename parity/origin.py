@@ -8,19 +8,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..runtime.metrics import EQUAL_DB, LARGEST
 from .blocks import BlockDifference
-
-#: The largest finite value of each precision.
-LARGEST = {"fp16": 65504.0, "bf16": 3.3895313892515355e38, "fp32": 3.4028234663852886e38}
 
 #: In dB: a block this far below the others does something else than they do.
 STANDS_OUT = 20.0
 
 #: In dB: what one rounding leaves of the largest value. No block need agree better.
 _ROUNDING = {"fp32": 144.5, "fp16": 66.2, "bf16": 48.2}
-
-#: What stands for equal, in dB.
-_EQUAL = 200.0
 
 
 @dataclass(frozen=True)
@@ -160,7 +155,7 @@ def _behind(blocks: Sequence[BlockDifference], restored: float, at_least: float)
 
 def _everywhere(over: BlockDifference, off: Sequence[BlockDifference], parts: Sequence[BlockDifference]) -> Origin:
     """Most blocks are off alone: rounding, unless one is off far more than they are."""
-    usual = statistics.median(min(block.alone, _EQUAL) for block in off)
+    usual = statistics.median(min(block.alone, EQUAL_DB) for block in off)
     worst = min(off, key=lambda block: block.alone)
     if worst.alone < usual - STANDS_OUT:
         return Origin(
@@ -180,7 +175,7 @@ def _everywhere(over: BlockDifference, off: Sequence[BlockDifference], parts: Se
 
 def _few(off: Sequence[BlockDifference], blocks: Sequence[BlockDifference]) -> Origin:
     first = off[0]
-    others = [min(block.alone, _EQUAL) for block in blocks if block not in off and not math.isnan(block.alone)]
+    others = [min(block.alone, EQUAL_DB) for block in blocks if block not in off and not math.isnan(block.alone)]
     usual = f", that of others at about {_decibels(statistics.median(others))}" if others else ""
     before = next((blocks[i - 1] for i, block in enumerate(blocks) if block == first and i), None)
     came = f"the block before it agrees at {_decibels(before.psnr)}; " if before is not None else ""
@@ -205,4 +200,4 @@ def _alike(others: Sequence[BlockDifference]) -> str:
 def _decibels(value: float) -> str:
     if math.isnan(value):
         return "no dB (NaN or infinite values)"
-    return "no difference" if value == math.inf or value == _EQUAL else f"{value:.0f} dB"
+    return "no difference" if value == math.inf or value == EQUAL_DB else f"{value:.0f} dB"

@@ -14,16 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..manifest import IMAGE_INPUT, Manifest
+from ..runtime.metrics import EQUAL_DB
 from ..runtime.tiling import Plan
 from .blocks import BlockDifference
-from .mending import Mending
 from .origin import Origin
 from .results import InputResult
 from .stages import StageAgreement
 from .verdict import Verdict
-
-#: What stands for equal images in JSON, which has no infinity; rounding alone stays well below.
-JSON_PSNR_LIMIT = 200.0
 
 #: What a result depends on, where it is installed.
 _PACKAGES = (
@@ -56,6 +53,32 @@ class Side:
     name: str
     description: str
     manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Mending:
+    """What would mend a candidate, or why nothing does.
+
+    Attributes
+    ----------
+    possible
+        Whether keeping more in FP32 mends it.
+    islands
+        What to keep in FP32 besides what is kept already, none of which can be left out: patterns for
+        ``keygraph export --keep-fp32``.
+    psnr
+        PSNR in dB that is reached with them, with the same key graphs; None where nothing was tried.
+    words
+        In a sentence.
+    command
+        The command line that makes such a file; None where there is none.
+    """
+
+    possible: bool
+    islands: tuple[str, ...]
+    psnr: float | None
+    words: str
+    command: str | None = None
 
 
 @dataclass(frozen=True)
@@ -224,7 +247,7 @@ def plain_values(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain_values(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
-        return JSON_PSNR_LIMIT if value > 0 else None
+        return EQUAL_DB if value > 0 else None
     return value
 
 

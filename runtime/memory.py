@@ -75,7 +75,15 @@ def _of_group(folder: Path) -> int | None:
     """Of version 2's files, as a container sees them; what the group keeps of files can be given back."""
     try:
         limit, used = (folder / "memory.max").read_text().strip(), int((folder / "memory.current").read_text())
-        statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        return None if limit == "max" else int(limit) - used + int(statistics.get("inactive_file", 0))
+        return None if limit == "max" else int(limit) - used + _reclaimable(folder)
     except (OSError, ValueError):
         return None
+
+
+def _reclaimable(folder: Path) -> int:
+    """Bytes of a group's memory that hold pages of files which nobody has used lately."""
+    try:
+        statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return int(statistics.get("inactive_file", 0))
+    except (OSError, ValueError):
+        return 0

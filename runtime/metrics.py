@@ -34,6 +34,12 @@ TOLERANCES = {
     "bf16": Tolerance(40.0, 5e-2),
 }
 
+#: The largest finite value of each precision.
+LARGEST = {"fp16": 65504.0, "bf16": 3.3895313892515355e38, "fp32": 3.4028234663852886e38}
+
+#: PSNR in dB that stands for equal images where a finite number is needed; rounding alone stays well below.
+EQUAL_DB = 200.0
+
 
 def psnr(a: NDArray[Any], b: NDArray[Any], value_range: tuple[float, float]) -> float:
     """Peak signal-to-noise ratio in dB, with `value_range` as the peak; NaN where a value is not finite.

@@ -253,7 +253,7 @@ def _report(
         width=size[1],
         k=restored.k,
         tiles=len(restored.plan.tiles),
-        tile=(restored.plan.rows.tile, restored.plan.columns.tile),
+        tile=restored.tile,
         overlap=restored.overlap,
         batch=restored.batch,
         padded=restored.padded,

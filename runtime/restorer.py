@@ -16,16 +16,18 @@ from numpy.typing import NDArray
 from ..errors import InputError, KeygraphError
 from ..manifest import Manifest
 from .canvas import ArraySink, Sink
+from .finite import require_finite
 from .memory import whole_pixels
 from .notices import warn
 from .scene import Scene, Windows, scene
-from .session import DivisibleSession, Inputs, NotFiniteError, Session, SessionMemoryError, resolve_k, run_batches
+from .session import DivisibleSession, Inputs, Session, SessionMemoryError, resolve_k, run_batches
 from .sizing import Sizing, choose, smaller
 from .tiling import Plan, blend
 from .values import from_model
 
 if TYPE_CHECKING:
     from .exact.model import ExactModel
+    from .exact.scenes import Grid
 
 Progress = Callable[[int, int], None]
 
@@ -43,8 +45,11 @@ class Restored:
         Neighbours of each node, None for a model without a key graph.
     plan
         The tiles; ``len(plan.tiles) == 1`` for a whole image.
+        Exact tiles are given without their halos: as what each adds to the result.
+    tile
+        Height and width of a tile, with its halo if it is an exact one.
     overlap
-        The least overlap of two tiles in pixels; 0 for a whole image.
+        The least overlap of two tiles in pixels, with their halos if they are exact; 0 for a whole image.
     batch
         Tiles that ran together.
     padded
@@ -58,6 +63,7 @@ class Restored:
     image: NDArray[Any]
     k: int | None
     plan: Plan
+    tile: tuple[int, int]
     overlap: int
     batch: int
     padded: bool
@@ -185,8 +191,10 @@ class Restorer:
         InputError
             The image, an input, k, tile, overlap or batch is not possible, or memory does not suffice for the tile
             asked for.
+        NotFiniteError
+            The model gave NaN or infinity.
         KeygraphError
-            The model gave NaN or infinity, or failed.
+            The model failed.
         """
         image = np.asarray(image)
         number = resolve_k(self.manifest, k)
@@ -226,9 +234,11 @@ class Restorer:
             try:
                 if exact is not None:
                     sizing = replace(sizing, batch=1)
-                    plan = self._run_exactly(exact, given, sink, sizing, options, progress)
+                    grid = self._run_exactly(exact, given, sink, sizing, options, progress)
+                    plan, tile, overlap = grid.plan, grid.tile, grid.overlap
                 else:
-                    plan = sizing.plan
+                    plan, overlap = sizing.plan, sizing.overlap
+                    tile = plan.rows.tile, plan.columns.tile
                     self._run(given, sink, sizing, k, progress)
                 break
             except SessionMemoryError as error:
@@ -243,7 +253,8 @@ class Restorer:
             image=np.empty(0),
             k=k if k is not None or neighbours is None else neighbours.default,
             plan=plan,
-            overlap=(sizing.overlap if exact is None else _least_overlap(plan)) if len(plan.tiles) > 1 else 0,
+            tile=tile,
+            overlap=overlap if len(plan.tiles) > 1 else 0,
             batch=sizing.batch,
             padded=(plan.rows.length, plan.columns.length) != (height, width),
             sweeps=len(exact.plan.sweeps) if exact is not None else 0,
@@ -280,13 +291,7 @@ class Restorer:
             return None
         wanted = options.global_statistics == "exact"
         try:
-            if not isinstance(self.session, DivisibleSession):
-                raise InputError(
-                    "exact tiles are for .onnx files in ONNX Runtime: restore with the one that export-model wrote, or "
-                    "take --global-statistics tile"
-                )
-            exact = self.session.exact()
-            exact.prepare()
+            return exact_model(self.session)
         except InputError as error:
             if wanted:
                 raise
@@ -294,7 +299,6 @@ class Restorer:
             if notice not in notices:
                 notices.append(notice)
             return None
-        return exact
 
     def _run_exactly(
         self,
@@ -304,7 +308,7 @@ class Restorer:
         sizing: Sizing,
         options: Options,
         progress: Progress | None,
-    ) -> Plan:
+    ) -> Grid:
         """Restore a scene exactly in tiles; return the last sweep's."""
         from .exact.scenes import restore_exactly
 
@@ -348,11 +352,7 @@ class Restorer:
                     progress(done, len(corners))
                 restored = restored.reshape(len(group), planes, *restored.shape[1:])
                 for (y, x), of_tile in zip(group, restored, strict=True):
-                    if not np.isfinite(of_tile).all():
-                        raise NotFiniteError(
-                            f"the model gave NaN or infinity in the tile at row {y}, column {x}; "
-                            "look for the cause with: keygraph compare MODEL CHECKPOINT --inputs IMAGE"
-                        )
+                    require_finite(of_tile, f"in the tile at row {y}, column {x}")
                     yield given.channels.join(of_tile)
 
     def _take(
@@ -372,6 +372,24 @@ class Restorer:
                 )
             parts.append(part.copy() if start + most < count else part)  # A result is valid until the next one.
         return (parts[0] if len(parts) == 1 else np.concatenate(parts))[:count]
+
+
+def exact_model(session: Session) -> ExactModel:
+    """Take a session's network apart for exact tiled inference.
+
+    Raises
+    ------
+    InputError
+        This session's network cannot be run exactly in tiles; the message says why.
+    """
+    if not isinstance(session, DivisibleSession):
+        raise InputError(
+            "exact tiles are for .onnx files in ONNX Runtime: restore with the one that export-model wrote, or "
+            "take --global-statistics tile"
+        )
+    exact = session.exact()
+    exact.prepare()
+    return exact
 
 
 def _parts(inputs: Inputs, most: int, filled: bool) -> Iterator[Inputs]:
@@ -406,16 +424,6 @@ def _k_notices(manifest: Manifest, k: int | None) -> list[str]:
     if k is None or not trained or min(trained) <= k <= max(trained):
         return []
     return [f"k is {k}, but the model was trained with {min(trained)} to {max(trained)}: the quality is unknown there"]
-
-
-def _least_overlap(plan: Plan) -> int:
-    """Of the tiles of a plan."""
-    shared = [
-        first + axis.tile - second
-        for axis in (plan.rows, plan.columns)
-        for first, second in zip(axis.origins, axis.origins[1:], strict=False)
-    ]
-    return min(shared, default=0)
 
 
 def _tile_notices(manifest: Manifest, sizing: Sizing) -> list[str]:

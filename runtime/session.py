@@ -110,10 +110,6 @@ def result_shape(manifest: Manifest, shape: Sequence[int]) -> tuple[int, int, in
     return batch, manifest.out_channels, (height - down) * manifest.scale, (width - across) * manifest.scale
 
 
-class NotFiniteError(KeygraphError):
-    """A model gave NaN or infinity; the message says where."""
-
-
 class SessionMemoryError(KeygraphError):
     """An engine ran out of memory: really so, and for no other reason."""
 

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from ...runtime.metrics import LARGEST
 from ...runtime.tiling import Axis, Plan, seam_ratio
 from .. import failures
 from ..blocks import BlockDifference
 from ..difference import Difference
-from ..origin import LARGEST
 from ..run import Comparison, Run
 from ..stages import StageAgreement
 from .encoding import DECADES

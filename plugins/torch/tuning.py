@@ -16,9 +16,9 @@ from typing import Any
 import torch
 import triton
 
-from ... import __version__
 from ...errors import InputError
 from ...files import atomic_path
+from ...version import version
 from ..triton.jit import DTYPES, Sizes, capability, fitting
 from ..triton.variants import Variant
 
@@ -175,7 +175,7 @@ def _round(variants: Sequence[Variant], launch: Launch) -> list[float]:
 def _machine(device: torch.device) -> str:
     """What choices depend on beyond the problem."""
     name = torch.cuda.get_device_properties(device).name
-    return f"{name}, keygraph {__version__}, torch {torch.__version__}, triton {triton.__version__}"
+    return f"{name}, keygraph {version()}, torch {torch.__version__}, triton {triton.__version__}"
 
 
 def _known(machine: str) -> dict[str, int]:

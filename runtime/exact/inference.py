@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ...errors import InputError, KeygraphError
 from ..canvas import Sink, Source
-from ..session import NotFiniteError
+from ..finite import require_finite
 from .features import FeatureFile
 from .locality import Statistic
 from .plan import Feature, Sweep, SweepPlan
@@ -134,7 +134,7 @@ def infer(
     ------
     InputError
         The tile is too small, or the disk too full.
-    KeygraphError
+    NotFiniteError
         The network gave NaN or infinity.
     """
     height, width = size
@@ -167,8 +167,7 @@ def infer(
             del run  # One model at a time: the next is opened when this one's memory is free.
             for name, summed in totals.items():
                 known[name] = summed.finish(height * width, plan.locality.facts.types[name])
-                if not np.isfinite(known[name]).all():
-                    raise NotFiniteError(f"the model gave NaN or infinity in {name}, taken over the whole image")
+                require_finite(known[name], f"in {name}, taken over the whole image")
             later = {feature.name for after in plan.sweeps[index + 1 :] for feature in after.reads}
             for name in set(features) - later:
                 features.pop(name).close()

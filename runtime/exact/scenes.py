@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import KeygraphError
 from ...manifest import Manifest
 from ..canvas import Sink
+from ..finite import require_finite
 from ..padding import round_up
 from ..scene import Scene, Windows
 from ..tiling import Axis, Plan
@@ -24,6 +27,26 @@ from .model import ExactModel
 _STRIP = 64
 
 
+@dataclass(frozen=True)
+class Grid:
+    """The tiles of the last sweep.
+
+    Attributes
+    ----------
+    plan
+        What each of them adds to the result. They meet without a halo; where the unit does not allow equal tiles, the
+        smaller ones are given as large as the largest, and so overlap in the plan.
+    tile
+        Height and width of the largest with its halo.
+    overlap
+        Pixels that two neighbours with their halos have in common, 0 for a single tile.
+    """
+
+    plan: Plan
+    tile: tuple[int, int]
+    overlap: int
+
+
 def restore_exactly(
     exact: ExactModel,
     manifest: Manifest,
@@ -32,7 +55,7 @@ def restore_exactly(
     tile: int,
     folder: Path,
     progress: Progress | None = None,
-) -> Plan:
+) -> Grid:
     """Restore a scene.
 
     Parameters
@@ -58,7 +81,7 @@ def restore_exactly(
     ------
     InputError
         The tile is too small, or the disk too full.
-    KeygraphError
+    NotFiniteError
         The network gave NaN or infinity.
     """
     multiple, scale, planes = manifest.size_multiple, manifest.scale, given.channels.planes
@@ -133,16 +156,29 @@ class _Joined:
     def write_planes(self, top: int, left: int, values: NDArray[Any]) -> None:
         """Put [planes, height, width, C] at a place."""
         joined = self._given.channels.join(np.moveaxis(values.astype(np.float32, copy=False), 3, 1))
-        if not np.isfinite(joined).all():
-            raise KeygraphError(f"the model gave NaN or infinity in the tile at row {top}, column {left}")
+        require_finite(joined, f"in the tile at row {top}, column {left}")
         self._sink.write(top, left, from_model(np.moveaxis(joined, 0, 2), self._manifest, self._given.dtype))
 
 
-def _grid(exact: ExactModel, size: tuple[int, int], tile: int) -> Plan:
-    """The last sweep's tiles, with what they overlap by."""
-    outer = [piece.outer for piece in tiles(exact.plan.sweeps[-1], *size, tile)]
-    axes = [
-        Axis(size[axis], max(piece[axis + 2] - piece[axis] for piece in outer), tuple(sorted({p[axis] for p in outer})))
-        for axis in (0, 1)
-    ]
-    return Plan(axes[0], axes[1])
+def _grid(exact: ExactModel, size: tuple[int, int], tile: int) -> Grid:
+    sweep = exact.plan.sweeps[-1]
+    cut = tiles(sweep, *size, tile, exact.plan.stretch(sweep))
+    rows = sorted({(one.top, one.bottom, one.outer[0], one.outer[2]) for one in cut})
+    columns = sorted({(one.left, one.right, one.outer[1], one.outer[3]) for one in cut})
+    return Grid(
+        Plan(_axis(rows, size[0]), _axis(columns, size[1])),
+        (max(below - above for _, _, above, below in rows), max(end - start for _, _, start, end in columns)),
+        min((*_overlaps(rows), *_overlaps(columns)), default=0),
+    )
+
+
+def _axis(steps: list[tuple[int, int, int, int]], length: int) -> Axis:
+    """Tiles of one size, as `Axis` wants them, each with one step in it."""
+    tile = max(beyond - first for first, beyond, *_ in steps)
+    return Axis(length, tile, tuple(min(first, length - tile) for first, *_ in steps))
+
+
+def _overlaps(steps: list[tuple[int, int, int, int]]) -> Iterator[int]:
+    """What every step with its halo has in common with the next."""
+    for (*_, end), (_, _, start, _) in itertools.pairwise(steps):
+        yield end - start

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from keygraph.engines.backend import Software, choose
 from keygraph.engines.model import load_model
 from keygraph.engines.targets import TARGETS, find_target
 from keygraph.errors import InputError, MissingDependencyError
+from keygraph.runtime import memory
 from keygraph.runtime.gpu import Gpu
 from keygraph.runtime.tensorrt_backend import loader_path
 from rtx import needs_rtx
@@ -106,17 +108,20 @@ def test_the_parser_finds_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
         assert environment["LD_LIBRARY_PATH"] == "/elsewhere"
 
 
-def test_memory(tmp_path: Path) -> None:
-    meminfo, cgroup = tmp_path / "meminfo", tmp_path / "cgroup"
-    assert preflight.available_memory(meminfo, cgroup) is None
-    meminfo.write_text("MemTotal: 9000000 kB\nMemAvailable: 4000000 kB\n")
-    assert preflight.available_memory(meminfo, cgroup) == 4096000000
-    cgroup.mkdir()
-    (cgroup / "memory.current").write_text("1000000000\n")
-    (cgroup / "memory.max").write_text("max\n")
-    assert preflight.available_memory(meminfo, cgroup) == 4096000000
-    (cgroup / "memory.max").write_text("3000000000\n")
-    assert preflight.available_memory(meminfo, cgroup) == 2000000000
+def test_memory_that_files_only_cache_is_room(single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container whose memory is full of files' pages, which the system gives back when it is asked for more."""
+    model = load_model(single)
+    need = preflight.host_need(model)
+    group = tmp_path / "sys/fs/cgroup"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text(f"{need + (100 << 20)}\n")
+    (group / "memory.current").write_text(f"{need}\n")
+    (group / "memory.stat").write_text(f"anon 1\ninactive_file {need}\n")
+    monkeypatch.setattr(memory, "available", partial(memory.available, tmp_path))
+    preflight.check(model, tmp_path)
+    (group / "memory.stat").write_text("anon 1\ninactive_file 0\n")
+    with pytest.raises(InputError, match="and 100 MiB are free"):
+        preflight.check(model, tmp_path)
 
 
 def test_no_room_is_found_before_the_work(single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,10 +130,10 @@ def test_no_room_is_found_before_the_work(single: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _folder: SimpleNamespace(free=1 << 20))
     with pytest.raises(InputError, match=r"has 1 MiB free, and an engine needs about \d+ MiB; make room"):
         preflight.check(model, tmp_path)
-    monkeypatch.setattr(preflight, "available_memory", lambda: 100 << 20)
+    monkeypatch.setattr(memory, "available", lambda: 100 << 20)
     with pytest.raises(InputError, match=r"building needs about [\d,]+ MiB of memory, and 100 MiB are free"):
         preflight.check(model, tmp_path)
     assert preflight.parallel(model, 4) == 1
-    monkeypatch.setattr(preflight, "available_memory", lambda: 3 * preflight.host_need(model))
+    monkeypatch.setattr(memory, "available", lambda: 3 * preflight.host_need(model))
     assert preflight.parallel(model, 4) == 3
     assert preflight.parallel(model, 2) == 2

@@ -18,8 +18,7 @@ import pytest
 import pyvips
 from keygraph.errors import InputError
 from keygraph.manifest import ExtraInput
-from keygraph.parity import Run, compare
-from keygraph.parity.mending import Mending
+from keygraph.parity import Mending, Run, compare
 from keygraph.parity.report import check_report, encoding, pictures, write_report
 from keygraph.runtime.images import Picture, write
 from keygraph.runtime.values import from_model

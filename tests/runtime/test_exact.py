@@ -79,6 +79,11 @@ def test_exact_tiles_give_the_whole_images_result(
     cut = tile < max(height, width)
     assert (exact.sweeps > 1) == cut
     assert len(exact.plan.tiles) >= (2 if cut else 1)
+    for axis in (exact.plan.rows, exact.plan.columns):
+        assert (axis.origins[0], axis.origins[-1]) == (0, axis.length - axis.tile)
+        assert list(axis.origins) == sorted(set(axis.origins))
+    assert exact.tile[0] >= exact.plan.rows.tile
+    assert exact.overlap > 0 if len(exact.plan.tiles) > 1 else exact.overlap == 0
     if cut:
         # The same tiles by themselves are something else: the comparison can fail.
         plain = restorer.restore(given, tile=tile, global_statistics="tile")

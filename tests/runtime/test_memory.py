@@ -38,6 +38,8 @@ def test_the_least_of_machine_and_container_counts(tmp_path: Path) -> None:
     ):
         (tmp_path / name).mkdir()
         assert memory.available(system(tmp_path / name, **options)) == expected  # type: ignore[arg-type]
+    (tmp_path / "tight/sys/fs/cgroup/memory.stat").unlink()
+    assert memory.available(tmp_path / "tight") == GIB
     assert memory.available(tmp_path / "nothing") is None
 
 
