@@ -204,6 +204,32 @@ def test_the_tests_plugin_writes_what_passed_and_failed(tmp_path: Path) -> None:
     ]
 
 
+#: Its kernel reads where it must not: from then on CUDA's every call fails in that process.
+LOSES_THE_GPU = """
+import pytest, torch
+def lost(): raise RuntimeError("CUDA error: an illegal memory access was encountered")
+def test_loses_the_gpu():
+    torch.cuda.is_initialized, torch.cuda.synchronize = (lambda: True), lost
+    lost()
+@pytest.mark.parametrize("number", range(3))
+def test_needs_the_gpu(number): torch.cuda.is_initialized() and torch.cuda.synchronize()
+"""
+
+
+def test_a_worker_that_lost_the_gpu_gets_a_successor(tmp_path: Path) -> None:
+    pytest.importorskip("xdist")
+    (tmp_path / "test_planted.py").write_text(LOSES_THE_GPU)
+    path = tmp_path / "results.json"
+    words = ["-q", "-n", "1", "-p", "gpu_pytest", "--gpu-json", str(path), str(tmp_path)]
+    command = [sys.executable, "-m", "pytest", "-c", os.devnull, "-p", "no:cacheprovider", *words]
+    environment = os.environ | {"PYTHONPATH": str(BENCHMARKS)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    found = json.loads(path.read_text())
+    assert found["passed"] == 3, done.stdout
+    assert [name.partition("::")[2].split()[0] for name in found["failures"]] == ["test_loses_the_gpu"] * 2
+    assert "illegal memory access" in next(iter(found["failures"].values()))
+
+
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of a machine that has neither these packages nor a registry."""
