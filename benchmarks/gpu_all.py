@@ -36,7 +36,7 @@ PYTHON = sys.executable
 
 #: Processes of a test run: the compiler wants cores, and each process half a gigabyte of the GPU's memory.
 WORKERS = min(14, os.cpu_count() or 1)
-#: Seconds for one test; a kernel that hangs must not take the others along: shorter than any step's limit.
+#: Seconds for one test; a kernel that hangs must not take the others along: less than the limit of their step.
 TEST_LIMIT = 45
 C_LIBRARY = "tests/gpu/test_cuda_library.py"
 #: The rivals' conformance is not ours, and each compiled FlexAttention takes seconds.

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from gpu_lost import is_lost
 
 #: Characters of a failure's message that are kept, and failures.
 _MESSAGE, _FAILURES = 2000, 60
@@ -46,20 +46,9 @@ class _Worker:
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logfinish(self) -> None:
-        if self._failed and _gpu_is_lost():
+        if self._failed and is_lost():
             os._exit(1)  # Nothing that ends in order could still use the GPU.
         self._failed = False
-
-
-def _gpu_is_lost() -> bool:
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
-        return False
-    try:
-        torch.cuda.synchronize()
-    except RuntimeError:
-        return True
-    return False
 
 
 class _Results:
