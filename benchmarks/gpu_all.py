@@ -36,8 +36,8 @@ PYTHON = sys.executable
 
 #: Processes of a test run: the compiler wants cores, and each process half a gigabyte of the GPU's memory.
 WORKERS = min(14, os.cpu_count() or 1)
-#: Seconds for one test; a kernel that hangs must not take the others along.
-TEST_LIMIT = 60
+#: Seconds for one test; a kernel that hangs must not take the others along: less than the limit of their step.
+TEST_LIMIT = 45
 C_LIBRARY = "tests/gpu/test_cuda_library.py"
 #: The rivals' conformance is not ours, and each compiled FlexAttention takes seconds.
 RIVALS = "flex or (test_attention and (mask or gather or sdpa))"
@@ -125,7 +125,7 @@ def _tests(
     environment: Mapping[str, str] | None = None,
 ) -> Step:
     """Tests: in a dry run they are collected, and skip for want of a GPU."""
-    command = (*_pytest(), *arguments)
+    command = (*_pytest(), *_test_limit(), *arguments)
     if not dry and importlib.util.find_spec("xdist"):
         command = (*command, "-n", str(WORKERS))
     wanted = tuple(need for need in needs if need == "harness") if dry else needs
@@ -145,11 +145,17 @@ def _sanitized(tool: str, limit: float, dry: bool) -> Step:
 
 
 def _pytest() -> tuple[str, ...]:
-    timeout = ("--timeout", str(TEST_LIMIT)) if importlib.util.find_spec("pytest_timeout") else ()
     return (
         PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "gpu_pytest", "--gpu-json", "{json}",
-        "--continue-on-collection-errors", "--tb", "short", "-r", "fE", *timeout,
+        "--continue-on-collection-errors", "--tb", "short", "-r", "fE",
     )  # fmt: skip
+
+
+def _test_limit() -> tuple[str, ...]:
+    if not importlib.util.find_spec("pytest_timeout"):
+        return ()
+    # By a thread: a signal would wait for the call that waits for the kernel.
+    return ("--timeout", str(TEST_LIMIT), "--timeout-method", "thread")
 
 
 def gpu() -> str | None:

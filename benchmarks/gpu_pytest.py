@@ -1,6 +1,9 @@
 """A pytest plugin that writes what passed and failed while the tests run, so that a limit loses no result.
 
 pytest -p gpu_pytest --gpu-json FILE: `passed`, `failed`, `skipped`, the failures' messages, and why what was skipped.
+
+A kernel that reads where it must not leaves its process without the GPU, and every later test there fails. So a worker
+of pytest-xdist ends after such a test, which then counts as failed once more, and gets a successor.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gpu_lost import is_lost
 
 #: Characters of a failure's message that are kept, and failures.
 _MESSAGE, _FAILURES = 2000, 60
@@ -27,8 +31,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     path: Path | None = config.getoption("--gpu-json")
     # Workers of pytest-xdist send their reports to the process that started them.
-    if path is not None and not hasattr(config, "workerinput"):
+    if hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Worker())
+    elif path is not None:
         config.pluginmanager.register(_Results(path))
+
+
+class _Worker:
+    def __init__(self) -> None:
+        self._failed = False
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._failed |= report.failed
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logfinish(self) -> None:
+        if self._failed and is_lost():
+            os._exit(1)  # Nothing that ends in order could still use the GPU.
+        self._failed = False
 
 
 class _Results:

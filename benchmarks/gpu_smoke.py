@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable
 
 import torch
+from gpu_lost import is_lost
 from gpu_script import Report, options, reason, require_gpu
 from keygraph.bench.operators import OUR_LINKS, OUR_TOLERANCE
 from keygraph.bench.problem import DTYPES, Inputs, Problem, random_inputs
@@ -61,7 +62,7 @@ def main() -> int:
     if shutil.which("nvidia-smi"):
         said = subprocess.run(["nvidia-smi", "-q", "-d", "CLOCK,POWER"], capture_output=True, text=True, check=False)
         print(said.stdout)
-    rows = []
+    rows: list[list[str]] = []
     for dtype in arguments.dtype:
         problem = Problem(2, 2, 64, 16, 9, dtype, 32) if arguments.tiny else Problem(4, 6, 1024, 30, 128, dtype)
         inputs = random_inputs(problem, place)
@@ -73,8 +74,12 @@ def main() -> int:
                 cell, wrong = "failed", [reason(error)]
             row.append(cell if not wrong else "wrong: " + "; ".join(wrong))
             report.errors += [f"{name}, {problem}: {what}" for what in wrong]
+            header = ["windows x heads x N x D, k", "just in time", "C library"]
+            report.table("against float64", header, [*rows, [*row, *["-"] * (len(header) - len(row))]])
+            if is_lost():
+                report.errors.append("the GPU is lost to this process: nothing else was tried")
+                return report.finish()
         rows.append(row)
-        report.table("against float64", ["windows x heads x N x D, k", "just in time", "C library"], rows)
     return report.finish()
 
 

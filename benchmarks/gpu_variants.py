@@ -7,13 +7,17 @@ memory for is not. What a launch costs the host is measured apart, on a tiny pro
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import triton
+from gpu_lost import is_lost
 from gpu_script import Report, gpus, options, reason, require_gpu
 from keygraph.bench.floor import attention_floor, graph_floor
 from keygraph.bench.operators import OUR_LINKS, OUR_TOLERANCE
@@ -29,6 +33,18 @@ from torch import Tensor
 _HOST_LAUNCHES, _CAPTURED = 200, 8
 #: Nodes of the problem on which the host's cost is measured.
 _SMALL = 32
+#: So often another process goes on: each costs seconds.
+_MOST_LOST = 4
+#: The name of what lost it, where that was none of the variants alone.
+_TIMING = "timing"
+
+
+class LostGpu(Exception):
+    """This process cannot use the GPU any more, from the variant `name` on."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}; the GPU is lost to this process")
+        self.name = name
 
 
 @dataclass(frozen=True)
@@ -129,8 +145,13 @@ def wrong(case: Case, given: Tensors, result: Tensor) -> str | None:
     return None if error <= OUR_TOLERANCE[case.problem.dtype] else f"error {error:.2g}"
 
 
-def measured(case: Case, place: torch.device, rounds: int, errors: list[str]) -> dict[str, Any]:
-    """Time every variant by every host; return {"milliseconds": {host: {variant: ms}}, "failures"}."""
+def measured(
+    case: Case, place: torch.device, rounds: int, report: Report, without: Collection[str] = ()
+) -> dict[str, Any]:
+    """Time every variant by every host; return {"milliseconds": {host: {variant: ms}}, "failures"}.
+
+    `without` names what is left out: those at which the GPU was lost before. Raises LostGpu.
+    """
     sets = input_sets(case.problem.attention_bytes, place)
     given = [tensors(case, place, seed) for seed in range(sets)]
     calls: dict[str, Sequence[Callable[[], Tensor]]] = {}
@@ -138,6 +159,11 @@ def measured(case: Case, place: torch.device, rounds: int, errors: list[str]) ->
     for host, prepare in HOSTS.items():
         for variant in case.fitting(place):
             name = f"{host}: {variant.name}"
+            if name in without:
+                failures[name] = "the GPU is lost"
+                continue
+            report.values["running"] = f"{case.op}, {case}: {name}"
+            report.write()  # What a kernel was that hangs.
             try:
                 prepared = [prepare(case, variant, each) for each in given]
                 problem = wrong(case, given[0], prepared[0]())
@@ -146,12 +172,17 @@ def measured(case: Case, place: torch.device, rounds: int, errors: list[str]) ->
                 continue
             except Exception as error:  # One variant's failure must not lose the others' numbers.
                 problem = reason(error)
+                if is_lost():
+                    raise LostGpu(name, problem) from error
             if problem is None:
                 calls[name] = prepared
             else:
                 failures[name] = problem
-                errors.append(f"{case}: {name}: {problem}")
-    times = gpu_medians(calls, rounds)
+                report.errors.append(f"{case}: {name}: {problem}")
+    try:
+        times = {} if _TIMING in without else gpu_medians(calls, rounds)
+    except RuntimeError as error:
+        raise LostGpu(_TIMING, reason(error)) from error
     by_host = {
         host: {name.removeprefix(f"{host}: "): ms for name, ms in times.items() if name.startswith(host)}
         for host in HOSTS
@@ -239,6 +270,18 @@ def show(report: Report, op: str, results: dict[Case, dict[str, Any]], ceilings:
         report.table(f"{op}, {host}, us", ["variant", *map(str, columns)], rows)
 
 
+def goes_on(report: Report, case: Case, error: LostGpu) -> int:
+    """Let another process do what is left; return its exit code."""
+    report.values["lost"].append([f"{case.op}, {case}", error.name])
+    report.errors.append(f"{case}: {error}")
+    if "--json" not in sys.argv or len(report.values["lost"]) > _MOST_LOST:
+        return report.finish()
+    report.write()
+    print(f"{case}: {error}; another process goes on", flush=True)
+    words = [word for word in sys.argv if word != "--go-on"]
+    return subprocess.run([sys.executable, *words, "--go-on"], check=False).returncode
+
+
 def _cell(ms: float | None, best: float) -> str:
     if ms is None:
         return "-"
@@ -248,13 +291,26 @@ def _cell(ms: float | None, best: float) -> str:
 def main() -> int:
     parser = options(__doc__, rounds=6)
     parser.add_argument("--dtype", choices=["float16", "bfloat16", "float32"], default="float16")
+    parser.add_argument("--go-on", action="store_true", help="after a process that lost the GPU, with its --json")
     arguments = parser.parse_args()
     place = require_gpu()
     report = Report(arguments)
-    report.values |= {"dtype": arguments.dtype, "cases": []}
+    report.values |= {"dtype": arguments.dtype, "cases": [], "lost": []}
+    if arguments.go_on:
+        before = json.loads(arguments.json.read_text())
+        report.values |= {name: before[name] for name in ("cases", "lost", "tables")}
+        report.errors += before["errors"]
+    done = list(report.values["cases"])
     results: dict[Case, dict[str, Any]] = {}
-    for case in cases(arguments.dtype, arguments.tiny):
-        results[case] = measured(case, place, arguments.rounds, report.errors)
+    for number, case in enumerate(cases(arguments.dtype, arguments.tiny)):
+        if number < len(done):
+            results[case] = done[number]
+            continue
+        without = [name for of, name in report.values["lost"] if of == f"{case.op}, {case}"]
+        try:
+            results[case] = measured(case, place, arguments.rounds, report, without)
+        except LostGpu as error:
+            return goes_on(report, case, error)
         report.values["cases"].append(
             {"op": case.op, "problem": vars(case.problem), "heads_last": case.heads_last, **results[case]}
         )

@@ -9,6 +9,11 @@ from torch import Tensor
 _SHARE = "_keygraph_share"
 
 
+def remember_share(graph: Tensor, share: float) -> None:
+    """Let the attention know what share of the nodes a graph's rows keep, without looking into the graph."""
+    setattr(graph, _SHARE, share)
+
+
 def kernel_key_graph(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
     """`key_graph` by the kernels, without waiting for the device: a k on it is read there.
 
@@ -40,7 +45,7 @@ def kernel_key_graph(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
     )
     graph = jit.key_graph(query, key, k, variant)
     if share is not None:
-        setattr(graph, _SHARE, share)
+        remember_share(graph, share)
     return graph
 
 

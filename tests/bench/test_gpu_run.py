@@ -204,6 +204,65 @@ def test_the_tests_plugin_writes_what_passed_and_failed(tmp_path: Path) -> None:
     ]
 
 
+#: Its kernel reads where it must not: from then on CUDA's every call fails in that process.
+LOSES_THE_GPU = """
+import pytest, torch
+def lost(): raise RuntimeError("CUDA error: an illegal memory access was encountered")
+def test_loses_the_gpu():
+    torch.cuda.is_initialized, torch.cuda.synchronize = (lambda: True), lost
+    lost()
+@pytest.mark.parametrize("number", range(3))
+def test_needs_the_gpu(number): torch.cuda.is_initialized() and torch.cuda.synchronize()
+"""
+
+
+def test_a_worker_that_lost_the_gpu_gets_a_successor(tmp_path: Path) -> None:
+    pytest.importorskip("xdist")
+    (tmp_path / "test_planted.py").write_text(LOSES_THE_GPU)
+    path = tmp_path / "results.json"
+    words = ["-q", "-n", "1", "-p", "gpu_pytest", "--gpu-json", str(path), str(tmp_path)]
+    command = [sys.executable, "-m", "pytest", "-c", os.devnull, "-p", "no:cacheprovider", *words]
+    environment = os.environ | {"PYTHONPATH": str(BENCHMARKS)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    found = json.loads(path.read_text())
+    assert found["passed"] == 3, done.stdout
+    assert [name.partition("::")[2].split()[0] for name in found["failures"]] == ["test_loses_the_gpu"] * 2
+    assert "illegal memory access" in next(iter(found["failures"].values()))
+
+
+#: gpu_variants.py, in which the first variant of the attention takes the GPU along.
+LOSES_IT_AT_A_VARIANT = """
+import sys
+import gpu_variants
+prepare = gpu_variants.just_in_time
+def planted(case, variant, given):
+    if case.op == "KeyGraphAttention" and variant == case.fitting(gpu_variants.torch.device("cuda"))[0]:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+    return prepare(case, variant, given)
+gpu_variants.HOSTS["just in time"], gpu_variants.is_lost = planted, lambda: True
+sys.argv[0] = gpu_variants.__file__  # The one that goes on is the script itself, without what is planted here.
+sys.exit(gpu_variants.main())
+"""
+
+
+def test_another_process_goes_on_where_a_variant_loses_the_gpu(tmp_path: Path) -> None:
+    path = tmp_path / "v.json"
+    environment = {"PYTHONPATH": str(BENCHMARKS), "KEYGRAPH_PRETEND_GPU": "1", "TRITON_INTERPRET": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", LOSES_IT_AT_A_VARIANT, "--tiny", "--rounds", "1", "--json", str(path)],
+        env=os.environ | environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    found = json.loads(path.read_text())
+    assert len(found["errors"]) == 1
+    assert "illegal memory access" in found["errors"][0]
+    (lost,) = found["lost"]
+    assert len(found["cases"]) == 3
+    assert found["cases"][0]["failures"] == {lost[1]: "the GPU is lost"}
+    assert len(found["cases"][1]["milliseconds"]["just in time"]) > 3
+    assert found["launches"]
+
+
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of a machine that has neither these packages nor a registry."""

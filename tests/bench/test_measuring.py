@@ -17,6 +17,7 @@ from keygraph.bench.problem import Problem, random_inputs
 from keygraph.bench.timing import cpu_times
 from keygraph.cli import main
 from keygraph.errors import InputError
+from keygraph.plugins.torch import key_graph
 
 BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
 CPU = torch.device("cpu")
@@ -150,6 +151,14 @@ def test_a_rival_that_cannot_is_left_out(monkeypatch: pytest.MonkeyPatch) -> Non
     times = measure(TINY, CPU, rounds=1)["KeyGraphAttention"]
     assert times.failures == {"greedy": "out of memory: tried to allocate everything"}
     assert times.ratio("greedy") is None
+
+
+def test_inputs_need_no_kernel_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A KeyGraph that fails or hangs must not take along what measures the attention alone."""
+    inputs = random_inputs(TINY, CPU)
+    assert torch.equal(inputs.graph, key_graph(inputs.nodes, inputs.nodes, torch.tensor([TINY.k])))
+    monkeypatch.delattr("keygraph.plugins.torch.operators._largest")
+    assert torch.equal(random_inputs(TINY, CPU).graph, inputs.graph)
 
 
 def test_chunks_do_not_change_what_is_gathered() -> None:

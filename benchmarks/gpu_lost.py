@@ -1,0 +1,17 @@
+"""Whether this process can still use the GPU: after a kernel that reads where it must not, every call of CUDA fails."""
+
+from __future__ import annotations
+
+import sys
+
+
+def is_lost() -> bool:
+    """Wait for the GPU; false where PyTorch has not used it."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
