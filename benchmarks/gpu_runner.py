@@ -32,6 +32,8 @@ _LOG_HEAD, _LOG_TAIL = 20_000, 180_000
 _PRINTED_LINES = 25
 #: Seconds that a step has to end after SIGTERM.
 _PATIENCE = 3.0
+#: Seconds after which a running step's results are written.
+_PAUSE = 5.0
 
 _PR_SET_PDEATHSIG = 1
 
@@ -139,7 +141,10 @@ class Runner:
         began = time.monotonic()
         try:
             with output.open("wb") as file:
-                code = _call(command, self._cwd, self._environment | dict(step.environment), step.limit, file)
+                environment = self._environment | dict(step.environment)
+                code = _call(
+                    command, self._cwd, environment, step.limit, file, lambda: self._note_progress(step, result)
+                )
         except OSError as error:
             output.write_text(f"{error}\n")
             code = 127
@@ -162,6 +167,12 @@ class Runner:
         if record["status"] in BAD:
             print("\n".join(f"    {line}" for line in text.splitlines()[-_PRINTED_LINES:]), flush=True)
         return record
+
+    def _note_progress(self, step: Step, result: Path) -> None:
+        """Write what the running step has measured so far: whoever kills the runner leaves that."""
+        with suppress(OSError, ValueError):
+            self.records[step.name]["result"] = json.loads(result.read_text())
+            self._write()
 
     def _not_run(self, step: Step, record: dict[str, Any], status: str, reason: str) -> dict[str, Any]:
         print(f"[{time.monotonic() - self._began:6.1f} s] {step.name}: {status}: {reason}", flush=True)
@@ -207,15 +218,28 @@ def _seconds(record: Mapping[str, Any]) -> str:
     return f"{record['seconds']:.0f}" if "seconds" in record else "-"
 
 
-def _call(command: Sequence[str], cwd: Path, environment: Mapping[str, str], limit: float, output: Any) -> int | None:
-    """Run a command in its own process group; return its exit code, negative for a signal, or None past the limit."""
+def _call(
+    command: Sequence[str],
+    cwd: Path,
+    environment: Mapping[str, str],
+    limit: float,
+    output: Any,
+    meanwhile: Callable[[], None],
+) -> int | None:
+    """Run a command in its own process group; return its exit code, negative for a signal, or None past the limit.
+
+    `meanwhile` is called every few seconds.
+    """
     process = subprocess.Popen(
         command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
         preexec_fn=_GroupOfItsOwn(),
     )  # fmt: skip
+    end = time.monotonic() + limit
     try:
-        return process.wait(limit)
-    except subprocess.TimeoutExpired:
+        while (left := end - time.monotonic()) > 0:
+            with suppress(subprocess.TimeoutExpired):
+                return process.wait(min(left, _PAUSE))
+            meanwhile()
         return None
     finally:
         _end(process)

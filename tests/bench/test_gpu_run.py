@@ -126,15 +126,22 @@ def test_a_runner_that_is_killed_leaves_what_was_done(number: signal.Signals, tm
 import os, sys
 from pathlib import Path
 sys.path.insert(0, {str(BENCHMARKS)!r})
+import gpu_runner
 from gpu_runner import Runner, Step
-hangs = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(600)"
+gpu_runner._PAUSE = 0.1
+hangs = "import os, time; " + {writes('{"half": 1}')!r}
+hangs += "; open('pid', 'w').write(str(os.getpid())); time.sleep(600)"
 steps = [Step("done", (sys.executable, "-c", {writes('{"x": 1}')!r}, "{{json}}"), 60),
-         Step("hangs", (sys.executable, "-c", hangs), 600), Step("never", (sys.executable, "-c", ""), 60)]
+         Step("hangs", (sys.executable, "-c", hangs, "{{json}}"), 600), Step("never", (sys.executable, "-c", ""), 60)]
 Runner(Path("out"), 1000, conditions={{}}, environment=os.environ, cwd=Path.cwd()).run(steps)
 """
     process = subprocess.Popen([sys.executable, "-c", planted], cwd=tmp_path, stdout=subprocess.DEVNULL)
     pid = tmp_path / "pid"
     while not (pid.is_file() and pid.read_text()):
+        assert process.poll() is None
+        time.sleep(0.05)
+    page = tmp_path / "out" / "results.json"
+    while "half" not in page.read_text():
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(number)
@@ -143,6 +150,7 @@ Runner(Path("out"), 1000, conditions={{}}, environment=os.environ, cwd=Path.cwd(
     assert found["done"]["status"] == "passed"
     assert found["done"]["result"] == {"x": 1}
     assert found["hangs"]["status"] == "running"
+    assert found["hangs"]["result"] == {"half": 1}
     assert "never" not in found
     assert "done" in (tmp_path / "out" / "gpu.md").read_text()
     assert not alive(int(pid.read_text()))

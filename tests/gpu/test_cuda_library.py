@@ -146,11 +146,16 @@ def test_streams_are_the_callers() -> None:
 def test_nothing_is_allocated() -> None:
     q, k, v, graph = problem()
     output = CudaLibrary().key_graph_attention(q, k, v, graph, None, None)
-    torch.cuda.synchronize()
-    free = torch.cuda.mem_get_info()[0]
-    for _ in range(10):
-        CudaLibrary().key_graph_attention(q, k, v, graph, None, None)
-    assert torch.cuda.mem_get_info()[0] >= free - (8 << 20)  # a cached block of PyTorch's for the outputs at most
+    lost = []
+    # The GPU's free memory is everybody's: other processes take of it meanwhile, but not every time.
+    for _ in range(20):
+        torch.cuda.synchronize()
+        free = torch.cuda.mem_get_info()[0]
+        for _ in range(50):
+            CudaLibrary().key_graph_attention(q, k, v, graph, None, None)
+        torch.cuda.synchronize()
+        lost.append(free - torch.cuda.mem_get_info()[0])
+    assert min(lost) <= 0, lost
     assert torch.isfinite(output).all()
 
 

@@ -111,7 +111,10 @@ class DeviceMemory final : public Memory {
     return reinterpret_cast<void*>(static_cast<uintptr_t>(address));
   }
   void write(void* to, const std::vector<char>& bytes) override {
-    if (!bytes.empty()) driver_.check(driver_.write(number(to), bytes.data(), bytes.size()), "cuMemcpyHtoD");
+    if (bytes.empty()) return;
+    driver_.check(driver_.write(number(to), bytes.data(), bytes.size()), "cuMemcpyHtoD");
+    // From pageable memory it may return before the copy has arrived, and our stream does not wait for the default one.
+    driver_.check(driver_.stream_synchronize(nullptr), "cuStreamSynchronize");
   }
   void read(const void* from, std::vector<char>& bytes) override {
     if (!bytes.empty()) driver_.check(driver_.read(bytes.data(), number(from), bytes.size()), "cuMemcpyDtoH");
