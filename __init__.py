@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .runtime.device import Device
-    from .runtime.pytorch import TorchSession
+    from .runtime.backends.pytorch import TorchSession
+    from .runtime.device.spec import Device
     from .runtime.restorer import Restorer as Restorer
 
 
@@ -63,7 +63,7 @@ def load(
     """
     from .errors import InputError
     from .files import CHECKPOINT_SUFFIXES
-    from .runtime.device import parse_device
+    from .runtime.device.spec import parse_device
     from .runtime.notices import warn
     from .runtime.restorer import Restorer
 
@@ -76,11 +76,11 @@ def load(
         raise InputError(f"the provider {provider} is for .onnx files, which {path} is not; leave it out")
     where = parse_device(device or ("cuda" if suffix == ".plan" or provider not in (None, "cpu") else "cpu"))
     if suffix == ".onnx":
-        from .runtime.onnx_runtime import OnnxRuntimeSession
+        from .runtime.backends.onnxruntime import OnnxRuntimeSession
 
         return Restorer(OnnxRuntimeSession(path, library, threads, where, provider, notice or warn))
     if suffix == ".plan":
-        from .runtime.tensorrt import TensorRtSession
+        from .runtime.backends.tensorrt import TensorRtSession
 
         return Restorer(TensorRtSession(path, where, library, allow_host_code, notice or warn))
     return Restorer(_checkpoint(path, where, threads, notice))
@@ -92,7 +92,7 @@ def _checkpoint(path: Path, device: Device, threads: int | None, notice: Callabl
 
     try:
         from .models import load_checkpoint
-        from .runtime.pytorch import TorchSession
+        from .runtime.backends.pytorch import TorchSession
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             f"{path} is a PyTorch checkpoint, which needs {error.name}; install it with: "

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from .implementations import Way
 from .problem import Inputs
-from .ways import Way
 
 
 def peak_extra(way: Way, inputs: Inputs) -> int:

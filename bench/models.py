@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from .. import load
 from ..errors import InputError, KeygraphError
 from ..files import CHECKPOINT_SUFFIXES
+from ..instrumentation.synthetic import test_inputs, test_scene
 from ..manifest import Manifest
-from ..runtime.device import Device, parse_device
-from ..runtime.gpu import used_memory
+from ..runtime.backends.base import Inputs, Session, StreamingSession, resolve_k, run_batches
+from ..runtime.device.cuda_driver import used_memory
+from ..runtime.device.spec import Device, parse_device
 from ..runtime.restorer import Restorer
-from ..runtime.sample import test_inputs, test_scene
-from ..runtime.session import Inputs, Session, StreamingSession, resolve_k, run_batches
-from ..runtime.sizing import choose
+from ..runtime.tiling.tile_size import choose
 from .timing import cpu_times
 
 T = TypeVar("T")
@@ -72,7 +72,7 @@ class Way:
         ).session
         if not self.compiled:
             return session
-        from ..runtime.pytorch import TorchSession
+        from ..runtime.backends.pytorch import TorchSession
 
         assert isinstance(session, TorchSession)
         return session.compiled()

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..plugins import library
+from .implementations import Call
 from .problem import Inputs
-from .ways import Call
 
 
 def our_attention(inputs: Inputs, functions: Sequence[Any] = ()) -> Call:

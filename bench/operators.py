@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from ..plugins.torch import unpack_graph
-from ..runtime.full_fp32 import full_fp32
-from . import onnx_runtime, ways
+from ..runtime.backends.full_fp32 import full_fp32
+from . import implementations, onnx_runtime
+from .implementations import Call, Way
 from .problem import Inputs, Problem, random_inputs
 from .reference import attention_error, graph_agreement
 from .timing import cpu_times, gpu_medians, input_sets
-from .ways import Call, Way
 
 OURS = "ours"
 #: Largest relative difference of ours, norm-wise, from the result in float64.
@@ -96,15 +96,17 @@ def measure(
     on_gpu = device.type == "cuda"
     sets = input_sets(problem.attention_bytes, device) if on_gpu else 1
     inputs = [random_inputs(problem, device, seed) for seed in range(sets)]
-    host = ways if on_gpu else onnx_runtime
+    host = implementations if on_gpu else onnx_runtime
     rivals = {
         name: way
-        for name, way in ways.attention_rivals(problem.channels, device.type, _CHUNK_BYTES[device.type]).items()
-        if ways.family(name) not in without
+        for name, way in implementations.attention_rivals(
+            problem.channels, device.type, _CHUNK_BYTES[device.type]
+        ).items()
+        if implementations.family(name) not in without
     }
     with full_fp32():
         return {
-            "KeyGraph": _times(inputs, host.our_graph, ways.GRAPH_RIVALS, rounds, on_gpu, _wrong_graph),
+            "KeyGraph": _times(inputs, host.our_graph, implementations.GRAPH_RIVALS, rounds, on_gpu, _wrong_graph),
             "KeyGraphAttention": _times(
                 inputs, host.our_attention, rivals, rounds, on_gpu, _wrong_attention(problem.dtype)
             ),

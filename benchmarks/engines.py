@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from keygraph.engines.targets import TARGETS
-from keygraph.runtime.sidecar import read
+from keygraph.runtime.backends.engine_metadata import read
 from timing import features
 
 #: As much freedom as an engine can have; k is chosen at run time anyway.

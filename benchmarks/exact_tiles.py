@@ -46,7 +46,7 @@ def write_photo(path: Path, height: int, width: int) -> None:
 
 def child(model: Path, source: Path, target: Path, tile: int, way: str, scratch: Path | None) -> dict[str, Any]:
     """Restore in this process, and tell what it took."""
-    from keygraph.runtime.photos import restore_file
+    from keygraph.runtime.restore_files import restore_file
 
     restorer = keygraph.load(model, threads=THREADS)
     began = time.perf_counter()

@@ -18,7 +18,7 @@ import torch
 from gpu_operators import SIZES
 from gpu_script import Report, options, reason, require_gpu
 from gpu_variants import Case, cases, just_in_time, tensors
-from keygraph.bench import ways
+from keygraph.bench import implementations
 from keygraph.bench.problem import Problem, random_inputs
 from keygraph.plugins.triton import jit
 from keygraph.plugins.triton.variants import Variant
@@ -83,7 +83,7 @@ def compiled(one: Task) -> tuple[str, float, str | None]:
     place = torch.device("cuda")
     try:
         if one.flex is not None:
-            way = ways.padded(ways.flex) if one.padded else ways.flex
+            way = implementations.padded(implementations.flex) if one.padded else implementations.flex
             way(random_inputs(one.flex, place))()
         else:
             assert one.case is not None

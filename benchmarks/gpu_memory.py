@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from gpu_script import Report, options, reason, require_gpu
-from keygraph.bench import ways
+from keygraph.bench import implementations
 from keygraph.bench.memory import peak_extra
 from keygraph.bench.problem import Inputs, Problem, random_inputs
 from keygraph.plugins.torch import unpack_graph
@@ -21,11 +21,11 @@ NEIGHBOURS = (64, 128, 256, 512)
 ALL_NODES = 64 * 1024
 
 
-def triton_like(inputs: Inputs) -> ways.Call:
+def triton_like(inputs: Inputs) -> implementations.Call:
     """See the module."""
     nodes = inputs.k.shape[2]
     index = unpack_graph(inputs.graph, nodes).nonzero()[:, -1].view(-1, nodes, inputs.neighbours)
-    ours = ways.our_attention(inputs)
+    ours = implementations.our_attention(inputs)
 
     def call() -> torch.Tensor:
         kept = index.clone()  # without what it took to make the list
@@ -36,13 +36,13 @@ def triton_like(inputs: Inputs) -> ways.Call:
     return call
 
 
-WAYS: dict[str, ways.Way] = {
-    "ours": ways.our_attention,
+WAYS: dict[str, implementations.Way] = {
+    "ours": implementations.our_attention,
     "triton-like": triton_like,
-    "flex": ways.flex,
-    "sdpa": ways.sdpa,
-    "mask": ways.mask,
-    "gather": ways.gather(None),
+    "flex": implementations.flex,
+    "sdpa": implementations.sdpa,
+    "mask": implementations.mask,
+    "gather": implementations.gather(None),
 }
 #: Whose preparations are not what is compared.
 PREPARED = ("triton-like",)

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from gpu_script import Report, options, reason, require_gpu
+from keygraph.bench.implementations import SDPA_BACKENDS
 from keygraph.bench.launched import launched_variants
 from keygraph.bench.timing import gpu_medians
-from keygraph.bench.ways import SDPA_BACKENDS
 from keygraph.models.kgt import KGT, PRESETS, KGTConfig
 from keygraph.plugins.torch import ATTENTION_IMPLEMENTATIONS, unpack_graph, use_attention
 from torch import Tensor

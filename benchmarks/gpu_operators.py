@@ -2,8 +2,8 @@
 
 Medians of CUDA events; inputs larger than the L2 cache taken in turn; random data; TF32 off. Masks, lists of neighbours
 and whatever else a rival needs are made beforehand: only the operator itself is timed. A rival that cannot, or whose
-result is not float64's, is named with its reason. The roofline is counted as `keygraph.bench.floor` says; the share is
-the roofline's time over ours.
+result is not float64's, is named with its reason. The roofline is counted as `keygraph.bench.roofline` says; the
+share is the roofline's time over ours.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dataclasses import asdict
 from typing import Any
 
 from gpu_script import Report, gpus, options, require_gpu
-from keygraph.bench.floor import Gpu, attention_floor, graph_floor
+from keygraph.bench.implementations import family
 from keygraph.bench.launched import launched_variants
 from keygraph.bench.operators import OURS, Times, measure
 from keygraph.bench.problem import DTYPES, Problem
-from keygraph.bench.ways import family
+from keygraph.bench.roofline import Gpu, attention_floor, graph_floor
 
 SIZES = ((64, 1024, 128), (64, 1024, 256), (64, 1024, 512), (256, 256, 64))
 #: For a run of the script itself, where there is no GPU.

@@ -19,10 +19,10 @@ import torch
 import triton
 from gpu_lost import is_lost
 from gpu_script import Report, gpus, options, reason, require_gpu
-from keygraph.bench.floor import attention_floor, graph_floor
 from keygraph.bench.operators import OUR_LINKS, OUR_TOLERANCE
 from keygraph.bench.problem import Inputs, Problem, random_inputs
 from keygraph.bench.reference import attention_error, graph_agreement
+from keygraph.bench.roofline import attention_floor, graph_floor
 from keygraph.bench.timing import gpu_medians, input_sets
 from keygraph.plugins.torch import key_graph, key_graph_attention, unpack_graph
 from keygraph.plugins.triton import jit

@@ -13,10 +13,10 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from keygraph.bench import onnx_runtime, ways
+from keygraph.bench import implementations, onnx_runtime
+from keygraph.bench.implementations import Call
 from keygraph.bench.problem import Problem, random_inputs
 from keygraph.bench.timing import cpu_times
-from keygraph.bench.ways import Call
 from keygraph.export.functions import operator_functions
 from timing import THREADS, add_options, features, instruction_set, target
 
@@ -43,15 +43,15 @@ def contenders(case: Problem) -> tuple[dict[str, Call], dict[str, Call]]:
     attention = {
         "ours": onnx_runtime.our_attention(inputs),
         "functions": onnx_runtime.our_attention(inputs, functions),
-        "sdpa": ways.sdpa(inputs),
-        "mask": ways.mask(inputs),
-        "gather": ways.gather()(inputs),
+        "sdpa": implementations.sdpa(inputs),
+        "mask": implementations.mask(inputs),
+        "gather": implementations.gather()(inputs),
     }
     graph = {
         "ours": onnx_runtime.our_graph(inputs),
         "functions": onnx_runtime.our_graph(inputs, functions),
-        "topk": ways.topk(inputs),
-        "topk + scatter": ways.topk_scatter(inputs),
+        "topk": implementations.topk(inputs),
+        "topk + scatter": implementations.topk_scatter(inputs),
     }
     ours = attention["ours"]()
     for name, call in attention.items():

@@ -2,7 +2,7 @@
 
 Every network is written as a checkpoint of the released kind and loaded from it; each is exported in FP32 and fp16,
 for any size unless `--fixed`, and run at 256 x 256 and 480 x 720. fp16 is run as ONNX Runtime's CPU provider computes,
-and in float32 with every stored tensor rounded, which is what a GPU does (`keygraph.runtime.rounding`).
+and in float32 with every stored tensor rounded, which is what a GPU does (`keygraph.runtime.backends.emulated_half`).
 
 The weights are random, in two ways:
 
@@ -31,20 +31,20 @@ from typing import Any
 import numpy as np
 import skimage.data
 import torch
+from keygraph.export.canonicalize import tidy
 from keygraph.export.exporter import plan, save
-from keygraph.export.halving import halve
-from keygraph.export.tidy import tidy
+from keygraph.export.mixed_precision import halve
 from keygraph.export.trace import trace
+from keygraph.instrumentation.key_graphs import GraphProbe
+from keygraph.instrumentation.metrics import psnr
 from keygraph.manifest import Manifest
 from keygraph.models import LoadedModel, load_checkpoint, registry
 from keygraph.models.channel_attention import preset_reduction
 from keygraph.models.mst import PRESETS as MST
 from keygraph.models.mst_plus_plus import MSTPlusPlusConfig
 from keygraph.models.restormer import PRESETS as RESTORMER
-from keygraph.runtime.graph_probe import GraphProbe
-from keygraph.runtime.metrics import psnr
-from keygraph.runtime.onnx_runtime import OnnxRuntimeSession
-from keygraph.runtime.scene import Windows, scene
+from keygraph.runtime.backends.onnxruntime import OnnxRuntimeSession
+from keygraph.runtime.preprocess.request import Windows, scene
 from timing import features
 from torch import Tensor, nn
 

@@ -26,14 +26,14 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from keygraph.instrumentation.key_graphs import Selection
 from keygraph.models import LoadedModel, load_checkpoint
 from keygraph.models.kgt import KGT, KGTConfig
 from keygraph.parity import OnnxProbe, Probe, Run, TorchProbe, compare
-from keygraph.parity.origin import STANDS_OUT
+from keygraph.parity.localize.first_divergence import STANDS_OUT
 from keygraph.plugins.torch import key_graph
 from keygraph.plugins.torch.operators import graph_observer
 from keygraph.runtime import restorer
-from keygraph.runtime.graph_probe import Selection
 from timing import features
 
 # The tests export one network for any weights, too.

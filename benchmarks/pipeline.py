@@ -17,8 +17,8 @@ from typing import Any
 import keygraph
 import numpy as np
 from keygraph.manifest import Manifest
+from keygraph.runtime.backends.base import Session
 from keygraph.runtime.restorer import Restorer
-from keygraph.runtime.session import Session
 from timing import THREADS, features
 
 CHECKPOINT = Path(__file__).parents[1] / "examples" / "kgt-denoise-tiny.ckpt"

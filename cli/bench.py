@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from ..bench.floor import attention_floor, graph_floor, known_gpu
 from ..bench.operators import OURS, Times, measure
 from ..bench.problem import Problem
+from ..bench.roofline import attention_floor, graph_floor, known_gpu
 from ..errors import InputError
 from .output import status
 from .table import show

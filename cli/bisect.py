@@ -8,14 +8,14 @@ import shlex
 from collections.abc import Callable, Sequence
 
 from ..errors import InputError
-from ..export.mending import Islands, mend
+from ..export.precision_search.mend import Islands, mend
 from ..files import CHECKPOINT_SUFFIXES
 from ..manifest import Manifest
 from ..models import LoadedModel, load_checkpoint
 from ..parity import Comparison, Mending, Run, Sample
 from ..parity import compare as compare_models
 from ..parity.mending import worst_pieces
-from ..parity.specs import ModelSpec
+from ..parity.sides.spec import ModelSpec
 
 
 def check_bisect(models: Sequence[ModelSpec]) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import plugins
-from ..engines import store
+from ..engines import cache
 from ..engines.backend import AUTO, choose, find_software, local_gpu
 from ..engines.build import FAILED, Outcome
 from ..engines.build import build as build_engines
@@ -26,7 +26,7 @@ from ..engines.options import (
 )
 from ..engines.targets import TARGETS, can_build, find_target
 from ..errors import InputError, MissingDependencyError
-from ..runtime.sidecar import BACKENDS
+from ..runtime.backends.engine_metadata import BACKENDS
 from .output import note, progress_bar
 from .table import show
 
@@ -117,7 +117,7 @@ def build(
     jobs = [
         Job(
             model=model,
-            engine=store.engine_path(model, one.name, out),
+            engine=cache.engine_path(model, one.name, out),
             target=one.name,
             software=software,
             options=options,

@@ -14,10 +14,12 @@ import typer
 from ..errors import InputError
 from ..files import check_place
 from ..manifest import IMAGE_INPUT
-from ..parity import Run, failures, junit, saved, specs
+from ..parity import Run, failures
 from ..parity import compare as compare_models
-from ..parity.report import check_report, write_report
-from ..runtime.sources import Source, inputs_of
+from ..parity.output import archive, junit
+from ..parity.output.report import check_report, write_report
+from ..parity.sides import spec
+from ..runtime.io.input_files import Source, inputs_of
 from .bisect import check_bisect, search_islands
 from .comparison_tables import show_run
 from .inputs import INPUT_HELP, find_images, parse_inputs
@@ -103,7 +105,7 @@ def compare(
     if report is not None:
         check_report(report)
     if save is not None:
-        saved.check_folder(save)
+        archive.check_folder(save)
     at_least = None if fail_under is None else _decibels(fail_under)
     options: dict[str, Any]
     earlier = None
@@ -114,8 +116,8 @@ def compare(
     if replay is not None:
         if models or inputs or beside or clean or k is not None or tile or device or provider:
             raise InputError("--replay repeats a run as it was; leave out models, images and how they run")
-        earlier = saved.load(replay)
-        named = [specs.parse_spec(model) for model in earlier.models]
+        earlier = archive.load(replay)
+        named = [spec.parse_spec(model) for model in earlier.models]
         settings = earlier.settings
         options = {"inputs": earlier.samples, "k": settings.get("k"), "tile": settings.get("tile")}
         at_least = settings.get("at_least") if at_least is None else at_least
@@ -123,7 +125,7 @@ def compare(
         command = ["--replay", str(replay)]
     else:
         texts, pictures = _apart(models or [], inputs)
-        named = [specs.parse_spec(text).by_default(device, provider) for text in texts]
+        named = [spec.parse_spec(text).by_default(device, provider) for text in texts]
         images, targets = _pictures(pictures, beside or [], clean)
         options = {"inputs": images, "clean": targets, "k": k, "tile": _tile(tile)}
         command = _command(named, pictures, beside or [], clean, k, tile)
@@ -155,7 +157,7 @@ def compare(
     wrong = failures.by_the_rule(run) if previous is None else failures.regressions(run, previous)
     moved = failures.moved(run, earlier.result) if earlier is not None else None
     if save is not None:
-        saved.save(save, run)
+        archive.save(save, run)
     if junit_file is not None:
         junit.write_junit(junit_file, run, wrong)
     if report is not None:
@@ -168,7 +170,7 @@ def compare(
 
 
 def _emit(
-    script: Path, models: list[specs.ModelSpec], images: list[dict[str, Source]], k: int | None, command: list[str]
+    script: Path, models: list[spec.ModelSpec], images: list[dict[str, Source]], k: int | None, command: list[str]
 ) -> None:
     """Write a script for Polygraphy."""
     from ..parity.polygraphy.script import write_script
@@ -191,7 +193,7 @@ def _apart(arguments: list[str], inputs: list[Path] | None) -> tuple[list[str], 
     """Tell models from images: an option takes one value, so the images after the first arrive as arguments."""
 
     def is_model(text: str) -> bool:
-        return Path(text.split("@")[0]).suffix.lower() in specs.SUFFIXES
+        return Path(text.split("@")[0]).suffix.lower() in spec.SUFFIXES
 
     models = [text for text in arguments if not inputs or is_model(text)]
     if len(models) < 2:
@@ -224,7 +226,7 @@ def _clean(image: Source, clean: Path, images: int) -> Source:
 
 
 def _command(
-    models: list[specs.ModelSpec],
+    models: list[spec.ModelSpec],
     pictures: list[Path],
     beside: list[str],
     clean: Path | None,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ..parity import BlockDifference, Comparison, Difference, InputResult, Run, StageAgreement
 from ..parity.failures import CEILING, CLEAN_MARGIN, PSNR_MARGIN, Failures
-from ..parity.report.words import share
+from ..parity.output.report.words import share
 from .table import show
 
 #: Of the table of blocks, at most so many but for those around where it starts and passes the tolerance.

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError, MissingDependencyError
 from ..files import CHECKPOINT_SUFFIXES, read_start
 from ..manifest import METADATA_KEY, GlobalStatistics, HalfPrecision, Manifest, Neighbours, Profile, from_json
-from ..runtime import cubes
-from ..runtime.channels import count
-from ..runtime.images import FORMATS
-from ..runtime.sidecar import BACKENDS, Sidecar, Tensor, check_digest
-from ..runtime.sidecar import read as read_sidecar
+from ..runtime.backends.engine_metadata import BACKENDS, Sidecar, Tensor, check_digest
+from ..runtime.backends.engine_metadata import read as read_sidecar
+from ..runtime.io import cubes
+from ..runtime.io.images import FORMATS
+from ..runtime.preprocess.channels import count
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, ValueInfoProto
@@ -185,7 +185,7 @@ def _inspected(path: Path, sidecar: Sidecar) -> Description:
     """What the engine inspector says, or why it does not."""
     try:
         from ..engines.backend import local_gpu
-        from ..engines.read_back import inspect
+        from ..engines.engine_check import inspect
     except MissingDependencyError as error:
         return {"not inspected": str(error)}
     return inspect(path, sidecar, local_gpu())
@@ -208,7 +208,7 @@ def describe_image(path: Path) -> Description:
     """Describe an image file."""
     import pyvips
 
-    from ..runtime.images import read_header
+    from ..runtime.io.images import read_header
 
     header = read_header(path)
     # By way of a source, since libvips reads options out of file names.

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..export import export as export_file
 from ..manifest import Manifest
 from ..models import load_checkpoint
-from ..runtime.scene import input_names
+from ..runtime.preprocess.request import input_names
 from .describe import half_words, statistics_words
 from .inputs import parse_inputs
 from .output import note, status

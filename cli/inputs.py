@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import InputError
-from ..runtime.sources import Source, in_folder, source
+from ..runtime.io.input_files import Source, in_folder, source
 
 #: The help of the option, which several commands have.
 INPUT_HELP = (

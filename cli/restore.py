@@ -14,10 +14,11 @@ import typer
 
 from .. import load
 from ..errors import InputError, KeygraphError
-from ..runtime import cubes, photos
-from ..runtime.session import resolve_k
-from ..runtime.sources import Source, inputs_of
-from ..runtime.values import is_spectrum
+from ..runtime import restore_files
+from ..runtime.backends.base import resolve_k
+from ..runtime.io import cubes
+from ..runtime.io.input_files import Source, inputs_of
+from ..runtime.preprocess.normalization import is_spectrum
 from .inputs import INPUT_HELP, find_images, parse_inputs
 from .output import note, progress_bar
 
@@ -100,18 +101,18 @@ def restore(
     if preview is not None and len(jobs) > 1:
         raise InputError(f"--preview is for one image, and there are {len(jobs)}; restore the one to look at alone")
     for job in jobs:
-        photos.check_source(restorer, job.source, job.inputs)
+        restore_files.check_source(restorer, job.source, job.inputs)
     if jobs[0].target != out:
         _make_folder(out)
     for job in jobs:
-        photos.check(restorer, job.source, job.target, job.inputs, preview)
+        restore_files.check(restorer, job.source, job.target, job.inputs, preview)
     if not quiet and not as_json:
         print(f"{model}: {restorer.description}", file=sys.stderr)
     worst = 0
     for job in jobs:
         try:
             with progress_bar(job.source.path.name, quiet=quiet) as progress:
-                report = photos.restore_file(
+                report = restore_files.restore_file(
                     restorer,
                     job.source,
                     job.target,
@@ -203,7 +204,7 @@ def _make_folder(folder: Path) -> None:
         raise InputError(f"cannot make the folder {folder}: {error.strerror}; choose another place with -o") from error
 
 
-def _line(report: photos.Report) -> str:
+def _line(report: restore_files.Report) -> str:
     tiles = "whole" if report.tiles == 1 else f"{report.tiles} tiles of {report.tile[0]}x{report.tile[1]}"
     if report.overlap:
         tiles += f", overlap {report.overlap}"

@@ -8,10 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from ..errors import InputError, MissingDependencyError
-from ..runtime.device import Device
-from ..runtime.gpu import Gpu, require_gpu
-from ..runtime.sidecar import BACKENDS
-from ..runtime.tensorrt_backend import load_backend
+from ..runtime.backends.engine_metadata import BACKENDS
+from ..runtime.backends.tensorrt_bindings import load_backend
+from ..runtime.device.cuda_driver import Gpu, require_gpu
+from ..runtime.device.spec import Device
 from .targets import TARGETS, Target, check_buildable
 
 AUTO = "auto"

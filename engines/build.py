@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, KeygraphError
-from ..runtime.sidecar import Sidecar, read
-from ..runtime.tensorrt_backend import loader_path
-from . import lint, preflight, store
+from ..runtime.backends.engine_metadata import Sidecar, read
+from ..runtime.backends.tensorrt_bindings import loader_path
+from . import cache, lint, preflight
 from .job import Job
 from .model import Model
 
@@ -89,7 +89,7 @@ def build(
     """
     outcomes: dict[int, Outcome] = {}
     for i, job in enumerate(jobs):
-        sidecar, _ = store.find(job.engine, job.ingredients(model))
+        sidecar, _ = cache.find(job.engine, job.ingredients(model))
         if sidecar is not None and not job.force:
             outcomes[i] = _outcome(job, CACHED, sidecar)
     waiting = [i for i in range(len(jobs)) if i not in outcomes]
@@ -110,7 +110,7 @@ def build(
 
 def _check(model: Model, job: Job) -> None:
     """Lint here too, so that nothing is started for a file that cannot become an engine."""
-    from ..runtime.tensorrt_backend import PLUGINS
+    from ..runtime.backends.tensorrt_bindings import PLUGINS
 
     lint.refuse(model, lint.lint(model, [name for name, _, _ in PLUGINS] if job.plugin else ()))
 
@@ -202,7 +202,7 @@ class _Team:
             process.stdin.close()
         if last is not None and last["event"] == "done":
             return _outcome(job, last["state"], read(job.engine), reason)
-        log = store.log_path(job.engine)
+        log = cache.log_path(job.engine)
         if last is not None:
             hint = "" if last["exit_code"] == InputError.exit_code or not log.exists() else f"; the log is {log}"
             return self._failure(job, last["message"] + hint, last["exit_code"])

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..manifest import Profile
-from ..runtime.gpu import Gpu
+from ..runtime.device.cuda_driver import Gpu
 from .backend import Software
-from .key import ingredients
+from .cache_key import ingredients
 from .model import Model
 from .options import Options
 

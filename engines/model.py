@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import InputError, MissingDependencyError
 from ..files import read_start
 from ..manifest import METADATA_KEY, Manifest, from_json
-from ..runtime.sidecar import file_sha256
+from ..runtime.backends.engine_metadata import file_sha256
 
 try:
     import onnx

@@ -10,12 +10,12 @@ from typing import Any
 
 from ..errors import InputError, KeygraphError
 from ..manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, ExtraInput, Manifest, Profile
-from ..runtime.sidecar import Tensor
-from ..runtime.tensorrt_backend import Backend
-from .ladder import BuilderError, Rung
+from ..runtime.backends.engine_metadata import Tensor
+from ..runtime.backends.tensorrt_bindings import Backend
+from .fallbacks import BuilderError, Rung
+from .fp32_matmul_rewrite import check_products, without_products
 from .model import Model
 from .options import Options
-from .products import check_products, without_products
 from .targets import Target
 
 #: TensorRT's names of types -> NumPy's.

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from ..errors import InputError
 from ..manifest import Manifest, Profile
-from ..runtime.padding import round_up
-from ..runtime.sizing import BATCH_PIXELS, DEFAULT_TILE
+from ..runtime.preprocess.padding import round_up
+from ..runtime.tiling.tile_size import BATCH_PIXELS, DEFAULT_TILE
 
 #: (least, best, most).
 Range = tuple[int, int, int]

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from ..errors import InputError
-from ..runtime import memory
+from ..runtime.device import memory
 from .model import Model
 
 #: What a builder needs at the least, and for each byte of weights: measured with `benchmarks/engines.py`, rounded up.

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from ..errors import InputError
-from ..runtime.gpu import Gpu
+from ..runtime.device.cuda_driver import Gpu
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,13 @@ from typing import Any, TextIO
 
 from ..errors import InputError, KeygraphError
 from ..files import unwritable
-from ..runtime.sidecar import Plugin, Sidecar, file_sha256
-from ..runtime.tensorrt_backend import PLUGINS, Backend, load_backend, load_plugins
-from . import key, ladder, lint, network, preflight, store
+from ..runtime.backends.engine_metadata import Plugin, Sidecar, file_sha256
+from ..runtime.backends.tensorrt_bindings import PLUGINS, Backend, load_backend, load_plugins
+from . import cache, cache_key, fallbacks, lint, network, preflight
+from .engine_check import read_back
 from .job import Job
 from .model import Model, load_model
 from .options import engine_manifest
-from .read_back import read_back
 from .targets import TARGETS
 
 #: Takes an event's name and values.
@@ -63,15 +63,15 @@ def make(job: Job, emit: Emit) -> None:
     """Find or build the engine, under its lock."""
     model = load_model(job.model)
     ingredients = job.ingredients(model)
-    with store.locked(job.engine, lambda: emit("note", message=f"another process builds {job.engine}: waiting for it")):
-        sidecar, reason = store.find(job.engine, ingredients)
+    with cache.locked(job.engine, lambda: emit("note", message=f"another process builds {job.engine}: waiting for it")):
+        sidecar, reason = cache.find(job.engine, ingredients)
         if sidecar is not None and not job.force:
             emit("done", state="cached")
             return
         if job.preflight:
             preflight.check(model, job.engine.parent)
         emit("building", reason=reason)
-        with _logged(store.log_path(job.engine)) as log:
+        with _logged(cache.log_path(job.engine)) as log:
             sidecar = build(job, model, ingredients, log, emit)
         emit("done", state="built")
 
@@ -99,12 +99,12 @@ def build(job: Job, model: Model, ingredients: dict[str, str], log: TextIO, emit
         emit("note", message=f"{job.engine.name}: {message}")
 
     try:
-        built, attempts = ladder.climb(
+        built, attempts = fallbacks.climb(
             job.options,
             lambda rung: network.build(backend, model, job.options, target, rung, job.timing_cache, progress),
             notice,
         )
-    except ladder.BuilderError as error:
+    except fallbacks.BuilderError as error:
         raise KeygraphError(f"{job.software} cannot build {job.model} for {job.target}: {error}") from error
     if model.stamp() != stamp:
         raise KeygraphError(f"{job.model} changed while its engine was built; build it again")
@@ -124,7 +124,7 @@ def build(job: Job, model: Model, ingredients: dict[str, str], log: TextIO, emit
     sidecar = Sidecar(
         engine_sha256=hashlib.sha256(built.data).hexdigest(),
         engine_bytes=built.data.nbytes,
-        key=key.digest(ingredients),
+        key=cache_key.digest(ingredients),
         ingredients=ingredients,
         model=job.model.name,
         backend=job.software.backend,
@@ -147,7 +147,7 @@ def build(job: Job, model: Model, ingredients: dict[str, str], log: TextIO, emit
         made_with={name: importlib.metadata.version(name) for name in ("keygraph", "onnx")},
         manifest=engine_manifest(model.manifest, job.options),
     )
-    store.commit(job.engine, built.data, sidecar)
+    cache.commit(job.engine, built.data, sidecar)
     return sidecar
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import keygraph
 import numpy as np
 from keygraph.export import export
+from keygraph.instrumentation.metrics import psnr
 from keygraph.models import load_checkpoint
-from keygraph.runtime.images import Picture, write
-from keygraph.runtime.metrics import psnr
+from keygraph.runtime.io.images import Picture, write
 from photos import UNSEEN, add_noise, unseen_photo
 
 CHECKPOINT = Path(__file__).parent / "kgt-denoise-tiny.ckpt"

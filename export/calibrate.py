@@ -11,18 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..instrumentation.metrics import EQUAL_DB, TOLERANCES, psnr
+from ..instrumentation.synthetic import test_image, test_inputs
 from ..manifest import ExactTiling, GlobalStatistics, Manifest, Tiling
-from ..runtime.canvas import ArraySink
-from ..runtime.channels import straight
-from ..runtime.memory import growth
-from ..runtime.metrics import EQUAL_DB, TOLERANCES, psnr
-from ..runtime.onnx_runtime import OnnxRuntimeSession
-from ..runtime.padding import round_up
+from ..runtime.backends.onnxruntime import OnnxRuntimeSession
+from ..runtime.device.memory import growth
+from ..runtime.io.regions import ArraySink
+from ..runtime.preprocess.channels import straight
+from ..runtime.preprocess.normalization import Normalisation, is_spectrum
+from ..runtime.preprocess.padding import round_up
+from ..runtime.preprocess.request import Scene
 from ..runtime.restorer import Options, Restorer
-from ..runtime.sample import test_image, test_inputs
-from ..runtime.scene import Scene
-from ..runtime.values import Normalisation, is_spectrum
-from .pictures import CalibrationPicture, calibration_pictures
+from .calibration_data import CalibrationPicture, calibration_pictures
 
 #: Tiled against whole, dB, at which an overlap is large enough; 8-bit rounding alone is at 59.
 ENOUGH_DB = 60.0

@@ -19,11 +19,11 @@ from ..manifest import METADATA_KEY, HalfPrecision, Manifest, Neighbours
 from ..models import LoadedModel
 from ..plugins import library
 from .calibrate import calibrate, statistics_pictures
+from .calibration_data import CalibrationPicture, calibration_pictures
+from .canonicalize import tidy
 from .functions import DOMAIN, VERSION, operator_functions
-from .halving import check_wishes, halve
-from .pictures import CalibrationPicture, calibration_pictures
+from .mixed_precision import check_wishes, halve
 from .precision import OPSETS
-from .tidy import tidy
 from .trace import trace
 from .verify import as_record, verify
 

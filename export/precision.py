@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ..errors import KeygraphError
-from ..runtime.metrics import LARGEST
-from ..runtime.rounding import MOVES
+from ..instrumentation.metrics import LARGEST
+from ..runtime.backends.emulated_half import MOVES
 from .functions import OPSET
 
 #: Precision -> type of weights and activations.

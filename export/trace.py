@@ -12,8 +12,8 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from ..instrumentation.synthetic import tensors
 from ..manifest import IMAGE_OUTPUT, K_INPUT, Manifest
-from ..runtime.sample import tensors
 from .functions import OPSET
 from .schemas import translation_table
 

@@ -13,15 +13,15 @@ import torch
 from torch import nn
 
 from ..errors import KeygraphError
+from ..instrumentation.key_graphs import GraphProbe
+from ..instrumentation.metrics import EQUAL_DB, TOLERANCES, Tolerance, psnr
+from ..instrumentation.synthetic import test_inputs
 from ..manifest import Manifest
 from ..plugins.torch import forced_graphs
-from ..runtime.graph_probe import GraphProbe
-from ..runtime.metrics import EQUAL_DB, TOLERANCES, Tolerance, psnr
-from ..runtime.padding import round_up
-from ..runtime.sample import test_inputs
-from ..runtime.session import Inputs, result_shape
-from .pictures import CalibrationPicture
-from .ranges import first_not_finite
+from ..runtime.backends.base import Inputs, result_shape
+from ..runtime.preprocess.padding import round_up
+from .activation_ranges import first_not_finite
+from .calibration_data import CalibrationPicture
 
 #: Height and width of the largest generated picture for a network that sums over whole images. Costs grow with the
 #: pixels: a Restormer of 26 million parameters takes 29 GMAC here, a second or two, which is no more than the rest.

@@ -8,16 +8,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .blocks import BlockDifference
     from .comparison import compare
-    from .difference import Difference, Histogram
     from .inputs import Sample
-    from .origin import Origin
-    from .probes import EngineProbe, OnnxProbe, Probe, TorchProbe, open_probe
+    from .localize.first_divergence import Origin
+    from .metrics.blocks import BlockDifference
+    from .metrics.image import Difference, Histogram
+    from .metrics.selection import StageAgreement
+    from .pass_criteria import Verdict
     from .results import CleanPsnr, InputResult
     from .run import ComparedImage, Comparison, Mending, Run, Side
-    from .stages import StageAgreement
-    from .verdict import Verdict
+    from .sides.base import EngineProbe, OnnxProbe, Probe, TorchProbe, open_probe
 
 #: Name -> the module that has it.
 _HOMES = {

@@ -15,28 +15,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..instrumentation.metrics import psnr
 from ..manifest import IMAGE_INPUT
-from ..runtime.finite import NotFiniteError
-from ..runtime.metrics import psnr
+from ..runtime.errors import NotFiniteError
 from ..runtime.notices import warn
 from ..runtime.restorer import Restorer, exact_model
-from ..runtime.sizing import Sizing, choose
-from ..runtime.tiling import Plan
-from .blocks import merged
-from .cutting import TRACED, count_pieces, distances, in_pieces, in_tiles, plan_of_pieces, worst_piece
-from .diagnosis import diagnose
-from .difference import difference, typical
+from ..runtime.tiling.blend import Plan
+from ..runtime.tiling.tile_size import Sizing, choose
 from .inputs import Demands, Given, Input, One, demands, floats, read_inputs
-from .neighbours import common_k, given_k
-from .origin import origin
-from .places import places
-from .probes import Probe, open_probe
+from .localize.blockwise import Traced, trace
+from .localize.error_patterns import diagnose
+from .localize.first_divergence import origin
+from .localize.tile_regions import places
+from .metrics.blocks import merged
+from .metrics.image import difference, typical
+from .metrics.selection import StageAgreement, agreements
+from .pass_criteria import judge, least_psnr, tolerance
+from .piecewise import TRACED, count_pieces, distances, in_pieces, in_tiles, plan_of_pieces, worst_piece
 from .results import CleanPsnr, InputResult
 from .run import ComparedImage, Comparison, Run, Side, versions
-from .specs import ModelSpec
-from .stages import StageAgreement, agreements
-from .tracing import Traced, trace
-from .verdict import judge, least_psnr, tolerance
+from .shared_k import common_k, given_k
+from .sides.base import Probe, open_probe
+from .sides.spec import ModelSpec
 
 Image = NDArray[np.float32]
 Model = str | os.PathLike[str] | ModelSpec | Probe

@@ -11,10 +11,10 @@ from typing import Any
 
 from ..errors import InputError
 from ..files import read_start
-from ..runtime.metrics import EQUAL_DB
+from ..instrumentation.metrics import EQUAL_DB
+from .pass_criteria import judge
 from .results import InputResult
 from .run import Comparison, Run, plain_values
-from .verdict import judge
 
 #: (index of the candidate, index of the image) -> why it fails, a line each.
 Failures = dict[tuple[int, int], list[str]]

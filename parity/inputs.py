@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..instrumentation.synthetic import test_scene
 from ..manifest import IMAGE_INPUT, Manifest
-from ..runtime import sources
-from ..runtime.padding import round_up
-from ..runtime.sample import test_scene
-from ..runtime.scene import Scene, check_names, scene
-from ..runtime.values import fractions, white_level
+from ..runtime.io import input_files
+from ..runtime.preprocess.normalization import fractions, white_level
+from ..runtime.preprocess.padding import round_up
+from ..runtime.preprocess.request import Scene, check_names, scene
 
 #: The least side of the generated picture, rounded up to the size rule.
 GENERATED = 96
@@ -43,7 +43,7 @@ class Sample:
 
 
 #: A file, or an array as `Restorer.restore` takes it.
-One = str | os.PathLike[str] | sources.Source | NDArray[Any]
+One = str | os.PathLike[str] | input_files.Source | NDArray[Any]
 
 #: An image, alone or with what the model takes beside it.
 Given = One | Mapping[str, One] | Sample
@@ -185,7 +185,7 @@ def _sample(index: int, given: Given, manifest: Manifest) -> tuple[Sample, list[
     arrays: dict[str, NDArray[Any]] = {}
     notices: list[str] = []
     for what, one in together.items():
-        arrays[what], said = _array(one, sources.channels(manifest, what))
+        arrays[what], said = _array(one, input_files.channels(manifest, what))
         notices += said
     return Sample(name, arrays), notices
 
@@ -193,7 +193,7 @@ def _sample(index: int, given: Given, manifest: Manifest) -> tuple[Sample, list[
 def _array(one: One, channels: int) -> tuple[NDArray[Any], tuple[str, ...]]:
     if isinstance(one, np.ndarray):
         return one, ()
-    read = sources.read(sources.source(one), channels)
+    read = input_files.read(input_files.source(one), channels)
     return read.pixels, tuple(read.notices)
 
 

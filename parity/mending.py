@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..runtime.session import Inputs
-from .cutting import TRACED, distances, worst_piece
+from ..runtime.backends.base import Inputs
 from .inputs import Sample, demands, read_inputs
+from .piecewise import TRACED, distances, worst_piece
 from .run import Run
 
 

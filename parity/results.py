@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .diagnosis import Cause
-from .difference import Difference
-from .stages import StageAgreement
+from .localize.error_patterns import Cause
+from .metrics.image import Difference
+from .metrics.selection import StageAgreement
 
 
 @dataclass(frozen=True)

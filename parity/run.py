@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..instrumentation.metrics import EQUAL_DB
 from ..manifest import IMAGE_INPUT, Manifest
-from ..runtime.metrics import EQUAL_DB
-from ..runtime.tiling import Plan
-from .blocks import BlockDifference
-from .origin import Origin
+from ..runtime.tiling.blend import Plan
+from .localize.first_divergence import Origin
+from .metrics.blocks import BlockDifference
+from .metrics.selection import StageAgreement
+from .pass_criteria import Verdict
 from .results import InputResult
-from .stages import StageAgreement
-from .verdict import Verdict
 
 #: What a result depends on, where it is installed.
 _PACKAGES = (

@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, KeygraphError
 from ..manifest import Manifest
-from .canvas import ArraySink, Sink
-from .finite import require_finite
-from .memory import whole_pixels
+from .backends.base import DivisibleSession, Inputs, Session, SessionMemoryError, resolve_k, run_batches
+from .device.memory import whole_pixels
+from .errors import require_finite
+from .io.regions import ArraySink, Sink
 from .notices import warn
-from .scene import Scene, Windows, scene
-from .session import DivisibleSession, Inputs, Session, SessionMemoryError, resolve_k, run_batches
-from .sizing import Sizing, choose, smaller
-from .tiling import Plan, blend
-from .values import from_model
+from .preprocess.normalization import from_model
+from .preprocess.request import Scene, Windows, scene
+from .tiling.blend import Plan, blend
+from .tiling.tile_size import Sizing, choose, smaller
 
 if TYPE_CHECKING:
-    from .exact.model import ExactModel
-    from .exact.scenes import Grid
+    from .tiling.exact.model import ExactModel
+    from .tiling.exact.run import Grid
 
 Progress = Callable[[int, int], None]
 
@@ -310,7 +310,7 @@ class Restorer:
         progress: Progress | None,
     ) -> Grid:
         """Restore a scene exactly in tiles; return the last sweep's."""
-        from .exact.scenes import restore_exactly
+        from .tiling.exact.run import restore_exactly
 
         return restore_exactly(exact, self.manifest, given, sink, max(sizing.tile), options.folder, progress)
 

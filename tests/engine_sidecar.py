@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from keygraph.manifest import Manifest
-from keygraph.runtime.sidecar import Sidecar, Tensor, sidecar_path
+from keygraph.runtime.backends.engine_metadata import Sidecar, Tensor, sidecar_path
 
 ENGINE = b"an engine"
 

@@ -13,9 +13,9 @@ import numpy as np
 import onnx
 import pytest
 from keygraph.export import export
+from keygraph.instrumentation.metrics import psnr
 from keygraph.models import load_checkpoint
-from keygraph.runtime.metrics import psnr
-from keygraph.runtime.tiling import seam_ratio
+from keygraph.runtime.tiling.blend.blend import seam_ratio
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CHECKPOINT = EXAMPLES / "kgt-denoise-tiny.ckpt"

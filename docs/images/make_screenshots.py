@@ -21,7 +21,7 @@ import pyvips
 from keygraph.cli import main as keygraph
 from keygraph.export import export
 from keygraph.models import load_checkpoint
-from keygraph.runtime.images import Picture, write
+from keygraph.runtime.io.images import Picture, write
 from onnx import ModelProto, numpy_helper
 
 HERE = Path(__file__).parent

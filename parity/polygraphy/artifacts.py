@@ -12,8 +12,8 @@ import numpy as np
 from ...errors import InputError
 from ...files import read_start
 from ...manifest import IMAGE_INPUT, K_INPUT, METADATA_KEY, Manifest, from_json
-from ...runtime import sidecar
-from ..specs import ModelSpec, parse_spec
+from ...runtime.backends import engine_metadata
+from ..sides.spec import ModelSpec, parse_spec
 
 #: Name -> (type, shape); a str or None stands for a size that is chosen at run time.
 Tensors = dict[str, tuple[Any, tuple[int | str | None, ...]]]
@@ -30,7 +30,7 @@ def manifest_of(model: str | os.PathLike[str] | ModelSpec) -> Manifest:
     spec = model if isinstance(model, ModelSpec) else parse_spec(model)
     suffix = spec.path.suffix.lower()
     if suffix == ".plan":
-        return sidecar.read(spec.path).manifest
+        return engine_metadata.read(spec.path).manifest
     if suffix == ".onnx":
         return _exported(spec.path)
     from ...models import load_checkpoint

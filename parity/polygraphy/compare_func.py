@@ -12,8 +12,8 @@ from polygraphy.comparator.compare import run_comparison
 from polygraphy.json import Decoder, Encoder
 from polygraphy.logger import G_LOGGER
 
+from ...instrumentation.metrics import psnr_of
 from ...manifest import IMAGE_OUTPUT, Manifest
-from ...runtime.metrics import psnr_of
 
 
 class ImageThreshold(Threshold):
@@ -107,7 +107,7 @@ class ImageCompareFunc(BaseCompareFunc):
     @classmethod
     def from_manifests(cls, manifests: Sequence[Manifest]) -> ImageCompareFunc:
         """The rule of ``keygraph compare``: that of the lowest precision among them."""
-        from ..verdict import tolerance
+        from ..pass_criteria import tolerance
 
         return cls(manifests[0].value_range, tolerance([manifest.precision for manifest in manifests]).psnr)
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from ...errors import InputError
 from ...manifest import IMAGE_INPUT, K_INPUT
 from ...runtime.notices import warn
-from ..cutting import pieces
 from ..inputs import Given, demands, read_inputs
-from ..neighbours import common_k
-from ..specs import ModelSpec
+from ..piecewise import pieces
+from ..shared_k import common_k
+from ..sides.spec import ModelSpec
 from .artifacts import manifest_of
 
 #: Name of a tensor -> its values.

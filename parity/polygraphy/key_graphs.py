@@ -22,11 +22,11 @@ from polygraphy.json import Decoder, Encoder
 from polygraphy.logger import G_LOGGER
 
 from ...errors import KeygraphError
+from ...instrumentation.key_graphs import Selection
+from ...instrumentation.metrics import TOLERANCES
 from ...manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT
-from ...runtime.graph_probe import Selection
-from ...runtime.metrics import TOLERANCES
-from ..probes import Probe, open_probe
-from ..stages import agreements
+from ..metrics.selection import agreements
+from ..sides.base import Probe, open_probe
 from .artifacts import tensors_of
 
 #: What a stage's outputs are called after its name, as fields of `Selection`.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from polygraphy.backend.base import BaseLoader
 
 from ...files import read_start
-from ...runtime.device import parse_device
+from ...runtime.device.spec import parse_device
 from ...runtime.notices import warn
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ class SessionFromExported(BaseLoader):
         """Return the session; raises `InputError` where the file, the library or the provider cannot be used."""
         import onnxruntime
 
-        from ...runtime.onnx_providers import resolve
-        from ...runtime.onnx_runtime import open_file, register_operators
+        from ...runtime.backends.onnx_providers import resolve
+        from ...runtime.backends.onnxruntime import open_file, register_operators
 
         read_start(self._path, "an exported .onnx file")
         provider = resolve(self._provider, self._device)

@@ -21,9 +21,9 @@ from polygraphy.common import TensorMetadata
 from ...errors import InputError
 from ...manifest import IMAGE_OUTPUT, K_INPUT
 from ...models import LoadedModel, load_checkpoint
-from ...runtime.device import parse_device
-from ...runtime.full_fp32 import full_fp32
-from ...runtime.pytorch import require_device
+from ...runtime.backends.full_fp32 import full_fp32
+from ...runtime.backends.pytorch import require_device
+from ...runtime.device.spec import parse_device
 from .artifacts import tensors_of
 
 #: What a network can be run in.

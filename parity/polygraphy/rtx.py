@@ -20,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ...errors import KeygraphError, MissingDependencyError
-from ...runtime.tensorrt_backend import loader_path
+from ...runtime.backends.tensorrt_bindings import loader_path
 
 _ALIAS = "import sys\n\nimport tensorrt_rtx_bindings\n\nsys.modules[__name__] = tensorrt_rtx_bindings\n"
 

@@ -12,15 +12,15 @@ from typing import Any
 
 from ...errors import InputError
 from ...files import atomic_path, check_place
+from ...instrumentation.metrics import Tolerance
 from ...manifest import IMAGE_INPUT
-from ...runtime.metrics import Tolerance
-from ...runtime.sources import Source
+from ...runtime.io.input_files import Source
 from ..comparison import check_comparable
 from ..inputs import demands
-from ..neighbours import common_k
+from ..pass_criteria import tolerance
 from ..run import Side
-from ..specs import ModelSpec, parse_spec
-from ..verdict import tolerance
+from ..shared_k import common_k
+from ..sides.spec import ModelSpec, parse_spec
 from .artifacts import manifest_of
 
 _SCRIPT = Template('''\

@@ -18,14 +18,14 @@ from polygraphy.backend.base import BaseLoader
 from ... import plugins
 from ...errors import InputError, MissingDependencyError
 from ...manifest import IMAGE_INPUT, K_INPUT, Manifest
-from ...runtime import sidecar as sidecars
-from ...runtime.device import parse_device
-from ...runtime.gpu import require_gpu
+from ...runtime.backends import engine_metadata as sidecars
+from ...runtime.backends.tensorrt import plugin_for
+from ...runtime.backends.tensorrt_bindings import Backend, load_backend, load_plugins
+from ...runtime.device.cuda_driver import require_gpu
+from ...runtime.device.spec import parse_device
 from ...runtime.notices import warn
-from ...runtime.padding import round_up
-from ...runtime.sizing import DEFAULT_TILE
-from ...runtime.tensorrt import plugin_for
-from ...runtime.tensorrt_backend import Backend, load_backend, load_plugins
+from ...runtime.preprocess.padding import round_up
+from ...runtime.tiling.tile_size import DEFAULT_TILE
 from .artifacts import manifest_of
 
 #: The name that TensorRT-RTX's ONNX parser opens, and its packages lack.

@@ -177,7 +177,7 @@ def test_long_output_is_shortened() -> None:
 
 def test_a_package_of_other_sources_is_known(tmp_path: Path) -> None:
     package = tmp_path / "keygraph"
-    for name in ("errors.py", "bench/floor.py"):
+    for name in ("errors.py", "bench/roofline.py"):
         (package / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, package / name)
     lib = package / "plugins" / "lib"
@@ -186,7 +186,7 @@ def test_a_package_of_other_sources_is_known(tmp_path: Path) -> None:
     assert gpu_package.differing(tmp_path) == []
     (package / "bench" / "floor.py").write_text("changed")
     (package / "gone.py").write_text("")
-    assert gpu_package.differing(tmp_path) == ["bench/floor.py", "gone.py"]
+    assert gpu_package.differing(tmp_path) == ["bench/roofline.py", "gone.py"]
 
 
 def test_the_tests_plugin_writes_what_passed_and_failed(tmp_path: Path) -> None:

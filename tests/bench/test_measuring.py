@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from keygraph.bench import onnx_runtime, ways
-from keygraph.bench.floor import GPUS, attention_floor, graph_floor, known_gpu, measured_gpu
+from keygraph.bench import implementations, onnx_runtime
 from keygraph.bench.operators import Times, measure
 from keygraph.bench.problem import Problem, random_inputs
+from keygraph.bench.roofline import GPUS, attention_floor, graph_floor, known_gpu, measured_gpu
 from keygraph.bench.timing import cpu_times
 from keygraph.cli import main
 from keygraph.errors import InputError
@@ -84,10 +84,14 @@ def test_everyone_is_measured_and_agrees() -> None:
 
 def test_a_rival_that_is_wrong_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        ways, "attention_rivals", lambda *_: {"wrong": lambda inputs: lambda: inputs.v, "sdpa": ways.sdpa}
+        implementations,
+        "attention_rivals",
+        lambda *_: {"wrong": lambda inputs: lambda: inputs.v, "sdpa": implementations.sdpa},
     )
     nothing = torch.zeros(2, 1, 40, 7).long()
-    monkeypatch.setattr(ways, "GRAPH_RIVALS", {"wrong": lambda inputs: lambda: nothing, "topk": ways.topk})
+    monkeypatch.setattr(
+        implementations, "GRAPH_RIVALS", {"wrong": lambda inputs: lambda: nothing, "topk": implementations.topk}
+    )
     times = measure(TINY, CPU, rounds=1)
     attention, graph = times["KeyGraphAttention"], times["KeyGraph"]
     assert list(attention.milliseconds) == ["ours", "sdpa"]
@@ -100,12 +104,12 @@ def test_a_rival_that_is_wrong_is_left_out(monkeypatch: pytest.MonkeyPatch) -> N
 def test_ours_that_is_wrong_is_an_error_and_everyone_is_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def dead(_inputs: object) -> ways.Call:
+    def dead(_inputs: object) -> implementations.Call:
         raise RuntimeError("no such kernel")
 
     monkeypatch.setattr(onnx_runtime, "our_attention", lambda inputs: lambda: inputs.v)
     monkeypatch.setattr(onnx_runtime, "our_graph", dead)
-    monkeypatch.setattr(ways, "attention_rivals", lambda *_: {"sdpa": ways.sdpa})
+    monkeypatch.setattr(implementations, "attention_rivals", lambda *_: {"sdpa": implementations.sdpa})
     times = measure(TINY, CPU, rounds=1)
     attention, graph = times["KeyGraphAttention"], times["KeyGraph"]
     assert attention.error is not None
@@ -122,12 +126,14 @@ def test_ours_that_is_wrong_is_an_error_and_everyone_is_measured(
 
 
 def test_each_sdpa_backend_is_forced_and_says_why_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
-    rivals = ways.attention_rivals(TINY.channels, "cuda")
-    for backend in ways.SDPA_BACKENDS:
+    rivals = implementations.attention_rivals(TINY.channels, "cuda")
+    for backend in implementations.SDPA_BACKENDS:
         for mask in ("bool", "additive"):
             assert f"sdpa {backend}, {mask} mask" in rivals
             assert (f"sdpa {backend}, {mask} mask, padded" in rivals) == (backend != "math")
-    monkeypatch.setattr(ways, "attention_rivals", lambda *_: {n: w for n, w in rivals.items() if n.startswith("sdpa")})
+    monkeypatch.setattr(
+        implementations, "attention_rivals", lambda *_: {n: w for n, w in rivals.items() if n.startswith("sdpa")}
+    )
     times = measure(TINY, CPU, rounds=1)["KeyGraphAttention"]
     # On the CPU there are these two, with either mask.
     for name in ("sdpa flash, bool mask", "sdpa math, additive mask"):
@@ -136,18 +142,20 @@ def test_each_sdpa_backend_is_forced_and_says_why_it_cannot(monkeypatch: pytest.
 
 
 def test_what_is_left_out_is_not_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(_inputs: object) -> ways.Call:
+    def never(_inputs: object) -> implementations.Call:
         raise AssertionError
 
-    monkeypatch.setattr(ways, "attention_rivals", lambda *_: {"flex, padded": never, "sdpa": ways.sdpa})
+    monkeypatch.setattr(
+        implementations, "attention_rivals", lambda *_: {"flex, padded": never, "sdpa": implementations.sdpa}
+    )
     assert list(measure(TINY, CPU, 1, without=["flex"])["KeyGraphAttention"].milliseconds) == ["ours", "sdpa"]
 
 
 def test_a_rival_that_cannot_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def greedy(_inputs: object) -> ways.Call:
+    def greedy(_inputs: object) -> implementations.Call:
         raise torch.OutOfMemoryError("out of memory: tried to allocate everything\nand more")
 
-    monkeypatch.setattr(ways, "attention_rivals", lambda *_: {"greedy": greedy})
+    monkeypatch.setattr(implementations, "attention_rivals", lambda *_: {"greedy": greedy})
     times = measure(TINY, CPU, rounds=1)["KeyGraphAttention"]
     assert times.failures == {"greedy": "out of memory: tried to allocate everything"}
     assert times.ratio("greedy") is None
@@ -163,7 +171,7 @@ def test_inputs_need_no_kernel_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_chunks_do_not_change_what_is_gathered() -> None:
     inputs = random_inputs(TINY, CPU)
-    torch.testing.assert_close(ways.gather(1)(inputs)(), ways.gather(None)(inputs)())
+    torch.testing.assert_close(implementations.gather(1)(inputs)(), implementations.gather(None)(inputs)())
 
 
 def test_the_fastest_rival_counts() -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import tiny_kgt
 from keygraph.cli import main
-from keygraph.runtime import images
-from keygraph.runtime.images import Picture
+from keygraph.runtime.io import images
+from keygraph.runtime.io.images import Picture
 from tiny_kgt import Tiny, changed, set_weight
 
 pytestmark = pytest.mark.usefixtures("one_thread")

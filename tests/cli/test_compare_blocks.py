@@ -12,11 +12,11 @@ import pytest
 import tiny_kgt
 from keygraph.cli import bisect, main
 from keygraph.cli.comparison_tables import ROWS, show_run
-from keygraph.export.mending import Islands
+from keygraph.export.precision_search.mend import Islands
 from keygraph.models.kgt import KGT
 from keygraph.parity import BlockDifference, Origin, compare
-from keygraph.runtime import images
-from keygraph.runtime.images import Picture
+from keygraph.runtime.io import images
+from keygraph.runtime.io.images import Picture
 from tiny_kgt import CONFIG, Tiny, changed, set_weight
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -16,8 +16,8 @@ from keygraph.export import export
 from keygraph.manifest import GlobalStatistics, Tiling
 from keygraph.models import load_checkpoint, save_checkpoint
 from keygraph.models.restormer import Restormer, RestormerConfig
-from keygraph.runtime import images
-from keygraph.runtime.images import Picture
+from keygraph.runtime.io import images
+from keygraph.runtime.io.images import Picture
 from tiny_kgt import changed, set_manifest, set_weight
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -127,7 +127,7 @@ def test_files_that_are_no_checkpoints(
 
 
 def test_an_existing_file_survives_a_failed_export(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from keygraph.runtime import metrics
+    from keygraph.instrumentation import metrics
 
     out = checkpoint.with_suffix(".onnx")
     out.write_bytes(b"yesterday's")

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from keygraph.cli import main
 from keygraph.manifest import ExtraInput
-from keygraph.runtime import cubes, images
-from keygraph.runtime.cubes import Cube
-from keygraph.runtime.images import Picture
+from keygraph.runtime.io import cubes, images
+from keygraph.runtime.io.cubes import Cube
+from keygraph.runtime.io.images import Picture
 
 ModelFile = Callable[..., Path]
 Array = np.ndarray[Any, Any]

@@ -19,7 +19,7 @@ from keygraph.manifest import Neighbours, Tiling
 from keygraph.models import enhance, load_checkpoint, restormer, save_checkpoint
 from keygraph.models.macs import count_macs
 from keygraph.models.restormer import Restormer, RestormerConfig
-from keygraph.runtime import cubes
+from keygraph.runtime.io import cubes
 from onnx import TensorProto, helper
 from tiny_kgt import CONFIG, Tiny, changed, set_manifest
 

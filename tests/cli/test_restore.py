@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from keygraph.cli import export_model, main
-from keygraph.runtime import images
-from keygraph.runtime.images import Picture
+from keygraph.runtime.io import images
+from keygraph.runtime.io.images import Picture
 
 ModelFile = Callable[..., Path]
 K = {"default": 64, "maximum": 256, "trained": (), "runtime": True}

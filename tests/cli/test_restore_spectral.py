@@ -11,7 +11,7 @@ import onnx
 import pytest
 from keygraph.cli import main
 from keygraph.manifest import IMAGE_INPUT, IMAGE_OUTPUT, METADATA_KEY, Manifest
-from keygraph.runtime import cubes, images, spectral_preview
+from keygraph.runtime.io import cubes, images, spectral_preview
 from onnx import TensorProto, helper, numpy_helper
 
 WAVELENGTHS = tuple(float(value) for value in range(400, 701, 10))

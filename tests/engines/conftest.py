@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tiny_kgt
 from half_precision import make_half
-from keygraph.engines import store
+from keygraph.engines import cache
 from keygraph.engines.backend import find_software
 from keygraph.engines.job import Job
 from keygraph.engines.model import load_model
@@ -48,7 +48,7 @@ def make_job(tmp_path: Path) -> Callable[..., Job]:
         manifest = load_model(model).manifest
         sizes = read_profiles(manifest, [changes.pop("tile", "64")], [changes.pop("batch", "1")])
         options = Options(sizes, read_k(manifest, changes.pop("k", None)), **changes.pop("options", {}))
-        engine = store.engine_path(model, target, tmp_path)
+        engine = cache.engine_path(model, target, tmp_path)
         software = changes.pop("software", None) or find_software("tensorrt-rtx")
         return Job(model=model, engine=engine, target=target, software=software, options=options, **changes)
 

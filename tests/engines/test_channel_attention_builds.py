@@ -12,15 +12,15 @@ import onnx
 import onnxruntime
 import pytest
 from keygraph.engines.build import build
+from keygraph.engines.fp32_matmul_rewrite import without_products
 from keygraph.engines.job import Job
 from keygraph.engines.lint import lint
 from keygraph.engines.model import load_model
 from keygraph.engines.network import check_tensors, image_inputs, profile_shapes
 from keygraph.engines.options import Options
-from keygraph.engines.products import without_products
 from keygraph.errors import KeygraphError
 from keygraph.manifest import ExtraInput, Profile
-from keygraph.runtime.sidecar import Tensor, read
+from keygraph.runtime.backends.engine_metadata import Tensor, read
 from onnx import TensorProto, helper
 from rtx import needs_rtx
 from tiny_channel_attention import NETWORKS, exported

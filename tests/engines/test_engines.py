@@ -20,24 +20,24 @@ import pytest
 import torch
 from half_precision import make_half
 from keygraph import plugins
-from keygraph.engines import network, store
+from keygraph.engines import cache, network
 from keygraph.engines.backend import local_gpu
 from keygraph.engines.build import Outcome, build
+from keygraph.engines.engine_check import inspect
+from keygraph.engines.fallbacks import Rung
+from keygraph.engines.fp32_matmul_rewrite import without_products
 from keygraph.engines.job import Job
-from keygraph.engines.ladder import Rung
 from keygraph.engines.model import load_model
 from keygraph.engines.options import Options
-from keygraph.engines.products import without_products
-from keygraph.engines.read_back import inspect
 from keygraph.engines.targets import TARGETS
 from keygraph.errors import InputError, MissingDependencyError
 from keygraph.export import export
 from keygraph.manifest import Neighbours, Profile
 from keygraph.models import load_checkpoint, save_checkpoint
 from keygraph.models.kgt import KGT, PRESETS
-from keygraph.runtime.onnx_runtime import OnnxRuntimeSession
-from keygraph.runtime.sidecar import check_digest, read
-from keygraph.runtime.tensorrt_backend import PLUGINS, loader_path
+from keygraph.runtime.backends.engine_metadata import check_digest, read
+from keygraph.runtime.backends.onnxruntime import OnnxRuntimeSession
+from keygraph.runtime.backends.tensorrt_bindings import PLUGINS, loader_path
 from onnx import ModelProto, helper
 from rtx import needs_rtx
 from tiny_kgt import changed
@@ -83,7 +83,7 @@ def test_dynamic_tile_and_batch_and_k(half: Path, make_job: MakeJob) -> None:
     assert sidecar.read_back.startswith(("not read back: no GPU", "not read back: the GPU here", "read back on"))
     assert sidecar.memory["weights"] > 0
     assert sidecar.attempts == ()
-    log = store.log_path(job.engine).read_text()
+    log = cache.log_path(job.engine).read_text()
     assert "WARNING" in log
     assert sorted(path.suffix for path in job.engine.parent.iterdir()) == [".json", ".log", ".plan"]
 
@@ -181,9 +181,9 @@ def test_too_little_workspace(half: Path, make_job: MakeJob) -> None:
     outcome = one(job)
     assert (outcome.state, outcome.exit_code) == ("failed", 1)
     assert "raise or leave out --workspace" in outcome.error
-    assert str(store.log_path(job.engine)) in outcome.error
+    assert str(cache.log_path(job.engine)) in outcome.error
     assert [path.suffix for path in job.engine.parent.iterdir()] == [".log"]
-    assert "within workspace limit" in store.log_path(job.engine).read_text()
+    assert "within workspace limit" in cache.log_path(job.engine).read_text()
 
 
 def test_what_only_the_parser_sees_has_the_module(single: Path, tmp_path: Path, make_job: MakeJob) -> None:
@@ -301,7 +301,7 @@ def test_killed_at_random_moments(half: Path, make_job: MakeJob) -> None:
             process.send_signal(signal.SIGKILL)
             process.communicate()
             if is_sound(job.engine):
-                assert store.find(job.engine, read(job.engine).ingredients)[0] is not None
+                assert cache.find(job.engine, read(job.engine).ingredients)[0] is not None
         assert last_event(worker(job, environment))["event"] == "done"
     assert is_sound(job.engine)
     assert read(job.engine).manifest.neighbours == load_model(half).manifest.neighbours

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from keygraph.engines import key
+from keygraph.engines import cache_key
 from keygraph.engines.backend import Software
 from keygraph.engines.job import Job
 from keygraph.engines.model import load_model
 from keygraph.manifest import Profile
-from keygraph.runtime.gpu import Gpu
+from keygraph.runtime.device.spec.cuda_driver import Gpu
 from onnx import ModelProto
 from tiny_kgt import changed, set_manifest, set_weight
 
@@ -31,8 +31,8 @@ def job(single: Path, make_job: MakeJob) -> Job:
 def names(before: Job, after: Job) -> list[str]:
     """What changed, and a check that the key did too."""
     one, other = (job.ingredients(load_model(job.model)) for job in (before, after))
-    lines = key.changes(one, other)
-    assert (key.digest(one) == key.digest(other)) == (not lines)
+    lines = cache_key.changes(one, other)
+    assert (cache_key.digest(one) == cache_key.digest(other)) == (not lines)
     return lines
 
 
@@ -95,7 +95,7 @@ def test_weights_in_a_file_of_their_own(job: Job, single: Path, tmp_path: Path) 
     data[5] ^= 1
     (tmp_path / "outside.data").write_bytes(data)
     after = dataclasses.replace(job, model=path).ingredients(load_model(path))
-    assert key.changes(before, after) == ["the weights changed"]
+    assert cache_key.changes(before, after) == ["the weights changed"]
 
 
 @pytest.mark.parametrize(
@@ -147,13 +147,13 @@ def test_the_plugin_library(job: Job, tmp_path: Path) -> None:
     assert names(job, with_it) == ["the plugin library changed"]
     before = with_it.ingredients(load_model(job.model))
     library.write_bytes(b"two")
-    assert key.changes(before, with_it.ingredients(load_model(job.model))) == ["the plugin library changed"]
+    assert cache_key.changes(before, with_it.ingredients(load_model(job.model))) == ["the plugin library changed"]
 
 
 def test_a_newer_builder_of_ours(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     before = job.ingredients(load_model(job.model))
-    monkeypatch.setattr(key, "REVISION", "next")
-    assert len(key.changes(before, job.ingredients(load_model(job.model)))) == 1
+    monkeypatch.setattr(cache_key, "REVISION", "next")
+    assert len(cache_key.changes(before, job.ingredients(load_model(job.model)))) == 1
 
 
 def test_a_job_survives_its_journey(job: Job, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from keygraph.engines.ladder import BuilderError, Rung, climb
+from keygraph.engines.fallbacks import BuilderError, Rung, climb
 from keygraph.engines.options import Options
 
 OPTIONS = Options((), None, workspace=1 << 30)

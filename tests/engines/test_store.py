@@ -13,39 +13,39 @@ from pathlib import Path
 
 import pytest
 from engine_sidecar import sidecar_for, write_engine
-from keygraph.engines import store
+from keygraph.engines import cache
 from keygraph.errors import InputError
-from keygraph.runtime.sidecar import check_digest, read, sidecar_path
+from keygraph.runtime.backends.engine_metadata import check_digest, read, sidecar_path
 
 INGREDIENTS = {"graph": "1" * 64, "target": "sm_86"}
 
 
 def test_names(tmp_path: Path) -> None:
-    assert store.engine_path(Path("models/kgt.onnx"), "sm_89", None) == Path("models/kgt.sm89.plan")
-    assert store.engine_path(Path("models/kgt.onnx"), "sm_120", tmp_path) == tmp_path / "kgt.sm120.plan"
-    assert store.log_path(tmp_path / "kgt.sm89.plan") == tmp_path / "kgt.sm89.plan.log"
+    assert cache.engine_path(Path("models/kgt.onnx"), "sm_89", None) == Path("models/kgt.sm89.plan")
+    assert cache.engine_path(Path("models/kgt.onnx"), "sm_120", tmp_path) == tmp_path / "kgt.sm120.plan"
+    assert cache.log_path(tmp_path / "kgt.sm89.plan") == tmp_path / "kgt.sm89.plan.log"
 
 
 def test_find(tmp_path: Path) -> None:
     engine = tmp_path / "kgt.sm86.plan"
-    assert store.find(engine, INGREDIENTS) == (None, "")
+    assert cache.find(engine, INGREDIENTS) == (None, "")
     write_engine(engine)
-    assert store.find(engine, INGREDIENTS) == (sidecar_for(), "")
-    assert store.find(engine, {**INGREDIENTS, "graph": "2" * 64}) == (None, "the graph changed")
-    assert store.find(engine, {"graph": "1" * 64}) == (None, "the target was sm_86 and is none")
+    assert cache.find(engine, INGREDIENTS) == (sidecar_for(), "")
+    assert cache.find(engine, {**INGREDIENTS, "graph": "2" * 64}) == (None, "the graph changed")
+    assert cache.find(engine, {"graph": "1" * 64}) == (None, "the target was sm_86 and is none")
     engine.write_bytes(b"replaced!")
-    assert "is not the engine that kgt.sm86.plan.json describes" in store.find(engine, INGREDIENTS)[1]
+    assert "is not the engine that kgt.sm86.plan.json describes" in cache.find(engine, INGREDIENTS)[1]
     engine.unlink()
-    assert "does not exist" in store.find(engine, INGREDIENTS)[1]
+    assert "does not exist" in cache.find(engine, INGREDIENTS)[1]
     write_engine(engine)
     sidecar_path(engine).unlink()
-    assert "kgt.sm86.plan.json is missing" in store.find(engine, INGREDIENTS)[1]
+    assert "kgt.sm86.plan.json is missing" in cache.find(engine, INGREDIENTS)[1]
 
 
 def test_commit(tmp_path: Path) -> None:
     engine = tmp_path / "kgt.sm86.plan"
     for content in (b"one", b"another"):
-        store.commit(engine, content, sidecar_for(content))
+        cache.commit(engine, content, sidecar_for(content))
         check_digest(engine, read(engine))
         assert engine.read_bytes() == content
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kgt.sm86.plan", "kgt.sm86.plan.json"]
@@ -57,7 +57,7 @@ def write_with_little_room(folder: Path, size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
     content = b"x" * size
     try:
-        store.commit(folder / "kgt.sm86.plan", content, sidecar_for(content))
+        cache.commit(folder / "kgt.sm86.plan", content, sidecar_for(content))
     except InputError as error:
         words = ("cannot write", "kgt.sm86.plan: File too large", "make room there")
         os._exit(0 if all(word in str(error) for word in words) else 2)
@@ -115,8 +115,8 @@ def test_killed_while_writing(tmp_path: Path, call: str, number: int) -> None:
     else:
         check_digest(engine, read(engine))
     waited: list[int] = []
-    with store.locked(engine, lambda: waited.append(1)):  # The dead one's lock is free.
-        store.commit(engine, b"the new engine", sidecar_for(b"the new engine"))
+    with cache.locked(engine, lambda: waited.append(1)):  # The dead one's lock is free.
+        cache.commit(engine, b"the new engine", sidecar_for(b"the new engine"))
     assert not waited
     check_digest(engine, read(engine))
     assert len(list(tmp_path.iterdir())) == 2
@@ -129,7 +129,7 @@ def test_one_at_a_time(tmp_path: Path) -> None:
 
     def build() -> None:
         nonlocal inside, most
-        with store.locked(engine, waited.release):
+        with cache.locked(engine, waited.release):
             with guard:
                 inside += 1
                 most = max(most, inside)
@@ -151,6 +151,6 @@ def test_one_at_a_time(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     with (
         pytest.raises(InputError, match=r"cannot write .*choose another place with -o"),
-        store.locked(tmp_path / "absent" / "kgt.sm86.plan", lambda: None),
+        cache.locked(tmp_path / "absent" / "kgt.sm86.plan", lambda: None),
     ):
         pytest.fail("there is nothing to lock")

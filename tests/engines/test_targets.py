@@ -12,9 +12,9 @@ from keygraph.engines.backend import Software, choose
 from keygraph.engines.model import load_model
 from keygraph.engines.targets import TARGETS, find_target
 from keygraph.errors import InputError, MissingDependencyError
-from keygraph.runtime import memory
-from keygraph.runtime.gpu import Gpu
-from keygraph.runtime.tensorrt_backend import loader_path
+from keygraph.runtime.backends.tensorrt_bindings import loader_path
+from keygraph.runtime.device.spec import memory
+from keygraph.runtime.device.spec.cuda_driver import Gpu
 from rtx import needs_rtx
 
 L4 = Gpu("NVIDIA L4", (8, 9), 1 << 34)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from keygraph.export.calibrate import calibrate, statistics_pictures
 from keygraph.manifest import METADATA_KEY, Manifest, from_json
-from keygraph.runtime import images
+from keygraph.runtime.io import images
 
 onnx = pytest.importorskip("onnx")
 

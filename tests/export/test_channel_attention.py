@@ -16,16 +16,16 @@ from keygraph import manifest as manifests
 from keygraph.cli import main
 from keygraph.errors import InputError, KeygraphError
 from keygraph.export import export, exporter
-from keygraph.export.pictures import calibration_pictures
+from keygraph.export.calibration_data import calibration_pictures
 from keygraph.export.verify import verification_cases, verify
+from keygraph.instrumentation.metrics import TOLERANCES, psnr
+from keygraph.instrumentation.synthetic import test_inputs as sample_inputs
 from keygraph.manifest import Manifest
 from keygraph.models import LoadedModel, registry, save_checkpoint
 from keygraph.models.mst import MSTConfig
 from keygraph.models.mst_plus_plus import MSTPlusPlusConfig
 from keygraph.models.restormer import RestormerConfig
-from keygraph.runtime.images import Picture, write
-from keygraph.runtime.metrics import TOLERANCES, psnr
-from keygraph.runtime.sample import test_inputs as sample_inputs
+from keygraph.runtime.io.images import Picture, write
 from onnx import ModelProto, TensorProto
 from tiny_kgt import one_thread
 

@@ -15,16 +15,16 @@ import pytest
 import torch
 from keygraph.cli import main
 from keygraph.errors import InputError, KeygraphError
-from keygraph.export import export, halving
-from keygraph.export.pictures import calibration_pictures
+from keygraph.export import export, mixed_precision
+from keygraph.export.calibration_data import calibration_pictures
+from keygraph.instrumentation.metrics import TOLERANCES, psnr
 from keygraph.manifest import Manifest
 from keygraph.models import LoadedModel, load_checkpoint
 from keygraph.models.kgt import KGT, KGTConfig
 from keygraph.parity import compare
-from keygraph.runtime.images import Picture, write
-from keygraph.runtime.metrics import TOLERANCES, psnr
-from keygraph.runtime.onnx_runtime import OnnxRuntimeSession
-from keygraph.runtime.rounding import MOVES, rounding
+from keygraph.runtime.backends.emulated_half import MOVES, rounding
+from keygraph.runtime.backends.onnxruntime import OnnxRuntimeSession
+from keygraph.runtime.io.images import Picture, write
 from onnx import ModelProto, TensorProto
 from tiny_kgt import one_thread, overflowing, save_network
 
@@ -251,7 +251,7 @@ def test_overflow_is_caught_and_named(hot: LoadedModel, tmp_path: Path) -> None:
 def test_overflow_that_ranges_do_not_show_is_named_by_the_run(
     hot: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(halving, "_check_ranges", lambda _largest, _precision: None)
+    monkeypatch.setattr(mixed_precision, "_check_ranges", lambda _largest, _precision: None)
     with pytest.raises(
         KeygraphError, match=r"not finite.*the first are those of body\.1\.layers\.0\.ffn\.reduce/Gemm;"
     ):

@@ -14,7 +14,7 @@ from keygraph.errors import MissingDependencyError
 from keygraph.export import export
 from keygraph.models import load_checkpoint
 from keygraph.parity import compare
-from keygraph.runtime.tensorrt_backend import load_backend
+from keygraph.runtime.backends.tensorrt_bindings import load_backend
 
 CHECKPOINT = Path(__file__).parents[2] / "examples" / "kgt-denoise-tiny.ckpt"
 PICTURE = np.random.default_rng(0).random((96, 128, 3), np.float32)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from keygraph import load
-from keygraph.runtime.metrics import psnr
-from keygraph.runtime.sample import test_image as picture
+from keygraph.instrumentation.metrics import psnr
+from keygraph.instrumentation.synthetic import test_image as picture
 
 onnxruntime = pytest.importorskip("onnxruntime")
 if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():

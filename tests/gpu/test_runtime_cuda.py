@@ -16,12 +16,12 @@ from keygraph.errors import MissingDependencyError
 from keygraph.export import export
 from keygraph.manifest import ExtraInput
 from keygraph.models import load_checkpoint
-from keygraph.runtime import sidecar as sidecars
-from keygraph.runtime.device import Device
-from keygraph.runtime.overlap import Batch, Overlap
+from keygraph.runtime.backends import engine_metadata as sidecars
+from keygraph.runtime.backends.base import run_batches
+from keygraph.runtime.backends.tensorrt_bindings import load_backend
+from keygraph.runtime.device.spec.spec import Device
+from keygraph.runtime.device.spec.transfer_pipeline import Batch, Overlap
 from keygraph.runtime.restorer import Restorer
-from keygraph.runtime.session import run_batches
-from keygraph.runtime.tensorrt_backend import load_backend
 
 CHECKPOINT = Path(__file__).parents[2] / "examples" / "kgt-denoise-tiny.ckpt"
 
@@ -74,7 +74,7 @@ def test_a_gpu_that_is_not_there(model: Path) -> None:
 @pytest.fixture
 def cuda() -> Iterator[Any]:
     pytest.importorskip("cuda.bindings.runtime")
-    from keygraph.runtime.cuda import Cuda
+    from keygraph.runtime.device.spec.cuda_runtime import Cuda
 
     gpu = Cuda(Device("cuda"))
     yield gpu

@@ -17,16 +17,16 @@ import tiny_kgt
 import torch
 from keygraph.errors import InputError
 from keygraph.export import export
+from keygraph.instrumentation.synthetic import test_inputs as sample_inputs
 from keygraph.models import load_checkpoint, save_checkpoint
 from keygraph.models.registry import by_name
 from keygraph.models.restormer import Restormer, RestormerConfig
 from keygraph.parity import BlockDifference, Comparison, OnnxProbe, TorchProbe, open_probe
 from keygraph.parity import compare as compare_all
-from keygraph.parity.cutting import worst_piece
 from keygraph.parity.inputs import demands, read_inputs
-from keygraph.parity.onnx_blocks import onnx_blocks
-from keygraph.parity.origin import origin
-from keygraph.runtime.sample import test_inputs as sample_inputs
+from keygraph.parity.localize.first_divergence import origin
+from keygraph.parity.piecewise import worst_piece
+from keygraph.parity.sides.onnx_blocks import onnx_blocks
 from onnx import ModelProto, numpy_helper
 from tiny_kgt import CONFIG, Tiny, changed, set_weight
 from torch import Tensor, nn

@@ -18,7 +18,7 @@ from keygraph.manifest import Neighbours
 from keygraph.models.kgt import KGT
 from keygraph.parity import Comparison, OnnxProbe, open_probe
 from keygraph.parity import compare as compare_all
-from keygraph.parity.probes import _entered
+from keygraph.parity.sides.base import _entered
 from onnx import ModelProto, numpy_helper
 from tiny_kgt import CONFIG, Tiny, changed, set_manifest, set_weight
 from torch import nn

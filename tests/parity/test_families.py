@@ -13,7 +13,8 @@ from keygraph.models import load_checkpoint, save_checkpoint
 from keygraph.models.mst import MST, MSTConfig
 from keygraph.models.mst_plus_plus import MSTPlusPlus, MSTPlusPlusConfig
 from keygraph.models.restormer import Restormer, RestormerConfig
-from keygraph.parity import compare, saved
+from keygraph.parity import compare
+from keygraph.parity.output import archive
 
 RANDOM = np.random.default_rng(0)
 PICTURE = RANDOM.integers(0, 256, (40, 56, 3), np.uint8)
@@ -78,8 +79,8 @@ def test_every_family_agrees_with_itself(family: tuple[Path, Path, Any], tmp_pat
     assert image.input is given["image"]
     assert image.tiles is None
     # What was saved gives the same once more.
-    saved.save(tmp_path / "run", run)
-    kept = saved.load(tmp_path / "run")
+    archive.save(tmp_path / "run", run)
+    kept = archive.load(tmp_path / "run")
     again = compare(kept.models[:-1], kept.models[-1], kept.samples)
     assert again.as_json()["comparisons"] == run.as_json()["comparisons"]
 

@@ -8,17 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 from keygraph.errors import InputError
+from keygraph.instrumentation.key_graphs import Selection
 from keygraph.manifest import Manifest, Profile
-from keygraph.parity import Difference, StageAgreement, compare, similarity
-from keygraph.parity import difference as module
-from keygraph.parity.cutting import count_pieces, in_pieces, in_tiles
+from keygraph.parity import Difference, StageAgreement, compare
 from keygraph.parity.inputs import Demands, demands, generated, read_inputs
-from keygraph.parity.places import places
-from keygraph.parity.stages import agreements
+from keygraph.parity.localize.tile_regions import places
+from keygraph.parity.metrics import image as module
+from keygraph.parity.metrics import ssim
+from keygraph.parity.metrics.selection import agreements
+from keygraph.parity.piecewise import count_pieces, in_pieces, in_tiles
 from keygraph.plugins.torch import pack_graph
-from keygraph.runtime.graph_probe import Selection
-from keygraph.runtime.tiling import Plan, cut
-from keygraph.runtime.values import normalisation
+from keygraph.runtime.preprocess.normalization import normalisation
+from keygraph.runtime.tiling.blend.blend import Plan, cut
 from torch import from_numpy
 
 
@@ -58,7 +59,7 @@ def test_strips_add_up_to_the_whole(make_manifest: Any, monkeypatch: pytest.Monk
     a, b = np.random.default_rng(0).random((2, 1, 3, 40, 16), np.float32)
     whole = difference(make_manifest(), a, b)
     monkeypatch.setattr(module, "_STRIP", 7 * 16 * 3)
-    monkeypatch.setattr(similarity, "_ROWS", 9)
+    monkeypatch.setattr(ssim, "_ROWS", 9)
     strips = difference(make_manifest(), a, b)
     assert strips.psnr == pytest.approx(whole.psnr)
     assert strips.ssim == pytest.approx(whole.ssim)
@@ -116,26 +117,26 @@ def test_structural_similarity_is_that_of_wang_2004(shape: tuple[int, ...], valu
         use_sample_covariance=False,
         channel_axis=2,
     )
-    assert similarity.structural_similarity(a, b, value_range) == pytest.approx(expected, abs=1e-9)
-    assert similarity.structural_similarity(a, a, value_range) == pytest.approx(1)
+    assert ssim.structural_similarity(a, b, value_range) == pytest.approx(expected, abs=1e-9)
+    assert ssim.structural_similarity(a, a, value_range) == pytest.approx(1)
 
 
 def test_an_image_smaller_than_the_window_has_no_structural_similarity() -> None:
-    assert math.isnan(similarity.structural_similarity(*np.zeros((2, 10, 40, 3), np.float32), (0.0, 1.0)))
+    assert math.isnan(ssim.structural_similarity(*np.zeros((2, 10, 40, 3), np.float32), (0.0, 1.0)))
 
 
 def selection(similarity: np.ndarray[Any, Any], chosen: list[list[int]]) -> Selection:
     """A selection whose similarities are the given ones: queries are unit vectors."""
-    rows = np.zeros(similarity.shape, bool)
+    rows = np.zeros(ssim.shape, bool)
     for row, nodes in zip(rows, chosen, strict=True):
         row[nodes] = True
     graph = pack_graph(from_numpy(rows))[None, None].numpy()
-    query = np.eye(similarity.shape[0], dtype=np.float32)[None, None]
-    return Selection("stage", query, similarity.T[None, None].astype(np.float32), graph)
+    query = np.eye(ssim.shape[0], dtype=np.float32)[None, None]
+    return Selection("stage", query, ssim.T[None, None].astype(np.float32), graph)
 
 
 def agreement(similarity: Any, ours: list[list[int]], theirs: list[list[int]], k: int) -> StageAgreement:
-    values = np.asarray(similarity, np.float32)
+    values = np.asarray(ssim, np.float32)
     (result,) = agreements([selection(values, ours)], [selection(values, theirs)], k)
     return result
 

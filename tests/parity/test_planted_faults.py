@@ -15,8 +15,9 @@ import tiny_kgt
 from keygraph.cli import main
 from keygraph.manifest import Tiling
 from keygraph.parity import compare, open_probe
-from keygraph.runtime import images, restorer
-from keygraph.runtime.images import Picture
+from keygraph.runtime import restorer
+from keygraph.runtime.io import images
+from keygraph.runtime.io.images import Picture
 from numpy.typing import NDArray
 from onnx import ModelProto
 from tiny_kgt import Tiny, changed, set_weight

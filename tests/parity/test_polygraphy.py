@@ -31,11 +31,11 @@ from keygraph.parity.polygraphy.artifacts import manifest_of, tensors_of
 from keygraph.parity.polygraphy.key_graphs import ForcedRunner, KeyGraphCompareFunc, RecordingRunner
 from keygraph.parity.polygraphy.pytorch import ModelFromCheckpoint, TorchRunner
 from keygraph.parity.polygraphy.script import write_script
-from keygraph.runtime import images
-from keygraph.runtime.gpu import Gpu
-from keygraph.runtime.images import Picture
-from keygraph.runtime.pytorch import TorchSession
-from keygraph.runtime.sidecar import Plugin, sidecar_path
+from keygraph.runtime.backends.engine_metadata import Plugin, sidecar_path
+from keygraph.runtime.backends.pytorch import TorchSession
+from keygraph.runtime.device.spec.cuda_driver import Gpu
+from keygraph.runtime.io import images
+from keygraph.runtime.io.images import Picture
 from polygraphy import config as polygraphy_config
 from polygraphy.backend.onnxrt import OnnxrtRunner
 from polygraphy.comparator import AccuracyResults, Comparator, IterationResult

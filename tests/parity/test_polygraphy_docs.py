@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import tiny_kgt
-from keygraph.runtime import images
-from keygraph.runtime.images import Picture
+from keygraph.runtime.io import images
+from keygraph.runtime.io.images import Picture
 
 DOCS = Path(__file__).parents[2] / "docs" / "polygraphy.md"
 

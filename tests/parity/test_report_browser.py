@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import tiny_kgt
 from keygraph.parity import Run, compare
-from keygraph.parity.report import write_report
-from keygraph.runtime import images
-from keygraph.runtime.images import Picture
+from keygraph.parity.output.report import write_report
+from keygraph.runtime.io import images
+from keygraph.runtime.io.images import Picture
 from tiny_kgt import Tiny, changed, set_weight
 
 #: Of the images; wider than the tests' panes are high, so that both directions can be moved.

@@ -12,18 +12,18 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import keygraph.parity.report
+import keygraph.parity.output.report
 import numpy as np
 import pytest
 import pyvips
 from keygraph.errors import InputError
 from keygraph.manifest import ExtraInput
 from keygraph.parity import Mending, Run, compare
-from keygraph.parity.report import check_report, encoding, pictures, write_report
-from keygraph.runtime.images import Picture, write
-from keygraph.runtime.values import from_model
+from keygraph.parity.output.report import check_report, encoding, pictures, write_report
+from keygraph.runtime.io.images import Picture, write
+from keygraph.runtime.preprocess.normalization import from_model
 
-VENDOR = Path(keygraph.parity.report.__file__).parent / "vendor"
+VENDOR = Path(keygraph.parity.output.report.__file__).parent / "vendor"
 
 
 class Parsed(HTMLParser):
@@ -290,7 +290,7 @@ def test_a_run_without_pictures_has_its_numbers(run_of: Any, report: Report) -> 
 
 def test_the_file_is_whole_or_not_there(run_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_of("identity", image(16, 16, 3))
-    monkeypatch.setattr("keygraph.parity.report.writing.encode", lambda _pixels: 1 / 0)
+    monkeypatch.setattr("keygraph.parity.output.report.writing.encode", lambda _pixels: 1 / 0)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(ZeroDivisionError):
         write_report(tmp_path / "report.html", run)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from keygraph.errors import InputError
-from keygraph.parity.specs import ModelSpec, parse_spec
+from keygraph.parity.sides.spec import ModelSpec, parse_spec
 
 
 @pytest.mark.parametrize(

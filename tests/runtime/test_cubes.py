@@ -18,8 +18,8 @@ import scipy.io
 import spectral.io.envi
 import tifffile
 from keygraph.errors import InputError, MissingDependencyError
-from keygraph.runtime import cubes, images
-from keygraph.runtime.cubes import Cube, matlab, nanometres
+from keygraph.runtime.io import cubes, images
+from keygraph.runtime.io.cubes import Cube, matlab, nanometres
 
 Array = np.ndarray[Any, Any]
 

@@ -11,8 +11,8 @@ from keygraph.errors import KeygraphError
 
 pytest.importorskip("cuda.bindings.runtime")
 from cuda.bindings import runtime
-from keygraph.runtime import cuda
-from keygraph.runtime.device import Device
+from keygraph.runtime.device.spec import cuda_runtime
+from keygraph.runtime.device.spec.spec import Device
 
 SUCCESS = runtime.cudaError_t.cudaSuccess
 FAILED = runtime.cudaError_t.cudaErrorStreamCaptureInvalidated
@@ -52,8 +52,8 @@ class FakeRuntime:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRuntime:
     fake = FakeRuntime()
-    monkeypatch.setattr(cuda, "runtime", fake)
-    monkeypatch.setattr(cuda, "require_gpu", lambda device: SimpleNamespace())
+    monkeypatch.setattr(cuda_runtime, "runtime", fake)
+    monkeypatch.setattr(cuda_runtime, "require_gpu", lambda device: SimpleNamespace())
     return fake
 
 
@@ -66,7 +66,7 @@ def interrupt() -> None:
 
 
 def test_a_graph_that_was_captured(fake: FakeRuntime) -> None:
-    gpu = cuda.Cuda(Device("cuda"))
+    gpu = cuda_runtime.Cuda(Device("cuda"))
     fake.calls.clear()
     assert gpu.capture(1, lambda: None) == "executable"
     assert fake.calls == ["cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiate", "cudaGraphDestroy"]
@@ -88,7 +88,7 @@ def test_a_graph_that_was_captured(fake: FakeRuntime) -> None:
 def test_what_cannot_be_captured_leaves_nothing(
     fake: FakeRuntime, launch: Callable[[], None], failing: str, expected: list[str]
 ) -> None:
-    gpu = cuda.Cuda(Device("cuda"))
+    gpu = cuda_runtime.Cuda(Device("cuda"))
     fake.calls.clear()
     fake.failing = {failing}
     assert gpu.capture(1, launch) is None
@@ -96,7 +96,7 @@ def test_what_cannot_be_captured_leaves_nothing(
 
 
 def test_an_interrupt_ends_the_capture_too(fake: FakeRuntime) -> None:
-    gpu = cuda.Cuda(Device("cuda"))
+    gpu = cuda_runtime.Cuda(Device("cuda"))
     fake.calls.clear()
     with pytest.raises(KeyboardInterrupt):
         gpu.capture(1, interrupt)
@@ -104,7 +104,7 @@ def test_an_interrupt_ends_the_capture_too(fake: FakeRuntime) -> None:
 
 
 def test_the_threads_own_gpu_is_left_to_it(fake: FakeRuntime) -> None:
-    gpu = cuda.Cuda(Device("cuda", 1))
+    gpu = cuda_runtime.Cuda(Device("cuda", 1))
     with gpu.current():
         assert fake.devices == [1, 1]
     assert fake.devices == [1, 1, 3]

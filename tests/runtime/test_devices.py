@@ -12,11 +12,11 @@ from keygraph import plugins
 from keygraph.cli.environment import TINY_KEY_GRAPH
 from keygraph.errors import InputError, MissingDependencyError
 from keygraph.manifest import ExtraInput, Manifest
-from keygraph.runtime import onnx_providers
-from keygraph.runtime.bound_buffers import BoundBuffers
-from keygraph.runtime.device import Device, parse_device
-from keygraph.runtime.gpu import require_gpu
-from keygraph.runtime.onnx_runtime import OnnxRuntimeSession
+from keygraph.runtime.backends import onnx_providers
+from keygraph.runtime.backends.io_binding import BoundBuffers
+from keygraph.runtime.backends.onnxruntime import OnnxRuntimeSession
+from keygraph.runtime.device.spec.cuda_driver import require_gpu
+from keygraph.runtime.device.spec.spec import Device, parse_device
 
 ModelFile = Callable[..., Path]
 K = {"default": 64, "maximum": 256, "trained": (), "runtime": True}
@@ -146,7 +146,7 @@ def test_buffers_of_several_inputs(make_model: ModelFile) -> None:
 
 def test_pytorch_without_cuda_says_so(make_manifest: Callable[..., Manifest]) -> None:
     torch = pytest.importorskip("torch")
-    from keygraph.runtime.pytorch import TorchSession
+    from keygraph.runtime.backends.pytorch import TorchSession
 
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")

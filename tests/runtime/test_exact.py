@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from keygraph import load
 from keygraph.errors import InputError, KeygraphError
+from keygraph.instrumentation.metrics import psnr
+from keygraph.instrumentation.synthetic import test_image as picture
 from keygraph.manifest import METADATA_KEY, ExactTiling, GlobalStatistics, Manifest, Tiling
-from keygraph.runtime import images
-from keygraph.runtime.exact.features import FeatureFile
-from keygraph.runtime.exact.inference import tiles
-from keygraph.runtime.metrics import psnr
-from keygraph.runtime.photos import restore_file
+from keygraph.runtime.io import images
+from keygraph.runtime.io.feature_file import FeatureFile
+from keygraph.runtime.restore_files import restore_file
 from keygraph.runtime.restorer import Restorer
-from keygraph.runtime.sample import test_image as picture
+from keygraph.runtime.tiling.blend.exact.executor import tiles
 
 onnx = pytest.importorskip("onnx")
 
@@ -473,8 +473,8 @@ def test_photographs_go_from_file_to_file(
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
 def test_reading_and_writing_take_no_more_memory_than_some_rows(tmp_path: Path) -> None:
     import pyvips
-    from keygraph.runtime.exact import pictures
-    from keygraph.runtime.memory import growth
+    from keygraph.runtime.device.spec.memory import growth
+    from keygraph.runtime.io import streaming
 
     height, width = 6000, 1024
     waves = pyvips.Image.zone(width, height) * 100 + 128
@@ -482,7 +482,7 @@ def test_reading_and_writing_take_no_more_memory_than_some_rows(tmp_path: Path) 
 
     def work() -> None:
         with contextlib.ExitStack() as files:
-            pictures.write(tmp_path / "out.png", pictures.read(tmp_path / "in.tif", tmp_path, files), tmp_path)
+            streaming.write(tmp_path / "out.png", streaming.read(tmp_path / "in.tif", tmp_path, files), tmp_path)
 
     work()  # What libraries allocate once.
     grown = growth(work)

@@ -11,13 +11,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from keygraph.manifest import Manifest
-from keygraph.runtime import onnx_providers
-from keygraph.runtime.device import Device
+from keygraph.runtime.backends import onnx_providers
+from keygraph.runtime.device.spec.spec import Device
 
 pytest.importorskip("torch")
 import torch
-from keygraph.runtime.full_fp32 import full_fp32
-from keygraph.runtime.pytorch import TorchSession
+from keygraph.runtime.backends.full_fp32 import full_fp32
+from keygraph.runtime.backends.pytorch import TorchSession
 
 IMAGES = np.zeros((1, 3, 8, 8), np.float32)
 
@@ -74,7 +74,7 @@ def test_whatever_a_user_has_set(setting: str) -> None:
     """In a process of its own: PyTorch has no way back from some mixtures of old and new settings."""
     code = f"""
         import torch
-        from keygraph.runtime.full_fp32 import full_fp32
+        from keygraph.runtime.backends.full_fp32 import full_fp32
         backends = torch.backends
         settings = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul]
         def told(setting):

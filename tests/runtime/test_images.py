@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import pyvips
 from keygraph.errors import InputError
-from keygraph.runtime import images
-from keygraph.runtime.images import Picture
+from keygraph.runtime.io import images
+from keygraph.runtime.io.images import Picture
 
 Array = np.ndarray[Any, Any]
 

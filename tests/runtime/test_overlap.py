@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_gpu import FakeGpu, Work
-from keygraph.runtime.overlap import Batch, Overlap
+from keygraph.runtime.device.spec.transfer_pipeline import Batch, Overlap
 
 FLOAT = np.dtype(np.float32)
 
@@ -137,7 +137,7 @@ def test_an_error_of_the_batches_leaves_nothing_running() -> None:
 
 
 def test_memory_that_runs_out_is_given_back() -> None:
-    from keygraph.runtime.session import SessionMemoryError
+    from keygraph.runtime.backends.base import SessionMemoryError
 
     gpu = FakeGpu(limit=1000)
     overlap = Overlap(gpu, doubling(gpu))

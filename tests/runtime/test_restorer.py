@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from keygraph.errors import InputError, KeygraphError
 from keygraph.manifest import Manifest
+from keygraph.runtime.backends.base import Inputs, SessionMemoryError
 from keygraph.runtime.notices import KeygraphWarning
+from keygraph.runtime.preprocess.request import MAX_ELEMENTS, check_sizes
 from keygraph.runtime.restorer import Restorer
-from keygraph.runtime.scene import MAX_ELEMENTS, check_sizes
-from keygraph.runtime.session import Inputs, SessionMemoryError
-from keygraph.runtime.tiling import seam_ratio
+from keygraph.runtime.tiling.blend.blend import seam_ratio
 
 ModelFile = Callable[..., Path]
 

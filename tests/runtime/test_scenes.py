@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from keygraph.errors import InputError
 from keygraph.manifest import ExtraInput, Manifest
 from keygraph.runtime.notices import KeygraphWarning
+from keygraph.runtime.preprocess.normalization import result_type
 from keygraph.runtime.restorer import Restorer
-from keygraph.runtime.values import result_type
 
 torch = pytest.importorskip("torch")
 
-from keygraph.runtime.pytorch import TorchSession  # noqa: E402
+from keygraph.runtime.backends.pytorch import TorchSession  # noqa: E402
 
 MakeManifest = Callable[..., Manifest]
 Array = np.ndarray[Any, Any]

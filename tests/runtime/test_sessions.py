@@ -16,7 +16,7 @@ import pytest
 from keygraph import plugins
 from keygraph.errors import InputError, MissingDependencyError
 from keygraph.manifest import METADATA_KEY, ExtraInput, Manifest
-from keygraph.runtime.onnx_runtime import OnnxRuntimeSession
+from keygraph.runtime.backends.onnxruntime import OnnxRuntimeSession
 
 ModelFile = Callable[..., Path]
 
@@ -131,7 +131,7 @@ def test_an_onnx_file_that_is_not_ours_is_newer_or_damaged(
 
 def test_pytorch_runs_behind_the_same_protocol(make_manifest: Callable[..., Manifest]) -> None:
     torch = pytest.importorskip("torch")
-    from keygraph.runtime.pytorch import TorchSession
+    from keygraph.runtime.backends.pytorch import TorchSession
     from keygraph.runtime.restorer import Restorer
 
     class AddK(torch.nn.Module):  # type: ignore[misc, name-defined]
@@ -147,8 +147,8 @@ def test_pytorch_runs_behind_the_same_protocol(make_manifest: Callable[..., Mani
 
 def test_pytorch_out_of_memory_is_told_from_other_failures(make_manifest: Callable[..., Manifest]) -> None:
     torch = pytest.importorskip("torch")
-    from keygraph.runtime.pytorch import TorchSession
-    from keygraph.runtime.session import SessionMemoryError
+    from keygraph.runtime.backends.base import SessionMemoryError
+    from keygraph.runtime.backends.pytorch import TorchSession
 
     class Huge(torch.nn.Module):  # type: ignore[misc, name-defined]
         def forward(self, image):  # type: ignore[no-untyped-def]
@@ -170,7 +170,7 @@ def test_a_session_that_nobody_has_any_more_is_freed_at_once(
 ) -> None:
     """Its memory must not wait for the garbage collector, which may never come by."""
     torch = pytest.importorskip("torch")
-    from keygraph.runtime.pytorch import TorchSession
+    from keygraph.runtime.backends.pytorch import TorchSession
 
     images = np.zeros((1, 3, 8, 8), np.float32)
     gc.collect()
@@ -194,7 +194,7 @@ def test_the_runtime_needs_no_torch_onnx_or_typer(make_model: ModelFile) -> None
         for name in ("torch", "onnx", "onnxscript", "typer", "rich", "safetensors"):
             sys.modules[name] = None
         import keygraph, numpy as np
-        import keygraph.runtime.photos
+        import keygraph.runtime.restore_files
         image = np.zeros((9, 9, 3), np.uint8)
         assert keygraph.load({str(make_model("identity"))!r}, library=None)(image).shape == image.shape
         try:

@@ -11,7 +11,7 @@ import pytest
 from engine_sidecar import sidecar_for, write_engine
 from keygraph.errors import InputError
 from keygraph.manifest import Neighbours, Profile
-from keygraph.runtime.sidecar import Here, Plugin, check, read, sidecar_path
+from keygraph.runtime.backends.engine_metadata import Here, Plugin, check, read, sidecar_path
 
 HERE = Here("tensorrt-rtx", "1.7.1.116", (8, 6), "GPU A")
 TENSORRT: dict[str, Any] = {"backend": "tensorrt", "version": "10.12.0", "device": "GPU A"}

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from keygraph.errors import InputError
-from keygraph.runtime import colorimetry, images, spectral_preview
-from keygraph.runtime.cubes import Cube
+from keygraph.runtime.io import colorimetry, images, spectral_preview
+from keygraph.runtime.io.cubes import Cube
 
 Array = np.ndarray[Any, Any]
 

@@ -24,18 +24,18 @@ from fake_gpu import FakeGpu
 from keygraph import plugins
 from keygraph.errors import InputError, KeygraphError, MissingDependencyError
 from keygraph.manifest import ExtraInput, Manifest, Neighbours, Profile
-from keygraph.runtime import sidecar as sidecars
-from keygraph.runtime import tensorrt, tensorrt_backend
-from keygraph.runtime.device import Device
+from keygraph.runtime.backends import engine_metadata as sidecars
+from keygraph.runtime.backends import tensorrt, tensorrt_bindings
+from keygraph.runtime.backends.base import run_batches
+from keygraph.runtime.backends.tensorrt import TensorRtSession
+from keygraph.runtime.device.spec.spec import Device
 from keygraph.runtime.restorer import Restorer
-from keygraph.runtime.session import run_batches
-from keygraph.runtime.tensorrt import TensorRtSession
 
 MakeManifest = Callable[..., Manifest]
 EngineFile = Callable[..., Path]
 NEIGHBOURS = Neighbours(64, 256)
 PROFILES = (Profile((1, 2, 4), (32, 32, 64), (32, 32, 64)), Profile((2, 2, 2), (128,) * 3, (128,) * 3))
-PLUGINS = list(tensorrt_backend.PLUGINS)
+PLUGINS = list(tensorrt_bindings.PLUGINS)
 
 
 @pytest.fixture
@@ -97,12 +97,12 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
     fake_tensorrt.loaded.clear()
     monkeypatch.setattr(fake_tensorrt, "creators", list(PLUGINS))
     both = {name: (("fake_tensorrt",), extra) for name, extra in (("tensorrt", "tensorrt"), ("tensorrt-rtx", "rtx"))}
-    monkeypatch.setattr(tensorrt_backend, "_BACKENDS", both)
+    monkeypatch.setattr(tensorrt_bindings, "_BACKENDS", both)
     monkeypatch.setattr(tensorrt, "_open_gpu", open_gpu)
-    for cache in (tensorrt_backend.load_backend, tensorrt_backend._load_once):
+    for cache in (tensorrt_bindings.load_backend, tensorrt_bindings._load_once):
         cache.cache_clear()
     yield fake_tensorrt.gpu
-    for cache in (tensorrt_backend.load_backend, tensorrt_backend._load_once):
+    for cache in (tensorrt_bindings.load_backend, tensorrt_bindings._load_once):
         cache.cache_clear()
 
 
@@ -438,7 +438,7 @@ def test_plugins_are_loaded_once_and_looked_for(
     assert fake_tensorrt.loaded == [str(library)]
     with pytest.raises(InputError, match=r"leave the library out, or build one that does with: .*--plugin none"):
         keygraph.load(path, library=None)
-    tensorrt_backend._load_once.cache_clear()
+    tensorrt_bindings._load_once.cache_clear()
     monkeypatch.setattr(fake_tensorrt, "creators", [("KeyGraph", "1", "")])
     message = r"not register keygraph::KeyGraph version 1, keygraph::KeyGraphAttention .*\(no namespace\)::KeyGraph"
     with pytest.raises(InputError, match=message):
@@ -464,9 +464,9 @@ def test_files_that_are_no_engine(make_engine: EngineFile, tmp_path: Path) -> No
 def test_tensorrt_that_is_not_installed_is_named_with_its_line(
     make_engine: EngineFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tensorrt_backend.load_backend.cache_clear()
+    tensorrt_bindings.load_backend.cache_clear()
     absent = {"tensorrt": (("no_such_module",), "tensorrt"), "tensorrt-rtx": (("no_such_module",), "rtx")}
-    monkeypatch.setattr(tensorrt_backend, "_BACKENDS", absent)
+    monkeypatch.setattr(tensorrt_bindings, "_BACKENDS", absent)
     for backend, line in (("tensorrt", "tensorrt"), ("tensorrt-rtx", "rtx")):
         with pytest.raises(MissingDependencyError, match=rf"{backend} .*pip install 'keygraph\[{line}\]'"):
             keygraph.load(make_engine(backend))
@@ -476,22 +476,24 @@ def test_tensorrt_that_is_not_installed_is_named_with_its_line(
 
 def test_without_a_driver_the_error_says_so(make_engine: EngineFile, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("cuda.bindings.runtime")
-    from keygraph.runtime import gpu as gpus
+    from keygraph.runtime.device.spec import cuda_driver as gpus
 
     real = gpus.require_gpu
-    monkeypatch.setattr("keygraph.runtime.cuda.require_gpu", lambda device: real(device, "libno-driver-here.so"))
+    monkeypatch.setattr(
+        "keygraph.runtime.device.cuda_runtime.require_gpu", lambda device: real(device, "libno-driver-here.so")
+    )
     both = {"tensorrt": (("fake_tensorrt",), "tensorrt")}
-    monkeypatch.setattr(tensorrt_backend, "_BACKENDS", both)
-    tensorrt_backend.load_backend.cache_clear()
+    monkeypatch.setattr(tensorrt_bindings, "_BACKENDS", both)
+    tensorrt_bindings.load_backend.cache_clear()
     with pytest.raises(InputError, match="needs NVIDIA's driver"):
         keygraph.load(make_engine())
-    tensorrt_backend.load_backend.cache_clear()
+    tensorrt_bindings.load_backend.cache_clear()
 
 
 def test_calls_of_cuda_that_fail_are_errors() -> None:
     runtime = pytest.importorskip("cuda.bindings.runtime")
-    from keygraph.runtime.cuda import _check
-    from keygraph.runtime.session import SessionMemoryError
+    from keygraph.runtime.backends.base import SessionMemoryError
+    from keygraph.runtime.device.spec.cuda_runtime import _check
 
     errors = runtime.cudaError_t
     assert _check((errors.cudaSuccess,), "x") == ()
@@ -511,7 +513,7 @@ def test_the_real_bindings_are_called_as_they_want_to_be(
 ) -> None:
     """TensorRT-RTX deserializes nothing that is no engine, and says so through our logger."""
     try:
-        backend = tensorrt_backend.load_backend("tensorrt-rtx")
+        backend = tensorrt_bindings.load_backend("tensorrt-rtx")
     except MissingDependencyError as error:
         pytest.skip(str(error))
     monkeypatch.setattr(tensorrt, "_open_gpu", lambda device: FakeGpu())

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from keygraph.runtime.padding import reflected
-from keygraph.runtime.tiling import Axis, Plan, blend, cut, seam_ratio, weights
+from keygraph.runtime.preprocess.padding import reflected
+from keygraph.runtime.tiling.blend.blend import Axis, Plan, blend, cut, seam_ratio, weights
 
 
 @st.composite

@@ -1,0 +1,1 @@
+"""Tools that export, parity and bench measure a model with: exposed tensors, key graphs, metrics, synthetic images."""

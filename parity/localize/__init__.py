@@ -1,0 +1,1 @@
+"""Where a difference is and what explains it: blocks, tiles, known error patterns."""

@@ -1,0 +1,1 @@
+"""A comparison's results in files: archive, JUnit XML, HTML report."""

@@ -1,0 +1,207 @@
+"""What the page says: plain values for its script, and what its template needs beside the run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ....instrumentation.metrics import LARGEST
+from ....runtime.tiling.blend import Axis, Plan, seam_ratio
+from ... import failures
+from ...metrics.blocks import BlockDifference
+from ...metrics.image import Difference
+from ...metrics.selection import StageAgreement
+from ...run import Comparison, Run
+from .encoding import DECADES
+from .pictures import OPENING, Shown, choose, picture_name
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything that the template is filled with.
+
+    Attributes
+    ----------
+    run
+        The run.
+    shown
+        What is seen of each image, None where nothing is.
+    first
+        The image that it opens with: the worst.
+    failing
+        (candidate, image) -> why it fails the rule.
+    data
+        For the script, plain JSON.
+    """
+
+    run: Run
+    shown: list[Shown | None]
+    first: int
+    failing: failures.Failures
+    data: dict[str, Any]
+
+    @property
+    def first_pictures(self) -> int:
+        """After so many pictures it can be looked at; 0 where it has none."""
+        return len(OPENING) if self.shown[self.first] is not None else 0
+
+    @property
+    def hidden(self) -> int:
+        """Images that are too many to be shown."""
+        return sum(one is None for one in self.shown)
+
+    @property
+    def with_clean(self) -> bool:
+        """Whether there is a clean image."""
+        return any(result.clean is not None for one in self.run.comparisons for result in one.inputs)
+
+
+def make_page(run: Run) -> Page:
+    """Gather what a page says of a run; without pictures where the run kept no images."""
+    comparison, order = run.comparisons[0], _order(run)
+    shown: list[Shown | None] = [None] * len(comparison.inputs)
+    if run.images:
+        shown = choose(run.images, comparison.reference.manifest, order)
+    first = order[0]
+    data = {
+        "decades": DECADES,
+        "limit": LARGEST["fp16"],
+        "first": first,
+        "candidates": [_candidate(comparison) for comparison in run.comparisons],
+        "images": [_image(run, index, one) for index, one in enumerate(shown)],
+    }
+    return Page(run, shown, first, failures.by_the_rule(run), data)
+
+
+def _order(run: Run) -> list[int]:
+    """Indices of the images, the worst first."""
+
+    def least(index: int) -> float:
+        found = [comparison.inputs[index].judged.psnr for comparison in run.comparisons]
+        return min(-math.inf if math.isnan(psnr) else psnr for psnr in found)
+
+    return sorted(range(len(run.comparisons[0].inputs)), key=least)
+
+
+def _candidate(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "name": comparison.candidate.name,
+        "stages": [_stage(stage) for stage in comparison.stages],
+        "blocks": [_block(block) for block in comparison.blocks],
+        "tolerance": _error(comparison.threshold),
+        "origin": None
+        if comparison.origin is None
+        else {"block": comparison.origin.block, "words": comparison.origin.words},
+        "results": [
+            {"histogram": _histogram(result.judged), "same_graphs": result.same_graphs is not None}
+            for result in comparison.inputs
+        ],
+    }
+
+
+def _histogram(numbers: Difference) -> dict[str, Any]:
+    histogram = numbers.histogram
+    return {"bits": histogram.bits, "labels": histogram.labels, "counts": histogram.counts}
+
+
+def _stage(stage: StageAgreement) -> dict[str, Any]:
+    return {
+        "name": stage.name,
+        "links": stage.common + stage.different,
+        "common": stage.common,
+        "near_ties": stage.near_ties,
+        "beyond": stage.beyond_tolerance,
+    }
+
+
+def _block(block: BlockDifference) -> dict[str, Any]:
+    """A block, None standing for what is no number."""
+    return {
+        "name": block.name,
+        "error": _error(block.psnr),
+        "alone": _error(block.alone),
+        "psnr": _finite(block.psnr),
+        "max_abs": _finite(block.max_abs),
+        "largest": _finite(block.largest),
+        "reference": _finite(block.reference_largest),
+        "nonfinite": block.nonfinite,
+        "precision": block.precision,
+        "over": block.over_tolerance,
+    }
+
+
+def _error(psnr: float) -> float | None:
+    """The root of the mean squared error over the peak; 0 for equal outputs."""
+    return None if math.isnan(psnr) else 10 ** (-psnr / 20)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _image(run: Run, index: int, shown: Shown | None) -> dict[str, Any]:
+    result = run.comparisons[0].inputs[index]
+    values: dict[str, Any] = {"name": result.name, "shown": shown is not None}
+    if shown is None:
+        return values
+    part, image = shown.part, shown.image
+    return values | {
+        "part": "" if shown.whole else _part_note(shown),
+        "top": part.top,
+        "left": part.left,
+        "height": part.height,
+        "width": part.width,
+        "pictures": {
+            key: {
+                "id": picture_name(index, key),
+                "title": _title(run, key),
+                "height": shown.size(key)[0],
+                "width": shown.size(key)[1],
+                "scale": shown.scale(key),
+            }
+            for key in shown.keys
+        },
+        "tiles": None if image.tiles is None else _tiles(image.tiles, shown),
+    }
+
+
+def _part_note(shown: Shown) -> str:
+    height, width = shown.image.reference.shape[:2]
+    part = shown.part
+    return (
+        f"Of {width} × {height} pixels {part.width} × {part.height} are shown, those around the largest difference, "
+        f"from column {part.left} and row {part.top}; the numbers are of all."
+    )
+
+
+def _title(run: Run, key: str) -> str:
+    kind, _, rest = key.partition("-")
+    if kind == "candidate":
+        return run.comparisons[int(rest)].candidate.name
+    if kind == "reference":
+        return run.comparisons[0].reference.name
+    return rest if kind == "beside" else {"input": "input", "clean": "clean image"}.get(kind, "difference")
+
+
+def _tiles(plan: Plan, shown: Shown) -> dict[str, Any]:
+    """The grid in pixels of the results, and how much more the difference changes across its borders than elsewhere."""
+    scale = shown.manifest.scale
+    values: dict[str, Any] = {
+        name: {"tile": axis.tile * scale, "origins": [origin * scale for origin in axis.origins]}
+        for name, axis in (("rows", plan.rows), ("columns", plan.columns))
+    }
+    if len(plan.tiles) > 1:
+        seams = [seam_ratio(shown.difference(i), _cut(plan, shown), scale) for i in range(len(shown.image.candidates))]
+        values["seams"] = [_finite(ratio) for ratio in seams]
+    return values
+
+
+def _cut(plan: Plan, shown: Shown) -> Plan:
+    """The plan in the part that is shown; its tiles may begin before it."""
+    scale = shown.manifest.scale
+
+    def moved(axis: Axis, start: int) -> Axis:
+        return Axis(axis.length, axis.tile, tuple(origin - start // scale for origin in axis.origins))
+
+    return Plan(moved(plan.rows, shown.part.top), moved(plan.columns, shown.part.left))

@@ -1,0 +1,1 @@
+"""Sessions: one protocol, one module for each engine that runs a model."""

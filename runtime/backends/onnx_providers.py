@@ -1,0 +1,213 @@
+"""ONNX Runtime's execution providers: asked for by name, really there, or an error that says what is missing.
+
+ONNX Runtime by itself falls back to the CPU in silence: when a session is made, and again when a run fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import importlib.metadata
+import io
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnxruntime
+
+from ...errors import InputError, KeygraphError, MissingDependencyError
+from ..device.cuda_driver import require_gpu
+from ..device.spec import Device
+
+#: Our names -> ONNX Runtime's.
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+
+#: The domain of our operators, in files and in libraries.
+_DOMAIN = "keygraph"
+
+_INSTALL = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'keygraph[gpu]'"
+
+#: Levels of ONNX Runtime's log; it has no way to ask for the one that is set.
+_USUAL, _FATAL = 2, 4
+
+
+def resolve(provider: str | None, device: Device) -> str:
+    """Return a key of `PROVIDERS`: the one asked for, else the device's; raises `InputError` if they do not fit."""
+    if provider is None:
+        return device.kind
+    if provider not in PROVIDERS:
+        raise InputError(f"the provider is {provider!r}; give one of {', '.join(PROVIDERS)}")
+    if (provider == "cpu") != (device.kind == "cpu"):
+        valid = "cpu" if device.kind == "cpu" else "cuda or tensorrt"
+        raise InputError(f"the provider {provider} does not run on the device {device}; give {valid}")
+    return provider
+
+
+def open_session(
+    path: Path | bytes, options: onnxruntime.SessionOptions, provider: str, device: Device
+) -> onnxruntime.InferenceSession:
+    """Create a session, and make sure that it runs where it was asked to.
+
+    Parameters
+    ----------
+    path
+        An ONNX file, or what would be in one.
+    options
+        The session's; recording which node runs where is turned on in it.
+    provider
+        What `resolve` returned.
+    device
+        The CPU, or which GPU.
+
+    Raises
+    ------
+    MissingDependencyError
+        ONNX Runtime was built without this provider, or a library that it needs is not there.
+    InputError
+        The file cannot be opened, there is no such GPU, or our operators would run on another processor.
+    """
+    wanted = PROVIDERS[provider]
+    if wanted not in onnxruntime.get_available_providers():
+        available = ", ".join(onnxruntime.get_available_providers())
+        raise MissingDependencyError(
+            f"this ONNX Runtime ({onnxruntime.__version__}) is built without {wanted} (it has {available}); "
+            f"install the one for GPUs in its place with: {_INSTALL}"
+        )
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if provider == "cpu":
+        session = _create(path, options, [wanted])
+    else:
+        require_gpu(device)
+        with _loading():
+            session = _create(path, options, _chain(path, provider, device), provider)
+    if wanted not in session.get_providers():
+        raise _unavailable(provider)
+    _check_placement(session, wanted)
+    return session
+
+
+def placement(session: onnxruntime.InferenceSession) -> Counter[tuple[str, str]] | None:
+    """Count nodes by (provider, operator's domain); None where ONNX Runtime does not tell (before 1.24)."""
+    ask = getattr(session, "get_provider_graph_assignment_info", None)
+    if ask is None:
+        return None
+    return Counter((part.ep_name, node.domain) for part in ask() for node in part.get_nodes())
+
+
+def reason(error: Exception) -> str:
+    """Put what ONNX Runtime says in one line, without its prefix."""
+    text = " ".join(str(error).split())
+    return text.split(" : ", 3)[-1] if text.startswith("[ONNXRuntimeError]") else text
+
+
+def loader_error(library: Path) -> str | None:
+    """Load a library; return what the system's loader says against it, for instance which other one it lacks."""
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        return str(error)
+    return None
+
+
+def _create(
+    path: Path | bytes,
+    options: onnxruntime.SessionOptions,
+    providers: list[str | tuple[str, dict[str, str]]],
+    gpu_provider: str | None = None,
+) -> onnxruntime.InferenceSession:
+    try:
+        model = path if isinstance(path, bytes) else str(path)
+        return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
+    except Exception as error:
+        if gpu_provider and any(word in str(error) for word in ("CUDA", "cuda", "TensorRT", "ExecutionProvider")):
+            raise _unavailable(gpu_provider, reason(error)) from error
+        if isinstance(path, bytes):
+            raise KeygraphError(f"a part of the network does not open: {reason(error)}") from error
+        raise InputError(
+            f"{path} cannot be opened: it is no ONNX file, is cut off ({path.stat().st_size:,} bytes), or needs a "
+            f"newer ONNX Runtime; export or download it again ({reason(error)})"
+        ) from error
+
+
+def cuda_provider(device: Device) -> tuple[str, dict[str, str]]:
+    """The CUDA provider on a GPU, with its options: float32 is float32, which is not ONNX Runtime's default."""
+    return PROVIDERS["cuda"], {"device_id": str(device.index), "use_tf32": "0"}
+
+
+def _chain(path: Path | bytes, provider: str, device: Device) -> list[str | tuple[str, dict[str, str]]]:
+    """Providers by preference, with their options. The CPU comes last by itself, for what belongs there: shapes."""
+    where = {"device_id": str(device.index)}
+    chain: list[str | tuple[str, dict[str, str]]] = [cuda_provider(device)]
+    if provider == "tensorrt":
+        cache = {
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": str(_engine_cache(path)),
+            "trt_timing_cache_enable": "1",
+        }
+        chain.insert(0, (PROVIDERS["tensorrt"], where | cache))
+    return chain
+
+
+def _engine_cache(path: Path | bytes) -> Path:
+    """A folder for the engines of exactly this file: ONNX Runtime names them by the graph, not by the weights."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    key = hashlib.sha256(path if isinstance(path, bytes) else path.read_bytes()).hexdigest()
+    folder = root / "keygraph" / "onnxruntime-tensorrt" / key[:32]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot make {folder}, where TensorRT's engines are kept ({error.strerror}); set XDG_CACHE_HOME"
+        ) from error
+    return folder
+
+
+@contextlib.contextmanager
+def _loading() -> Iterator[None]:
+    """Let the CUDA libraries of Python packages be found, and keep to ourselves what is printed along the way."""
+    onnxruntime.set_default_logger_severity(_FATAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            if hasattr(onnxruntime, "preload_dlls"):
+                onnxruntime.preload_dlls()
+            yield
+    finally:
+        onnxruntime.set_default_logger_severity(_USUAL)
+
+
+def _unavailable(provider: str, said: str = "") -> KeygraphError:
+    """The error that says why a provider did not start: which library it lacks, and which versions there are."""
+    folder = Path(onnxruntime.__file__).parent / "capi"
+    lacking = loader_error(folder / f"libonnxruntime_providers_{provider}.so")
+    cuda = getattr(onnxruntime, "cuda_version", "") or "unknown"
+    what = f"ONNX Runtime {onnxruntime.__version__}, built for CUDA {cuda}, cannot use {PROVIDERS[provider]}"
+    if lacking is None:
+        return InputError(f"{what}: {said or 'it does not say why'}; see keygraph doctor, or give --device cpu")
+    if "libnv" in lacking:
+        # ONNX Runtime wants one major version of TensorRT, which the library's name ends with.
+        remedy = "put the libraries of that TensorRT on LD_LIBRARY_PATH, or use --provider cuda"
+    elif "libcuda.so" in lacking:
+        remedy = "install NVIDIA's driver, or give --device cpu"
+    else:
+        remedy = f"{_cuda_packages()}; install what it needs with: pip install 'onnxruntime-gpu[cuda,cudnn]'"
+    return MissingDependencyError(f"{what}: {lacking}; {remedy}")
+
+
+def _cuda_packages() -> str:
+    """Say which of NVIDIA's libraries are installed as Python packages, with their versions."""
+    names = {package.metadata["Name"]: package.version for package in importlib.metadata.distributions()}
+    found = [f"{name} {version}" for name, version in sorted(names.items()) if (name or "").startswith("nvidia-")]
+    return f"of NVIDIA's packages there are {', '.join(found)}" if found else "none of NVIDIA's packages is installed"
+
+
+def _check_placement(session: onnxruntime.InferenceSession, wanted: str) -> None:
+    """Refuse a session whose key-graph operators run elsewhere, every tensor crossing the bus for them."""
+    cpu = PROVIDERS["cpu"]
+    if wanted != cpu and (cpu, _DOMAIN) in (placement(session) or ()):
+        raise InputError(
+            f"keygraph's operators would run on {cpu}, not beside {wanted}: the installed library is built without "
+            "its GPU kernels; build it with: pip install triton scikit-build-core ninja && pip install "
+            "--force-reinstall --no-deps --no-build-isolation keygraph"
+        )

@@ -1,0 +1,247 @@
+"""An exported ONNX file in ONNX Runtime."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ... import plugins
+from ...errors import InputError, KeygraphError, MissingDependencyError
+from ...files import read_start
+from ...manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, METADATA_KEY, Manifest, from_json
+from ..device.spec import Device
+from ..notices import warn
+from .base import SessionMemoryError, result_shape
+from .emulated_half import rounding
+
+if TYPE_CHECKING:
+    from ..tiling.exact.executor import Run
+    from ..tiling.exact.model import ExactModel
+
+try:
+    import onnxruntime
+except ImportError as error:
+    raise MissingDependencyError(
+        f"ONNX Runtime cannot be imported ({error}); install it with: pip install 'keygraph[cpu]'"
+    ) from error
+
+from .io_binding import BoundBuffers
+from .onnx_providers import PROVIDERS, open_session, placement, reason, resolve
+
+#: Phrases of ONNX Runtime's allocators: the arena, C++'s new, CUDA.
+_OUT_OF_MEMORY = (
+    "Failed to allocate memory",
+    "bad_alloc",
+    "out of memory",
+    "smaller than requested bytes",
+    "ALLOC_FAILED",
+)
+
+_TYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
+class OnnxRuntimeSession:
+    """Runs an ONNX file that keygraph exported.
+
+    Parameters
+    ----------
+    path
+        The file.
+    library
+        ``"auto"``: keygraph's operators from the installed library, else, announced, from the plain functions in the
+        file. A path: from that library, or not at all. None: from the functions.
+    threads
+        Threads per operator, at least 1; None leaves it to ONNX Runtime (one per core).
+    device
+        The CPU, or a GPU.
+    provider
+        ``"cpu"``, ``"cuda"`` or ``"tensorrt"``; None for the device's own. It is really used, or an error says why not.
+    notice
+        Takes the one line that is said when the library does not load.
+
+    Raises
+    ------
+    InputError
+        The file is missing, damaged, or not ours; a newer keygraph wrote it; the library or the provider does not load.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        library: str | os.PathLike[str] | None = "auto",
+        threads: int | None = None,
+        device: Device = Device(),  # noqa: B008 - frozen
+        provider: str | None = None,
+        notice: Callable[[str], None] = warn,
+    ) -> None:
+        file = Path(path)
+        read_start(file, "an exported .onnx file")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # What matters comes back as an exception.
+        if threads is not None:
+            if threads < 1:
+                raise InputError(f"threads is {threads}; it must be at least 1")
+            options.intra_op_num_threads = threads
+        provider = resolve(provider, device)
+        operators = register_operators(options, library, notice)
+        self._session, arithmetic = open_file(file, options, provider, device)
+        self._file, self._provider, self._threads, self._rounded = file, provider, threads, bool(arithmetic)
+        self._exact: ExactModel | None = None
+        self.device = device
+        text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        if text is None:
+            raise InputError(
+                f"{file} is an ONNX file, but not one that keygraph exported; make one with: export-model CHECKPOINT"
+            )
+        self.manifest: Manifest = from_json(text, str(file))
+        runtime_k = self.manifest.neighbours is not None and self.manifest.neighbours.runtime
+        inputs = {value.name: value.type for value in self._session.get_inputs()}
+        outputs = [value.name for value in self._session.get_outputs()]
+        self._extras = [extra.name for extra in self.manifest.extra_inputs]
+        expected = {IMAGE_INPUT, *self._extras, *([K_INPUT] if runtime_k else [])}
+        if set(inputs) != expected or IMAGE_OUTPUT not in outputs:
+            raise InputError(
+                f"{file}: inputs {', '.join(inputs)} and outputs {', '.join(outputs)} are not those of its manifest; "
+                "export it again"
+            )
+        self._type = _TYPES[inputs[IMAGE_INPUT]]
+        self._buffers = None if device.kind == "cpu" else BoundBuffers(self._session, device)
+        where = f"{PROVIDERS[provider]}{_elsewhere(self._session, PROVIDERS[provider])}"
+        if device.kind != "cpu":
+            where = f"{device}, {where}"
+        self.description = f"ONNX Runtime {onnxruntime.__version__}, {where}, operators from {operators}{arithmetic}"
+
+    def run(self, images: NDArray[np.float32], k: int | None, *extras: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Session.run`."""
+        named = zip((IMAGE_INPUT, *self._extras), (images, *extras), strict=True)
+        feeds = {name: np.ascontiguousarray(values, dtype=self._type) for name, values in named}
+        try:
+            restored = self._run(feeds, k)
+        except Exception as error:
+            if self._buffers is not None:
+                self._buffers.release()
+            raise _failure(error, images.shape) from error
+        return np.asarray(restored, dtype=np.float32)
+
+    def exact(self) -> ExactModel:
+        """See `DivisibleSession.exact`."""
+        from ..tiling.exact.model import ExactModel
+
+        if self._provider == "tensorrt":
+            raise InputError("TensorRT would build engines for every part; use the provider cuda")
+        if self._exact is None:
+            # Nothing of the session's: one that refers to itself is freed only when the garbage collector comes by.
+            open_model = functools.partial(_open_part, self._threads, self._provider, self.device)
+            self._exact = ExactModel(self._file, self.manifest, open_model, self._rounded)
+        return self._exact
+
+    def _run(self, feeds: dict[str, NDArray[Any]], k: int | None) -> NDArray[Any]:
+        if self._buffers is not None:
+            return self._buffers.run(feeds, k, result_shape(self.manifest, feeds[IMAGE_INPUT].shape))
+        if k is not None:
+            feeds[K_INPUT] = np.array([k], dtype=np.int64)
+        (restored,) = self._session.run([IMAGE_OUTPUT], feeds)
+        result: NDArray[Any] = restored
+        return result
+
+
+def _open_part(threads: int | None, provider: str, device: Device, model: bytes) -> Run:
+    """Open a part of a network as the network itself was opened."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    session = open_session(model, options, provider, device)
+    names = {value.name for value in session.get_inputs()}
+
+    def run(outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
+        given = {name: values for name, values in feeds.items() if name in names}
+        try:
+            results: Sequence[NDArray[Any]] = session.run(list(outputs), given)
+        except Exception as error:
+            largest = max((values.shape for values in given.values()), key=math.prod)
+            raise _failure(error, largest) from error
+        return results
+
+    return run
+
+
+def _failure(error: Exception, shape: tuple[int, ...]) -> KeygraphError:
+    """What to raise for an exception of ONNX Runtime's; they share no base class but Exception."""
+    if isinstance(error, MemoryError) or any(phrase in str(error) for phrase in _OUT_OF_MEMORY):
+        return SessionMemoryError("ONNX Runtime ran out of memory")
+    return KeygraphError(f"ONNX Runtime failed on an image tensor of shape {shape}: {reason(error)}")
+
+
+def register_operators(
+    options: onnxruntime.SessionOptions, library: str | os.PathLike[str] | None, notice: Callable[[str], None]
+) -> str:
+    """Register the operator library; return what the operators come from, in words."""
+    functions = "the functions in the file"
+    if library is None:
+        return functions
+    try:
+        path = plugins.library("onnxruntime") if library == "auto" else Path(library)
+        if not path.is_file():
+            raise InputError(f"the operator library {path} does not exist")
+        options.register_custom_ops_library(str(path))
+    except Exception as error:
+        why = str(error) if isinstance(error, KeygraphError) else f"{path} does not load: {reason(error)}"
+        if library != "auto":
+            raise InputError(f"{why}; give another library, or none to use the functions in the file") from error
+        notice(f"slower plain functions are used in place of keygraph's operators: {why}")
+        return functions
+    return path.name
+
+
+def open_file(
+    path: Path, options: onnxruntime.SessionOptions, provider: str, device: Device
+) -> tuple[onnxruntime.InferenceSession, str]:
+    """Open a file, in rounded float32 where the CPU has no kernels for its bfloat16; with what to say of that.
+
+    Raises
+    ------
+    InputError
+        The file or the provider cannot be used.
+    """
+    try:
+        return open_session(path, options, provider, device), ""
+    except InputError as error:
+        rounded = _without_bfloat16(path, error.__cause__ or error) if provider == "cpu" else None
+        if rounded is None:
+            raise
+    session = onnxruntime.InferenceSession(rounded, options, providers=[PROVIDERS["cpu"]])
+    return session, ", bfloat16 by rounding float32"
+
+
+def _without_bfloat16(path: Path, error: BaseException) -> bytes | None:
+    """The file in float32 that rounds to bfloat16, where the lack of such kernels is why it did not open."""
+    if "bfloat16" not in str(error) and "NOT_IMPLEMENTED" not in str(error):
+        return None
+    try:
+        import onnx
+    except ModuleNotFoundError:
+        raise MissingDependencyError(
+            f"ONNX Runtime has no bfloat16 kernels for the CPU; to run {path} here nevertheless, in float32 that is "
+            "rounded, install onnx with: pip install 'keygraph[export]'"
+        ) from error
+    model = onnx.load(path)
+    if not any(weight.data_type == onnx.TensorProto.BFLOAT16 for weight in model.graph.initializer):
+        return None
+    return bytes(rounding(model).SerializeToString())
+
+
+def _elsewhere(session: onnxruntime.InferenceSession, provider: str) -> str:
+    """Say how many nodes run on another provider than the one asked for; the empty string if none does."""
+    counts = placement(session)
+    if counts is None:
+        return ""
+    others = sum(count for (name, _), count in counts.items() if name != provider)
+    return f" ({others} of {sum(counts.values())} nodes elsewhere)" if others else ""

@@ -1,0 +1,117 @@
+"""A network in PyTorch itself: what every other engine is measured against."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import InputError
+from ...manifest import Manifest
+from ..device.cuda_driver import require_gpu
+from ..device.spec import Device
+from .base import SessionMemoryError
+
+if TYPE_CHECKING:
+    import torch
+
+#: Phrases of PyTorch's CPU allocators; on a GPU there is an exception of its own.
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc")
+
+
+class TorchSession:
+    """Runs a PyTorch network, in float32 with all of its bits: TensorFloat-32 is off in the process while it runs.
+
+    Parameters
+    ----------
+    module
+        Its ``forward(image, *extras)`` takes float[B, C, H, W] each, for every one of the manifest's `extra_inputs`
+        after the image; with key graphs, k comes last: int64[1], or None where it is fixed.
+    manifest
+        What the network says of itself.
+    threads
+        Threads per operator, for all of PyTorch in this process; None changes nothing.
+    device
+        Where the network is moved to; None leaves it where its parameters are.
+
+    Raises
+    ------
+    InputError
+        The threads are no number from 1, or PyTorch does not see the device.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        manifest: Manifest,
+        threads: int | None = None,
+        device: Device | None = None,
+    ) -> None:
+        import torch
+
+        if threads is not None:
+            if threads < 1:
+                raise InputError(f"threads is {threads}; it must be at least 1")
+            torch.set_num_threads(threads)
+        self.manifest = manifest
+        if device is not None:
+            require_device(device)
+            module = module.to(str(device))
+        self._module: Callable[..., Any] = module.eval()
+        first = next(module.parameters(), torch.empty(0))
+        self._device, self._type = first.device, first.dtype
+        self.description = f"PyTorch {torch.__version__}, {self._device}, {str(self._type).removeprefix('torch.')}"
+
+    def compiled(self) -> TorchSession:
+        """The same network through ``torch.compile``, which takes its time at the first run of every shape."""
+        import torch
+
+        session = copy.copy(self)
+        session._module = torch.compile(self._module)
+        session.description = f"{self.description}, torch.compile"
+        return session
+
+    def run(self, images: NDArray[np.float32], k: int | None, *extras: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Session.run`."""
+        import torch
+
+        from .full_fp32 import full_fp32
+
+        try:
+            with torch.inference_mode(), full_fp32():
+                arguments: list[torch.Tensor | None] = [
+                    torch.from_numpy(np.ascontiguousarray(values)).to(self._device, self._type)
+                    for values in (images, *extras)
+                ]
+                if self.manifest.neighbours is not None:
+                    arguments.append(None if k is None else torch.tensor([k], dtype=torch.int64, device=self._device))
+                result: NDArray[np.float32] = self._module(*arguments).float().cpu().numpy()
+                return result
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise SessionMemoryError("PyTorch ran out of memory") from error
+        except RuntimeError as error:
+            if any(phrase in str(error) for phrase in _OUT_OF_MEMORY):
+                raise SessionMemoryError("PyTorch ran out of memory") from error
+            raise
+
+
+def require_device(device: Device) -> None:
+    """Refuse a device that PyTorch does not see; raises `InputError`."""
+    import torch
+
+    if device.kind == "cpu":
+        return
+    if torch.version.cuda is None:
+        raise InputError(
+            f"PyTorch {torch.__version__} is built without CUDA, so it cannot run on {device}; install one that is "
+            "built with it, as pytorch.org says, or give --device cpu"
+        )
+    require_gpu(device)
+    if device.index >= torch.cuda.device_count():
+        raise InputError(
+            f"PyTorch {torch.__version__}, built for CUDA {torch.version.cuda}, does not see {device}: the driver is "
+            "too old for it, or CUDA_VISIBLE_DEVICES hides it; see keygraph doctor, or give --device cpu"
+        )

@@ -1,0 +1,1 @@
+"""Devices: naming one, asking its driver, its memory, and transfers beside computation."""

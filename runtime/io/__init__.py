@@ -1,0 +1,1 @@
+"""Files of images and spectral cubes, read and written whole or by regions."""

@@ -1,0 +1,165 @@
+"""Cubes in MATLAB's ``.mat`` files: version 5 (and 4) through SciPy, 7.3 (HDF5) through h5py.
+
+Version 7.3 keeps MATLAB's column-major order, so that HDF5 tells the axes in reverse: a cube of H x W x C is a dataset
+of C x W x H. That holds for files that MATLAB, hdf5storage (NTIRE's ARAD_1K and the results of the released MST++) and
+keygraph wrote alike.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ....errors import InputError
+from .contents import Contents, Stored, library, native, stored
+
+#: A variable of this many bytes and more does not fit into version 5.
+VERSION_5_BYTES = 2**31 - 2**10
+
+#: MATLAB's classes that hold numbers -> their type here; logical is 0 and 1.
+_CLASSES = {
+    "double": "f8",
+    "single": "f4",
+    "logical": "?",
+    **{f"{sign}int{bits}": f"{kind}{bits // 8}" for sign, kind in (("", "i"), ("u", "u")) for bits in (8, 16, 32, 64)},
+}
+
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+#: HDF5 lets a file begin with a block of its user's; MATLAB's is this long and says what the file is.
+_USER_BLOCK = 512
+
+
+def open_mat(path: Path) -> Contents:
+    """Open a ``.mat`` file of any version."""
+    return _open_hdf5(path) if _is_hdf5(path) else _open_version_5(path)
+
+
+def write_version_5(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    """Write arrays by name, each smaller than `VERSION_5_BYTES`."""
+    library("scipy.io", path).savemat(path, arrays, appendmat=False, oned_as="row")
+
+
+def write_version_7_3(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    """Write arrays by name into HDF5 in MATLAB's layout; needs memory for one band beside them."""
+    h5py = library("h5py", path)
+    classes = {np.dtype(code): name for name, code in _CLASSES.items()}
+    with _Sink(path, "w+b") as sink:
+        with h5py.File(sink, "w", userblock_size=_USER_BLOCK) as file:
+            for name, given in arrays.items():
+                array = np.atleast_2d(given)
+                dataset = file.create_dataset(name, shape=array.shape[::-1], dtype=array.dtype)
+                dataset.attrs["MATLAB_class"] = np.bytes_(classes[array.dtype])
+                for i in range(array.shape[-1]):
+                    dataset[i] = array[..., i].T
+        sink.seek(0)
+        text = b"MATLAB 7.3 MAT-file, Platform: keygraph, HDF5 schema 1.00 ."
+        sink.write(text.ljust(116) + bytes(8) + struct.pack("<H", 0x0200) + b"IM")
+        if sink.error is not None:
+            raise sink.error
+
+
+class _Sink(io.FileIO):
+    """A file for h5py that keeps the first error of writing to itself.
+
+    HDF5 cannot give up a file that could not be written: it tries again when Python exits, and crashes.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data)
+        try:
+            # The system may write less than it is given; the rest then says why.
+            while len(left) and self.error is None:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.error = error
+        return len(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        if self.error is None:
+            try:
+                return super().truncate(size)
+            except OSError as error:
+                self.error = error
+        return size or 0
+
+
+def _is_hdf5(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.read(len(_HDF5_SIGNATURE)) == _HDF5_SIGNATURE:
+            return True
+        file.seek(_USER_BLOCK)
+        return file.read(len(_HDF5_SIGNATURE)) == _HDF5_SIGNATURE
+
+
+def _open_version_5(path: Path) -> Contents:
+    scipy_io = library("scipy.io", path)
+    try:
+        listed = scipy_io.whosmat(path, appendmat=False)
+    except scipy_io.matlab.MatReadError as error:
+        raise ValueError(str(error)) from error
+    arrays = {
+        name: Stored(tuple(shape), np.dtype(_CLASSES[kind]) if kind in _CLASSES else None, kind)
+        for name, shape, kind in listed
+    }
+
+    def load(name: str) -> NDArray[Any]:
+        # In MATLAB's own types: MATLAB stores doubles that happen to be whole in fewer bytes, and a mask of zeros and
+        # ones would come back as 8-bit integers. The list above does not tell complex arrays.
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", np.exceptions.ComplexWarning)
+                values = scipy_io.loadmat(path, appendmat=False, variable_names=[name], mat_dtype=True)[name]
+        except np.exceptions.ComplexWarning:
+            raise InputError(
+                f"{path}:{name} is complex, not real numbers; save its real part or its magnitude"
+            ) from None
+        except scipy_io.matlab.MatReadError as error:
+            raise ValueError(str(error)) from error
+        if arrays[name].kind == "logical":
+            values = values.astype(np.bool_)
+        return np.asarray(values, dtype=native(values.dtype))
+
+    return Contents(arrays, load)
+
+
+def _open_hdf5(path: Path) -> Contents:
+    h5py = library("h5py", path)
+    with h5py.File(path, "r") as file:
+        arrays = {
+            name: _stored(item) for name, item in file.items() if not name.startswith("#") and name != "__header__"
+        }
+
+    def load(name: str) -> NDArray[Any]:
+        with h5py.File(path, "r") as file:
+            values: NDArray[Any] = file[name][()].T
+        if arrays[name].kind == "logical":
+            values = values.astype(np.bool_)
+        return values.astype(native(values.dtype), copy=False)
+
+    return Contents(arrays, load)
+
+
+def _stored(item: Any) -> Stored:
+    """Describe a dataset or a group (a structure, or a sparse matrix) of an HDF5 file."""
+    kind = item.attrs.get("MATLAB_class", b"")
+    kind = kind.decode() if isinstance(kind, bytes) else str(kind)
+    if not hasattr(item, "shape") or item.shape is None or "MATLAB_empty" in item.attrs:
+        return Stored((), None, kind or "group")
+    shape = item.shape[::-1]
+    if item.dtype.names:
+        return Stored(shape, None, "complex")
+    if kind not in ("", *_CLASSES):
+        return Stored(shape, None, kind)
+    if kind == "logical":
+        return Stored(shape, np.dtype(np.bool_), kind)
+    array = stored(shape, item.dtype)
+    return Stored(array.shape, array.dtype, kind or array.kind)

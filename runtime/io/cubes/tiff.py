@@ -1,0 +1,98 @@
+"""Cubes in TIFF files: a page for each band, or all bands in one page."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ....errors import MissingDependencyError
+from .contents import DAMAGE, Contents, Stored, library, stored
+from .wavelengths import nanometres
+
+# What is wrong with a file is said in an error, once; without a handler Python prints what tifffile logs of it.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+
+def is_cube(path: Path) -> bool:
+    """Whether a TIFF is a cube rather than a picture: gray pages of one size, or more than four channels in a page.
+
+    False as well for files that cannot be read, and where tifffile is not installed: `images` says of them what it can.
+    """
+    try:
+        with _opened(path) as file:
+            page = file.pages.first
+            gray = page.samplesperpixel == 1 and page.photometric.name in ("MINISBLACK", "MINISWHITE")
+            return bool(page.samplesperpixel > 4 or (gray and len(file.pages) > 1 and len(file.series) == 1))
+    except (MissingDependencyError, *DAMAGE):
+        return False
+
+
+def open_tiff(path: Path) -> Contents:
+    """Open a TIFF file whose pages, of one size, are the bands."""
+    with _opened(path) as file:
+        series = file.series[0]
+        if len(file.series) > 1:
+            sizes = " and ".join(str(tuple(one.shape)) for one in file.series[:3])
+            raise ValueError(f"its pages are of different kinds, {sizes}")
+        array = stored(series.shape, series.dtype)
+        axes, shape = _squeezed(series.axes, array.shape)
+        described: Any = file.shaped_metadata or ({},)
+        values = described[0].get("wavelengths", ())
+    order = _order(axes)
+    shape = tuple(shape[axis] for axis in order)
+    return Contents({"": Stored(shape, array.dtype, array.kind)}, lambda _: _load(path, order), nanometres(values))
+
+
+def write_tiff(path: Path, pixels: NDArray[Any], wavelengths: tuple[float, ...]) -> None:
+    """Write [H, W, C] a page for each band, not compressed; needs memory for one band beside them."""
+    height, width, bands = pixels.shape
+    library("tifffile", path).imwrite(
+        path,
+        _pages(pixels),
+        shape=(bands, height, width),
+        dtype=pixels.dtype,
+        photometric="minisblack",
+        metadata={"axes": "CYX", **({"wavelengths": list(wavelengths), "unit": "nm"} if wavelengths else {})},
+        bigtiff=pixels.nbytes > 2**31,
+    )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    tifffile = library("tifffile", path)
+    try:
+        with tifffile.TiffFile(path) as file:
+            yield file
+    except tifffile.TiffFileError as error:  # No ValueError in older versions.
+        raise ValueError(str(error)) from error
+
+
+def _pages(pixels: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    for band in range(pixels.shape[2]):
+        yield np.ascontiguousarray(pixels[:, :, band])
+
+
+def _load(path: Path, order: tuple[int, ...]) -> NDArray[Any]:
+    with _opened(path) as file:
+        series = file.series[0]
+        values = series.asarray()
+        _, shape = _squeezed(series.axes, values.shape)
+    return values.reshape(shape).transpose(order)
+
+
+def _squeezed(axes: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+    """Leave out axes of length one other than rows (Y) and columns (X)."""
+    kept = [(name, size) for name, size in zip(axes, shape, strict=True) if size > 1 or name in "YX"]
+    return "".join(name for name, _ in kept), tuple(size for _, size in kept)
+
+
+def _order(axes: str) -> tuple[int, ...]:
+    """Which axes are rows, columns, and bands (any others)."""
+    rows, columns = axes.index("Y"), axes.index("X")
+    return (rows, columns, *(axis for axis in range(len(axes)) if axis not in (rows, columns)))

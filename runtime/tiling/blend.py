@@ -1,0 +1,192 @@
+"""Cutting an image into tiles, and joining the restored tiles without seams. Pure functions on sizes and arrays.
+
+Both axes are cut apart from each other, so every weight is a product of a row weight and a column weight, and no
+canvas of weights is needed. What is restored comes out band by band, from the top, as soon as no tile can change it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..preprocess.padding import round_up
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of an image, cut into tiles.
+
+    Attributes
+    ----------
+    length
+        Padded size in pixels.
+    tile
+        Size of every tile; never more than `length`.
+    origins
+        Where the tiles begin, rising; the first is 0, the last is ``length - tile``.
+    """
+
+    length: int
+    tile: int
+    origins: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Tiles of one shape that cover a padded image, in rows from the top, each from the left."""
+
+    rows: Axis
+    columns: Axis
+
+    @property
+    def tiles(self) -> list[tuple[int, int]]:
+        """Top left corners (y, x), in the order in which `blend` wants them."""
+        return [(y, x) for y in self.rows.origins for x in self.columns.origins]
+
+
+def cut(length: int, tile: int, overlap: int, multiple: int, least: int = 0) -> Axis:
+    """Cut one axis.
+
+    The fewest tiles that overlap by `overlap` or more are spread evenly, on origins that are multiples of `multiple`:
+    the windows of a tile are then windows of the whole image, and the last tile ends with the image.
+
+    Parameters
+    ----------
+    length
+        Size of the image along the axis, at least 1.
+    tile
+        A multiple of `multiple`.
+    overlap
+        A multiple of `multiple`, from 0 to ``tile // 2``.
+    multiple
+        The model's size rule.
+    least
+        The smallest tile that the model takes, at most `tile`: a smaller image is padded to it, and otherwise no
+        further than the size rule asks.
+    """
+    padded = max(round_up(length, multiple), least)
+    if padded <= tile:
+        return Axis(padded, padded, (0,))
+    count = -(-(padded - overlap) // (tile - overlap))
+    slack = (padded - tile) // multiple
+    origins = tuple(index * slack // (count - 1) * multiple for index in range(count))
+    return Axis(padded, tile, origins)
+
+
+def weights(axis: Axis, scale: int = 1) -> NDArray[np.float32]:
+    """Weights of every tile along one axis.
+
+    Where two tiles overlap, the quarter of the overlap next to a cut edge is not used at all (there a tile has seen
+    the least of its surroundings), and the weight rises as a raised cosine over the half between. So a model that sees
+    no further than a quarter of the overlap gives the same result tiled as whole.
+
+    Parameters
+    ----------
+    axis
+        As `cut` returned it.
+    scale
+        Output pixels per input pixel.
+
+    Returns
+    -------
+    float32[tiles, tile * scale]; at every pixel of the axis the weights of the tiles that cover it sum to 1.
+    """
+    size = axis.tile * scale
+    centre = np.arange(size) + 0.5
+    raw = np.ones((len(axis.origins), size))
+    for index, (origin, following) in enumerate(zip(axis.origins, axis.origins[1:], strict=False)):
+        overlap = (origin + axis.tile - following) * scale
+        if overlap > 0:
+            rise = 0.5 - 0.5 * np.cos(np.pi * np.clip((centre - overlap / 4) / (overlap / 2), 0, 1))
+            raw[index] *= rise[::-1]
+            raw[index + 1] *= rise
+    total = np.zeros(axis.length * scale)
+    for origin, row in zip(axis.origins, raw, strict=True):
+        total[origin * scale : origin * scale + size] += row
+    for origin, row in zip(axis.origins, raw, strict=True):
+        row /= total[origin * scale : origin * scale + size]
+    return raw.astype(np.float32)
+
+
+def blend(
+    plan: Plan, restored: Iterable[NDArray[np.float32]], scale: int = 1
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Join restored tiles.
+
+    Parameters
+    ----------
+    plan
+        Where the tiles lie.
+    restored
+        float32[..., tile height * scale, tile width * scale], one for each of `Plan.tiles`, in that order.
+    scale
+        Output pixels per input pixel.
+
+    Yields
+    ------
+    (top, band): band is float32[..., rows, padded width * scale], finished, beginning at output row `top`. Bands follow
+    each other without gaps. A band is valid until the next one is asked for.
+    """
+    across, down = weights(plan.columns, scale), weights(plan.rows, scale)
+    height, width = plan.rows.tile * scale, plan.columns.tile * scale
+    ends = [*plan.rows.origins[1:], plan.rows.length]
+    source = iter(restored)
+    canvas: NDArray[np.float32] | None = None
+    for row, top in enumerate(plan.rows.origins):
+        for column, left in enumerate(plan.columns.origins):
+            tile = next(source)
+            if canvas is None:
+                canvas = np.zeros((*tile.shape[:-2], height, plan.columns.length * scale), dtype=np.float32)
+            target = canvas[..., left * scale : left * scale + width]
+            if len(plan.rows.origins) == len(plan.columns.origins) == 1:
+                target[...] = tile
+            else:
+                target += tile * (down[row][:, None] * across[column])
+        assert canvas is not None
+        finished = (ends[row] - top) * scale
+        yield top * scale, canvas[..., :finished, :]
+        # What lies below is shared with the next row of tiles: it moves up, and the rest begins at zero.
+        kept = height - finished
+        canvas[..., :kept, :] = canvas[..., finished:, :].copy()
+        canvas[..., kept:, :] = 0
+
+
+def seam_ratio(image: NDArray[np.generic], plan: Plan, scale: int = 1) -> float:
+    """Measure whether tile borders can be seen.
+
+    Parameters
+    ----------
+    image
+        [H, W] or [H, W, C], the joined result, or its difference from the whole image's result.
+    plan, scale
+        How it was cut.
+
+    Returns
+    -------
+    Mean absolute difference of neighbouring pixels at tile borders, over that of all other neighbours; the larger of
+    the two axes. About 1 without seams, or when nothing was cut; a picture with few and strong edges has a value of its
+    own, so compare it with that of the whole image's result for the same plan.
+    """
+    values = np.asarray(image, dtype=np.float64)
+    worst = 1.0 if len(plan.tiles) == 1 else 0.0
+    for number, axis in enumerate((plan.rows, plan.columns)):
+        borders = {edge * scale for origin in axis.origins for edge in (origin, origin + axis.tile)}
+        # The step over the border and one on either side: a dark line is as much a seam as a step is.
+        last = values.shape[number] - 2
+        inner = sorted(
+            {
+                step
+                for edge in borders
+                for step in range(edge - 2, edge + 1)
+                if 0 < edge <= last + 1 and 0 <= step <= last
+            }
+        )
+        if not inner:
+            continue
+        steps = np.abs(np.diff(values, axis=number)).mean(axis=tuple(i for i in range(values.ndim) if i != number))
+        across, elsewhere = steps[inner].mean(), np.delete(steps, inner).mean()
+        worst = max(worst, 1.0 if across == elsewhere else float(across / max(elsewhere, 1e-12)))
+    return worst

@@ -1,0 +1,240 @@
+"""Which tile, overlap and batch an image is restored with: what the user asked for, else what the manifest advises."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from numbers import Integral
+
+from ...errors import InputError
+from ...manifest import Manifest, Profile
+from ..preprocess.padding import round_up
+from .blend import Plan, cut
+
+#: Images up to this many pixels are restored whole: no tile can change them, and with the widest published models
+#: (180 channels, a feed-forward ratio of 2 to 4) one layer's activations stay near 1 GB.
+WHOLE_PIXELS = 512 * 512
+
+#: Tile and overlap where the manifest holds no calibration.
+DEFAULT_TILE = 256
+DEFAULT_OVERLAP = 32
+
+#: As many tiles run together as make up this many pixels, so that small tiles do not cost a call each.
+BATCH_PIXELS = 256 * 256
+
+#: How an engine is made for other sizes.
+REBUILD = "build it again with: keygraph build MODEL.onnx"
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """How an image is cut.
+
+    Attributes
+    ----------
+    plan
+        The tiles.
+    tile, overlap
+        Pixels; `tile` is (height, width), for a whole image its padded size. Without cuts the overlap plays no part.
+    batch
+        Tiles that run together.
+    most
+        Images that one run of the model takes at most; None for any number.
+    automatic
+        True when nobody asked for this tile, so that a smaller one may take its place.
+    """
+
+    plan: Plan
+    tile: tuple[int, int]
+    overlap: int
+    batch: int
+    most: int | None
+    automatic: bool
+
+
+def choose(
+    manifest: Manifest,
+    height: int,
+    width: int,
+    *,
+    tile: int | str = "auto",
+    overlap: int | str = "auto",
+    batch: int | None = None,
+    whole_pixels: int = WHOLE_PIXELS,
+) -> Sizing:
+    """Decide how to cut an image of `height` x `width` pixels.
+
+    Parameters
+    ----------
+    manifest
+        The model's.
+    height, width
+        At least 1.
+    tile
+        A multiple of the model's size rule; ``"none"`` for the whole image at once; or ``"auto"``: whole up to
+        `whole_pixels`, else the manifest's calibrated tile, else about `DEFAULT_TILE`. For a file with a fixed shape or
+        profiles: the calibrated tile if it takes that, else the one that it was built for; where tiles would change the
+        result (`global_statistics`), whole images as far as it takes them.
+    overlap
+        A multiple of the size rule, at most half a tile; or ``"auto"``: the calibrated overlap, else about
+        `DEFAULT_OVERLAP`.
+    batch
+        Tiles that run together, at least 1; None chooses.
+    whole_pixels
+        Images of at most so many pixels are restored whole, where nothing speaks against it.
+
+    Raises
+    ------
+    InputError
+        A value that cannot be; the message names the nearest that can.
+    """
+    multiple = manifest.size_multiple
+    automatic = tile == "auto"
+    whole = (round_up(height, multiple), round_up(width, multiple))
+    profile = None
+    if tile == "none":
+        shape = whole
+    elif not automatic:
+        shape = (_multiple(tile, "tile", multiple, multiple, None),) * 2
+    elif _profiles(manifest) and manifest.global_statistics:
+        shape = whole
+    elif _profiles(manifest) or height * width > max(whole_pixels, _default_tile(manifest) ** 2):
+        shape = (_default_tile(manifest),) * 2
+    else:
+        shape = whole
+    if _profiles(manifest):
+        shape, profile = _built_for(manifest, shape, tile)
+    # A whole image has no overlap, but the one that was asked for counts if the image must be cut after all.
+    room = None if shape == whole else _room(min(shape), multiple)
+    if overlap == "auto":
+        advised = manifest.tiling.overlap if manifest.tiling else round_up(DEFAULT_OVERLAP, multiple)
+        pixels = advised if room is None else min(advised, room)
+    else:
+        pixels = _multiple(overlap, "overlap", multiple, 0, room)
+    if batch is not None:
+        if isinstance(batch, bool) or not isinstance(batch, Integral) or batch < 1:
+            raise InputError(f"batch is {batch!r}; it must be a whole number from 1")
+        if manifest.shape is not None and batch != manifest.shape[0]:
+            raise InputError(f"batch is {batch}, but this file takes {manifest.shape[0]} only; leave the batch out")
+        if profile is not None and batch > profile.batch[2]:
+            raise InputError(
+                f"batch is {batch}, but this engine was built for at most {profile.batch[2]} tiles of "
+                f"{_pixels(shape)} together; leave the batch out, or {REBUILD} --batch 1:{batch}:{batch}"
+            )
+    return _sizing(manifest, height, width, shape, pixels, batch, profile, automatic)
+
+
+def smaller(manifest: Manifest, height: int, width: int, sizing: Sizing) -> Sizing | None:
+    """Return the next smaller way to cut an image that an engine had no memory for, or None when there is none.
+
+    The batch is halved first; then the tile, if it was chosen automatically.
+    """
+    if manifest.shape is not None:
+        return None
+    profile = _taking(manifest, sizing.tile)
+    if sizing.batch > (profile.batch[0] if profile else 1):
+        return dataclasses.replace(sizing, batch=sizing.batch // 2)
+    multiple = manifest.size_multiple
+    half = min(max(sizing.tile) // 2 // multiple * multiple, _default_tile(manifest))
+    if not sizing.automatic or half == 0:
+        return None
+    profile = _taking(manifest, (half, half))
+    if manifest.profiles and profile is None:
+        return None
+    overlap = min(sizing.overlap, _room(half, multiple))
+    return _sizing(manifest, height, width, (half, half), overlap, 1, profile, True)
+
+
+def _sizing(
+    manifest: Manifest,
+    height: int,
+    width: int,
+    tile: tuple[int, int],
+    overlap: int,
+    batch: int | None,
+    profile: Profile | None,
+    automatic: bool,
+) -> Sizing:
+    least = (profile.height[0], profile.width[0]) if profile else (0, 0)
+    rows = cut(height, tile[0], overlap, manifest.size_multiple, least[0])
+    columns = cut(width, tile[1], overlap, manifest.size_multiple, least[1])
+    if batch is None:
+        batch = profile.batch[1] if profile else max(1, BATCH_PIXELS // (rows.tile * columns.tile))
+    most = profile.batch[2] if profile else None
+    return Sizing(Plan(rows, columns), (rows.tile, columns.tile), overlap, batch, most, automatic)
+
+
+def _profiles(manifest: Manifest) -> tuple[Profile, ...]:
+    """The sizes that a file takes; a fixed shape is a profile of one."""
+    if manifest.shape is None:
+        return manifest.profiles
+    batch, height, width = ((size,) * 3 for size in manifest.shape)
+    return (Profile(batch, height, width),)
+
+
+def _taking(manifest: Manifest, tile: tuple[int, int]) -> Profile | None:
+    """The first profile that takes a tile."""
+    return next((profile for profile in _profiles(manifest) if profile.takes(profile.batch[1], *tile)), None)
+
+
+def _built_for(manifest: Manifest, shape: tuple[int, int], tile: int | str) -> tuple[tuple[int, int], Profile]:
+    """The tile for a file that does not take any size, and its profile.
+
+    A whole image is padded to a profile that is larger; a tile that was asked for is kept, or refused.
+    """
+    profiles = _profiles(manifest)
+    profile = _taking(manifest, shape)
+    if profile is not None:
+        return shape, profile
+    if tile == "none" or (tile == "auto" and manifest.global_statistics):
+        for profile in profiles:
+            padded = max(shape[0], profile.height[0]), max(shape[1], profile.width[0])
+            if padded[0] <= profile.height[2] and padded[1] <= profile.width[2]:
+                return padded, profile
+    if tile == "auto":
+        return (profiles[0].height[1], profiles[0].width[1]), profiles[0]
+    if manifest.shape is not None:
+        raise InputError(
+            f"tile is {tile}, but this file takes {_pixels(manifest.shape[1:])} pixels only; leave the tile out, or "
+            "export the checkpoint again with: export-model CHECKPOINT --shape dynamic"
+        )
+    ranges = " or ".join(
+        f"{_pixels((profile.height[0], profile.width[0]))} to {_pixels((profile.height[2], profile.width[2]))}"
+        for profile in profiles
+    )
+    wanted = max(shape)
+    raise InputError(
+        f"tile is {tile} ({_pixels(shape)} pixels), but this engine was built for {ranges}; leave the tile out, or "
+        f"{REBUILD} --tile {wanted}"
+    )
+
+
+def _pixels(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _room(tile: int, multiple: int) -> int:
+    """The largest overlap of a tile. Beyond half a tile, three tiles in a row would share pixels."""
+    return tile // 2 // multiple * multiple
+
+
+def _default_tile(manifest: Manifest) -> int:
+    multiple = manifest.size_multiple
+    # Two windows at the least, so that there is room for an overlap.
+    return manifest.tiling.tile if manifest.tiling else max(round_up(DEFAULT_TILE, multiple), 2 * multiple)
+
+
+def _multiple(value: int | str, name: str, multiple: int, least: int, most: int | None) -> int:
+    """Check a size that the user named against the size rule."""
+    words = {"tile": "'auto' or 'none'", "overlap": "'auto'"}[name]
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise InputError(f"{name} is {value!r}; it must be a multiple of {multiple}, or {words}")
+    if most is not None and value > most:
+        raise InputError(
+            f"{name} is {value}; with this tile it can be at most {most} (half a tile, in steps of {multiple})"
+        )
+    if value < least or value % multiple:
+        below, above = value // multiple * multiple, round_up(value, multiple)
+        valid = [str(size) for size in sorted({below, above}) if size >= least and (most is None or size <= most)]
+        raise InputError(f"{name} is {value}; it must be a multiple of {multiple}: use {' or '.join(valid) or least}")
+    return int(value)
