@@ -23,7 +23,7 @@ from keygraph.export import export
 from keygraph.models import load_checkpoint
 from keygraph.parity import ComparedImage, Run, compare
 from keygraph.parity.output.report import write_report
-from keygraph.runtime.tiling.blend.blend import Plan, cut
+from keygraph.runtime.tiling.blend import Plan, cut
 
 ROOT = Path(__file__).parents[1]
 CHECKPOINT = ROOT / "examples/kgt-denoise-tiny.ckpt"

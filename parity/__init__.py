@@ -21,26 +21,26 @@ if TYPE_CHECKING:
 
 #: Name -> the module that has it.
 _HOMES = {
-    "BlockDifference": "blocks",
+    "BlockDifference": "metrics.blocks",
     "CleanPsnr": "results",
     "ComparedImage": "run",
     "Comparison": "run",
-    "Difference": "difference",
-    "EngineProbe": "probes",
-    "Histogram": "difference",
+    "Difference": "metrics.image",
+    "EngineProbe": "sides.base",
+    "Histogram": "metrics.image",
     "InputResult": "results",
-    "OnnxProbe": "probes",
+    "OnnxProbe": "sides.base",
     "Mending": "run",
-    "Origin": "origin",
-    "Probe": "probes",
+    "Origin": "localize.first_divergence",
+    "Probe": "sides.base",
     "Run": "run",
     "Sample": "inputs",
     "Side": "run",
-    "StageAgreement": "stages",
-    "TorchProbe": "probes",
-    "Verdict": "verdict",
+    "StageAgreement": "metrics.selection",
+    "TorchProbe": "sides.base",
+    "Verdict": "pass_criteria",
     "compare": "comparison",
-    "open_probe": "probes",
+    "open_probe": "sides.base",
 }
 
 __all__ = [

@@ -15,7 +15,7 @@ import pytest
 from keygraph.export import export
 from keygraph.instrumentation.metrics import psnr
 from keygraph.models import load_checkpoint
-from keygraph.runtime.tiling.blend.blend import seam_ratio
+from keygraph.runtime.tiling.blend import seam_ratio
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CHECKPOINT = EXAMPLES / "kgt-denoise-tiny.ckpt"

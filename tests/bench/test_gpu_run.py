@@ -184,7 +184,7 @@ def test_a_package_of_other_sources_is_known(tmp_path: Path) -> None:
     lib.mkdir(parents=True)
     (lib / "libkeygraph_cuda.so").write_bytes(b"")
     assert gpu_package.differing(tmp_path) == []
-    (package / "bench" / "floor.py").write_text("changed")
+    (package / "bench" / "roofline.py").write_text("changed")
     (package / "gone.py").write_text("")
     assert gpu_package.differing(tmp_path) == ["bench/roofline.py", "gone.py"]
 

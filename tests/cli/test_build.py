@@ -18,7 +18,7 @@ from keygraph.engines import backend
 from keygraph.errors import MissingDependencyError
 from keygraph.manifest import Neighbours, Profile
 from keygraph.runtime.backends.engine_metadata import Plugin, check_digest, read, sidecar_path
-from keygraph.runtime.device.spec.cuda_driver import Gpu
+from keygraph.runtime.device.cuda_driver import Gpu
 from tiny_kgt import Tiny, changed
 
 needs_rtx = pytest.mark.skipif(

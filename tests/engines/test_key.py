@@ -13,7 +13,7 @@ from keygraph.engines.backend import Software
 from keygraph.engines.job import Job
 from keygraph.engines.model import load_model
 from keygraph.manifest import Profile
-from keygraph.runtime.device.spec.cuda_driver import Gpu
+from keygraph.runtime.device.cuda_driver import Gpu
 from onnx import ModelProto
 from tiny_kgt import changed, set_manifest, set_weight
 

@@ -13,8 +13,8 @@ from keygraph.engines.model import load_model
 from keygraph.engines.targets import TARGETS, find_target
 from keygraph.errors import InputError, MissingDependencyError
 from keygraph.runtime.backends.tensorrt_bindings import loader_path
-from keygraph.runtime.device.spec import memory
-from keygraph.runtime.device.spec.cuda_driver import Gpu
+from keygraph.runtime.device import memory
+from keygraph.runtime.device.cuda_driver import Gpu
 from rtx import needs_rtx
 
 L4 = Gpu("NVIDIA L4", (8, 9), 1 << 34)

@@ -19,8 +19,8 @@ from keygraph.models import load_checkpoint
 from keygraph.runtime.backends import engine_metadata as sidecars
 from keygraph.runtime.backends.base import run_batches
 from keygraph.runtime.backends.tensorrt_bindings import load_backend
-from keygraph.runtime.device.spec.spec import Device
-from keygraph.runtime.device.spec.transfer_pipeline import Batch, Overlap
+from keygraph.runtime.device.spec import Device
+from keygraph.runtime.device.transfer_pipeline import Batch, Overlap
 from keygraph.runtime.restorer import Restorer
 
 CHECKPOINT = Path(__file__).parents[2] / "examples" / "kgt-denoise-tiny.ckpt"
@@ -74,7 +74,7 @@ def test_a_gpu_that_is_not_there(model: Path) -> None:
 @pytest.fixture
 def cuda() -> Iterator[Any]:
     pytest.importorskip("cuda.bindings.runtime")
-    from keygraph.runtime.device.spec.cuda_runtime import Cuda
+    from keygraph.runtime.device.cuda_runtime import Cuda
 
     gpu = Cuda(Device("cuda"))
     yield gpu

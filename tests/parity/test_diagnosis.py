@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from keygraph.parity.localize.error_patterns import Cause, diagnose, numbers
-from keygraph.runtime.tiling.blend.blend import Plan, blend, cut
+from keygraph.runtime.tiling.blend import Plan, blend, cut
 from numpy.typing import NDArray
 
 Image = NDArray[np.float32]

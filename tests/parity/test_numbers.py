@@ -19,7 +19,7 @@ from keygraph.parity.metrics.selection import agreements
 from keygraph.parity.piecewise import count_pieces, in_pieces, in_tiles
 from keygraph.plugins.torch import pack_graph
 from keygraph.runtime.preprocess.normalization import normalisation
-from keygraph.runtime.tiling.blend.blend import Plan, cut
+from keygraph.runtime.tiling.blend import Plan, cut
 from torch import from_numpy
 
 

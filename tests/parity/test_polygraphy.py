@@ -33,7 +33,7 @@ from keygraph.parity.polygraphy.pytorch import ModelFromCheckpoint, TorchRunner
 from keygraph.parity.polygraphy.script import write_script
 from keygraph.runtime.backends.engine_metadata import Plugin, sidecar_path
 from keygraph.runtime.backends.pytorch import TorchSession
-from keygraph.runtime.device.spec.cuda_driver import Gpu
+from keygraph.runtime.device.cuda_driver import Gpu
 from keygraph.runtime.io import images
 from keygraph.runtime.io.images import Picture
 from polygraphy import config as polygraphy_config

@@ -429,7 +429,7 @@ def test_nothing_is_printed_of_a_damaged_tiff(tmp_path: Path) -> None:
     """tifffile logs what it finds, and Python prints logs that nobody listens to; pytest listens."""
     cubes.write(tmp_path / "a.tif", Cube(noise(24, 20, 5)))
     (tmp_path / "a.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:5000])
-    code = f"from keygraph.runtime import cubes; print(cubes.is_cube({str(tmp_path / 'a.tif')!r}))"
+    code = f"from keygraph.runtime.io import cubes; print(cubes.is_cube({str(tmp_path / 'a.tif')!r}))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (run.stdout, run.stderr) == ("False\n", "")
 
@@ -452,7 +452,7 @@ def test_a_full_disk_leaves_the_old_files_and_nothing_else(tmp_path: Path) -> No
         import resource, numpy as np
         from pathlib import Path
         from keygraph.errors import InputError
-        from keygraph.runtime import cubes
+        from keygraph.runtime.io import cubes
         folder, names = Path({str(tmp_path)!r}), ("a.mat", "7.mat", "a.npy", "a.npz", "a.tif", "a.hdr")
         version_5 = cubes.matlab.VERSION_5_BYTES
         def write(name, cube):

@@ -11,8 +11,8 @@ from keygraph.errors import KeygraphError
 
 pytest.importorskip("cuda.bindings.runtime")
 from cuda.bindings import runtime
-from keygraph.runtime.device.spec import cuda_runtime
-from keygraph.runtime.device.spec.spec import Device
+from keygraph.runtime.device import cuda_runtime
+from keygraph.runtime.device.spec import Device
 
 SUCCESS = runtime.cudaError_t.cudaSuccess
 FAILED = runtime.cudaError_t.cudaErrorStreamCaptureInvalidated

@@ -15,8 +15,8 @@ from keygraph.manifest import ExtraInput, Manifest
 from keygraph.runtime.backends import onnx_providers
 from keygraph.runtime.backends.io_binding import BoundBuffers
 from keygraph.runtime.backends.onnxruntime import OnnxRuntimeSession
-from keygraph.runtime.device.spec.cuda_driver import require_gpu
-from keygraph.runtime.device.spec.spec import Device, parse_device
+from keygraph.runtime.device.cuda_driver import require_gpu
+from keygraph.runtime.device.spec import Device, parse_device
 
 ModelFile = Callable[..., Path]
 K = {"default": 64, "maximum": 256, "trained": (), "runtime": True}

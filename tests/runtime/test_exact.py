@@ -20,7 +20,7 @@ from keygraph.runtime.io import images
 from keygraph.runtime.io.feature_file import FeatureFile
 from keygraph.runtime.restore_files import restore_file
 from keygraph.runtime.restorer import Restorer
-from keygraph.runtime.tiling.blend.exact.executor import tiles
+from keygraph.runtime.tiling.exact.executor import tiles
 
 onnx = pytest.importorskip("onnx")
 
@@ -473,7 +473,7 @@ def test_photographs_go_from_file_to_file(
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
 def test_reading_and_writing_take_no_more_memory_than_some_rows(tmp_path: Path) -> None:
     import pyvips
-    from keygraph.runtime.device.spec.memory import growth
+    from keygraph.runtime.device.memory import growth
     from keygraph.runtime.io import streaming
 
     height, width = 6000, 1024

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from keygraph.manifest import Manifest
 from keygraph.runtime.backends import onnx_providers
-from keygraph.runtime.device.spec.spec import Device
+from keygraph.runtime.device.spec import Device
 
 pytest.importorskip("torch")
 import torch

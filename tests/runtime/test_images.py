@@ -294,7 +294,7 @@ def test_a_write_that_the_system_really_stops(tmp_path: Path) -> None:
     code = f"""
         import resource, numpy as np
         from keygraph.errors import InputError
-        from keygraph.runtime import images
+        from keygraph.runtime.io import images
         pixels = np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
         try:

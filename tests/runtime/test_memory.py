@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from keygraph.manifest import GlobalStatistics, Manifest
-from keygraph.runtime.device.spec import memory
-from keygraph.runtime.device.spec.spec import Device
-from keygraph.runtime.tiling.blend.tile_size import WHOLE_PIXELS
+from keygraph.runtime.device import memory
+from keygraph.runtime.device.spec import Device
+from keygraph.runtime.tiling.tile_size import WHOLE_PIXELS
 
 GIB = 2**30
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_gpu import FakeGpu, Work
-from keygraph.runtime.device.spec.transfer_pipeline import Batch, Overlap
+from keygraph.runtime.device.transfer_pipeline import Batch, Overlap
 
 FLOAT = np.dtype(np.float32)
 

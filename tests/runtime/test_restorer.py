@@ -18,7 +18,7 @@ from keygraph.runtime.backends.base import Inputs, SessionMemoryError
 from keygraph.runtime.notices import KeygraphWarning
 from keygraph.runtime.preprocess.request import MAX_ELEMENTS, check_sizes
 from keygraph.runtime.restorer import Restorer
-from keygraph.runtime.tiling.blend.blend import seam_ratio
+from keygraph.runtime.tiling.blend import seam_ratio
 
 ModelFile = Callable[..., Path]
 

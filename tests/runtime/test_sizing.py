@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from keygraph.errors import InputError
 from keygraph.manifest import Manifest, Profile, Tiling, from_json
-from keygraph.runtime.tiling.blend.tile_size import Sizing, choose, smaller
+from keygraph.runtime.tiling.tile_size import Sizing, choose, smaller
 
 MakeManifest = Callable[..., Manifest]
 

@@ -28,7 +28,7 @@ from keygraph.runtime.backends import engine_metadata as sidecars
 from keygraph.runtime.backends import tensorrt, tensorrt_bindings
 from keygraph.runtime.backends.base import run_batches
 from keygraph.runtime.backends.tensorrt import TensorRtSession
-from keygraph.runtime.device.spec.spec import Device
+from keygraph.runtime.device.spec import Device
 from keygraph.runtime.restorer import Restorer
 
 MakeManifest = Callable[..., Manifest]
@@ -256,14 +256,14 @@ def test_what_is_left_is_freed_when_the_process_ends(make_engine: EngineFile) ->
         import sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         import fake_tensorrt, numpy as np
-        from keygraph.runtime import tensorrt, tensorrt_backend
+        from keygraph.runtime.backends import tensorrt, tensorrt_bindings
         class Gpu(fake_tensorrt.FakeGpu):
             def close(self):
                 super().close()
                 print(self.graphs, self.memory, self.pinned_blocks, *(n for n in self.freed if n in names))
         names = "context", "engine", "runtime", "streams"
         fake_tensorrt.gpu = Gpu()
-        tensorrt_backend._BACKENDS = {{"tensorrt": (("fake_tensorrt",), "tensorrt")}}
+        tensorrt_bindings._BACKENDS = {{"tensorrt": (("fake_tensorrt",), "tensorrt")}}
         tensorrt._open_gpu = lambda device: fake_tensorrt.gpu
         session = tensorrt.TensorRtSession({str(make_engine())!r})
         images = np.zeros((1, 3, 32, 32), np.float32)
@@ -476,7 +476,7 @@ def test_tensorrt_that_is_not_installed_is_named_with_its_line(
 
 def test_without_a_driver_the_error_says_so(make_engine: EngineFile, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("cuda.bindings.runtime")
-    from keygraph.runtime.device.spec import cuda_driver as gpus
+    from keygraph.runtime.device import cuda_driver as gpus
 
     real = gpus.require_gpu
     monkeypatch.setattr(
@@ -493,7 +493,7 @@ def test_without_a_driver_the_error_says_so(make_engine: EngineFile, monkeypatch
 def test_calls_of_cuda_that_fail_are_errors() -> None:
     runtime = pytest.importorskip("cuda.bindings.runtime")
     from keygraph.runtime.backends.base import SessionMemoryError
-    from keygraph.runtime.device.spec.cuda_runtime import _check
+    from keygraph.runtime.device.cuda_runtime import _check
 
     errors = runtime.cudaError_t
     assert _check((errors.cudaSuccess,), "x") == ()

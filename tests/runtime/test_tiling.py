@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from keygraph.runtime.preprocess.padding import reflected
-from keygraph.runtime.tiling.blend.blend import Axis, Plan, blend, cut, seam_ratio, weights
+from keygraph.runtime.tiling.blend import Axis, Plan, blend, cut, seam_ratio, weights
 
 
 @st.composite
