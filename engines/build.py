@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, KeygraphError
-from ..runtime.backends.engine_metadata import Sidecar, read
+from ..runtime.backends.engine_metadata import EngineMetadata, read
 from ..runtime.backends.tensorrt_bindings import loader_path
 from . import cache, lint, preflight
 from .job import Job
@@ -89,9 +89,9 @@ def build(
     """
     outcomes: dict[int, Outcome] = {}
     for i, job in enumerate(jobs):
-        sidecar, _ = cache.find(job.engine, job.ingredients(model))
-        if sidecar is not None and not job.force:
-            outcomes[i] = _outcome(job, CACHED, sidecar)
+        metadata, _ = cache.find(job.engine, job.ingredients(model))
+        if metadata is not None and not job.force:
+            outcomes[i] = _outcome(job, CACHED, metadata)
     waiting = [i for i in range(len(jobs)) if i not in outcomes]
     if waiting:
         _check(model, jobs[0])
@@ -115,10 +115,10 @@ def _check(model: Model, job: Job) -> None:
     lint.refuse(model, lint.lint(model, [name for name, _, _ in PLUGINS] if job.plugin else ()))
 
 
-def _outcome(job: Job, state: str, sidecar: Sidecar, reason: str = "") -> Outcome:
+def _outcome(job: Job, state: str, metadata: EngineMetadata, reason: str = "") -> Outcome:
     """Of an engine that is there."""
-    activations = sidecar.memory.get("activations", 0)
-    return Outcome(job.target, job.engine, state, sidecar.seconds, sidecar.engine_bytes, activations, reason)
+    activations = metadata.memory.get("activations", 0)
+    return Outcome(job.target, job.engine, state, metadata.seconds, metadata.engine_bytes, activations, reason)
 
 
 class _Bar:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import KeygraphError, MissingDependencyError
 from ..manifest import Manifest, Profile
-from ..runtime.backends.engine_metadata import Sidecar, Tensor
+from ..runtime.backends.engine_metadata import EngineMetadata, Tensor
 from ..runtime.backends.tensorrt_bindings import Backend, load_backend
 from ..runtime.device.cuda_driver import Gpu
 from .network import TYPES, image_inputs, profile_shapes
@@ -59,7 +59,7 @@ def read_back(
     return f"read back on {gpu.name if gpu else ''}: types, shapes and profiles are those of the file"
 
 
-def inspect(engine: Path, sidecar: Sidecar, gpu: Gpu | None) -> dict[str, Any]:
+def inspect(engine: Path, metadata: EngineMetadata, gpu: Gpu | None) -> dict[str, Any]:
     """Ask TensorRT's engine inspector; the one entry ``"not inspected"`` says why that cannot be done here.
 
     Returns
@@ -67,18 +67,18 @@ def inspect(engine: Path, sidecar: Sidecar, gpu: Gpu | None) -> dict[str, Any]:
     ``"layers"``: each with its name and, as far as the inspector says so, type and precision;
     ``"device memory"``: bytes that an execution context needs.
     """
-    if reason := _unreadable(sidecar.capability, gpu, sidecar.stripped):
+    if reason := _unreadable(metadata.capability, gpu, metadata.stripped):
         return {"not inspected": reason}
-    if sidecar.host_code:
+    if metadata.host_code:
         return {"not inspected": "the engine holds code for the host, which loading would run"}
     try:
-        backend = load_backend(sidecar.backend)
+        backend = load_backend(metadata.backend)
     except MissingDependencyError as error:
         return {"not inspected": str(error)}
-    if sidecar.plugin is not None:
+    if metadata.plugin is not None:
         return {"not inspected": "the engine needs a plugin library"}
-    if backend.version != sidecar.version:
-        return {"not inspected": f"built by {sidecar.version}, here is {backend.version}"}
+    if backend.version != metadata.version:
+        return {"not inspected": f"built by {metadata.version}, here is {backend.version}"}
     loaded = _deserialize(backend, engine.read_bytes(), False)
     inspector = loaded.create_engine_inspector()
     text = inspector.get_engine_information(backend.module.LayerInformationFormat.JSON)

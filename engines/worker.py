@@ -24,7 +24,7 @@ from typing import Any, TextIO
 
 from ..errors import InputError, KeygraphError
 from ..files import unwritable
-from ..runtime.backends.engine_metadata import Plugin, Sidecar, file_sha256
+from ..runtime.backends.engine_metadata import EngineMetadata, Plugin, file_sha256
 from ..runtime.backends.tensorrt_bindings import PLUGINS, Backend, load_backend, load_plugins
 from . import cache, cache_key, fallbacks, lint, network, preflight
 from .engine_check import read_back
@@ -64,20 +64,20 @@ def make(job: Job, emit: Emit) -> None:
     model = load_model(job.model)
     ingredients = job.ingredients(model)
     with cache.locked(job.engine, lambda: emit("note", message=f"another process builds {job.engine}: waiting for it")):
-        sidecar, reason = cache.find(job.engine, ingredients)
-        if sidecar is not None and not job.force:
+        metadata, reason = cache.find(job.engine, ingredients)
+        if metadata is not None and not job.force:
             emit("done", state="cached")
             return
         if job.preflight:
             preflight.check(model, job.engine.parent)
         emit("building", reason=reason)
         with _logged(cache.log_path(job.engine)) as log:
-            sidecar = build(job, model, ingredients, log, emit)
+            metadata = build(job, model, ingredients, log, emit)
         emit("done", state="built")
 
 
-def build(job: Job, model: Model, ingredients: dict[str, str], log: TextIO, emit: Emit) -> Sidecar:
-    """Build the engine and write it with its sidecar."""
+def build(job: Job, model: Model, ingredients: dict[str, str], log: TextIO, emit: Emit) -> EngineMetadata:
+    """Build the engine and write it with its metadata."""
     start = time.monotonic()
     stamp = model.stamp()
     target = TARGETS[job.target]
@@ -121,7 +121,7 @@ def build(job: Job, model: Model, ingredients: dict[str, str], log: TextIO, emit
         stripped=job.options.strip_weights,
         host_code=host_code,
     )
-    sidecar = Sidecar(
+    metadata = EngineMetadata(
         engine_sha256=hashlib.sha256(built.data).hexdigest(),
         engine_bytes=built.data.nbytes,
         key=cache_key.digest(ingredients),
@@ -147,8 +147,8 @@ def build(job: Job, model: Model, ingredients: dict[str, str], log: TextIO, emit
         made_with={name: importlib.metadata.version(name) for name in ("keygraph", "onnx")},
         manifest=engine_manifest(model.manifest, job.options),
     )
-    cache.commit(job.engine, built.data, sidecar)
-    return sidecar
+    cache.commit(job.engine, built.data, metadata)
+    return metadata
 
 
 def _load_plugins(backend: Backend, library: Path) -> None:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, KeygraphError
 from ..manifest import Manifest
-from .backends.base import DivisibleSession, Inputs, Session, SessionMemoryError, resolve_k, run_batches
+from .backends.base import DivisibleSession, Inputs, Session, resolve_k, run_batches
 from .device.memory import whole_pixels
-from .errors import require_finite
+from .errors import SessionMemoryError, require_finite
 from .io.regions import ArraySink, Sink
 from .notices import warn
 from .preprocess.normalization import from_model

@@ -126,7 +126,7 @@ def _create(
         if isinstance(path, bytes):
             raise KeygraphError(f"a part of the network does not open: {reason(error)}") from error
         raise InputError(
-            f"{path} cannot be opened: it is no ONNX file, is cut off ({path.stat().st_size:,} bytes), or needs a "
+            f"{path} cannot be opened: it is not an ONNX file, is truncated ({path.stat().st_size:,} bytes), or needs a "
             f"newer ONNX Runtime; export or download it again ({reason(error)})"
         ) from error
 

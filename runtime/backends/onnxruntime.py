@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from ... import plugins
 from ...errors import InputError, KeygraphError, MissingDependencyError
 from ...files import read_start
-from ...manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, METADATA_KEY, Manifest, from_json
+from ...manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, Manifest, from_metadata
 from ..device.spec import Device
+from ..errors import SessionMemoryError
 from ..notices import warn
-from .base import SessionMemoryError, result_shape
+from .base import result_shape
 from .emulated_half import rounding
 
 if TYPE_CHECKING:
@@ -95,12 +96,7 @@ class OnnxRuntimeSession:
         self._file, self._provider, self._threads, self._rounded = file, provider, threads, bool(arithmetic)
         self._exact: ExactModel | None = None
         self.device = device
-        text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-        if text is None:
-            raise InputError(
-                f"{file} is an ONNX file, but not one that keygraph exported; make one with: export-model CHECKPOINT"
-            )
-        self.manifest: Manifest = from_json(text, str(file))
+        self.manifest: Manifest = from_metadata(self._session.get_modelmeta().custom_metadata_map, file)
         runtime_k = self.manifest.neighbours is not None and self.manifest.neighbours.runtime
         inputs = {value.name: value.type for value in self._session.get_inputs()}
         outputs = [value.name for value in self._session.get_outputs()]

@@ -13,7 +13,7 @@ from ...errors import InputError
 from ...manifest import Manifest
 from ..device.cuda_driver import require_gpu
 from ..device.spec import Device
-from .base import SessionMemoryError
+from ..errors import SessionMemoryError
 
 if TYPE_CHECKING:
     import torch

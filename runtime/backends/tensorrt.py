@@ -20,9 +20,9 @@ from ..device.spec import Device
 from ..device.transfer_pipeline import Overlap
 from ..notices import warn
 from ..tiling.tile_size import REBUILD
-from . import engine_metadata as sidecars
+from . import engine_metadata
 from .base import Inputs, result_shape
-from .engine_metadata import Sidecar
+from .engine_metadata import EngineMetadata
 from .tensorrt_bindings import load_backend, load_plugins
 from .tensorrt_engine import Engine
 from .tensorrt_file import Deserialized
@@ -31,13 +31,13 @@ from .tensorrt_file import Deserialized
 class TensorRtSession:
     """Runs an engine that `keygraph build` made. One session for one thread at a time.
 
-    Everything that can be known before the engine's first byte is deserialized is checked before: the sidecar says what
+    Everything that can be known before the engine's first byte is deserialized is checked before: the metadata says what
     it was built by, for which GPU and with which plugin library.
 
     Parameters
     ----------
     path
-        The engine; its sidecar lies beside it.
+        The engine; its metadata lies beside it.
     device
         The GPU; it is chosen before TensorRT is called for the first time.
     library
@@ -53,7 +53,7 @@ class TensorRtSession:
     MissingDependencyError
         TensorRT, CUDA's bindings or the plugin library are not installed.
     InputError
-        There is no such GPU; the file or its sidecar is missing, damaged, or of another TensorRT, GPU or plugin
+        There is no such GPU; the file or its metadata is missing, damaged, or of another TensorRT, GPU or plugin
         library; the engine needs more memory than the GPU has.
     """
 
@@ -68,23 +68,23 @@ class TensorRtSession:
         file = Path(path)
         if device.kind != "cuda":
             raise InputError(f"{file} is an engine for a GPU, which does not run on the device {device}; give cuda")
-        sidecar = sidecars.read(file)
-        backend = load_backend(sidecar.backend)
-        plugin = plugin_for(sidecar, library)
+        metadata = engine_metadata.read(file)
+        backend = load_backend(metadata.backend)
+        plugin = plugin_for(metadata, library)
         gpu = _open_gpu(device)
         # What is freed, last in first out; nothing in it may refer to the session, which would then never be collected.
         owned = contextlib.ExitStack()
         owned.callback(gpu.close)
         self._close = weakref.finalize(self, _close, gpu, owned)
         try:
-            here = sidecars.Here(
+            here = engine_metadata.LoadEnvironment(
                 backend.name, backend.version, gpu.gpu.capability, gpu.gpu.name, plugin, allow_host_code=allow_host_code
             )
-            sidecars.check(file, here, notice)
+            engine_metadata.check(file, here, notice)
             if plugin is not None:
                 load_plugins(backend, plugin)
-            self.manifest: Manifest = sidecar.manifest
-            self._file = Deserialized(backend, file, allow_host_code, gpu, sidecar.engine_sha256)
+            self.manifest: Manifest = metadata.manifest
+            self._file = Deserialized(backend, file, allow_host_code, gpu, metadata.engine_sha256)
             owned.callback(self._file.release)
             profile = functools.partial(_profile_of, self.manifest)
             extras = [extra.name for extra in self.manifest.extra_inputs]
@@ -187,14 +187,14 @@ def _open_gpu(device: Device) -> Any:
     return Cuda(device)
 
 
-def plugin_for(sidecar: Sidecar, library: str | os.PathLike[str] | None) -> Path | None:
+def plugin_for(metadata: EngineMetadata, library: str | os.PathLike[str] | None) -> Path | None:
     """The plugin library for an engine, None where it needs none."""
-    if sidecar.plugin is None:
+    if metadata.plugin is None:
         return None
     if library is None:
         raise InputError(
-            f"this engine was built with {sidecar.plugin.name} and does not run without it; leave the library out, or "
-            f"build one that does with: {sidecar.command(plugin='none')}"
+            f"this engine was built with {metadata.plugin.name} and does not run without it; leave the library out, or "
+            f"build one that does with: {metadata.command(plugin='none')}"
         )
     return plugins.library("tensorrt") if library == "auto" else Path(library)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ...errors import InputError, KeygraphError
 from ...manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT
 from ..device import transfer_pipeline
-from .base import SessionMemoryError
+from ..errors import SessionMemoryError
 from .tensorrt_bindings import Backend
 from .tensorrt_file import Deserialized
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError, KeygraphError, MissingDependencyError
-from ..backends.base import SessionMemoryError
+from ..errors import SessionMemoryError
 from .cuda_driver import require_gpu
 from .spec import Device
 

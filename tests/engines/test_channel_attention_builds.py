@@ -35,11 +35,11 @@ def test_fp16_with_dynamic_sizes(name: str, tmp_path: Path, make_job: Callable[.
     jobs = [make_job(model.path, target, tile="32:64:128", batch="1:1:2") for target in ("sm_75", "sm_89")]
     outcomes = build(model, jobs)
     assert [(outcome.state, outcome.error) for outcome in outcomes] == [("built", "")] * 2
-    sidecar = read(jobs[0].engine)
-    assert sidecar.attempts == ()
+    metadata = read(jobs[0].engine)
+    assert metadata.attempts == ()
     inputs = image_inputs(model.manifest)
-    assert [tensor.name for tensor in sidecar.tensors] == [*(given.name for given in inputs), "restored"]
-    assert [tensor.shape[1] for tensor in sidecar.tensors[:-1]] == [given.channels for given in inputs]
+    assert [tensor.name for tensor in metadata.tensors] == [*(given.name for given in inputs), "restored"]
+    assert [tensor.shape[1] for tensor in metadata.tensors[:-1]] == [given.channels for given in inputs]
     assert outcomes[0].activations > 0
 
 

@@ -71,18 +71,18 @@ def test_dynamic_tile_and_batch_and_k(half: Path, make_job: MakeJob) -> None:
     job = make_job(half, tile="32:64:128", batch="1:2:4")
     outcome = one(job)
     assert (outcome.state, outcome.error) == ("built", "")
-    sidecar = read(job.engine)
-    check_digest(job.engine, sidecar)
-    image, k, restored = sidecar.tensors
+    metadata = read(job.engine)
+    check_digest(job.engine, metadata)
+    image, k, restored = metadata.tensors
     assert (image.name, image.dtype, image.shape) == ("image", "float32", (-1, 3, -1, -1))
     assert (k.name, k.dtype, k.host) == ("k", "int64", True)  # Without the plugin, k is a shape input.
     assert (restored.name, restored.output) == ("restored", True)
-    assert sidecar.manifest.profiles == (Profile((1, 2, 4), (32, 64, 128), (32, 64, 128)),)
-    assert sidecar.manifest.neighbours == load_model(half).manifest.neighbours
-    assert sidecar.manifest.precision == "fp16"
-    assert sidecar.read_back.startswith(("not read back: no GPU", "not read back: the GPU here", "read back on"))
-    assert sidecar.memory["weights"] > 0
-    assert sidecar.attempts == ()
+    assert metadata.manifest.profiles == (Profile((1, 2, 4), (32, 64, 128), (32, 64, 128)),)
+    assert metadata.manifest.neighbours == load_model(half).manifest.neighbours
+    assert metadata.manifest.precision == "fp16"
+    assert metadata.read_back.startswith(("not read back: no GPU", "not read back: the GPU here", "read back on"))
+    assert metadata.memory["weights"] > 0
+    assert metadata.attempts == ()
     log = cache.log_path(job.engine).read_text()
     assert "WARNING" in log
     assert sorted(path.suffix for path in job.engine.parent.iterdir()) == [".json", ".log", ".plan"]
@@ -94,10 +94,10 @@ def test_a_network_of_several_levels_with_several_profiles_and_a_narrow_k(half_u
     job = dataclasses.replace(job, options=dataclasses.replace(job.options, profiles=(*job.options.profiles, second)))
     outcome = one(job)
     assert (outcome.state, outcome.error) == ("built", "")
-    sidecar = read(job.engine)
-    assert len(sidecar.manifest.profiles) == 2
-    assert sidecar.manifest.neighbours == Neighbours(10, 10, (10, 20))
-    assert sidecar.capability == (12, 0)
+    metadata = read(job.engine)
+    assert len(metadata.manifest.profiles) == 2
+    assert metadata.manifest.neighbours == Neighbours(10, 10, (10, 20))
+    assert metadata.capability == (12, 0)
 
 
 def test_the_demo_for_every_target(tmp_path: Path, make_job: MakeJob) -> None:
@@ -227,10 +227,10 @@ def test_the_plugin(half: Path, make_job: MakeJob) -> None:
     job = make_job(half, plugin=library)
     outcome = one(job)
     assert (outcome.state, outcome.error) == ("built", "")
-    sidecar = read(job.engine)
-    assert sidecar.plugin is not None
-    assert sidecar.plugin.name == library.name
-    assert next(tensor for tensor in sidecar.tensors if tensor.name == "k").host is False
+    metadata = read(job.engine)
+    assert metadata.plugin is not None
+    assert metadata.plugin.name == library.name
+    assert next(tensor for tensor in metadata.tensors if tensor.name == "k").host is False
     assert {name for name, _, _ in PLUGINS} == {"KeyGraph", "KeyGraphAttention"}
 
 
@@ -352,6 +352,6 @@ def test_an_engine_for_this_gpu_is_read_back(half: Path, make_job: MakeJob) -> N
     job = make_job(half, target=gpu.target, gpu=gpu, tile="32:64:128", batch="1:2:4")
     outcome = one(job)
     assert (outcome.state, outcome.error) == ("built", "")
-    sidecar = read(job.engine)
-    assert sidecar.read_back.startswith(f"read back on {gpu.name}")
-    assert inspect(job.engine, sidecar, gpu)["layers"]
+    metadata = read(job.engine)
+    assert metadata.read_back.startswith(f"read back on {gpu.name}")
+    assert inspect(job.engine, metadata, gpu)["layers"]

@@ -16,7 +16,7 @@ from keygraph.errors import MissingDependencyError
 from keygraph.export import export
 from keygraph.manifest import ExtraInput
 from keygraph.models import load_checkpoint
-from keygraph.runtime.backends import engine_metadata as sidecars
+from keygraph.runtime.backends import engine_metadata
 from keygraph.runtime.backends.base import run_batches
 from keygraph.runtime.backends.tensorrt_bindings import load_backend
 from keygraph.runtime.device.spec import Device
@@ -170,7 +170,7 @@ def test_an_engine_for_another_gpu_is_refused_before_it_is_loaded(engine: Path, 
 
     copy = tmp_path / engine.name
     copy.write_bytes(engine.read_bytes())
-    sidecar = dataclasses.replace(sidecars.read(engine), capability=(7, 0), target="sm_70", compatible="none")
-    sidecars.sidecar_path(copy).write_text(sidecar.to_json())
+    metadata = dataclasses.replace(engine_metadata.read(engine), capability=(7, 0), target="sm_70", compatible="none")
+    engine_metadata.metadata_path(copy).write_text(metadata.to_json())
     with pytest.raises(keygraph.errors.InputError, match="for sm_70; here it is"):
         keygraph.load(copy)

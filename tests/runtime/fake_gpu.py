@@ -95,7 +95,7 @@ class FakeGpu:
         self.freed.append(name)
 
     def allocate(self, size: int) -> int:
-        from keygraph.runtime.backends.base import SessionMemoryError
+        from keygraph.runtime.errors import SessionMemoryError
 
         if sum(len(block) for block in self.memory.values()) + size > self.limit:
             raise SessionMemoryError("the GPU ran out of memory")

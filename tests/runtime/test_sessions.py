@@ -75,7 +75,7 @@ def test_the_installed_library_is_used(make_model: ModelFile) -> None:
         (b"", "empty"),
         (b"<!DOCTYPE html><html>", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS"),
-        (b"something else", "no ONNX file"),
+        (b"something else", "not an ONNX file"),
     ],
 )
 def test_a_file_that_is_no_model(tmp_path: Path, content: bytes | None, message: str) -> None:
@@ -89,7 +89,7 @@ def test_a_file_that_is_no_model(tmp_path: Path, content: bytes | None, message:
 def test_a_truncated_model(make_model: ModelFile) -> None:
     path = make_model("blur")
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(InputError, match="cut off"):
+    with pytest.raises(InputError, match="truncated"):
         keygraph.load(path, library=None)
 
 
@@ -147,8 +147,8 @@ def test_pytorch_runs_behind_the_same_protocol(make_manifest: Callable[..., Mani
 
 def test_pytorch_out_of_memory_is_told_from_other_failures(make_manifest: Callable[..., Manifest]) -> None:
     torch = pytest.importorskip("torch")
-    from keygraph.runtime.backends.base import SessionMemoryError
     from keygraph.runtime.backends.pytorch import TorchSession
+    from keygraph.runtime.errors import SessionMemoryError
 
     class Huge(torch.nn.Module):  # type: ignore[misc, name-defined]
         def forward(self, image):  # type: ignore[no-untyped-def]

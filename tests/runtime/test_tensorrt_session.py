@@ -24,8 +24,7 @@ from fake_gpu import FakeGpu
 from keygraph import plugins
 from keygraph.errors import InputError, KeygraphError, MissingDependencyError
 from keygraph.manifest import ExtraInput, Manifest, Neighbours, Profile
-from keygraph.runtime.backends import engine_metadata as sidecars
-from keygraph.runtime.backends import tensorrt, tensorrt_bindings
+from keygraph.runtime.backends import engine_metadata, tensorrt, tensorrt_bindings
 from keygraph.runtime.backends.base import run_batches
 from keygraph.runtime.backends.tensorrt import TensorRtSession
 from keygraph.runtime.device.spec import Device
@@ -40,7 +39,7 @@ PLUGINS = list(tensorrt_bindings.PLUGINS)
 
 @pytest.fixture
 def make_engine(tmp_path: Path, make_manifest: MakeManifest) -> EngineFile:
-    """Write an engine of `fake_tensorrt` and its sidecar; words change what the engine is, or the sidecar says."""
+    """Write an engine of `fake_tensorrt` and its metadata; words change what the engine is, or the metadata says."""
 
     def make(backend: str = "tensorrt", k: str | None = "device", **changes: Any) -> Path:
         of_engine = {name: changes.pop(name) for name in ("type", "too_large", "memory", "tensors") if name in changes}
@@ -77,7 +76,9 @@ def make_engine(tmp_path: Path, make_manifest: MakeManifest) -> EngineFile:
         }
         path = tmp_path / "kgt.sm89.plan"
         path.write_bytes(blob)
-        sidecars.sidecar_path(path).write_text(sidecars.Sidecar(**{**values, **changes}).to_json())
+        engine_metadata.metadata_path(path).write_text(
+            engine_metadata.EngineMetadata(**{**values, **changes}).to_json()
+        )
         return path
 
     return make
@@ -391,7 +392,10 @@ def test_sizes_and_k_that_an_engine_was_not_built_for(make_engine: EngineFile, g
         ({"engine_sha256": "0" * 64}, "is not the engine that"),
         ({"host_code": True, "version_compatible": True}, "code for the host"),
         ({"stripped": True}, "without its weights"),
-        ({"plugin": sidecars.Plugin("libkeygraph_trt.so", "0" * 64)}, "was built with a libkeygraph_trt.so of SHA-256"),
+        (
+            {"plugin": engine_metadata.Plugin("libkeygraph_trt.so", "0" * 64)},
+            "was built with a libkeygraph_trt.so of SHA-256",
+        ),
         ({"too_large": True}, "needs 3 MiB for its activations, and the GPU has 1,024 of 8,192 MiB free .*smaller"),
         ({"tensors": ["x", "y"]}, "tensors x, y are not those of a keygraph engine"),
     ],
@@ -429,7 +433,7 @@ def test_plugins_are_loaded_once_and_looked_for(
 
     def engine(content: bytes) -> Path:
         library.write_bytes(content)
-        return make_engine(plugin=sidecars.Plugin(library.name, sidecars.file_sha256(library)))
+        return make_engine(plugin=engine_metadata.Plugin(library.name, engine_metadata.file_sha256(library)))
 
     path = engine(b"library")
     for _ in range(2):
@@ -456,7 +460,7 @@ def test_an_engine_runs_on_gpus_only(make_engine: EngineFile) -> None:
 
 def test_files_that_are_no_engine(make_engine: EngineFile, tmp_path: Path) -> None:
     path = make_engine()
-    sidecars.sidecar_path(path).unlink()
+    engine_metadata.metadata_path(path).unlink()
     with pytest.raises(InputError, match=r"kgt\.sm89\.plan\.json is missing"):
         keygraph.load(path)
 
@@ -492,8 +496,8 @@ def test_without_a_driver_the_error_says_so(make_engine: EngineFile, monkeypatch
 
 def test_calls_of_cuda_that_fail_are_errors() -> None:
     runtime = pytest.importorskip("cuda.bindings.runtime")
-    from keygraph.runtime.backends.base import SessionMemoryError
     from keygraph.runtime.device.cuda_runtime import _check
+    from keygraph.runtime.errors import SessionMemoryError
 
     errors = runtime.cudaError_t
     assert _check((errors.cudaSuccess,), "x") == ()

@@ -137,7 +137,7 @@ def test_an_error_of_the_batches_leaves_nothing_running() -> None:
 
 
 def test_memory_that_runs_out_is_given_back() -> None:
-    from keygraph.runtime.backends.base import SessionMemoryError
+    from keygraph.runtime.errors import SessionMemoryError
 
     gpu = FakeGpu(limit=1000)
     overlap = Overlap(gpu, doubling(gpu))
