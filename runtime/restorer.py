@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from ..errors import InputError, KeygraphError
 from ..manifest import Manifest
 from .backends.base import DivisibleSession, Inputs, Session, resolve_k, run_batches
-from .device.memory import whole_pixels
 from .errors import SessionMemoryError, require_finite
 from .io.regions import ArraySink, Sink
 from .notices import warn
@@ -24,6 +23,7 @@ from .preprocess.normalization import from_model
 from .preprocess.request import Scene, Windows, scene
 from .tiling.blend import Plan, blend
 from .tiling.tile_size import Sizing, choose, smaller
+from .tiling.whole_image import whole_pixels
 
 if TYPE_CHECKING:
     from .tiling.exact.model import ExactModel

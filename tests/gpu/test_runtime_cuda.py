@@ -20,7 +20,7 @@ from keygraph.runtime.backends import engine_metadata
 from keygraph.runtime.backends.base import run_batches
 from keygraph.runtime.backends.tensorrt_bindings import load_backend
 from keygraph.runtime.device.spec import Device
-from keygraph.runtime.device.transfer_pipeline import Batch, Overlap
+from keygraph.runtime.device.transfer_pipeline import Batch, TransferPipeline
 from keygraph.runtime.restorer import Restorer
 
 CHECKPOINT = Path(__file__).parents[2] / "examples" / "kgt-denoise-tiny.ckpt"
@@ -106,13 +106,13 @@ def copying(gpu: Any, graphs: dict[Batch, Any] | None) -> Callable[[Batch, int],
 
 @pytest.mark.parametrize("graphs", [None, {}])
 def test_copies_beside_a_computation_keep_every_batch_apart(cuda: Any, graphs: dict[Batch, Any] | None) -> None:
-    overlap = Overlap(cuda, copying(cuda, graphs))
+    pipeline = TransferPipeline(cuda, copying(cuda, graphs))
     for size in (16, 512, 64):
         batches = ((np.full((2, 3, size, size), i, np.float32),) for i in range(1, 12))
-        results = overlap.run(batches, lambda shape: shape[0], lambda shape: tuple(shape), np.dtype(np.float32))
+        results = pipeline.run(batches, lambda shape: shape[0], lambda shape: tuple(shape), np.dtype(np.float32))
         for number, result in zip(itertools.count(1), results, strict=False):
             assert (result == number).all()
-    overlap.release()
+    pipeline.release()
 
 
 def test_what_goes_with_an_image_reaches_the_gpu(make_model: Callable[..., Path], photo: np.ndarray[Any, Any]) -> None:
