@@ -112,6 +112,12 @@ def result_shape(manifest: Manifest, shape: Sequence[int]) -> tuple[int, int, in
     return batch, manifest.out_channels, (height - down) * manifest.scale, (width - across) * manifest.scale
 
 
+def check_threads(threads: int | None) -> None:
+    """Raise `InputError` for a number of threads below 1; None stands for the backend's default."""
+    if threads is not None and threads < 1:
+        raise InputError(f"threads is {threads}; it must be at least 1")
+
+
 def resolve_k(manifest: Manifest, k: Any) -> int | None:
     """Check the k that a user gave. It is never clamped.
 

@@ -1,9 +1,9 @@
-"""A half-precision file as float32 arithmetic that rounds: for machines whose kernels lack the type, and for proofs.
+"""Emulate half precision in float32, where kernels for it are missing and for comparisons with a GPU.
 
-ONNX Runtime's CPU provider has no bfloat16 kernels, and runs float16 operators that it lacks in float32 without
-rounding (or overflowing) in between. So neither can show there what a GPU computes. In the graph made here every tensor
-that the file holds in half is rounded to that type after the operator that makes it, and the operator computes in
-float32: what a GPU does that accumulates in float32.
+ONNX Runtime's CPU provider has no bfloat16 kernels, and runs float16 operators that it lacks in float32, without
+rounding or overflow between operators. So neither type behaves there as on a GPU. The graph made here computes every
+operator in float32 and rounds each result that the file stores in half precision to that type, as a GPU does that
+accumulates in float32.
 
 The package onnx is needed to use this module, not to import it.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-#: Operators that only move values: there is nothing to round behind them.
+#: Operators that only move values, so that their results need no rounding.
 MOVES = frozenset(
     (
         *("Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "SpaceToDepth"),
@@ -24,18 +24,18 @@ MOVES = frozenset(
 )
 
 
-def rounding(model: ModelProto) -> ModelProto:
-    """Make a float32 copy of a half-precision file that rounds wherever the file stores half.
+def emulate_half(model: ModelProto) -> ModelProto:
+    """Return a float32 copy of a half-precision model that rounds every tensor which the model stores in half.
 
     Parameters
     ----------
     model
-        A file that keygraph exported, with its weights loaded; every value's type is in its `value_info`.
+        An exported model with its weights loaded. Its `value_info` contains the type of every value.
 
     Returns
     -------
     ModelProto
-        Names of nodes and values, inputs and outputs are the file's; everything of type float16 or bfloat16 is float32.
+        Inputs, outputs, nodes and values have the model's names; float16 and bfloat16 are replaced by float32.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper

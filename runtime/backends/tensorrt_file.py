@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
 from ...files import atomic_path
 from .tensorrt_bindings import Backend
+from .user_cache import cache_folder
 
 
 class RuntimeCache:
@@ -116,8 +116,3 @@ class Deserialized:
                 f"has {free / 2**20:,.0f} of {total / 2**20:,.0f} MiB free ({backend.errors()}); build an engine with "
                 "smaller tiles or batches"
             )
-
-
-def cache_folder() -> Path:
-    """Return the folder of files that keygraph can create again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "keygraph"
