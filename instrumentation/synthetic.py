@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..manifest import IMAGE_INPUT, Manifest
+from ..manifest import Manifest
+from ..runtime.backends.base import image_inputs
 
 
 def test_image(shape: tuple[int, ...], value_range: tuple[float, float]) -> NDArray[np.float32]:
@@ -37,8 +39,8 @@ def test_inputs(manifest: Manifest, shape: tuple[int, int, int]) -> tuple[NDArra
     """Return a batch of such images for every input of a model except k, for results of a shape (B, H, W)."""
     batch, height, width = shape
     return tuple(
-        test_image((batch, channels, height + down, width + across), manifest.value_range)
-        for _, channels, (down, across) in tensors(manifest)
+        test_image((batch, given.channels, height + given.margin[0], width + given.margin[1]), manifest.value_range)
+        for given in image_inputs(manifest)
     )
 
 
@@ -63,8 +65,8 @@ def test_scene(manifest: Manifest, height: int, width: int) -> tuple[NDArray[np.
         The other views and extra inputs, by name.
     """
     image, *extras = (
-        np.ascontiguousarray(np.moveaxis(test_image((1, channels, height + down, width + across), (0.0, 1.0))[0], 0, 2))
-        for _, channels, (down, across) in tensors(manifest)
+        np.ascontiguousarray(np.moveaxis(image[0], 0, 2))
+        for image in test_inputs(replace(manifest, value_range=(0.0, 1.0)), (1, height, width))
     )
     first, *views = np.split(image, len(manifest.views) or 1, axis=2)
     named = zip((*manifest.views[1:], *(extra.name for extra in manifest.extra_inputs)), (*views, *extras), strict=True)
@@ -72,9 +74,3 @@ def test_scene(manifest: Manifest, height: int, width: int) -> tuple[NDArray[np.
 
 
 test_scene.__test__ = False  # type: ignore[attr-defined]
-
-
-def tensors(manifest: Manifest) -> tuple[tuple[str, int, tuple[int, int]], ...]:
-    """Return name, channels and margin of every input of a model except k, in order."""
-    extras = ((extra.name, extra.channels, extra.margin) for extra in manifest.extra_inputs)
-    return (IMAGE_INPUT, manifest.in_channels, manifest.margin), *extras

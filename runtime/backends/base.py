@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
-from ...manifest import Manifest
+from ...manifest import IMAGE_INPUT, ExtraInput, Manifest
 
 if TYPE_CHECKING:
     from ..tiling.exact.model import ExactModel
@@ -103,6 +103,11 @@ def run_batches(
     else:
         for images, *extras in batches:
             yield session.run(images, k, *extras)
+
+
+def image_inputs(manifest: Manifest) -> tuple[ExtraInput, ...]:
+    """Return every input of a model except k, in order: the image, then the manifest's `extra_inputs`."""
+    return (ExtraInput(IMAGE_INPUT, manifest.in_channels, manifest.margin), *manifest.extra_inputs)
 
 
 def result_shape(manifest: Manifest, shape: Sequence[int]) -> tuple[int, int, int, int]:

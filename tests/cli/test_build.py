@@ -112,7 +112,7 @@ def test_no_room_for_the_engine(model: Path, capsys: pytest.CaptureFixture[str])
         (["--backend", "openvino"], "there is no backend 'openvino'; choose one of tensorrt, tensorrt-rtx, auto"),
         (["--target", "sm_89", "--tile", "100"], "multiples of 8: for 100 use 96 or 104"),
         (["--target", "sm_89", "--tile", "0"], "for 0 use 8"),
-        (["--target", "sm_89", "--batch", "4:2:1"], "must not fall"),
+        (["--target", "sm_89", "--batch", "4:2:1"], "must not decrease"),
         (["--target", "sm_89", "--k", "65"], "--k is 65; it must be a whole number from 1 to 64"),
         (["--target", "sm_89", "--workspace", "lots"], "--workspace is 'lots'; give a size"),
         (["--target", "sm_89", "--optimization", "6"], "--optimization is 6; it must be from 0 to 5"),

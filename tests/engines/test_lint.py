@@ -46,7 +46,7 @@ def test_our_files_are_clean(single: Path, half: Path, half_unet: Path) -> None:
     ("change", "words"),
     [
         (add(node("BitwiseAnd", ["image", "image"])), "TensorRT has no BitwiseAnd"),
-        (add(node("TopK", ["image", "n"], sorted=0), n=np.array([4])), "TopK sorts always; set sorted to 1"),
+        (add(node("TopK", ["image", "n"], sorted=0), n=np.array([4])), "TopK always sorts; set sorted to 1"),
         (add(node("TopK", ["image", "n"]), n=np.array([3841])), "TopK of 3841: TensorRT selects at most 3840"),
         (
             add(node("ScatterElements", ["image", "i", "image"], reduction="add"), i=np.array([4])),

@@ -10,10 +10,11 @@ import pytest
 import torch
 from keygraph.cli import main
 from keygraph.engines.model import load_model
-from keygraph.engines.network import image_inputs, profile_shapes
+from keygraph.engines.network import profile_shapes
 from keygraph.errors import MissingDependencyError
 from keygraph.instrumentation.metrics import psnr
 from keygraph.manifest import Profile
+from keygraph.runtime.backends.base import image_inputs
 from keygraph.runtime.backends.tensorrt_bindings import load_backend
 from tiny_channel_attention import NETWORKS, exported
 

@@ -24,8 +24,8 @@ from keygraph.engines import cache, network
 from keygraph.engines.backend import local_gpu
 from keygraph.engines.build import Outcome, build
 from keygraph.engines.engine_check import inspect
-from keygraph.engines.fallbacks import Rung
-from keygraph.engines.fp32_matmul_rewrite import without_products
+from keygraph.engines.fallbacks import Attempt
+from keygraph.engines.fp32_matmul_rewrite import rewrite_fp32_matmuls
 from keygraph.engines.job import Job
 from keygraph.engines.model import load_model
 from keygraph.engines.options import Options
@@ -136,7 +136,7 @@ def test_fp32_and_a_target_that_has_no_such_products(single: Path, make_job: Mak
 
 
 def test_products_written_as_sums_are_the_same(single: Path, tmp_path: Path) -> None:
-    proto = without_products(onnx.load(single))
+    proto = rewrite_fp32_matmuls(onnx.load(single))
     assert not any(node.op_type == "MatMul" for function in proto.functions for node in function.node)
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, tmp_path / "sums.onnx")
@@ -320,26 +320,26 @@ def test_every_option_reaches_the_builder() -> None:
     """On TensorRT-RTX's own configuration, which takes them all; what it cannot do is refused before."""
     import tensorrt_rtx_bindings as trt
 
-    def configured(rung: Rung, **options: Any) -> Any:
+    def configured(attempt: Attempt, **options: Any) -> Any:
         builder = trt.Builder(trt.Logger(trt.Logger.INTERNAL_ERROR))
         config = builder.create_builder_config()
-        network.configure(trt, config, Options((), None, **options), rung)
+        network.configure(trt, config, Options((), None, **options), attempt)
         return config, builder
 
-    config, _builder = configured(Rung("", 5, 1 << 20), version_compatible=True, strip_weights=True)
+    config, _builder = configured(Attempt("", 5, 1 << 20), version_compatible=True, strip_weights=True)
     assert config.builder_optimization_level == 5
     assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 1 << 20
     assert config.get_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     assert config.get_flag(trt.BuilderFlag.STRIP_PLAN)
     assert config.get_tactic_sources() != 0
-    config, _builder = configured(Rung("less", 0, 1 << 20, half_workspace=True, all_tactics=False))
+    config, _builder = configured(Attempt("less", 0, 1 << 20, half_workspace=True, all_tactics=False))
     assert config.builder_optimization_level == 0
     assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 1 << 19
     assert config.get_tactic_sources() == 0
     assert not config.get_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     assert not config.get_flag(trt.BuilderFlag.TF32)
-    plain, _builder = configured(Rung("", 3, None))
-    half, _builder = configured(Rung("less", 3, None, half_workspace=True))
+    plain, _builder = configured(Attempt("", 3, None))
+    half, _builder = configured(Attempt("less", 3, None, half_workspace=True))
     limits = [config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) for config in (plain, half)]
     assert limits[1] == limits[0] // 2
 

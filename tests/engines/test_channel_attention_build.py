@@ -12,14 +12,15 @@ import onnx
 import onnxruntime
 import pytest
 from keygraph.engines.build import build
-from keygraph.engines.fp32_matmul_rewrite import without_products
+from keygraph.engines.fp32_matmul_rewrite import rewrite_fp32_matmuls
 from keygraph.engines.job import Job
 from keygraph.engines.lint import lint
 from keygraph.engines.model import load_model
-from keygraph.engines.network import check_tensors, image_inputs, profile_shapes
+from keygraph.engines.network import check_tensors, profile_shapes
 from keygraph.engines.options import Options
 from keygraph.errors import KeygraphError
 from keygraph.manifest import ExtraInput, Profile
+from keygraph.runtime.backends.base import image_inputs
 from keygraph.runtime.backends.engine_metadata import Tensor, read
 from onnx import TensorProto, helper
 from rtx import needs_rtx
@@ -86,7 +87,7 @@ def test_sums_over_pixels_as_cosines_in_half() -> None:
         value_info=[value("q32", single, None), value("k32", single, None), value("turned", single, None)],
     )
     opset = [helper.make_opsetid("", 20)]
-    written = without_products(helper.make_model(graph, opset_imports=opset, ir_version=10))
+    written = rewrite_fp32_matmuls(helper.make_model(graph, opset_imports=opset, ir_version=10))
     onnx.checker.check_model(written, full_check=True)
     (kept, *_) = [node for node in written.graph.node if node.op_type == "MatMul" and "gram" not in node.output[0]]
     assert kept.output[0] == "attended"  # Half's own products stay.
