@@ -80,9 +80,7 @@ class Options:
         if self.strip_weights and not has_gpu:
             raise InputError("TensorRT-RTX needs a GPU to strip weights, and this machine has none; leave it out")
         if self.timing_cache:
-            raise InputError(
-                "TensorRT-RTX does not time kernels in a build and takes no --timing-cache; leave it out"
-            )
+            raise InputError("TensorRT-RTX does not time kernels in a build and takes no --timing-cache; leave it out")
 
 
 def read_profiles(manifest: Manifest, tiles: Sequence[str], batches: Sequence[str]) -> tuple[Profile, ...]:

@@ -1,4 +1,4 @@
-"""Sidecars of engines that are no engines."""
+"""Files that stand for engines, with their metadata."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MANIFEST = Manifest(
 
 
 def metadata_for(engine: bytes = ENGINE, **changes: Any) -> EngineMetadata:
-    """The metadata of an engine with this content, changed at will."""
+    """Return metadata of an engine with this content; keywords replace fields."""
     values: dict[str, Any] = {
         "engine_sha256": hashlib.sha256(engine).hexdigest(),
         "engine_bytes": len(engine),
@@ -60,7 +60,7 @@ def metadata_for(engine: bytes = ENGINE, **changes: Any) -> EngineMetadata:
 
 
 def write_engine(path: Path, engine: bytes = ENGINE, **changes: Any) -> Path:
-    """Write both files."""
+    """Write an engine and its metadata; keywords replace fields."""
     path.write_bytes(engine)
     metadata_path(path).write_text(metadata_for(engine, **changes).to_json())
     return path

@@ -1,4 +1,4 @@
-"""Engines of networks that attend between channels: several inputs, margins, sums over all pixels."""
+"""Engines of networks with channel attention: several inputs, margins, sums over all pixels."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tiny_channel_attention import NETWORKS, exported
 @needs_rtx
 @pytest.mark.parametrize("name", NETWORKS)
 def test_fp16_with_dynamic_sizes(name: str, tmp_path: Path, make_job: Callable[..., Job]) -> None:
-    """With FP32 products, and for a target that has none."""
+    """For a target with FP32 products and for one without."""
     model = load_model(exported(name, tmp_path).onnx)
     assert lint(model) == []
     jobs = [make_job(model.path, target, tile="32:64:128", batch="1:1:2") for target in ("sm_75", "sm_89")]
@@ -70,7 +70,7 @@ def test_tensors_that_are_not_the_manifests(make_manifest: Callable[..., Any], m
 
 
 def test_sums_over_pixels_as_cosines_in_half() -> None:
-    """Also where the sum itself is beyond half, and where a row is zero."""
+    """Also where the sum overflows half precision, and for a row of zeros."""
     half, single = TensorProto.FLOAT16, TensorProto.FLOAT
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
@@ -90,8 +90,8 @@ def test_sums_over_pixels_as_cosines_in_half() -> None:
     written = rewrite_fp32_matmuls(helper.make_model(graph, opset_imports=opset, ir_version=10))
     onnx.checker.check_model(written, full_check=True)
     (kept, *_) = [node for node in written.graph.node if node.op_type == "MatMul" and "gram" not in node.output[0]]
-    assert kept.output[0] == "attended"  # Half's own products stay.
-    # The only values that meet in a product of FP32 have been half.
+    assert kept.output[0] == "attended"  # Products in half precision are unchanged.
+    # The operands of the FP32 product are rounded to half.
     assert {node.input[0] for node in written.graph.node if node.op_type == "Cast"} >= {"gram_left_unit"}
     q, k = (np.random.default_rng(i).normal(1, 1, (1, 6 - i, 1 << 17)).astype(np.float16) for i in range(2))
     q[0, 2] = 0

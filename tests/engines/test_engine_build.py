@@ -1,4 +1,4 @@
-"""Real engines, built by TensorRT-RTX for GPUs that this machine need not have."""
+"""Real engines, built by TensorRT-RTX, which needs no GPU for that."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def one(job: Job, said: list[str] | None = None) -> Outcome:
 
 
 def is_sound(engine: Path) -> bool:
-    """Whether what is there would be loaded, and is then what it says."""
+    """Whether the engine and its metadata belong together."""
     try:
         check_digest(engine, read(engine))
     except InputError:
@@ -114,7 +114,7 @@ def test_the_demo_for_every_target(tmp_path: Path, make_job: MakeJob) -> None:
 
 @pytest.mark.parametrize("preset", ["kgt-base", "kgt-base-sr"])
 def test_base_size_for_every_target(preset: str, tmp_path: Path, make_job: MakeJob) -> None:
-    """U-shaped and columnar, random weights, in the half precision that `export` writes."""
+    """U-shaped and columnar networks with random weights, in the half precision that `export` writes."""
     torch.manual_seed(0)
     checkpoint, file = tmp_path / "model.ckpt", tmp_path / "model.onnx"
     save_checkpoint(checkpoint, KGT(PRESETS[preset]))
@@ -127,7 +127,7 @@ def test_base_size_for_every_target(preset: str, tmp_path: Path, make_job: MakeJ
 
 
 def test_fp32_and_a_target_that_has_no_such_products(single: Path, make_job: MakeJob) -> None:
-    """One failure does not end the others."""
+    """The failure of one target does not affect the others."""
     bad, good = make(make_job(single, "sm_75"), make_job(single, "sm_86"))
     assert (bad.state, bad.exit_code) == ("failed", 2)
     assert "is fp32, but TensorRT-RTX multiplies matrices in fp16 only for sm_75" in bad.error
@@ -176,7 +176,7 @@ def test_progress_goes_to_the_end(half: Path, make_job: MakeJob) -> None:
 
 
 def test_too_little_workspace(half: Path, make_job: MakeJob) -> None:
-    """The builder fails for good reason: it is said, with what helps; nothing is left but the log."""
+    """The builder fails: the error says what helps, and only the log is left."""
     job = make_job(half, options={"workspace": 1 << 10})
     outcome = one(job)
     assert (outcome.state, outcome.exit_code) == ("failed", 1)
@@ -216,7 +216,7 @@ def test_a_library_without_our_plugins(half: Path, make_job: MakeJob) -> None:
 
 
 def test_the_plugin(half: Path, make_job: MakeJob) -> None:
-    """Not supported by RTX's makers, but its parser takes it, and then k is in the device's memory."""
+    """NVIDIA does not support plugins in TensorRT-RTX, but its parser uses them, and then k is in device memory."""
     folder = os.environ.get("KEYGRAPH_LIBRARY_DIR")
     try:
         library = Path(folder, plugins.LIBRARIES["tensorrt"]).absolute() if folder else plugins.library("tensorrt")
@@ -284,9 +284,9 @@ ROUNDS = 20
 
 
 def test_killed_at_random_moments(half: Path, make_job: MakeJob) -> None:
-    """Whatever is there after a kill -9 is a sound engine, or would be refused; and the next builder succeeds.
+    """After kill -9 the engine is valid or would be refused, and the next build succeeds.
 
-    `test_killed_while_writing` kills at every step of the write itself.
+    `test_killed_while_writing` kills at every step of writing.
     """
     job = make_job(half)
     other = dataclasses.replace(job, options=dataclasses.replace(job.options, k=(1, 4, 8)))
@@ -309,7 +309,7 @@ def test_killed_at_random_moments(half: Path, make_job: MakeJob) -> None:
 
 
 def test_a_builder_that_dies_is_said(half: Path, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever takes the process down, the other end says with what, and where to look."""
+    """The error reports how the worker process ended."""
     monkeypatch.setattr("keygraph.engines.build.sys.executable", "/bin/false")
     outcome = one(make_job(half))
     assert outcome.state == "failed"
@@ -317,7 +317,7 @@ def test_a_builder_that_dies_is_said(half: Path, make_job: MakeJob, monkeypatch:
 
 
 def test_every_option_reaches_the_builder() -> None:
-    """On TensorRT-RTX's own configuration, which takes them all; what it cannot do is refused before."""
+    """Checked on TensorRT-RTX's configuration, which accepts all options; unsupported ones are refused earlier."""
     import tensorrt_rtx_bindings as trt
 
     def configured(attempt: Attempt, **options: Any) -> Any:

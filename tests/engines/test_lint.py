@@ -1,4 +1,4 @@
-"""What TensorRT would refuse is found before anything is built, and named by its module."""
+"""Lint: what TensorRT would reject is found before a build, with the name of its module."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def found(source: Path, tmp_path: Path, change: Change, plugins: tuple[str, ...]
 
 
 def add(*nodes: onnx.NodeProto, **constants: np.ndarray) -> Change:
-    """Put nodes at the end of the graph, where nobody uses what they give."""
+    """Append nodes whose results are not used."""
 
     def change(model: ModelProto) -> None:
         model.graph.node.extend(nodes)
@@ -85,7 +85,7 @@ def test_functions_are_looked_into_unless_a_plugin_stands_for_them(single: Path,
         (attribute,) = (a for a in top_k.attribute if a.name == "sorted")
         attribute.i = 0
 
-    (finding,) = found(single, tmp_path, unsorted)  # Once, though two nodes call it.
+    (finding,) = found(single, tmp_path, unsorted)  # Once, although two nodes call it.
     assert finding.module.startswith("body.0")
     assert found(single, tmp_path, unsorted, OURS) == []
 

@@ -1,4 +1,4 @@
-"""Sizes, k and the rest of what a user may ask for."""
+"""Build options: sizes, k and flags."""
 
 from __future__ import annotations
 

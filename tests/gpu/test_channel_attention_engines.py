@@ -1,4 +1,4 @@
-"""Engines of networks that attend between channels, on a real GPU, against PyTorch in FP32 on the CPU."""
+"""Engines of networks with channel attention on a GPU, against PyTorch in FP32 on the CPU."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tiny_channel_attention import NETWORKS, exported
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_an_engine_computes_what_pytorch_does(name: str, backend: str, tmp_path: Path) -> None:
-    """At sizes where sums over pixels are beyond half."""
+    """At sizes where sums over pixels overflow half precision."""
     pytest.importorskip("cuda.bindings.runtime")
     try:
         load_backend(backend)

@@ -1,4 +1,4 @@
-"""Engines are checked against their metadata before anything loads them; every refusal says what to do."""
+"""Engine metadata: engines are checked before they are loaded, and every refusal says what to do."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_missing_and_damaged_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"another!!", b"an engin", b"an engine and more"])
-def test_a_sidecar_of_another_engine(tmp_path: Path, content: bytes) -> None:
+def test_metadata_of_another_engine(tmp_path: Path, content: bytes) -> None:
     engine = write_engine(tmp_path / "kgt.sm86.plan")
     engine.write_bytes(content)
     message = refused(engine)

@@ -1,3 +1,5 @@
+"""Overlapped transfers on a fake GPU that runs operations in random order."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -7,12 +9,13 @@ import numpy as np
 import pytest
 from fake_gpu import FakeGpu, Work
 from keygraph.runtime.device.transfer_pipeline import Batch, TransferPipeline
+from keygraph.runtime.errors import SessionMemoryError
 
 FLOAT = np.dtype(np.float32)
 
 
 def doubling(gpu: FakeGpu) -> Any:
-    """A launch that gives twice the image, and all other inputs besides."""
+    """Return a launch whose result is twice the image plus all other inputs."""
 
     def launch(batch: Batch, stream: int) -> None:
         def run() -> None:
@@ -29,7 +32,7 @@ def same(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def batches(*counts: int) -> Iterator[tuple[np.ndarray[Any, Any], ...]]:
-    """One buffer for all: a batch is only there until the next one is asked for."""
+    """Yield batches in one shared buffer, so that each is valid only until the next one is requested."""
     buffer = np.zeros((max(counts), 3, 4, 5), np.float32)
     for number, count in enumerate(counts):
         buffer[...] = number + 1
@@ -80,10 +83,10 @@ def test_copies_overlap_the_computation() -> None:
         assert computes[i].needs(uploads[i])
         assert downloads[i].needs(computes[i])
         if i:
-            # Nothing but its own stream's order and its own batch holds a copy back.
+            # A copy waits only for its own stream and its own batch.
             assert not uploads[i].needs(computes[i - 1])
             assert not computes[i].needs(downloads[i - 1])
-        # The host waits for a result only when the next batch is on its way already.
+        # The host waits for a result only after the next batch has been submitted.
         if i < 4:
             assert gpu.host.index(f"download {i + 1}") < gpu.host.index(f"wait download {i}")
 
@@ -137,8 +140,6 @@ def test_an_error_of_the_batches_leaves_nothing_running() -> None:
 
 
 def test_memory_that_runs_out_is_given_back() -> None:
-    from keygraph.runtime.errors import SessionMemoryError
-
     gpu = FakeGpu(limit=1000)
     pipeline = TransferPipeline(gpu, doubling(gpu))
     with pytest.raises(SessionMemoryError):
