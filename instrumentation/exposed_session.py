@@ -1,6 +1,6 @@
 """Run an exported ONNX file and expose intermediate tensors for reading and overriding.
 
-The package onnx is needed to use this module, not to import it.
+The packages onnx and onnx_ir are needed to use this module, not to import it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..runtime.backends.onnxruntime import register_operators
 from ..runtime.device.spec import Device
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    import onnx_ir as ir
 
 #: Key of the folder where a session that is created from bytes looks for external data.
 _EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
@@ -142,34 +142,27 @@ class ExposedSession:
     def _session(
         self, read: Sequence[str], overrides: Mapping[str, NDArray[Any]], renamed: Mapping[str, str]
     ) -> onnxruntime.InferenceSession:
+        import onnx_ir as ir
+
         options = session_options()
         options.add_session_config_entry(_EXTERNAL_DATA_FOLDER, str(self._folder))
         register_operators(options, self._library, lambda _message: None)
-        model = _with_outputs(self._runs, read)
-        _override(model, overrides, renamed)
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=self._providers)
+        model = ir.from_proto(self._runs)
+        _expose(model.graph, read, overrides, renamed)
+        return onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=self._providers)
 
 
-def _with_outputs(model: ModelProto, names: Sequence[str]) -> ModelProto:
-    """Return a copy of a model whose graph also outputs these tensors."""
-    from onnx import ModelProto, ValueInfoProto
+def _expose(
+    graph: ir.Graph, read: Sequence[str], overrides: Mapping[str, NDArray[Any]], renamed: Mapping[str, str]
+) -> None:
+    """Make a graph output the tensors in `read`, and read new graph inputs in place of the tensors in `overrides`."""
+    import onnx_ir as ir
 
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    # ONNX Runtime infers their types.
-    copy.graph.output.extend(ValueInfoProto(name=name) for name in names)
-    return copy
-
-
-def _override(model: ModelProto, overrides: Mapping[str, NDArray[Any]], renamed: Mapping[str, str]) -> None:
-    """Make every node that reads one of these tensors read a new graph input instead."""
-    from onnx import helper
-
-    for node in model.graph.node:
-        node.input[:] = [renamed.get(name, name) for name in node.input]
-    model.graph.input.extend(
-        helper.make_tensor_value_info(
-            renamed[name], helper.np_dtype_to_tensor_dtype(values.dtype), [None] * values.ndim
-        )
-        for name, values in overrides.items()
-    )
+    tensors = ir.convenience.create_value_mapping(graph)
+    for name, values in overrides.items():
+        dtype = ir.TensorType(ir.DataType.from_numpy(values.dtype))
+        override = ir.Value(name=renamed[name], type=dtype, shape=ir.Shape([None] * values.ndim))
+        for node, index in tuple(tensors[name].uses()):
+            node.replace_input_with(index, override)
+        graph.inputs.append(override)
+    graph.outputs.extend(tensors[name] for name in read)

@@ -254,10 +254,11 @@ def _without_bfloat16(path: Path, error: BaseException) -> bytes | None:
         return None
     try:
         import onnx
-    except ModuleNotFoundError:
+        import onnx_ir  # noqa: F401 - `emulate_half` needs it
+    except ModuleNotFoundError as missing:
         raise MissingDependencyError(
             f"ONNX Runtime has no bfloat16 kernels for the CPU; to run {path} on it with emulated bfloat16, install "
-            "onnx with: pip install 'keygraph[export]'"
+            f"{missing.name} with: pip install 'keygraph[export]'"
         ) from error
     model = onnx.load(path)
     if not any(weight.data_type == onnx.TensorProto.BFLOAT16 for weight in model.graph.initializer):
