@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -335,3 +337,25 @@ def from_json(text: str, source: str) -> Manifest:
         return Manifest(**values)
     except (TypeError, KeyError) as error:
         raise InputError(f"{source}: the keygraph manifest is damaged ({error}); export the model again") from error
+
+
+def from_metadata(metadata: Mapping[str, str], source: str | os.PathLike[str]) -> Manifest:
+    """Read the manifest of an exported ONNX file.
+
+    Parameters
+    ----------
+    metadata
+        The file's `metadata_props` as a mapping.
+    source
+        The file, for messages.
+
+    Raises
+    ------
+    InputError
+        There is no manifest, it is damaged, or a newer keygraph wrote it.
+    """
+    if METADATA_KEY not in metadata:
+        raise InputError(
+            f"{source} is an ONNX file, but not one that keygraph exported; make one with: export-model CHECKPOINT"
+        )
+    return from_json(metadata[METADATA_KEY], str(source))

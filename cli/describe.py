@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, MissingDependencyError
 from ..files import CHECKPOINT_SUFFIXES, read_start
-from ..manifest import METADATA_KEY, GlobalStatistics, HalfPrecision, Manifest, Neighbours, Profile, from_json
-from ..runtime.backends.engine_metadata import BACKENDS, Sidecar, Tensor, check_digest
+from ..manifest import METADATA_KEY, GlobalStatistics, HalfPrecision, Manifest, Neighbours, Profile, from_metadata
+from ..runtime.backends.engine_metadata import BACKENDS, EngineMetadata, Tensor, check_digest
 from ..runtime.backends.engine_metadata import read as read_sidecar
+from ..runtime.backends.onnx_file import metadata_of, read_onnx
 from ..runtime.io import cubes
 from ..runtime.io.images import FORMATS
 from ..runtime.preprocess.channels import count
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, ValueInfoProto
+    from onnx import GraphProto, ValueInfoProto
 
     from ..models import LoadedModel
 
@@ -127,9 +128,9 @@ def giga(macs: int) -> str:
 
 def describe_onnx(path: Path) -> Description:
     """Describe an ONNX file, ours or not."""
-    model = _load_onnx(path)
+    model = read_onnx(path)
     graph = model.graph
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    metadata = metadata_of(model)
     ours = METADATA_KEY in metadata
     external = [tensor for tensor in graph.initializer if tensor.external_data]
     return {
@@ -137,7 +138,7 @@ def describe_onnx(path: Path) -> Description:
         "file": str(path),
         "bytes": path.stat().st_size,
         "exported by keygraph": ours,
-        **(_manifest_words(from_json(metadata[METADATA_KEY], str(path))) if ours else {}),
+        **(_manifest_words(from_metadata(metadata, path)) if ours else {}),
         "inputs": [_value(value) for value in _real_inputs(graph)],
         "outputs": [_value(value) for value in graph.output],
         "producer": f"{model.producer_name} {model.producer_version}".strip() or "not said",
@@ -181,7 +182,7 @@ def describe_engine(path: Path) -> Description:
     }
 
 
-def _inspected(path: Path, sidecar: Sidecar) -> Description:
+def _inspected(path: Path, sidecar: EngineMetadata) -> Description:
     """What the engine inspector says, or why it does not."""
     try:
         from ..engines.backend import local_gpu
@@ -388,27 +389,6 @@ def _verification_words(verification: dict[str, Any] | None) -> list[str]:
             + (f"; {record['arithmetic']}" if record.get("arithmetic", "").startswith("float32") else "")
         )
     return lines
-
-
-def _load_onnx(path: Path) -> ModelProto:
-    try:
-        import onnx
-        from google.protobuf.message import DecodeError
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"reading ONNX files needs {error.name}; install it with: pip install 'keygraph[export]'"
-        ) from error
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except (DecodeError, ValueError) as error:
-        raise _no_onnx(path) from error
-    if not model.ir_version or not model.graph.node:
-        raise _no_onnx(path)
-    return model
-
-
-def _no_onnx(path: Path) -> InputError:
-    return InputError(f"{path} is no ONNX file, or is cut off ({path.stat().st_size:,} bytes); download it again")
 
 
 def _real_inputs(graph: GraphProto) -> Iterable[ValueInfoProto]:

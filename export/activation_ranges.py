@@ -15,7 +15,7 @@ import onnxruntime
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from ..runtime.backends.base import Inputs
-from ..runtime.backends.emulated_half import rounding
+from ..runtime.backends.emulated_half import emulate_half
 from .calibration_data import CalibrationPicture
 
 
@@ -55,7 +55,7 @@ def first_not_finite(path: Path, inputs: Inputs, k: int | None, library: Path | 
 
     A half-precision file is run in float32 with every stored tensor rounded, see `runtime.rounding`.
     """
-    model = rounding(onnx.load(path))
+    model = emulate_half(onnx.load(path))
     names = _float_values(model)
     # Zero times a finite number is zero; times any other, NaN.
     model.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.float32), "zero/probe"))

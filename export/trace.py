@@ -12,8 +12,8 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from ..instrumentation.synthetic import tensors
 from ..manifest import IMAGE_OUTPUT, K_INPUT, Manifest
+from ..runtime.backends.base import image_inputs
 from .functions import OPSET
 from .schemas import translation_table
 
@@ -62,7 +62,8 @@ def trace(model: nn.Module, manifest: Manifest) -> ir.Model:
     rows, columns = (torch.export.Dim(name, min=1, max=_DIMENSION_LIMIT) for name in ("rows", "columns"))
     arguments: dict[str, Tensor] = {}
     dynamic: list[dict[int, Any]] = []
-    for name, channels, (down, across) in tensors(manifest):
+    for given in image_inputs(manifest):
+        name, channels, (down, across) = given.name, given.channels, given.margin
         arguments[name] = torch.zeros(shape[0], channels, shape[1] + down, shape[2] + across)
         dynamic.append({0: batch, 2: _sized(rows, multiple, down), 3: _sized(columns, multiple, across)})
     if runtime_k:

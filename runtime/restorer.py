@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, KeygraphError
 from ..manifest import Manifest
-from .backends.base import DivisibleSession, Inputs, Session, SessionMemoryError, resolve_k, run_batches
-from .device.memory import whole_pixels
-from .errors import require_finite
+from .backends.base import DivisibleSession, Inputs, Session, resolve_k, run_batches
+from .errors import SessionMemoryError, require_finite
 from .io.regions import ArraySink, Sink
 from .notices import warn
 from .preprocess.normalization import from_model
 from .preprocess.request import Scene, Windows, scene
 from .tiling.blend import Plan, blend
 from .tiling.tile_size import Sizing, choose, smaller
+from .tiling.whole_image import whole_pixels
 
 if TYPE_CHECKING:
     from .tiling.exact.model import ExactModel

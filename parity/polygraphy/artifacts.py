@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...errors import InputError
-from ...files import read_start
-from ...manifest import IMAGE_INPUT, K_INPUT, METADATA_KEY, Manifest, from_json
+from ...manifest import IMAGE_INPUT, K_INPUT, Manifest, from_metadata
 from ...runtime.backends import engine_metadata
+from ...runtime.backends.onnx_file import metadata_of, read_onnx
 from ..sides.spec import ModelSpec, parse_spec
 
 #: Name -> (type, shape); a str or None stands for a size that is chosen at run time.
@@ -32,7 +30,7 @@ def manifest_of(model: str | os.PathLike[str] | ModelSpec) -> Manifest:
     if suffix == ".plan":
         return engine_metadata.read(spec.path).manifest
     if suffix == ".onnx":
-        return _exported(spec.path)
+        return from_metadata(metadata_of(read_onnx(spec.path)), spec.path)
     from ...models import load_checkpoint
 
     return replace(load_checkpoint(spec.path).manifest(), precision=spec.precision or "fp32")
@@ -55,20 +53,3 @@ def tensors_of(manifest: Manifest) -> Tensors:
     if manifest.neighbours is not None and manifest.neighbours.runtime:
         tensors[K_INPUT] = (np.int64, (1,))
     return tensors
-
-
-def _exported(path: Path) -> Manifest:
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    read_start(path, "an exported .onnx file")
-    try:
-        entries = onnx.load(path, load_external_data=False).metadata_props
-    except (DecodeError, ValueError, OSError) as error:
-        raise InputError(f"{path} is no ONNX file, or is cut off; export or download it again") from error
-    text = {entry.key: entry.value for entry in entries}.get(METADATA_KEY)
-    if text is None:
-        raise InputError(
-            f"{path} is an ONNX file, but not one that keygraph exported; make one with: export-model CHECKPOINT"
-        )
-    return from_json(text, str(path))

@@ -18,7 +18,7 @@ from polygraphy.backend.base import BaseLoader
 from ... import plugins
 from ...errors import InputError, MissingDependencyError
 from ...manifest import IMAGE_INPUT, K_INPUT, Manifest
-from ...runtime.backends import engine_metadata as sidecars
+from ...runtime.backends import engine_metadata
 from ...runtime.backends.tensorrt import plugin_for
 from ...runtime.backends.tensorrt_bindings import Backend, load_backend, load_plugins
 from ...runtime.device.cuda_driver import require_gpu
@@ -194,12 +194,14 @@ class EngineFromBuilt(BaseLoader):
         MissingDependencyError
             There is no TensorRT, or no plugin library.
         """
-        sidecar = sidecars.read(self._path)
+        sidecar = engine_metadata.read(self._path)
         trt = backend()
         library = plugin_for(sidecar, self._plugin)
         gpu = require_gpu(parse_device("cuda"))
-        here = sidecars.Here(trt.name, trt.version, gpu.capability, gpu.name, library, allow_host_code=self._allowed)
-        sidecars.check(self._path, here, warn)
+        here = engine_metadata.LoadEnvironment(
+            trt.name, trt.version, gpu.capability, gpu.name, library, allow_host_code=self._allowed
+        )
+        engine_metadata.check(self._path, here, warn)
         if library is not None:
             load_plugins(trt, library)
         from polygraphy.backend.trt import engine_from_bytes

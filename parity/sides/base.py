@@ -247,11 +247,11 @@ class OnnxProbe:
             for copies, values in zip(block.inputs, inputs.get(block.name, ()), strict=False)
             for copy in copies
         }
-        given |= self._graphs.replaced(graphs) if graphs is not None else {}
+        given |= self._graphs.overrides(graphs) if graphs is not None else {}
         names = (IMAGE_INPUT, *(extra.name for extra in self.manifest.extra_inputs))
         fed = dict(zip(names, (images, *extras), strict=True))
         wanted = {name: None for block in self._blocks for name in (block.output, *(one[0] for one in block.inputs))}
-        read = [*self._graphs.told, *(name for name in wanted if name not in fed)]
+        read = [*self._graphs.observed, *(name for name in wanted if name not in fed)]
         restored, values = file.run(images, k, extras, read, given)
         values |= fed
         for block in self._blocks:

@@ -112,7 +112,7 @@ def test_json_is_strict_also_where_numbers_are_none(
         ("none.onnx tiny.ckpt", "none.onnx does not exist"),
         ("tiny.onnx none.ckpt", "none.ckpt does not exist"),
         ("empty.onnx tiny.ckpt", "is empty"),
-        ("half.onnx tiny.ckpt", "cut off"),
+        ("half.onnx tiny.ckpt", "truncated"),
         ("tiny.onnx half.ckpt", "incomplete download"),
         ("foreign.onnx tiny.ckpt", "not one that keygraph exported"),
         ("photos/a.png tiny.ckpt", "no model by its name"),

@@ -1,4 +1,4 @@
-"""Small exported files in FP16, made once, and jobs for TensorRT-RTX, which builds without a GPU."""
+"""Small exported FP16 files, made once per session, and jobs for TensorRT-RTX, which builds without a GPU."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ UNET = KGTConfig(body="unet", layers=(1, 1, 1, 1), channels=8, heads=2, window=8
 
 @pytest.fixture(scope="session")
 def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Columnar, in FP32."""
+    """Export a columnar network in FP32."""
     return tiny_kgt.make_tiny(tmp_path_factory.getbasetemp()).onnx
 
 
@@ -42,7 +42,7 @@ def half_unet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_job(tmp_path: Path) -> Callable[..., Job]:
-    """``make_job(model, target="sm_89", tile="64", batch="1", ...)``, the engine in `tmp_path`."""
+    """Return ``make_job(model, target="sm_89", tile="64", batch="1", ...)``, whose engines are in `tmp_path`."""
 
     def make(model: Path, target: str = "sm_89", **changes: Any) -> Job:
         manifest = load_model(model).manifest

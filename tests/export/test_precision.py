@@ -22,7 +22,7 @@ from keygraph.manifest import Manifest
 from keygraph.models import LoadedModel, load_checkpoint
 from keygraph.models.kgt import KGT, KGTConfig
 from keygraph.parity import compare
-from keygraph.runtime.backends.emulated_half import MOVES, rounding
+from keygraph.runtime.backends.emulated_half import MOVES, emulate_half
 from keygraph.runtime.backends.onnxruntime import OnnxRuntimeSession
 from keygraph.runtime.io.images import Picture, write
 from onnx import ModelProto, TensorProto
@@ -159,7 +159,7 @@ def test_rounding_is_what_pytorch_rounds(unet: LoadedModel, half: tuple[Path, Ma
     """The first convolution, in float32 on rounded inputs and weights, is rounded in turn."""
     path, manifest = half
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[manifest.precision]
-    model = rounding(onnx.load(path))
+    model = emulate_half(onnx.load(path))
     model.graph.output.append(onnx.ValueInfoProto(name="head/Conv"))
     image = np.random.default_rng(3).random((1, 3, 16, 16), np.float32)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])

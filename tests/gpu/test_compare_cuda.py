@@ -1,4 +1,4 @@
-"""`parity.compare` on a real GPU: sides by @, key graphs laid open by the CUDA provider, engines judged as run."""
+"""`parity.compare` on a GPU: sides given with @, key graphs exposed by the CUDA provider, engines judged as run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("pyvips")  # keygraph.parity reads pictures with it
+pytest.importorskip("pyvips")  # keygraph.parity reads images with it
 from keygraph.cli import main
 from keygraph.errors import MissingDependencyError
 from keygraph.export import export

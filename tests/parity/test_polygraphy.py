@@ -18,7 +18,7 @@ import onnxruntime
 import pytest
 import tiny_kgt
 import torch
-from engine_sidecar import ENGINE, sidecar_for
+from engine_files import ENGINE, metadata_for
 from keygraph.errors import InputError, KeygraphError, MissingDependencyError
 from keygraph.export import export
 from keygraph.manifest import ExtraInput, Neighbours
@@ -31,7 +31,7 @@ from keygraph.parity.polygraphy.artifacts import manifest_of, tensors_of
 from keygraph.parity.polygraphy.key_graphs import ForcedRunner, KeyGraphCompareFunc, RecordingRunner
 from keygraph.parity.polygraphy.pytorch import ModelFromCheckpoint, TorchRunner
 from keygraph.parity.polygraphy.script import write_script
-from keygraph.runtime.backends.engine_metadata import Plugin, sidecar_path
+from keygraph.runtime.backends.engine_metadata import Plugin, metadata_path
 from keygraph.runtime.backends.pytorch import TorchSession
 from keygraph.runtime.device.cuda_driver import Gpu
 from keygraph.runtime.io import images
@@ -403,7 +403,7 @@ def test_a_script_that_cannot_be_is_not_written(tiny: Tiny, restormer: Tiny, tmp
 def test_an_engine_in_the_script_is_run_by_polygraphys_own_runner(tiny: Tiny, tmp_path: Path) -> None:
     engine = tmp_path / "kgt.sm86.plan"
     engine.write_bytes(ENGINE)
-    sidecar_path(engine).write_text(sidecar_for(manifest=manifest_of(tiny.onnx)).to_json())
+    metadata_path(engine).write_text(metadata_for(manifest=manifest_of(tiny.onnx)).to_json())
     write_script(tmp_path / "script.py", [engine], tiny.checkpoint)
     text = (tmp_path / "script.py").read_text()
     assert 'TrtRunner(EngineFromBuilt(CANDIDATES[0]), name="kgt.sm86.plan"),' in text
@@ -443,7 +443,7 @@ def test_an_engine_is_checked_then_gets_its_plugin_and_only_then_is_loaded(
 
     def built(**changes: Any) -> trt_loaders.EngineFromBuilt:
         values: dict[str, Any] = {"backend": "tensorrt", "plugin": Plugin("libkeygraph_trt.so", digest), **changes}
-        sidecar_path(engine).write_text(sidecar_for(**values).to_json())
+        metadata_path(engine).write_text(metadata_for(**values).to_json())
         return trt_loaders.EngineFromBuilt(engine, plugin=library)
 
     built(version="11.4.0")()

@@ -1,4 +1,4 @@
-"""An engine and its sidecar are written together, found again, and locked."""
+"""Engine files: an engine and its metadata are written together, found again, and locked."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from engine_sidecar import sidecar_for, write_engine
+from engine_files import metadata_for, write_engine
 from keygraph.engines import cache
 from keygraph.errors import InputError
-from keygraph.runtime.backends.engine_metadata import check_digest, read, sidecar_path
+from keygraph.runtime.backends.engine_metadata import check_digest, metadata_path, read
 
 INGREDIENTS = {"graph": "1" * 64, "target": "sm_86"}
 
@@ -30,7 +30,7 @@ def test_find(tmp_path: Path) -> None:
     engine = tmp_path / "kgt.sm86.plan"
     assert cache.find(engine, INGREDIENTS) == (None, "")
     write_engine(engine)
-    assert cache.find(engine, INGREDIENTS) == (sidecar_for(), "")
+    assert cache.find(engine, INGREDIENTS) == (metadata_for(), "")
     assert cache.find(engine, {**INGREDIENTS, "graph": "2" * 64}) == (None, "the graph changed")
     assert cache.find(engine, {"graph": "1" * 64}) == (None, "the target was sm_86 and is none")
     engine.write_bytes(b"replaced!")
@@ -38,26 +38,26 @@ def test_find(tmp_path: Path) -> None:
     engine.unlink()
     assert "does not exist" in cache.find(engine, INGREDIENTS)[1]
     write_engine(engine)
-    sidecar_path(engine).unlink()
+    metadata_path(engine).unlink()
     assert "kgt.sm86.plan.json is missing" in cache.find(engine, INGREDIENTS)[1]
 
 
 def test_commit(tmp_path: Path) -> None:
     engine = tmp_path / "kgt.sm86.plan"
     for content in (b"one", b"another"):
-        cache.commit(engine, content, sidecar_for(content))
+        cache.commit(engine, content, metadata_for(content))
         check_digest(engine, read(engine))
         assert engine.read_bytes() == content
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kgt.sm86.plan", "kgt.sm86.plan.json"]
 
 
 def write_with_little_room(folder: Path, size: int) -> None:
-    """In a process of its own: files may not grow beyond half of what the engine needs."""
+    """Commit an engine in a process whose files may only grow to half of the engine's size."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
     content = b"x" * size
     try:
-        cache.commit(folder / "kgt.sm86.plan", content, sidecar_for(content))
+        cache.commit(folder / "kgt.sm86.plan", content, metadata_for(content))
     except InputError as error:
         words = ("cannot write", "kgt.sm86.plan: File too large", "make room there")
         os._exit(0 if all(word in str(error) for word in words) else 2)
@@ -83,8 +83,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[4])
-from engine_sidecar import sidecar_for
-from keygraph.engines import store
+from engine_files import metadata_for
+from keygraph.engines import cache
 call, number, engine = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 real = getattr(os, call)
 
@@ -96,14 +96,14 @@ def deadly(*arguments):
     return real(*arguments)
 
 setattr(os, call, deadly)
-with store.locked(engine, lambda: None):
-    store.commit(engine, b"the new engine", sidecar_for(b"the new engine"))
+with cache.locked(engine, lambda: None):
+    cache.commit(engine, b"the new engine", metadata_for(b"the new engine"))
 """
 
 
 @pytest.mark.parametrize(("call", "number"), [("fsync", 1), ("fsync", 2), ("replace", 1), ("replace", 2)])
 def test_killed_while_writing(tmp_path: Path, call: str, number: int) -> None:
-    """At every step: what is there is the old engine, or is refused, and the next one cleans up and succeeds."""
+    """Killed at every step: the old engine is intact or the pair is refused, and the next build cleans up."""
     engine = write_engine(tmp_path / "kgt.sm86.plan")
     arguments = [sys.executable, "-c", KILLED, call, str(number), str(engine), str(Path(__file__).parents[1])]
     process = subprocess.run(arguments, check=False)
@@ -115,8 +115,8 @@ def test_killed_while_writing(tmp_path: Path, call: str, number: int) -> None:
     else:
         check_digest(engine, read(engine))
     waited: list[int] = []
-    with cache.locked(engine, lambda: waited.append(1)):  # The dead one's lock is free.
-        cache.commit(engine, b"the new engine", sidecar_for(b"the new engine"))
+    with cache.locked(engine, lambda: waited.append(1)):  # The lock of the killed process is free.
+        cache.commit(engine, b"the new engine", metadata_for(b"the new engine"))
     assert not waited
     check_digest(engine, read(engine))
     assert len(list(tmp_path.iterdir())) == 2
@@ -150,7 +150,8 @@ def test_one_at_a_time(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     with (
-        pytest.raises(InputError, match=r"cannot write .*choose another place with -o"),
+        pytest.raises(InputError, match=r"cannot write .*absent does not exist"),
         cache.locked(tmp_path / "absent" / "kgt.sm86.plan", lambda: None),
     ):
         pytest.fail("there is nothing to lock")
+    assert not (tmp_path / "absent").exists()

@@ -1,4 +1,4 @@
-"""Engines of networks that attend between channels: several inputs, margins, sums over all pixels."""
+"""Engines of networks with channel attention: several inputs, margins, sums over all pixels."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import onnx
 import onnxruntime
 import pytest
 from keygraph.engines.build import build
-from keygraph.engines.fp32_matmul_rewrite import without_products
+from keygraph.engines.fp32_matmul_rewrite import rewrite_fp32_matmuls
 from keygraph.engines.job import Job
 from keygraph.engines.lint import lint
 from keygraph.engines.model import load_model
-from keygraph.engines.network import check_tensors, image_inputs, profile_shapes
+from keygraph.engines.network import check_tensors, profile_shapes
 from keygraph.engines.options import Options
 from keygraph.errors import KeygraphError
 from keygraph.manifest import ExtraInput, Profile
+from keygraph.runtime.backends.base import image_inputs
 from keygraph.runtime.backends.engine_metadata import Tensor, read
 from onnx import TensorProto, helper
 from rtx import needs_rtx
@@ -29,17 +30,17 @@ from tiny_channel_attention import NETWORKS, exported
 @needs_rtx
 @pytest.mark.parametrize("name", NETWORKS)
 def test_fp16_with_dynamic_sizes(name: str, tmp_path: Path, make_job: Callable[..., Job]) -> None:
-    """With FP32 products, and for a target that has none."""
+    """For a target with FP32 products and for one without."""
     model = load_model(exported(name, tmp_path).onnx)
     assert lint(model) == []
     jobs = [make_job(model.path, target, tile="32:64:128", batch="1:1:2") for target in ("sm_75", "sm_89")]
     outcomes = build(model, jobs)
     assert [(outcome.state, outcome.error) for outcome in outcomes] == [("built", "")] * 2
-    sidecar = read(jobs[0].engine)
-    assert sidecar.attempts == ()
+    metadata = read(jobs[0].engine)
+    assert metadata.attempts == ()
     inputs = image_inputs(model.manifest)
-    assert [tensor.name for tensor in sidecar.tensors] == [*(given.name for given in inputs), "restored"]
-    assert [tensor.shape[1] for tensor in sidecar.tensors[:-1]] == [given.channels for given in inputs]
+    assert [tensor.name for tensor in metadata.tensors] == [*(given.name for given in inputs), "restored"]
+    assert [tensor.shape[1] for tensor in metadata.tensors[:-1]] == [given.channels for given in inputs]
     assert outcomes[0].activations > 0
 
 
@@ -69,7 +70,7 @@ def test_tensors_that_are_not_the_manifests(make_manifest: Callable[..., Any], m
 
 
 def test_sums_over_pixels_as_cosines_in_half() -> None:
-    """Also where the sum itself is beyond half, and where a row is zero."""
+    """Also where the sum overflows half precision, and for a row of zeros."""
     half, single = TensorProto.FLOAT16, TensorProto.FLOAT
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
@@ -86,11 +87,11 @@ def test_sums_over_pixels_as_cosines_in_half() -> None:
         value_info=[value("q32", single, None), value("k32", single, None), value("turned", single, None)],
     )
     opset = [helper.make_opsetid("", 20)]
-    written = without_products(helper.make_model(graph, opset_imports=opset, ir_version=10))
+    written = rewrite_fp32_matmuls(helper.make_model(graph, opset_imports=opset, ir_version=10))
     onnx.checker.check_model(written, full_check=True)
     (kept, *_) = [node for node in written.graph.node if node.op_type == "MatMul" and "gram" not in node.output[0]]
-    assert kept.output[0] == "attended"  # Half's own products stay.
-    # The only values that meet in a product of FP32 have been half.
+    assert kept.output[0] == "attended"  # Products in half precision are unchanged.
+    # The operands of the FP32 product are rounded to half.
     assert {node.input[0] for node in written.graph.node if node.op_type == "Cast"} >= {"gram_left_unit"}
     q, k = (np.random.default_rng(i).normal(1, 1, (1, 6 - i, 1 << 17)).astype(np.float16) for i in range(2))
     q[0, 2] = 0

@@ -1,3 +1,5 @@
+"""Overlapped transfers on a fake GPU that runs operations in random order."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -6,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_gpu import FakeGpu, Work
-from keygraph.runtime.device.transfer_pipeline import Batch, Overlap
+from keygraph.runtime.device.transfer_pipeline import Batch, TransferPipeline
+from keygraph.runtime.errors import SessionMemoryError
 
 FLOAT = np.dtype(np.float32)
 
 
 def doubling(gpu: FakeGpu) -> Any:
-    """A launch that gives twice the image, and all other inputs besides."""
+    """Return a launch whose result is twice the image plus all other inputs."""
 
     def launch(batch: Batch, stream: int) -> None:
         def run() -> None:
@@ -29,7 +32,7 @@ def same(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def batches(*counts: int) -> Iterator[tuple[np.ndarray[Any, Any], ...]]:
-    """One buffer for all: a batch is only there until the next one is asked for."""
+    """Yield batches in one shared buffer, so that each is valid only until the next one is requested."""
     buffer = np.zeros((max(counts), 3, 4, 5), np.float32)
     for number, count in enumerate(counts):
         buffer[...] = number + 1
@@ -42,13 +45,13 @@ def test_whatever_the_gpu_does_first_results_are_right_and_in_order(slots: int) 
     for seed in range(60):
         gpu = FakeGpu(seed)
         counts = (2, 2, 2, 2, 1) if seed % 2 else (1, 3, 2)
-        overlap = Overlap(gpu, doubling(gpu), slots)
+        pipeline = TransferPipeline(gpu, doubling(gpu), slots)
         seen = []
-        for number, result in enumerate(overlap.run(batches(*counts), lambda shape: shape[0], same, FLOAT)):
+        for number, result in enumerate(pipeline.run(batches(*counts), lambda shape: shape[0], same, FLOAT)):
             assert (result == 2 * (number + 1)).all()
             seen.append(len(result))
         assert seen == list(counts)
-        overlap.release()
+        pipeline.release()
         assert gpu.memory == {}
 
 
@@ -59,11 +62,11 @@ def test_every_input_goes_with_its_batch() -> None:
 
     for seed in range(30):
         gpu = FakeGpu(seed)
-        overlap = Overlap(gpu, doubling(gpu))
-        for number, result in enumerate(overlap.run(both(), lambda shape: 3, same, FLOAT)):
+        pipeline = TransferPipeline(gpu, doubling(gpu))
+        for number, result in enumerate(pipeline.run(both(), lambda shape: 3, same, FLOAT)):
             assert result.shape == (2, 3, 4, 5)
             assert (result == 102 * number).all()
-        overlap.release()
+        pipeline.release()
         assert gpu.memory == {}
 
 
@@ -73,29 +76,29 @@ def works(gpu: FakeGpu, kind: str) -> list[Work]:
 
 def test_copies_overlap_the_computation() -> None:
     gpu = FakeGpu()
-    overlap = Overlap(gpu, doubling(gpu))
-    list(overlap.run(batches(1, 1, 1, 1, 1), lambda shape: shape[0], same, FLOAT))
+    pipeline = TransferPipeline(gpu, doubling(gpu))
+    list(pipeline.run(batches(1, 1, 1, 1, 1), lambda shape: shape[0], same, FLOAT))
     uploads, computes, downloads = (works(gpu, kind) for kind in ("upload", "compute", "download"))
     for i in range(5):
         assert computes[i].needs(uploads[i])
         assert downloads[i].needs(computes[i])
         if i:
-            # Nothing but its own stream's order and its own batch holds a copy back.
+            # A copy waits only for its own stream and its own batch.
             assert not uploads[i].needs(computes[i - 1])
             assert not computes[i].needs(downloads[i - 1])
-        # The host waits for a result only when the next batch is on its way already.
+        # The host waits for a result only after the next batch has been submitted.
         if i < 4:
             assert gpu.host.index(f"download {i + 1}") < gpu.host.index(f"wait download {i}")
 
 
 def test_a_batch_that_is_filled_up_copies_only_what_there_is() -> None:
     gpu = FakeGpu()
-    overlap = Overlap(gpu, doubling(gpu))
+    pipeline = TransferPipeline(gpu, doubling(gpu))
     sizes: list[int] = []
-    launch = overlap._slots[0]._launch
-    for slot in overlap._slots:
+    launch = pipeline._slots[0]._launch
+    for slot in pipeline._slots:
         slot._launch = lambda batch, stream: (sizes.append(batch.shapes[0][0]), launch(batch, stream))  # type: ignore
-    shapes = [result.shape for result in overlap.run(batches(4, 1), lambda shape: 4, same, FLOAT)]
+    shapes = [result.shape for result in pipeline.run(batches(4, 1), lambda shape: 4, same, FLOAT)]
     assert shapes == [(4, 3, 4, 5), (1, 3, 4, 5)]
     assert [int(size) for size in sizes] == [4, 4]
 
@@ -109,19 +112,19 @@ def test_half_precision_is_converted_on_the_host() -> None:
 
         gpu.submit("compute", stream, run)
 
-    results = Overlap(gpu, launch).run(batches(2), lambda shape: 2, same, np.dtype(np.float16))
+    results = TransferPipeline(gpu, launch).run(batches(2), lambda shape: 2, same, np.dtype(np.float16))
     assert [(result.dtype, float(result.min())) for result in results] == [(np.float16, 2.0)]
 
 
 def test_who_stops_in_the_middle_leaves_nothing_running() -> None:
     for seed in range(20):
         gpu = FakeGpu(seed)
-        overlap = Overlap(gpu, doubling(gpu))
-        results = overlap.run(batches(1, 1, 1, 1), lambda shape: shape[0], same, FLOAT)
+        pipeline = TransferPipeline(gpu, doubling(gpu))
+        results = pipeline.run(batches(1, 1, 1, 1), lambda shape: shape[0], same, FLOAT)
         next(results)
         results.close()
         assert all(work.done for work in gpu.history)
-        again = overlap.run(batches(1, 1, 1), lambda shape: shape[0], same, FLOAT)
+        again = pipeline.run(batches(1, 1, 1), lambda shape: shape[0], same, FLOAT)
         assert [float(result.max()) for result in again] == [2, 4, 6]
 
 
@@ -132,17 +135,15 @@ def test_an_error_of_the_batches_leaves_nothing_running() -> None:
 
     gpu = FakeGpu()
     with pytest.raises(RuntimeError, match="no more"):
-        list(Overlap(gpu, doubling(gpu)).run(broken(), lambda shape: shape[0], same, FLOAT))
+        list(TransferPipeline(gpu, doubling(gpu)).run(broken(), lambda shape: shape[0], same, FLOAT))
     assert all(work.done for work in gpu.history)
 
 
 def test_memory_that_runs_out_is_given_back() -> None:
-    from keygraph.runtime.backends.base import SessionMemoryError
-
     gpu = FakeGpu(limit=1000)
-    overlap = Overlap(gpu, doubling(gpu))
+    pipeline = TransferPipeline(gpu, doubling(gpu))
     with pytest.raises(SessionMemoryError):
-        list(overlap.run(batches(4, 4), lambda shape: shape[0], same, FLOAT))
-    overlap.release()
+        list(pipeline.run(batches(4, 4), lambda shape: shape[0], same, FLOAT))
+    pipeline.release()
     assert gpu.memory == {}
-    assert [float(result.max()) for result in overlap.run(batches(1, 1), lambda s: s[0], same, FLOAT)] == [2, 4]
+    assert [float(result.max()) for result in pipeline.run(batches(1, 1), lambda s: s[0], same, FLOAT)] == [2, 4]

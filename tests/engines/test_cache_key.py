@@ -1,4 +1,4 @@
-"""The cache's key: any change of anything is a miss, and is named."""
+"""The cache key: every change is a cache miss and is named."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def job(single: Path, make_job: MakeJob) -> Job:
 
 
 def names(before: Job, after: Job) -> list[str]:
-    """What changed, and a check that the key did too."""
+    """Return what changed; check that the key changes with it."""
     one, other = (job.ingredients(load_model(job.model)) for job in (before, after))
     lines = cache_key.changes(one, other)
     assert (cache_key.digest(one) == cache_key.digest(other)) == (not lines)
@@ -39,7 +39,7 @@ def names(before: Job, after: Job) -> list[str]:
 def test_the_same_is_the_same(job: Job, single: Path, tmp_path: Path) -> None:
     copy = changed(single, tmp_path / "copy.onnx", lambda model: None)
     assert names(job, job) == names(job, dataclasses.replace(job, model=copy)) == []
-    # How it is called, by whom, and where the engine goes, change nothing in it.
+    # The paths, the words of the command line, force and preflight do not affect the engine.
     other = dataclasses.replace(job, engine=tmp_path / "x.plan", words={"tile": "64"}, force=True, preflight=False)
     assert names(job, other) == []
 
@@ -133,7 +133,7 @@ def test_what_builds_and_what_for(job: Job) -> None:
     assert names(job, replace(job, target="sm_86")) == ["the target was sm_89 and is sm_86"]
     assert names(job, replace(job, software=replace(RTX, version="1.8"))) == ["the version was 1.7.1.116 and is 1.8"]
     assert names(job, replace(job, software=replace(RTX, cuda="12"))) == ["the CUDA was 13 and is 12"]
-    # TensorRT-RTX tunes where an engine runs, TensorRT where it is built.
+    # TensorRT-RTX tunes on the GPU that runs an engine, TensorRT on the GPU that builds it.
     assert names(job, replace(job, gpu=LOCAL)) == []
     here = replace(job, software=Software("tensorrt", "10.12", "13"), gpu=LOCAL)
     assert names(here, replace(here, gpu=replace(LOCAL, name="GPU B"))) == ["the GPU was GPU A and is GPU B"]

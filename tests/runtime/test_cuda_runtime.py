@@ -1,4 +1,4 @@
-"""What `Cuda` asks of CUDA's runtime, over one that writes it down."""
+"""The calls that `Cuda` makes, on a fake CUDA runtime that records them."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from keygraph.errors import KeygraphError
+from keygraph.errors import InputError, KeygraphError
 
 pytest.importorskip("cuda.bindings.runtime")
 from cuda.bindings import runtime
 from keygraph.runtime.device import cuda_runtime
 from keygraph.runtime.device.spec import Device
+from keygraph.runtime.errors import SessionMemoryError
 
 SUCCESS = runtime.cudaError_t.cudaSuccess
 FAILED = runtime.cudaError_t.cudaErrorStreamCaptureInvalidated
 
 
 class FakeRuntime:
-    """CUDA's runtime: every function notes its name, fails if it is in `failing`, and returns what `values` has."""
+    """A CUDA runtime whose functions record their names, fail if they are in `failing`, and return `values`."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -111,3 +112,18 @@ def test_the_threads_own_gpu_is_left_to_it(fake: FakeRuntime) -> None:
     with pytest.raises(KeygraphError), gpu.current():
         refuse()
     assert fake.devices[-1] == 3
+
+
+def test_calls_of_cuda_that_fail_are_errors() -> None:
+    check = cuda_runtime._check
+    errors = runtime.cudaError_t
+    assert check((errors.cudaSuccess,), "x") == ()
+    assert check((errors.cudaSuccess, 5), "x") == 5
+    assert check((errors.cudaSuccess, 5, 6), "x") == (5, 6)
+    with pytest.raises(SessionMemoryError, match="cannot allocate"):
+        check((errors.cudaErrorMemoryAllocation, None), "cannot allocate")
+    with pytest.raises(InputError, match=r"driver is too old for CUDA \d+.*pip install 'cuda-bindings<"):
+        check((errors.cudaErrorInsufficientDriver,), "cannot use the GPU")
+    with pytest.raises(KeygraphError, match="cannot upload: CUDA error 700, an illegal memory access") as caught:
+        check((errors.cudaErrorIllegalAddress,), "cannot upload")
+    assert not isinstance(caught.value, (InputError, SessionMemoryError))

@@ -1,4 +1,4 @@
-"""Engines are checked against their sidecars before anything loads them; every refusal says what to do."""
+"""Engine metadata: engines are checked before they are loaded, and every refusal says what to do."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_sidecar import sidecar_for, write_engine
+from engine_files import metadata_for, write_engine
 from keygraph.errors import InputError
 from keygraph.manifest import Neighbours, Profile
-from keygraph.runtime.backends.engine_metadata import Here, Plugin, check, read, sidecar_path
+from keygraph.runtime.backends.engine_metadata import LoadEnvironment, Plugin, check, metadata_path, read
 
-HERE = Here("tensorrt-rtx", "1.7.1.116", (8, 6), "GPU A")
+HERE = LoadEnvironment("tensorrt-rtx", "1.7.1.116", (8, 6), "GPU A")
 TENSORRT: dict[str, Any] = {"backend": "tensorrt", "version": "10.12.0", "device": "GPU A"}
-THERE = Here("tensorrt", "10.12.0", (8, 6), "GPU A")
+THERE = LoadEnvironment("tensorrt", "10.12.0", (8, 6), "GPU A")
 
 
-def refused(engine: Path, here: Here = HERE) -> str:
+def refused(engine: Path, here: LoadEnvironment = HERE) -> str:
     with pytest.raises(InputError) as caught:
         check(engine, here, pytest.fail)
     return str(caught.value)
@@ -28,9 +28,9 @@ def test_what_is_written_is_read(tmp_path: Path, make_manifest: Any) -> None:
     manifest = make_manifest(
         neighbours=Neighbours(8, 64), profiles=(Profile((1, 2, 4), (64, 64, 64), (64, 96, 128)),), size_multiple=8
     )
-    sidecar = sidecar_for(manifest=manifest, plugin=Plugin("x.so", "1" * 64), attempts=("as asked: failed",))
-    sidecar_path(tmp_path / "a.plan").write_text(sidecar.to_json())
-    assert read(tmp_path / "a.plan") == sidecar
+    metadata = metadata_for(manifest=manifest, plugin=Plugin("x.so", "1" * 64), attempts=("as asked: failed",))
+    metadata_path(tmp_path / "a.plan").write_text(metadata.to_json())
+    assert read(tmp_path / "a.plan") == metadata
 
 
 def test_an_engine_of_this_place_passes(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_missing_and_damaged_files(tmp_path: Path) -> None:
     engine = tmp_path / "kgt.sm86.plan"
     assert "does not exist" in refused(engine)
     write_engine(engine)
-    path = sidecar_path(engine)
+    path = metadata_path(engine)
     text = path.read_text()
     path.unlink()
     assert "kgt.sm86.plan.json is missing" in refused(engine)
@@ -56,7 +56,7 @@ def test_missing_and_damaged_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"another!!", b"an engin", b"an engine and more"])
-def test_a_sidecar_of_another_engine(tmp_path: Path, content: bytes) -> None:
+def test_metadata_of_another_engine(tmp_path: Path, content: bytes) -> None:
     engine = write_engine(tmp_path / "kgt.sm86.plan")
     engine.write_bytes(content)
     message = refused(engine)
@@ -70,16 +70,24 @@ def test_a_sidecar_of_another_engine(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize(
     ("here", "words", "command"),
     [
-        (Here("tensorrt-rtx", "1.7.1.116", (8, 9)), "1.7.1.116, sm_89", "--target sm_89 --backend tensorrt-rtx"),
         (
-            Here("tensorrt-rtx", "1.8.0.1", (8, 6)),
+            LoadEnvironment("tensorrt-rtx", "1.7.1.116", (8, 9)),
+            "1.7.1.116, sm_89",
+            "--target sm_89 --backend tensorrt-rtx",
+        ),
+        (
+            LoadEnvironment("tensorrt-rtx", "1.8.0.1", (8, 6)),
             "TensorRT-RTX 1.8.0.1, sm_86",
             "--target sm_86 --backend tensorrt-rtx",
         ),
-        (Here("tensorrt", "10.12.0", (8, 6)), "here it is TensorRT 10.12.0", "--target sm_86 --backend tensorrt "),
+        (
+            LoadEnvironment("tensorrt", "10.12.0", (8, 6)),
+            "here it is TensorRT 10.12.0",
+            "--target sm_86 --backend tensorrt ",
+        ),
     ],
 )
-def test_an_engine_of_another_place(tmp_path: Path, here: Here, words: str, command: str) -> None:
+def test_an_engine_of_another_place(tmp_path: Path, here: LoadEnvironment, words: str, command: str) -> None:
     message = refused(write_engine(tmp_path / "kgt.sm86.plan"), here)
     assert "was built by TensorRT-RTX 1.7.1.116 for sm_86; here it is" in message
     assert words in message
@@ -89,18 +97,18 @@ def test_an_engine_of_another_place(tmp_path: Path, here: Here, words: str, comm
 def test_compatible_engines(tmp_path: Path) -> None:
     engine = write_engine(tmp_path / "a.plan", **TENSORRT, compatible="ampere-plus")
     for capability in ((8, 0), (8, 9), (12, 0)):
-        check(engine, Here("tensorrt", "10.12.0", capability, "GPU B"), pytest.fail)
-    assert "for sm_80 and newer" in refused(engine, Here("tensorrt", "10.12.0", (7, 5)))
+        check(engine, LoadEnvironment("tensorrt", "10.12.0", capability, "GPU B"), pytest.fail)
+    assert "for sm_80 and newer" in refused(engine, LoadEnvironment("tensorrt", "10.12.0", (7, 5)))
     engine = write_engine(tmp_path / "b.plan", **TENSORRT, version_compatible=True, host_code=False)
-    check(engine, Here("tensorrt", "10.14.1", (8, 6)), pytest.fail)
+    check(engine, LoadEnvironment("tensorrt", "10.14.1", (8, 6)), pytest.fail)
     for version in ("10.11.9", "11.0.0"):
-        assert "rebuild with" in refused(engine, Here("tensorrt", version, (8, 6)))
+        assert "rebuild with" in refused(engine, LoadEnvironment("tensorrt", version, (8, 6)))
 
 
 def test_another_model_of_gpu_is_said(tmp_path: Path) -> None:
     engine = write_engine(tmp_path / "a.plan", **TENSORRT)
     said: list[str] = []
-    check(engine, Here("tensorrt", "10.12.0", (8, 6), "GPU B"), said.append)
+    check(engine, LoadEnvironment("tensorrt", "10.12.0", (8, 6), "GPU B"), said.append)
     assert len(said) == 1
     assert "was tuned on GPU A and runs on GPU B" in said[0]
     check(engine, THERE, pytest.fail)
@@ -111,21 +119,21 @@ def test_the_plugin_library(tmp_path: Path) -> None:
     library.write_bytes(b"operators")
     plugin = Plugin(library.name, hashlib.sha256(b"operators").hexdigest())
     engine = write_engine(tmp_path / "a.plan", **TENSORRT, plugin=plugin)
-    check(engine, Here("tensorrt", "10.12.0", (8, 6), "GPU A", library), pytest.fail)
+    check(engine, LoadEnvironment("tensorrt", "10.12.0", (8, 6), "GPU A", library), pytest.fail)
     assert "needs the operators of libkeygraph_trt.so, and none is loaded" in refused(engine, THERE)
     library.write_bytes(b"others")
-    message = refused(engine, Here("tensorrt", "10.12.0", (8, 6), "GPU A", library))
+    message = refused(engine, LoadEnvironment("tensorrt", "10.12.0", (8, 6), "GPU A", library))
     assert f"SHA-256 {plugin.sha256[:12]}, but" in message
     library.unlink()
     assert "does not exist; install it, or rebuild without it: keygraph build" in refused(
-        engine, Here("tensorrt", "10.12.0", (8, 6), "GPU A", library)
+        engine, LoadEnvironment("tensorrt", "10.12.0", (8, 6), "GPU A", library)
     )
 
 
 def test_host_code_is_a_matter_of_trust(tmp_path: Path) -> None:
     engine = write_engine(tmp_path / "a.plan", **TENSORRT, host_code=True, version_compatible=True)
-    assert "trusting who built it; allow that explicitly" in refused(engine, THERE)
-    check(engine, Here("tensorrt", "10.12.0", (8, 6), allow_host_code=True), pytest.fail)
+    assert "only if you trust its source: allow that explicitly" in refused(engine, THERE)
+    check(engine, LoadEnvironment("tensorrt", "10.12.0", (8, 6), allow_host_code=True), pytest.fail)
 
 
 def test_an_engine_without_weights(tmp_path: Path) -> None:
@@ -136,10 +144,10 @@ def test_an_engine_without_weights(tmp_path: Path) -> None:
 
 
 def test_the_command_is_for_a_shell() -> None:
-    sidecar = sidecar_for(
+    metadata = metadata_for(
         model="my model.onnx", options={"tile": ["64", "128"], "batch": ["1:2:4"], "k": 8, "strip-weights": True}
     )
-    assert sidecar.command() == (
+    assert metadata.command() == (
         "keygraph build 'my model.onnx' --target sm_86 --backend tensorrt-rtx --tile 64 --tile 128 --batch 1:2:4 --k 8 "
         "--strip-weights"
     )

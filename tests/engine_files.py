@@ -1,4 +1,4 @@
-"""Sidecars of engines that are no engines."""
+"""Files that stand for engines, with their metadata."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from keygraph.manifest import Manifest
-from keygraph.runtime.backends.engine_metadata import Sidecar, Tensor, sidecar_path
+from keygraph.runtime.backends.engine_metadata import EngineMetadata, Tensor, metadata_path
 
 ENGINE = b"an engine"
 
@@ -28,8 +28,8 @@ MANIFEST = Manifest(
 )
 
 
-def sidecar_for(engine: bytes = ENGINE, **changes: Any) -> Sidecar:
-    """The sidecar of an engine with this content, changed at will."""
+def metadata_for(engine: bytes = ENGINE, **changes: Any) -> EngineMetadata:
+    """Return metadata of an engine with this content; keywords replace fields."""
     values: dict[str, Any] = {
         "engine_sha256": hashlib.sha256(engine).hexdigest(),
         "engine_bytes": len(engine),
@@ -56,11 +56,11 @@ def sidecar_for(engine: bytes = ENGINE, **changes: Any) -> Sidecar:
         "made_with": {},
         "manifest": MANIFEST,
     }
-    return Sidecar(**{**values, **changes})
+    return EngineMetadata(**{**values, **changes})
 
 
 def write_engine(path: Path, engine: bytes = ENGINE, **changes: Any) -> Path:
-    """Write both files."""
+    """Write an engine and its metadata; keywords replace fields."""
     path.write_bytes(engine)
-    sidecar_path(path).write_text(sidecar_for(engine, **changes).to_json())
+    metadata_path(path).write_text(metadata_for(engine, **changes).to_json())
     return path

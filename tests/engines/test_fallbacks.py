@@ -1,23 +1,23 @@
-"""What is tried when a builder fails, and what is said of it."""
+"""Attempts after a builder's failure, and the messages about them."""
 
 from __future__ import annotations
 
 import pytest
-from keygraph.engines.fallbacks import BuilderError, Rung, climb
+from keygraph.engines.fallbacks import Attempt, BuilderError, build_with_fallbacks
 from keygraph.engines.options import Options
 
 OPTIONS = Options((), None, workspace=1 << 30)
 
 
 class Builder:
-    """Fails for as many times as it has reasons, and remembers how it was asked."""
+    """Fails once for each of its reasons, and records the attempts."""
 
     def __init__(self, *reasons: str) -> None:
         self.reasons = list(reasons)
-        self.asked: list[Rung] = []
+        self.asked: list[Attempt] = []
 
-    def __call__(self, rung: Rung) -> str:
-        self.asked.append(rung)
+    def __call__(self, attempt: Attempt) -> str:
+        self.asked.append(attempt)
         if self.reasons:
             raise BuilderError(self.reasons.pop(0))
         return "engine"
@@ -25,16 +25,16 @@ class Builder:
 
 def test_the_first_attempt_is_what_was_asked_for() -> None:
     builder = Builder()
-    assert climb(OPTIONS, builder, pytest.fail) == ("engine", ())
-    assert builder.asked == [Rung("", 3, 1 << 30)]
+    assert build_with_fallbacks(OPTIONS, builder, pytest.fail) == ("engine", ())
+    assert builder.asked == [Attempt("", 3, 1 << 30)]
 
 
 def test_every_further_attempt_is_said_and_kept() -> None:
     builder, said = Builder("no tactic", "again none"), list[str]()
-    engine, failed = climb(OPTIONS, builder, said.append)
+    engine, failed = build_with_fallbacks(OPTIONS, builder, said.append)
     assert engine == "engine"
     assert failed == ("as asked: no tactic", "optimization level 2: again none")
-    assert [(rung.optimization, rung.half_workspace, rung.all_tactics) for rung in builder.asked] == [
+    assert [(attempt.optimization, attempt.half_workspace, attempt.all_tactics) for attempt in builder.asked] == [
         (3, False, True),
         (2, False, True),
         (0, True, False),
@@ -49,14 +49,14 @@ def test_every_further_attempt_is_said_and_kept() -> None:
 def test_a_low_level_is_not_raised() -> None:
     builder = Builder("no", "no")
     with pytest.raises(BuilderError):
-        climb(Options((), None, optimization=1), builder, lambda _line: None)
-    assert [rung.optimization for rung in builder.asked] == [1, 0]
+        build_with_fallbacks(Options((), None, optimization=1), builder, lambda _line: None)
+    assert [attempt.optimization for attempt in builder.asked] == [1, 0]
 
 
 def test_the_end_has_the_last_reason_and_advice() -> None:
     builder = Builder("a", "b", "Could not find any implementation for node X")
     with pytest.raises(BuilderError) as caught:
-        climb(OPTIONS, builder, lambda _line: None)
+        build_with_fallbacks(OPTIONS, builder, lambda _line: None)
     assert str(caught.value) == (
         "also with optimization level 2 and with optimization level 0, half the workspace, no optional tactics: "
         "Could not find any implementation for node X; try a smaller --tile or --batch, or another version of TensorRT"
@@ -66,4 +66,4 @@ def test_the_end_has_the_last_reason_and_advice() -> None:
 def test_what_cannot_help_is_not_tried() -> None:
     builder = Builder("no tactics to implement the operation within workspace limit.")
     with pytest.raises(BuilderError, match="raise or leave out --workspace"):
-        climb(OPTIONS, builder, pytest.fail)
+        build_with_fallbacks(OPTIONS, builder, pytest.fail)

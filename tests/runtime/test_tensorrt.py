@@ -1,6 +1,6 @@
-"""The TensorRT session as far as it goes without a GPU: real files and errors; a GPU and a TensorRT that are played.
+"""The TensorRT session without a GPU: real files and errors, on a fake GPU and a fake TensorRT.
 
-`tests/gpu/test_tensorrt_session.py` runs the real ones.
+`tests/gpu/test_runtime_cuda.py` tests the real ones.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from fake_gpu import FakeGpu
 from keygraph import plugins
 from keygraph.errors import InputError, KeygraphError, MissingDependencyError
 from keygraph.manifest import ExtraInput, Manifest, Neighbours, Profile
-from keygraph.runtime.backends import engine_metadata as sidecars
-from keygraph.runtime.backends import tensorrt, tensorrt_bindings
+from keygraph.runtime.backends import engine_metadata, tensorrt, tensorrt_bindings
 from keygraph.runtime.backends.base import run_batches
 from keygraph.runtime.backends.tensorrt import TensorRtSession
 from keygraph.runtime.device.spec import Device
@@ -40,7 +39,7 @@ PLUGINS = list(tensorrt_bindings.PLUGINS)
 
 @pytest.fixture
 def make_engine(tmp_path: Path, make_manifest: MakeManifest) -> EngineFile:
-    """Write an engine of `fake_tensorrt` and its sidecar; words change what the engine is, or the sidecar says."""
+    """Write an engine of `fake_tensorrt` and its metadata; keywords change the engine or its metadata."""
 
     def make(backend: str = "tensorrt", k: str | None = "device", **changes: Any) -> Path:
         of_engine = {name: changes.pop(name) for name in ("type", "too_large", "memory", "tensors") if name in changes}
@@ -77,7 +76,9 @@ def make_engine(tmp_path: Path, make_manifest: MakeManifest) -> EngineFile:
         }
         path = tmp_path / "kgt.sm89.plan"
         path.write_bytes(blob)
-        sidecars.sidecar_path(path).write_text(sidecars.Sidecar(**{**values, **changes}).to_json())
+        engine_metadata.metadata_path(path).write_text(
+            engine_metadata.EngineMetadata(**{**values, **changes}).to_json()
+        )
         return path
 
     return make
@@ -85,7 +86,7 @@ def make_engine(tmp_path: Path, make_manifest: MakeManifest) -> EngineFile:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
-    """A GPU and both TensorRTs, played; a session that is opened after another was closed gets a GPU of its own."""
+    """A fake GPU and both fake backends. A session that is opened after another was closed gets a new GPU."""
 
     def open_gpu(_device: Device) -> FakeGpu:
         if fake_tensorrt.gpu.closed:
@@ -143,18 +144,18 @@ def test_a_graph_serves_all_batches_of_one_shape_the_last_and_smaller_one_too(
     restorer = keygraph.load(make_engine())
     restorer.restore(noise(32, 32 * 7, 3), 110, tile=32, overlap=0, batch=2)
     names = [work.name.split()[0] for work in gpu.history]
-    # Four batches in two slots: each slot's first one runs the engine, after that its graph.
+    # Four batches in two slots: the first batch of a slot runs the engine, the second one its graph.
     assert (names.count("compute"), names.count("graph"), gpu.graphs) == (2, 2, 2)
     restorer.restore(noise(32, 32 * 7, 3), 50, tile=32, overlap=0, batch=2)
     assert [work.name.split()[0] for work in gpu.history].count("compute") == 2
     restorer.restore(noise(64, 64, 3), 50, tile="none")
-    assert gpu.graphs == 1  # those of the former shape are gone
+    assert gpu.graphs == 1  # those of the previous shape are destroyed
     restorer.session.close()  # type: ignore[attr-defined]
     assert (gpu.graphs, gpu.memory, gpu.closed) == (0, {}, True)
 
 
 def check_freed(gpu: FakeGpu) -> None:
-    """Everything is gone: graphs before TensorRT's objects, each of these before what made it, the streams last."""
+    """Check that everything is freed: graphs, then TensorRT's objects in reverse order of creation, then streams."""
     assert (gpu.graphs, gpu.memory, gpu.pinned_blocks, gpu.closed) == (0, {}, [], True)
     last = {name: place for place, name in enumerate(gpu.freed)}
     order = ["graph", "context", "engine", "runtime", "streams"]
@@ -166,7 +167,7 @@ def check_freed(gpu: FakeGpu) -> None:
 
 @pytest.fixture
 def no_collector() -> Iterator[None]:
-    """What has to be freed must not wait for the garbage collector."""
+    """Disable the garbage collector, because memory must be freed without it."""
     gc.collect()
     gc.disable()
     yield
@@ -181,7 +182,7 @@ def test_close_frees_everything_once(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     session = TensorRtSession(make_engine(backend))
     list(run_batches(session, iter([(np.zeros((2, 3, 32, 32), np.float32),)] * 5), 110))
-    fake_tensorrt.opened.clear()  # it has TensorRT-RTX's configuration
+    fake_tensorrt.opened.clear()  # it refers to TensorRT-RTX's configuration
     session.close()
     check_freed(gpu)
     session.close()
@@ -220,7 +221,7 @@ def test_a_session_that_does_not_open_is_freed_at_once(
         monkeypatch.setattr(gpu, call, fails)
     with pytest.raises(KeygraphError) as caught:
         TensorRtSession(make_engine(**changes))
-    assert caught.tb is not None  # and with it all its frames are still there
+    assert caught.tb is not None  # it keeps all frames alive
     assert gpu.closed
     assert [name for name in gpu.freed if name in ("engine", "runtime", "streams")] == ["engine", "runtime", "streams"]
 
@@ -391,7 +392,10 @@ def test_sizes_and_k_that_an_engine_was_not_built_for(make_engine: EngineFile, g
         ({"engine_sha256": "0" * 64}, "is not the engine that"),
         ({"host_code": True, "version_compatible": True}, "code for the host"),
         ({"stripped": True}, "without its weights"),
-        ({"plugin": sidecars.Plugin("libkeygraph_trt.so", "0" * 64)}, "was built with a libkeygraph_trt.so of SHA-256"),
+        (
+            {"plugin": engine_metadata.Plugin("libkeygraph_trt.so", "0" * 64)},
+            "was built with a libkeygraph_trt.so of SHA-256",
+        ),
         ({"too_large": True}, "needs 3 MiB for its activations, and the GPU has 1,024 of 8,192 MiB free .*smaller"),
         ({"tensors": ["x", "y"]}, "tensors x, y are not those of a keygraph engine"),
     ],
@@ -429,7 +433,7 @@ def test_plugins_are_loaded_once_and_looked_for(
 
     def engine(content: bytes) -> Path:
         library.write_bytes(content)
-        return make_engine(plugin=sidecars.Plugin(library.name, sidecars.file_sha256(library)))
+        return make_engine(plugin=engine_metadata.Plugin(library.name, engine_metadata.file_sha256(library)))
 
     path = engine(b"library")
     for _ in range(2):
@@ -456,7 +460,7 @@ def test_an_engine_runs_on_gpus_only(make_engine: EngineFile) -> None:
 
 def test_files_that_are_no_engine(make_engine: EngineFile, tmp_path: Path) -> None:
     path = make_engine()
-    sidecars.sidecar_path(path).unlink()
+    engine_metadata.metadata_path(path).unlink()
     with pytest.raises(InputError, match=r"kgt\.sm89\.plan\.json is missing"):
         keygraph.load(path)
 
@@ -490,28 +494,10 @@ def test_without_a_driver_the_error_says_so(make_engine: EngineFile, monkeypatch
     tensorrt_bindings.load_backend.cache_clear()
 
 
-def test_calls_of_cuda_that_fail_are_errors() -> None:
-    runtime = pytest.importorskip("cuda.bindings.runtime")
-    from keygraph.runtime.backends.base import SessionMemoryError
-    from keygraph.runtime.device.cuda_runtime import _check
-
-    errors = runtime.cudaError_t
-    assert _check((errors.cudaSuccess,), "x") == ()
-    assert _check((errors.cudaSuccess, 5), "x") == 5
-    assert _check((errors.cudaSuccess, 5, 6), "x") == (5, 6)
-    with pytest.raises(SessionMemoryError, match="cannot allocate"):
-        _check((errors.cudaErrorMemoryAllocation, None), "cannot allocate")
-    with pytest.raises(InputError, match=r"driver is too old for CUDA \d+.*pip install 'cuda-bindings<"):
-        _check((errors.cudaErrorInsufficientDriver,), "cannot use the GPU")
-    with pytest.raises(KeygraphError, match="cannot upload: CUDA error 700, an illegal memory access") as caught:
-        _check((errors.cudaErrorIllegalAddress,), "cannot upload")
-    assert not isinstance(caught.value, (InputError, SessionMemoryError))
-
-
 def test_the_real_bindings_are_called_as_they_want_to_be(
     make_engine: EngineFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """TensorRT-RTX deserializes nothing that is no engine, and says so through our logger."""
+    """The real TensorRT-RTX refuses the file, and reports that through keygraph's logger."""
     try:
         backend = tensorrt_bindings.load_backend("tensorrt-rtx")
     except MissingDependencyError as error:
@@ -521,7 +507,7 @@ def test_the_real_bindings_are_called_as_they_want_to_be(
         keygraph.load(make_engine("tensorrt-rtx", version=backend.version))
 
 
-def test_the_profiles_come_from_the_sidecar(make_engine: EngineFile, gpu: FakeGpu) -> None:
+def test_the_profiles_come_from_the_metadata(make_engine: EngineFile, gpu: FakeGpu) -> None:
     session = TensorRtSession(make_engine(), Device("cuda"))
     assert session.manifest.profiles == PROFILES
     assert dataclasses.replace(session.manifest, profiles=()) != session.manifest

@@ -1,4 +1,4 @@
-"""Real engines, built by TensorRT-RTX for GPUs that this machine need not have."""
+"""Real engines, built by TensorRT-RTX, which needs no GPU for that."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from keygraph.engines import cache, network
 from keygraph.engines.backend import local_gpu
 from keygraph.engines.build import Outcome, build
 from keygraph.engines.engine_check import inspect
-from keygraph.engines.fallbacks import Rung
-from keygraph.engines.fp32_matmul_rewrite import without_products
+from keygraph.engines.fallbacks import Attempt
+from keygraph.engines.fp32_matmul_rewrite import rewrite_fp32_matmuls
 from keygraph.engines.job import Job
 from keygraph.engines.model import load_model
 from keygraph.engines.options import Options
@@ -59,7 +59,7 @@ def one(job: Job, said: list[str] | None = None) -> Outcome:
 
 
 def is_sound(engine: Path) -> bool:
-    """Whether what is there would be loaded, and is then what it says."""
+    """Whether the engine and its metadata belong together."""
     try:
         check_digest(engine, read(engine))
     except InputError:
@@ -71,18 +71,18 @@ def test_dynamic_tile_and_batch_and_k(half: Path, make_job: MakeJob) -> None:
     job = make_job(half, tile="32:64:128", batch="1:2:4")
     outcome = one(job)
     assert (outcome.state, outcome.error) == ("built", "")
-    sidecar = read(job.engine)
-    check_digest(job.engine, sidecar)
-    image, k, restored = sidecar.tensors
+    metadata = read(job.engine)
+    check_digest(job.engine, metadata)
+    image, k, restored = metadata.tensors
     assert (image.name, image.dtype, image.shape) == ("image", "float32", (-1, 3, -1, -1))
     assert (k.name, k.dtype, k.host) == ("k", "int64", True)  # Without the plugin, k is a shape input.
     assert (restored.name, restored.output) == ("restored", True)
-    assert sidecar.manifest.profiles == (Profile((1, 2, 4), (32, 64, 128), (32, 64, 128)),)
-    assert sidecar.manifest.neighbours == load_model(half).manifest.neighbours
-    assert sidecar.manifest.precision == "fp16"
-    assert sidecar.read_back.startswith(("not read back: no GPU", "not read back: the GPU here", "read back on"))
-    assert sidecar.memory["weights"] > 0
-    assert sidecar.attempts == ()
+    assert metadata.manifest.profiles == (Profile((1, 2, 4), (32, 64, 128), (32, 64, 128)),)
+    assert metadata.manifest.neighbours == load_model(half).manifest.neighbours
+    assert metadata.manifest.precision == "fp16"
+    assert metadata.read_back.startswith(("not read back: no GPU", "not read back: the GPU here", "read back on"))
+    assert metadata.memory["weights"] > 0
+    assert metadata.attempts == ()
     log = cache.log_path(job.engine).read_text()
     assert "WARNING" in log
     assert sorted(path.suffix for path in job.engine.parent.iterdir()) == [".json", ".log", ".plan"]
@@ -94,10 +94,10 @@ def test_a_network_of_several_levels_with_several_profiles_and_a_narrow_k(half_u
     job = dataclasses.replace(job, options=dataclasses.replace(job.options, profiles=(*job.options.profiles, second)))
     outcome = one(job)
     assert (outcome.state, outcome.error) == ("built", "")
-    sidecar = read(job.engine)
-    assert len(sidecar.manifest.profiles) == 2
-    assert sidecar.manifest.neighbours == Neighbours(10, 10, (10, 20))
-    assert sidecar.capability == (12, 0)
+    metadata = read(job.engine)
+    assert len(metadata.manifest.profiles) == 2
+    assert metadata.manifest.neighbours == Neighbours(10, 10, (10, 20))
+    assert metadata.capability == (12, 0)
 
 
 def test_the_demo_for_every_target(tmp_path: Path, make_job: MakeJob) -> None:
@@ -114,7 +114,7 @@ def test_the_demo_for_every_target(tmp_path: Path, make_job: MakeJob) -> None:
 
 @pytest.mark.parametrize("preset", ["kgt-base", "kgt-base-sr"])
 def test_base_size_for_every_target(preset: str, tmp_path: Path, make_job: MakeJob) -> None:
-    """U-shaped and columnar, random weights, in the half precision that `export` writes."""
+    """U-shaped and columnar networks with random weights, in the half precision that `export` writes."""
     torch.manual_seed(0)
     checkpoint, file = tmp_path / "model.ckpt", tmp_path / "model.onnx"
     save_checkpoint(checkpoint, KGT(PRESETS[preset]))
@@ -127,7 +127,7 @@ def test_base_size_for_every_target(preset: str, tmp_path: Path, make_job: MakeJ
 
 
 def test_fp32_and_a_target_that_has_no_such_products(single: Path, make_job: MakeJob) -> None:
-    """One failure does not end the others."""
+    """The failure of one target does not affect the others."""
     bad, good = make(make_job(single, "sm_75"), make_job(single, "sm_86"))
     assert (bad.state, bad.exit_code) == ("failed", 2)
     assert "is fp32, but TensorRT-RTX multiplies matrices in fp16 only for sm_75" in bad.error
@@ -136,7 +136,7 @@ def test_fp32_and_a_target_that_has_no_such_products(single: Path, make_job: Mak
 
 
 def test_products_written_as_sums_are_the_same(single: Path, tmp_path: Path) -> None:
-    proto = without_products(onnx.load(single))
+    proto = rewrite_fp32_matmuls(onnx.load(single))
     assert not any(node.op_type == "MatMul" for function in proto.functions for node in function.node)
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, tmp_path / "sums.onnx")
@@ -176,7 +176,7 @@ def test_progress_goes_to_the_end(half: Path, make_job: MakeJob) -> None:
 
 
 def test_too_little_workspace(half: Path, make_job: MakeJob) -> None:
-    """The builder fails for good reason: it is said, with what helps; nothing is left but the log."""
+    """The builder fails: the error says what helps, and only the log is left."""
     job = make_job(half, options={"workspace": 1 << 10})
     outcome = one(job)
     assert (outcome.state, outcome.exit_code) == ("failed", 1)
@@ -216,7 +216,7 @@ def test_a_library_without_our_plugins(half: Path, make_job: MakeJob) -> None:
 
 
 def test_the_plugin(half: Path, make_job: MakeJob) -> None:
-    """Not supported by RTX's makers, but its parser takes it, and then k is in the device's memory."""
+    """NVIDIA does not support plugins in TensorRT-RTX, but its parser uses them, and then k is in device memory."""
     folder = os.environ.get("KEYGRAPH_LIBRARY_DIR")
     try:
         library = Path(folder, plugins.LIBRARIES["tensorrt"]).absolute() if folder else plugins.library("tensorrt")
@@ -227,10 +227,10 @@ def test_the_plugin(half: Path, make_job: MakeJob) -> None:
     job = make_job(half, plugin=library)
     outcome = one(job)
     assert (outcome.state, outcome.error) == ("built", "")
-    sidecar = read(job.engine)
-    assert sidecar.plugin is not None
-    assert sidecar.plugin.name == library.name
-    assert next(tensor for tensor in sidecar.tensors if tensor.name == "k").host is False
+    metadata = read(job.engine)
+    assert metadata.plugin is not None
+    assert metadata.plugin.name == library.name
+    assert next(tensor for tensor in metadata.tensors if tensor.name == "k").host is False
     assert {name for name, _, _ in PLUGINS} == {"KeyGraph", "KeyGraphAttention"}
 
 
@@ -284,9 +284,9 @@ ROUNDS = 20
 
 
 def test_killed_at_random_moments(half: Path, make_job: MakeJob) -> None:
-    """Whatever is there after a kill -9 is a sound engine, or would be refused; and the next builder succeeds.
+    """After kill -9 the engine is valid or would be refused, and the next build succeeds.
 
-    `test_killed_while_writing` kills at every step of the write itself.
+    `test_killed_while_writing` kills at every step of writing.
     """
     job = make_job(half)
     other = dataclasses.replace(job, options=dataclasses.replace(job.options, k=(1, 4, 8)))
@@ -309,7 +309,7 @@ def test_killed_at_random_moments(half: Path, make_job: MakeJob) -> None:
 
 
 def test_a_builder_that_dies_is_said(half: Path, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever takes the process down, the other end says with what, and where to look."""
+    """The error reports how the worker process ended."""
     monkeypatch.setattr("keygraph.engines.build.sys.executable", "/bin/false")
     outcome = one(make_job(half))
     assert outcome.state == "failed"
@@ -317,29 +317,29 @@ def test_a_builder_that_dies_is_said(half: Path, make_job: MakeJob, monkeypatch:
 
 
 def test_every_option_reaches_the_builder() -> None:
-    """On TensorRT-RTX's own configuration, which takes them all; what it cannot do is refused before."""
+    """Checked on TensorRT-RTX's configuration, which accepts all options; unsupported ones are refused earlier."""
     import tensorrt_rtx_bindings as trt
 
-    def configured(rung: Rung, **options: Any) -> Any:
+    def configured(attempt: Attempt, **options: Any) -> Any:
         builder = trt.Builder(trt.Logger(trt.Logger.INTERNAL_ERROR))
         config = builder.create_builder_config()
-        network.configure(trt, config, Options((), None, **options), rung)
+        network.configure(trt, config, Options((), None, **options), attempt)
         return config, builder
 
-    config, _builder = configured(Rung("", 5, 1 << 20), version_compatible=True, strip_weights=True)
+    config, _builder = configured(Attempt("", 5, 1 << 20), version_compatible=True, strip_weights=True)
     assert config.builder_optimization_level == 5
     assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 1 << 20
     assert config.get_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     assert config.get_flag(trt.BuilderFlag.STRIP_PLAN)
     assert config.get_tactic_sources() != 0
-    config, _builder = configured(Rung("less", 0, 1 << 20, half_workspace=True, all_tactics=False))
+    config, _builder = configured(Attempt("less", 0, 1 << 20, half_workspace=True, all_tactics=False))
     assert config.builder_optimization_level == 0
     assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 1 << 19
     assert config.get_tactic_sources() == 0
     assert not config.get_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     assert not config.get_flag(trt.BuilderFlag.TF32)
-    plain, _builder = configured(Rung("", 3, None))
-    half, _builder = configured(Rung("less", 3, None, half_workspace=True))
+    plain, _builder = configured(Attempt("", 3, None))
+    half, _builder = configured(Attempt("less", 3, None, half_workspace=True))
     limits = [config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) for config in (plain, half)]
     assert limits[1] == limits[0] // 2
 
@@ -352,6 +352,6 @@ def test_an_engine_for_this_gpu_is_read_back(half: Path, make_job: MakeJob) -> N
     job = make_job(half, target=gpu.target, gpu=gpu, tile="32:64:128", batch="1:2:4")
     outcome = one(job)
     assert (outcome.state, outcome.error) == ("built", "")
-    sidecar = read(job.engine)
-    assert sidecar.read_back.startswith(f"read back on {gpu.name}")
-    assert inspect(job.engine, sidecar, gpu)["layers"]
+    metadata = read(job.engine)
+    assert metadata.read_back.startswith(f"read back on {gpu.name}")
+    assert inspect(job.engine, metadata, gpu)["layers"]
