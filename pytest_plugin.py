@@ -40,7 +40,8 @@ class Parity(Protocol):
         inputs, clean, k, tile, at_least
             See `parity.compare`.
         baseline
-            Output of an earlier ``keygraph compare --json`` (a file, or its contents): fail only where a result got worse.
+            Output of an earlier ``keygraph compare --json``, as a file or its contents: fail only where a result got
+            worse.
 
         Returns
         -------

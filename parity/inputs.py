@@ -228,4 +228,7 @@ def _target(clean: NDArray[Any], found: Scene, manifest: Manifest) -> NDArray[np
         )
     white = white_level(values.dtype) if values.dtype.kind == "u" else 1.0
     low, high = manifest.value_range
-    return values.astype(np.float32) / np.float32(white) * np.float32(high - low) + np.float32(low)
+    target: NDArray[np.float32] = values.astype(np.float32) / np.float32(white) * np.float32(high - low) + np.float32(
+        low
+    )
+    return target

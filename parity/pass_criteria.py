@@ -152,8 +152,8 @@ def _psnr_reasons(results: Sequence[InputResult], threshold: float) -> list[str]
 def _tile_reasons(results: Sequence[InputResult], threshold: float) -> list[str]:
     """Describe images that pass with the same key graphs, but differ as run by more than near ties can explain."""
     return [
-        f"{result.name}: as run, the median tile error is {result.typical:.1f} dB, below the limit of {threshold:g} dB; "
-        f"near ties do not explain that, and with the same key graphs the PSNR is {result.judged.psnr:.1f} dB"
+        f"{result.name}: as run, the median tile error is {result.typical:.1f} dB, below the limit of {threshold:g} dB"
+        f"; near ties do not explain that, and with the same key graphs the PSNR is {result.judged.psnr:.1f} dB"
         for result in results
         if result.judged.finite and result.judged.psnr >= threshold and result.typical < threshold
     ]

@@ -144,7 +144,8 @@ def plan_of_pieces(given: Input, needs: Demands) -> Plan:
 def distances(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the absolute difference of two images, value by value; infinite where one is not finite."""
     with np.errstate(invalid="ignore", over="ignore"):
-        return np.nan_to_num(np.abs(a - b), nan=np.inf, posinf=np.inf)
+        distance: NDArray[np.float32] = np.nan_to_num(np.abs(a - b), nan=np.inf, posinf=np.inf)
+        return distance
 
 
 def worst_piece(

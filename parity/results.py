@@ -1,4 +1,4 @@
-"""Result records of a comparison, and their JSON form. Everything here is plain data: no rule, no computation on images."""
+"""Result records of a comparison and their JSON form: plain data, without rules or computations on images."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ class Comparison:
         return self.first_divergence
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain values for JSON. Infinite PSNR (equal images) becomes 200; other non-finite values become None."""
+        """Return plain values for JSON: 200 for an infinite PSNR (equal images), None for other non-finite values."""
         fields = dataclasses.asdict(self)
         values = {_JSON_KEYS.get(name, name): value for name, value in fields.items()}
         for name in ("candidate", "reference"):

@@ -49,7 +49,7 @@ class Setup:
 
     @cached_property
     def global_statistics(self) -> str | None:
-        """The argument of `Restorer.restore`: exact tiles only where all sides support them, so that all compute the same."""
+        """Argument of `Restorer.restore`: exact tiles only where all sides support them, so all compute the same."""
         if not self.reference.manifest.global_statistics:
             return None
         try:

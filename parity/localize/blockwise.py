@@ -93,7 +93,8 @@ def compare_blocks(
     if unmatched:
         more = f" and {len(unmatched) - 3} more" if len(unmatched) > 3 else ""
         notices.append(
-            f"blocks that are not compared, since only one side has them or their shapes differ: {', '.join(unmatched[:3])}{more}"
+            "blocks that are not compared, since only one side has them or their shapes differ: "
+            f"{', '.join(unmatched[:3])}{more}"
         )
     peak = candidate.manifest.value_range[1] - candidate.manifest.value_range[0]
     return BlockTrace(tuple(found.values()), distance(restored, expected, peak)[0], tuple(notices))

@@ -29,8 +29,9 @@ class FirstDivergence:
     ----------
     kind
         ``"overflow"``: values exceed the type's range; ``"block"``: one or few blocks differ although their inputs
-        agree; ``"rounding"``: no block stands out; ``"behind"``: every block agrees, but the outputs do not; ``"hint"``:
-        every block agrees, but one or few less closely than others of their kind; ``"nowhere"``: everything agrees.
+        agree; ``"rounding"``: no block stands out; ``"behind"``: every block agrees, but the outputs do not;
+        ``"hint"``: every block agrees, but one or few less closely than others of their kind; ``"nowhere"``: everything
+        agrees.
     block
         The first block that is at fault; None where none is.
     words
@@ -45,9 +46,9 @@ class FirstDivergence:
 def find_first_divergence(blocks: Sequence[BlockDifference], restored: float, at_least: float) -> FirstDivergence:
     """Find where a difference starts.
 
-    A block is at fault when its output differs although its inputs agree: when its difference *alone*, on the same inputs
-    as the reference's block, is over tolerance. The outputs as run do not show this: all blocks after a fault differ,
-    and rounding accumulates.
+    A block is at fault when its output differs although its inputs agree: when its difference *alone*, on the same
+    inputs as the reference's block, is over tolerance. The outputs as run do not show this: all blocks after a fault
+    differ, and rounding accumulates.
 
     Parameters
     ----------
@@ -193,8 +194,8 @@ def _few(off: Sequence[BlockDifference], blocks: Sequence[BlockDifference]) -> F
     return FirstDivergence(
         "block",
         first.name,
-        f"the difference starts in {first.name}: {previous}given the same input, its output agrees only at {_decibels(first.alone)}"
-        f"{usual}{alike}",
+        f"the difference starts in {first.name}: {previous}given the same input, its output agrees only at "
+        f"{_decibels(first.alone)}{usual}{alike}",
     )
 
 

@@ -34,8 +34,8 @@ class BlockDifference:
     over_tolerance
         Whether `psnr` is below the limit.
     alone
-        As `psnr`, with the reference's block computing on the candidate's inputs: the error of the block itself, without
-        the error that it inherits. NaN where unknown.
+        As `psnr`, with the reference's block computing on the candidate's inputs: the error of the block itself,
+        without the error that it inherits. NaN where unknown.
     nonfinite
         Number of NaN or infinite values in the candidate's output.
     reference_largest

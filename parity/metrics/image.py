@@ -52,7 +52,8 @@ class Difference:
     Attributes
     ----------
     psnr
-        In dB, with the manifest's value range as the peak, on unrounded and unclipped values; infinite for equal images.
+        In dB, with the manifest's value range as the peak, on unrounded and unclipped values; infinite for equal
+        images.
     ssim
         Structural similarity on the same values, see `metrics.ssim`; NaN where the image is smaller than the window.
     max_abs, mean_abs

@@ -48,7 +48,7 @@ def structural_similarity(a: NDArray[np.float32], b: NDArray[np.float32], value_
         for top in range(0, height - WINDOW + 1, _ROWS):
             rows = slice(top, min(top + _ROWS + WINDOW - 1, height))
             strips = (np.asarray(image[rows, :, channel], np.float64) for image in (a, b))
-            mean = metrics.structural_similarity(
+            mean: float = metrics.structural_similarity(  # type: ignore[no-untyped-call]
                 *strips,
                 data_range=value_range[1] - value_range[0],
                 gaussian_weights=True,

@@ -82,8 +82,8 @@ class ImageResult(CompareResult):
 class ImageCompareFunc(BaseCompareFunc):
     """Compares the output ``restored`` of two runners, for `Comparator.compare_accuracy`.
 
-    Polygraphy's own PSNR uses the largest value of the first image as the peak, so that the same error scores worse on a
-    dark image than on a bright one. Its `simple` function compares element by element with atol and rtol, and accepts
+    Polygraphy's own PSNR uses the largest value of the first image as the peak, so that the same error scores worse on
+    a dark image than on a bright one. Its `simple` function compares element by element with atol and rtol, and accepts
     NaN where both outputs have it.
 
     Parameters
@@ -131,7 +131,10 @@ class ImageCompareFunc(BaseCompareFunc):
         def find(name: str, _index: int, other: IterationResult) -> list[str] | None:
             return [name] if name == IMAGE_OUTPUT and name in other else None
 
-        return run_comparison(match, False, iter_result0, iter_result1, find, func_name="Image")
+        results: OrderedDict[str, Any] = run_comparison(
+            match, False, iter_result0, iter_result1, find, func_name="Image"
+        )
+        return results
 
     def measure(self, candidate: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> ImageResult:
         """Compute the metrics between two arrays of the same shape."""

@@ -2,7 +2,8 @@
 
 Two correct implementations select different neighbours where similarities nearly tie, and from there on their outputs
 differ by more than rounding. So a network with key graphs is run twice more: one runner records the candidate's graphs,
-another forces them on the reference. Their images then differ by arithmetic alone, and the graphs are compared as graphs.
+another forces them on the reference. Their images then differ by arithmetic alone, and the graphs are compared as
+graphs.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class SessionFromExported(BaseLoader):
     """Opens an exported file in ONNX Runtime as keygraph does, also a subgraph that Polygraphy extracted from one.
 
-    Polygraphy's own `SessionFromOnnx` cannot register an operator library, lets a provider fall back to the CPU silently,
-    and cannot open bfloat16 files there.
+    Polygraphy's own `SessionFromOnnx` cannot register an operator library, lets a provider fall back to the CPU
+    silently, and cannot open bfloat16 files there.
 
     Parameters
     ----------

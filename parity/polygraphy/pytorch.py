@@ -64,9 +64,9 @@ class ModelFromCheckpoint(BaseLoader):
 class TorchRunner(BaseRunner):
     """Runs a checkpoint in PyTorch, with the tensors named as in the exported file.
 
-    Inputs are float32 in every precision, so that all runners take the same data, and so is ``restored``, since NumPy has
-    no bfloat16. TensorFloat-32 is off. `inference_time` covers the network alone: it starts when the inputs are on the
-    device and ends when the GPU has finished.
+    Inputs are float32 in every precision, so that all runners take the same data, and so is ``restored``, since NumPy
+    has no bfloat16. TensorFloat-32 is off. `inference_time` covers the network alone: it starts when the inputs are on
+    the device and ends when the GPU has finished.
 
     Parameters
     ----------

@@ -4,8 +4,8 @@
     python -m keygraph.parity.polygraphy.rtx python script.py
 
 Polygraphy imports ``tensorrt_rtx``, a module that the wheels name ``tensorrt_rtx_bindings``. The parser opens a library
-by a name that the wheels do not have, and ends the process when it is not on the loader's path. Both must be in place when
-the process starts.
+by a name that the wheels do not have, and ends the process when it is not on the loader's path. Both must be in place
+when the process starts.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Exported files and built engines in TensorRT or TensorRT-RTX, through Polygraphy's loaders.
 
-The backend is the one that Polygraphy uses: TensorRT, or TensorRT-RTX under ``POLYGRAPHY_USE_TENSORRT_RTX=1``, see `rtx`.
+The backend is the one that Polygraphy uses: TensorRT, or TensorRT-RTX under ``POLYGRAPHY_USE_TENSORRT_RTX=1``; see
+`rtx`.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def backend() -> Backend:
 class NetworkFromExported(BaseLoader):
     """Parses an exported file into a strongly typed TensorRT network: the types are those of the file.
 
-    Polygraphy's ``--plugins`` opens a library that must register its plugins itself. Ours does not, since it would have to
-    be linked with one version of TensorRT; here the plugin registry loads it.
+    Polygraphy's ``--plugins`` opens a library that must register its plugins itself. Ours does not, since it would have
+    to be linked with one version of TensorRT; here the plugin registry loads it.
 
     Parameters
     ----------

@@ -105,7 +105,7 @@ def find_offset(candidate: Image, reference: Image) -> Offset:
 
 
 def _estimate(candidate: Image, reference: Image) -> tuple[Offset, float]:
-    """Estimate the offset on the central crops in gray; return it with the mean squared difference that it leaves there."""
+    """Estimate the offset on the central crops in gray; return it with the remaining mean squared difference."""
     ours, theirs = (_gray(image) for image in (candidate, reference))
     near = range(-_NEAR, _NEAR + 1)
     offsets = {*itertools.product(near, near), _phase_correlation(ours, theirs)}
@@ -152,7 +152,7 @@ def _phase_correlation(ours: Image, theirs: Image) -> Offset:
     windowed = [(gray - gray.mean()) * window for gray in (ours, theirs)]
     if not all(image.any() for image in windowed):
         return 0, 0  # A constant image has no phase.
-    (down, right), _, _ = phase_cross_correlation(*windowed)
+    (down, right), _, _ = phase_cross_correlation(*windowed)  # type: ignore[no-untyped-call]
     return int(down), int(right)
 
 

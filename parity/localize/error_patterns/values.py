@@ -94,7 +94,8 @@ def _gain(
     undone, gained = _undo_gain(candidate, reference, value_range, before, gains, offsets)
     gain, offset = float(gains[0]), float(offsets[0])
     residual = _residual(undone, peak)
-    text = f"the output is the reference {_describe_gain(gain, offset, residual, peak)}{_describe_range(gain, offset, value_range)}"
+    change = _describe_gain(gain, offset, residual, peak) + _describe_range(gain, offset, value_range)
+    text = f"the output is the reference {change}"
     found = ErrorPattern("gain", text, {"gain": gain, "offset": offset}, undone, gained)
     if reference.shape[2] > 1:
         gains, offsets = _channel_gains(moments)

@@ -53,12 +53,14 @@ def logarithmic(difference: NDArray[np.float32], white: float) -> NDArray[np.uin
 
     Returns
     -------
-    uint8[H, W]: `EQUAL` for 0, `NOT_FINITE` for NaN, else from 1 for at most ``white * 10**-DECADES`` to 254 for at least
-    `white`.
+    uint8[H, W]: `EQUAL` for 0, `NOT_FINITE` for NaN, else from 1 for at most ``white * 10**-DECADES`` to 254 for at
+    least `white`.
     """
     with np.errstate(divide="ignore"):
         places = 1 + 253 * (1 + np.log10(difference / np.float32(white)) / DECADES)
-    codes = np.clip(np.rint(np.nan_to_num(places, nan=1.0, posinf=254, neginf=1)), 1, 254).astype(np.uint8)
+    codes: NDArray[np.uint8] = np.clip(np.rint(np.nan_to_num(places, nan=1.0, posinf=254, neginf=1)), 1, 254).astype(
+        np.uint8
+    )
     codes[difference == 0] = EQUAL
     codes[np.isnan(difference)] = NOT_FINITE
     return codes

@@ -170,8 +170,8 @@ def _part_note(shown: Shown) -> str:
     height, width = shown.image.reference.shape[:2]
     part = shown.part
     return (
-        f"Only {part.width} × {part.height} of {width} × {height} pixels are shown, around the largest difference, from "
-        f"column {part.left} and row {part.top}; the numbers are those of the whole image."
+        f"Only {part.width} × {part.height} of {width} × {height} pixels are shown, around the largest difference, "
+        f"from column {part.left} and row {part.top}; the numbers are those of the whole image."
     )
 
 

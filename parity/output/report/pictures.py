@@ -211,7 +211,8 @@ def _linear(values: NDArray[np.float32], wavelengths: tuple[float, ...]) -> NDAr
     """Render a cube in linear light under D65; as the mean of its bands where their wavelengths are unknown."""
     weights = colorimetry.rgb_weights(wavelengths) if len(wavelengths) == values.shape[2] else None
     if weights is None:
-        return values.mean(axis=2, keepdims=True)
+        mean: NDArray[np.float32] = values.mean(axis=2, keepdims=True)
+        return mean
     linear: NDArray[np.float32] = values @ weights.astype(np.float32)
     return linear
 
