@@ -12,7 +12,7 @@ from ..export.precision_search.mend import Islands, mend
 from ..files import CHECKPOINT_SUFFIXES
 from ..manifest import Manifest
 from ..models import LoadedModel, load_checkpoint
-from ..parity import Comparison, Mending, Run, Sample
+from ..parity import Comparison, PrecisionSearch, Run, Sample
 from ..parity import compare as compare_models
 from ..parity.mending import worst_pieces
 from ..parity.sides.spec import ModelSpec
@@ -43,7 +43,7 @@ def search_islands(run: Run, models: Sequence[ModelSpec], progress: Callable[[st
     found = []
     for index, comparison in enumerate(run.comparisons):
         mending = _Search(run, index, models, progress).mending()
-        found.append(dataclasses.replace(comparison, mending=mending))
+        found.append(dataclasses.replace(comparison, precision_search=mending))
     return dataclasses.replace(run, comparisons=tuple(found))
 
 
@@ -55,10 +55,10 @@ class _Search:
         self.comparison: Comparison = run.comparisons[index]
         self.candidate: Manifest = self.comparison.candidate.manifest
 
-    def mending(self) -> Mending:
+    def mending(self) -> PrecisionSearch:
         """What would mend it, or why nothing does."""
         if self.comparison.verdict.good:
-            return Mending(True, (), None, "it agrees as it is: there is nothing to mend")
+            return PrecisionSearch(True, (), None, "it agrees as it is: there is nothing to mend")
         if self.candidate.precision == "fp32":
             return _nothing("it computes in FP32 already, so its precision is not what is wrong")
         source = self._source()
@@ -111,7 +111,7 @@ class _Search:
         half = self.candidate.half
         return model.architecture.keep_fp32 if half is None else (*half.keep_fp32, *half.found)
 
-    def _words(self, islands: Islands, source: ModelSpec, asked: Sequence[str]) -> Mending:
+    def _words(self, islands: Islands, source: ModelSpec, asked: Sequence[str]) -> PrecisionSearch:
         precision, target = self.candidate.precision, self.comparison.threshold
         if islands.found is None:
             return _nothing(f"even with every block in FP32 it stays below {target:g} dB", islands.before)
@@ -136,11 +136,11 @@ class _Search:
                 f"no island is missing: made again with those that it has, it reaches {_decibels(islands.before)}; the "
                 "file itself is off"
             )
-        return Mending(True, islands.found, islands.after, text, command)
+        return PrecisionSearch(True, islands.found, islands.after, text, command)
 
 
-def _nothing(why: str, reached: float | None = None) -> Mending:
-    return Mending(False, (), reached, f"no island mends it: {why}")
+def _nothing(why: str, reached: float | None = None) -> PrecisionSearch:
+    return PrecisionSearch(False, (), reached, f"no island mends it: {why}")
 
 
 def _is_checkpoint(model: ModelSpec) -> bool:

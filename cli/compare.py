@@ -14,10 +14,12 @@ import typer
 from ..errors import InputError
 from ..files import check_place
 from ..manifest import IMAGE_INPUT
-from ..parity import Run, failures
+from ..parity import Run
 from ..parity import compare as compare_models
 from ..parity.output import archive, junit
+from ..parity.output.baseline import changed_numbers, find_regressions, read_run
 from ..parity.output.report import check_report, write_report
+from ..parity.pass_criteria import Failures, find_failures
 from ..parity.sides import spec
 from ..runtime.io.input_files import Source, inputs_of
 from .bisect import check_bisect, search_islands
@@ -25,7 +27,7 @@ from .comparison_tables import show_run
 from .inputs import INPUT_HELP, find_images, parse_inputs
 from .output import note, progress_bar, status
 
-#: They do not agree; apart from 1 and 2, which say that it could not be found out.
+#: Exit code of models that do not agree; 1 and 2 mean that they could not be compared.
 DISAGREE = 3
 
 
@@ -98,8 +100,8 @@ def compare(
 
     The choice of neighbours is compared apart from the arithmetic. Exit code 0: they agree; 3: they do not.
     """
-    # Everything that can be known without a model is known before the first is opened.
-    previous = failures.read_run(baseline) if baseline is not None else None
+    # Everything that needs no model is checked before the first is opened.
+    previous = read_run(baseline) if baseline is not None else None
     if junit_file is not None:
         check_place(junit_file)
     if report is not None:
@@ -152,21 +154,21 @@ def compare(
             **options,
         )
     if bisect:
-        with status(quiet=quiet) as said:
-            run = search_islands(run, named, said)
-    wrong = failures.by_the_rule(run) if previous is None else failures.regressions(run, previous)
-    moved = failures.moved(run, earlier.result) if earlier is not None else None
+        with status(quiet=quiet) as report_status:
+            run = search_islands(run, named, report_status)
+    failed = find_failures(run) if previous is None else find_regressions(run, previous)
+    changed = changed_numbers(run, earlier.result) if earlier is not None else None
     if save is not None:
         archive.save(save, run)
     if junit_file is not None:
-        junit.write_junit(junit_file, run, wrong)
+        junit.write_junit(junit_file, run, failed)
     if report is not None:
         write_report(report, run)
     if as_json:
-        print(json.dumps(run.as_json() | ({} if moved is None else {"moved": moved}), allow_nan=False))
+        print(json.dumps(run.as_json() | ({} if changed is None else {"moved": changed}), allow_nan=False))
     elif not quiet:
-        show_run(run, None if previous is None else wrong, moved)
-    _finish(run, wrong, quiet, judged_by_rule=previous is None)
+        show_run(run, None if previous is None else failed, changed)
+    _finish(run, failed, quiet, judged_by_rule=previous is None)
 
 
 def _emit(
@@ -179,18 +181,18 @@ def _emit(
     write_script(script, models[:-1], models[-1], images, k=k, command=written_by)
 
 
-def _finish(run: Run, wrong: failures.Failures, quiet: bool, judged_by_rule: bool) -> None:
-    """Exit with the code that says whether they agree."""
-    if run.good if judged_by_rule else not wrong:
+def _finish(run: Run, failed: Failures, quiet: bool, judged_by_rule: bool) -> None:
+    """Exit with the code that tells whether the models agree."""
+    if run.good if judged_by_rule else not failed:
         return
     if quiet:
-        lines = run.reasons if judged_by_rule else [line for lines in wrong.values() for line in lines]
+        lines = run.reasons if judged_by_rule else [line for lines in failed.values() for line in lines]
         print("\n".join(lines), file=sys.stderr)
     raise typer.Exit(DISAGREE)
 
 
 def _apart(arguments: list[str], inputs: list[Path] | None) -> tuple[list[str], list[Path]]:
-    """Tell models from images: an option takes one value, so the images after the first arrive as arguments."""
+    """Separate models from images: an option takes one value, so the images after the first arrive as arguments."""
 
     def is_model(text: str) -> bool:
         return Path(text.split("@")[0]).suffix.lower() in spec.SUFFIXES
@@ -198,14 +200,14 @@ def _apart(arguments: list[str], inputs: list[Path] | None) -> tuple[list[str], 
     models = [text for text in arguments if not inputs or is_model(text)]
     if len(models) < 2:
         raise InputError(
-            f"{models[0] if models else 'nothing'} alone cannot be compared; give a CANDIDATE or several, then the "
+            f"{models[0] if models else 'nothing'} alone cannot be compared; give one or several CANDIDATEs, then the "
             "REFERENCE (and images after --inputs)"
         )
     return models, [*(inputs or []), *(Path(text) for text in arguments if text not in models)]
 
 
 def _pictures(given: list[Path], beside: list[str], clean: Path | None) -> tuple[list[dict[str, Source]], list[Source]]:
-    """The images, each with what goes with it, and the clean ones."""
+    """Find the images, each with its extra inputs, and the clean images."""
     others = parse_inputs(beside)
     found = find_images(given, others)
     for option in [*(["--input"] if others else []), *(["--clean"] if clean else [])]:
@@ -233,7 +235,7 @@ def _command(
     k: int | None,
     tile: str | None,
 ) -> list[str]:
-    """The arguments that give the same numbers again."""
+    """Return the arguments that repeat the comparison."""
     words = [str(model) for model in models]
     words += ["--inputs", *map(str, pictures)] if pictures else []
     for option in beside:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..runtime.backends.base import Inputs
 from .inputs import Sample, demands, read_inputs
 from .piecewise import TRACED, distances, worst_piece
-from .run import Run
+from .results import Run
 
 
 def worst_pieces(run: Run, index: int) -> list[tuple[str, Inputs]]:

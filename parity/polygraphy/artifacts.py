@@ -1,4 +1,4 @@
-"""What a file is, and what it takes, without opening it in an engine."""
+"""Manifest and input tensors of an artifact, read without opening it in an engine."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ...runtime.backends import engine_metadata
 from ...runtime.backends.onnx_file import metadata_of, read_onnx
 from ..sides.spec import ModelSpec, parse_spec
 
-#: Name -> (type, shape); a str or None stands for a size that is chosen at run time.
+#: Name -> (type, shape); a str or None stands for a dynamic size.
 Tensors = dict[str, tuple[Any, tuple[int | str | None, ...]]]
 
 
 def manifest_of(model: str | os.PathLike[str] | ModelSpec) -> Manifest:
-    """Read what an artifact says of itself, with the precision that it is to run in.
+    """Read an artifact's manifest; for a checkpoint, with the precision in which it is to run.
 
     Raises
     ------
     InputError
-        The file is missing, damaged or not keygraph's.
+        The file is missing, damaged or not an artifact of keygraph.
     """
     spec = model if isinstance(model, ModelSpec) else parse_spec(model)
     suffix = spec.path.suffix.lower()
@@ -37,7 +37,7 @@ def manifest_of(model: str | os.PathLike[str] | ModelSpec) -> Manifest:
 
 
 def tensors_of(manifest: Manifest) -> Tensors:
-    """The inputs of a model, in order, as its exported file has them; float32 even where that file takes half."""
+    """Return the inputs of the exported model in order; float32 even where the file takes half precision."""
     batch, height, width = manifest.shape or ("batch", None, None)
 
     def side(size: int | None, margin: int) -> int | None:

@@ -67,5 +67,5 @@ def test_an_engine_is_judged_as_run(
     capsys.readouterr()
     assert main(["compare", str(engine), str(CHECKPOINT), "--fail-under", "40dB"]) == 0
     said = capsys.readouterr().out
-    assert "tells no key graphs: it is judged as run" in said
+    assert "exposes no key graphs: it is judged as run" in said
     assert "same graphs" not in said

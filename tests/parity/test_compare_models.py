@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,12 @@ import onnx
 import pytest
 import tiny_kgt
 import torch
-from keygraph.errors import InputError
+from keygraph.errors import InputError, MissingDependencyError
 from keygraph.manifest import Neighbours
 from keygraph.models.kgt import KGT
 from keygraph.parity import Comparison, OnnxProbe, open_probe
 from keygraph.parity import compare as compare_all
-from keygraph.parity.sides.base import _entered
+from keygraph.parity.sides.torch_probe import _running_modules
 from onnx import ModelProto, numpy_helper
 from tiny_kgt import CONFIG, Tiny, changed, set_manifest, set_weight
 from torch import nn
@@ -219,7 +220,7 @@ def test_a_stage_is_named_by_the_module_that_it_runs_in() -> None:
 
     said: list[str] = []
     network = nn.Sequential(Outer(), nn.Sequential(Outer()))
-    with _entered(network) as names:
+    with _running_modules(network) as names:
         network(torch.zeros(1))
     assert said == ["0", "1.0"]
     assert names == []
@@ -248,7 +249,7 @@ def test_other_files_are_refused(tiny: Tiny, tmp_path: Path, make_model: Any, wi
         compare(tmp_path / "none.onnx", tiny.checkpoint)
     with pytest.raises(InputError, match="does not exist"):
         compare(tiny.onnx, tmp_path / "none.ckpt")
-    with pytest.raises(InputError, match="no model by its name"):
+    with pytest.raises(InputError, match="cannot tell the model type"):
         compare(tiny.onnx, tmp_path / "photo.png")
     with pytest.raises(InputError, match="no KeyGraph nodes"):
         compare(with_fault(_without_key_graphs), tiny.checkpoint)
@@ -282,7 +283,7 @@ def test_models_without_key_graphs_are_compared_as_they_run(make_model: Any, tmp
 
 def test_a_precision_without_a_rule_is_refused(make_model: Any) -> None:
     half = make_model("identity", precision="int8")
-    with pytest.raises(InputError, match="no rule yet for int8"):
+    with pytest.raises(InputError, match="no tolerance for the precision int8"):
         compare(half, half)
 
 
@@ -291,3 +292,9 @@ def test_external_data_is_found(tiny: Tiny, tmp_path: Path) -> None:
     onnx.save(onnx.load(tiny.onnx), path, save_as_external_data=True, size_threshold=256, location="large.onnx.data")
     assert compare(path, tiny.checkpoint, [PICTURE]).verdict.good
     assert sorted(file.name for file in tmp_path.iterdir()) == ["large.onnx", "large.onnx.data"]
+
+
+def test_scikit_image_is_missed_before_a_model_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    with pytest.raises(MissingDependencyError, match=r"scikit-image; install it with: pip install 'keygraph\[parity\]'"):
+        compare("absent.onnx", "absent.ckpt")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from keygraph.parity.localize.error_patterns import Cause, diagnose, numbers
+from keygraph.parity.localize.error_patterns import Cause, diagnose, pattern
 from keygraph.runtime.tiling.blend import Plan, blend, cut
 from numpy.typing import NDArray
 
@@ -142,7 +142,7 @@ def test_clipped_and_rounded() -> None:
     assert image.min() < 0 < 1 < image.max()
     clipped = diagnose(np.clip(image, 0, 1), image, (0.0, 1.0), WHOLE, threshold=90.0)
     assert [cause.text for cause in clipped] == [
-        "the output is the reference clipped: nothing is below 0 or above 1 (undone: equal)"
+        "the output is the reference clipped: no value is below 0 or above 1 (undone: equal)"
     ]
     samples = (np.rint(np.clip(image, 0, 1) * 255) / 255).astype(np.float32)
     (rounded,) = diagnose(samples, noisy(image), (0.0, 1.0), WHOLE, threshold=90.0)
@@ -167,7 +167,7 @@ def joined(image: Image, change: Callable[[int, Image], Image], scale: int = 1, 
 
 @pytest.mark.parametrize("scale", [1, 2])
 @pytest.mark.parametrize("offset", [(0, 1), (-1, 0), (2, -2)])
-def test_a_tile_that_is_pasted_beside_its_place(scale: int, offset: tuple[int, int]) -> None:
+def test_a_shifted_tile(scale: int, offset: tuple[int, int]) -> None:
     image = picture(HEIGHT * scale, WIDTH * scale)
     index = 5
     top, left = PLAN.tiles[index]
@@ -187,7 +187,7 @@ def test_a_tile_that_is_pasted_beside_its_place(scale: int, offset: tuple[int, i
     assert cause.undone is not None
     assert cause.undone > 100
     if offset == (0, 1):
-        assert "is pasted 1 pixel to the right (undone: " in cause.text
+        assert "is shifted 1 pixel to the right (undone: " in cause.text
 
 
 def test_tiles_that_differ_otherwise() -> None:
@@ -240,7 +240,7 @@ def test_values_that_are_not_finite() -> None:
     one[3, 5, 1] = math.inf
     cause = named(one, image)
     assert cause.text == "the 1 NaN or infinite values lie between the output's rows 3 and 3, columns 5 and 5"
-    assert "no pixel is without" in named(np.full_like(image, np.nan), image).text
+    assert "every pixel has" in named(np.full_like(image, np.nan), image).text
     # A broken reference is no fault of the candidate's.
     assert found(image, candidate, PLAN) == ()
 
@@ -292,7 +292,7 @@ def test_flat_images() -> None:
 
 def test_large_images_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = named(picture()[::-1], picture())
-    monkeypatch.setattr(numbers, "_STRIP", 5 * WIDTH * 3)
+    monkeypatch.setattr(pattern, "_STRIP", 5 * WIDTH * 3)
     parts = named(picture()[::-1], picture())
     assert (whole.kind, whole.details) == (parts.kind, parts.details)
     assert whole.undone == pytest.approx(parts.undone)

@@ -12,7 +12,7 @@ from keygraph.instrumentation.key_graphs import Selection
 from keygraph.manifest import Manifest, Profile
 from keygraph.parity import Difference, StageAgreement, compare
 from keygraph.parity.inputs import Demands, demands, generated, read_inputs
-from keygraph.parity.localize.tile_regions import places
+from keygraph.parity.localize.tile_regions import tile_regions
 from keygraph.parity.metrics import image as module
 from keygraph.parity.metrics import ssim
 from keygraph.parity.metrics.selection import agreements
@@ -127,16 +127,16 @@ def test_an_image_smaller_than_the_window_has_no_structural_similarity() -> None
 
 def selection(similarity: np.ndarray[Any, Any], chosen: list[list[int]]) -> Selection:
     """A selection whose similarities are the given ones: queries are unit vectors."""
-    rows = np.zeros(ssim.shape, bool)
+    rows = np.zeros(similarity.shape, bool)
     for row, nodes in zip(rows, chosen, strict=True):
         row[nodes] = True
     graph = pack_graph(from_numpy(rows))[None, None].numpy()
-    query = np.eye(ssim.shape[0], dtype=np.float32)[None, None]
-    return Selection("stage", query, ssim.T[None, None].astype(np.float32), graph)
+    query = np.eye(similarity.shape[0], dtype=np.float32)[None, None]
+    return Selection("stage", query, similarity.T[None, None].astype(np.float32), graph)
 
 
 def agreement(similarity: Any, ours: list[list[int]], theirs: list[list[int]], k: int) -> StageAgreement:
-    values = np.asarray(ssim, np.float32)
+    values = np.asarray(similarity, np.float32)
     (result,) = agreements([selection(values, ours)], [selection(values, theirs)], k)
     return result
 
@@ -237,20 +237,21 @@ def test_an_engine_sees_the_size_that_it_was_built_best_for(make_manifest: Any) 
 def test_half_of_every_tile_is_measured() -> None:
     """What near ties do, some rows of some windows, does not count; a tile that is off does, wherever tiles overlap."""
     plan = Plan(cut(64, 32, 8, 8), cut(64, 32, 8, 8))
-    cut_places = places(plan, 2, (128, 128))
+    tiles = tile_regions(plan, 2, (128, 128))
+    regions = [tile.dominant for tile in tiles]
     covered = np.zeros((128, 128), int)
-    for place in cut_places:
-        covered[place.own] += 1
+    for region in regions:
+        covered[region] += 1
     np.testing.assert_array_equal(covered, 1)
     reference = np.zeros((128, 128, 3), np.float32)
     candidate = reference + np.float32(1e-6)
     candidate.reshape(-1)[::3] += 1
-    assert module.typical(candidate, reference, (0.0, 1.0), cut_places) == pytest.approx(120, abs=0.01)
-    assert module.typical(reference, reference, (0.0, 1.0), cut_places) == math.inf
-    candidate[cut_places[4].own] += np.float32(1e-2)
-    assert module.typical(candidate, reference, (0.0, 1.0), cut_places) == pytest.approx(40, abs=0.01)
-    candidate[cut_places[4].own] = math.nan
-    assert math.isnan(module.typical(candidate, reference, (0.0, 1.0), cut_places))
+    assert module.median_tile_error(candidate, reference, (0.0, 1.0), regions) == pytest.approx(120, abs=0.01)
+    assert module.median_tile_error(reference, reference, (0.0, 1.0), regions) == math.inf
+    candidate[regions[4]] += np.float32(1e-2)
+    assert module.median_tile_error(candidate, reference, (0.0, 1.0), regions) == pytest.approx(40, abs=0.01)
+    candidate[regions[4]] = math.nan
+    assert math.isnan(module.median_tile_error(candidate, reference, (0.0, 1.0), regions))
 
 
 @pytest.mark.parametrize(

@@ -225,7 +225,7 @@ def test_a_feed_is_for_all_models(tiny: Tiny, tmp_path: Path) -> None:
         list(FeedDictsFromImages([tiny.onnx, tiny.checkpoint], k=65))
     with pytest.raises(InputError, match="there is no model to feed"):
         FeedDictsFromImages([])
-    with pytest.raises(InputError, match="no model by its name"):
+    with pytest.raises(InputError, match="cannot tell the model type"):
         list(FeedDictsFromImages(["photo.png"]))
 
 

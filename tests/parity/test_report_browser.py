@@ -298,9 +298,9 @@ def test_the_charts_have_the_data(page: Page, run: Run) -> None:
         assert [row[0] for row in table("blocks")] == [block.name for block in blocks]
         assert [row[-1] for row in table("blocks")] == ["yes" if block.over_tolerance else "no" for block in blocks]
         # Where the difference starts is marked, and said.
-        origin = comparison.origin
-        assert origin is not None
-        assert origin.words[1:] in page.find("#blocks-note").text
+        divergence = comparison.first_divergence
+        assert divergence is not None
+        assert divergence.words[1:] in page.find("#blocks-note").text
     assert page.js("return document.querySelectorAll('#blocks svg').length") == 2
     assert "fp16 ends: 65,504" in page.find("#blocks svg:nth-of-type(2)").text
     page.wait("return document.getElementById('viewer').dataset.ready.endsWith('b.png 1')")

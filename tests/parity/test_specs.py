@@ -50,12 +50,12 @@ def test_options_are_for_the_sides_that_say_nothing() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("photo.png", "no model by its name"),
+        ("photo.png", "cannot tell the model type"),
         ("kgt.ckpt@int8", "a checkpoint cannot be run as 'int8'; after @ give fp32, fp16, bf16, cpu, cuda, cuda:N"),
         ("kgt.ckpt@tensorrt", "cannot be run as 'tensorrt'"),
         ("kgt.onnx@bf16", "an ONNX file cannot be run as 'bf16'"),
         ("kgt.plan@functions", "an engine cannot be run as 'functions'; after @ give cpu, cuda, cuda:N"),
-        ("kgt.onnx@cuda@cpu", "says its device twice"),
+        ("kgt.onnx@cuda@cpu", "specifies its device twice"),
         ("kgt.onnx@", "cannot be run as ''"),
     ],
 )

@@ -1,4 +1,4 @@
-"""How the page's tables write numbers."""
+"""Number formats of the tables in the report and on the terminal."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ import math
 
 
 def decibels(value: float) -> str:
-    """``"108.61"``; ``"equal"`` for infinity."""
+    """Format a PSNR: ``"108.61"``; ``"equal"`` for infinity."""
     return "equal" if math.isinf(value) else "–" if math.isnan(value) else f"{value:.2f}"
 
 
 def change(value: float) -> str:
-    """``"+0.0012"``, with a minus sign of a digit's width."""
+    """Format a change in dB: ``"+0.0012"``, with a minus sign as wide as a digit."""
     return "–" if math.isnan(value) else f"{value:+.4f}".replace("-", "−")
 
 
 def similarity(value: float) -> str:
-    """``"0.999985"``; never 1 for what is less."""
+    """Format an SSIM: ``"0.999985"``; ``"1"`` only for exactly 1."""
     return "–" if math.isnan(value) else "1" if value == 1 else f"{min(value, 0.999999):.6f}"
 
 
 def small(value: float) -> str:
-    """``"2.7e-07"``, and ``"0"`` for nothing."""
+    """Format a difference: ``"2.7e-07"``; ``"0"`` for exactly 0."""
     return "–" if math.isnan(value) else "0" if value == 0 else f"{value:.1e}".replace("e-", "e−")
 
 
 def share(part: float) -> str:
-    """A percentage that says 100 only when it is, and 0 likewise."""
+    """Format a fraction as a percentage; ``"100 %"`` and ``"0 %"`` only for exactly 1 and 0."""
     if part in (0, 1):
         return f"{100 * part:g} %"
     return f"{min(max(100 * part, 0.001), 99.999):.3f} %"
 
 
 def short(name: str) -> str:
-    """A file's name without its folders."""
+    """Return a file's name without its folders."""
     return name.replace("\\", "/").rsplit("/", 1)[-1]
 
 
