@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError
+from ..export.precision_search.comparison import check_models, search_run
 from ..files import check_place
 from ..manifest import IMAGE_INPUT
 from ..parity import Run, failures
@@ -20,7 +21,6 @@ from ..parity.output import archive, junit
 from ..parity.output.report import check_report, write_report
 from ..parity.sides import spec
 from ..runtime.io.input_files import Source, inputs_of
-from .bisect import check_bisect, search_islands
 from .comparison_tables import show_run
 from .inputs import INPUT_HELP, find_images, parse_inputs
 from .output import note, progress_bar, status
@@ -138,7 +138,7 @@ def compare(
         command += ["--fail-under", fail_under]
     command += [*(["--blocks"] if blocks else []), *(["--bisect"] if bisect else [])]
     if bisect:
-        check_bisect(named)
+        check_models(named)
     with progress_bar("comparing", quiet=quiet) as progress:
         run = compare_models(
             named[:-1],
@@ -153,7 +153,7 @@ def compare(
         )
     if bisect:
         with status(quiet=quiet) as said:
-            run = search_islands(run, named, said)
+            run = search_run(run, named, said)
     wrong = failures.by_the_rule(run) if previous is None else failures.regressions(run, previous)
     moved = failures.moved(run, earlier.result) if earlier is not None else None
     if save is not None:

@@ -73,7 +73,7 @@ def _show(comparison: Comparison) -> None:
     print(f"{'AGREE' if verdict.good else 'DIFFERENT'}: the rule is: {verdict.rule}")
     _indented(verdict.reasons)
     if comparison.mending is not None:
-        print(f"ISLANDS: {comparison.mending.words}")
+        print(f"PRECISION SEARCH: {comparison.mending.words}")
         _indented([comparison.mending.command] if comparison.mending.command else [])
 
 

@@ -16,11 +16,11 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from ..runtime.backends.base import Inputs
 from ..runtime.backends.emulated_half import rounding
-from .calibration_data import CalibrationPicture
+from .calibration_data import CalibrationImage
 
 
 def largest_values(
-    path: Path, pictures: Iterable[CalibrationPicture], k: int | None, library: Path | None
+    path: Path, pictures: Iterable[CalibrationImage], k: int | None, library: Path | None
 ) -> dict[str, float]:
     """The largest absolute value of each floating-point tensor of an FP32 file over all pictures.
 

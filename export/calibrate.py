@@ -22,7 +22,7 @@ from ..runtime.preprocess.normalization import Normalisation, is_spectrum
 from ..runtime.preprocess.padding import round_up
 from ..runtime.preprocess.request import Scene
 from ..runtime.restorer import Options, Restorer
-from .calibration_data import CalibrationPicture, calibration_pictures
+from .calibration_data import CalibrationImage, calibration_images
 
 #: Tiled against whole, dB, at which an overlap is large enough; 8-bit rounding alone is at 59.
 ENOUGH_DB = 60.0
@@ -44,7 +44,7 @@ EXACT_DB = 80.0
 def calibrate(
     path: Path,
     manifest: Manifest,
-    pictures: Sequence[CalibrationPicture],
+    pictures: Sequence[CalibrationImage],
     progress: Callable[[str], None],
 ) -> Manifest:
     """Measure what tiles do, and enter it into the manifest.
@@ -56,7 +56,7 @@ def calibrate(
     manifest
         What it says of itself.
     pictures
-        From `statistics_pictures`.
+        From `statistics_images`.
     progress
         Called with a line before each step.
     """
@@ -69,17 +69,15 @@ def calibrate(
     return replace(manifest, statistics=statistics, tiling=statistics.tilings[-1])
 
 
-def statistics_pictures(
-    manifest: Manifest, folder: Path | None, beside: Mapping[str, Path]
-) -> list[CalibrationPicture]:
-    """What statistics are measured on: see `calibration_pictures`; empty where there are none to measure."""
+def statistics_images(manifest: Manifest, folder: Path | None, beside: Mapping[str, Path]) -> list[CalibrationImage]:
+    """What statistics are measured on: see `calibration_images`; empty where there are none to measure."""
     if not manifest.global_statistics or manifest.shape is not None:
         return []
-    return calibration_pictures(manifest, folder, beside, STATISTICS_SIDE, STATISTICS_PICTURES)
+    return calibration_images(manifest, folder, beside, STATISTICS_SIDE, STATISTICS_PICTURES)
 
 
 def calibrate_statistics(
-    path: Path, manifest: Manifest, pictures: Sequence[CalibrationPicture], progress: Callable[[str], None]
+    path: Path, manifest: Manifest, pictures: Sequence[CalibrationImage], progress: Callable[[str], None]
 ) -> GlobalStatistics:
     """Measure what a model's statistics over the whole image cost: in memory whole, in fidelity with plain tiles.
 
@@ -89,7 +87,7 @@ def calibrate_statistics(
     m = manifest.size_multiple
     restorer = Restorer(OnnxRuntimeSession(path))
     progress("measuring what a whole image takes")
-    _restored(restorer, CalibrationPicture("smallest", test_inputs(manifest, (1, m, m))), Options(tile="none"))
+    _restored(restorer, CalibrationImage("smallest", test_inputs(manifest, (1, m, m))), Options(tile="none"))
     wholes: list[NDArray[np.float32]] = []
     grown = growth(lambda: wholes.append(_restored(restorer, pictures[0], Options(tile="none"))))
     wholes += [_restored(restorer, picture, Options(tile="none")) for picture in pictures[1:]]
@@ -114,7 +112,7 @@ def calibrate_statistics(
 
 def _exact(
     restorer: Restorer,
-    picture: CalibrationPicture,
+    picture: CalibrationImage,
     whole: NDArray[np.float32],
     tile: int,
     progress: Callable[[str], None],
@@ -135,7 +133,7 @@ def _exact(
     return ExactTiling(tile, reached, len(plan.sweeps), round(plan.bytes_per_pixel, 1))
 
 
-def _restored(restorer: Restorer, picture: CalibrationPicture, options: Options) -> NDArray[np.float32]:
+def _restored(restorer: Restorer, picture: CalibrationImage, options: Options) -> NDArray[np.float32]:
     """Restore a picture that is normalised already: float32[H, W, C]."""
     manifest = restorer.manifest
     image, *extras = (np.ascontiguousarray(np.moveaxis(planes[0], 0, 2)) for planes in picture.inputs)

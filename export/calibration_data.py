@@ -25,7 +25,7 @@ SIDE = 192
 
 
 @dataclass(frozen=True)
-class CalibrationPicture:
+class CalibrationImage:
     """One image as the network takes it.
 
     Attributes
@@ -40,13 +40,13 @@ class CalibrationPicture:
     inputs: Inputs
 
 
-def calibration_pictures(
+def calibration_images(
     manifest: Manifest,
     folder: Path | None,
     beside: Mapping[str, Path] | None = None,
     side: int = SIDE,
     most: int | None = None,
-) -> list[CalibrationPicture]:
+) -> list[CalibrationImage]:
     """Read the images in a folder, a piece from the middle of each; without a folder, generate a picture.
 
     Parameters
@@ -71,7 +71,7 @@ def calibration_pictures(
     height, width = (round_up(side, m),) * 2 if manifest.shape is None else manifest.shape[1:]
     if folder is None:
         batch = manifest.shape[0] if manifest.shape is not None else 1
-        return [CalibrationPicture("generated picture", test_inputs(manifest, (batch, height, width)))]
+        return [CalibrationImage("generated picture", test_inputs(manifest, (batch, height, width)))]
     from ..runtime.io.input_files import Source, in_folder, inputs_of, source  # libvips is needed for files only
 
     if not folder.is_dir():
@@ -82,7 +82,7 @@ def calibration_pictures(
     for path in in_folder(folder, {other.path.resolve() for other in others.values()})[:most]:
         image = Source(path)
         planes = _middle({IMAGE_INPUT: image, **inputs_of(image, others)}, manifest, height, width)
-        found.append(CalibrationPicture(path.name, planes))
+        found.append(CalibrationImage(path.name, planes))
     return found
 
 

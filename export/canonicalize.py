@@ -19,7 +19,7 @@ _WRAPPER = "model."
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def tidy(model: ir.Model) -> None:
+def canonicalize(model: ir.Model) -> None:
     """Clean `model` in place; the same graph always gives the same result.
 
     - Channels between convolutions are arranged for the engines (`export.channels`).

@@ -18,11 +18,11 @@ from ..files import unwritable
 from ..manifest import METADATA_KEY, HalfPrecision, Manifest, Neighbours
 from ..models import LoadedModel
 from ..plugins import library
-from .calibrate import calibrate, statistics_pictures
-from .calibration_data import CalibrationPicture, calibration_pictures
-from .canonicalize import tidy
+from .calibrate import calibrate, statistics_images
+from .calibration_data import CalibrationImage, calibration_images
+from .canonicalize import canonicalize
 from .functions import DOMAIN, VERSION, operator_functions
-from .mixed_precision import check_wishes, halve
+from .mixed_precision import check_precision_options, to_mixed_precision
 from .precision import OPSETS
 from .trace import trace
 from .verify import as_record, verify
@@ -122,14 +122,14 @@ def export(
         raise InputError("--input is what goes with the images of --calibration; give both or none")
     beside = {name: Path(given) for name, given in (inputs or {}).items()}
     images = Path(calibration) if calibration else None
-    pictures = calibration_pictures(manifest, images, beside) if half and verification else []
-    whole_pictures = statistics_pictures(manifest, images, beside) if verification else []
+    pictures = calibration_images(manifest, images, beside) if half and verification else []
+    whole_pictures = statistics_images(manifest, images, beside) if verification else []
     target = Path(path)
     progress("tracing")
     traced = trace(model.module, manifest)
-    tidy(traced)
+    canonicalize(traced)
     if half:
-        manifest = halve(traced, manifest, model.architecture.keep_fp32, pictures, save, progress)
+        manifest = to_mixed_precision(traced, manifest, model.architecture.keep_fp32, pictures, save, progress)
     try:
         with tempfile.TemporaryDirectory(prefix=".keygraph-", dir=target.parent) as folder:
             # The final names inside the folder: external data is found by the name that is written in the file.
@@ -168,7 +168,7 @@ def plan(
     """
     if precision not in PRECISIONS:
         raise InputError(f"there is no precision {precision!r}; choose one of: {', '.join(PRECISIONS)}")
-    check_wishes(precision, half_io, keep_fp32, target_psnr)
+    check_precision_options(precision, half_io, keep_fp32, target_psnr)
     half = None
     if precision != "fp32":
         target = (TARGET_DB if target_psnr is None else target_psnr) if precision == "auto" else None
@@ -249,7 +249,7 @@ def _verify(
     draft: Path,
     model: LoadedModel,
     manifest: Manifest,
-    pictures: Sequence[CalibrationPicture],
+    pictures: Sequence[CalibrationImage],
     progress: Progress,
 ) -> dict:
     """Verify the file as every user may run it: with our library where it is installed, and without it.

@@ -21,7 +21,7 @@ from ..plugins.torch import forced_graphs
 from ..runtime.backends.base import Inputs, result_shape
 from ..runtime.preprocess.padding import round_up
 from .activation_ranges import first_not_finite
-from .calibration_data import CalibrationPicture
+from .calibration_data import CalibrationImage
 
 #: Height and width of the largest generated picture for a network that sums over whole images. Costs grow with the
 #: pixels: a Restormer of 26 million parameters takes 29 GMAC here, a second or two, which is no more than the rest.
@@ -81,7 +81,7 @@ def verify(
     library: Path | None,
     progress: Callable[[str], None] | None = None,
     *,
-    pictures: Sequence[CalibrationPicture] = (),
+    pictures: Sequence[CalibrationImage] = (),
     rounded: bool = False,
 ) -> list[Check]:
     """Run the file in ONNX Runtime and compare with PyTorch.

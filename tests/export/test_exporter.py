@@ -175,7 +175,7 @@ def test_weights_above_the_limit_go_beside_the_file(
 def skip_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of what comes after it: it takes most of the time."""
     monkeypatch.setattr(exporter, "trace", lambda _model, _manifest: None)
-    monkeypatch.setattr(exporter, "tidy", lambda _traced: None)
+    monkeypatch.setattr(exporter, "canonicalize", lambda _traced: None)
 
 
 def break_weight(model: onnx.ModelProto) -> None:
