@@ -247,7 +247,7 @@ def test_calibration_without_what_goes_beside(dual_pixel: LoadedModel, tmp_path:
     (tmp_path / "right").mkdir()
     with pytest.raises(InputError, match=r"right holds no a\.png"):
         export(dual_pixel, tmp_path / "x.onnx", **wishes, inputs={"right": tmp_path / "right"})
-    with pytest.raises(InputError, match="--input is what goes with the images of --calibration"):
+    with pytest.raises(InputError, match="--input gives the extra inputs for the images of --calibration"):
         export(dual_pixel, tmp_path / "x.onnx", precision="fp16", inputs={"right": tmp_path / "right"})
     assert not (tmp_path / "x.onnx").exists()
 

@@ -206,9 +206,9 @@ def break_finiteness(model: onnx.ModelProto) -> None:
     ("fault", "message"),
     [
         (break_weight, "differs from PyTorch at"),
-        (break_k, "chooses other neighbours than PyTorch"),
-        (break_epsilon, "differs from PyTorch|chooses other neighbours"),
-        (break_finiteness, "not finite.*the first are those of tail/Conv"),
+        (break_k, "selects other neighbours than PyTorch"),
+        (break_epsilon, "differs from PyTorch|selects other neighbours"),
+        (break_finiteness, "not finite.*the first such values are those of tail/Conv"),
     ],
 )
 def test_a_wrong_file_is_an_error_and_leaves_nothing(

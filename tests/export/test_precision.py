@@ -253,7 +253,7 @@ def test_overflow_that_ranges_do_not_show_is_named_by_the_run(
 ) -> None:
     monkeypatch.setattr(mixed_precision, "_check_ranges", lambda _largest, _precision: None)
     with pytest.raises(
-        KeygraphError, match=r"not finite.*the first are those of body\.1\.layers\.0\.ffn\.reduce/Gemm;"
+        KeygraphError, match=r"not finite.*the first such values are those of body\.1\.layers\.0\.ffn\.reduce/Gemm;"
     ):
         export(hot, tmp_path / "hot.onnx", precision="fp16")
     assert list(tmp_path.iterdir()) == []
