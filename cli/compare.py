@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError
+from ..export.precision_search.comparison import check_models, search_run
 from ..files import check_place
 from ..manifest import IMAGE_INPUT
 from ..parity import Run
@@ -22,7 +23,6 @@ from ..parity.output.report import check_report, write_report
 from ..parity.pass_criteria import Failures, find_failures
 from ..parity.sides import spec
 from ..runtime.io.input_files import Source, inputs_of
-from .bisect import check_bisect, search_islands
 from .comparison_tables import show_run
 from .inputs import INPUT_HELP, find_images, parse_inputs
 from .output import note, progress_bar, status
@@ -140,7 +140,7 @@ def compare(
         command += ["--fail-under", fail_under]
     command += [*(["--blocks"] if blocks else []), *(["--bisect"] if bisect else [])]
     if bisect:
-        check_bisect(named)
+        check_models(named)
     with progress_bar("comparing", quiet=quiet) as progress:
         run = compare_models(
             named[:-1],
@@ -155,7 +155,7 @@ def compare(
         )
     if bisect:
         with status(quiet=quiet) as report_status:
-            run = search_islands(run, named, report_status)
+            run = search_run(run, named, report_status)
     failed = find_failures(run) if previous is None else find_regressions(run, previous)
     changed = changed_numbers(run, earlier.result) if earlier is not None else None
     if save is not None:
