@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from keygraph.bench.roofline import GPUS, Gpu
+from keygraph.bench.data_sheets import GPUS, Gpu
 from keygraph.models import registry
 from keygraph.models.channel_attention import Mixer
 from keygraph.models.mst_plus_plus import MSTPlusPlusConfig

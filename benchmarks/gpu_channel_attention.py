@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from gpu_script import Report, gpus, options, require_gpu
-from keygraph.bench.roofline import Gpu
+from keygraph.bench.data_sheets import Gpu
 from keygraph.bench.timing import gpu_medians
 from keygraph.models import registry
 from keygraph.models.channel_attention import Mixer

@@ -36,7 +36,7 @@ def triton_like(inputs: Inputs) -> implementations.Call:
     return call
 
 
-WAYS: dict[str, implementations.Way] = {
+WAYS: dict[str, implementations.Implementation] = {
     "ours": implementations.our_attention,
     "triton-like": triton_like,
     "flex": implementations.flex,

@@ -13,11 +13,12 @@ from dataclasses import asdict
 from typing import Any
 
 from gpu_script import Report, gpus, options, require_gpu
+from keygraph.bench.data_sheets import Gpu
 from keygraph.bench.implementations import family
 from keygraph.bench.launched import launched_variants
 from keygraph.bench.operators import OURS, Times, measure
 from keygraph.bench.problem import DTYPES, Problem
-from keygraph.bench.roofline import Gpu, attention_floor, graph_floor
+from keygraph.bench.roofline import attention_roofline, graph_roofline
 
 SIZES = ((64, 1024, 128), (64, 1024, 256), (64, 1024, 512), (256, 256, 64))
 #: For a run of the script itself, where there is no GPU.
@@ -34,7 +35,7 @@ COMPARISONS: dict[str, tuple[str, tuple[str, ...], float]] = {
 }
 #: Share of the roofline that the attention aims at.
 FLOOR_SHARE = 0.6
-_FLOORS = {"KeyGraphAttention": attention_floor, "KeyGraph": graph_floor}
+_FLOORS = {"KeyGraphAttention": attention_roofline, "KeyGraph": graph_roofline}
 
 
 def sizes(problem: Problem) -> str:

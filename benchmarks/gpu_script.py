@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from gpu_runner import markdown
-from keygraph.bench.roofline import Gpu, known_gpu, measured_gpu
+from keygraph.bench.data_sheets import Gpu, known_gpu, measured_gpu
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

@@ -22,7 +22,7 @@ from gpu_script import Report, gpus, options, reason, require_gpu
 from keygraph.bench.operators import OUR_LINKS, OUR_TOLERANCE
 from keygraph.bench.problem import Inputs, Problem, random_inputs
 from keygraph.bench.reference import attention_error, graph_agreement
-from keygraph.bench.roofline import attention_floor, graph_floor
+from keygraph.bench.roofline import attention_roofline, graph_roofline
 from keygraph.bench.timing import gpu_medians, input_sets
 from keygraph.plugins.torch import key_graph, key_graph_attention, unpack_graph
 from keygraph.plugins.triton import jit
@@ -255,7 +255,7 @@ def show(report: Report, op: str, results: dict[Case, dict[str, Any]], ceilings:
     """Make the tables of one operator: a host's variants by cases, the fastest in bold, and its roofline."""
     results = {case: found for case, found in results.items() if case.op == op}
     figures = gpus(ceilings)
-    floor = attention_floor if op == "KeyGraphAttention" else graph_floor
+    floor = attention_roofline if op == "KeyGraphAttention" else graph_roofline
     for host in HOSTS:
         columns = {case: found["milliseconds"][host] for case, found in results.items()}
         names = list(dict.fromkeys(name for column in columns.values() for name in column))

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from keygraph.bench.roofline import Gpu
+from keygraph.bench.data_sheets import Gpu
 from keygraph.models.channel_attention import Mixer, split_heads
 from keygraph.models.mst_plus_plus import MSTPlusPlusConfig
 from keygraph.models.restormer import RestormerConfig
