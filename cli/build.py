@@ -28,7 +28,7 @@ from ..engines.targets import TARGETS, can_build, find_target
 from ..errors import InputError, MissingDependencyError
 from ..runtime.backends.engine_metadata import BACKENDS
 from .arguments import Json, Quiet
-from .output import note, progress_bar
+from .output import no_note, note, progress_bar
 from .table import show
 
 
@@ -95,7 +95,7 @@ def build(
         _list_targets(as_json)
         return
     if model is None:
-        raise InputError("which model? Give the exported file: keygraph build MODEL.onnx")
+        raise InputError("no model is given; give the exported file: keygraph build MODEL.onnx")
     gpu = local_gpu()
     targets = list({found.name: found for found in map(find_target, target or [])}.values())
     loaded = load_model(model)
@@ -114,7 +114,8 @@ def build(
     library = find_plugin(plugin, software.backend, quiet)
     folder = out if out is not None else model.parent
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; make it first, or name another with -o")
+        raise InputError(f"{folder} is not a folder; create it first, or choose another with -o")
+    # The options that differ from their defaults, recorded in the sidecar as the command that built the engine.
     words: dict[str, Any] = {
         "tile": tile,
         "batch": batch,
@@ -144,12 +145,21 @@ def build(
         for one in targets
     ]
     with progress_bar(f"building with {software}", quiet=quiet) as progress:
-        outcomes = build_engines(loaded, jobs, notice=_silent if quiet else note, progress=progress)
+        outcomes = build_engines(loaded, jobs, notice=no_note if quiet else note, progress=progress)
     _report(loaded, outcomes, str(software), as_json=as_json, quiet=quiet)
 
 
 def find_plugin(wanted: str, backend: str, quiet: bool) -> Path | None:
     """Return the operators' library to build with, or None for the functions in the file.
+
+    Parameters
+    ----------
+    wanted
+        The value of ``--plugin``: ``"auto"``, ``"none"``, or a library's path.
+    backend
+        What builds the engine; TensorRT-RTX gets no plugin by default.
+    quiet
+        Print no note when TensorRT's plugin is not installed.
 
     Raises
     ------
@@ -164,17 +174,17 @@ def find_plugin(wanted: str, backend: str, quiet: bool) -> Path | None:
             raise InputError(f"the plugin library {path} does not exist; give another, or --plugin none")
         return path
     if backend == "tensorrt-rtx":
-        return None  # It takes plugins, but its makers do not promise that.
+        return None  # It loads plugins, but NVIDIA does not document that.
     try:
         return plugins.library("tensorrt")
     except MissingDependencyError as error:
         if not quiet:
-            note(f"slower plain functions are built in place of keygraph's operators: {error}")
+            note(f"the engine gets plain functions, which are slower, in place of keygraph's operators: {error}")
         return None
 
 
 def _list_targets(as_json: bool) -> None:
-    """What can be built here, and what for."""
+    """Print the targets, and which backends can build for them on this machine."""
     gpu = local_gpu()
     installed = {backend: _installed(backend) for backend in BACKENDS}
     rows = [
@@ -215,7 +225,7 @@ def _list_targets(as_json: bool) -> None:
 
 
 def _installed(backend: str) -> str:
-    """A backend's name and version, or the empty string."""
+    """Return a backend's name and version, or the empty string if it is not installed."""
     try:
         return str(find_software(backend))
     except MissingDependencyError:
@@ -255,7 +265,3 @@ def _row(outcome: Outcome) -> tuple[str, ...]:
     memory = f"{outcome.activations / 2**30:.2f}" if outcome.activations else "-"
     size, seconds = f"{outcome.bytes / 1e6:.1f}", f"{outcome.seconds:.1f}"
     return outcome.target, str(outcome.engine), state, size, memory, seconds
-
-
-def _silent(message: str) -> None:
-    """Drop a note."""

@@ -24,9 +24,9 @@ from .arguments import Device, ExtraInputs, Json, Provider, parse_pixels
 from .bisect import check_bisect, search_islands
 from .comparison_tables import show_run
 from .inputs import find_images, parse_inputs
-from .output import note, progress_bar, status
+from .output import no_note, note, progress_bar, status
 
-#: They do not agree; apart from 1 and 2, which say that it could not be found out.
+#: Exit code for models that do not agree; 1 and 2 mean that they could not be compared.
 DISAGREE = 3
 
 
@@ -104,7 +104,7 @@ def compare(
 
     The choice of neighbours is compared separately from the arithmetic. Exit code 0: they agree; 3: they do not.
     """
-    # Everything that can be known without a model is known before the first is opened.
+    # Everything that can be checked without a model is checked before the first one is loaded.
     previous = failures.read_run(baseline) if baseline is not None else None
     if junit_file is not None:
         check_place(junit_file)
@@ -158,7 +158,7 @@ def compare(
             blocks=blocks,
             keep_images=save is not None or report is not None or bisect,
             command=shlex.join(["keygraph", "compare", *command]),
-            notice=_silent if quiet else note,
+            notice=no_note if quiet else note,
             progress=progress,
             **options,
         )
@@ -191,7 +191,7 @@ def _emit(
 
 
 def _finish(run: Run, wrong: failures.Failures, quiet: bool, judged_by_rule: bool) -> None:
-    """Exit with the code that says whether they agree."""
+    """Exit with `DISAGREE` if they do not agree."""
     if run.good if judged_by_rule else not wrong:
         return
     if quiet:
@@ -201,7 +201,7 @@ def _finish(run: Run, wrong: failures.Failures, quiet: bool, judged_by_rule: boo
 
 
 def _apart(arguments: list[str], inputs: list[Path] | None) -> tuple[list[str], list[Path]]:
-    """Tell models from images: an option takes one value, so the images after the first arrive as arguments."""
+    """Separate models from images: Typer gives --inputs one value, so further images arrive as arguments."""
 
     def is_model(text: str) -> bool:
         return Path(text.split("@")[0]).suffix.lower() in spec.SUFFIXES
@@ -216,7 +216,7 @@ def _apart(arguments: list[str], inputs: list[Path] | None) -> tuple[list[str], 
 
 
 def _pictures(given: list[Path], beside: list[str], clean: Path | None) -> tuple[list[dict[str, Source]], list[Source]]:
-    """The images, each with what goes with it, and the clean ones."""
+    """Return the images, each with its extra inputs, and the clean images."""
     others = parse_inputs(beside)
     found = find_images(given, others)
     for option in [*(["--input"] if others else []), *(["--clean"] if clean else [])]:
@@ -244,7 +244,7 @@ def _command(
     k: int | None,
     tile: str | None,
 ) -> list[str]:
-    """The arguments that give the same numbers again."""
+    """Return the arguments that repeat the comparison."""
     words = [str(model) for model in models]
     words += ["--inputs", *map(str, pictures)] if pictures else []
     for option in beside:
@@ -260,7 +260,3 @@ def _decibels(text: str) -> float:
     if found is None:
         raise InputError(f"--fail-under is {text!r}; give decibels, for instance 50dB")
     return float(found[1])
-
-
-def _silent(message: str) -> None:
-    """Drop a note."""

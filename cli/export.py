@@ -86,7 +86,7 @@ def export(
     if target.suffix != ".onnx":
         raise InputError(f"{target} does not end with .onnx; name the file to write with -o FILE.onnx")
     if target.is_dir() or not target.parent.is_dir():
-        raise InputError(f"cannot write {target}: its folder does not exist, or it is one; choose another with -o")
+        raise InputError(f"cannot write {target}: its folder does not exist, or it is a folder; choose another with -o")
     fixed_k, fixed_shape = _k(k), _shape(shape)
     start = time.monotonic()
     model = load_checkpoint(checkpoint, key_map=key_map, config=config)

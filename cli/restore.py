@@ -35,7 +35,7 @@ from .arguments import (
     parse_pixels,
 )
 from .inputs import find_images, parse_inputs
-from .output import note, progress_bar
+from .output import no_note, note, progress_bar
 
 
 def restore(
@@ -88,7 +88,7 @@ def restore(
         provider=provider,
         threads=threads,
         allow_host_code=allow_host_code,
-        notice=_silent if quiet else note,
+        notice=no_note if quiet else note,
     )
     # Everything that can be known without decoding a pixel is known before the first image is touched.
     resolve_k(restorer.manifest, k)
@@ -203,7 +203,3 @@ def _line(report: restore_files.Report) -> str:
         parts.append(f"k {report.k}")
     parts.append(f"{report.seconds:.2f} s")
     return "  ".join(parts) + (f"  ({'; '.join(report.notices)})" if report.notices else "")
-
-
-def _silent(message: str) -> None:
-    """Drop a note."""

@@ -178,7 +178,7 @@ def test_a_foreign_model(model: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_no_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["build"]) == 2
-    assert "which model?" in capsys.readouterr().err
+    assert "no model is given" in capsys.readouterr().err
 
 
 def test_list_targets(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
