@@ -120,7 +120,7 @@ def test_no_room_for_the_engine(model: Path, capsys: pytest.CaptureFixture[str])
         (["--target", "sm_89", "--version-compatible"], "no --version-compatible"),
         (["--target", "sm_89", "--timing-cache", "t"], "no --timing-cache"),
         (["--target", "sm_89", "--plugin", "absent.so"], "the plugin library absent.so does not exist"),
-        (["--target", "sm_89", "-o", "absent"], "absent is no folder"),
+        (["--target", "sm_89", "-o", "absent"], "absent is not a folder"),
     ],
 )
 @needs_rtx
