@@ -23,11 +23,12 @@ from ..parity.output.report import check_report, write_report
 from ..parity.pass_criteria import Failures, find_failures
 from ..parity.sides import spec
 from ..runtime.io.input_files import Source, inputs_of
+from .arguments import Device, ExtraInputs, Json, Provider, parse_pixels
 from .comparison_tables import show_run
-from .inputs import INPUT_HELP, find_images, parse_inputs
-from .output import note, progress_bar, status
+from .inputs import find_images, parse_inputs
+from .output import no_note, note, progress_bar, status
 
-#: Exit code of models that do not agree; 1 and 2 mean that they could not be compared.
+#: Exit code for models that do not agree; 1 and 2 mean that they could not be compared.
 DISAGREE = 3
 
 
@@ -36,71 +37,76 @@ def compare(
         list[str] | None,
         typer.Argument(
             metavar="CANDIDATE... REFERENCE",
-            help=".onnx files, engines, checkpoints; the last is what the others must agree with. How one runs "
-            "follows @: kgt.ckpt@fp16 (bf16), kgt.onnx@functions, kgt.onnx@cuda:1, kgt.onnx@tensorrt.",
+            help=".onnx files, engines or checkpoints; the last is the reference, which the others must agree with. "
+            "How a model runs may follow @: kgt.ckpt@fp16 (or bf16), kgt.onnx@functions, kgt.onnx@cuda:1, "
+            "kgt.onnx@tensorrt. --device and --provider apply to models that do not say it.",
         ),
     ] = None,
     inputs: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--inputs", metavar="IMAGE...", help="Images, or folders of them; without any, a generated picture."
-        ),
+        typer.Option("--inputs", metavar="IMAGE...", help="Images or folders of images; by default a generated image."),
     ] = None,
-    beside: Annotated[list[str] | None, typer.Option("--input", metavar="NAME=FILE", help=INPUT_HELP)] = None,
+    beside: ExtraInputs = None,
     clean: Annotated[
         Path | None,
-        typer.Option(metavar="FILE|FOLDER", help="What they should become; in a folder, files of the images' names."),
+        typer.Option(
+            metavar="FILE|FOLDER",
+            help="What the results should be: a file, or a folder with files of the images' names.",
+        ),
     ] = None,
     k: Annotated[
-        int | None, typer.Option("--k", metavar="N", help="Neighbours of each node; the reference's default.")
+        int | None,
+        typer.Option("--k", metavar="N", help="Neighbours of each node; by default the reference's own number."),
     ] = None,
     tile: Annotated[
         str | None,
-        typer.Option(metavar="N|none|auto", help="Run the tiled pipeline, as restore does; by itself, in pieces."),
+        typer.Option(
+            metavar="N|none|auto",
+            help="Restore in tiles, as the command restore does; by default in pieces that do not overlap.",
+        ),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(metavar="cpu|cuda|cuda:N", help="Where models run that do not say it after @.")
-    ] = None,
-    provider: Annotated[
-        str | None, typer.Option(metavar="cpu|cuda|tensorrt", help="For such .onnx files: the execution provider.")
-    ] = None,
+    device: Device = None,
+    provider: Provider = None,
     fail_under: Annotated[
-        str | None, typer.Option(metavar="dB", help="Least PSNR that passes, 50dB for instance; by itself the rule's.")
+        str | None,
+        typer.Option(metavar="dB", help="Lowest PSNR that passes, such as 50dB; by default the rule's own limit."),
     ] = None,
     blocks: Annotated[
-        bool, typer.Option("--blocks", help="Compare every block's output too, and say where a difference starts.")
+        bool,
+        typer.Option("--blocks", help="Also compare the output of every block, and show where a difference starts."),
     ] = False,
     bisect: Annotated[
-        bool, typer.Option("--bisect", help="Look for what a candidate of half precision has to keep in FP32.")
+        bool, typer.Option("--bisect", help="Search for what a half-precision candidate has to keep in FP32.")
     ] = False,
     baseline: Annotated[
-        Path | None, typer.Option(metavar="JSON", help="An earlier --json: fail only where something got worse.")
+        Path | None,
+        typer.Option(metavar="JSON", help="Output of an earlier --json: fail only where something got worse."),
     ] = None,
     junit_file: Annotated[Path | None, typer.Option("--junit", metavar="XML", help="Write JUnit XML for CI.")] = None,
     save: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Keep the inputs and the result, for --replay.")
+        Path | None, typer.Option(metavar="FOLDER", help="Save the inputs and the result, for --replay.")
     ] = None,
     replay: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Repeat a saved run: its models, inputs and settings.")
     ] = None,
     emit_polygraphy: Annotated[
         Path | None,
-        typer.Option(metavar="SCRIPT.py", help="Write a script that compares them with Polygraphy, and end."),
+        typer.Option(metavar="SCRIPT.py", help="Write a script that compares them with Polygraphy, and exit."),
     ] = None,
     report: Annotated[
         Path | None,
         typer.Option(
-            metavar="HTML", help="Write a page to look at: pictures, their differences, charts. Needs no network."
+            metavar="HTML", help="Write a page with the images, their differences and charts; it needs no network."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only what is wrong.")] = False,
 ) -> None:
     """Compare models with a reference, number by number.
 
-    The choice of neighbours is compared apart from the arithmetic. Exit code 0: they agree; 3: they do not.
+    The choice of neighbours is compared separately from the arithmetic. Exit code 0: they agree; 3: they do not.
     """
-    # Everything that needs no model is checked before the first is opened.
+    # Everything that can be checked without a model is checked before the first one is loaded.
     previous = read_run(baseline) if baseline is not None else None
     if junit_file is not None:
         check_place(junit_file)
@@ -129,7 +135,12 @@ def compare(
         texts, pictures = _apart(models or [], inputs)
         named = [spec.parse_spec(text).by_default(device, provider) for text in texts]
         images, targets = _pictures(pictures, beside or [], clean)
-        options = {"inputs": images, "clean": targets, "k": k, "tile": _tile(tile)}
+        options = {
+            "inputs": images,
+            "clean": targets,
+            "k": k,
+            "tile": None if tile is None else parse_pixels(tile, "--tile", "none", "auto"),
+        }
         command = _command(named, pictures, beside or [], clean, k, tile)
         if emit_polygraphy is not None:
             _emit(emit_polygraphy, named, images, k, command)
@@ -149,7 +160,7 @@ def compare(
             blocks=blocks,
             keep_images=save is not None or report is not None or bisect,
             command=shlex.join(["keygraph", "compare", *command]),
-            notice=_silent if quiet else note,
+            notice=no_note if quiet else note,
             progress=progress,
             **options,
         )
@@ -182,7 +193,7 @@ def _emit(
 
 
 def _finish(run: Run, failed: Failures, quiet: bool, judged_by_rule: bool) -> None:
-    """Exit with the code that tells whether the models agree."""
+    """Exit with `DISAGREE` if they do not agree."""
     if run.good if judged_by_rule else not failed:
         return
     if quiet:
@@ -192,7 +203,7 @@ def _finish(run: Run, failed: Failures, quiet: bool, judged_by_rule: bool) -> No
 
 
 def _apart(arguments: list[str], inputs: list[Path] | None) -> tuple[list[str], list[Path]]:
-    """Separate models from images: an option takes one value, so the images after the first arrive as arguments."""
+    """Separate models from images: Typer gives --inputs one value, so further images arrive as arguments."""
 
     def is_model(text: str) -> bool:
         return Path(text.split("@")[0]).suffix.lower() in spec.SUFFIXES
@@ -207,7 +218,7 @@ def _apart(arguments: list[str], inputs: list[Path] | None) -> tuple[list[str], 
 
 
 def _pictures(given: list[Path], beside: list[str], clean: Path | None) -> tuple[list[dict[str, Source]], list[Source]]:
-    """Find the images, each with its extra inputs, and the clean images."""
+    """Return the images, each with its extra inputs, and the clean images."""
     others = parse_inputs(beside)
     found = find_images(given, others)
     for option in [*(["--input"] if others else []), *(["--clean"] if clean else [])]:
@@ -251,16 +262,3 @@ def _decibels(text: str) -> float:
     if found is None:
         raise InputError(f"--fail-under is {text!r}; give decibels, for instance 50dB")
     return float(found[1])
-
-
-def _tile(text: str | None) -> int | str | None:
-    if text in (None, "none", "auto"):
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise InputError(f"--tile is {text!r}; give pixels, none or auto") from None
-
-
-def _silent(message: str) -> None:
-    """Drop a note."""

@@ -8,11 +8,6 @@ from pathlib import Path
 from ..errors import InputError
 from ..runtime.io.input_files import Source, in_folder, source
 
-#: The help of the option, which several commands have.
-INPUT_HELP = (
-    "What the model takes beside the image: mask=mask.mat. FILE may be a folder with files of the images' names."
-)
-
 
 def find_images(given: Sequence[Path], beside: Mapping[str, Source]) -> list[Source]:
     """Replace every folder by the images in it, sorted by name; folders are not searched below.

@@ -19,8 +19,23 @@ from ..runtime.backends.base import resolve_k
 from ..runtime.io import cubes
 from ..runtime.io.input_files import Source, inputs_of
 from ..runtime.preprocess.normalization import is_spectrum
-from .inputs import INPUT_HELP, find_images, parse_inputs
-from .output import note, progress_bar
+from .arguments import (
+    AllowHostCode,
+    Batch,
+    Device,
+    ExtraInputs,
+    GlobalStatistics,
+    K,
+    Overlap,
+    Provider,
+    Quiet,
+    Scratch,
+    Threads,
+    Tile,
+    parse_pixels,
+)
+from .inputs import find_images, parse_inputs
+from .output import no_note, note, progress_bar
 
 
 def restore(
@@ -33,66 +48,47 @@ def restore(
     ],
     out: Annotated[
         Path,
-        typer.Option(
-            "-o", "--out", metavar="OUT", help="A file for one image; a folder, made if need be, for several."
-        ),
+        typer.Option("-o", "--out", metavar="OUT", help="File for one image; folder for several, made if needed."),
     ],
     model: Annotated[
         Path, typer.Option("--model", metavar="M", help="An exported .onnx file, an engine, or a checkpoint.")
     ],
-    beside: Annotated[list[str] | None, typer.Option("--input", metavar="NAME=FILE", help=INPUT_HELP)] = None,
+    beside: ExtraInputs = None,
     preview: Annotated[
-        Path | None, typer.Option(metavar="PICTURE", help="Draw the bands of a spectrum, and its colours, into this.")
+        Path | None,
+        typer.Option(metavar="PICTURE", help="Draw the bands of a spectral result, and its colours, into this file."),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(metavar="cpu|cuda|cuda:N", help="Where it runs; by itself, what the model is for.")
-    ] = None,
-    provider: Annotated[
-        str | None,
-        typer.Option(metavar="cpu|cuda|tensorrt", help="For .onnx files: ONNX Runtime's execution provider."),
-    ] = None,
-    k: Annotated[
-        int | None, typer.Option("--k", metavar="N", help="Neighbours of each node; the model's default.")
-    ] = None,
-    tile: Annotated[
-        str, typer.Option(metavar="N|none|auto", help="Side of the tiles in pixels; none: whole.")
-    ] = "auto",
-    overlap: Annotated[str, typer.Option(metavar="N|auto", help="Least overlap of tiles in pixels.")] = "auto",
-    batch: Annotated[int | None, typer.Option(metavar="N", help="Tiles that run together.")] = None,
-    global_statistics: Annotated[
-        str | None,
-        typer.Option(
-            metavar="exact|tile",
-            help="How images are cut that do not fit whole, for models with sums over the image: with the whole "
-            "image's result (features on disk), or each tile by itself. Exact where the model can.",
-        ),
-    ] = None,
-    scratch: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where features are kept; the system's temporary folder.")
-    ] = None,
-    allow_host_code: Annotated[
-        bool,
-        typer.Option("--allow-host-code", help="Let an engine run its own code here: only if you trust its maker."),
-    ] = False,
-    threads: Annotated[int | None, typer.Option(metavar="N", help="Threads per operator; one per core.")] = None,
+    device: Device = None,
+    provider: Provider = None,
+    k: K = None,
+    tile: Tile = "auto",
+    overlap: Overlap = "auto",
+    batch: Batch = None,
+    global_statistics: GlobalStatistics = None,
+    scratch: Scratch = None,
+    allow_host_code: AllowHostCode = False,
+    threads: Threads = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Restore images with an exported model or a checkpoint.
 
-    In a folder of results every image keeps its name; a spectrum that is made of a picture becomes a .mat file.
-    Existing results are replaced; an input never is.
+    In an output folder each result has the name of its image; a spectral result of a picture becomes a .mat file.
+    Existing results are replaced, inputs never.
     """
     others = parse_inputs(beside or [])
     sources = find_images(inputs, others)
-    sizes = {"tile": _size(tile, "tile", "none", "auto"), "overlap": _size(overlap, "overlap", "auto")}
+    sizes = {
+        "tile": parse_pixels(tile, "--tile", "none", "auto"),
+        "overlap": parse_pixels(overlap, "--overlap", "auto"),
+    }
     restorer = load(
         model,
         device=device,
         provider=provider,
         threads=threads,
         allow_host_code=allow_host_code,
-        notice=_silent if quiet else note,
+        notice=no_note if quiet else note,
     )
     # Everything that can be known without decoding a pixel is known before the first image is touched.
     resolve_k(restorer.manifest, k)
@@ -187,16 +183,6 @@ def plan_jobs(
     return list(jobs.values())
 
 
-def _size(text: str, name: str, *words: str) -> int | str:
-    """Read a size in pixels, or one of the words."""
-    if text in words:
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise InputError(f"--{name} is {text!r}; give pixels, or {' or '.join(words)}") from None
-
-
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -217,7 +203,3 @@ def _line(report: restore_files.Report) -> str:
         parts.append(f"k {report.k}")
     parts.append(f"{report.seconds:.2f} s")
     return "  ".join(parts) + (f"  ({'; '.join(report.notices)})" if report.notices else "")
-
-
-def _silent(message: str) -> None:
-    """Drop a note."""

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 #: Folder or root module -> what it may import beside itself. "keygraph" is the root's `__init__`, the public interface.
-_EVERYWHERE = {"errors", "files", "installation", "manifest", "version"}
+_EVERYWHERE = {"errors", "files", "installation", "manifest", "manifest_summary", "version"}
 _MEASURED = {"instrumentation", "models", "plugins", "runtime", *_EVERYWHERE}
 _LAYERS = {
     "errors": set[str](),
@@ -20,10 +20,12 @@ _LAYERS = {
     "installation": set[str](),
     "files": {"errors"},
     "manifest": {"errors"},
+    "manifest_summary": {"manifest"},
     "plugins": _EVERYWHERE,
     "runtime": _EVERYWHERE,
     "instrumentation": {"runtime", *_EVERYWHERE},
     "models": {"plugins", *_EVERYWHERE},
+    "environment": {"plugins", "runtime", *_EVERYWHERE},
     "keygraph": {"models", "runtime", *_EVERYWHERE},
     "engines": {"runtime", *_EVERYWHERE},
     "parity": _MEASURED,
@@ -32,7 +34,7 @@ _LAYERS = {
     "pytest_plugin": {"parity", *_EVERYWHERE},
     "bench": {"keygraph", "engines", "export", "parity", *_MEASURED},
     "__main__": {"cli"},
-    "cli": {"keygraph", "bench", "engines", "export", "parity", *_MEASURED},
+    "cli": {"keygraph", "bench", "engines", "environment", "export", "parity", *_MEASURED},
 }
 
 #: (importing module, imported module) -> why.

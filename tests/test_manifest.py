@@ -176,7 +176,9 @@ def _change(path: tuple[str | int, ...], value: Any) -> str:
     ],
 )
 def test_damaged_manifests_are_refused_with_the_field(path: tuple[str | int, ...], value: Any, named: str) -> None:
-    with pytest.raises(InputError, match=r"^kgt\.onnx: the keygraph manifest is damaged .*export the model again$") as e:
+    with pytest.raises(
+        InputError, match=r"^kgt\.onnx: the keygraph manifest is damaged .*export the model again$"
+    ) as e:
         from_json(_change(path, value), "kgt.onnx")
     assert named in str(e.value)
 

@@ -321,7 +321,7 @@ def test_the_rest_does_what_was_left_out(machine: dict[str, str], tmp_path: Path
     assert found["smoke"] == earlier["smoke"]
     assert found["memcheck"]["status"] == "passed"
     assert "operators" not in found
-    for name in ("profile", "racecheck", "channel attention", "tests, rivals", "operators, float32"):
+    for name in ("profile", "racecheck", "channel attention", "tests, alternatives", "operators, float32"):
         assert found[name]["status"] == "passed"
 
 

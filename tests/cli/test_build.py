@@ -120,7 +120,7 @@ def test_no_room_for_the_engine(model: Path, capsys: pytest.CaptureFixture[str])
         (["--target", "sm_89", "--version-compatible"], "no --version-compatible"),
         (["--target", "sm_89", "--timing-cache", "t"], "no --timing-cache"),
         (["--target", "sm_89", "--plugin", "absent.so"], "the plugin library absent.so does not exist"),
-        (["--target", "sm_89", "-o", "absent"], "absent is no folder"),
+        (["--target", "sm_89", "-o", "absent"], "absent is not a folder"),
     ],
 )
 @needs_rtx
@@ -178,7 +178,7 @@ def test_a_foreign_model(model: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_no_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["build"]) == 2
-    assert "which model?" in capsys.readouterr().err
+    assert "no model is given" in capsys.readouterr().err
 
 
 def test_list_targets(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from fake_cuda import driver, lacking_library
 from keygraph import plugins
-from keygraph.cli.environment import TINY_KEY_GRAPH
+from keygraph.environment.libraries import TINY_KEY_GRAPH
 from keygraph.errors import InputError, MissingDependencyError
 from keygraph.runtime.backends import onnx_providers
 from keygraph.runtime.backends.onnxruntime import OnnxRuntimeSession

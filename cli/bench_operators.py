@@ -1,4 +1,4 @@
-"""``keygraph bench``."""
+"""``keygraph bench operators``."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from ..bench.data_sheets import known_gpu
 from ..bench.operators import OURS, Times, measure
 from ..bench.problem import Problem
-from ..bench.roofline import attention_floor, graph_floor, known_gpu
+from ..bench.roofline import attention_roofline, graph_roofline
 from ..errors import InputError
+from .arguments import Json, NoProgress, Rounds
 from .output import status
 from .table import show
 
-#: What is measured without options: a layer as networks have them, of a size that this kind of machine is used for.
+#: Device -> what is measured without options: a layer as networks have it, as large as this device is used for.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "cpu": {"windows": 4, "dtype": "float32"},
     "cuda": {"windows": 64, "dtype": "float16"},
@@ -27,29 +29,35 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 def bench(
     what: Annotated[str, typer.Argument(metavar="WHAT", help="operators")],
     device: Annotated[
-        str | None, typer.Option("--device", metavar="cpu|cuda", help="Where; a GPU if there is one.")
+        str | None, typer.Option("--device", metavar="cpu|cuda", help="Device to run on; by default a GPU if present.")
     ] = None,
-    windows: Annotated[int | None, typer.Option("--windows", metavar="N", help="4 on the CPU, 64 on a GPU.")] = None,
-    heads: Annotated[int, typer.Option("--heads", metavar="N")] = 6,
+    windows: Annotated[
+        int | None,
+        typer.Option("--windows", metavar="N", help="Number of windows; by default 4 on the CPU, 64 on a GPU."),
+    ] = None,
+    heads: Annotated[int, typer.Option("--heads", metavar="N", help="Number of heads.")] = 6,
     nodes: Annotated[int, typer.Option("--nodes", metavar="N", help="Pixels of a window.")] = 1024,
-    channels: Annotated[int, typer.Option("--channels", metavar="N", help="Of one head.")] = 30,
+    channels: Annotated[int, typer.Option("--channels", metavar="N", help="Channels of one head.")] = 30,
     k: Annotated[int, typer.Option("--k", metavar="N", help="Neighbours of each node.")] = 256,
     dtype: Annotated[
         str | None,
-        typer.Option("--dtype", metavar="TYPE", help="float32, float16 or bfloat16; float32 on the CPU, else float16."),
+        typer.Option(
+            "--dtype",
+            metavar="TYPE",
+            help="float32, float16 or bfloat16; by default float32 on the CPU and float16 on a GPU.",
+        ),
     ] = None,
-    rounds: Annotated[int, typer.Option("--rounds", metavar="N", help="Measurements; the medians count.")] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    rounds: Rounds = 20,
+    as_json: Json = False,
+    quiet: NoProgress = False,
 ) -> None:
     """Time the operators on this machine against what PyTorch offers.
 
-    Ours run in ONNX Runtime on the CPU, in PyTorch on a GPU.
+    keygraph's run in ONNX Runtime on the CPU, in PyTorch on a GPU. The roofline is the shortest time that the GPU's
+    data sheet allows.
     """
     if what != "operators":
         raise InputError(f"{what!r} cannot be measured; choose operators")
-    if rounds < 1:
-        raise InputError(f"rounds is {rounds}; give at least 1")
     place = _device(device)
     defaults = _DEFAULTS[place.type]
     problem = Problem(
@@ -67,11 +75,11 @@ def bench(
         say(f"measuring {problem}")
         times = measure(problem, place, rounds)
     machine = torch.cuda.get_device_name(place) if place.type == "cuda" else platform.processor() or platform.machine()
-    floors = _floors(problem, machine)
+    rooflines = _rooflines(problem, machine)
     if as_json:
-        print(json.dumps(_as_json(problem, place, machine, times, floors), allow_nan=False))
+        print(json.dumps(_as_json(problem, place, machine, times, rooflines), allow_nan=False))
     else:
-        _show(problem, machine, times, floors, place.type == "cuda")
+        _show(problem, machine, times, rooflines, place.type == "cuda")
     if any(each.error for each in times.values()):
         raise typer.Exit(1)
 
@@ -88,19 +96,19 @@ def _device(name: str | None) -> torch.device:
     return torch.device(name)
 
 
-def _floors(problem: Problem, machine: str) -> dict[str, float]:
-    """Operator -> milliseconds, for the GPUs whose figures are known."""
+def _rooflines(problem: Problem, machine: str) -> dict[str, float]:
+    """Return each operator's roofline in milliseconds; nothing where the GPU's data sheet is not known."""
     gpu = known_gpu(machine)
     if gpu is None:
         return {}
     return {
-        "KeyGraph": graph_floor(problem, gpu).milliseconds,
-        "KeyGraphAttention": attention_floor(problem, gpu).milliseconds,
+        "KeyGraph": graph_roofline(problem, gpu).milliseconds,
+        "KeyGraphAttention": attention_roofline(problem, gpu).milliseconds,
     }
 
 
 def _as_json(
-    problem: Problem, device: torch.device, machine: str, times: dict[str, Times], floors: dict[str, float]
+    problem: Problem, device: torch.device, machine: str, times: dict[str, Times], rooflines: dict[str, float]
 ) -> dict[str, Any]:
     return {
         "device": device.type,
@@ -108,11 +116,12 @@ def _as_json(
         "torch": torch.__version__,
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
         "problem": vars(problem),
-        "operators": {op: {**each.as_json(), "floor": floors.get(op)} for op, each in times.items()},
+        # The key "floor" is the roofline's name in the first version of this output, which users may read.
+        "operators": {op: {**each.as_json(), "floor": rooflines.get(op)} for op, each in times.items()},
     }
 
 
-def _show(problem: Problem, machine: str, times: dict[str, Times], floors: dict[str, float], on_gpu: bool) -> None:
+def _show(problem: Problem, machine: str, times: dict[str, Times], rooflines: dict[str, float], on_gpu: bool) -> None:
     threads = "" if on_gpu else f", {torch.get_num_threads()} threads"
     print(f"{problem}: windows x heads x nodes x channels\n{machine}{threads}, PyTorch {torch.__version__}\n")
     rows = []
@@ -125,9 +134,10 @@ def _show(problem: Problem, machine: str, times: dict[str, Times], floors: dict[
             if name != OURS
         ]
         rows += [("", name, "-", "-") for name in each.failures]
-        if op in floors:
-            rows.append(("", "floor", f"{floors[op]:.3f}", "-" if ours is None else f"{floors[op] / ours:.2f}"))
-    show(("operator", "way", "ms", "times ours"), rows, left=2)
+        if op in rooflines:
+            ratio = "-" if ours is None else f"{rooflines[op] / ours:.2f}"
+            rows.append(("", "roofline", f"{rooflines[op]:.3f}", ratio))
+    show(("operator", "implementation", "ms", "times ours"), rows, left=2)
     for op, each in times.items():
         if each.error:
             print(f"error: our {op}: {each.error}", file=sys.stderr)
