@@ -145,13 +145,14 @@ def test_k_on_the_host_is_captured_too() -> None:
 def test_nothing_waits_for_the_device(host: bool) -> None:
     x, q, key, v, k = layer()
     k = k.cpu() if host else k
-    key_graph_attention(q, key, v, key_graph(x, x, k))  # compiles and chooses
+    expected = key_graph_attention(q, key, v, key_graph(x, x, k))  # compiles and chooses
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
+    torch.cuda.set_sync_debug_mode("error")  # raises where something waits
     try:
-        key_graph_attention(q, key, v, key_graph(x, x, k))
+        output = key_graph_attention(q, key, v, key_graph(x, x, k))
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(output, expected)
 
 
 @pytest.mark.parametrize("nodes", [256, 1024, 2304])
