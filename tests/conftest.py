@@ -14,6 +14,7 @@ import pytest
 from keygraph.manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, METADATA_KEY, Manifest
 
 if TYPE_CHECKING:
+    from exported import ExportStore
     from tiny_kgt import Tiny
 
 ModelFile = Callable[..., Path]
@@ -154,11 +155,20 @@ def model_bytes(kind: str, manifest: Manifest) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """A small KGT, as a checkpoint and as a file, made once."""
-    import tiny_kgt  # PyTorch comes with it.
+def exports(tmp_path_factory: pytest.TempPathFactory) -> ExportStore:
+    """Networks exported once per session, for all workers."""
+    from exported import ExportStore  # imports PyTorch
 
-    return tiny_kgt.make_tiny(tmp_path_factory.getbasetemp())
+    return ExportStore(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def tiny(exports: ExportStore) -> Tiny:
+    """A small KGT, as a checkpoint and as a file."""
+    import tiny_kgt
+
+    files = exports.get(tiny_kgt.CONFIG, "tiny")
+    return tiny_kgt.Tiny(files.checkpoint, files.onnx)
 
 
 @pytest.fixture(scope="module")
