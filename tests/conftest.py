@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 ModelFile = Callable[..., Path]
 
+# Each worker of pytest-xdist, and what it starts, computes with one thread: the workers use the cores already, and
+# PyTorch reads this when it is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Without a GPU, Triton's kernels run in its interpreter: that is decided when a kernel's module is imported.
 try:
     ctypes.CDLL("libcuda.so.1")
