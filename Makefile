@@ -10,13 +10,22 @@ NATIVE := $(shell find plugins -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o 
 # Two GPU targets compile in a minute; a wheel for others has them all (docs/gpu.md).
 export KEYGRAPH_CUDA_TARGETS ?= 80;90
 
-.PHONY: demo test check sanitize tensorrt benchmark screenshots gpu gpu-package wheel clean
+# Worker processes of the tests, one per core and at most 8; `make test WORKERS=0` runs all in one process.
+WORKERS ?= auto
+# A file's tests stay together: they share fixtures, and a few use what an earlier one wrote.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile
+
+.PHONY: demo test test-slow check sanitize tensorrt benchmark screenshots gpu gpu-package wheel clean
 
 demo: .venv/.ready
 	$(BIN)/python examples/demo.py -o demo-output
 
 test: check
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+# What `make test` leaves out: the tests marked slow. CI runs both.
+test-slow: .venv/.ready
+	$(PYTEST) -m slow
 
 check: .venv/.ready
 	$(BIN)/ruff check .
@@ -24,7 +33,7 @@ check: .venv/.ready
 	# By the package's name, whatever this folder's is.
 	mkdir -p build/types && ln -sfn ../.. build/types/keygraph
 	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml
-	# No import runs up, none in a circle.
+	# Imports follow the layers and are not circular.
 	$(BIN)/python -m pytest -q tests/test_layers.py
 
 # The native operators under AddressSanitizer and UndefinedBehaviorSanitizer, through their C interface.
@@ -33,7 +42,7 @@ sanitize: .venv/.ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/sanitize --target keygraph_cpu keygraph_cuda
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	KEYGRAPH_LIBRARY_DIR=build/sanitize $(BIN)/python -m pytest -q tests/plugins/test_operator_conformance.py \
+	KEYGRAPH_LIBRARY_DIR=build/sanitize $(PYTEST) --dist load -q tests/plugins/test_operator_conformance.py \
 	tests/plugins/test_operator_fuzz.py tests/plugins/test_operator_errors.py tests/plugins/test_cuda_interface.py \
 	-k "not functions and not torch and not nnx"
 

@@ -119,6 +119,7 @@ def test_small_networks(paper: ModuleType, name: str, config: object, layers: in
         assert 1 < estimate.most < estimate.bound
 
 
+@pytest.mark.slow
 def test_the_script_prints_its_table() -> None:
     script = [sys.executable, BENCHMARKS / "channel_attention_paper.py"]
     table = subprocess.run(script, capture_output=True, text=True, check=True).stdout

@@ -7,24 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_kgt
+from exported import ExportStore
 from half_precision import make_half
 from keygraph.engines import cache
 from keygraph.engines.backend import find_software
 from keygraph.engines.job import Job
 from keygraph.engines.model import load_model
 from keygraph.engines.options import Options, read_k, read_profiles
-from keygraph.export import export
-from keygraph.models import load_checkpoint
 from keygraph.models.kgt import KGTConfig
+from tiny_kgt import Tiny
 
 UNET = KGTConfig(body="unet", layers=(1, 1, 1, 1), channels=8, heads=2, window=8, k=20, k_trained=(10, 20))
 
 
 @pytest.fixture(scope="session")
-def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Export a columnar network in FP32."""
-    return tiny_kgt.make_tiny(tmp_path_factory.getbasetemp()).onnx
+def single(tiny: Tiny) -> Path:
+    """Return a columnar network in FP32."""
+    return tiny.onnx
 
 
 @pytest.fixture(scope="session")
@@ -33,11 +32,8 @@ def half(single: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def half_unet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("unet")
-    checkpoint = tiny_kgt.save_network(folder / "unet.ckpt", UNET)
-    export(load_checkpoint(checkpoint), folder / "single.onnx", verification=False)
-    return make_half(folder / "single.onnx", folder / "unet.onnx")
+def half_unet(exports: ExportStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_half(exports.get(UNET).onnx, tmp_path_factory.mktemp("unet") / "unet.onnx")
 
 
 @pytest.fixture

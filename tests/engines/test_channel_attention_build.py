@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from exported import ExportStore
 from keygraph.engines.build import build
 from keygraph.engines.fp32_matmul_rewrite import rewrite_fp32_matmuls
 from keygraph.engines.job import Job
@@ -29,9 +30,9 @@ from tiny_channel_attention import NETWORKS, exported
 
 @needs_rtx
 @pytest.mark.parametrize("name", NETWORKS)
-def test_fp16_with_dynamic_sizes(name: str, tmp_path: Path, make_job: Callable[..., Job]) -> None:
+def test_fp16_with_dynamic_sizes(name: str, exports: ExportStore, make_job: Callable[..., Job]) -> None:
     """For a target with FP32 products and for one without."""
-    model = load_model(exported(name, tmp_path).onnx)
+    model = load_model(exported(name, exports).onnx)
     assert lint(model) == []
     jobs = [make_job(model.path, target, tile="32:64:128", batch="1:1:2") for target in ("sm_75", "sm_89")]
     outcomes = build(model, jobs)

@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from exported import ExportStore
 from half_precision import make_half
 from keygraph import plugins
 from keygraph.engines import cache, network
@@ -100,18 +101,23 @@ def test_a_network_of_several_levels_with_several_profiles_and_a_narrow_k(half_u
     assert metadata.capability == (12, 0)
 
 
-def test_the_demo_for_every_target(tmp_path: Path, make_job: MakeJob) -> None:
+@pytest.mark.parametrize(
+    "targets",
+    [["sm_89"], pytest.param([name for name in RTX_TARGETS if name != "sm_89"], marks=pytest.mark.slow)],
+    ids=["one target", "the other targets"],
+)
+def test_the_demo(targets: list[str], exports: ExportStore, tmp_path: Path, make_job: MakeJob) -> None:
     checkpoint = Path(__file__).parents[2] / "examples" / "kgt-denoise-tiny.ckpt"
-    export(load_checkpoint(checkpoint), tmp_path / "single.onnx", verification=False)
-    model = make_half(tmp_path / "single.onnx", tmp_path / "demo.onnx")
-    outcomes = make(*(make_job(model, name, tile="64:128:256", batch="1:2:4") for name in RTX_TARGETS))
+    model = make_half(exports.get(checkpoint, "demo").onnx, tmp_path / "demo.onnx")
+    outcomes = make(*(make_job(model, name, tile="64:128:256", batch="1:2:4") for name in targets))
     assert [(outcome.target, outcome.state, outcome.error) for outcome in outcomes] == [
-        (name, "built", "") for name in RTX_TARGETS
+        (name, "built", "") for name in targets
     ]
-    assert [read(outcome.engine).target for outcome in outcomes] == RTX_TARGETS
+    assert [read(outcome.engine).target for outcome in outcomes] == targets
     assert all(is_sound(outcome.engine) for outcome in outcomes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["kgt-base", "kgt-base-sr"])
 def test_base_size_for_every_target(preset: str, tmp_path: Path, make_job: MakeJob) -> None:
     """U-shaped and columnar networks with random weights, in the half precision that `export` writes."""

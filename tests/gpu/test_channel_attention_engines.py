@@ -8,6 +8,7 @@ import keygraph
 import numpy as np
 import pytest
 import torch
+from exported import ExportStore
 from keygraph.cli import main
 from keygraph.engines.model import load_model
 from keygraph.engines.network import profile_shapes
@@ -21,14 +22,14 @@ from tiny_channel_attention import NETWORKS, exported
 
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_an_engine_computes_what_pytorch_does(name: str, backend: str, tmp_path: Path) -> None:
+def test_an_engine_computes_what_pytorch_does(name: str, backend: str, exports: ExportStore, tmp_path: Path) -> None:
     """At sizes where sums over pixels overflow half precision."""
     pytest.importorskip("cuda.bindings.runtime")
     try:
         load_backend(backend)
     except MissingDependencyError as error:
         pytest.skip(str(error))
-    files = exported(name, tmp_path)
+    files = exported(name, exports)
     target = "sm_{}{}".format(*torch.cuda.get_device_capability())
     words = ["--target", target, "--backend", backend, "--tile", "64:256:512", "--batch", "1:1:2", "-o", str(tmp_path)]
     if (status := main(["build", str(files.onnx), *words])) == 2:

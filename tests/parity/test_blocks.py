@@ -15,8 +15,8 @@ import pytest
 import tiny_channel_attention
 import tiny_kgt
 import torch
+from exported import Exported, ExportStore
 from keygraph.errors import InputError
-from keygraph.export import export
 from keygraph.instrumentation.synthetic import test_inputs as sample_inputs
 from keygraph.models import load_checkpoint, save_checkpoint
 from keygraph.models.registry import by_name
@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 PICTURE = np.random.default_rng(0).random((24, 32, 3), np.float32)
+RESTORMER = RestormerConfig(channels=8, blocks=(1,) * 4, refinement_blocks=1, heads=(1, 1, 2, 2))
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -42,16 +43,16 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def restormer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of one block a level."""
     torch.manual_seed(0)
-    network = Restormer(RestormerConfig(channels=8, blocks=(1,) * 4, refinement_blocks=1, heads=(1, 1, 2, 2)))
+    network = Restormer(RESTORMER)
     path = tmp_path_factory.mktemp("restormer") / "restormer.ckpt"
     save_checkpoint(path, network)
     return path
 
 
 @pytest.fixture(scope="module")
-def mst(tmp_path_factory: pytest.TempPathFactory) -> tiny_channel_attention.Exported:
+def mst(exports: ExportStore) -> Exported:
     """Takes two inputs; its file is fp16."""
-    return tiny_channel_attention.exported("mst", tmp_path_factory.mktemp("mst"))
+    return tiny_channel_attention.exported("mst", exports)
 
 
 @pytest.fixture
@@ -79,13 +80,11 @@ def psnrs(comparison: Comparison) -> list[float]:
 
 
 @pytest.mark.parametrize("family", ["restormer", "mst"])
-def test_a_file_has_every_block_that_the_network_has(
-    family: str, restormer: Path, mst: tiny_channel_attention.Exported
-) -> None:
-    files = mst
+def test_a_file_has_every_block_that_the_network_has(family: str, exports: ExportStore) -> None:
     if family == "restormer":
-        files = tiny_channel_attention.Exported(restormer, restormer.with_suffix(".onnx"))
-        export(load_checkpoint(restormer), files.onnx, precision="fp16", verification=False)
+        files = exports.get(RESTORMER, "restormer", precision="fp16")
+    else:
+        files = tiny_channel_attention.exported(family, exports)
     model = load_checkpoint(files.checkpoint)
     pattern = by_name(family).blocks
     run: list[tuple[str, tuple[int, ...], list[tuple[int, ...]]]] = []
@@ -358,7 +357,7 @@ def test_fp16_that_overflows_in_one_block(tmp_path: Path) -> None:
     assert found["body.1.layers.0.norm2"].nonfinite == 0
 
 
-def test_an_fp16_file_that_overflows_in_one_block(mst: tiny_channel_attention.Exported, tmp_path: Path) -> None:
+def test_an_fp16_file_that_overflows_in_one_block(mst: Exported, tmp_path: Path) -> None:
     def change(model: ModelProto) -> None:
         weights = {tensor.name: tensor for tensor in model.graph.initializer}
         for layer in ("net.0", "net.4"):

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-import tiny_kgt
 from keygraph.runtime.io import images
 from keygraph.runtime.io.images import Picture
+from tiny_kgt import Tiny
 
 DOCS = Path(__file__).parents[2] / "docs" / "polygraphy.md"
 
@@ -44,8 +44,7 @@ COMMANDS = list(commands(DOCS.read_text(encoding="utf-8")))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tiny = tiny_kgt.make_tiny(tmp_path_factory.getbasetemp())
+def folder(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("polygraphy")
     shutil.copy(tiny.onnx, folder / "kgt.onnx")
     shutil.copy(tiny.checkpoint, folder / "kgt.ckpt")

@@ -23,10 +23,9 @@ HEIGHT, WIDTH = 40, 56
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Two candidates, one of them wrong, on two images in overlapping tiles, with blocks."""
     folder = tmp_path_factory.mktemp("run")
-    tiny: Tiny = tiny_kgt.make_tiny(tmp_path_factory.getbasetemp())
     wrong = changed(tiny.onnx, folder / "wrong.onnx", set_weight("tail.weight", 40, lambda value: value + 0.5))
     random = np.random.default_rng(0)
     for name in ("a.png", "b.png"):
