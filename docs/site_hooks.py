@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import shutil
 from pathlib import Path
 
-import tomllib
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -21,15 +21,12 @@ _LINK = re.compile(r"(\]\()([^)#\s:]+\.(?:md|jpg))(#[^)\s]*)?(\))")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Link the package's folders into `build/docs-package/keygraph`, as `pyproject.toml` lists them."""
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    base = ROOT / "build" / "docs-package"
-    for name, source in settings["tool"]["scikit-build"]["wheel"]["packages"].items():
-        link = base / name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        if link.is_symlink():
-            link.unlink()
-        link.symlink_to(os.path.relpath(ROOT / source, link.parent))
+    """Link the package's modules and folders into `build/docs-package/keygraph`."""
+    package = ROOT / "build" / "docs-package" / "keygraph"
+    shutil.rmtree(package, ignore_errors=True)
+    package.mkdir(parents=True)
+    for source in (*ROOT.glob("*.py"), *(file.parent for file in ROOT.glob("*/__init__.py"))):
+        (package / source.name).symlink_to(os.path.relpath(source, package))
     return config
 
 
