@@ -10,7 +10,7 @@ NATIVE := $(shell find plugins -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o 
 # Two GPU targets compile in a minute; a wheel for others has them all (docs/gpu.md).
 export KEYGRAPH_CUDA_TARGETS ?= 80;90
 
-.PHONY: demo test check sanitize tensorrt benchmark screenshots gpu gpu-package clean
+.PHONY: demo test check docs sanitize tensorrt benchmark screenshots gpu gpu-package clean
 
 demo: .venv/.ready
 	$(BIN)/python examples/demo.py -o demo-output
@@ -26,6 +26,10 @@ check: .venv/.ready
 	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml
 	# No import runs up, none in a circle.
 	$(BIN)/python -m pytest -q tests/test_layers.py
+
+# The documentation as a site, in build/site; broken links and anchors are errors.
+docs: .venv/.ready
+	$(BIN)/python -m mkdocs build --strict --quiet
 
 # The native operators under AddressSanitizer and UndefinedBehaviorSanitizer, through their C interface.
 sanitize: .venv/.ready
