@@ -10,7 +10,7 @@ NATIVE := $(shell find plugins -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o 
 # Two GPU targets compile in a minute; a wheel for others has them all (docs/how-to/build-native-libraries.md).
 export KEYGRAPH_CUDA_TARGETS ?= 80;90
 
-.PHONY: demo test check docs sanitize tensorrt benchmark screenshots gpu gpu-package clean
+.PHONY: demo test check sanitize tensorrt benchmark screenshots gpu gpu-package clean
 
 demo: .venv/.ready
 	$(BIN)/python examples/demo.py -o demo-output
@@ -28,6 +28,7 @@ check: .venv/.ready
 	$(BIN)/python -m pytest -q tests/test_layers.py
 
 # The documentation as a site, in build/site; broken links and anchors are errors.
+.PHONY: docs
 docs: .venv/.ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 

@@ -1,7 +1,7 @@
-"""Make the pictures of docs/report.md again: `make screenshots`, or .venv/bin/python docs/images/make_screenshots.py.
+"""Make the pictures of docs/how-to/read-the-report.md again: `make screenshots`, or .venv/bin/python docs/images/make_screenshots.py.
 
 A real run: the demo's network as exported, and once more with a fault planted in one of its blocks, both against the
-checkpoint, on a photograph that training has not seen. Needs Chromium and its driver (docs/report.md), and Poppler. An
+checkpoint, on a photograph that training has not seen. Needs Chromium and its driver (docs/how-to/read-the-report.md), and Poppler. An
 argument is where to keep the page.
 """
 
