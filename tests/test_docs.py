@@ -1,4 +1,4 @@
-"""Documents: links and anchors lead somewhere, commands and files exist, lines are short, the example in CONTRIBUTING runs.
+"""Documents: links, anchors, commands, files, length of lines, and the example in CONTRIBUTING.
 
 `make docs` builds the site and checks the links a second time; this takes seconds and needs none of its packages.
 """
@@ -186,9 +186,8 @@ def test_code_names_documents_that_exist() -> None:
             continue
         if name == "tests/test_docs.py" or not (ROOT / name).exists():
             continue
-        for document in re.findall(r"\bdocs/[\w/-]+\.md\b", (ROOT / name).read_text(encoding="utf-8")):
-            if not (ROOT / document).exists():
-                broken.append(f"{name}: {document}")
+        documents = re.findall(r"\bdocs/[\w/-]+\.md\b", (ROOT / name).read_text(encoding="utf-8"))
+        broken += [f"{name}: {document}" for document in documents if not (ROOT / document).exists()]
     assert broken == []
 
 
