@@ -38,7 +38,17 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Rewrite links from repository paths, which hold on a forge, to the site's paths."""
+    """Return a page with its links rewritten from repository paths, which a forge follows, to the site's paths.
+
+    Parameters
+    ----------
+    markdown
+        Text of the page.
+    page
+        Where the page is in the site.
+    config, files
+        Passed by MkDocs; not used.
+    """
     here = page.file.src_uri
     folder = posixpath.dirname(here if here in OUTSIDE else f"docs/{here}")
 

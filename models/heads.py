@@ -20,7 +20,7 @@ def padded_size(size: int) -> int:
 
     Every engine pays for an added channel: a row or column in four projections, and bytes in q, k, v and the result.
     The limit is an eighth: 30 -> 32 and 60 -> 64, but neither 10 -> 16 nor 20 -> 24. A CPU takes 1 to 2 % longer for 32
-    in place of 30, and 25 % for 16 in place of 10 (docs/measurements/performance.md).
+    in place of 30, and 25 % for 16 in place of 10 (docs/performance.md).
     """
     padded = -(-size // MULTIPLE) * MULTIPLE
     return padded if (padded - size) * 8 <= size else size

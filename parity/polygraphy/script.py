@@ -84,8 +84,8 @@ SIMILARITY = {similarity:g}
 AS_RUN_PSNR = {as_run:g}
 """
 
-#: The least PSNR of networks with key graphs as they run, each side with its own neighbours:
-#: docs/how-to/use-polygraphy.md says what was measured. The rule proper may ask for less.
+#: The least PSNR of networks with key graphs as they run, each side with its own neighbours: docs/polygraphy.md says
+#: what was measured. The rule proper may ask for less.
 AS_RUN_PSNR = 60.0
 
 _JUDGED = "compare_outputs = ImageCompareFunc(VALUE_RANGE, psnr=PSNR)"

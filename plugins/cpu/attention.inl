@@ -88,7 +88,7 @@ KEYGRAPH_INLINE uint32_t graph_word(const AttentionProblem& p, const int32_t* ro
   return left >= 32 ? bits_of_word : bits_of_word & ((1u << left) - 1);
 }
 
-// Where the two ways cost the same was measured for each instruction set: docs/measurements/performance.md.
+// Where the two ways cost the same was measured for each instruction set: docs/performance.md.
 KEYGRAPH_INLINE bool dense_is_faster(int64_t selected, int64_t possible) {
   return selected * 100 > possible * kDensePercent;
 }

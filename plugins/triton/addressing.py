@@ -15,7 +15,7 @@ def locate(
     BLOCK_VALUE_CHANNELS: tl.constexpr,
     BLOCK_HEADS: tl.constexpr,
 ):
-    """First row, first value channel, first head and batch of this program: the order of docs/reference/kernels.md."""
+    """First row, first value channel, first head and batch of this program: the order of docs/gpu.md."""
     row_blocks = tl.cdiv(rows, BLOCK_ROWS)
     value_blocks = tl.cdiv(value_channels, BLOCK_VALUE_CHANNELS)
     head_blocks = tl.cdiv(heads, BLOCK_HEADS)

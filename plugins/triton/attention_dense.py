@@ -52,7 +52,7 @@ def attention_dense(
     WHOLE_ROWS: the blocks of channels and value channels hold all there are, so that q stays where it is; otherwise
     channels are walked in blocks, and every block of value channels has a program of its own.
     SKIP_EMPTY: looks first which blocks of nodes have a bit, and walks only those. The other parameters are those of
-    docs/reference/kernels.md.
+    docs/gpu.md.
     """
     # The compiler learns what the rows' addresses are multiples of.
     channels = channels // CHANNEL_MULTIPLE * CHANNEL_MULTIPLE

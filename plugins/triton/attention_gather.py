@@ -42,7 +42,7 @@ def attention_gather(
 ):
     """One program: one row of BLOCK_HEADS heads (1 where every head has a graph of its own), BLOCK_SELECTED at a time.
 
-    The blocks of channels and value channels hold all there are. Other parameters: docs/reference/kernels.md.
+    The blocks of channels and value channels hold all there are. The other parameters are those of docs/gpu.md.
     """
     channels = channels // CHANNEL_MULTIPLE * CHANNEL_MULTIPLE
     value_channels = value_channels // CHANNEL_MULTIPLE * CHANNEL_MULTIPLE

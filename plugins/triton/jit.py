@@ -67,7 +67,7 @@ def attention_sizes(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, heads_last: 
 def fitting(
     op: str, dtype: torch.dtype, sizes: Sizes, bias: bool = False, capability: int = _INTERPRETER
 ) -> tuple[Variant, ...]:
-    """Variants that compute a problem, the automatic choice first: the rule of docs/reference/kernels.md.
+    """Variants that compute a problem, the automatic choice first: the rule of docs/gpu.md.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def require_int32(op: str, sizes: Sizes) -> None:
 
 
 def programs(variant: Variant, sizes: Sizes) -> int:
-    """How many programs compute a problem: the grid of docs/reference/kernels.md."""
+    """How many programs compute a problem: the grid of docs/gpu.md."""
     count = _windows(variant.op, sizes) * triton.cdiv(sizes.rows, variant.block_rows)
     if variant.op == "KeyGraphAttention":
         count *= triton.cdiv(sizes.value_channels, variant.block_value_channels or max(1, sizes.value_channels))

@@ -39,7 +39,7 @@ def key_graph_resident(
     BLOCK_NODES: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """One program: BLOCK_ROWS rows of a window of at most BLOCK_NODES nodes. Parameters: docs/reference/kernels.md."""
+    """One program: BLOCK_ROWS rows of a window of at most BLOCK_NODES nodes. Parameters as in docs/gpu.md."""
     channels = channels // CHANNEL_MULTIPLE * CHANNEL_MULTIPLE
     row, window = rows_of_program(rows, BLOCK_ROWS)
     node = interleaved_nodes(BLOCK_NODES)
@@ -91,7 +91,7 @@ def key_graph_streamed(
     BLOCK_NODES: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """One program: BLOCK_ROWS rows, BLOCK_NODES nodes at a time. Parameters: docs/reference/kernels.md."""
+    """One program: BLOCK_ROWS rows, BLOCK_NODES nodes at a time. Parameters as in docs/gpu.md."""
     channels = channels // CHANNEL_MULTIPLE * CHANNEL_MULTIPLE
     row, window = rows_of_program(rows, BLOCK_ROWS)
     block_node = tl.arange(0, BLOCK_NODES)

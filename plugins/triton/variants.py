@@ -209,7 +209,7 @@ def _half_variants(dtype: str) -> dict[int, Variant]:
     """float16 or bfloat16: tensor cores. Loads of at least 4 bytes need channels in twos."""
     return {
         0: _dense(dtype, 16, 2, 128, 64, 8),
-        # Few instructions a score, or many warps to hide latency behind: docs/measurements/gpu-kernels.md.
+        # Few instructions a score, or many warps to hide latency behind: docs/performance.md.
         25: _dense(dtype, 32, 8, 64, 128, 4, max_registers=168),
         26: _dense(dtype, 32, 8, 128, 128, 8, max_registers=168, min_capability=90),
         27: _dense(dtype, 32, 8, 128, 128, 8, max_registers=128, min_capability=90),
