@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 NATIVE := $(shell find plugins -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name CMakeLists.txt) \
 	$(wildcard plugins/triton/*.py plugins/cuda/*.py)
 
-# Two GPU targets compile in a minute; a wheel for others has them all (docs/gpu.md).
+# Two GPU targets compile in a minute; a wheel for others has them all (docs/how-to/build-native-libraries.md).
 export KEYGRAPH_CUDA_TARGETS ?= 80;90
 
 # Worker processes of the tests, one per core and at most 8; `make test WORKERS=0` runs all in one process.
@@ -36,6 +36,11 @@ check: .venv/.ready
 	# Imports follow the layers and are not circular.
 	$(BIN)/python -m pytest -q tests/test_layers.py
 
+# The documentation as a site, in build/site; broken links and anchors are errors.
+.PHONY: docs
+docs: .venv/.ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 # The native operators under AddressSanitizer and UndefinedBehaviorSanitizer, through their C interface.
 sanitize: .venv/.ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/sanitize -G Ninja -DKEYGRAPH_SANITIZE=ON -DKEYGRAPH_CUDA_TARGETS=80
@@ -58,12 +63,12 @@ benchmark: .venv/.ready
 	$(BIN)/python benchmarks/operators.py
 	$(BIN)/python benchmarks/model.py
 
-# The pictures of docs/report.md, from a real run in a real Chromium.
+# The images of docs/how-to/read-the-report.md, from a real run in a real Chromium.
 screenshots: .venv/.ready
 	$(BIN)/python docs/images/make_screenshots.py
 
-# On a machine with an NVIDIA GPU: test and measure (docs/gpu.md). With the Python that is given where it has all that is
-# needed (make gpu PYTHON=python3 then asks no package registry), else with .venv.
+# On a machine with an NVIDIA GPU: test and measure (docs/how-to/measure-on-a-gpu.md). Uses the given Python if it has
+# all packages (make gpu PYTHON=python3 then needs no package registry), else .venv.
 gpu:
 	@if $(PYTHON) -c 'import torch, triton, numpy, pytest, hypothesis, onnx, onnxruntime, scikit_build_core' 2>/dev/null; then \
 	  $(PYTHON) benchmarks/gpu_all.py; \
