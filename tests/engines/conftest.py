@@ -23,7 +23,7 @@ UNET = KGTConfig(body="unet", layers=(1, 1, 1, 1), channels=8, heads=2, window=8
 
 @pytest.fixture(scope="session")
 def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Export a columnar network in FP32."""
+    """Columnar, in FP32."""
     return tiny_kgt.make_tiny(tmp_path_factory.getbasetemp()).onnx
 
 

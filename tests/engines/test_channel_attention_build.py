@@ -30,7 +30,7 @@ from tiny_channel_attention import NETWORKS, exported
 @needs_rtx
 @pytest.mark.parametrize("name", NETWORKS)
 def test_fp16_with_dynamic_sizes(name: str, tmp_path: Path, make_job: Callable[..., Job]) -> None:
-    """For a target with FP32 products and for one without."""
+    """With FP32 products, and for a target that has none."""
     model = load_model(exported(name, tmp_path).onnx)
     assert lint(model) == []
     jobs = [make_job(model.path, target, tile="32:64:128", batch="1:1:2") for target in ("sm_75", "sm_89")]

@@ -22,7 +22,7 @@ from tiny_channel_attention import NETWORKS, exported
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_an_engine_computes_what_pytorch_does(name: str, backend: str, tmp_path: Path) -> None:
-    """At sizes where sums over pixels overflow half precision."""
+    """At sizes where sums over pixels are beyond half."""
     pytest.importorskip("cuda.bindings.runtime")
     try:
         load_backend(backend)
