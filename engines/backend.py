@@ -88,7 +88,7 @@ def choose(wanted: str, targets: Sequence[Target], gpu: Gpu | None) -> tuple[Sof
             known = ", ".join(name for name, target in TARGETS.items() if target.rtx)
             raise InputError(f"this machine has no GPU to build for; name one with --target: {known}")
         if gpu.target not in TARGETS:
-            raise InputError(f"{gpu.name} is {gpu.target}, which is no target; there are {', '.join(TARGETS)}")
+            raise InputError(f"{gpu.name} is {gpu.target}, which is not a target; choose one of {', '.join(TARGETS)}")
         targets = [TARGETS[gpu.target]]
     software = find_software(wanted) if wanted != AUTO else _automatic(targets, gpu)
     for target in targets:

@@ -206,7 +206,7 @@ class _Workers:
             return self._failure(job, last["message"] + hint, last["exit_code"])
         ending = f"signal {-code}" if code < 0 else f"exit code {code}"
         tail = " ".join(said.split()[-40:])
-        where = f"; what it said is in {log}" if log.exists() else ""
+        where = f"; its output is in {log}" if log.exists() else ""
         message = f"the builder's process ended with {ending}{f' ({tail})' if tail else ''}{where}"
         return self._failure(job, message, KeygraphError.exit_code)
 

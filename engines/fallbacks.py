@@ -15,7 +15,7 @@ T = TypeVar("T")
 _ADVICE = {
     "within workspace limit": "kernels need more memory than they may have; raise or leave out --workspace",
     "FP32 GEMM is not supported": "this GPU multiplies matrices in fp16 only; export with fewer operators in fp32",
-    "HW-specific datatypes": "this GPU has not all types in the file; export it again with --precision fp16",
+    "HW-specific datatypes": "this GPU does not support all types in the file; export it again with --precision fp16",
     "could not find any implementation": "try a smaller --tile or --batch, or another version of TensorRT",
     "out of memory": "memory ran out; try a smaller --tile or --batch, or build fewer targets at once",
     "OutOfMemory": "memory ran out; try a smaller --tile or --batch, or build fewer targets at once",

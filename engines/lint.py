@@ -133,7 +133,7 @@ def _values(graph: onnx.GraphProto) -> Iterator[Finding]:
 
 def _type(element: int, module: str, node: str, what: str) -> Iterator[Finding]:
     if element in _NO_TYPES:
-        yield Finding(ERROR, module, node, f"{what} is {_ELEMENT.DataType.Name(element).lower()}, unknown to TensorRT")
+        yield Finding(ERROR, module, node, f"{what} is {_ELEMENT.DataType.Name(element).lower()}, which TensorRT lacks")
     elif element == _ELEMENT.DOUBLE:
         yield Finding(WARNING, module, node, f"{what} is double: TensorRT computes it in float32")
 
@@ -182,7 +182,7 @@ def _standard(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -
         if "reduction" in attributes and attributes["reduction"].s not in (b"", b"none"):
             yield ERROR, f"TensorRT's {node.op_type} has no reduction ({attributes['reduction'].s.decode()})"
     elif node.op_type == "Cast":
-        for finding in _type(attributes["to"].i, "", "", "what it casts to"):
+        for finding in _type(attributes["to"].i, "", "", "the type of the Cast"):
             yield finding.severity, finding.message
 
 
@@ -191,6 +191,6 @@ def _custom(node: onnx.NodeProto, functions: Mapping[tuple[str, str], onnx.Funct
     standard = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain in _STANDARD}
     if node.op_type in standard - UNSUPPORTED:
         # TensorRT's parser ignores the domain of an operator.
-        yield f"TensorRT would take {full} for ONNX's own {node.op_type}; give it another name"
+        yield f"TensorRT would confuse {full} with ONNX's {node.op_type}; rename it"
     elif (node.domain, node.op_type) not in functions:
-        yield f"{full} is unknown to TensorRT, and the file has no function for it; build with the library that has it"
+        yield f"TensorRT has no {full}, and the file has no function for it; build with the plugin library that has it"

@@ -109,7 +109,7 @@ def build(
     if not parsed:
         errors = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
         reason = "; ".join(dict.fromkeys(errors)) or backend.errors()
-        raise InputError(f"{backend.name} {backend.version} does not take {model.path}: {reason}")
+        raise InputError(f"{backend.name} {backend.version} does not parse {model.path}: {reason}")
     tensors = network_tensors(network)
     check_tensors(model, options, tensors)
     config = builder.create_builder_config()
@@ -235,7 +235,7 @@ def _add_profiles(builder: Any, config: Any, model: Model, options: Options, ten
             elif tensor.name == K_INPUT:
                 profile.set_shape(tensor.name, (1,), (1,), (1,))
         if config.add_optimization_profile(profile) != i:
-            raise KeygraphError(f"the builder does not take the profile with batch {sizes.batch} and {sizes.height}")
+            raise KeygraphError(f"the builder rejects the profile with batch {sizes.batch} and height {sizes.height}")
 
 
 def _load_timing_cache(config: Any, path: Path | None) -> Any:
@@ -247,7 +247,9 @@ def _load_timing_cache(config: Any, path: Path | None) -> Any:
         raise InputError(f"cannot read the timing cache {path}: {error.strerror}") from error
     cache = config.create_timing_cache(content)
     if cache is None or not config.set_timing_cache(cache, False):
-        raise InputError(f"{path} is no timing cache of this TensorRT and GPU; name another file with --timing-cache")
+        raise InputError(
+            f"{path} is not a timing cache of this TensorRT and GPU; give another file with --timing-cache"
+        )
     return cache
 
 

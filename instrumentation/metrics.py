@@ -27,7 +27,7 @@ class Tolerance:
     similarity: float
 
 
-#: Tolerances by the lower of the two precisions; docs/precision.md has the measurements.
+#: By the lower precision of the two; docs/measurements/precision.md has the measurements.
 TOLERANCES = {
     "fp32": Tolerance(90.0, 1e-4),
     "fp16": Tolerance(50.0, 1e-2),

@@ -259,8 +259,8 @@ def check(
     read_start(engine, "an engine that keygraph built")
     metadata = read(engine)
     built = f"{engine} was built by {_software(metadata.backend, metadata.version)} for {_gpu(metadata)}"
-    this = f"{_software(here.backend, here.version)}, sm_{here.capability[0]}{here.capability[1]}"
     target = f"sm_{here.capability[0]}{here.capability[1]}"
+    this = f"{_software(here.backend, here.version)}, {target}"
     if not (_same_software(metadata, here) and _same_gpu(metadata, here)):
         # With the backend that is installed here, which may not be the one that built the engine.
         again = metadata.command(target=target, backend=here.backend)

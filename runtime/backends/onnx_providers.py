@@ -96,7 +96,7 @@ def open_session(
         available = ", ".join(onnxruntime.get_available_providers())
         raise MissingDependencyError(
             f"this ONNX Runtime ({onnxruntime.__version__}) is built without {wanted} (it has {available}); "
-            f"install the one for GPUs in its place with: {_INSTALL}"
+            f"replace it by the package for GPUs with: {_INSTALL}"
         )
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if provider == "cpu":

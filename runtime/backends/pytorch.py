@@ -106,8 +106,8 @@ def require_device(device: Device) -> None:
         return
     if torch.version.cuda is None:
         raise InputError(
-            f"PyTorch {torch.__version__} is built without CUDA, so it cannot run on {device}; install one that is "
-            "built with it, as pytorch.org says, or give --device cpu"
+            f"PyTorch {torch.__version__} is built without CUDA, so it cannot run on {device}; install a build "
+            "with CUDA from pytorch.org, or give --device cpu"
         )
     require_gpu(device)
     if device.index >= torch.cuda.device_count():

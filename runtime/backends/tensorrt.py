@@ -172,7 +172,7 @@ def _profile_of(manifest: Manifest, shape: tuple[int, ...]) -> int:
     )
     raise InputError(
         f"this engine does not take {batch} images of {height} x {width} pixels, but {known}; choose a tile and a "
-        f"batch within that, or {REBUILD} --tile {max(height, width)} --batch {batch}"
+        f"batch in this range, or {REBUILD} --tile {max(height, width)} --batch {batch}"
     )
 
 

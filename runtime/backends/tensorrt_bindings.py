@@ -56,7 +56,7 @@ class Backend:
         """Return the errors that were logged since the last call, in one line, and forget them."""
         lines = list(dict.fromkeys(self.log.errors))
         self.log.errors.clear()
-        return "; ".join(lines) or "it gives no reason"
+        return "; ".join(lines) or "no reason given"
 
 
 @functools.cache

@@ -152,17 +152,17 @@ class Engine:
         self._shapes = None
         profile = self._profile_of(shapes[0])
         if profile != self._profile and not self._file.context.set_optimization_profile_async(profile, stream):
-            raise self._failure(f"it does not take its profile {profile}")
+            raise self._failure(f"it rejects its profile {profile}")
         self._profile = profile
         for name, shape in zip(self._inputs, shapes, strict=True):
             if not self._file.context.set_input_shape(name, shape):
-                raise self._failure(f"it does not take the shape {shape} for {name}")
+                raise self._failure(f"it rejects the shape {shape} for {name}")
         self._shapes = shapes
         self.reshapes += 1
 
     def _bind(self, name: str, address: int) -> None:
         if not self._file.context.set_tensor_address(name, address):
-            raise self._failure(f"it does not take an address for {name}")
+            raise self._failure(f"it rejects an address for {name}")
 
     def _enqueue(self, stream: int) -> None:
         if not self._file.context.execute_async_v3(stream):

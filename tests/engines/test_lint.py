@@ -52,11 +52,11 @@ def test_our_files_are_clean(single: Path, half: Path, half_unet: Path) -> None:
             add(node("ScatterElements", ["image", "i", "image"], reduction="add"), i=np.array([4])),
             "TensorRT's ScatterElements has no reduction (add)",
         ),
-        (add(node("Cast", ["image"], to=TensorProto.UINT16)), "what it casts to is uint16, unknown to TensorRT"),
-        (add(node("LayerNormalization", ["image"], domain="mine")), "take mine::LayerNormalization for ONNX's own"),
+        (add(node("Cast", ["image"], to=TensorProto.UINT16)), "the type of the Cast is uint16, which TensorRT lacks"),
+        (add(node("LayerNormalization", ["image"], domain="mine")), "confuse mine::LayerNormalization with ONNX's"),
         (
             add(node("Magic", ["image"], domain="mine")),
-            "mine::Magic is unknown to TensorRT, and the file has no function",
+            "TensorRT has no mine::Magic, and the file has no function",
         ),
     ],
 )
@@ -110,7 +110,7 @@ def test_types(single: Path, tmp_path: Path) -> None:
         model.graph.input[0].type.tensor_type.elem_type = TensorProto.STRING
 
     (finding,) = found(single, tmp_path, strings)
-    assert "the tensor image is string, unknown to TensorRT" in finding.message
+    assert "the tensor image is string, which TensorRT lacks" in finding.message
 
 
 @pytest.mark.parametrize(("version", "severity"), [(8, ERROR), (99, WARNING)])

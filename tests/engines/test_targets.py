@@ -77,7 +77,7 @@ def test_automatic(installed: set[str]) -> None:
         ("tensorrt-rtx", ["sm_90"], H100, "does not build for sm_90 (H100, H200, GH200), only for sm_75, sm_80, sm_86"),
         ("auto", ["sm_90"], None, "on a machine with that GPU use: --backend tensorrt"),
         ("auto", [], None, "this machine has no GPU to build for; name one with --target: sm_75"),
-        ("auto", [], Gpu("Old", (7, 0), 1), "Old is sm_70, which is no target"),
+        ("auto", [], Gpu("Old", (7, 0), 1), "Old is sm_70, which is not a target"),
         ("openvino", ["sm_89"], None, "there is no backend 'openvino'; choose one of tensorrt, tensorrt-rtx, auto"),
     ],
 )

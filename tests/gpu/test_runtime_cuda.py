@@ -1,4 +1,4 @@
-"""The runtime on a real GPU: ONNX Runtime's CUDA provider, PyTorch, CUDA's copies beside a computation, engines."""
+"""The runtime on a GPU: ONNX Runtime's CUDA provider, PyTorch, overlapped transfers, engines."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def cuda() -> Iterator[Any]:
 
 
 def copying(gpu: Any, graphs: dict[Batch, Any] | None) -> Callable[[Batch, int], None]:
-    """A launch that copies the images to the results, as a graph from the second time on."""
+    """Return a launch that copies the images to the results, as a CUDA graph from the second time on."""
     from cuda.bindings import runtime
 
     def copy(batch: Batch, stream: int) -> None:
@@ -125,7 +125,7 @@ def test_what_goes_with_an_image_reaches_the_gpu(make_model: Callable[..., Path]
 
 @pytest.fixture(scope="module", params=["tensorrt", "tensorrt-rtx"])
 def engine(request: pytest.FixtureRequest, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An engine for this GPU, by whatever TensorRT is installed."""
+    """Build an engine for this GPU with an installed backend."""
     pytest.importorskip("cuda.bindings.runtime")
     try:
         load_backend(request.param)

@@ -147,7 +147,7 @@ def test_nothing_waits_for_the_device(host: bool) -> None:
     k = k.cpu() if host else k
     expected = key_graph_attention(q, key, v, key_graph(x, x, k))  # compiles and chooses
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")  # A call that synchronizes raises an error.
+    torch.cuda.set_sync_debug_mode("error")  # raises where something waits
     try:
         output = key_graph_attention(q, key, v, key_graph(x, x, k))
     finally:

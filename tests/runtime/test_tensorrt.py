@@ -315,7 +315,7 @@ def test_extra_inputs_and_margins_reach_the_engine(make_engine: EngineFile, gpu:
     def total(image: np.ndarray[Any, Any], mask: np.ndarray[Any, Any], flow: np.ndarray[Any, Any]) -> Any:
         return image[:, :, :, :-6] + mask + flow[:, :, :-2]
 
-    # The largest size of the first profile counts without the margin; a batch of another size needs it anew.
+    # The largest size of the first profile counts without the margin; another batch size sets a new shape.
     batches = [batch(4, 64, 64), batch(3, 64, 64), batch(1, 32, 40), batch(2, 128, 128)]
     for given, result in zip(batches, run_batches(session, iter(batches), 100), strict=True):
         np.testing.assert_allclose(result, total(*given) + 0.1, atol=1e-6)
@@ -415,7 +415,7 @@ def test_an_engine_that_does_not_belong_here(
     with pytest.raises(InputError, match=message):
         keygraph.load(path)
     if not {"too_large", "tensors"} & set(changes):
-        assert fake_tensorrt.opened == []  # not a byte of it was deserialized
+        assert fake_tensorrt.opened == []  # nothing was deserialized
     assert gpu.closed
 
 
