@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 from ..errors import InputError
 from ..manifest import Manifest
-from ..models.architecture import Interface
 from ..runtime.backends.base import resolve_k
 
 #: Parts of the interface in which two forms of one network may differ. The size rules of all sides are united, see
@@ -39,6 +38,9 @@ def check_comparable(candidate: Described, reference: Described) -> None:
     InputError
         They are different networks.
     """
+    # Imported late: Polygraphy imports this module at every start and must not wait for PyTorch.
+    from ..models.architecture import Interface
+
     ours, theirs = candidate.manifest, reference.manifest
     interface = [field.name for field in dataclasses.fields(Interface) if field.name not in _FREE_INTERFACE]
     for name in ("architecture", *interface):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 SIGMA, WINDOW = 1.5, 11
 
 #: Rows of window centres that are processed at once.
-_ROWS = 256
+_ROWS = 128
 
 
 def structural_similarity(a: NDArray[np.float32], b: NDArray[np.float32], value_range: tuple[float, float]) -> float:
@@ -43,17 +43,17 @@ def structural_similarity(a: NDArray[np.float32], b: NDArray[np.float32], value_
     height, width, channels = a.shape
     if min(height, width) < WINDOW:
         return math.nan
-    total = 0.0
+    weighted_sum = 0.0
     for channel in range(channels):
         for top in range(0, height - WINDOW + 1, _ROWS):
-            rows = slice(top, min(top + _ROWS + WINDOW - 1, height))
-            strips = (np.asarray(image[rows, :, channel], np.float64) for image in (a, b))
-            mean: float = metrics.structural_similarity(  # type: ignore[no-untyped-call]
+            bottom = min(top + _ROWS + WINDOW - 1, height)
+            strips = (np.asarray(image[top:bottom, :, channel], np.float64) for image in (a, b))
+            mean = metrics.structural_similarity(  # type: ignore[no-untyped-call]
                 *strips,
                 data_range=value_range[1] - value_range[0],
                 gaussian_weights=True,
                 sigma=SIGMA,
                 use_sample_covariance=False,
             )
-            total += float(mean) * (rows.stop - rows.start - WINDOW + 1)
-    return total / (channels * (height - WINDOW + 1))
+            weighted_sum += float(mean) * (bottom - top - WINDOW + 1)
+    return weighted_sum / (channels * (height - WINDOW + 1))

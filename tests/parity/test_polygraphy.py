@@ -333,7 +333,7 @@ def test_faults_are_found_where_they_are(tiny: Tiny, tmp_path: Path, fault: Any,
 
 def test_a_forced_runner_needs_its_candidate_before_it(tiny: Tiny) -> None:
     recording = RecordingRunner(tiny.onnx, name="told")
-    with pytest.raises(KeygraphError, match="told has not run on this feed; put it before forced"):
+    with pytest.raises(KeygraphError, match="told has not run on these inputs; put it before forced"):
         infer(ForcedRunner(tiny.checkpoint, recording, name="forced"), feed(tiny))
     plain = result_of(np.zeros((1, 3, 8, 8), np.float32))
     with pytest.raises(KeygraphError, match="compare a RecordingRunner with its ForcedRunner"):
@@ -388,7 +388,7 @@ def test_the_script_of_a_network_without(restormer: Tiny, tmp_path: Path) -> Non
 
 def test_a_script_that_cannot_be_is_not_written(tiny: Tiny, restormer: Tiny, tmp_path: Path) -> None:
     for arguments, words in (
-        (("script.txt", [tiny.onnx], tiny.checkpoint), "let it end with .py"),
+        (("script.txt", [tiny.onnx], tiny.checkpoint), "give one that ends with .py"),
         (("none/script.py", [tiny.onnx], tiny.checkpoint), "does not exist; create it first"),
         (("script.py", [tiny.onnx], restormer.checkpoint), "different networks: architecture is kgt and restormer"),
         (("script.py", [tmp_path / "none.onnx"], tiny.checkpoint), "does not exist"),
@@ -408,7 +408,7 @@ def test_an_engine_in_the_script_is_run_by_polygraphys_own_runner(tiny: Tiny, tm
     text = (tmp_path / "script.py").read_text()
     assert 'TrtRunner(EngineFromBuilt(CANDIDATES[0]), name="kgt.sm86.plan"),' in text
     assert "RecordingRunner" not in text
-    assert "one of them does not tell its neighbours" in text
+    assert "one of the models does not expose its neighbours" in text
     compile(text, "script.py", "exec")
 
 

@@ -263,7 +263,7 @@ def test_tiles_are_drawn_where_they_are(page: Page, run: Run) -> None:
     assert page.find("#difference .grid").is_displayed()
     expected = [[x, y, min(plan.columns.tile, WIDTH - x)] for y, x in plan.tiles]
     assert page.js(rects) == expected
-    assert "Across the tiles' borders" in page.find("#tiles-note").text
+    assert "At the tile borders" in page.find("#tiles-note").text
     page.find("#tiles").click()
     assert not page.find("#compare .grid").is_displayed()
 

@@ -234,7 +234,7 @@ def test_of_a_large_image_the_worst_part_is_shown(run_of: Any, report: Report, m
     codes = page.picture("picture-0-difference-0")
     assert codes.shape == (shown["height"], shown["width"])
     assert codes[100 - shown["top"], 70 - shown["left"]] == codes.max()
-    assert "Of 90 × 120 pixels 32 × 32 are shown" in shown["part"]
+    assert "Only 32 × 32 of 90 × 120 pixels are shown" in shown["part"]
     assert page.picture("picture-0-input").shape[:2] == codes.shape
 
 
@@ -298,7 +298,7 @@ def test_the_file_is_whole_or_not_there(run_of: Any, tmp_path: Path, monkeypatch
         write_report(tmp_path / "report.html", run)
     assert sorted(tmp_path.iterdir()) == before
     write(tmp_path / "a.png", Picture(image(8, 8, 3)))
-    with pytest.raises(InputError, match=r"let it end with \.html"):
+    with pytest.raises(InputError, match=r"give a name that ends with \.html"):
         check_report(tmp_path / "a.png")
     with pytest.raises(InputError, match="does not exist"):
         check_report(tmp_path / "none" / "a.html")

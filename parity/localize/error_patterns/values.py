@@ -195,7 +195,8 @@ def _rounded(
 
         def as_samples(values: Image, white: int = white) -> Image:
             samples = np.rint(np.clip((values - low) / (high - low), 0, 1) * white)
-            return (samples / white * (high - low) + low).astype(np.float32)
+            rounded: Image = (samples / white * (high - low) + low).astype(np.float32)
+            return rounded
 
         undone = psnr(reference, candidate, value_range, as_samples)
         yield ErrorPattern(

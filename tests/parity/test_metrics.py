@@ -1,4 +1,4 @@
-"""The numbers themselves, on arrays whose differences are known."""
+"""Metrics on arrays whose differences are known."""
 
 from __future__ import annotations
 
@@ -7,18 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from keygraph.errors import InputError
 from keygraph.instrumentation.key_graphs import Selection
-from keygraph.manifest import Manifest, Profile
-from keygraph.parity import Difference, StageAgreement, compare
-from keygraph.parity.inputs import Demands, demands, generated, read_inputs
+from keygraph.manifest import Manifest
+from keygraph.parity import Difference, StageAgreement
 from keygraph.parity.localize.tile_regions import tile_regions
 from keygraph.parity.metrics import image as module
 from keygraph.parity.metrics import ssim
 from keygraph.parity.metrics.selection import agreements
-from keygraph.parity.piecewise import count_pieces, in_pieces, in_tiles
 from keygraph.plugins.torch import pack_graph
-from keygraph.runtime.preprocess.normalization import normalisation
 from keygraph.runtime.tiling.blend import Plan, cut
 from torch import from_numpy
 
@@ -170,70 +166,6 @@ def test_stages_add_up() -> None:
     assert StageAgreement("a", 0, 0, 0, 0, 0, 0, 0).jaccard == 1
 
 
-@pytest.mark.parametrize("size", [(1, 1), (3, 700), (256, 256), (257, 300), (520, 40)])
-@pytest.mark.parametrize("shape", [None, (3, 16, 24)])
-def test_pieces_show_every_pixel_once(make_manifest: Any, size: tuple[int, int], shape: Any) -> None:
-    manifest = make_manifest(scale=1, shape=shape, value_range=(-1.0, 1.0))
-    needs = demands(manifest, make_manifest(value_range=(-1.0, 1.0)))
-    image = read_inputs([np.random.default_rng(1).random((*size, 3), np.float32)], needs)[0]
-    done = []
-
-    def ways(tensor: Any) -> Any:
-        assert tensor.shape[1] == 3
-        assert tensor.shape[2] % 8 == tensor.shape[3] % 8 == 0
-        if shape:
-            assert tensor.shape == (3, 3, 16, 24)
-            np.testing.assert_array_equal(tensor[0], tensor[2])
-        return np.stack([tensor, -tensor])
-
-    found = in_pieces(image, needs, ways, lambda: done.append(1))
-    assert len(done) == count_pieces(image, needs)
-    expected = normalisation(manifest, image.scene.image)(image.scene.image)
-    np.testing.assert_array_equal(found, np.stack([expected, -expected]))
-
-
-@pytest.mark.parametrize("shape", [None, (2, 16, 16)])
-def test_tiles_are_joined_as_the_runtime_does(make_manifest: Any, shape: Any) -> None:
-    needs = demands(make_manifest(scale=2, shape=shape))
-    image = read_inputs([np.random.default_rng(1).random((50, 37, 3), np.float32)], needs)[0]
-    plan = Plan(cut(50, 16, 8, 8), cut(37, 16, 8, 8))
-    assert len(plan.tiles) > 9
-    found = in_tiles(image, needs, plan, lambda tensor: np.stack([tensor.repeat(2, axis=2).repeat(2, axis=3)] * 2))
-    expected = image.scene.image.repeat(2, axis=0).repeat(2, axis=1)
-    np.testing.assert_allclose(found, np.stack([expected] * 2), atol=1e-6)
-
-
-def test_a_colour_picture_in_a_gray_model_is_three(make_manifest: Any) -> None:
-    needs = Demands(make_manifest(in_channels=1, out_channels=1), 8, (2, 8, 8))
-    picture = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
-    image = read_inputs([picture], needs)[0]
-    assert "each channel" in image.notices[0]
-    shapes = []
-
-    def ways(tensor: Any) -> Any:
-        shapes.append(tensor.shape)
-        return tensor[None]
-
-    found = in_pieces(image, needs, ways)
-    assert shapes == [(2, 1, 8, 8)] * 3
-    np.testing.assert_array_equal(found[0], picture / np.float32(255))
-
-
-@pytest.mark.parametrize(("multiples", "size"), [((8, 8), (96, 104)), ((64, 48), (192, 384)), ((128, 128), (128, 256))])
-def test_the_generated_picture_fits_both_size_rules(
-    make_manifest: Any, multiples: tuple[int, int], size: tuple[int, int]
-) -> None:
-    needs = demands(*(make_manifest(size_multiple=multiple) for multiple in multiples))
-    assert generated(needs).scene.image.shape == (*size, 3)
-
-
-def test_an_engine_sees_the_size_that_it_was_built_best_for(make_manifest: Any) -> None:
-    engine = make_manifest(profiles=(Profile((1, 2, 4), (64, 128, 256), (64, 96, 256)),))
-    assert demands(engine, make_manifest()).shape == (1, 128, 96)
-    with pytest.raises(InputError, match=r"not the same \(1x128x96 and 1x64x64\)"):
-        demands(engine, make_manifest(shape=(1, 64, 64)))
-
-
 def test_half_of_every_tile_is_measured() -> None:
     """What near ties do, some rows of some windows, does not count; a tile that is off does, wherever tiles overlap."""
     plan = Plan(cut(64, 32, 8, 8), cut(64, 32, 8, 8))
@@ -279,40 +211,3 @@ def test_what_a_selection_does_wrong(choice: list[int], slip: str | None) -> Non
     # Too few rows to call it a habit.
     mixed = [*turned([0, 1])[:2], *turned(choice)[2:]]
     assert agreement(rows, mixed, turned([0, 1]), 2).slip is None
-
-
-class Shift:
-    """A side that adds a number to everything, and is scaled by two."""
-
-    name, description = "shift", "test"
-
-    def __init__(self, manifest: Manifest, change: float) -> None:
-        self.manifest, self.change = manifest, change
-
-    def run(self, images: Any, k: int | None) -> Any:
-        assert k is None
-        return images.repeat(2, axis=2).repeat(2, axis=3) + np.float32(self.change)
-
-
-def test_large_images_and_progress(make_manifest: Any) -> None:
-    manifest = make_manifest(scale=2)
-    image = np.random.default_rng(0).random((300, 260, 3), np.float32)
-    steps: list[tuple[int, int]] = []
-    (comparison,) = compare(
-        Shift(manifest, 0.01), Shift(manifest, 0), [image, image[:8, :8]], progress=lambda *step: steps.append(step)
-    ).comparisons
-    assert steps == [(i, 5) for i in range(1, 6)]
-    for result in comparison.inputs:
-        assert result.as_run.psnr == pytest.approx(40, abs=1e-3)
-        assert result.as_run.mean_abs == pytest.approx(0.01, rel=1e-4)
-        assert result.as_run.histogram.bits == 16
-        assert sum(result.as_run.histogram.counts) == 4 * 3 * result.height * result.width
-    values = comparison.as_json()
-    assert values["inputs"][0]["as_run"]["psnr"] == pytest.approx(40, abs=1e-3)
-    assert values["verdict"]["good"] is False
-
-
-def test_k_is_refused_without_a_key_graph(make_manifest: Any) -> None:
-    side = Shift(make_manifest(), 0)
-    with pytest.raises(InputError, match="no key graph"):
-        compare(side, side, k=3)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from keygraph.parity.localize.error_patterns import Cause, diagnose, pattern
+from keygraph.parity.localize.error_patterns import Cause, diagnose, geometry, pattern
 from keygraph.runtime.tiling.blend import Plan, blend, cut
 from numpy.typing import NDArray
 
@@ -296,3 +296,18 @@ def test_large_images_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) ->
     parts = named(picture()[::-1], picture())
     assert (whole.kind, whole.details) == (parts.kind, parts.details)
     assert whole.undone == pytest.approx(parts.undone)
+
+
+@pytest.mark.parametrize("offset", [(0, 0), (7, -5), (-12, 31)])
+def test_an_offset_beyond_the_search_window_is_estimated(offset: tuple[int, int]) -> None:
+    scene = np.random.default_rng(3).random((200, 240, 3), np.float32)
+    down, right = offset
+    candidate, reference = scene[40 - down : 160 - down, 50 - right : 190 - right], scene[40:160, 50:190]
+    assert geometry.find_offset(candidate, reference) == offset
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_constant_image_has_no_offset() -> None:
+    varied = np.random.default_rng(0).random((40, 40, 3), np.float32)
+    assert geometry.find_offset(np.full_like(varied, 0.5), np.full_like(varied, 0.25)) == (0, 0)
+    assert max(map(abs, geometry.find_offset(np.full_like(varied, varied.mean()), varied))) <= 2

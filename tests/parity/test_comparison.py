@@ -15,7 +15,7 @@ import pytest
 import tiny_kgt
 import torch
 from keygraph.errors import InputError, MissingDependencyError
-from keygraph.manifest import Neighbours
+from keygraph.manifest import Manifest, Neighbours
 from keygraph.models.kgt import KGT
 from keygraph.parity import Comparison, OnnxProbe, open_probe
 from keygraph.parity import compare as compare_all
@@ -300,3 +300,40 @@ def test_scikit_image_is_missed_before_a_model_is_opened(monkeypatch: pytest.Mon
         MissingDependencyError, match=r"scikit-image; install it with: pip install 'keygraph\[parity\]'"
     ):
         compare("absent.onnx", "absent.ckpt")
+
+
+class Shift:
+    """A side that adds a number to everything, and is scaled by two."""
+
+    name, description = "shift", "test"
+
+    def __init__(self, manifest: Manifest, change: float) -> None:
+        self.manifest, self.change = manifest, change
+
+    def run(self, images: Any, k: int | None) -> Any:
+        assert k is None
+        return images.repeat(2, axis=2).repeat(2, axis=3) + np.float32(self.change)
+
+
+def test_large_images_and_progress(make_manifest: Any) -> None:
+    manifest = make_manifest(scale=2)
+    image = np.random.default_rng(0).random((300, 260, 3), np.float32)
+    steps: list[tuple[int, int]] = []
+    comparison = compare(
+        Shift(manifest, 0.01), Shift(manifest, 0), [image, image[:8, :8]], progress=lambda *step: steps.append(step)
+    )
+    assert steps == [(i, 5) for i in range(1, 6)]
+    for result in comparison.inputs:
+        assert result.as_run.psnr == pytest.approx(40, abs=1e-3)
+        assert result.as_run.mean_abs == pytest.approx(0.01, rel=1e-4)
+        assert result.as_run.histogram.bits == 16
+        assert sum(result.as_run.histogram.counts) == 4 * 3 * result.height * result.width
+    values = comparison.as_json()
+    assert values["inputs"][0]["as_run"]["psnr"] == pytest.approx(40, abs=1e-3)
+    assert values["verdict"]["good"] is False
+
+
+def test_k_is_refused_without_a_key_graph(make_manifest: Any) -> None:
+    side = Shift(make_manifest(), 0)
+    with pytest.raises(InputError, match="no key graph"):
+        compare(side, side, k=3)
