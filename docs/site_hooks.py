@@ -20,14 +20,13 @@ OUTSIDE = ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "plugins/tensorrt/R
 _LINK = re.compile(r"(\]\()([^)#\s:]+\.(?:md|jpg))(#[^)\s]*)?(\))")
 
 
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Link the package's modules and folders into `build/docs-package/keygraph`."""
+def on_startup(command: str, dirty: bool) -> None:
+    """Link the package's modules and folders into `build/docs-package/keygraph`, before mkdocstrings looks for them."""
     package = ROOT / "build" / "docs-package" / "keygraph"
     shutil.rmtree(package, ignore_errors=True)
     package.mkdir(parents=True)
     for source in (*ROOT.glob("*.py"), *(file.parent for file in ROOT.glob("*/__init__.py"))):
         (package / source.name).symlink_to(os.path.relpath(source, package))
-    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
