@@ -33,7 +33,7 @@ from keygraph.parity import OnnxProbe, Probe, Run, TorchProbe, compare
 from keygraph.parity.localize.first_divergence import STANDS_OUT
 from keygraph.plugins.torch import key_graph
 from keygraph.plugins.torch.operators import graph_observer
-from keygraph.runtime import restorer
+from keygraph.runtime.tiling import run as tiled_run
 from timing import features
 
 # The tests export one network for any weights, too.
@@ -196,8 +196,8 @@ def pasted_beside(case: Case, size: float, rule: str) -> Run:
             return original(plan, restored, scale)
         return original(plan, (np.roll(one, 1, -1) if i == 5 else one for i, one in enumerate(restored)), scale)
 
-    original = restorer.blend
-    with patch.object(restorer, "blend", blend):
+    original = tiled_run.blend
+    with patch.object(tiled_run, "blend", blend):
         return compare(case.candidate(rule), TorchProbe(case.model), [image], tile=32)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -14,11 +12,9 @@ import typer
 
 from .. import load
 from ..errors import InputError, KeygraphError
-from ..runtime import restore_files
-from ..runtime.backends.base import resolve_k
-from ..runtime.io import cubes
-from ..runtime.io.input_files import Source, inputs_of
-from ..runtime.preprocess.normalization import is_spectrum
+from ..runtime.restore_files import Report, run_job
+from ..runtime.restore_job import plan_jobs
+from ..runtime.restore_options import RestoreOptions
 from .inputs import INPUT_HELP, find_images, parse_inputs
 from .output import note, progress_bar
 
@@ -80,12 +76,19 @@ def restore(
 ) -> None:
     """Restore images with an exported model or a checkpoint.
 
-    In a folder of results every image keeps its name; a spectrum that is made of a picture becomes a .mat file.
-    Existing results are replaced; an input never is.
+    In a folder of results every image keeps its name; a spectrum restored from a picture becomes a .mat file.
+    Existing results are replaced; inputs never are.
     """
-    others = parse_inputs(beside or [])
-    sources = find_images(inputs, others)
-    sizes = {"tile": _size(tile, "tile", "none", "auto"), "overlap": _size(overlap, "overlap", "auto")}
+    extra_inputs = parse_inputs(beside or [])
+    images = find_images(inputs, extra_inputs)
+    options = RestoreOptions(
+        k=k,
+        tile=_pixels(tile, "tile", "none", "auto"),
+        overlap=_pixels(overlap, "overlap", "auto"),
+        batch=batch,
+        global_statistics=global_statistics,
+        scratch=scratch,
+    )
     restorer = load(
         model,
         device=device,
@@ -94,101 +97,32 @@ def restore(
         allow_host_code=allow_host_code,
         notice=_silent if quiet else note,
     )
-    # Everything that can be known without decoding a pixel is known before the first image is touched.
-    resolve_k(restorer.manifest, k)
-    several = len(sources) > 1 or any(given.is_dir() for given in inputs)
-    jobs = plan_jobs(sources, others, out, several, is_spectrum(restorer.manifest))
-    if preview is not None and len(jobs) > 1:
-        raise InputError(f"--preview is for one image, and there are {len(jobs)}; restore the one to look at alone")
-    for job in jobs:
-        restore_files.check_source(restorer, job.source, job.inputs)
-    if jobs[0].target != out:
-        _make_folder(out)
-    for job in jobs:
-        restore_files.check(restorer, job.source, job.target, job.inputs, preview)
+    into_folder = any(given.is_dir() for given in inputs)
+    jobs = plan_jobs(restorer, images, extra_inputs, out, options, preview=preview, into_folder=into_folder)
     if not quiet and not as_json:
         print(f"{model}: {restorer.description}", file=sys.stderr)
-    worst = 0
+    exit_code = 0
     for job in jobs:
         try:
-            with progress_bar(job.source.path.name, quiet=quiet) as progress:
-                report = restore_files.restore_file(
-                    restorer,
-                    job.source,
-                    job.target,
-                    k,
-                    inputs=job.inputs,
-                    preview=preview,
-                    **sizes,
-                    batch=batch,
-                    global_statistics=global_statistics,
-                    scratch=scratch,
-                    progress=progress,
-                )
+            with progress_bar(job.image.file.path.name, quiet=quiet) as progress:
+                report = run_job(restorer, job, progress)
         except KeygraphError as error:
             if len(jobs) == 1:
                 raise
-            worst = max(worst, error.exit_code)
+            exit_code = max(exit_code, error.exit_code)
             if as_json:
-                print(json.dumps({"source": str(job.source), "error": str(error)}), flush=True)
+                print(json.dumps({"source": str(job.image.file), "error": str(error)}), flush=True)
             print(f"error: {error}", file=sys.stderr)
             continue
         if as_json:
             print(json.dumps(dataclasses.asdict(report)), flush=True)
         elif not quiet:
             print(_line(report), flush=True)
-    raise typer.Exit(worst)
+    raise typer.Exit(exit_code)
 
 
-@dataclass(frozen=True)
-class Job:
-    """One image to restore.
-
-    Attributes
-    ----------
-    source
-        The image.
-    inputs
-        What goes with it.
-    target
-        Where its result goes.
-    """
-
-    source: Source
-    inputs: dict[str, Source]
-    target: Path
-
-
-def plan_jobs(
-    sources: list[Source], beside: Mapping[str, Source], out: Path, several: bool, spectral: bool
-) -> list[Job]:
-    """Give every image what goes with it, and its result a place.
-
-    `out` is a folder when there is one, when its name has no suffix, or for `several` images; else it is a file. In a
-    folder a picture's result that is `spectral` ends with .mat.
-
-    Raises
-    ------
-    InputError
-        Something is missing in a folder, or two images would have the same result.
-    """
-    if not several and not out.is_dir() and out.suffix:
-        return [Job(sources[0], inputs_of(sources[0], beside), out)]
-    if out.is_file():
-        raise InputError(f"{out} is a file; name a folder for several images")
-    jobs: dict[Path, Job] = {}
-    for source in sources:
-        name = Path(source.path.name)
-        if spectral and name.suffix.lower() not in cubes.FORMATS:
-            name = name.with_suffix(".mat")
-        if out / name in jobs:
-            raise InputError(f"two of the inputs are called {name}; restore them into different folders")
-        jobs[out / name] = Job(source, inputs_of(source, beside), out / name)
-    return list(jobs.values())
-
-
-def _size(text: str, name: str, *words: str) -> int | str:
-    """Read a size in pixels, or one of the words."""
+def _pixels(text: str, name: str, *words: str) -> int | str:
+    """Return a size in pixels, or one of the words."""
     if text in words:
         return text
     try:
@@ -197,14 +131,7 @@ def _size(text: str, name: str, *words: str) -> int | str:
         raise InputError(f"--{name} is {text!r}; give pixels, or {' or '.join(words)}") from None
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {folder}: {error.strerror}; choose another place with -o") from error
-
-
-def _line(report: restore_files.Report) -> str:
+def _line(report: Report) -> str:
     tiles = "whole" if report.tiles == 1 else f"{report.tiles} tiles of {report.tile[0]}x{report.tile[1]}"
     if report.overlap:
         tiles += f", overlap {report.overlap}"
@@ -219,5 +146,5 @@ def _line(report: restore_files.Report) -> str:
     return "  ".join(parts) + (f"  ({'; '.join(report.notices)})" if report.notices else "")
 
 
-def _silent(message: str) -> None:
-    """Drop a note."""
+def _silent(_message: str) -> None:
+    """Ignore a note."""

@@ -16,12 +16,13 @@ from ..instrumentation.synthetic import test_image, test_inputs
 from ..manifest import ExactTiling, GlobalStatistics, Manifest, Tiling
 from ..runtime.backends.onnxruntime import OnnxRuntimeSession
 from ..runtime.device.memory import growth
-from ..runtime.io.regions import ArraySink
+from ..runtime.io.regions import ArrayWriter
 from ..runtime.preprocess.channels import straight
 from ..runtime.preprocess.normalization import Normalisation, is_spectrum
 from ..runtime.preprocess.padding import round_up
-from ..runtime.preprocess.request import Scene
-from ..runtime.restorer import Options, Restorer
+from ..runtime.preprocess.request import Request
+from ..runtime.restore_options import RestoreOptions
+from ..runtime.restorer import Restorer
 from .calibration_data import CalibrationPicture, calibration_pictures
 
 #: Tiled against whole, dB, at which an overlap is large enough; 8-bit rounding alone is at 59.
@@ -89,15 +90,15 @@ def calibrate_statistics(
     m = manifest.size_multiple
     restorer = Restorer(OnnxRuntimeSession(path))
     progress("measuring what a whole image takes")
-    _restored(restorer, CalibrationPicture("smallest", test_inputs(manifest, (1, m, m))), Options(tile="none"))
+    _restored(restorer, CalibrationPicture("smallest", test_inputs(manifest, (1, m, m))), RestoreOptions(tile="none"))
     wholes: list[NDArray[np.float32]] = []
-    grown = growth(lambda: wholes.append(_restored(restorer, pictures[0], Options(tile="none"))))
-    wholes += [_restored(restorer, picture, Options(tile="none")) for picture in pictures[1:]]
+    grown = growth(lambda: wholes.append(_restored(restorer, pictures[0], RestoreOptions(tile="none"))))
+    wholes += [_restored(restorer, picture, RestoreOptions(tile="none")) for picture in pictures[1:]]
     tilings = []
     for tile in sorted({round_up(tile, 2 * m) for tile in STATISTICS_TILES}):
         progress(f"measuring what tiles of {tile} change")
         overlap = min(round_up(STATISTICS_OVERLAP, m), tile // 2)
-        options = Options(tile=tile, overlap=overlap, global_statistics="tile")
+        options = RestoreOptions(tile=tile, overlap=overlap, global_statistics="tile")
         reached = [
             _decibels(_restored(restorer, picture, options), whole, _span(manifest, whole))
             for picture, whole in zip(pictures, wholes, strict=True)
@@ -123,7 +124,7 @@ def _exact(
     assert isinstance(session, OnnxRuntimeSession)
     try:
         plan = session.exact().plan
-        restored = _restored(restorer, picture, Options(tile=tile, global_statistics="exact"))
+        restored = _restored(restorer, picture, RestoreOptions(tile=tile, global_statistics="exact"))
     except InputError as error:
         progress(f"no exact tiles: {error}")
         return None
@@ -135,11 +136,11 @@ def _exact(
     return ExactTiling(tile, reached, len(plan.sweeps), round(plan.bytes_per_pixel, 1))
 
 
-def _restored(restorer: Restorer, picture: CalibrationPicture, options: Options) -> NDArray[np.float32]:
+def _restored(restorer: Restorer, picture: CalibrationPicture, options: RestoreOptions) -> NDArray[np.float32]:
     """Restore a picture that is normalised already: float32[H, W, C]."""
     manifest = restorer.manifest
     image, *extras = (np.ascontiguousarray(np.moveaxis(planes[0], 0, 2)) for planes in picture.inputs)
-    given = Scene(
+    given = Request(
         image=image,
         extras=tuple(extras),
         margins=(manifest.margin, *(extra.margin for extra in manifest.extra_inputs)),
@@ -149,7 +150,7 @@ def _restored(restorer: Restorer, picture: CalibrationPicture, options: Options)
         notices=(),
     )
     result = np.empty((given.height * manifest.scale, given.width * manifest.scale, manifest.out_channels), np.float32)
-    restorer.restore_scene(given, ArraySink(result), None, options)
+    restorer.restore_request(given, ArrayWriter(result), options)
     return result
 
 

@@ -21,7 +21,7 @@ from ..runtime.errors import NotFiniteError
 from ..runtime.notices import warn
 from ..runtime.restorer import Restorer, exact_model
 from ..runtime.tiling.blend import Plan
-from ..runtime.tiling.tile_size import Sizing, choose
+from ..runtime.tiling.tile_size import TileChoice, choose
 from .inputs import Demands, Given, Input, One, demands, floats, read_inputs
 from .localize.blockwise import Traced, trace
 from .localize.error_patterns import diagnose
@@ -217,7 +217,7 @@ def _compare_image(setup: _Setup, given: Input, step: Callable[[], None]) -> _Co
     results, notices, traced = [], [], []
     for index, (candidate, restored) in enumerate(zip(setup.candidates, ours, strict=True), start=1):
         lines = [line for side in (0, index) for line in said[side]]
-        measure = partial(difference, manifest=setup.needs.manifest, dtype=given.scene.dtype)
+        measure = partial(difference, manifest=setup.needs.manifest, dtype=given.request.dtype)
         pairs = [(restored, theirs)]  # As run; then with the same key graphs.
         stages = tuple[StageAgreement, ...]()
         if setup.with_graphs(candidate):
@@ -227,8 +227,8 @@ def _compare_image(setup: _Setup, given: Input, step: Callable[[], None]) -> _Co
                 lines.append("the candidate computes slightly otherwise while its key graphs are recorded")
         result = InputResult(
             name=given.name,
-            height=given.scene.height,
-            width=given.scene.width,
+            height=given.request.height,
+            width=given.request.width,
             as_run=measure(*pairs[0]),
             same_graphs=measure(*pairs[1]) if len(pairs) > 1 else None,
             stages=stages,
@@ -374,14 +374,14 @@ def _plan(setup: _Setup, given: Input) -> Plan:
     return _sizing(setup, given).plan
 
 
-def _sizing(setup: _Setup, given: Input) -> Sizing:
+def _sizing(setup: _Setup, given: Input) -> TileChoice:
     """Tiles that suit all sides, with the largest overlap that one of them was calibrated with."""
     needs = setup.needs
     calibrated = [probe.manifest.tiling for probe in setup.sides if probe.manifest.tiling is not None]
     tiling = max(calibrated, key=lambda one: one.overlap, default=None)
     common = dataclasses.replace(needs.manifest, size_multiple=needs.multiple, shape=needs.shape, tiling=tiling)
     assert setup.tile is not None
-    return choose(common, given.scene.height, given.scene.width, tile=setup.tile)
+    return choose(common, given.request.height, given.request.width, tile=setup.tile)
 
 
 def _trace(setup: _Setup, candidate: Probe, given: Input, judged: tuple[Image, Image]) -> Traced:
@@ -389,7 +389,7 @@ def _trace(setup: _Setup, candidate: Probe, given: Input, judged: tuple[Image, I
     inputs, (top, left, height, width) = worst_piece(given, setup.needs, distances(*judged), TRACED)
     ks = _given(candidate, setup.k), _given(setup.reference, setup.k)
     found = trace(candidate, setup.reference, inputs, ks, setup.threshold(candidate))
-    if (height, width) == (given.scene.height, given.scene.width):
+    if (height, width) == (given.request.height, given.request.width):
         return found
     where = f"{given.name}: blocks on the {width}x{height} pixels at {left},{top}, where the results differ the most"
     return dataclasses.replace(found, notices=(where, *found.notices))

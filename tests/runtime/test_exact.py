@@ -17,7 +17,7 @@ from keygraph.instrumentation.metrics import psnr
 from keygraph.instrumentation.synthetic import test_image as picture
 from keygraph.manifest import METADATA_KEY, ExactTiling, GlobalStatistics, Manifest, Tiling
 from keygraph.runtime.io import images
-from keygraph.runtime.io.feature_file import FeatureFile
+from keygraph.runtime.io.scratch_file import ScratchFile
 from keygraph.runtime.restore_files import restore_file
 from keygraph.runtime.restorer import Restorer
 from keygraph.runtime.tiling.exact.executor import tiles
@@ -391,7 +391,7 @@ def test_cores_cover_every_pixel_once(networks: Callable[..., Path], height: int
 
 def test_features_go_to_files_and_come_back(tmp_path: Path) -> None:
     values = np.random.default_rng(0).random((37, 21, 5), np.float32)
-    file = FeatureFile(tmp_path, 37, 21, 5, np.dtype(np.float32))
+    file = ScratchFile(tmp_path, 37, 21, 5, np.dtype(np.float32))
     assert not list(tmp_path.iterdir())  # No name: nothing is left behind, however the process ends.
     for top in range(0, 37, 10):
         for left in range(0, 21, 8):
@@ -418,7 +418,7 @@ def test_features_are_given_back_when_a_run_is_interrupted(networks: Callable[..
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_said(tmp_path: Path) -> None:
-    file = FeatureFile(tmp_path, 4, 4, 1, np.dtype(np.float32))
+    file = ScratchFile(tmp_path, 4, 4, 1, np.dtype(np.float32))
     with Path("/dev/full").open("r+b", buffering=0) as full:
         os.dup2(full.fileno(), file.fileno())
         with pytest.raises(InputError, match=r"is full.*--scratch"):
@@ -474,7 +474,7 @@ def test_photographs_go_from_file_to_file(
 def test_reading_and_writing_take_no_more_memory_than_some_rows(tmp_path: Path) -> None:
     import pyvips
     from keygraph.runtime.device.memory import growth
-    from keygraph.runtime.io import streaming
+    from keygraph.runtime.io.images import streaming
 
     height, width = 6000, 1024
     waves = pyvips.Image.zone(width, height) * 100 + 128

@@ -112,7 +112,7 @@ def test_gray_in_a_colour_model_and_colour_in_a_gray_one(make_model: ModelFile) 
     for shape in (None, (2, 16, 16)):
         restored = load(make_model("identity", in_channels=1, out_channels=1, shape=shape)).restore(colour)
         np.testing.assert_array_equal(restored.image, colour)
-        assert "apart" in restored.notices[0]
+        assert "separately" in restored.notices[0]
 
 
 def test_gray_in_a_gray_model_is_nothing_special(make_model: ModelFile) -> None:

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from ....errors import InputError, KeygraphError
 from ...errors import require_finite
-from ...io.feature_file import FeatureFile
-from ...io.regions import Sink, Source
+from ...io.regions import RegionReader, RegionWriter
+from ...io.scratch_file import ScratchFile
+from ..progress import Progress
 from .locality import Statistic
 from .sweep_graph import COLUMNS, ROWS, Crop, SweepModel, part, sizes_model, stored, sweep_model
 from .sweep_plan import Feature, Sweep, SweepPlan
@@ -28,9 +29,6 @@ Run = Callable[[Sequence[str], Mapping[str, NDArray[Any]]], Sequence[NDArray[Any
 
 #: Opens a model; where it runs is the caller's matter. What is not open any more gives its memory back.
 Open = Callable[[bytes], Run]
-
-#: Called with (tiles done, tiles in all), over all sweeps.
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -101,8 +99,8 @@ def _steps(sweep: Sweep, length: int, side: int, stretch: float) -> list[tuple[i
 def infer(
     plan: SweepPlan,
     open_model: Open,
-    sources: Mapping[str, Source],
-    sink: Sink,
+    sources: Mapping[str, RegionReader],
+    sink: RegionWriter,
     size: tuple[int, int],
     *,
     tile: int,
@@ -141,18 +139,18 @@ def infer(
     check_room(plan, size, folder)
     cuts = [tiles(sweep, height, width, tile, plan.stretch(sweep)) for sweep in plan.sweeps]
     done, total = 0, sum(map(len, cuts))
-    features: dict[str, FeatureFile] = {}
+    features: dict[str, ScratchFile] = {}
     known: dict[str, NDArray[Any]] = {}
     sizes = _Sizes(plan, size, open_model)
     with contextlib.ExitStack() as files:
         for index, (sweep, cut) in enumerate(zip(plan.sweeps, cuts, strict=True)):
-            sinks: dict[str, Sink] = {}
+            sinks: dict[str, RegionWriter] = {}
             for feature in sweep.stores:
                 if feature.name == plan.output.name:
                     sinks[feature.name] = sink
                     continue
                 rows, columns = int(height * feature.rows), int(width * feature.columns)
-                file = FeatureFile(folder, rows, columns, feature.channels, feature.dtype)
+                file = ScratchFile(folder, rows, columns, feature.channels, feature.dtype)
                 files.callback(file.close)
                 features[feature.name] = sinks[feature.name] = file
             model = sweep_model(plan.locality, sweep)
@@ -198,8 +196,8 @@ class _SweepRun:
         sweep: Sweep,
         model: SweepModel,
         run: Run,
-        sources: Mapping[str, Source],
-        sinks: Mapping[str, Sink],
+        sources: Mapping[str, RegionReader],
+        sinks: Mapping[str, RegionWriter],
         sizes: _Sizes,
         totals: Mapping[str, _Total],
     ) -> None:

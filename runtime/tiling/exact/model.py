@@ -8,8 +8,9 @@ from pathlib import Path
 from ....errors import InputError, MissingDependencyError
 from ....manifest import IMAGE_INPUT, IMAGE_OUTPUT, Manifest
 from ...backends.emulated_half import rounding
-from ...io.regions import Sink, Source
-from .executor import Open, Progress, infer
+from ...io.regions import RegionReader, RegionWriter
+from ..progress import Progress
+from .executor import Open, infer
 from .spatial_layout import NotLocalError
 from .sweep_plan import SweepPlan, plan
 
@@ -79,8 +80,8 @@ class ExactModel:
 
     def restore(
         self,
-        source: Source,
-        sink: Sink,
+        source: RegionReader,
+        sink: RegionWriter,
         size: tuple[int, int],
         *,
         tile: int,

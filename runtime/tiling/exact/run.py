@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from ....manifest import Manifest
 from ...errors import require_finite
-from ...io.feature_file import FeatureFile
-from ...io.regions import Sink
+from ...io.regions import RegionWriter
+from ...io.scratch_file import ScratchFile
 from ...preprocess.normalization import from_model
 from ...preprocess.padding import round_up
-from ...preprocess.request import Scene, Windows
+from ...preprocess.request import Request, TileReader
 from ..blend import Axis, Plan
-from .executor import Progress, tiles
+from ..progress import Progress
+from .executor import tiles
 from .model import ExactModel
 
 #: Rows that are joined at a time where an image's channels were restored apart.
@@ -50,8 +51,8 @@ class Grid:
 def restore_exactly(
     exact: ExactModel,
     manifest: Manifest,
-    given: Scene,
-    sink: Sink,
+    given: Request,
+    sink: RegionWriter,
     tile: int,
     folder: Path,
     progress: Progress | None = None,
@@ -86,7 +87,7 @@ def restore_exactly(
     """
     multiple, scale, planes = manifest.size_multiple, manifest.scale, given.channels.planes
     size = round_up(given.height, multiple), round_up(given.width, multiple)
-    windows = Windows(given, *size)
+    windows = TileReader(given, *size)
     shape = given.height * scale, given.width * scale
 
     def reported(plane: int) -> Progress | None:
@@ -100,7 +101,7 @@ def restore_exactly(
         with contextlib.ExitStack() as files:
             restored = []
             for plane in range(planes):
-                file = FeatureFile(folder, *shape, manifest.out_channels, np.dtype(np.float32))
+                file = ScratchFile(folder, *shape, manifest.out_channels, np.dtype(np.float32))
                 files.callback(file.close)
                 restored.append(file)
                 exact.restore(
@@ -121,11 +122,11 @@ def restore_exactly(
 class _Plane:
     """One plane of the image, as the network takes it."""
 
-    def __init__(self, windows: Windows, plane: int) -> None:
+    def __init__(self, windows: TileReader, plane: int) -> None:
         self._windows, self._plane = windows, plane
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.float32]:
-        """See `Source.read`."""
+        """See `RegionReader.read`."""
         images, *_ = self._windows(top, left, height, width)
         return np.moveaxis(images[self._plane], 0, 2)
 
@@ -133,11 +134,11 @@ class _Plane:
 class _Cut:
     """Leaves out what an image was padded by."""
 
-    def __init__(self, sink: Sink, shape: tuple[int, int]) -> None:
+    def __init__(self, sink: RegionWriter, shape: tuple[int, int]) -> None:
         self._sink, self._shape = sink, shape
 
     def write(self, top: int, left: int, values: NDArray[Any]) -> None:
-        """See `Sink.write`."""
+        """See `RegionWriter.write`."""
         values = values[: max(0, self._shape[0] - top), : max(0, self._shape[1] - left)]
         if values.size:
             self._sink.write(top, left, values)
@@ -146,11 +147,11 @@ class _Cut:
 class _Joined:
     """Makes samples of what the network gives, and leaves out what the image was padded by."""
 
-    def __init__(self, manifest: Manifest, given: Scene, sink: Sink, shape: tuple[int, int]) -> None:
+    def __init__(self, manifest: Manifest, given: Request, sink: RegionWriter, shape: tuple[int, int]) -> None:
         self._manifest, self._given, self._sink = manifest, given, _Cut(sink, shape)
 
     def write(self, top: int, left: int, values: NDArray[Any]) -> None:
-        """See `Sink.write`."""
+        """See `RegionWriter.write`."""
         self.write_planes(top, left, values[None])
 
     def write_planes(self, top: int, left: int, values: NDArray[Any]) -> None:
