@@ -17,6 +17,7 @@ from ..runtime.backends.engine_metadata import BACKENDS, Sidecar, Tensor, check_
 from ..runtime.backends.engine_metadata import read as read_sidecar
 from ..runtime.io import cubes
 from ..runtime.io.images import FORMATS
+from ..runtime.io.input_files import InputFile
 from ..runtime.preprocess.channels import count
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def describe(path: Path) -> Description:
     InputError
         The file is missing, cannot be read, is damaged, or is of none of these kinds.
     """
-    path, variable = cubes.split_variable(path)
+    file = InputFile.parse(path)
+    path, variable = file.path, file.variable
     start = read_start(path, "a checkpoint, an ONNX file, an engine, a spectral cube or an image")
     suffix = path.suffix.lower()
     if suffix == ".onnx":

@@ -6,19 +6,24 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from ..errors import KeygraphError
 from .io import output_files, spectral_preview
 from .io.cubes import Cube
+from .io.images import Picture, streaming
 from .io.input_files import InputFile
+from .io.regions import ArrayWriter
+from .io.scratch_file import ScratchFile
 from .preprocess.request import make_request
 from .restore_job import RestoreJob, plan_job
 from .restore_options import RestoreKeywords, RestoreOptions
-from .restorer import Restored, Restorer
+from .restorer import Restorer
 from .tiling.progress import Progress
 
 if TYPE_CHECKING:
@@ -136,61 +141,35 @@ def run_job(restorer: Restorer, job: RestoreJob, progress: Progress | None = Non
     KeygraphError
         The model failed.
     """
-    if _can_stream(restorer, job):
-        return _run_streamed(restorer, job, progress)
-    image = job.image.read()
-    inputs = {name: header.read() for name, header in job.inputs.items()}
-    began = time.perf_counter()
-    with _named(job):
-        arrays = {name: one.pixels for name, one in inputs.items()}
-        restored = restorer.restore_image(image.pixels, job.options, inputs=arrays, progress=progress)
-    seconds = time.perf_counter() - began
-    wavelengths = restorer.manifest.wavelengths
-    notices = [*image.notices, *(f"{name}: {line}" for name, one in inputs.items() for line in one.notices)]
-    notices += restored.notices
-    notices += output_files.write(job.target, restored.image, image, as_cube=job.as_cube, wavelengths=wavelengths)
-    if job.preview is not None:
-        notices += spectral_preview.write(job.preview, Cube(restored.image, wavelengths))
-    return _report(restorer, job, restored, seconds, notices)
-
-
-def _can_stream(restorer: Restorer, job: RestoreJob) -> bool:
-    """Return whether the image need never be in memory as a whole: one picture, restored exactly in tiles."""
-    if job.inputs or job.preview is not None or job.image.is_cube or job.as_cube or restorer.manifest.scale != 1:
-        return False
-    height, width, channels = job.size
-    return job.image.channels == channels and restorer.restores_exactly(height, width, job.options)
-
-
-def _run_streamed(restorer: Restorer, job: RestoreJob, progress: Progress | None) -> Report:
-    """Restore a picture from file to file, with scratch files for its pixels and the result."""
-    from .io.images import streaming
-    from .io.scratch_file import ScratchFile
-
-    folder = job.options.scratch_folder
+    streamed = _can_stream(restorer, job)
+    manifest, folder = restorer.manifest, job.options.scratch_folder
     with contextlib.ExitStack() as files:
-        picture = streaming.read(job.image.file.path, folder, files)
+        image = streaming.read(job.image.file.path, folder, files) if streamed else job.image.read()
+        inputs = {name: header.read() for name, header in job.inputs.items()}
         began = time.perf_counter()
-        with _named(job):
-            request = make_request(restorer.manifest, cast(ScratchFile, picture.pixels))
-            result = ScratchFile(folder, *job.size, request.dtype)
-            files.callback(result.close)
+        try:
+            request = make_request(manifest, image.pixels, {name: one.pixels for name, one in inputs.items()})
+            result: ArrayWriter | ScratchFile
+            if streamed:
+                result = files.enter_context(contextlib.closing(ScratchFile(folder, *job.size, request.dtype)))
+            else:
+                result = ArrayWriter(np.empty(job.size, request.dtype))
             restored = restorer.restore_request(request, result, job.options, progress)
+        except KeygraphError as error:
+            raise type(error)(f"{job.image.file}: {error}") from error
         seconds = time.perf_counter() - began
-        lost = streaming.write(job.target, dataclasses.replace(picture, pixels=cast(Any, result)), folder)
-        return _report(restorer, job, restored, seconds, [*picture.notices, *restored.notices, *lost])
-
-
-@contextlib.contextmanager
-def _named(job: RestoreJob) -> Iterator[None]:
-    """Add the image's name to errors."""
-    try:
-        yield
-    except KeygraphError as error:
-        raise type(error)(f"{job.image.file}: {error}") from error
-
-
-def _report(restorer: Restorer, job: RestoreJob, restored: Restored, seconds: float, notices: list[str]) -> Report:
+        notices = [*image.notices, *(f"{name}: {line}" for name, one in inputs.items() for line in one.notices)]
+        notices += restored.notices
+        if isinstance(result, ScratchFile):
+            restored_picture = dataclasses.replace(cast(Picture, image), pixels=cast(Any, result))
+            notices += streaming.write(job.target, restored_picture, folder)
+        else:
+            pixels = result.values[:, :, 0] if image.pixels.ndim == 2 and job.size[2] == 1 else result.values
+            notices += output_files.write(
+                job.target, pixels, image, as_cube=job.as_cube, wavelengths=manifest.wavelengths
+            )
+            if job.preview is not None:
+                notices += spectral_preview.write(job.preview, Cube(pixels, manifest.wavelengths))
     return Report(
         source=str(job.image.file),
         target=str(job.target),
@@ -207,3 +186,11 @@ def _report(restorer: Restorer, job: RestoreJob, restored: Restored, seconds: fl
         engine=restorer.description,
         notices=tuple(notices),
     )
+
+
+def _can_stream(restorer: Restorer, job: RestoreJob) -> bool:
+    """Return whether the image need never be in memory as a whole: one picture, restored exactly in tiles."""
+    if job.inputs or job.preview is not None or job.image.is_cube or job.as_cube or restorer.manifest.scale != 1:
+        return False
+    height, width, channels = job.size
+    return job.image.channels == channels and restorer.restores_exactly(height, width, job.options)

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..manifest import IMAGE_INPUT
 from .io import cubes, output_files, spectral_preview
-from .io.input_files import InputFile, InputHeader, matching_inputs, read_header
+from .io.input_files import InputFile, InputHeader, read_headers
 from .preprocess.normalization import is_spectrum
 from .preprocess.request import check_names, check_sizes, expected_channels, result_size
 from .restore_options import RestoreOptions
@@ -111,10 +111,9 @@ def plan_jobs(
     targets = _targets(images, out, is_spectrum(restorer.manifest), into_folder or len(images) > 1)
     if preview is not None and len(images) > 1:
         raise InputError(f"--preview is for one image, and there are {len(images)}; restore the one to look at alone")
-    matched = [matching_inputs(image, inputs) for image in images]
     jobs = [
-        plan_job(restorer, image, beside, target, options, preview)
-        for image, beside, target in zip(images, matched, targets, strict=True)
+        plan_job(restorer, image, inputs, target, options, preview)
+        for image, target in zip(images, targets, strict=True)
     ]
     if targets[0] != out:
         _make_folder(out)
@@ -137,8 +136,10 @@ def plan_job(
     ----------
     restorer
         The model.
-    image, inputs
-        The image, and the model's other inputs by name.
+    image
+        The image.
+    inputs
+        The model's other inputs by name: a file, or a folder that holds a file with the image's name.
     target, preview
         Files for the result, and for a preview of a spectrum or None.
     options
@@ -154,8 +155,8 @@ def plan_job(
     if preview is not None and not spectrum:
         raise InputError("a preview is for spectra, and this model makes pictures; leave it out")
     check_names(manifest, inputs)
-    files = {IMAGE_INPUT: image, **inputs}
-    headers = {name: read_header(file, expected_channels(manifest, name)) for name, file in files.items()}
+    expected = {name: expected_channels(manifest, name) for name in (IMAGE_INPUT, *inputs)}
+    headers = read_headers(image, inputs, expected)
     try:
         height, width = result_size(manifest, headers[IMAGE_INPUT].height, headers[IMAGE_INPUT].width)
         channels = check_sizes(manifest, {name: header.size for name, header in headers.items()})

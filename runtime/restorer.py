@@ -157,31 +157,13 @@ class Restorer:
         KeygraphError
             The model failed.
         """
-        return self.restore_image(image, RestoreOptions(k, **options), inputs=inputs, progress=progress)
-
-    def restore_image(
-        self,
-        image: NDArray[Any],
-        options: RestoreOptions,
-        *,
-        inputs: Mapping[str, NDArray[Any]] | None = None,
-        progress: Progress | None = None,
-    ) -> Restored:
-        """Restore one image with options given as one object.
-
-        Parameters
-        ----------
-        image, inputs, progress
-            As for `restore`.
-        options
-            How it is restored.
-        """
         image = np.asarray(image)
-        options.check(self.manifest)
+        checked = RestoreOptions(k, **options)
+        checked.check(self.manifest)
         request = make_request(self.manifest, image, inputs)
         scale = self.manifest.scale
         result = np.empty((request.height * scale, request.width * scale, request.channels.channels), request.dtype)
-        restored = self.restore_request(request, ArrayWriter(result), options, progress)
+        restored = self.restore_request(request, ArrayWriter(result), checked, progress)
         return replace(restored, image=result[:, :, 0] if image.ndim == 2 and result.shape[2] == 1 else result)
 
     def restore_request(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import InputError
+from ...manifest import IMAGE_INPUT
 from . import cubes, images
 from .cubes import Cube
 from .images import Picture
@@ -36,7 +37,11 @@ class InputFile:
         """Parse ``scene.png``, or ``scene.mat:cube`` for one array of a file with several."""
         if isinstance(text, InputFile):
             return text
-        return cls(*cubes.split_variable(text))
+        whole = os.fspath(text)
+        file, colon, variable = whole.rpartition(":")
+        if colon and Path(file).suffix.lower() in cubes.FORMATS and not os.path.exists(whole):
+            return cls(Path(file), variable)
+        return cls(Path(whole))
 
     def __str__(self) -> str:
         return str(self.path) if self.variable is None else f"{self.path}:{self.variable}"
@@ -75,6 +80,29 @@ class InputHeader:
         return _decoded(self.file, self.is_cube, self.expected_channels)
 
 
+def read_headers(
+    image: InputFile, inputs: Mapping[str, InputFile], channels: Mapping[str, int]
+) -> dict[str, InputHeader]:
+    """Read the headers of an image and of the model's other inputs.
+
+    Parameters
+    ----------
+    image
+        The image.
+    inputs
+        The other inputs by name: a file, or a folder that holds a file with the image's name.
+    channels
+        Numbers of channels expected of ``"image"`` and of the other inputs.
+
+    Raises
+    ------
+    InputError
+        As `matching_inputs` and `read_header`.
+    """
+    files = {IMAGE_INPUT: image, **matching_inputs(image, inputs)}
+    return {name: read_header(file, channels[name]) for name, file in files.items()}
+
+
 def read_header(file: InputFile, channels: int) -> InputHeader:
     """Read the size of an image without decoding it.
 
@@ -90,7 +118,7 @@ def read_header(file: InputFile, channels: int) -> InputHeader:
     InputError
         The file is missing, damaged or of another kind.
     """
-    if cubes.is_cube(file.path):
+    if _is_cube(file.path):
         cube = cubes.read_header(file.path, file.variable, channels)
         return InputHeader(file, cube.height, cube.width, cube.bands, True, channels)
     picture = images.read_header(file.path)
@@ -105,7 +133,12 @@ def read(file: InputFile, channels: int) -> Picture | Cube:
     InputError
         The file is missing, damaged or of another kind, or a cube holds NaN or infinity.
     """
-    return _decoded(file, cubes.is_cube(file.path), channels)
+    return _decoded(file, _is_cube(file.path), channels)
+
+
+def _is_cube(path: Path) -> bool:
+    # Only a TIFF must be opened to tell.
+    return path.suffix.lower() in cubes.FORMATS and cubes.is_cube(path)
 
 
 def _decoded(file: InputFile, is_cube: bool, channels: int) -> Picture | Cube:
@@ -146,7 +179,7 @@ def matching_inputs(image: InputFile, inputs: Mapping[str, InputFile]) -> dict[s
     found = {}
     for name, other in inputs.items():
         found[name] = InputFile(other.path / image.path.name) if other.path.is_dir() else other
-        if not found[name].path.is_file():
+        if other.path.is_dir() and not found[name].path.is_file():
             raise InputError(
                 f"--input {name}: {other.path} holds no {image.path.name}, which {image.path} needs; "
                 "files in it must have the images' names"

@@ -72,7 +72,7 @@ def write(
     if isinstance(source, Cube):
         picture, lost = Picture(pixels), []
     else:
-        picture = source.with_pixels(pixels)
+        picture = images.with_pixels(source, pixels)
         lost = list(picture.notices[len(source.notices) :])
     if not as_cube:
         return lost + images.write(path, picture)

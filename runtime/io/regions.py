@@ -36,10 +36,16 @@ class RegionWriter(Protocol):
 
 
 class ArrayWriter:
-    """Writes into an array, [H, W, C]."""
+    """A `RegionWriter` that writes into an array.
+
+    Parameters
+    ----------
+    values
+        [H, W, C]
+    """
 
     def __init__(self, values: NDArray[Any]) -> None:
-        self._values = values
+        self.values = values
 
     def write(self, top: int, left: int, values: NDArray[Any]) -> None:
         """Write a rectangle; see `RegionWriter.write`.
@@ -51,4 +57,4 @@ class ArrayWriter:
         values
             [height, width, C]
         """
-        self._values[top : top + values.shape[0], left : left + values.shape[1]] = values
+        self.values[top : top + values.shape[0], left : left + values.shape[1]] = values

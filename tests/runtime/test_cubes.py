@@ -280,15 +280,6 @@ def test_names_that_no_variable_can_have(tmp_path: Path, suffix: str, name: str)
     assert cubes.read(tmp_path / f"b{suffix}").variable == "HSI_2" + "x" * 58
 
 
-def test_file_and_variable_are_told_apart(tmp_path: Path) -> None:
-    assert cubes.split_variable("a/scene.mat:cube") == (Path("a/scene.mat"), "cube")
-    assert cubes.split_variable("a/scene.mat") == (Path("a/scene.mat"), None)
-    assert cubes.split_variable("a:b.png") == (Path("a:b.png"), None)
-    odd = tmp_path / "a.mat:b"
-    odd.touch()
-    assert cubes.split_variable(odd) == (odd, None)
-
-
 def test_bands_that_come_first(tmp_path: Path) -> None:
     pixels = noise(5, 7, 9)
     np.save(tmp_path / "a.npy", pixels)

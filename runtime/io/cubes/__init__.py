@@ -120,15 +120,6 @@ def is_cube(path: str | os.PathLike[str]) -> bool:
     return tiff.is_cube(Path(path)) if name == "TIFF" else name is not None
 
 
-def split_variable(text: str | os.PathLike[str]) -> tuple[Path, str | None]:
-    """Split ``scene.mat:cube`` into the file and the name of the variable in it, None where there is none."""
-    whole = os.fspath(text)
-    file, colon, variable = whole.rpartition(":")
-    if colon and FORMATS.get(Path(file).suffix.lower()) is not None and not os.path.exists(whole):
-        return Path(file), variable
-    return Path(whole), None
-
-
 def describe_arrays(path: str | os.PathLike[str]) -> list[str]:
     """List the arrays of a file that holds several by name: sizes and types, a line each; raises as `read`."""
     arrays = _contents(Path(path)).arrays

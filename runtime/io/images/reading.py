@@ -6,13 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyvips
 
 from ....errors import InputError
 from .formats import LOADERS, SAMPLE_TYPES, reason_of
-from .metadata import metadata_of, metadata_title
+from .metadata import metadata_title
 from .picture import Header, Picture
 
 
@@ -134,3 +135,12 @@ def reading_notices(image: pyvips.Image) -> list[str]:
     if dropped:
         notices.append(f"dropped: {', '.join(dropped)}")
     return notices
+
+
+def metadata_of(image: pyvips.Image) -> dict[str, tuple[int, Any]]:
+    """Return the metadata that is kept: libvips's name -> (its type, value)."""
+    return {
+        name: (image.get_typeof(name), image.get(name))
+        for name in image.get_fields()
+        if metadata_title(name) is not None
+    }

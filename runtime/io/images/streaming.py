@@ -18,10 +18,9 @@ from ....files import atomic_path
 from ..scratch_file import ScratchFile
 from . import raw_tiff
 from .formats import SAMPLE_TYPES, format_of, reason_of
-from .metadata import lost_metadata, metadata_of
-from .picture import Picture, with_metadata
-from .reading import colour_channels, open_file, reading_notices, vips_errors
-from .writing import fitted, save_options
+from .picture import Picture
+from .reading import colour_channels, metadata_of, open_file, reading_notices, vips_errors
+from .writing import fitted, lost_metadata, save_options, with_metadata
 
 #: Rows of one strip.
 _STRIP_ROWS = 64

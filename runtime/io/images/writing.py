@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from ....errors import InputError
 from ....files import atomic_path, check_place
-from .formats import LARGEST_SIDE, format_of, reason_of
-from .metadata import lost_metadata
-from .picture import Picture, vips_image
+from .formats import LARGEST_SIDE, VIPS_TYPES, format_of, reason_of
+from .metadata import metadata_title
+from .picture import Picture
 
 
 def check_target(path: str | os.PathLike[str], height: int, width: int, channels: int) -> None:
@@ -135,3 +135,91 @@ def _reduced(values: NDArray[Any], bits: int) -> NDArray[Any]:
     white = 1.0 if values.dtype.kind == "f" else float(np.iinfo(values.dtype).max)
     scaled = np.clip(values.astype(np.float64) * ((2**bits - 1) / white), 0, 2**bits - 1)
     return np.rint(scaled).astype(np.uint8 if bits == 8 else np.uint16)
+
+
+def vips_image(picture: Picture) -> pyvips.Image:
+    """Return a picture as a libvips image, with its metadata."""
+    pixels = picture.pixels if picture.pixels.ndim == 3 else picture.pixels[:, :, None]
+    channels = pixels.shape[2]
+    if picture.alpha is not None:
+        pixels = np.concatenate([pixels, picture.alpha[:, :, None]], axis=2)
+    dtype = pixels.dtype.newbyteorder("=")
+    native = np.ascontiguousarray(pixels, dtype=np.float32 if dtype == np.float16 else dtype)
+    image = pyvips.Image.new_from_memory(
+        native.data, native.shape[1], native.shape[0], native.shape[2], VIPS_TYPES[native.dtype]
+    )
+    return with_metadata(image, picture, native.dtype, channels)
+
+
+def with_metadata(image: pyvips.Image, picture: Picture, dtype: np.dtype[Any], channels: int) -> pyvips.Image:
+    """Set the colour space, resolution and metadata of a libvips image.
+
+    Parameters
+    ----------
+    image
+        Samples alone.
+    picture
+        Gives resolution and metadata.
+    dtype
+        Type of the samples.
+    channels
+        Number of channels, without alpha.
+    """
+    deep = dtype == np.uint16
+    colours = {1: "grey16" if deep else "b-w", 3: "rgb16" if deep else "srgb"}.get(channels, "multiband")
+    image = image.copy(interpretation=colours, xres=picture.resolution[0], yres=picture.resolution[1])
+    for name, (kind, value) in picture.metadata.items():
+        image.set_type(kind, name, value)
+    # Else libvips writes the orientation and the thumbnail of the source, which are still in the EXIF block.
+    image.set_type(pyvips.GValue.gint_type, "orientation", 1)
+    if "exif-data" in picture.metadata:
+        image.set_type(pyvips.GValue.blob_type, "jpeg-thumbnail-data", b"")
+    return image
+
+
+def metadata_titles(picture: Picture) -> list[str]:
+    """Return the users' names of the metadata that a picture has."""
+    return sorted({title for field in picture.metadata if (title := metadata_title(field)) is not None})
+
+
+def lost_metadata(written: pyvips.Image, picture: Picture, name: str) -> list[str]:
+    """Return a line for the metadata that a written file does not hold.
+
+    Parameters
+    ----------
+    written
+        The written file, opened.
+    picture
+        What was written.
+    name
+        Name of the format.
+    """
+    there = {metadata_title(field) for field in written.get_fields()}
+    titles = [title for title in metadata_titles(picture) if title not in there]
+    return [f"{', '.join(titles)} dropped: not kept in {name}"] if titles else []
+
+
+def with_pixels(picture: Picture, pixels: NDArray[Any]) -> Picture:
+    """Return a copy of a picture with the pixels of its restored image.
+
+    The alpha plane is kept, or resampled (bicubic) when the restored image has another size. The ICC profile is
+    kept only when the number of channels stays the same.
+    """
+    alpha, metadata, notices = picture.alpha, picture.metadata, picture.notices
+    if alpha is not None and pixels.ndim == 3 and pixels.shape[2] != 3:
+        alpha = None
+        notices += (f"alpha dropped: an image of {pixels.shape[2]} channels has none",)
+    if alpha is not None and alpha.shape != pixels.shape[:2]:
+        alpha = _resampled(alpha, pixels.shape[0], pixels.shape[1])
+        notices += ("alpha resampled (bicubic), not restored",)
+    if pixels.shape[2:] != picture.pixels.shape[2:] and "icc-profile-data" in metadata:
+        metadata = {name: value for name, value in metadata.items() if name != "icc-profile-data"}
+        notices += ("ICC profile dropped: it is for another number of channels",)
+    return dataclasses.replace(picture, pixels=pixels, alpha=alpha, metadata=metadata, notices=notices)
+
+
+def _resampled(plane: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    image = vips_image(Picture(plane))
+    larger = image.resize(width / plane.shape[1], vscale=height / plane.shape[0], kernel="cubic")
+    values: NDArray[Any] = larger.cast(image.format).numpy()
+    return values.reshape(height, width)
