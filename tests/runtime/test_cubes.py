@@ -20,6 +20,7 @@ import tifffile
 from keygraph.errors import InputError, MissingDependencyError
 from keygraph.runtime.io import cubes, images
 from keygraph.runtime.io.cubes import Cube, matlab, nanometres
+from keygraph.runtime.io.cubes.writing import WIDER_TYPES
 
 Array = np.ndarray[Any, Any]
 
@@ -67,7 +68,7 @@ def test_what_is_written_comes_back(tmp_path: Path, suffix: str, dtype: str) -> 
 
 
 def test_the_types_that_widen() -> None:
-    assert cubes._WIDER == {
+    assert WIDER_TYPES == {
         "MATLAB": {"bool": "uint8", "float16": "float32"},
         "ENVI": {"bool": "uint8", "int8": "int16", "float16": "float32"},
         "TIFF": {"bool": "uint8"},
