@@ -58,12 +58,12 @@ class Request:
     @property
     def height(self) -> int:
         """Height of the result, divided by the manifest's scale."""
-        return self.image.shape[0] - self.margins[0][0]
+        return int(self.image.shape[0]) - self.margins[0][0]
 
     @property
     def width(self) -> int:
         """Width of the result, divided by the manifest's scale."""
-        return self.image.shape[1] - self.margins[0][1]
+        return int(self.image.shape[1]) - self.margins[0][1]
 
 
 def make_request(
@@ -260,10 +260,11 @@ def _padded_part(values: NDArray[Any] | ScratchFile, rows: NDArray[np.intp], col
     """Return these rows and columns; a view of an array where nothing is reflected."""
     top, left = rows.min(), columns.min()
     # Slices first: they are all that a `ScratchFile` supports.
-    around = values[top : rows.max() + 1, left : columns.max() + 1]
+    around: NDArray[Any] = values[top : rows.max() + 1, left : columns.max() + 1]
     if around.shape[:2] == (len(rows), len(columns)) and rows[0] == top and columns[0] == left:
         return around
-    return around[rows[:, None] - top, columns - left]
+    part: NDArray[Any] = around[rows[:, None] - top, columns - left]
+    return part
 
 
 def _with_channels(name: str, values: ArrayLike | ScratchFile) -> NDArray[Any] | ScratchFile:

@@ -93,7 +93,8 @@ def _load(path: Path, order: tuple[int, ...]) -> NDArray[Any]:
         series = file.series[0]
         values: NDArray[Any] = series.asarray()
         _, shape = _squeezed(series.axes, values.shape)
-    return values.reshape(shape).transpose(order)
+    bands_last: NDArray[Any] = values.reshape(shape).transpose(order)
+    return bands_last
 
 
 def _squeezed(axes: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:

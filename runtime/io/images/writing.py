@@ -134,7 +134,8 @@ def _reduced(values: NDArray[Any], bits: int) -> NDArray[Any]:
         return values.astype(np.float32)
     white = 1.0 if values.dtype.kind == "f" else float(np.iinfo(values.dtype).max)
     scaled = np.clip(values.astype(np.float64) * ((2**bits - 1) / white), 0, 2**bits - 1)
-    return np.rint(scaled).astype(np.uint8 if bits == 8 else np.uint16)
+    rounded: NDArray[Any] = np.rint(scaled).astype(np.uint8 if bits == 8 else np.uint16)
+    return rounded
 
 
 def vips_image(picture: Picture) -> pyvips.Image:
