@@ -27,7 +27,7 @@ def noise(*shape: int, dtype: Any = np.uint8) -> Array:
 
 
 def smooth(height: int, width: int) -> Array:
-    """A picture that JPEG keeps well."""
+    """Return a smooth picture, which JPEG changes little."""
     y, x = np.mgrid[:height, :width]
     return np.stack([y * 200 // height, x * 200 // width, (x + y) % 64], axis=2).astype(np.uint8)
 
