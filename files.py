@@ -13,6 +13,9 @@ from .errors import InputError
 #: What a PyTorch checkpoint's name ends with.
 CHECKPOINT_SUFFIXES = (".ckpt", ".pth", ".pt", ".safetensors")
 
+#: What an engine's name ends with.
+ENGINE_SUFFIX = ".plan"
+
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:

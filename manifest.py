@@ -1,24 +1,31 @@
-"""The manifest: what an artifact says of itself, so that the runtime needs to know no architecture.
+"""The manifest: everything that the runtime needs to know of a file, so that it depends on no architecture.
 
-An ONNX file carries it as JSON in `metadata_props["keygraph"]`, an engine in `<engine>.json` beside it.
+An ONNX file stores it as JSON in `metadata_props["keygraph"]`, an engine in `<engine>.json` beside it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from .errors import InputError
 
-#: 2 added `half` and `profiles`; 3 what models need that are not one picture in and one out.
+T = TypeVar("T")
+
+#: Fields of real numbers. A whole number stays an int when it is read, so that `to_json` gives the same text again.
+Real: TypeAlias = int | float
+
+#: Format 2 added `half` and `profiles`; format 3 added `views` and all fields after it.
 FORMAT_VERSION = 3
 
 #: The key in ONNX `metadata_props` that holds the manifest.
 METADATA_KEY = "keygraph"
 
-#: Names of the exported graph's tensors, the same for every architecture; `ExtraInput` names the others.
+#: Names of the exported graph's tensors, the same for every architecture. `ExtraInput` has the other names.
 IMAGE_INPUT = "image"
 K_INPUT = "k"
 IMAGE_OUTPUT = "restored"
@@ -26,18 +33,18 @@ IMAGE_OUTPUT = "restored"
 
 @dataclass(frozen=True)
 class Neighbours:
-    """How many nodes k each node of a key graph keeps.
+    """The number k of neighbours that each node of a key graph keeps.
 
     Attributes
     ----------
     default
-        The k that is used when the user names none; the only one possible when `runtime` is false.
+        Used unless the user chooses another k; the only possible k when `runtime` is false.
     maximum
-        Nodes in a window: from here on every node keeps all, and a larger k is refused.
+        The nodes in a window; a larger k is an error.
     trained
-        The values that training drew from; empty when unknown.
+        The values that training drew k from; empty when unknown.
     runtime
-        True when k is an input of the graph, false when it is fixed in it.
+        True when k is an input of the graph, false when it is fixed.
     """
 
     default: int
@@ -48,101 +55,101 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Tiling:
-    """Overlap for tiled inference, as measured against whole images when the file was made.
+    """Calibrated tile size and overlap for tiled inference.
 
     Attributes
     ----------
     tile, overlap
         Pixels of the input image, both multiples of the manifest's `size_multiple`.
     psnr
-        Tiled against whole, dB, on the calibration image with these values.
+        PSNR of the tiled against the whole-image result in dB, on the calibration image.
     """
 
     tile: int
     overlap: int
-    psnr: float
+    psnr: Real
 
 
 @dataclass(frozen=True)
 class ExactTiling:
-    """Exact tiled inference of a model with global statistics, as tried when the file was made.
+    """Exact tiled inference of a model with global statistics, as verified at export.
 
     Attributes
     ----------
     tile
-        Side of the tiles, in pixels.
+        Side of the tiles in pixels.
     psnr
-        Against the whole image, dB, at most 200.
+        PSNR against the whole-image result in dB, at most 200.
     sweeps
-        Times that all tiles are gone over.
+        Passes over all tiles.
     disk
-        Bytes of features per pixel of the image, at the most.
+        Largest size of the stored features, in bytes per pixel of the image.
     """
 
     tile: int
-    psnr: float
+    psnr: Real
     sweeps: int
-    disk: float
+    disk: Real
 
 
 @dataclass(frozen=True)
 class GlobalStatistics:
-    """What statistics over the whole image cost, as measured when the file was made.
+    """The cost of statistics over the whole image, as measured at export.
 
     Attributes
     ----------
     memory
-        Bytes per pixel that a run over a whole image takes at its peak on a CPU; None where that was not measured.
+        Peak memory of a whole-image run on a CPU, in bytes per pixel; None when it was not measured.
     tilings
-        Plain tiles of several sizes, the smallest first: how far from the whole image their results are.
+        Accuracy of plain tiles of several sizes, the smallest first.
     exact
-        None where the network cannot be run exactly in tiles.
+        Exact tiling; None when the network cannot be run exactly in tiles.
     """
 
-    memory: float | None
+    memory: Real | None
     tilings: tuple[Tiling, ...]
     exact: ExactTiling | None
 
 
 @dataclass(frozen=True)
 class HalfPrecision:
-    """What is half in a file of half precision, what is not, and how close to overflow it came.
+    """Mixed precision: which nodes of a half-precision file stay in FP32, and the head-room of the others.
 
     Attributes
     ----------
     keep_fp32
         Patterns of the nodes that stay in FP32: the architecture's, then the user's.
     found
-        What `--precision auto` had to add to them; empty when it was not asked for, or had to add nothing.
+        Patterns that `--precision auto` added; empty when it added none or was not used.
     target_psnr
-        What it was to reach, dB; None when it was not asked for.
+        Target of `--precision auto` in dB; None when it was not used.
     nodes, nodes_fp32
-        Computing nodes of the file, and how many of them are in FP32.
+        Number of floating-point nodes, and how many of them compute in FP32.
     half_io
-        Whether image and restored image are half as well.
+        Whether the input and output images are half precision, too.
     pictures
-        Names of the images that the ranges were measured on; empty when they were not (`--no-verify`).
+        Names of the images that the ranges were measured on; empty when nothing was measured (`--no-verify`).
     headroom
-        Largest finite value of the type over the largest value that any half tensor took: at 1 it overflows. 0 when it
-        was not measured.
+        Largest finite value of the type over the largest value of any half-precision tensor; below 1 it overflows. 0
+        when it was not measured.
     largest
-        The nodes with the largest values in half, and these values; the largest first.
+        The half-precision nodes with the largest absolute values, and these values, in descending order.
     """
 
     keep_fp32: tuple[str, ...] = ()
     found: tuple[str, ...] = ()
-    target_psnr: float | None = None
+    target_psnr: Real | None = None
     nodes: int = 0
     nodes_fp32: int = 0
     half_io: bool = False
     pictures: tuple[str, ...] = ()
-    headroom: float = 0.0
-    largest: tuple[tuple[str, float], ...] = ()
+    headroom: Real = 0.0
+    largest: tuple[tuple[str, Real], ...] = ()
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Sizes that an engine was built for, each as (least, best, most).
+    """Sizes that an engine was built for, each as (minimum, optimum, maximum).
 
     Attributes
     ----------
@@ -157,32 +164,38 @@ class Profile:
     width: tuple[int, int, int]
 
     def takes(self, batch: int, height: int, width: int) -> bool:
-        """Whether images of this shape are within it."""
+        """Tell whether images of a shape are within the profile.
+
+        Parameters
+        ----------
+        batch, height, width
+            Shape of the image tensor, in the units of the attributes.
+        """
         sizes = ((batch, self.batch), (height, self.height), (width, self.width))
-        return all(least <= size <= most for size, (least, _, most) in sizes)
+        return all(minimum <= size <= maximum for size, (minimum, _, maximum) in sizes)
 
 
-#: How an image's samples become the graph's numbers, before `value_range` is applied.
+#: Normalisation of an image's samples, before `value_range` is applied.
 #:
-#: ``"type"``: integers are divided by their type's white level, floats are taken as they are.
-#: ``"range"``: as ``"type"``, then (x - min) / (max - min) with the least and largest sample of the whole image.
+#: ``"type"``: integers are divided by the white level of their type; floats are not changed.
+#: ``"range"``: as ``"type"``, then (x - min) / (max - min) with the smallest and largest sample of the whole image.
 #: ``"peak"``: negative samples become 0, then x / max * `gain` with the largest sample of the whole image.
-#: ``"none"``: samples are taken as they are, whatever their type.
+#: ``"none"``: samples of any type are not changed.
 NORMALISATIONS = ("type", "range", "peak", "none")
 
 
 @dataclass(frozen=True)
 class ExtraInput:
-    """A tensor that the graph takes beside the image, with the same batch.
+    """An input of the graph in addition to the image: [B, channels, H + margin[0], W + margin[1]].
 
     Attributes
     ----------
     name
-        Of the graph's tensor, and what users call it: ``"mask"``.
+        Name of the tensor, and of the option for users: ``"mask"``.
     channels
-        [B, channels, H + margin[0], W + margin[1]] for a result of H x W.
+        Its channels.
     margin
-        Rows and columns by which it is larger than the result.
+        Rows and columns by which it is larger than the result divided by the scale, H x W.
     """
 
     name: str
@@ -192,26 +205,26 @@ class ExtraInput:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything that is needed to run an artifact and to know where it came from.
+    """Everything that is needed to run a model file, and its provenance.
 
     Attributes
     ----------
     architecture, configuration
-        Registry name (``"kgt"``) and the constructor's arguments as plain JSON values. Not for the runtime.
+        Name in the registry (``"kgt"``), and the configuration's fields as JSON values. The runtime does not use them.
     task
-        Free text, for instance ``"denoising"``; the empty string when the checkpoint does not say.
+        Free text, for instance ``"denoising"``; empty when the checkpoint does not say.
     scale
         Output pixels per input pixel along each axis.
     in_channels, out_channels
         Channels of the image tensors, NCHW.
     value_range
-        What black and white are in those tensors.
+        Values of black and white in those tensors.
     size_multiple
         Height and width of a tensor must be multiples of this; tile origins are aligned to it.
     global_statistics
-        True when a pixel's result depends on sums over the whole image, so that tiles change it.
+        True when a pixel's result depends on sums over the whole image, so that plain tiles change it.
     shape
-        None when batch, height and width are dynamic, else the only (B, H, W) that the file takes.
+        The only (B, H, W) that the file takes; None when they are dynamic.
     neighbours
         The key graph's k, or None for architectures without one.
     precision
@@ -219,31 +232,33 @@ class Manifest:
     weights_sha256
         SHA-256 over the checkpoint's tensors (names, types, shapes, bytes), independent of the container.
     made_with
-        Package versions, keygraph's own among them.
+        Package name -> version, keygraph's own included.
     verification
-        What was compared with PyTorch and the result; None when `--no-verify` was given.
+        Records of the comparisons with PyTorch, by configuration; None when it was skipped (`--no-verify`).
     tiling
-        Calibrated tiling, or None when it was not measured.
+        Calibrated tiling; None when it was not measured.
     half
-        The policy and the ranges of an fp16 or bf16 file; None for fp32.
+        Mixed precision of an fp16 or bf16 file; None for fp32.
     profiles
-        The sizes that an engine takes, the preferred ones first; empty where nothing but `shape` limits them.
+        Sizes that an engine takes, in order of preference; empty when only `shape` limits them.
     views
-        Names of the pictures whose channels make up the image, in this order, for instance ``("left", "right")``; empty
-        for one picture.
+        Names of the pictures whose channels are stacked to the image, in this order, for instance
+        ``("left", "right")``; empty for a single picture.
     normalisation, gain
         One of `NORMALISATIONS`, and the factor of ``"peak"``.
     margin
-        Rows and columns by which the image tensor is larger than the result (a dispersed measurement); `size_multiple`,
-        `shape` and `profiles` speak of the result's size over `scale`.
+        Rows and columns by which the image tensor is larger than the result divided by the scale (for a dispersed
+        measurement). `size_multiple`, `shape` and `profiles` do not include it.
     extra_inputs
-        What the graph takes beside the image and k; it stands between the two.
+        Further inputs of the graph, in order, between the image and k.
     clamp
-        Range that results are cut to, in units of `value_range`; None leaves floats as they are.
+        Range that results are clipped to, in units of `value_range`; None for no clipping of floats.
     wavelengths
-        Of the result's bands in nm, one for each of `out_channels`; empty for pictures.
+        Wavelengths of the result's bands in nm, one for each of `out_channels`; empty for pictures.
     statistics
-        What `global_statistics` cost; None where there are none, or they were not measured.
+        Cost of `global_statistics`; None when there are none or it was not measured.
+    format_version
+        Format that the manifest is written in.
     """
 
     architecture: str
@@ -252,7 +267,7 @@ class Manifest:
     scale: int
     in_channels: int
     out_channels: int
-    value_range: tuple[float, float]
+    value_range: tuple[Real, Real]
     size_multiple: int
     global_statistics: bool
     shape: tuple[int, int, int] | None
@@ -266,72 +281,123 @@ class Manifest:
     profiles: tuple[Profile, ...] = ()
     views: tuple[str, ...] = ()
     normalisation: str = "type"
-    gain: float = 1.0
+    gain: Real = 1.0
     margin: tuple[int, int] = (0, 0)
     extra_inputs: tuple[ExtraInput, ...] = ()
-    clamp: tuple[float, float] | None = None
-    wavelengths: tuple[float, ...] = ()
+    clamp: tuple[Real, Real] | None = None
+    wavelengths: tuple[Real, ...] = ()
     statistics: GlobalStatistics | None = None
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:
-        """Serialize; the same manifest gives the same text."""
+        """Return the manifest as JSON; the same manifest gives the same text."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
 
 def from_json(text: str, source: str) -> Manifest:
-    """Read a manifest back.
+    """Decode a manifest of this format or an older one.
 
     Parameters
     ----------
     text
-        What `Manifest.to_json` wrote.
+        JSON, from `Manifest.to_json`.
     source
         The file's name, for messages.
+
+    Returns
+    -------
+    Manifest
 
     Raises
     ------
     InputError
-        The text is no manifest, or a newer keygraph wrote it.
+        The text is not a manifest: it is not JSON, or a field is missing, unknown or of the wrong type. Or its format
+        is newer than `FORMAT_VERSION`.
     """
+    damaged = f"{source}: the keygraph manifest is damaged"
     try:
         values = json.loads(text)
         version = values["format_version"]
     except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{source}: the keygraph manifest is damaged; export the model again") from error
+        raise InputError(f"{damaged}; export the model again") from error
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise InputError(
             f"{source}: manifest format {version} is newer than this keygraph reads ({FORMAT_VERSION}); "
             "upgrade with: pip install --upgrade keygraph"
         )
     try:
-        values["value_range"] = tuple(values["value_range"])
-        if values["shape"] is not None:
-            values["shape"] = tuple(values["shape"])
-        if values["neighbours"] is not None:
-            neighbours = values["neighbours"]
-            values["neighbours"] = Neighbours(**{**neighbours, "trained": tuple(neighbours["trained"])})
-        if values["tiling"] is not None:
-            values["tiling"] = Tiling(**values["tiling"])
-        if values.get("half") is not None:
-            half = values["half"]
-            lists = {name: tuple(half[name]) for name in ("keep_fp32", "found", "pictures")}
-            largest = tuple((name, value) for name, value in half["largest"])
-            values["half"] = HalfPrecision(**{**half, **lists, "largest": largest})
-        values["profiles"] = tuple(
-            Profile(**{name: tuple(sizes) for name, sizes in profile.items()}) for profile in values.get("profiles", ())
+        return decode(values, Manifest)
+    except ValueError as error:
+        raise InputError(f"{damaged} ({error}); export the model again") from error
+
+
+def from_metadata(metadata: Mapping[str, str], source: str | os.PathLike[str]) -> Manifest:
+    """Read the manifest of an exported ONNX file.
+
+    Parameters
+    ----------
+    metadata
+        The file's `metadata_props` as a mapping.
+    source
+        The file, for messages.
+
+    Raises
+    ------
+    InputError
+        There is no manifest, it is damaged, or a newer keygraph wrote it.
+    """
+    if METADATA_KEY not in metadata:
+        raise InputError(
+            f"{source} is an ONNX file, but not one that keygraph exported; make one with: export-model CHECKPOINT"
         )
-        for name in ("views", "margin", "wavelengths", "clamp"):
-            if values.get(name) is not None:
-                values[name] = tuple(values[name])
-        values["extra_inputs"] = tuple(
-            ExtraInput(**{**extra, "margin": tuple(extra["margin"])}) for extra in values.get("extra_inputs", ())
-        )
-        if values.get("statistics") is not None:
-            statistics = values["statistics"]
-            tilings = tuple(Tiling(**tiling) for tiling in statistics["tilings"])
-            exact = None if statistics["exact"] is None else ExactTiling(**statistics["exact"])
-            values["statistics"] = GlobalStatistics(**{**statistics, "tilings": tilings, "exact": exact})
-        return Manifest(**values)
-    except (TypeError, KeyError) as error:
-        raise InputError(f"{source}: the keygraph manifest is damaged ({error}); export the model again") from error
+    return from_json(metadata[METADATA_KEY], str(source))
+
+
+def decode(values: Any, kind: type[T]) -> T:
+    """Convert plain JSON values to a dataclass, strictly.
+
+    Parameters
+    ----------
+    values
+        From `json.loads`.
+    kind
+        A dataclass; its fields may be dataclasses, tuples and unions with None.
+
+    Returns
+    -------
+    T
+        Lists become tuples where the fields say so. Missing fields get their default.
+
+    Raises
+    ------
+    ValueError
+        A field is unknown, is missing and has no default, or has a value of the wrong type. The message names it:
+        ``Expected `int`, got `str` - at `$.tiling.tile```.
+    """
+    import msgspec  # Takes longer to import than everything else here, and only reading a file needs it.
+
+    try:
+        result = msgspec.convert(values, kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from error
+    # For dataclasses, msgspec ignores unknown fields.
+    unknown = _first_unknown(values, msgspec.to_builtins(result), "$")
+    if unknown is not None:
+        raise ValueError(f"Unknown field `{unknown}`")
+    return result
+
+
+def _first_unknown(given: Any, known: Any, path: str) -> str | None:
+    """Return the path of the first key in nested `given` that `known` lacks."""
+    if isinstance(given, dict):
+        for key, value in given.items():
+            name = f"{path}.{key}"
+            found = _first_unknown(value, known[key], name) if key in known else name
+            if found is not None:
+                return found
+    elif isinstance(given, list):
+        for i, value in enumerate(given):
+            found = _first_unknown(value, known[i], f"{path}[{i}]")
+            if found is not None:
+                return found
+    return None

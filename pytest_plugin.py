@@ -1,9 +1,9 @@
-"""A fixture of pytest: assert in two lines that an exported model is still the network it was made from.
+"""pytest fixture: assert in two lines that an exported model still computes what its checkpoint does.
 
 >>> def test_export(keygraph_parity):
 ...     keygraph_parity("kgt.onnx", "kgt.ckpt", inputs=["photo.png"], at_least=90)
 
-pytest loads this module in every session, so it imports nothing that is not used.
+pytest loads this module in every session, so imports are deferred until they are needed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Parity(Protocol):
-    """What the fixture `keygraph_parity` gives."""
+    """The type of the fixture `keygraph_parity`."""
 
     def __call__(
         self,
@@ -40,7 +40,8 @@ class Parity(Protocol):
         inputs, clean, k, tile, at_least
             See `parity.compare`.
         baseline
-            An earlier ``keygraph compare --json`` (a file, or what is in it): fail only where something got worse.
+            Output of an earlier ``keygraph compare --json``, as a file or its contents: fail only where a result got
+            worse.
 
         Returns
         -------
@@ -55,7 +56,7 @@ class Parity(Protocol):
 
 @pytest.fixture
 def keygraph_parity() -> Parity:
-    """Compare models with a reference, and fail the test with the reasons where they do not agree."""
+    """Return a function that compares models with a reference, and fails the test where they do not agree."""
     return _assert_parity
 
 
@@ -69,16 +70,17 @@ def _assert_parity(
     baseline: str | os.PathLike[str] | Mapping[str, Any] | None = None,
 ) -> Run:
     from .errors import InputError
-    from .parity import compare, failures
+    from .parity import compare
+    from .parity.output.baseline import find_regressions, read_run
 
     if len(models) < 2:
-        raise InputError(f"there are {len(models)} models; give one candidate or several, then the reference")
+        raise InputError(f"got {len(models)} models; give one or several candidates, then the reference")
     run = compare(models[:-1], models[-1], inputs, clean=clean, k=k, tile=tile, at_least=at_least)
     if baseline is None:
         reasons = list(run.reasons)
     else:
-        previous = baseline if isinstance(baseline, Mapping) else failures.read_run(baseline)
-        reasons = [line for lines in failures.regressions(run, previous).values() for line in lines]
+        previous = baseline if isinstance(baseline, Mapping) else read_run(baseline)
+        reasons = [line for lines in find_regressions(run, previous).values() for line in lines]
     if reasons:
         rules = dict.fromkeys(comparison.verdict.rule for comparison in run.comparisons)
         rule = "not worse than the baseline" if baseline is not None else "; ".join(rules)

@@ -1,8 +1,9 @@
-"""The ways of computing the operators that are compared.
+"""Implementations of the operators to compare: keygraph's and the alternatives that PyTorch offers.
 
-A way is a function that prepares whatever it needs beyond the operator's own inputs (a mask, a list of neighbours),
-which is not measured, and returns the call that is. All have the operators' results; the attention's rivals want q, k
-and v of one type, at least one neighbour in every row, and only finite numbers.
+An implementation is a function that takes the inputs, prepares whatever it needs beyond them (a mask, a list of
+neighbours), and returns the call to measure. The preparation is not measured. All have the operators' results; the
+alternatives for the attention need q, k and v of one type, the same number of neighbours in every row, at least one,
+and finite values.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..plugins.torch import key_graph, key_graph_attention, unpack_graph
+from ..plugins.torch.attention import attend_gathered, selected_indices
 from ..plugins.torch.flex import block_mask, compiled
 from .problem import Inputs
 
 Call = Callable[[], Tensor]
-Way = Callable[[Inputs], Call]
+Implementation = Callable[[Inputs], Call]
 
-#: Channels that fused kernels want a multiple of.
+#: Fused kernels need a multiple of this many channels.
 _CHANNEL_STEP = 16
 #: What `scaled_dot_product_attention` chooses from on GPUs.
 SDPA_BACKENDS = {
@@ -33,12 +35,12 @@ SDPA_BACKENDS = {
 
 
 def our_attention(inputs: Inputs) -> Call:
-    """Our KeyGraphAttention as a user of PyTorch calls it."""
+    """Prepare keygraph's KeyGraphAttention, as a user of PyTorch calls it."""
     return lambda: key_graph_attention(inputs.q, inputs.k, inputs.v, inputs.graph)
 
 
 def mask(inputs: Inputs) -> Call:
-    """The papers' Torch-Mask: all scores, those of the others excluded from the softmax."""
+    """Prepare the papers' Torch-Mask: all scores, with the unselected ones excluded from the softmax."""
     excluded = ~unpack_graph(inputs.graph, inputs.k.shape[2])
 
     def call() -> Tensor:
@@ -48,57 +50,52 @@ def mask(inputs: Inputs) -> Call:
     return call
 
 
-def gather(chunk_bytes: int | None = 1 << 30) -> Way:
-    """The papers' Torch-Gather: every row's keys and values copied together.
+def gather(chunk_bytes: int | None = 1 << 30) -> Implementation:
+    """Return the papers' Torch-Gather, which copies the selected keys and values of every row together.
 
     Parameters
     ----------
     chunk_bytes
-        As many windows at a time as make a copy of at most so many bytes; None: all at once, as in the papers.
+        Process as many windows at a time as need a copy of at most this many bytes; None: all at once, as in the
+        papers.
     """
 
-    def way(inputs: Inputs) -> Call:
+    def implementation(inputs: Inputs) -> Call:
         windows, heads, nodes, channels = inputs.q.shape
-        selected = unpack_graph(inputs.graph, nodes)
-        index = selected.nonzero()[:, -1].view(windows, nodes, inputs.neighbours)
+        index, _ = selected_indices(inputs.graph, nodes)
         copied = heads * nodes * inputs.neighbours * channels * inputs.q.element_size()
         step = windows if chunk_bytes is None else max(1, chunk_bytes // copied)
 
-        def some(start: int) -> Tensor:
+        def chunk(start: int) -> Tensor:
             part = slice(start, start + step)
-            q = inputs.q[part]
-            flat = index[part].view(q.shape[0], 1, -1, 1).expand(-1, heads, -1, channels)
-            chosen_k, chosen_v = (
-                t[part].gather(2, flat).unflatten(2, (nodes, inputs.neighbours)) for t in (inputs.k, inputs.v)
-            )
-            weights = (torch.einsum("bhmd,bhmjd->bhmj", q, chosen_k) * inputs.scale).softmax(-1)
-            return torch.einsum("bhmj,bhmjd->bhmd", weights, chosen_v)
+            return attend_gathered(inputs.q[part], inputs.k[part], inputs.v[part], index[part], inputs.scale)
 
-        return lambda: torch.cat([some(start) for start in range(0, windows, step)])
+        return lambda: torch.cat([chunk(start) for start in range(0, windows, step)])
 
-    return way
+    return implementation
 
 
 def sdpa(inputs: Inputs) -> Call:
-    """PyTorch's fused attention with a boolean mask, by the backend that PyTorch chooses."""
+    """Prepare PyTorch's fused attention with a boolean mask, by the backend that PyTorch chooses."""
     selected = unpack_graph(inputs.graph, inputs.k.shape[2])
     return lambda: torch.nn.functional.scaled_dot_product_attention(
         inputs.q, inputs.k, inputs.v, attn_mask=selected, scale=inputs.scale
     )
 
 
-def forced_sdpa(backend: SDPBackend, additive: bool) -> Way:
-    """PyTorch's fused attention by one backend.
+def forced_sdpa(backend: SDPBackend, additive: bool) -> Implementation:
+    """Return PyTorch's fused attention by one backend.
 
     Parameters
     ----------
     backend
-        No other is used; where it cannot, the call raises RuntimeError, and PyTorch warns with its reasons.
+        The only one that is used. If it does not support the inputs, the call raises RuntimeError and PyTorch warns
+        with the reasons.
     additive
-        The mask is 0 and -inf in the tensors' type, instead of boolean.
+        True for a mask of 0 and -inf in the tensors' type, instead of a boolean one.
     """
 
-    def way(inputs: Inputs) -> Call:
+    def implementation(inputs: Inputs) -> Call:
         mask = unpack_graph(inputs.graph, inputs.k.shape[2])
         if additive:
             mask = torch.zeros_like(mask, dtype=inputs.q.dtype).masked_fill(~mask, -torch.inf)
@@ -111,41 +108,41 @@ def forced_sdpa(backend: SDPBackend, additive: bool) -> Way:
 
         return call
 
-    return way
+    return implementation
 
 
 def flex(inputs: Inputs) -> Call:
-    """FlexAttention with the bits as its mask, compiled."""
+    """Prepare FlexAttention, compiled, with the graph's bits as its mask."""
     blocks = block_mask(inputs.graph, inputs.k.shape[2])
     call = compiled()
     return lambda: call(inputs.q, inputs.k, inputs.v, block_mask=blocks, scale=inputs.scale)
 
 
-def padded(way: Way) -> Way:
-    """A way given heads that are padded with zeros beforehand, to a size that fused kernels want."""
+def padded(implementation: Implementation) -> Implementation:
+    """Return an implementation that is given heads padded with zeros beforehand, to a size that fused kernels take."""
 
     def prepare(inputs: Inputs) -> Call:
         channels = inputs.q.shape[3]
         q, k, v = (torch.nn.functional.pad(t, (0, -channels % _CHANNEL_STEP)) for t in (inputs.q, inputs.k, inputs.v))
-        call = way(dataclasses.replace(inputs, q=q, k=k, v=v))
+        call = implementation(dataclasses.replace(inputs, q=q, k=k, v=v))
         return lambda: call()[..., :channels]
 
     return prepare
 
 
-def attention_rivals(channels: int, device: str, chunk_bytes: int = 1 << 30) -> dict[str, Way]:
-    """What PyTorch offers for the attention.
+def attention_alternatives(channels: int, device: str, chunk_bytes: int = 1 << 30) -> dict[str, Implementation]:
+    """Return what PyTorch offers for the attention: name -> implementation.
 
     Parameters
     ----------
     channels
-        Of one head; fused kernels are given padded heads too, where those are not what they want.
+        Channels of one head. Where they are no multiple of 16, the fused kernels are measured with padded heads too.
     device
-        "cuda": each of SDPA's backends with each kind of mask beside PyTorch's own choice. "cpu": that choice alone.
+        ``"cuda"``: also each of SDPA's backends with each kind of mask. ``"cpu"``: PyTorch's own choice alone.
     chunk_bytes
         As for `gather`.
     """
-    fused: dict[str, Way] = {"sdpa": sdpa}
+    fused: dict[str, Implementation] = {"sdpa": sdpa}
     if device == "cuda":
         fused |= {
             f"sdpa {name}, {kind} mask": forced_sdpa(backend, kind == "additive")
@@ -154,28 +151,28 @@ def attention_rivals(channels: int, device: str, chunk_bytes: int = 1 << 30) -> 
         }
     fused["flex"] = flex
     if channels % _CHANNEL_STEP:
-        fused |= {f"{name}, padded": padded(way) for name, way in fused.items() if "math" not in name}
+        fused |= {f"{name}, padded": padded(fused[name]) for name in fused if "math" not in name}
     return fused | {"mask": mask, "gather": gather(chunk_bytes)}
 
 
 def family(name: str) -> str:
-    """Return the first word of a rival's name: "sdpa", "flex", "mask" or "gather"."""
+    """Return the first word of an alternative's name: ``"sdpa"``, ``"flex"``, ``"mask"`` or ``"gather"``."""
     return name.replace(",", " ").split()[0]
 
 
 def our_graph(inputs: Inputs) -> Call:
-    """Our KeyGraph as a user calls it, query and key being one tensor."""
+    """Prepare keygraph's KeyGraph as a user of PyTorch calls it, with one tensor as query and key."""
     k = torch.tensor([inputs.neighbours])
     return lambda: key_graph(inputs.nodes, inputs.nodes, k)
 
 
 def topk(inputs: Inputs) -> Call:
-    """Product and topk: a list of neighbours."""
+    """Prepare product and topk, which give a list of neighbours instead of a graph."""
     return lambda: (inputs.nodes @ inputs.nodes.mT).topk(inputs.neighbours, dim=-1, sorted=False).indices
 
 
 def topk_scatter(inputs: Inputs) -> Call:
-    """Product, topk, and the mask that dense ways want, which is nearer to a graph."""
+    """Prepare product, topk and a boolean mask, which is what the dense alternatives need of a graph."""
     indices = topk(inputs)
 
     def call() -> Tensor:
@@ -185,4 +182,4 @@ def topk_scatter(inputs: Inputs) -> Call:
     return call
 
 
-GRAPH_RIVALS: dict[str, Way] = {"topk + scatter": topk_scatter, "topk": topk}
+GRAPH_ALTERNATIVES: dict[str, Implementation] = {"topk + scatter": topk_scatter, "topk": topk}

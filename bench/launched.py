@@ -1,4 +1,4 @@
-"""Which variants of the kernels a measurement started."""
+"""Which kernel variants a measurement launched."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ..errors import MissingDependencyError
 
 @contextmanager
 def launched_variants() -> Iterator[dict[str, str]]:
-    """Yield a dictionary that holds, by operator, the name of the variant that was started last in the block.
+    """Yield a dictionary of operator -> name of the variant that was launched last inside the ``with`` block.
 
-    Of the kernels that are compiled just in time: where several are tried, the last is the one chosen.
+    Only kernels compiled just in time are recorded. Where several are tried, the last one is the one chosen.
     """
     last: dict[str, str] = {}
     try:
@@ -23,11 +23,11 @@ def launched_variants() -> Iterator[dict[str, str]]:
         return
     launch = jit.launch
 
-    def noting(variant: Any, *arguments: Any, **more: Any) -> None:
+    def record_and_launch(variant: Any, *arguments: Any, **more: Any) -> None:
         last[variant.op] = variant.name
         launch(variant, *arguments, **more)
 
-    jit.launch = noting
+    jit.launch = record_and_launch
     try:
         yield last
     finally:

@@ -1,4 +1,4 @@
-"""Whole models on this machine, side by side: latency, throughput, what the host adds, memory, and the same numbers."""
+"""Latency, throughput, host overhead, memory and accuracy of whole models, side by side."""
 
 from __future__ import annotations
 
@@ -14,90 +14,44 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import load
 from ..errors import InputError, KeygraphError
-from ..files import CHECKPOINT_SUFFIXES
 from ..instrumentation.synthetic import test_inputs, test_scene
 from ..manifest import Manifest
 from ..runtime.backends.base import Inputs, Session, StreamingSession, resolve_k, run_batches
 from ..runtime.device.cuda_driver import used_memory
-from ..runtime.device.spec import Device, parse_device
 from ..runtime.restorer import Restorer
 from ..runtime.tiling.tile_size import choose
+from .configurations import RunConfiguration
 from .timing import cpu_times
 
 T = TypeVar("T")
 
-#: A stream of batches lasts about so many seconds, within these limits of batches.
+#: Throughput is measured for about this many seconds, with at least and at most this many batches.
 _STREAM_SECONDS, _STREAM_LEAST, _STREAM_MOST = 1.0, 2, 64
-#: The photo that shows what the host adds makes so many batches.
+#: Batches in the image that the host overhead is measured with.
 _PHOTO_BATCHES = 3
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to run a network, in words that another process understands too.
-
-    Attributes
-    ----------
-    name
-        For tables.
-    model
-        An exported file, an engine, or a checkpoint.
-    device
-        As `load` takes it; an engine runs on a GPU whatever this says.
-    provider, library, threads
-        As `load` takes them.
-    compiled
-        For checkpoints: through ``torch.compile``.
-    """
-
-    name: str
-    model: str
-    device: str | None = None
-    provider: str | None = None
-    library: str | None = "auto"
-    threads: int | None = None
-    compiled: bool = False
-
-    def open(self) -> Session:
-        """Make it ready to run; raises as `load` does."""
-        session = load(
-            self.model,
-            device=self.device,
-            provider=self.provider,
-            library=self.library,
-            threads=self.threads,
-            notice=_silent,
-        ).session
-        if not self.compiled:
-            return session
-        from ..runtime.backends.pytorch import TorchSession
-
-        assert isinstance(session, TorchSession)
-        return session.compiled()
-
-
-@dataclass(frozen=True)
 class Measurement:
-    """One way with one batch.
+    """One configuration with one batch size.
 
     Attributes
     ----------
-    way, batch
+    configuration, batch
         What was measured.
     milliseconds
-        Of one batch, from the host's memory to the host's memory; the median.
+        Median time of one batch, from host memory to host memory.
     tiles_per_second, megapixels_per_second
-        Of many batches one after the other, in pixels of the tiles.
+        Throughput of many batches one after the other, in tiles and in pixels of the tiles.
     overhead
-        Time of a whole restoration over the sum of its session runs, less 1: what cutting, converting and joining add.
-        A session that overlaps its copies may get below 0.
+        Time of a whole restoration over the sum of its session runs, less 1: what cutting, converting and joining tiles
+        adds. It may be below 0 for a session that overlaps transfers with computation.
     psnr
-        Against the first way, dB; None for that one itself, infinity for equal results.
+        Against the first configuration, dB; None for that one itself, infinity for equal results.
     """
 
-    way: str
+    configuration: str
     batch: int
     milliseconds: float
     tiles_per_second: float
@@ -113,15 +67,15 @@ class Report:
     Attributes
     ----------
     tile, k
-        With which every way ran.
+        With which every configuration ran.
     descriptions
-        Way -> what really ran.
+        Configuration -> the session's description of itself.
     measurements
-        By batch, then by way.
+        By batch size, then by configuration.
     memory
-        Way -> (MiB of a process that does only this, MiB on the GPU or None), with the largest batch.
+        Configuration -> (peak MiB of a process that does only this, MiB on the GPU or None), with the largest batch.
     failures
-        Way -> why it is missing.
+        Configuration -> why it is missing.
     """
 
     tile: int
@@ -132,49 +86,8 @@ class Report:
     failures: dict[str, str] = field(default_factory=dict)
 
 
-def ways(
-    models: Sequence[str],
-    against: str | None,
-    device: str | None,
-    provider: str | None = None,
-    threads: int | None = None,
-) -> list[Way]:
-    """Name the ways to run these files, PyTorch's first.
-
-    An ONNX file runs with our operators and with its own functions, a checkpoint as it is and compiled.
-
-    Raises
-    ------
-    InputError
-        A file is no model by its name.
-    """
-    found = []
-    if against is not None:
-        found += [
-            Way("PyTorch", against, device, threads=threads),
-            Way("torch.compile", against, device, threads=threads, compiled=True),
-        ]
-    for model in models:
-        path = Path(model)
-        several = f" {path.name}" if len(models) > 1 else ""
-        if path.suffix.lower() == ".onnx":
-            title = "ONNX Runtime" + ("" if provider is None else f" {provider}")
-            found += [
-                Way(f"{title}, our operators{several}", model, device, provider, "auto", threads),
-                Way(f"{title}, functions{several}", model, device, provider, None, threads),
-            ]
-        elif path.suffix.lower() == ".plan":
-            found.append(Way(f"engine{several}", model, None if device == "cpu" else device))
-        elif path.suffix.lower() in CHECKPOINT_SUFFIXES:
-            found.append(Way(f"PyTorch {path.name}", model, device, threads=threads))
-        else:
-            suffixes = ", ".join((".onnx", ".plan", *CHECKPOINT_SUFFIXES))
-            raise InputError(f"{model!r} cannot be measured; give files that end with {suffixes}, or operators")
-    return found
-
-
 def measure(
-    contenders: Sequence[Way],
+    configurations: Sequence[RunConfiguration],
     *,
     tile: int | None = None,
     batches: Sequence[int] = (1, 4),
@@ -183,39 +96,40 @@ def measure(
     memory: bool = True,
     say: Callable[[str], None] = lambda line: None,
 ) -> Report:
-    """Measure every way with every batch.
+    """Measure every configuration with every batch size.
 
-    A way that does not open or run is a failure in the report, and does not keep the others from being measured.
+    A configuration that cannot be loaded or run is listed in the report's failures; the others are measured all the
+    same.
 
     Parameters
     ----------
-    contenders
-        The first that opens is what the others' results are compared with.
+    configurations
+        The results of the first that loads are the reference for the others' PSNR.
     tile
-        Side of the tiles; None for the first way's default.
+        Side of the tiles in pixels; None for the first configuration's default.
     batches
-        Tiles that run together, each at least 1.
+        Numbers of tiles that run together, each at least 1.
     k
-        Neighbours of each node; None for the first way's default.
+        Neighbours of each node; None for the first configuration's default.
     rounds
-        Of measurements, at least 1; the medians count.
+        Number of measurements, at least 1; the median counts.
     memory
-        Whether to measure memory, in a process of its own for every way.
+        Whether to measure memory, each configuration in a process of its own.
     say
-        Takes what is under way.
+        Takes a line of progress.
 
     Raises
     ------
     InputError
-        No way opens, the tile or k is not possible for the first that does, or the files are not forms of one network.
+        No configuration loads, the first one does not take the tile or k, or the files are not forms of one network.
     """
     sessions: dict[str, Session] = {}
     failures: dict[str, str] = {}
-    for way in contenders:
-        say(f"opening {way.name}")
-        session = _attempt(failures, way.name, way.open)
+    for one in configurations:
+        say(f"opening {one.name}")
+        session = _attempt(failures, one.name, one.open)
         if session is not None:
-            sessions[way.name] = session
+            sessions[one.name] = session
     if not sessions:
         raise InputError(f"nothing can be measured: {'; '.join(f'{name}: {why}' for name, why in failures.items())}")
     first = next(iter(sessions.values())).manifest
@@ -229,19 +143,19 @@ def measure(
     for batch in batches:
         _measure_batch(report, sessions, batch, rounds, say)
     if memory:
-        for way in contenders:
-            if way.name in sessions and way.name not in failures:
-                say(f"memory of {way.name}")
-                used = _attempt(failures, way.name, partial(_apart, (way, side, max(batches), number)))
+        for one in configurations:
+            if one.name in sessions and one.name not in failures:
+                say(f"memory of {one.name}")
+                used = _attempt(failures, one.name, partial(_in_own_process, (one, side, max(batches), number)))
                 if used is not None:
-                    report.memory[way.name] = used
+                    report.memory[one.name] = used
     return report
 
 
 def _measure_batch(
     report: Report, sessions: dict[str, Session], batch: int, rounds: int, say: Callable[[str], None]
 ) -> None:
-    """Measure every way that still runs with one batch."""
+    """Measure every configuration that has not failed with one batch size."""
     results: dict[str, NDArray[np.float32]] = {}
     calls: dict[str, Callable[[], NDArray[np.float32]]] = {}
     for name, session in sessions.items():
@@ -260,7 +174,7 @@ def _measure_batch(
         tiles = _throughput(session, batch, report.tile, k, times[name] / 1e3)
         report.measurements.append(
             Measurement(
-                way=name,
+                configuration=name,
                 batch=batch,
                 milliseconds=times[name],
                 tiles_per_second=tiles,
@@ -272,25 +186,37 @@ def _measure_batch(
 
 
 def _prepared(session: Session, report: Report, batch: int) -> Callable[[], NDArray[np.float32]]:
-    """Run once, since the first run of a shape prepares for it; return the call that runs again."""
+    """Run once, because the first run of a shape prepares for it; return the call that runs again."""
     k = resolve_k(session.manifest, report.k)
-    choose(session.manifest, 10**4, 10**4, tile=report.tile, batch=batch)  # Refuses what the model does not take.
+    choose(session.manifest, 10**4, 10**4, tile=report.tile, batch=batch)  # Raises for a tile that it does not take.
     images, *extras = test_inputs(session.manifest, (batch, report.tile, report.tile))
     session.run(images, k, *extras)
     return partial(session.run, images, k, *extras)
 
 
 def host_overhead(session: Session, tile: int, batch: int, k: int | None) -> float:
-    """Restore a photo of a few batches; return its time over the sum of the session's runs, less 1."""
+    """Return the time of restoring an image over the sum of its session runs, less 1.
+
+    Parameters
+    ----------
+    session
+        What runs the model.
+    tile
+        Side of the tiles in pixels.
+    batch
+        Number of tiles that run together.
+    k
+        Neighbours of each node; None for a model without a key graph.
+    """
     manifest = session.manifest
     photo, inputs = test_scene(manifest, tile, tile * batch * _PHOTO_BATCHES)
     inputs = inputs | {name: _eight_bits(inputs[name]) for name in manifest.views[1:]}
     image = _eight_bits(photo)
-    timed = Timed(session)
+    timed = TimedSession(session)
     began = time.perf_counter()
     Restorer(timed).restore(image, k, inputs=inputs, tile=tile, overlap=0, batch=batch)
     total = time.perf_counter() - began
-    if isinstance(session, StreamingSession):  # `Timed` ran it batch by batch.
+    if isinstance(session, StreamingSession):  # `TimedSession` cannot overlap its batches.
         began = time.perf_counter()
         Restorer(session).restore(image, k, inputs=inputs, tile=tile, overlap=0, batch=batch)
         total = time.perf_counter() - began
@@ -301,15 +227,15 @@ def _eight_bits(picture: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.rint(picture * 255).astype(np.uint8)
 
 
-class Timed:
-    """A session that adds up how long its runs take, in `seconds`, and never overlaps them."""
+class TimedSession:
+    """A session that adds up the time of its runs in `seconds`, and does not overlap them."""
 
     def __init__(self, session: Session) -> None:
         self._session, self.seconds = session, 0.0
         self.manifest, self.description = session.manifest, session.description
 
     def run(self, images: NDArray[np.float32], k: int | None, *extras: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See `Session.run`."""
+        """Run one batch, as `Session.run`."""
         began = time.perf_counter()
         restored = self._session.run(images, k, *extras)
         self.seconds += time.perf_counter() - began
@@ -317,7 +243,7 @@ class Timed:
 
 
 def _throughput(session: Session, batch: int, tile: int, k: int | None, seconds: float) -> float:
-    """Tiles a second in a stream of batches, each of which takes about so many seconds alone."""
+    """Return tiles per second in a stream of batches, of which one alone takes about `seconds`."""
     inputs = test_inputs(session.manifest, (batch, tile, tile))
     count = min(max(round(_STREAM_SECONDS / seconds), _STREAM_LEAST), _STREAM_MOST)
 
@@ -332,7 +258,7 @@ def _throughput(session: Session, batch: int, tile: int, k: int | None, seconds:
 
 
 def _psnr(results: dict[str, NDArray[np.float32]], name: str, manifest: Manifest) -> float | None:
-    """A result against the first one's, in dB."""
+    """Return a result's PSNR against the first one, in dB."""
     first = next(iter(results))
     if name == first:
         return None
@@ -342,25 +268,25 @@ def _psnr(results: dict[str, NDArray[np.float32]], name: str, manifest: Manifest
 
 
 def _attempt(failures: dict[str, str], name: str, work: Callable[[], T]) -> T | None:
-    """Do something for one way; what goes wrong is its failure, and None is returned."""
+    """Do some work for one configuration; if it raises, record the failure and return None."""
     try:
         return work()
-    except Exception as error:  # Of PyTorch, its compiler, an engine: whatever it is, the others are measured.
+    except Exception as error:  # PyTorch, its compiler, an engine: whatever it raises, the others are measured.
         failures[name] = " ".join(str(error).split())[:300] or type(error).__name__
         return None
 
 
-def _apart(work: tuple[Way, int, int, int | None]) -> tuple[float, float | None]:
+def _in_own_process(work: tuple[RunConfiguration, int, int, int | None]) -> tuple[float, float | None]:
     """Measure memory in a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_memory, work)
 
 
-def _memory(way: Way, tile: int, batch: int, k: int | None) -> tuple[float, float | None]:
-    """MiB that this process had at most, and MiB of the GPU's that came into use."""
-    device = _gpu_of(way)
+def _memory(configuration: RunConfiguration, tile: int, batch: int, k: int | None) -> tuple[float, float | None]:
+    """Return the peak MiB of this process, and the MiB of the GPU that it took; None on the CPU."""
+    device = configuration.gpu()
     before = 0 if device is None else used_memory(device)
-    session = way.open()
+    session = configuration.open()
     images, *extras = test_inputs(session.manifest, (batch, tile, tile))
     session.run(images, k, *extras)
     on_gpu = None if device is None else (used_memory(device) - before) / 2**20
@@ -368,17 +294,8 @@ def _memory(way: Way, tile: int, batch: int, k: int | None) -> tuple[float, floa
 
 
 def _peak_memory() -> float:
-    """MiB that this process had at most; `getrusage` would count its parent's as well."""
+    """Return the peak resident MiB of this process; `getrusage` would count its parent's as well."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 2**10
-    raise KeygraphError("this system does not tell how much memory a process had")
-
-
-def _gpu_of(way: Way) -> Device | None:
-    named = parse_device(way.device or ("cuda" if way.model.endswith(".plan") or way.provider else "cpu"))
-    return named if named.kind == "cuda" else None
-
-
-def _silent(message: str) -> None:
-    """Drop a note."""
+    raise KeygraphError("this system does not report the peak memory of a process")

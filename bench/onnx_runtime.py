@@ -1,6 +1,6 @@
-"""Our operators on the CPU, as they are used there: in an ONNX Runtime session with our library.
+"""keygraph's operators on the CPU, as users run them there: in an ONNX Runtime session with keygraph's library.
 
-`functions`, where given, are the operators' bodies in standard ONNX operators, which are then used instead of it.
+With `functions`, the operators' bodies in standard ONNX operators, the session runs these instead of the library.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from .problem import Inputs
 
 
 def our_attention(inputs: Inputs, functions: Sequence[Any] = ()) -> Call:
-    """One inference of a KeyGraphAttention node."""
+    """Prepare one inference of a KeyGraphAttention node."""
     tensors = {"q": inputs.q, "k": inputs.k, "v": inputs.v, "graph": inputs.graph}
     output = torch.empty_like(inputs.q)
     return _node("KeyGraphAttention", list(tensors), tensors, output, functions, scale=inputs.scale)
 
 
 def our_graph(inputs: Inputs, functions: Sequence[Any] = ()) -> Call:
-    """One inference of a KeyGraph node, query and key being one tensor."""
+    """Prepare one inference of a KeyGraph node, with one tensor as query and key."""
     tensors = {"query": inputs.nodes, "k": torch.tensor([inputs.neighbours])}
     return _node("KeyGraph", ["query", "query", "k"], tensors, torch.empty_like(inputs.graph), functions)
 
@@ -37,7 +37,7 @@ def _node(
     functions: Sequence[Any],
     **attributes: Any,
 ) -> Call:
-    """A session of one node with bound inputs, on as many threads as PyTorch has."""
+    """Return a call that runs a session of one node with bound inputs, on as many threads as PyTorch uses."""
     import onnx
     import onnxruntime
 
@@ -64,7 +64,7 @@ def _node(
     binding = session.io_binding()
     for name, tensor in tensors.items():
         binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(tensor.numpy()))
-    # Into memory of our own: asking for the result would copy it.
+    # Bound to our own memory: reading the result from the session would copy it.
     element = output.numpy().dtype
     binding.bind_output("output", "cpu", 0, element, list(output.shape), output.data_ptr())
 

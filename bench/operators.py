@@ -1,4 +1,4 @@
-"""The two operators on one problem: our time, and everybody else's."""
+"""Times of both operators on one problem: keygraph's implementation and PyTorch's alternatives."""
 
 from __future__ import annotations
 
@@ -13,53 +13,54 @@ from torch import Tensor
 from ..plugins.torch import unpack_graph
 from ..runtime.backends.full_fp32 import full_fp32
 from . import implementations, onnx_runtime
-from .implementations import Call, Way
+from .implementations import Call, Implementation
 from .problem import Inputs, Problem, random_inputs
 from .reference import attention_error, graph_agreement
 from .timing import cpu_times, gpu_medians, input_sets
 
+#: Name of keygraph's own implementation.
 OURS = "ours"
-#: Largest relative difference of ours, norm-wise, from the result in float64.
+#: Largest relative error, norm-wise, of keygraph's attention against float64.
 OUR_TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
-#: And of the rivals: storing the weights costs low precision this much.
+#: The same for the alternatives, which lose accuracy by storing the weights in low precision.
 _TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
-#: Least share of links that are float64's: of ours, and of the rivals, which round similarities before they rank them.
+#: Least share of links that equal float64's: keygraph's, and the alternatives', which round similarities before topk.
 OUR_LINKS, _SHARED_LINKS = 0.999, 0.98
-#: Torch-Gather's copies at a time.
+#: Device -> bytes that Torch-Gather copies at a time.
 _CHUNK_BYTES = {"cpu": 1 << 30, "cuda": 4 << 30}
-#: What a way raises where it cannot compute a problem: out of memory, or sizes that it does not take.
+#: What an implementation raises when it cannot compute a problem: out of memory, or unsupported sizes.
 _LIMITS = (RuntimeError, NotImplementedError, ValueError)
 
 
 @dataclass
 class Times:
-    """Of one operator.
+    """Times of one operator.
 
     Attributes
     ----------
     milliseconds
-        Way -> median; ours is called "ours".
+        Implementation -> median; keygraph's own is called "ours".
     failures
-        Rival -> why there is no time of it: it does not run here, or its result is wrong.
+        Alternative -> why it has no time: it does not run here, or its result is wrong.
     error
-        What is wrong with ours; its time is there all the same if it ran.
+        What is wrong with keygraph's own result; None if nothing. Its time is listed all the same if it ran.
     """
 
     milliseconds: dict[str, float]
     failures: dict[str, str] = field(default_factory=dict)
     error: str | None = None
 
-    def ratio(self, *rivals: str) -> float | None:
-        """The fastest of these rivals' time over ours; None where none of them, or not ours, ran."""
-        times = [self.milliseconds[name] for name in rivals if name in self.milliseconds]
+    def ratio(self, *names: str) -> float | None:
+        """Return the time of the fastest of these alternatives over ours; None if either is missing."""
+        times = [self.milliseconds[name] for name in names if name in self.milliseconds]
         return min(times) / self.milliseconds[OURS] if times and OURS in self.milliseconds else None
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, with each rival's ratio."""
-        rivals = [name for name in self.milliseconds if name != OURS]
+        """Return all attributes and each alternative's ratio, as JSON has them."""
+        alternatives = [name for name in self.milliseconds if name != OURS]
         return {
             "milliseconds": self.milliseconds,
-            "ratios": {name: self.ratio(name) for name in rivals},
+            "ratios": {name: self.ratio(name) for name in alternatives},
             "failures": self.failures,
             "error": self.error,
         }
@@ -68,25 +69,23 @@ class Times:
 def measure(
     problem: Problem, device: torch.device, rounds: int = 20, without: Collection[str] = ()
 ) -> dict[str, Times]:
-    """Time both operators, after comparing every result with float64's.
-
-    TF32 is off: float32 means float32.
+    """Time all implementations of both operators, after checking each result against float64. TF32 is off.
 
     Parameters
     ----------
     problem
         The sizes.
     device
-        "cuda": ours are the kernels through PyTorch. "cpu": the library in ONNX Runtime.
+        "cuda": keygraph's kernels run through PyTorch. "cpu": keygraph's library runs in ONNX Runtime.
     rounds
-        Of measurements, at least 1.
+        Number of measurements, at least 1.
     without
-        Families of the attention's rivals (`ways.family`) that are left out.
+        Families of attention alternatives (`implementations.family`) to leave out.
 
     Returns
     -------
     dict
-        "KeyGraph" and "KeyGraphAttention".
+        ``"KeyGraph"`` and ``"KeyGraphAttention"`` -> `Times`.
 
     Raises
     ------
@@ -97,36 +96,40 @@ def measure(
     sets = input_sets(problem.attention_bytes, device) if on_gpu else 1
     inputs = [random_inputs(problem, device, seed) for seed in range(sets)]
     host = implementations if on_gpu else onnx_runtime
-    rivals = {
-        name: way
-        for name, way in implementations.attention_rivals(
+    alternatives = {
+        name: implementation
+        for name, implementation in implementations.attention_alternatives(
             problem.channels, device.type, _CHUNK_BYTES[device.type]
         ).items()
         if implementations.family(name) not in without
     }
+    graph_alternatives, wrong_attention = implementations.GRAPH_ALTERNATIVES, _wrong_attention(problem.dtype)
     with full_fp32():
         return {
-            "KeyGraph": _times(inputs, host.our_graph, implementations.GRAPH_RIVALS, rounds, on_gpu, _wrong_graph),
-            "KeyGraphAttention": _times(
-                inputs, host.our_attention, rivals, rounds, on_gpu, _wrong_attention(problem.dtype)
-            ),
+            "KeyGraph": _times(inputs, host.our_graph, graph_alternatives, rounds, on_gpu, _wrong_graph),
+            "KeyGraphAttention": _times(inputs, host.our_attention, alternatives, rounds, on_gpu, wrong_attention),
         }
 
 
-#: (whether it is ours, its inputs, its result) -> what is wrong, None if nothing.
+#: (whether the result is keygraph's, inputs, result) -> what is wrong with it; None if nothing.
 Check = Callable[[bool, Inputs, Tensor], "str | None"]
 
 
 def _times(
-    inputs: Sequence[Inputs], ours: Way, rivals: dict[str, Way], rounds: int, on_gpu: bool, check: Check
+    inputs: Sequence[Inputs],
+    ours: Implementation,
+    alternatives: dict[str, Implementation],
+    rounds: int,
+    on_gpu: bool,
+    check: Check,
 ) -> Times:
     calls: dict[str, Sequence[Call]] = {}
     failures = {}
-    for name, way in {OURS: ours, **rivals}.items():
+    for name, implementation in {OURS: ours, **alternatives}.items():
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             try:
-                prepared = [way(each) for each in inputs]
+                prepared = [implementation(each) for each in inputs]
                 wrong = next(
                     filter(None, (check(name == OURS, i, c()) for i, c in zip(inputs, prepared, strict=True))), None
                 )
@@ -144,7 +147,7 @@ def _times(
 
 
 def _reason(error: Exception, said: Sequence[str]) -> str:
-    """One line: SDPA's exceptions do not say why a backend cannot, its warnings do."""
+    """Return one line. When an SDPA backend does not support the inputs, only PyTorch's warnings say why."""
     lines = [text.splitlines()[0].split(" (Triggered internally")[0] for text in (str(error), *said) if text.strip()]
     return "; ".join(dict.fromkeys(lines)) or type(error).__name__
 

@@ -1,4 +1,4 @@
-"""What is measured: a problem's sizes, and random tensors of them."""
+"""The sizes of one operator call, and random inputs of these sizes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,22 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass(frozen=True)
 class Problem:
-    """A layer's sizes: `channels` are those of one head, `graph_channels` those that the graph is made from.
+    """Sizes of one layer.
+
+    Attributes
+    ----------
+    windows, heads
+        B and H.
+    nodes
+        N, the pixels of a window.
+    channels
+        D, the channels of one head.
+    k
+        Neighbours of each node, 1 to `nodes`.
+    dtype
+        A key of `DTYPES`.
+    graph_channels
+        C, the channels of the nodes that the graph is made from.
 
     Raises
     ------
@@ -47,7 +62,7 @@ class Problem:
 
     @property
     def itemsize(self) -> int:
-        """Bytes of a number."""
+        """Bytes of one element."""
         return DTYPES[self.dtype].itemsize
 
     @property
@@ -63,7 +78,21 @@ class Problem:
 
 @dataclass(frozen=True)
 class Inputs:
-    """q, k, v: [B, H, N, D]; nodes: [B, 1, N, C]; graph: int32[B, 1, N, ceil(N/32)], made from the nodes by PyTorch."""
+    """Inputs of both operators.
+
+    Attributes
+    ----------
+    q, k, v
+        T[B, H, N, D].
+    nodes
+        T[B, 1, N, C], query and key of KeyGraph.
+    graph
+        int32[B, 1, N, ceil(N/32)], made from the nodes by PyTorch.
+    neighbours
+        Selected nodes in each row of the graph.
+    scale
+        Of the attention, D^-1/2.
+    """
 
     q: Tensor
     k: Tensor
@@ -75,7 +104,19 @@ class Inputs:
 
 
 def random_inputs(problem: Problem, device: torch.device, seed: int = 0) -> Inputs:
-    """Normal random numbers, and their graph without any of our kernels: one that fails spoils no other's inputs."""
+    """Return normal random inputs and their graph.
+
+    The graph is made without keygraph's kernels, so that a fault in KeyGraph does not affect the attention's inputs.
+
+    Parameters
+    ----------
+    problem
+        The sizes.
+    device
+        Where the tensors are.
+    seed
+        Of the random numbers.
+    """
     generator = torch.Generator(device).manual_seed(seed)
     dtype = DTYPES[problem.dtype]
 

@@ -1,4 +1,4 @@
-"""The operators in float64 on the inputs' device, for the first and the last window: what results are held against."""
+"""The operators in float64, which results are checked against: on the inputs' device, for the first and last window."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from .problem import Inputs
 
 
 def attention_error(inputs: Inputs, output: Tensor) -> float:
-    """Return the largest norm-wise relative error of a window's attention.
+    """Return the largest norm-wise relative error of the attention in a window: ||output - expected|| / ||expected||.
 
     Parameters
     ----------
+    inputs
+        What it was computed from.
     output
-        [B, H, N, D].
+        T[B, H, N, D].
     """
-    windows = _some(output)
+    windows = _checked_windows(output)
     q, k, v = (tensor[windows].double() for tensor in (inputs.q, inputs.k, inputs.v))
     selected = unpack_graph(inputs.graph[windows], k.shape[2])
     scores = (q @ k.mT * inputs.scale).masked_fill(~selected, -torch.inf)
@@ -27,18 +29,20 @@ def attention_error(inputs: Inputs, output: Tensor) -> float:
 
 
 def graph_agreement(inputs: Inputs, selected: Tensor) -> float:
-    """Return the share of float64's links that a selection has too, in the window where it is smaller.
+    """Return the share of float64's links that a selection contains, in the window where it is smallest.
 
     Parameters
     ----------
+    inputs
+        What it was computed from.
     selected
         bool[B, 1, N, N].
     """
-    windows = _some(selected)
+    windows = _checked_windows(selected)
     nodes = inputs.nodes[windows].double()
     expected = (nodes @ nodes.mT).topk(inputs.neighbours, dim=-1).indices
     return float(selected[windows].gather(-1, expected).double().flatten(1).mean(1).min())
 
 
-def _some(tensor: Tensor) -> list[int]:
+def _checked_windows(tensor: Tensor) -> list[int]:
     return sorted({0, tensor.shape[0] - 1})

@@ -1,4 +1,4 @@
-"""Fair times on machines that are never quite at rest: contenders interleaved in one process, medians."""
+"""Times that can be compared on a machine under changing load: calls interleaved in one process, and medians."""
 
 from __future__ import annotations
 
@@ -7,23 +7,33 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
-#: What takes so much longer than the fastest runs in a few rounds only.
+#: A call that takes this much longer than the fastest runs in `_SLOW_ROUNDS` rounds only.
 _SLOW_MS = 200.0
 _SLOW_ROUNDS = 3
-#: Clock cycles that a GPU is kept busy while launches are queued: then no gap between them is the host's.
+#: Clock cycles that the GPU is kept busy while launches are queued, so that it never waits for the host between them.
 _HEAD_START = 20_000_000
 
 
 def cpu_times(calls: dict[str, Callable[[], Any]], rounds: int, alone: bool = False) -> dict[str, float]:
-    """Milliseconds of each on the CPU: the median; `alone`, of what runs in this thread, the least processor time.
+    """Return the median milliseconds of each call on the CPU.
 
-    Every round runs each once, in a new random order, with a pause before each so that the previous one's threads have
-    stopped spinning. What takes over 200 ms more than the fastest runs in three rounds only.
+    Every round runs each call once, in a new random order, after a pause in which the previous call's threads stop
+    spinning. A call that takes over 200 ms more than the fastest runs in three rounds only.
+
+    Parameters
+    ----------
+    calls
+        Name -> what to measure.
+    rounds
+        Number of measurements of each, at least 1.
+    alone
+        Return the least CPU time of this thread instead, for calls that run in one thread.
     """
     clock = time.thread_time if alone else time.perf_counter
 
@@ -37,25 +47,26 @@ def cpu_times(calls: dict[str, Callable[[], Any]], rounds: int, alone: bool = Fa
 
 
 def gpu_medians(calls: dict[str, Sequence[Callable[[], Any]]], rounds: int, launches: int = 4) -> dict[str, float]:
-    """Median milliseconds of each on the current GPU, by events on its stream.
+    """Return the median milliseconds of each computation on the current GPU, by events on its stream.
 
     Parameters
     ----------
     calls
-        Name -> the same computation on several inputs, which are taken in turn: together they should be larger than the
-        L2 cache, so that each finds it as cold as in a network.
+        Name -> the same computation on several inputs, which are taken in turn. Together they should be larger than the
+        L2 cache, so that it is as cold as in a network.
     rounds
         As for `cpu_times`.
     launches
-        Of each in one round, at least.
+        Minimum number of launches of each in one round.
     """
-
     import torch
+
+    event = partial(torch.cuda.Event, enable_timing=True)
 
     def once(name: str) -> list[float]:
         number = max(launches, len(calls[name]))
-        events = [tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)) for _ in range(number)]
-        torch.cuda._sleep(_HEAD_START)
+        events = [(event(), event()) for _ in range(number)]
+        torch.cuda._sleep(_HEAD_START)  # type: ignore[no-untyped-call]
         for (start, end), call in zip(events, itertools.cycle(calls[name]), strict=False):
             start.record()
             call()
@@ -67,7 +78,7 @@ def gpu_medians(calls: dict[str, Sequence[Callable[[], Any]]], rounds: int, laun
 
 
 def input_sets(problem_bytes: int, device: torch.device) -> int:
-    """How many sets of inputs are twice as large as the GPU's L2 cache, and at least two."""
+    """Return how many sets of inputs of this size are twice as large as the GPU's L2 cache, at least two."""
     import torch
 
     cache: int = torch.cuda.get_device_properties(device).L2_cache_size

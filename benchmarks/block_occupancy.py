@@ -1,10 +1,10 @@
-"""How many blocks of a trained network's key graphs are empty, as nodes lie and sorted: what skipping them could save.
+"""Share of empty blocks in a trained network's key graphs: the most that skipping them could save. No GPU is needed.
 
     python benchmarks/block_occupancy.py
 
-The graphs are those of the demo's denoiser on a noisy photograph that it has not seen. A dense kernel can leave out a
-block of rows and nodes in which nobody selects anybody. Nodes are compared in the window's order, and sorted once a
-stage by their first principal component or along a tree of halvings by principal components: alike ones side by side.
+The graphs are those of the demo's denoiser on a noisy photograph that it was not trained on. A dense kernel can skip a
+block of rows and nodes without a selected pair. The nodes are taken in the window's order, and sorted once a stage so
+that similar ones are adjacent: by their first principal component, or by recursive halving along principal components.
 """
 
 from __future__ import annotations
@@ -50,13 +50,14 @@ def key_graphs(k: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def by_component(nodes: Tensor) -> Tensor:
-    """Return the order int64[N] by the first principal component."""
+    """Return the order int64[N] of the nodes T[N, C] by their first principal component."""
     centred = nodes - nodes.mean(0)
-    return (centred @ torch.linalg.svd(centred, full_matrices=False).Vh[0]).argsort()
+    component: Tensor = torch.linalg.svd(centred, full_matrices=False).Vh[0]
+    return (centred @ component).argsort()
 
 
 def by_halves(nodes: Tensor, least: int = 16) -> Tensor:
-    """Return the order in which every half of every half is alike, down to `least` nodes."""
+    """Return the order int64[N] in which every half of every half is similar, down to `least` nodes."""
     order = by_component(nodes)
     if len(order) <= least:
         return order
@@ -72,12 +73,21 @@ ORDERS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def empty_share(selected: Tensor, rows: int, nodes: int) -> float:
-    """Return the share of blocks of bool[N, N] without a link."""
-    blocks = selected.unflatten(1, (-1, nodes)).unflatten(0, (-1, rows))
+    """Return the share of blocks without a selected pair.
+
+    Parameters
+    ----------
+    selected
+        bool[N, N].
+    rows, nodes
+        Size of a block.
+    """
+    blocks = selected.view(len(selected) // rows, rows, -1, nodes)
     return 1 - float(blocks.any(3).any(1).float().mean())
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-k", nargs="+", type=int, default=[32, 64, 128])
     parser.add_argument("--windows", type=int, default=12, help="of each stage, taken evenly")

@@ -1,10 +1,8 @@
-"""`compare --blocks` on networks of base size: how long it takes, against the comparison without blocks.
+"""Time and memory of `compare --blocks` on networks of base size, against the comparison without blocks.
 
-Two threads, float32, random weights, one picture; each way runs in a process of its own as a user's would, opening both
-sides included, and the best round counts. On a busy machine PyTorch's threads wait for each other by spinning: --alone
-gives it one, and the processors' seconds tell.
-
-The exported file against its checkpoint, and the checkpoint against itself.
+Two threads, float32, random weights, one image: the exported file against its checkpoint, and the checkpoint against
+itself. Each run is a process of its own, as a user's would be, loading included; the best round counts. On a busy
+machine PyTorch's threads wait for each other by spinning: --alone uses one, and the CPU seconds count.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from keygraph.models.kgt import KGT
 from keygraph.models.kgt import PRESETS as KGT_PRESETS
 from keygraph.models.restormer import PRESETS as RESTORMER_PRESETS
 from keygraph.models.restormer import Restormer
+from torch import nn
 
 THREADS = 2
 
@@ -36,7 +36,7 @@ SIDE = 128
 #: What the project wants, in seconds.
 TARGET = 120.0
 
-NETWORKS = {
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "kgt-base": lambda: KGT(KGT_PRESETS["kgt-base"]),
     "restormer": lambda: Restormer(RESTORMER_PRESETS["restormer"]),
 }
@@ -62,7 +62,17 @@ print(json.dumps({
 
 
 def measure(candidate: Path, reference: Path, blocks: bool, threads: int) -> dict[str, Any]:
-    """One comparison in a process of its own."""
+    """Compare once in a process of its own; return its times, peak memory and result.
+
+    Parameters
+    ----------
+    candidate, reference
+        The models.
+    blocks
+        Whether to compare every block's output.
+    threads
+        Threads of PyTorch.
+    """
     arguments = [str(threads), str(SIDE), str(candidate), str(reference), str(blocks)]
     done = subprocess.run(
         [sys.executable, "-c", _RUN, *arguments],
@@ -80,6 +90,7 @@ def _figures(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="*", choices=NETWORKS, default=list(NETWORKS))

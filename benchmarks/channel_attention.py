@@ -1,13 +1,13 @@
-"""Whole networks with channel attention: the exported file in ONNX Runtime against eager PyTorch, GLMHA against CSA.
+"""Whole networks with channel attention on the CPU: ONNX Runtime against eager PyTorch, GLMHA against CSA.
 
-A Restormer on 480 x 720 and an MST++ on 482 x 512 (padded to 488), as released, random weights, float32; every round
-runs each contender once (see `keygraph.bench.timing`). Ratios are PyTorch's time over the file's, for the same
-network; savings are what GLMHA takes less than CSA in the same engine. "nodes" is the file again, as the sum of each
-node's least time over several runs by ONNX Runtime's profiler, which is steadier on a busy machine; in it, the share of
-the operators inside the attention: Gram product, norms, softmax, product with the values. An operator that took no time
-at all would make the network 1 / (1 - share) times faster.
+A Restormer on 480 x 720 and an MST++ on 482 x 512 (padded to 488) in their released sizes, random weights, float32.
+Every round runs each call once (see `keygraph.bench.timing`). Ratios are PyTorch's time over the file's for the same
+network; savings are GLMHA's against CSA in the same engine. "nodes" is the file again, as the sum of each node's
+shortest time over several runs by ONNX Runtime's profiler, which varies less on a busy machine, with the share of the
+operators inside the attention: Gram product, norms, softmax, product with the values. An operator that took no time
+would make the network 1 / (1 - share) times faster.
 
-All contenders of a network stay in memory: two Restormers at 480 x 720 take 10 GB (`--attention`), three more than 24.
+All models of a network stay in memory: two Restormers at 480 x 720 take 10 GB (`--attention`), three over 24 GB.
 """
 
 from __future__ import annotations
@@ -62,14 +62,24 @@ CASES = [
 
 
 def network(case: Case, preset: str | None) -> nn.Module:
-    """With random weights, the same for every preset."""
+    """Return the network with random weights, the same for every preset."""
     torch.manual_seed(0)
     model = registry.by_name(case.name.partition("-")[0]).build(case.config).eval()
     return model if preset is None else enhance(model, preset=preset)
 
 
 def exported(case: Case, attention: str, folder: Path) -> tuple[nn.Module, Path]:
-    """The network and its file, which is made where the folder lacks it."""
+    """Return the network and its exported file, which is written if the folder does not have it.
+
+    Parameters
+    ----------
+    case
+        The network.
+    attention
+        A key of `ATTENTIONS`.
+    folder
+        Where checkpoints and files are.
+    """
     stem = f"{case.name}-{attention.replace(' ', '-')}"
     checkpoint, file = folder / f"{stem}.ckpt", folder / f"{stem}.onnx"
     if not file.is_file():
@@ -81,7 +91,21 @@ def exported(case: Case, attention: str, folder: Path) -> tuple[nn.Module, Path]
 def contenders(
     case: Case, attentions: list[str], image: torch.Tensor, folder: Path, threads: int
 ) -> dict[str, Callable[[], Any]]:
-    """Attention and engine -> call; every file has been compared with PyTorch."""
+    """Return "attention, engine" -> call, after checking every file against PyTorch.
+
+    Parameters
+    ----------
+    case
+        The network.
+    attentions
+        Keys of `ATTENTIONS`.
+    image
+        float32[1, C, H, W].
+    folder
+        Where checkpoints and files are.
+    threads
+        Threads of ONNX Runtime.
+    """
     calls: dict[str, Callable[[], Any]] = {}
     for attention in attentions:
         model, file = exported(case, attention, folder)
@@ -89,7 +113,8 @@ def contenders(
 
         def eager(model: nn.Module = model) -> torch.Tensor:
             with torch.inference_mode():
-                return model(image)
+                result: torch.Tensor = model(image)
+            return result
 
         def ours(session: Any = session) -> Any:
             return session.run(image.numpy(), None)
@@ -102,7 +127,19 @@ def contenders(
 
 
 def profiled(file: Path, image: torch.Tensor, threads: int, runs: int) -> tuple[float, float]:
-    """Milliseconds of the file, and the share that passes between queries, keys, values and what they become."""
+    """Return the milliseconds of the file, and the share of its nodes between queries, keys, values and the result.
+
+    Parameters
+    ----------
+    file
+        The exported file.
+    image
+        float32[1, C, H, W].
+    threads
+        Threads of ONNX Runtime.
+    runs
+        Runs of which each node's shortest time counts.
+    """
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -121,6 +158,7 @@ def profiled(file: Path, image: torch.Tensor, threads: int, runs: int) -> tuple[
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--alone", action="store_true", help="one thread, least processor time: for a busy machine")
     parser.add_argument("--rounds", type=int, default=5)

@@ -1,19 +1,18 @@
-"""What an operator for channel attention could give on a GPU, on paper: bytes and operations, no GPU needed.
+"""Estimate from bytes and operations what an operator for channel attention could gain on a GPU. No GPU is needed.
 
-A Restormer on 480 x 720 and an MST++ on 488 x 512, as released, in float16. The network runs on shapes alone; of every
-operator what it reads, what it writes and what it multiplies is counted, and it takes the longer of bytes over the
-memory's rate and operations over the tensor cores'. In three ways:
+A Restormer on 480 x 720 and an MST++ on 488 x 512 in their released sizes, in float16. The network runs on shapes
+alone. The bytes that every operator reads and writes and its multiplications are counted; it takes the longer of bytes
+over the memory bandwidth and operations over the tensor cores' peak rate. Three estimates:
 
-eager      Every operator of PyTorch reads its inputs from memory and writes its results there. Views cost nothing.
-fused      An engine that fuses as much as one can hope for: whatever is done value by value (sums with a skip too)
-           happens where its latest input is made, copies and concatenations happen on the way, and only what a later
-           kernel reads is written. Convolutions, products, normalisations, norms and softmax are a kernel each.
-floor      Of the attention's part, from queries, keys and values to what they become: these read once, the result
-           written once. That is one kernel for Gram product and norms, and one for softmax and the product with v.
+eager      Every PyTorch operator reads its inputs from memory and writes its results there. Views cost nothing.
+fused      An engine with ideal fusion: elementwise operators (and residual additions) run where their latest input is
+           made, copies and concatenations are free, and only what a later kernel reads is written. Each convolution,
+           product, normalisation, norm and softmax is one kernel.
+roofline   Of the attention, from queries, keys and values to its result: these read once, the result written once, in
+           one kernel for the Gram product and the norms, and one for the softmax and the product with v.
 
-An operator at the floor makes the network `most` times faster; one that takes no time at all, `bound` times. `slack`
-says how many times longer than counted the attention's part has to take for an operator at the floor to be worth it,
-with everything else as counted.
+An operator at the roofline makes the network `most` times faster; one that takes no time, `bound` times. `slack` says
+how many times longer than estimated the attention has to take for an operator at the roofline to be worth it.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from keygraph.bench.roofline import GPUS, Gpu
+from keygraph.bench.data_sheets import GPUS, Gpu
 from keygraph.models import registry
 from keygraph.models.channel_attention import Mixer
 from keygraph.models.mst_plus_plus import MSTPlusPlusConfig
@@ -80,7 +79,7 @@ class Kernel:
         return sum(self.reads.values()) + sum(self.writes.values())
 
     def milliseconds(self, gpu: Gpu) -> float:
-        """The longer of the two."""
+        """Return the longer of the two times, in milliseconds."""
         return max(self.bytes / (gpu.gigabytes * 1e9), self.operations / (gpu.tensor_tflops * 1e12)) * 1e3
 
 
@@ -100,11 +99,11 @@ class Operator(Kernel):
     pointwise: bool = False
 
 
-class Counter(TorchDispatchMode):
+class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes every operator that runs inside the `with` block and is no view."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.operators: list[Operator] = []
         self.attention = False
         self._alive: list[Any] = []  # A storage that is gone leaves its number to another.
@@ -124,14 +123,14 @@ class Counter(TorchDispatchMode):
         return result
 
     def _parts(self, values: Any) -> dict[tuple[int, int], int]:
-        found = {}
+        found: dict[tuple[int, int], int] = {}
         for value in tree_leaves(values):
             if isinstance(value, Tensor):
                 storage = value.untyped_storage()
                 self._alive.append(storage)
                 # Of a broadcast tensor what is there, of a part what the part has.
                 size = min(value.numel() * value.element_size(), storage.nbytes())
-                found[storage._cdata, value.storage_offset()] = size
+                found[storage._cdata, int(value.storage_offset())] = size
         return found
 
     @contextmanager
@@ -161,7 +160,7 @@ def count(model: nn.Module, image: Tensor) -> list[Operator]:
 
 
 def fused(operators: Sequence[Operator]) -> list[Kernel]:
-    """Return the kernels that are left when everything value by value is done where its latest input is made."""
+    """Return the kernels that remain when every elementwise operator runs where its latest input is made."""
     kernels: list[Kernel] = []
     made: dict[int, int] = {}  # storage -> number of the kernel that makes it
     needed = set(operators[-1].writes)  # storages that another kernel reads, and the result
@@ -184,23 +183,23 @@ def fused(operators: Sequence[Operator]) -> list[Kernel]:
     return kernels
 
 
-def attention_floor(operators: Sequence[Operator]) -> list[Kernel]:
+def attention_roofline(operators: Sequence[Operator]) -> list[Kernel]:
     """Return one kernel for each attention, which reads what the part reads from outside and writes its last result."""
-    floors: list[Kernel] = []
+    rooflines: list[Kernel] = []
     inside: set[int] = set()
     before = False
     for operator in operators:
         if operator.attention and not before:
-            floors.append(Kernel(attention=True))
+            rooflines.append(Kernel(attention=True))
             inside = set()
         if operator.attention:
-            floor = floors[-1]
-            floor.operations += operator.operations
-            floor.reads |= {part: size for part, size in operator.reads.items() if part[0] not in inside}
-            floor.writes = operator.writes
+            roofline = rooflines[-1]
+            roofline.operations += operator.operations
+            roofline.reads |= {part: size for part, size in operator.reads.items() if part[0] not in inside}
+            roofline.writes = operator.writes
             inside |= operator.writes.keys()
         before = operator.attention
-    return floors
+    return rooflines
 
 
 @dataclass(frozen=True)
@@ -209,42 +208,73 @@ class Estimate:
 
     network: float
     attention: float
-    floor: float
+    roofline: float
 
     @property
     def most(self) -> float:
-        return self.network / (self.network - self.attention + self.floor)
+        """How many times faster the network is with an operator at the roofline."""
+        return self.network / (self.network - self.attention + self.roofline)
 
     @property
     def bound(self) -> float:
+        """How many times faster it is with an operator that takes no time."""
         return self.network / (self.network - self.attention)
 
     @property
     def slack(self) -> float:
+        """How many times longer than estimated the attention has to take for such an operator to be worth it."""
         rest = self.network - self.attention
-        return (WORTH * (rest + self.floor) - rest) / self.attention
+        return (WORTH * (rest + self.roofline) - rest) / self.attention
 
 
-def estimate(kernels: Sequence[Kernel], floors: Sequence[Kernel], gpu: Gpu) -> Estimate:
-    """Add the kernels' times up."""
+def estimate(kernels: Sequence[Kernel], rooflines: Sequence[Kernel], gpu: Gpu) -> Estimate:
+    """Return the sums of the kernels' times.
+
+    Parameters
+    ----------
+    kernels
+        Of the network.
+    rooflines
+        Of its attention, from `attention_roofline`.
+    gpu
+        Peak rates.
+    """
     return Estimate(
         network=sum(kernel.milliseconds(gpu) for kernel in kernels),
         attention=sum(kernel.milliseconds(gpu) for kernel in kernels if kernel.attention),
-        floor=sum(kernel.milliseconds(gpu) for kernel in floors),
+        roofline=sum(kernel.milliseconds(gpu) for kernel in rooflines),
     )
 
 
 def operators_of(name: str, config: Any, size: tuple[int, int]) -> list[Operator]:
-    """Return what a network runs in float16."""
+    """Return what a network runs in float16.
+
+    Parameters
+    ----------
+    name, config
+        The network.
+    size
+        Height and width of the image.
+    """
     with torch.device("meta"):
         model = registry.by_name(name).build(config).eval().half()
         image = torch.empty(1, 3, *size, dtype=torch.float16)
     return count(model, image)
 
 
-def row(name: str, kernels: Sequence[Kernel], floors: Sequence[Kernel], card: str) -> str:
-    """Return a row of the table."""
-    e = estimate(kernels, floors, GPUS[card])
+def row(name: str, kernels: Sequence[Kernel], rooflines: Sequence[Kernel], card: str) -> str:
+    """Return a row of the table.
+
+    Parameters
+    ----------
+    name
+        Title of the row.
+    kernels, rooflines
+        As for `estimate`.
+    card
+        A key of `GPUS`.
+    """
+    e = estimate(kernels, rooflines, GPUS[card])
     cells = [
         name,
         f"{sum(kernel.bytes for kernel in kernels) / 1e9:.1f}",
@@ -252,7 +282,7 @@ def row(name: str, kernels: Sequence[Kernel], floors: Sequence[Kernel], card: st
         card,
         f"{e.network:.2f} ms",
         f"{e.attention:.2f} ms ({e.attention / e.network:.0%})",
-        f"{e.floor:.2f} ms",
+        f"{e.roofline:.2f} ms",
         f"{e.most:.2f}",
         f"{e.bound:.2f}",
         f"{e.slack:.1f}",
@@ -261,16 +291,17 @@ def row(name: str, kernels: Sequence[Kernel], floors: Sequence[Kernel], card: st
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
-    print("| | GB | Tflop | GPU | network | attention | its floor | most | bound | slack |")
+    print("| | GB | Tflop | GPU | network | attention | its roofline | most | bound | slack |")
     print("|" + "---|" * 10)
     for name, (config, (height, width)) in NETWORKS.items():
         operators = operators_of(name, config, (height, width))
-        floors = attention_floor(operators)
+        rooflines = attention_roofline(operators)
         for way, kernels in (("eager", operators), ("fused", fused(operators))):
             for card in _CARDS:
-                print(row(f"{name}, {height} x {width}, {way}", kernels, floors, card))
+                print(row(f"{name}, {height} x {width}, {way}", kernels, rooflines, card))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""How long engines take to build, and how large they become: real sizes in FP16, every target, one by one.
+"""Build time and size of engines: real networks in FP16, every target, one after the other.
 
     python benchmarks/engines.py [NAME|MODEL.onnx ...] [--json FILE] [--target sm_89 ...] [--keep DIR]
 
-Names are those of `networks`, without any: all of them, with random weights. Needs TensorRT-RTX, and no GPU.
+The names are those of `networks`; without any, all of them are built, with random weights. Needs TensorRT-RTX but no
+GPU.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ SIZES = ("--tile", "128:256:512", "--batch", "1:1:4")
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", metavar="NAME|MODEL.onnx")
     parser.add_argument("--target", action="append", help="only this one; may be given several times")
@@ -48,7 +50,17 @@ def main() -> None:
 
 
 def measure(model: Path, folder: Path, targets: list[str]) -> list[dict[str, Any]]:
-    """Build for every target, and print a line for each."""
+    """Build for every target, print a line for each, and return the rows.
+
+    Parameters
+    ----------
+    model
+        The exported file.
+    folder
+        Where the engines are written.
+    targets
+        Names of GPUs.
+    """
     rows = []
     for target in targets:
         start, processor = time.monotonic(), processor_seconds()
@@ -74,13 +86,13 @@ def measure(model: Path, folder: Path, targets: list[str]) -> list[dict[str, Any
 
 
 def processor_seconds() -> float:
-    """Of all processes that have ended: what the machine's other users do plays no part in it."""
+    """Return the CPU seconds of all child processes that have ended; other users of the machine do not count."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def networks() -> dict[str, Callable[[], Any]]:
-    """Name -> a network with random weights, for every graph that differs."""
+    """Return name -> function that makes a network with random weights, one for every different graph."""
     from keygraph.models import kgt, mst, mst_plus_plus, restormer
     from keygraph.models.channel_attention import preset_reduction
 
@@ -100,7 +112,7 @@ def networks() -> dict[str, Callable[[], Any]]:
 
 
 def export_network(name: str, folder: Path) -> Path:
-    """Export a network in FP16, or find it exported."""
+    """Export a network in FP16, unless the folder has it already; return the file."""
     import torch
     from keygraph.export import export
     from keygraph.models import load_checkpoint, save_checkpoint

@@ -1,8 +1,8 @@
-"""Exact tiled inference of a photo: peak memory and time at several heights of one width, each in a process of its own.
+"""Peak memory and time of exact tiled inference, at several heights of one width, each in a process of its own.
 
-The width is the same, so that what grows with the height shows. Without a model, a Restormer with a third of the
-released one's channels and one block a level is made with random weights: a twentieth of the arithmetic. Memory per
-tile and disk per pixel follow the channels. `--plain` takes plain tiles of the same side beside it.
+The width is fixed, so that the growth with the height shows. Without --model, a Restormer with a third of the released
+channels and one block per level is made with random weights, which needs a twentieth of the arithmetic. Memory per tile
+and disk per pixel grow with the channels. `--plain` also measures plain tiles of the same side.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from timing import THREADS, features
 
 
 def reduced_restormer(path: Path) -> None:
-    """Export a Restormer of 16 channels with one block a level."""
+    """Export a Restormer of 16 channels with one block per level."""
     import torch
     from keygraph.export import export
     from keygraph.models import LoadedModel
@@ -35,7 +35,15 @@ def reduced_restormer(path: Path) -> None:
 
 
 def write_photo(path: Path, height: int, width: int) -> None:
-    """An uncompressed TIFF of waves and noise, without ever being in memory."""
+    """Write an uncompressed TIFF of waves and noise, without holding it in memory.
+
+    Parameters
+    ----------
+    path
+        The file.
+    height, width
+        Its size.
+    """
     import pyvips
 
     noise = pyvips.Image.gaussnoise(width, height, sigma=12, mean=0)
@@ -45,7 +53,19 @@ def write_photo(path: Path, height: int, width: int) -> None:
 
 
 def child(model: Path, source: Path, target: Path, tile: int, way: str, scratch: Path | None) -> dict[str, Any]:
-    """Restore in this process, and tell what it took."""
+    """Restore in this process; return time, peak memory and disk space.
+
+    Parameters
+    ----------
+    model, source, target
+        The exported file, the image and the result.
+    tile
+        Side of the tiles in pixels.
+    way
+        ``"exact"`` or ``"tile"``, as the option --global-statistics.
+    scratch
+        Folder for the features; None for the system's temporary folder.
+    """
     from keygraph.runtime.restore_files import restore_file
 
     restorer = keygraph.load(model, threads=THREADS)
@@ -66,6 +86,7 @@ def child(model: Path, source: Path, target: Path, tile: int, way: str, scratch:
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="an exported file; without one, a reduced Restormer is made")
     parser.add_argument("--width", type=int, default=2048)

@@ -1,13 +1,13 @@
-"""Everything that a GPU is wanted for: tests and measurements, the most valuable first, within a budget of seconds.
+"""Run all GPU tests and measurements, the most valuable first, within a time budget.
 
     python3 benchmarks/gpu_all.py [--budget SECONDS]     the first run
-    python3 benchmarks/gpu_all.py --rest                 what it left out, and what can wait
+    python3 benchmarks/gpu_all.py --rest                 what the first run left out, and what can wait
     python3 benchmarks/gpu_all.py --only smoke variants  some steps, of either list
-    python3 benchmarks/gpu_all.py --dry-run              every step as far as it goes without a GPU
+    python3 benchmarks/gpu_all.py --dry-run              every step as far as possible without a GPU
 
-Uses the package in build/gpu/site (`make gpu-package`) and builds one only where that does not work. Each step has a
-limit and a process group of its own. The folder that the environment variable OUT names, else results/ beside this
-script, is rewritten after every step: results.json, gpu.md, log.txt. The exit code is 0 if every step that ran passed.
+It uses the package in build/gpu/site (`make gpu-package`) and builds one only if that does not work. Each step has a
+time limit and a process group of its own. The folder in the environment variable OUT, by default results/ beside this
+script, is updated after every step: results.json, gpu.md, log.txt. The exit code is 0 if every step that ran passed.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ CACHE = ROOT / "build" / "gpu-cache"
 LIBRARIES = SITE / "keygraph" / "plugins" / "lib"
 PYTHON = sys.executable
 
-#: Processes of a test run: the compiler wants cores, and each process half a gigabyte of the GPU's memory.
+#: Processes of a test run: each needs a core to compile, and half a gigabyte of the GPU's memory.
 WORKERS = min(14, os.cpu_count() or 1)
-#: Seconds for one test; a kernel that hangs must not take the others along: less than the limit of their step.
+#: Seconds for one test, less than the limit of its step, so that a kernel that hangs ends only its test.
 TEST_LIMIT = 45
 C_LIBRARY = "tests/gpu/test_cuda_library.py"
-#: The rivals' conformance is not ours, and each compiled FlexAttention takes seconds.
-RIVALS = "flex or (test_attention and (mask or gather or sdpa))"
+#: Tests of PyTorch's implementations; each compiled FlexAttention takes seconds.
+ALTERNATIVES = "flex or (test_attention and (mask or gather or sdpa))"
 #: Just in time in half precision alone: the C library's tests compute the same kernels in all types, compiling nothing.
-HALF = f"not float32 and not bfloat16 and not ({RIVALS})"
-OTHER_TYPES = f"(float32 or bfloat16) and not ({RIVALS})"
+HALF = f"not float32 and not bfloat16 and not ({ALTERNATIVES})"
+OTHER_TYPES = f"(float32 or bfloat16) and not ({ALTERNATIVES})"
 #: Some 15 cases: the sanitizer slows kernels down a hundredfold.
 SANITIZED = (
     "fp16 and not dense and not inf and (test_key_graph and (plain or window or ties) or test_key_graph_attention and "
@@ -52,7 +52,7 @@ SANITIZED = (
 
 
 def steps(dry: bool) -> list[Step]:
-    """The first run, in the order of its steps."""
+    """Return the steps of the first run, in their order."""
     return [
         Step("package", _package(dry), 90),
         # Triton's interpreter multiplies no bfloat16.
@@ -79,7 +79,7 @@ def steps(dry: bool) -> list[Step]:
 
 
 def rest(dry: bool) -> list[Step]:
-    """What can wait, after what the first run left out."""
+    """Return the steps that can wait, which follow what the first run left out."""
     return [
         _script("profile", "gpu_profile.py", 60, dry, "--output", "{out}/kernels", needs=("gpu", "ncu")),
         _tests("tests, other types", 150, dry, "tests/gpu/test_torch_cuda.py", "-k", OTHER_TYPES),
@@ -87,7 +87,7 @@ def rest(dry: bool) -> list[Step]:
                 dry_arguments=("--dtype", "float32", "--without", "flex", "gather", "mask")),
         _script("channel attention", "gpu_channel_attention.py", 45, dry, dry_arguments=("--dtype", "float32")),
         _sanitized("racecheck", 70, dry),
-        _tests("tests, rivals", 90, dry, "tests/gpu/test_torch_cuda.py", "-k", RIVALS),
+        _tests("tests, alternatives", 90, dry, "tests/gpu/test_torch_cuda.py", "-k", ALTERNATIVES),
         _script("memory, all", "gpu_memory.py", 90, dry, dry_arguments=("--without", "flex")),
         _script("operators, longer", "gpu_operators.py", 120, dry, "--rounds", "40",
                 dry_arguments=("--without", "flex", "gather")),
@@ -109,7 +109,7 @@ def _script(
     dry_arguments: tuple[str, ...] = (),
     needs: tuple[str, ...] = ("gpu",),
 ) -> Step:
-    """One of the scripts beside this one: with tiny problems and no GPU in a dry run."""
+    """Return a step that runs a script beside this one; in a dry run with tiny problems and no GPU."""
     command = (PYTHON, f"benchmarks/{file}", "--json", "{json}", "--ceilings", "{out}/results.json")
     if dry:
         return Step(name, (*command, "--tiny", "--rounds", "1", *dry_arguments), limit)
@@ -124,7 +124,7 @@ def _tests(
     needs: tuple[str, ...] = ("gpu",),
     environment: Mapping[str, str] | None = None,
 ) -> Step:
-    """Tests: in a dry run they are collected, and skip for want of a GPU."""
+    """Return a step of tests; in a dry run they are collected and skipped."""
     command = (*_pytest(), *_test_limit(), *arguments)
     if not dry and importlib.util.find_spec("xdist"):
         command = (*command, "-n", str(WORKERS))
@@ -133,7 +133,7 @@ def _tests(
 
 
 def _sanitized(tool: str, limit: float, dry: bool) -> Step:
-    """The C library's kernels under compute-sanitizer."""
+    """Return a step of the C library's tests under compute-sanitizer."""
     tests = (*_pytest(), C_LIBRARY, "-k", SANITIZED)
     if dry:
         return Step(tool, tests, limit)
@@ -159,7 +159,7 @@ def _test_limit() -> tuple[str, ...]:
 
 
 def gpu() -> str | None:
-    """Why there is no GPU, asked of the driver without making a context."""
+    """Return why there is no GPU, or None if there is one; asks the driver without creating a context."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError as error:
@@ -191,7 +191,7 @@ CONDITIONS: Conditions = {
 
 
 def environment(dry: bool) -> dict[str, str]:
-    """The steps': the package, and caches that they share and that no earlier build has written to."""
+    """Return the environment of the steps: the package, and caches that they share and no earlier build has written."""
     paths = [*([] if is_editable() else [str(SITE)]), str(BENCHMARKS), *filter(None, [os.environ.get("PYTHONPATH")])]
     found = {
         **os.environ,
@@ -208,7 +208,7 @@ def environment(dry: bool) -> dict[str, str]:
 
 
 def earlier(folder: Path) -> dict[str, Any]:
-    """Records of the last run, in the folder of results or beside this script."""
+    """Return the records of the last run, from the folder of results or from beside this script."""
     for path in (folder / "results.json", RESULTS / "results.json"):
         if path.is_file():
             records: dict[str, Any] = json.loads(path.read_text())["steps"]
@@ -217,6 +217,7 @@ def earlier(folder: Path) -> dict[str, Any]:
 
 
 def main() -> int:
+    """Run the steps from the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budget", type=float, default=480, metavar="SECONDS", help="for all steps together")
     parser.add_argument("--rest", action="store_true", help="what the first run left out, and what can wait")

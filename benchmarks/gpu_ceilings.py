@@ -1,7 +1,7 @@
-"""What this GPU reaches, to hold the operators against beside its data sheet: copies, products and exponentials.
+"""Peak rates that this GPU reaches, to compare with its data sheet: copies, matrix products and exponentials.
 
-Products are of 8192 x 8192 matrices of random numbers: with zeros a GPU draws less power and runs faster. Exponentials
-are those of a kernel that does nothing else, on as many threads as the GPU holds.
+The products are of 8192 x 8192 matrices of random numbers, since a GPU draws less power and runs faster on zeros. The
+exponentials are those of a kernel that computes nothing else, with as many threads as fill the GPU.
 """
 
 from __future__ import annotations
@@ -18,9 +18,19 @@ _BLOCK = 1024
 _BLOCKS_PER_MULTIPROCESSOR = 32
 
 
-@triton.jit
-def exponentials(output, steps, BLOCK: tl.constexpr):
-    """Raise 2 to the power of numbers in registers, `steps` times one after the other."""
+@triton.jit  # type: ignore[untyped-decorator]
+def exponentials(output, steps, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Compute 2 to the power of numbers in registers, `steps` times one after the other.
+
+    Parameters
+    ----------
+    output
+        Pointer to the results, so that nothing is optimized away.
+    steps
+        Exponentials of each number.
+    BLOCK
+        Numbers of one program.
+    """
     offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     x = offsets.to(tl.float32) * -1e-6
     for _ in range(steps):
@@ -29,6 +39,7 @@ def exponentials(output, steps, BLOCK: tl.constexpr):
 
 
 def main() -> int:
+    """Run the step from the command line; return its exit code."""
     arguments = options(__doc__, rounds=10).parse_args()
     place = require_gpu()
     report = Report(arguments)

@@ -1,10 +1,10 @@
-"""What an operator for channel attention could give on a GPU: eager PyTorch's products against memory's floor.
+"""What an operator for channel attention could gain on a GPU: eager PyTorch against the memory's roofline.
 
-A Restormer on 480 x 720 and an MST++ on 488 x 512, as released, random weights. Timed are the whole network, and for
-every shape that occurs in it the attention's part from queries, keys and values to what they become (Gram product,
-norms, softmax, product with the values). The floor of that part reads queries, keys and values once and writes the
-result once, at the memory's measured rate or its data sheet's. An operator at the floor would make the network `most`
-times faster: where that is little, none is worth having.
+A Restormer on 480 x 720 and an MST++ on 488 x 512 in their released sizes, with random weights. Timed are the whole
+network and, for every shape that occurs in it, the attention from queries, keys and values to its result (Gram product,
+norms, softmax, product with the values). Its roofline reads queries, keys and values once and writes the result once,
+at the measured memory bandwidth or the data sheet's. An operator at the roofline would make the network `most` times
+faster; where that is little, no operator is worth writing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from gpu_script import Report, gpus, options, require_gpu
-from keygraph.bench.roofline import Gpu
+from keygraph.bench.data_sheets import Gpu
 from keygraph.bench.timing import gpu_medians
 from keygraph.models import registry
 from keygraph.models.channel_attention import Mixer
@@ -41,7 +41,7 @@ Shapes = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def attention_shapes(model: nn.Module, image: Tensor) -> Counter[Shapes]:
-    """How often each occurs."""
+    """Return how often each shape occurs."""
     found: Counter[Shapes] = Counter()
 
     def note(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -55,8 +55,8 @@ def attention_shapes(model: nn.Module, image: Tensor) -> Counter[Shapes]:
     return found
 
 
-def floor_bytes(shapes: Shapes, itemsize: int) -> int:
-    """Queries and result, keys and values, once each."""
+def roofline_bytes(shapes: Shapes, itemsize: int) -> int:
+    """Return the bytes of queries and result, keys and values, once each."""
     q, k = shapes
     return 2 * itemsize * (torch.Size(q).numel() + torch.Size(k).numel())
 
@@ -70,7 +70,23 @@ def measured(
     rounds: int,
     gpu: Gpu | None,
 ) -> dict[str, Any]:
-    """The network's time, its attention's, and the floor's where the GPU's figures are known."""
+    """Return the network's time, its attention's, and the roofline if the GPU's rates are known.
+
+    Parameters
+    ----------
+    name, config
+        The network.
+    size
+        Height and width of the image.
+    dtype
+        Of weights and activations.
+    place
+        The GPU.
+    rounds
+        Number of measurements.
+    gpu
+        Its peak rates, or None.
+    """
     torch.manual_seed(0)
     model = registry.by_name(name).build(config).eval().to(place, dtype)
     image = torch.rand(1, 3, *size).to(place, dtype)
@@ -83,34 +99,35 @@ def measured(
         temperature = torch.ones(q_shape[1], 1, 1, device=place, dtype=dtype)
         calls[str(number)] = [lambda qkv=qkv, t=temperature: mixer(*qkv, t) for qkv in sets]  # type: ignore[misc]
     times = gpu_medians(calls, rounds)
-    layers = []
+    layers: list[dict[str, Any]] = []
     for number, (found, count) in enumerate(shapes.items()):
-        floor = floor_bytes(found, image.element_size()) / (gpu.gigabytes * 1e6) if gpu else None
-        layers.append({"shapes": found, "layers": count, "milliseconds": times[str(number)], "floor": floor})
+        roofline = roofline_bytes(found, image.element_size()) / (gpu.gigabytes * 1e6) if gpu else None
+        layers.append({"shapes": found, "layers": count, "milliseconds": times[str(number)], "roofline": roofline})
     attention = sum(layer["layers"] * layer["milliseconds"] for layer in layers)
     report: dict[str, Any] = {"network": name, "size": size, "milliseconds": times["network"]}
     report |= {"attention": attention, "by shape": layers}
     if gpu:
-        floor = sum(layer["layers"] * layer["floor"] for layer in layers)
-        report |= {"floor": floor, "most": times["network"] / (times["network"] - attention + floor)}
+        roofline = sum(layer["layers"] * layer["roofline"] for layer in layers)
+        report |= {"roofline": roofline, "most": times["network"] / (times["network"] - attention + roofline)}
     return report
 
 
 def row(report: dict[str, Any], dtype: str) -> list[str]:
-    """Of the table."""
+    """Return a row of the table."""
     whole, attention = report["milliseconds"], report["attention"]
-    floor, most = report.get("floor"), report.get("most")
+    roofline, most = report.get("roofline"), report.get("most")
     height, width = report["size"]
     return [
         f"{report['network']}, {height} x {width}, {dtype}",
         f"{whole:.2f} ms",
         f"{attention:.2f} ms ({attention / whole:.0%})",
-        "unknown" if floor is None else f"{floor:.2f} ms",
+        "unknown" if roofline is None else f"{roofline:.2f} ms",
         "unknown" if most is None else f"{most:.2f} ({'worth it' if most >= WORTH else 'no operator'})",
     ]
 
 
 def main() -> int:
+    """Run the step from the command line; return its exit code."""
     parser = options(__doc__, rounds=9)
     types = ["float16", "bfloat16", "float32"]
     parser.add_argument("--dtype", nargs="*", choices=types, default=["float16", "float32"])
@@ -118,7 +135,7 @@ def main() -> int:
     place = require_gpu()
     report = Report(arguments)
     report.values["networks"] = []
-    # Against what the memory was measured to give, where it was: that is nearer to what a kernel could reach.
+    # The measured bandwidth, if there is one: it is closer to what a kernel can reach than the data sheet's.
     figures = gpus(arguments.ceilings)
     gpu = figures.get("measured", figures.get("data sheet"))
     rows = []
@@ -128,7 +145,7 @@ def main() -> int:
                 found = measured(name, config, size, getattr(torch, dtype), place, arguments.rounds, gpu)
                 report.values["networks"].append({"dtype": dtype, **found})
                 rows.append(row(found, dtype))
-                header = ["network", "eager", "its channel attention", "the floor", "the most of an operator"]
+                header = ["network", "eager", "its channel attention", "its roofline", "the most of an operator"]
                 report.table("channel attention", header, rows)
     return report.finish()
 

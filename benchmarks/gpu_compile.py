@@ -1,9 +1,9 @@
-"""Compile, on all cores, what the later steps start: every variant that they fit, and FlexAttention.
+"""Compile on all cores what the later steps run: every kernel variant that they use, and FlexAttention.
 
-Triton and PyTorch's compiler keep what they have compiled in folders that all steps share (TRITON_CACHE_DIR,
-TORCHINDUCTOR_CACHE_DIR): a step then loads it in milliseconds, instead of seconds for each on one core. A variant is
-compiled once, whatever the sizes and the layout, and not started here: a kernel that fails would leave this process
-without a GPU, and a good one's failure is not to be told from its.
+Triton and PyTorch's compiler cache what they have compiled in folders that all steps share (TRITON_CACHE_DIR,
+TORCHINDUCTOR_CACHE_DIR), so that a step loads it in milliseconds instead of compiling it in seconds. A variant is
+compiled once for all sizes and layouts, and not run here: after a kernel with an invalid memory access, every later
+call in the process fails, and its failure could not be told from the others'.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Task:
 
 
 def tasks(place: torch.device, tiny: bool) -> Iterator[Task]:
-    """What is to be compiled, what takes longest first."""
+    """Yield what has to be compiled, the slowest first."""
     if not tiny:
         for problem in {Problem(windows, 6, nodes, 30, 1, "float16") for windows, nodes, _ in SIZES}:
             for padded in (False, True):
@@ -69,7 +69,7 @@ def _others() -> Iterator[Case]:
 
 
 def compile_only() -> None:
-    """Make `jit` compile what it would start, in this process."""
+    """Make `jit` compile what it would launch, in this process."""
 
     def launch(variant: Variant, tensors: Sequence[Tensor], numbers: Sequence[float], count: int) -> None:
         variant.kernel.warmup(*tensors, *numbers, grid=(count,), **variant.constants, **variant.compiler_options)
@@ -78,13 +78,13 @@ def compile_only() -> None:
 
 
 def compiled(one: Task) -> tuple[str, float, str | None]:
-    """Compile one; return its name, the seconds, and what went wrong."""
+    """Compile one task; return its name, the seconds, and the error or None."""
     began, error = time.monotonic(), None
     place = torch.device("cuda")
     try:
         if one.flex is not None:
-            way = implementations.padded(implementations.flex) if one.padded else implementations.flex
-            way(random_inputs(one.flex, place))()
+            implementation = implementations.padded(implementations.flex) if one.padded else implementations.flex
+            implementation(random_inputs(one.flex, place))()
         else:
             assert one.case is not None
             variant = next(v for v in one.case.fitting(place) if v.number == one.variant)
@@ -96,6 +96,7 @@ def compiled(one: Task) -> tuple[str, float, str | None]:
 
 
 def main() -> int:
+    """Run the step from the command line; return its exit code."""
     arguments = options(__doc__, rounds=1).parse_args()
     place = require_gpu()
     report = Report(arguments)
@@ -111,7 +112,7 @@ def main() -> int:
             name, _, error = result
             if error is not None:
                 print(f"{name}: {error}", flush=True)
-                # What FlexAttention cannot is a rival's failure, not ours.
+                # A failure of FlexAttention is no error of keygraph's.
                 if not name.startswith("flex"):
                     report.errors.append(f"{name}: {error}")
             report.values |= {"done": len(done), "failures": {name: error for name, _, error in done if error}}

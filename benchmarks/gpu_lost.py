@@ -1,4 +1,4 @@
-"""Whether this process can still use the GPU: after a kernel that reads where it must not, every call of CUDA fails."""
+"""Whether this process can still use the GPU: after an invalid memory access in a kernel, every CUDA call fails."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 
 def is_lost() -> bool:
-    """Wait for the GPU; false where PyTorch has not used it."""
+    """Wait for the GPU; return whether it failed. False if PyTorch has not used it."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return False

@@ -1,8 +1,9 @@
-"""The papers' table of memory: what each way of computing the attention needs at its peak beyond q, k, v and the graph.
+"""The papers' table of memory: peak memory of each implementation of the attention beyond q, k, v and the graph.
 
-A way's own preparations count (its mask, its list of neighbours), and its output. The windows of every line make up the
-same number of nodes, as if one image were cut in different ways. "triton-like" is what a fused kernel over a list of
-neighbours keeps, as the papers': the list in int64, as topk makes it, and the output; the kernel is ours.
+An implementation's own preparation counts (its mask, its list of neighbours), and its output. The windows of every line
+have the same number of nodes in total, as if one image were cut in different ways. "triton-like" is what a fused kernel
+over a list of neighbours, as in the papers, keeps: the list in int64, as topk makes it, and the output. Its kernel is
+keygraph's.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ ALL_NODES = 64 * 1024
 
 
 def triton_like(inputs: Inputs) -> implementations.Call:
-    """See the module."""
+    """Prepare keygraph's attention together with a list of neighbours, as the module says."""
     nodes = inputs.k.shape[2]
     index = unpack_graph(inputs.graph, nodes).nonzero()[:, -1].view(-1, nodes, inputs.neighbours)
     ours = implementations.our_attention(inputs)
@@ -36,7 +37,7 @@ def triton_like(inputs: Inputs) -> implementations.Call:
     return call
 
 
-WAYS: dict[str, implementations.Way] = {
+IMPLEMENTATIONS: dict[str, implementations.Implementation] = {
     "ours": implementations.our_attention,
     "triton-like": triton_like,
     "flex": implementations.flex,
@@ -44,21 +45,31 @@ WAYS: dict[str, implementations.Way] = {
     "mask": implementations.mask,
     "gather": implementations.gather(None),
 }
-#: Whose preparations are not what is compared.
+#: Implementations whose preparation does not count.
 PREPARED = ("triton-like",)
-#: Ours may need so many times inputs and output, all together.
+#: The project's target: peak memory, inputs included, over the memory of inputs and output.
 TARGET = 1.05
 
 
 def measured(name: str, problem: Problem, place: torch.device) -> dict[str, Any]:
-    """Peak bytes beyond the inputs, and as a multiple of inputs and output; or why there are none."""
+    """Return the peak bytes beyond the inputs, also as a multiple of inputs and output, or why there are none.
+
+    Parameters
+    ----------
+    name
+        A key of `IMPLEMENTATIONS`.
+    problem
+        The sizes.
+    place
+        The GPU.
+    """
     inputs = random_inputs(problem, place)
-    way = WAYS[name]
+    implementation = IMPLEMENTATIONS[name]
     if name in PREPARED:
-        call = way(inputs)
-        way = lambda _inputs: call  # noqa: E731
+        call = implementation(inputs)
+        implementation = lambda _inputs: call  # noqa: E731
     try:
-        peak = peak_extra(way, inputs)
+        peak = peak_extra(implementation, inputs)
     except torch.OutOfMemoryError:
         return {"peak_bytes": None, "reason": "out of memory"}
     except (RuntimeError, NotImplementedError) as error:
@@ -71,21 +82,23 @@ def measured(name: str, problem: Problem, place: torch.device) -> dict[str, Any]
 
 
 def cell(result: dict[str, Any]) -> str:
+    """Return a cell of the table."""
     if result["peak_bytes"] is None:
         return str(result["reason"])
     return f"{result['peak_bytes'] / 2**20:,.0f} MiB ({result['of_inputs_and_output']:.2f})"
 
 
 def main() -> int:
+    """Run the step from the command line; return its exit code."""
     parser = options(__doc__, rounds=1)
     parser.add_argument("--nodes", type=int, nargs="*", default=NODES)
     parser.add_argument("--neighbours", type=int, nargs="*", default=NEIGHBOURS)
-    parser.add_argument("--without", nargs="*", default=[], choices=list(WAYS))
+    parser.add_argument("--without", nargs="*", default=[], choices=list(IMPLEMENTATIONS))
     arguments = parser.parse_args()
     place = require_gpu()
     report = Report(arguments)
     report.values["cases"] = []
-    names = [name for name in WAYS if name not in arguments.without]
+    names = [name for name in IMPLEMENTATIONS if name not in arguments.without]
     all_nodes, heads = (64, 2) if arguments.tiny else (ALL_NODES, 6)
     rows = []
     for nodes in (32,) if arguments.tiny else arguments.nodes:

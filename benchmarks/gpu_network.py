@@ -1,14 +1,14 @@
-"""A base-size KGT in half precision at 1280 x 720 in PyTorch: our kernels against SDPA, each also as a CUDA graph.
+"""A base-size KGT in half precision at 1280 x 720 in PyTorch: keygraph's kernels against SDPA, also as CUDA graphs.
 
-Random weights; the image and the result stay on the GPU. SDPA's rivals unpack the key graph once a stage, for all its
-layers, as a network written for SDPA would; the graph is ours in all of them. PSNR is against the same network in
-float32 by SDPA, in the range of that result.
+Random weights; the image and the result stay on the GPU. The SDPA implementations unpack the key graph once a stage for
+all its layers, as a network written for SDPA would; the graph is keygraph's in all of them. PSNR is against the same
+network in float32 with SDPA, in the range of that result.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 SIZE = (720, 1280)
 TINY = KGTConfig(body="unet", layers=(1, 1, 1, 1), channels=4, heads=1, window=4, k=5)
-#: What our kernels should be faster than the fastest rival by.
+#: How many times faster than the fastest alternative keygraph's kernels should be.
 TARGET = 2.0
 #: How much further from float32 than SDPA's result ours may be, in dB. Rounding changes the graph where two nodes
 #: nearly tie, in both of them, and random weights do not forgive that: no fixed number of dB can be asked for.
@@ -50,6 +50,7 @@ class MaskOfTheStage:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, graph: Tensor, _bias: Tensor | None, scale: float) -> Tensor:
         # The graph is held, so that no other one can be at its address.
+        """Compute the attention, with the mask of the last graph if this is the same one."""
         if self._graph is None or self._graph.data_ptr() != graph.data_ptr() or self._graph.shape != graph.shape:
             selected = unpack_graph(graph, k.shape[2])
             if self._additive:
@@ -61,7 +62,7 @@ class MaskOfTheStage:
             return scaled_dot_product_attention(q, k, v, attn_mask=self._mask, scale=scale)
 
 
-RIVALS: dict[str, Callable[[], MaskOfTheStage]] = {
+ALTERNATIVES: dict[str, Callable[[], MaskOfTheStage]] = {
     "sdpa, bool mask": MaskOfTheStage,
     "sdpa, additive mask": lambda: MaskOfTheStage(additive=True),
     "sdpa cudnn, additive mask": lambda: MaskOfTheStage(additive=True, backend="cudnn"),
@@ -69,23 +70,23 @@ RIVALS: dict[str, Callable[[], MaskOfTheStage]] = {
 
 
 def psnr(result: Tensor, reference: Tensor) -> float | None:
-    """Peak signal-to-noise ratio in dB, in the reference's range; None where the two are equal."""
+    """Return the peak signal-to-noise ratio in dB, in the reference's range; None if the two are equal."""
     error = float((result.double() - reference.double()).square().mean())
     spread = float(reference.max() - reference.min())
     return 10 * math.log10(spread**2 / error) if error else None
 
 
 def attention(name: str) -> str:
-    """Make a way known to `use_attention`, and return its name there."""
-    if name in RIVALS:
+    """Register an implementation with `use_attention`; return its name there."""
+    if name in ALTERNATIVES:
         # A new one for each run, so that it holds no graph of an earlier one.
-        ATTENTION_IMPLEMENTATIONS[name] = RIVALS[name]()
+        ATTENTION_IMPLEMENTATIONS[name] = ALTERNATIVES[name]()
         return name
     return "triton"
 
 
 def captured(call: Callable[[], Tensor]) -> tuple[Callable[[], Any], Tensor]:
-    """Capture a call that has run before; return the replay and its output."""
+    """Capture a call that has run before in a CUDA graph; return the replay and its output."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         output = call()
@@ -94,6 +95,7 @@ def captured(call: Callable[[], Tensor]) -> tuple[Callable[[], Any], Tensor]:
 
 
 def main() -> int:
+    """Run the step from the command line; return its exit code."""
     parser = options(__doc__, rounds=5)
     parser.add_argument("--preset", choices=[name for name in PRESETS if PRESETS[name].scale == 1], default="kgt-base")
     arguments = parser.parse_args()
@@ -119,8 +121,8 @@ def main() -> int:
                 return output
 
         found: dict[str, dict[str, Any]] = {}
-        calls: dict[str, list[Callable[[], Any]]] = {}
-        for name in ("ours", *RIVALS):
+        calls: dict[str, Sequence[Callable[[], Any]]] = {}
+        for name in ("ours", *ALTERNATIVES):
             found[name] = {}
             way = attention(name)
             try:
@@ -144,7 +146,7 @@ def main() -> int:
                 found[name]["failure"] = reason(error)
                 if name == "ours":
                     report.errors.append(f"ours: {reason(error)}")
-        theirs = [one["psnr"] for name, one in found.items() if name in RIVALS and one.get("psnr") is not None]
+        theirs = [one["psnr"] for name, one in found.items() if name in ALTERNATIVES and one.get("psnr") is not None]
         for name, one in found.items():
             ours = one.get("psnr") if name.startswith("ours") else None
             if ours is not None and theirs and not ours >= min(theirs) - PSNR_BEHIND:
@@ -168,7 +170,7 @@ def main() -> int:
         )
     title = f"{'tiny' if arguments.tiny else arguments.preset}, {width} x {height}, {str(dtype).removeprefix('torch.')}"
     note = f"The fastest SDPA should take at least {TARGET:g} times ours."
-    report.table(title, ["way", "time", "over our fastest", "PSNR", "memory at its peak"], rows, note)
+    report.table(title, ["implementation", "time", "over our fastest", "PSNR", "memory at its peak"], rows, note)
     return report.finish()
 
 

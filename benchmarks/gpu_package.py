@@ -1,7 +1,8 @@
-"""See that keygraph works here: the package that was carried in build/gpu/site, or one that is built there now.
+"""Check that keygraph works on this machine: the package in build/gpu/site, or else build one.
 
-It is built anew where it does not load, is not this folder's, or has no code for this machine's GPU; with the Python
-that runs this, asking no package registry. Where keygraph is this folder as an editable installation, that is built.
+A package is built if the present one does not load, is not from this folder's sources, or has no code for this
+machine's GPU. It is built with the running Python and without a package registry. If keygraph is an editable
+installation of this folder, that one is built.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ sys.exit(0 if cuda.keygraph_cuda_target(int(sys.argv[1])) else "no code for a GP
 
 
 def is_editable() -> bool:
-    """Whether this Python's keygraph is this folder: that one comes before whatever is on the path."""
+    """Return whether this Python's keygraph is this folder, which then precedes everything else on the path."""
     found = importlib.util.find_spec("keygraph")
     return found is not None and str(ROOT) in (found.submodule_search_locations or ())
 
 
 def differing(site: Path) -> list[str]:
-    """Names of installed files that are not this folder's: the package was built before a change."""
+    """Return the installed files that differ from this folder's: the package was built before a change."""
     package = site / "keygraph"
     return [
         str(path.relative_to(package))
@@ -52,7 +53,7 @@ def _same(installed: Path, own: Path) -> bool:
 
 
 def problem(capability: str) -> str | None:
-    """Say why the package cannot be used; None where it can."""
+    """Return why the package cannot be used; None if it can."""
     if not is_editable():
         if not (SITE / "keygraph").is_dir():
             return f"{SITE} holds no package"
@@ -63,7 +64,7 @@ def problem(capability: str) -> str | None:
 
 
 def build(capability: str) -> None:
-    """Build and install; raises CalledProcessError."""
+    """Build and install; raises `CalledProcessError`."""
     install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--upgrade"]
     install += ["--config-settings", f"cmake.define.KEYGRAPH_CUDA_TARGETS={capability}"]
     if is_editable():
@@ -75,6 +76,7 @@ def build(capability: str) -> None:
 
 
 def main() -> int:
+    """Run the step from the command line; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--capability", help="as 90 for 9.0; default: this GPU's")
     parser.add_argument("--no-build", action="store_true", help="fail where it would be built")
@@ -97,6 +99,7 @@ def main() -> int:
 
 
 def gpu_capability() -> str:
+    """Return this GPU's compute capability, ``"90"`` for 9.0."""
     import torch
 
     major, minor = torch.cuda.get_device_capability()

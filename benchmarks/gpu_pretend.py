@@ -1,7 +1,7 @@
-"""A GPU that is not there, for dry runs: PyTorch's CUDA calls answer, tensors for the GPU are on the CPU.
+"""Simulate a GPU for dry runs: PyTorch's CUDA calls return values, and tensors for the GPU are on the CPU.
 
-The scripts then run the very lines that they run on a GPU. Triton's kernels run in its interpreter, the C library's
-calls go to the one for CPUs, a captured CUDA graph is what ran while it was captured, and times are the clock's.
+The scripts then execute the same lines as on a GPU. Triton's kernels run in its interpreter, calls of the C library go
+to the one for CPUs, a captured CUDA graph is what ran during the capture, and times are wall time.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class _Event:
 
 class _Generator(torch.Generator):
     def __new__(cls, *_: Any) -> _Generator:
-        return super().__new__(cls, _CPU)
+        return super().__new__(cls, _CPU)  # type: ignore[call-arg]
 
 
 def install() -> None:
-    """From now on, in this process."""
+    """Simulate a GPU from now on, in this process."""
     properties = SimpleNamespace(
         name=NAME, major=CAPABILITY[0], minor=CAPABILITY[1], multi_processor_count=132, L2_cache_size=1,
         total_memory=80 << 30,
@@ -71,9 +71,9 @@ def install() -> None:
     }
     for name, answer in answers.items():
         setattr(torch.cuda, name, answer)
-    torch.cuda.profiler = SimpleNamespace(start=lambda: None, stop=lambda: None)
-    torch.Generator = _Generator  # type: ignore[misc]
-    _OnTheCpu().__enter__()
+    setattr(torch.cuda, "profiler", SimpleNamespace(start=lambda: None, stop=lambda: None))  # noqa: B010
+    setattr(torch, "Generator", _Generator)  # noqa: B010
+    _OnTheCpu().__enter__()  # type: ignore[no-untyped-call]
     _c_library()
 
 

@@ -1,6 +1,6 @@
-"""What Nsight Compute says of the two main kernels: how busy which part of the GPU is, and what warps wait for.
+"""What Nsight Compute reports of the two main kernels: how busy each part of the GPU is, and what warps wait for.
 
-The whole report is written beside the results, as kernels.ncu-rep; the table holds the figures to look at first.
+The full report is written beside the results as kernels.ncu-rep; the table has the most important figures.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ SAMPLE = """==PROF== Connected to process 1
 
 
 def chosen(tiny: bool) -> list[Case]:
-    """The largest layer of each operator."""
+    """Return the largest layer of each operator."""
     everything = list(cases("float16", tiny))
     return [next(case for case in everything if case.op == op) for op in ("KeyGraphAttention", "KeyGraph")]
 
 
 def launch(place: torch.device, tiny: bool) -> None:
-    """Start each kernel, the second time under the profiler: the first time compiles it."""
+    """Run each kernel twice, the second time under the profiler; the first time compiles it."""
     for case in chosen(tiny):
         call = just_in_time(case, case.fitting(place)[0], tensors(case, place))
         call()
         torch.cuda.synchronize()
-        torch.cuda.profiler.start()
+        torch.cuda.profiler.start()  # type: ignore[no-untyped-call]
         call()
         torch.cuda.synchronize()
-        torch.cuda.profiler.stop()
+        torch.cuda.profiler.stop()  # type: ignore[no-untyped-call]
 
 
 def read(page: str) -> dict[str, dict[str, str]]:
@@ -79,6 +79,7 @@ def profile(output: Path) -> str:
 
 
 def main() -> int:
+    """Run the step from the command line; return its exit code."""
     parser = options(__doc__, rounds=1)
     parser.add_argument("--launch", action="store_true", help="only start the kernels, to be profiled")
     parser.add_argument("--output", type=Path, default=Path("kernels"), help="the whole report, without its suffix")

@@ -1,9 +1,11 @@
-"""A pytest plugin that writes what passed and failed while the tests run, so that a limit loses no result.
+"""A pytest plugin that writes results while the tests run, so that a time limit loses none.
 
-pytest -p gpu_pytest --gpu-json FILE: `passed`, `failed`, `skipped`, the failures' messages, and why what was skipped.
+    pytest -p gpu_pytest --gpu-json FILE
 
-A kernel that reads where it must not leaves its process without the GPU, and every later test there fails. So a worker
-of pytest-xdist ends after such a test, which then counts as failed once more, and gets a successor.
+The file has the numbers of `passed`, `failed` and `skipped` tests, the messages of failures and the reasons of skips.
+
+A kernel with an invalid memory access makes the GPU unusable for its process, and every later test there fails.
+Therefore a worker of pytest-xdist ends after such a test, which then counts as failed once more, and is replaced.
 """
 
 from __future__ import annotations
@@ -25,10 +27,12 @@ _PAUSE = 1.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option --gpu-json."""
     parser.addoption("--gpu-json", type=Path, help="write the results here while the tests run")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """Register what writes the results, or what ends a worker that has lost the GPU."""
     path: Path | None = config.getoption("--gpu-json")
     # Workers of pytest-xdist send their reports to the process that started them.
     if hasattr(config, "workerinput"):

@@ -1,8 +1,9 @@
-"""Run commands one after the other, each in its own process group and under its own limit.
+"""Run commands one after the other, each in its own process group and with its own time limit.
 
-A step that fails, hangs or dies ends itself only. After every step the folder of results is rewritten: `results.json`
-(each step's status and what it measured), `gpu.md` (its tables) and `log.txt` (its output), so that whatever ends the
-runner leaves what had been done by then. Uses the standard library only: nothing that a step needs can break it.
+A step that fails, hangs or crashes does not affect the others. After every step the folder of results is updated:
+`results.json` (each step's status and measurements), `gpu.md` (its tables) and `log.txt` (its output), so that the
+results so far survive whatever ends the runner. It uses the standard library only, so that nothing a step needs can
+break it.
 """
 
 from __future__ import annotations
@@ -191,7 +192,7 @@ class Runner:
 
 
 def report(results: Mapping[str, Any]) -> str:
-    """Render the results in Markdown: every step's status, then the tables of those that have some."""
+    """Return the results in Markdown: every step's status, then the tables."""
     records = results["steps"].items()
     parts = [markdown(["step", "status", "seconds"], [[name, _status(one), _seconds(one)] for name, one in records])]
     for name, record in records:
@@ -204,14 +205,14 @@ def report(results: Mapping[str, Any]) -> str:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table."""
+    """Return a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def _status(record: Mapping[str, Any]) -> str:
     reason = record.get("reason")
-    return record["status"] + (f": {reason}" if reason else "")
+    return f"{record['status']}: {reason}" if reason else str(record["status"])
 
 
 def _seconds(record: Mapping[str, Any]) -> str:

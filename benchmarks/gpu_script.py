@@ -1,4 +1,4 @@
-"""What the GPU benchmarks have in common: their options, the machine, and the report that `gpu_all.py` merges."""
+"""Options, machine data and the report that the GPU benchmarks share; `gpu_all.py` merges the reports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from gpu_runner import markdown
-from keygraph.bench.roofline import Gpu, known_gpu, measured_gpu
+from keygraph.bench.data_sheets import Gpu, known_gpu, measured_gpu
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -83,7 +83,15 @@ class Report:
         self.values: dict[str, Any] = {"machine": machine(), "errors": self.errors, "tables": []}
 
     def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> None:
-        """Put a table into the report, in place of an earlier one with its title."""
+        """Add a table to the report, in place of an earlier one of this title, and write the report.
+
+        Parameters
+        ----------
+        title, header, rows
+            The table, as text.
+        note
+            A line below it.
+        """
         table = {"title": title, "header": list(header), "rows": [list(row) for row in rows], "note": note}
         self.values["tables"] = [one for one in self.values["tables"] if one["title"] != title] + [table]
         self.write()

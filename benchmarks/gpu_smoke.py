@@ -1,4 +1,4 @@
-"""The first look: one KeyGraph and one KeyGraphAttention per type against float64, by Triton and by the C library."""
+"""A first check: one KeyGraph and one KeyGraphAttention per type against float64, by Triton and by the C library."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ Host = tuple[Callable[[], Tensor], Callable[[], Tensor]]
 
 
 def just_in_time(inputs: Inputs) -> Host:
+    """Return calls of the kernels through Triton."""
     k = torch.tensor([inputs.neighbours], device=inputs.q.device)
     return (
         lambda: jit.key_graph(inputs.nodes, inputs.nodes, k),
@@ -29,6 +30,7 @@ def just_in_time(inputs: Inputs) -> Host:
 
 
 def c_library(inputs: Inputs) -> Host:
+    """Return calls of the kernels through the C library."""
     from cuda_host import CudaLibrary
 
     k = torch.tensor([inputs.neighbours], device=inputs.q.device)
@@ -40,7 +42,17 @@ def c_library(inputs: Inputs) -> Host:
 
 
 def checked(inputs: Inputs, host: Host, tolerance: float) -> tuple[str, list[str]]:
-    """Return a cell of the table and what is wrong."""
+    """Return a cell of the table, and what is wrong.
+
+    Parameters
+    ----------
+    inputs
+        Of both operators.
+    host
+        What runs them.
+    tolerance
+        Largest norm-wise relative error of the attention.
+    """
     graph = unpack_graph(host[0](), inputs.nodes.shape[2])
     links = int((graph.sum(-1) != inputs.neighbours).sum())
     share = graph_agreement(inputs, graph)
@@ -54,6 +66,7 @@ def checked(inputs: Inputs, host: Host, tolerance: float) -> tuple[str, list[str
 
 
 def main() -> int:
+    """Run the step from the command line; return its exit code."""
     parser = options(__doc__, rounds=1)
     parser.add_argument("--dtype", nargs="*", choices=list(DTYPES), default=list(DTYPES))
     arguments = parser.parse_args()

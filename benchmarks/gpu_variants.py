@@ -1,8 +1,9 @@
-"""Every variant that fits, timed: just in time and by the C library, then the fastest one's launches by every host.
+"""Time every kernel variant that fits, by Triton and by the C library, and the launches of the fastest by every host.
 
-Medians of CUDA events with a head start, so that no gap between launches counts; inputs larger than the L2 cache taken
-in turn. Every variant's result is held against float64; a wrong one is an error, one that the GPU has not the shared
-memory for is not. What a launch costs the host is measured apart, on a tiny problem.
+Medians of CUDA events with a head start, so that no gap between launches counts; several inputs, together larger than
+the L2 cache, taken in turn. Every variant's result is checked against float64. A wrong result is an error; a variant
+for which the GPU has too little shared memory is not. The host's cost of a launch is measured separately, on a tiny
+problem.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from gpu_script import Report, gpus, options, reason, require_gpu
 from keygraph.bench.operators import OUR_LINKS, OUR_TOLERANCE
 from keygraph.bench.problem import Inputs, Problem, random_inputs
 from keygraph.bench.reference import attention_error, graph_agreement
-from keygraph.bench.roofline import attention_floor, graph_floor
+from keygraph.bench.roofline import attention_roofline, graph_roofline
 from keygraph.bench.timing import gpu_medians, input_sets
 from keygraph.plugins.torch import key_graph, key_graph_attention, unpack_graph
 from keygraph.plugins.triton import jit
@@ -33,14 +34,14 @@ from torch import Tensor
 _HOST_LAUNCHES, _CAPTURED = 200, 8
 #: Nodes of the problem on which the host's cost is measured.
 _SMALL = 32
-#: So often another process goes on: each costs seconds.
+#: How often another process may continue: each costs seconds.
 _MOST_LOST = 4
-#: The name of what lost it, where that was none of the variants alone.
+#: The name that stands for timing, if the GPU was lost there and not by one variant.
 _TIMING = "timing"
 
 
 class LostGpu(Exception):
-    """This process cannot use the GPU any more, from the variant `name` on."""
+    """Raised when the GPU is unusable for this process, since it ran the variant `name`."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"{name}: {reason}; the GPU is lost to this process")
@@ -63,12 +64,14 @@ class Case:
 
     @property
     def sizes(self) -> jit.Sizes:
+        """The sizes, as the kernels' launcher takes them."""
         p = self.problem
         if self.op == "KeyGraph":
             return jit.Sizes(p.windows, 1, p.nodes, p.nodes, p.graph_channels)
         return jit.Sizes(p.windows, 1, p.nodes, p.nodes, p.channels, p.heads, p.channels)
 
     def fitting(self, place: torch.device) -> tuple[Variant, ...]:
+        """Return the variants that can compute it on this GPU."""
         dtype = getattr(torch, self.problem.dtype)
         return jit.fitting(self.op, dtype, self.sizes, False, jit.capability(place))
 
@@ -80,7 +83,7 @@ GRAPHS = ((64, 1024, 180, 128), (64, 1024, 180, 256), (64, 1024, 180, 512), (256
 
 
 def cases(dtype: str, tiny: bool = False) -> Iterator[Case]:
-    """What is measured."""
+    """Yield the cases to measure."""
     for windows, nodes, k in ((1, 4, 2),) if tiny else ATTENTION:
         for channels in CHANNELS[1:2] if tiny else CHANNELS:
             for heads_last in (False, True):
@@ -104,13 +107,34 @@ class Tensors:
 
 
 def tensors(case: Case, place: torch.device, seed: int = 0) -> Tensors:
+    """Return a case's random tensors.
+
+    Parameters
+    ----------
+    case
+        The case.
+    place
+        The GPU.
+    seed
+        Of the random numbers.
+    """
     inputs = random_inputs(case.problem, place, seed)
     q, k, v = (t.transpose(1, 2).contiguous() if case.heads_last else t for t in (inputs.q, inputs.k, inputs.v))
     return Tensors(inputs, q, k, v, torch.tensor([inputs.neighbours], device=place), case.heads_last)
 
 
 def just_in_time(case: Case, variant: Variant, given: Tensors) -> Callable[[], Tensor]:
-    """Return the call that Triton compiles."""
+    """Return the call of a variant that Triton compiles.
+
+    Parameters
+    ----------
+    case
+        The case.
+    variant
+        One that fits.
+    given
+        The tensors.
+    """
     i = given.inputs
     if case.op == "KeyGraph":
         return lambda: jit.key_graph(i.nodes, i.nodes, given.keep, variant)
@@ -118,23 +142,46 @@ def just_in_time(case: Case, variant: Variant, given: Tensors) -> Callable[[], T
 
 
 def ahead_of_time(case: Case, variant: Variant, given: Tensors) -> Callable[[], Tensor]:
-    """Return the C library's call."""
+    """Return the call of a variant in the C library.
+
+    Parameters
+    ----------
+    case
+        The case.
+    variant
+        One that fits.
+    given
+        The tensors.
+    """
     from cuda_host import prepared_attention, prepared_graph
 
     i = given.inputs
+    call: Callable[[], Tensor]
     if case.op == "KeyGraph":
-        return prepared_graph(i.nodes, i.nodes, given.keep, torch.empty_like(i.graph), variant.number)
-    output = torch.empty_like(given.q)
-    return prepared_attention(
-        given.q, given.k, given.v, i.graph, None, i.scale, output, case.heads_last, variant.number
-    )
+        call = prepared_graph(i.nodes, i.nodes, given.keep, torch.empty_like(i.graph), variant.number)
+    else:
+        output = torch.empty_like(given.q)
+        call = prepared_attention(
+            given.q, given.k, given.v, i.graph, None, i.scale, output, case.heads_last, variant.number
+        )
+    return call
 
 
 HOSTS = {"just in time": just_in_time, "C library": ahead_of_time}
 
 
 def wrong(case: Case, given: Tensors, result: Tensor) -> str | None:
-    """Say what is wrong with a result; None if nothing."""
+    """Return what is wrong with a result; None if nothing.
+
+    Parameters
+    ----------
+    case
+        The case.
+    given
+        The tensors.
+    result
+        Of a variant.
+    """
     if case.op == "KeyGraph":
         selected = unpack_graph(result, case.problem.nodes)
         if not bool((selected.sum(-1) == case.problem.k).all()):
@@ -148,9 +195,25 @@ def wrong(case: Case, given: Tensors, result: Tensor) -> str | None:
 def measured(
     case: Case, place: torch.device, rounds: int, report: Report, without: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Time every variant by every host; return {"milliseconds": {host: {variant: ms}}, "failures"}.
+    """Time every variant by every host; return ``{"milliseconds": {host: {variant: ms}}, "failures"}``.
 
-    `without` names what is left out: those at which the GPU was lost before. Raises LostGpu.
+    Parameters
+    ----------
+    case
+        The case.
+    place
+        The GPU.
+    rounds
+        Number of measurements.
+    report
+        Takes the errors.
+    without
+        Names to leave out: those at which the GPU was lost before.
+
+    Raises
+    ------
+    LostGpu
+        A variant made the GPU unusable for this process.
     """
     sets = input_sets(case.problem.attention_bytes, place)
     given = [tensors(case, place, seed) for seed in range(sets)]
@@ -163,7 +226,7 @@ def measured(
                 failures[name] = "the GPU is lost"
                 continue
             report.values["running"] = f"{case.op}, {case}: {name}"
-            report.write()  # What a kernel was that hangs.
+            report.write()  # Names the kernel if it hangs.
             try:
                 prepared = [prepare(case, variant, each) for each in given]
                 problem = wrong(case, given[0], prepared[0]())
@@ -216,7 +279,19 @@ def host_microseconds(call: Callable[[], Any], number: int) -> float:
 
 
 def launches(case: Case, place: torch.device, variant: Variant, rounds: int) -> dict[str, dict[str, float]]:
-    """Host -> milliseconds on the GPU by events, milliseconds in a CUDA graph, microseconds of the host."""
+    """Return host -> milliseconds on the GPU by events and in a CUDA graph, and microseconds of the host.
+
+    Parameters
+    ----------
+    case
+        The case.
+    place
+        The GPU.
+    variant
+        The fastest.
+    rounds
+        Number of measurements.
+    """
     number = 1 if case.problem.nodes < _SMALL else _HOST_LAUNCHES  # a case of --tiny
     small = replace(case, problem=replace(case.problem, windows=1, nodes=min(_SMALL, case.problem.nodes), k=2))
     found = {}
@@ -252,10 +327,22 @@ def _operator(case: Case, _variant: Variant, given: Tensors) -> Callable[[], Ten
 
 
 def show(report: Report, op: str, results: dict[Case, dict[str, Any]], ceilings: Any) -> None:
-    """Make the tables of one operator: a host's variants by cases, the fastest in bold, and its roofline."""
+    """Add the tables of one operator to the report: variants by cases, the fastest in bold, and the roofline.
+
+    Parameters
+    ----------
+    report
+        Takes the tables.
+    op
+        The operator.
+    results
+        Case -> what `measured` returned.
+    ceilings
+        File with the measured peak rates, or None.
+    """
     results = {case: found for case, found in results.items() if case.op == op}
     figures = gpus(ceilings)
-    floor = attention_floor if op == "KeyGraphAttention" else graph_floor
+    roofline = attention_roofline if op == "KeyGraphAttention" else graph_roofline
     for host in HOSTS:
         columns = {case: found["milliseconds"][host] for case, found in results.items()}
         names = list(dict.fromkeys(name for column in columns.values() for name in column))
@@ -265,19 +352,29 @@ def show(report: Report, op: str, results: dict[Case, dict[str, Any]], ceilings:
             cells = [_cell(column.get(name), best[case]) for case, column in columns.items()]
             rows.append([name, *cells])
         for of, gpu in figures.items():
-            shares = [f"{floor(case.problem, gpu).milliseconds / ms:.0%}" for case, ms in best.items()]
+            shares = [f"{roofline(case.problem, gpu).milliseconds / ms:.0%}" for case, ms in best.items()]
             rows.append([f"roofline ({of}) over the fastest", *shares])
         report.table(f"{op}, {host}, us", ["variant", *map(str, columns)], rows)
 
 
 def goes_on(report: Report, case: Case, error: LostGpu) -> int:
-    """Let another process do what is left; return its exit code."""
+    """Let another process measure the rest; return its exit code.
+
+    Parameters
+    ----------
+    report
+        What was measured so far.
+    case
+        The case at which the GPU was lost.
+    error
+        Why.
+    """
     report.values["lost"].append([f"{case.op}, {case}", error.name])
     report.errors.append(f"{case}: {error}")
     if "--json" not in sys.argv or len(report.values["lost"]) > _MOST_LOST:
         return report.finish()
     report.write()
-    print(f"{case}: {error}; another process goes on", flush=True)
+    print(f"{case}: {error}; another process continues", flush=True)
     words = [word for word in sys.argv if word != "--go-on"]
     return subprocess.run([sys.executable, *words, "--go-on"], check=False).returncode
 
@@ -289,6 +386,7 @@ def _cell(ms: float | None, best: float) -> str:
 
 
 def main() -> int:
+    """Run the step from the command line; return its exit code."""
     parser = options(__doc__, rounds=6)
     parser.add_argument("--dtype", choices=["float16", "bfloat16", "float32"], default="float16")
     parser.add_argument("--go-on", action="store_true", help="after a process that lost the GPU, with its --json")

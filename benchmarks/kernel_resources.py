@@ -1,11 +1,11 @@
-"""What the compiler makes of every GPU kernel variant: registers, shared memory, spills. No GPU is needed.
+"""Registers, shared memory and spills of every GPU kernel variant, as compiled for each target. No GPU is needed.
 
     python benchmarks/kernel_resources.py --targets 80 90 --json resources.json
 
-Prints a Markdown table; a cell is registers per thread / shared memory per block in KiB, and, where there is one, the
-stack of a thread in bytes, which is what has spilled: the kernels use no stack otherwise. For the dense attention then
-the instructions per score, which a thread executes in one step of its main loop. The JSON also has the assembler's
-performance warnings, such as C7515 (products on 9.0 that wait for each other).
+Prints a Markdown table. A cell holds registers per thread / shared memory per block in KiB, and the stack of a thread
+in bytes if there is one: these are spills, since the kernels use no stack otherwise. The dense attention also has the
+instructions per score, which a thread executes in one step of its main loop. The JSON file also has the assembler's
+performance warnings, such as C7515 (matrix products on 9.0 that wait for each other).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MAIN_LOOP_SHARE = 0.9
 
 
 def resources(variant: Any, target: ahead_of_time.Target) -> dict[str, Any]:
-    """What a variant uses on a target."""
+    """Return what a variant uses on a target."""
     kernel = ahead_of_time.compiled(variant, target)
     used = {
         name.lower(): int(value)
@@ -54,7 +54,17 @@ def resources(variant: Any, target: ahead_of_time.Target) -> dict[str, Any]:
 
 
 def said_of(code: bytes, tool: str, *options: str) -> str:
-    """What one of the tools that come with Triton says of machine code."""
+    """Return the output of one of the tools that Triton includes.
+
+    Parameters
+    ----------
+    code
+        Machine code (cubin).
+    tool
+        Its name.
+    options
+        Its options.
+    """
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(code)
         file.flush()
@@ -62,13 +72,14 @@ def said_of(code: bytes, tool: str, *options: str) -> str:
 
 
 def tool_path(name: str) -> Path:
+    """Return the path of a tool that Triton includes."""
     import triton
 
     return Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
 
 
 def performance_warnings(ptx: str, target: ahead_of_time.Target) -> list[str]:
-    """Codes of the assembler's warnings about speed, such as "C7515"."""
+    """Return the codes of the assembler's performance warnings, such as "C7515"."""
     # Triton compiles for the instructions of exactly one target from 9.0 on.
     name = f"sm_{target.capability}{'a' if target.capability >= 90 else ''}"
     assembler = "ptxas-blackwell" if target.capability >= 100 else "ptxas"
@@ -85,7 +96,7 @@ def performance_warnings(ptx: str, target: ahead_of_time.Target) -> list[str]:
 
 
 def main_loop(assembly: str, exponentials: int) -> int | None:
-    """Instructions in the shortest loop that has at least so many exponentials."""
+    """Return the number of instructions in the shortest loop with so many exponentials; None if there is none."""
     instructions: list[str] = []
     labels: dict[str, int] = {}
     loops = []
@@ -102,12 +113,12 @@ def main_loop(assembly: str, exponentials: int) -> int | None:
 
 
 def resources_at(index: int, target: ahead_of_time.Target) -> dict[str, Any]:
-    """`resources` of a variant by its place in the list, which is all that another process needs."""
+    """Return `resources` of a variant by its place in the list, which can be sent to another process."""
     return resources(ahead_of_time.wanted(target)[index], target)
 
 
 def measure(target: ahead_of_time.Target, jobs: int) -> dict[str, dict[str, Any]]:
-    """Variant -> what it uses on a target."""
+    """Return variant -> what it uses on a target."""
     variants = ahead_of_time.wanted(target)
     # The compiler's threads do not survive a fork.
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -116,6 +127,7 @@ def measure(target: ahead_of_time.Target, jobs: int) -> dict[str, dict[str, Any]
 
 
 def cell(used: dict[str, Any] | None) -> str:
+    """Return a cell of the table."""
     if used is None:
         return "-"
     spilled = f", **{used['stack_bytes']} B**" if used["stack_bytes"] else ""
@@ -125,6 +137,7 @@ def cell(used: dict[str, Any] | None) -> str:
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", nargs="+", default=["75", "80", "86", "89", "90", "100", "120"])
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)

@@ -1,16 +1,15 @@
-"""Steps of KeyGraph's search for the k-th similarity, counted in the kernel itself by Triton's interpreter: no GPU.
+"""Steps of KeyGraph's search for the k-th similarity, counted in the kernel by Triton's interpreter. No GPU is needed.
 
     python benchmarks/key_graph_search.py
     git show 215fdff:plugins/triton/key_graph.py > old.py && python benchmarks/key_graph_search.py --kernel old.py
 
-A step reads all similarities of a block of rows once: from registers in the resident form, in the streamed form by
-computing them again. A block goes on until its last row is done, so a cell is the mean and the largest of the blocks.
+A step reads all similarities of a block of rows once: from registers in the resident form, by computing them again in
+the streamed form. A block continues until its last row is done, so a cell is the mean and the maximum over blocks.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import sys
 import warnings
@@ -25,8 +24,10 @@ from keygraph.plugins.torch.operators import graph_observer
 
 os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel's module is imported
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "plugins"))
 from keygraph.plugins.triton.variants import VARIANTS, Variant
+from load_module import load_module
 from photos import add_noise, unseen_photo
 from search_steps import steps
 
@@ -43,26 +44,26 @@ Inputs = tuple[np.ndarray, np.ndarray]
 
 
 def normal(nodes: int) -> Inputs:
-    """Independent features, query is key: each row has itself as an outlier."""
+    """Return independent features, query and key being the same: each row has itself as an outlier."""
     return same(np.random.default_rng(0).standard_normal((1, nodes, CHANNELS)))
 
 
 def low_rank(nodes: int) -> Inputs:
-    """Correlated features: four directions, a common mean and noise."""
+    """Return correlated features: four directions, a common mean and noise."""
     random = np.random.default_rng(1)
     features = random.standard_normal((nodes, 4)) @ random.standard_normal((4, CHANNELS))
     return same((features + 0.5 * random.standard_normal(features.shape) + 1)[None])
 
 
 def flat(nodes: int) -> Inputs:
-    """Half of the nodes are equal, as in a flat region of an image."""
+    """Return features of which half are equal, as in a flat region of an image."""
     features = np.random.default_rng(2).standard_normal((1, nodes, CHANNELS))
     features[:, ::2] = features[:, :1]
     return same(features)
 
 
 def trained(stage: int) -> Callable[[int], Inputs]:
-    """The features that a stage of the trained demo network compares, on a noisy photograph that it has not seen."""
+    """Return the features that a stage of the trained demo network compares, on a noisy photograph."""
 
     def inputs(nodes: int) -> Inputs:
         seen: list[np.ndarray] = []
@@ -87,7 +88,7 @@ def trained(stage: int) -> Callable[[int], Inputs]:
 
 
 def given(make: Callable[[np.random.Generator, tuple[int, int]], np.ndarray]) -> Callable[[int], Inputs]:
-    """Similarities as they are made, exactly: row r has the query e_r, and node n's channel r is their similarity."""
+    """Return exact similarities: row r has the query e_r, and channel r of node n is their similarity."""
 
     def inputs(nodes: int) -> Inputs:
         similarity = make(np.random.default_rng(3), (GIVEN_ROWS, nodes))
@@ -98,6 +99,8 @@ def given(make: Callable[[np.random.Generator, tuple[int, int]], np.ndarray]) ->
 
 
 def with_node_7(value: float) -> Callable[[np.random.Generator, tuple[int, int]], np.ndarray]:
+    """Return random similarities in which node 7 has this value in every row."""
+
     def make(random: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
         similarity = random.standard_normal(shape)
         similarity[:, 7] = value
@@ -107,7 +110,7 @@ def with_node_7(value: float) -> Callable[[np.random.Generator, tuple[int, int]]
 
 
 def same(features: np.ndarray) -> Inputs:
-    """Query is key, float16 [B, 1, N, C], and some of the rows of each window, `ROWS` in all."""
+    """Return float16 [B, 1, N, C] as key, and some rows of each window as query, `ROWS` in all."""
     key = features.astype(np.float16)[:, None]
     rows = np.random.default_rng(4).permutation(key.shape[2])[: ROWS // key.shape[0]]
     return key[:, :, rows], key
@@ -132,29 +135,33 @@ CASES: dict[str, Callable[[int], Inputs]] = {
 }
 
 
-def kernels_of(file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("other_key_graph", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def cell(variant: Variant, inputs: Inputs, k: int, module: ModuleType | None) -> str:
+    """Return the mean and the maximum of the steps.
+
+    Parameters
+    ----------
+    variant
+        Of the kernel.
+    inputs
+        Query and key.
+    k
+        Neighbours of each node.
+    module
+        Another version of the kernel's module, or None.
+    """
     counts = steps(variant, *inputs, k, module)
     return f"{np.mean(counts):.1f} / {max(counts)}"
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, nargs="+", choices=COUNTED, default=[256, 1024])
     parser.add_argument("--k", type=int, nargs="+", default=[64, 128, 256, 512])
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--kernel", type=Path, help="another version of plugins/triton/key_graph.py")
     options = parser.parse_args()
-    module = kernels_of(options.kernel) if options.kernel else None
+    module = load_module(options.kernel, "other_key_graph") if options.kernel else None
     warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of infinities and NaN
     numbered = {variant.number: variant for variant in VARIANTS}
     for nodes in options.nodes:

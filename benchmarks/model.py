@@ -1,8 +1,8 @@
-"""A whole KGT in ONNX Runtime with our library, against eager PyTorch and ONNX Runtime with the file's functions.
+"""A whole KGT on the CPU: ONNX Runtime with keygraph's library, against eager PyTorch and the file's own functions.
 
-One process, two threads, float32, random weights; every round runs each contender once (see
-`keygraph.bench.timing`). PyTorch's ways are given every advantage: the graph is a plain matmul and topk, and its
-boolean mask (or index list) is made once for all layers of a stage.
+One process, two threads, float32, random weights; every round runs each call once (see `keygraph.bench.timing`). The
+PyTorch implementations get every advantage: the graph is a plain matmul and topk, and its boolean mask (or index list)
+is made once for all layers of a stage.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import keygraph
 import numpy as np
@@ -25,8 +26,13 @@ from keygraph.models import kgt as kgt_module
 from keygraph.models import load_checkpoint, save_checkpoint
 from keygraph.models.kgt import KGT, KGTConfig
 from timing import THREADS, add_options, features, instruction_set, target
+from torch import nn
 
 SIDE = 128
+
+Call = Callable[..., torch.Tensor]
+#: (q, k, v, mask or index) -> result, with the heads apart.
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -46,39 +52,85 @@ CASES = [Case(32, 256, 3), Case(32, 128, 3), Case(16, 64, 2.5)]
 
 
 def dense_graph(query: torch.Tensor, key: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-    """bool[B, 1, M, N]: what a PyTorch user would write."""
+    """Return the graph as a PyTorch user would write it, bool[B, 1, M, N].
+
+    Parameters
+    ----------
+    query, key
+        float32[B, 1, M, C] and [B, 1, N, C].
+    k
+        int64[1].
+    """
     chosen = (query @ key.mT).topk(int(k), dim=-1, sorted=False).indices
     return torch.zeros(*query.shape[:3], key.shape[2], dtype=torch.bool).scatter_(-1, chosen, True)
 
 
 def index_graph(query: torch.Tensor, key: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-    """int64[B, 1, M, k]."""
+    """Return the graph as a list of neighbours, int64[B, 1, M, k].
+
+    Parameters
+    ----------
+    query, key
+        float32[B, 1, M, C] and [B, 1, N, C].
+    k
+        int64[1].
+    """
     return (query @ key.mT).topk(int(k), dim=-1, sorted=False).indices
 
 
-def by_head(attend: Callable) -> Callable:
-    """Call with heads apart: [B, N, H D] -> [B, H, N, D], and back."""
+def by_head(attend: Attend) -> Call:
+    """Return `attend` for inputs with the heads last: [B, N, H D] -> [B, H, N, D], and back."""
 
-    def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, graph: torch.Tensor, *_rest: object, heads: int):  # type: ignore[no-untyped-def]
-        apart = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-        return attend(*apart, graph).transpose(1, 2).flatten(2)
+    def call(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, graph: torch.Tensor, *_rest: object, heads: int
+    ) -> torch.Tensor:
+        q, k, v = (x.view(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
+        return attend(q, k, v, graph).transpose(1, 2).flatten(2)
 
     return call
 
 
 @by_head
 def sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    """Return PyTorch's fused attention with a boolean mask.
+
+    Parameters
+    ----------
+    q, k, v
+        float32[B, H, N, D].
+    mask
+        bool[B, 1, N, N].
+    """
+    result: torch.Tensor = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return result
 
 
 @by_head
 def masked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the papers' Torch-Mask.
+
+    Parameters
+    ----------
+    q, k, v
+        float32[B, H, N, D].
+    mask
+        bool[B, 1, N, N].
+    """
     scores = (q @ k.mT) * q.shape[-1] ** -0.5
     return scores.masked_fill(~mask, -torch.inf).softmax(-1) @ v
 
 
 @by_head
 def gathered(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Return the papers' Torch-Gather, window by window: all windows at once would take gigabytes.
+
+    Parameters
+    ----------
+    q, k, v
+        float32[B, H, N, D].
+    index
+        int64[B, 1, N, k].
+    """
     out = torch.empty_like(q)
     for window in range(q.shape[0]):  # all windows at once would take gigabytes
         keys, values = k[window][:, index[window, 0]], v[window][:, index[window, 0]]
@@ -88,26 +140,49 @@ def gathered(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, index: torch.Ten
 
 
 @contextmanager
-def written_by_hand(graph: Callable, attention: Callable) -> Iterator[None]:
-    """Let the network call these in place of our operators."""
-    ours = kgt_module.key_graph, kgt_module.key_graph_attention
-    kgt_module.key_graph, kgt_module.key_graph_attention = graph, attention
-    try:
+def written_by_hand(graph: Call, attention: Call) -> Iterator[None]:
+    """Make the network call these functions instead of keygraph's operators inside the ``with`` block."""
+    with patch.object(kgt_module, "key_graph", graph), patch.object(kgt_module, "key_graph_attention", attention):
         yield
-    finally:
-        kgt_module.key_graph, kgt_module.key_graph_attention = ours
 
 
-def eager(model: KGT, image: torch.Tensor, k: int, graph: Callable, attention: Callable) -> Callable[[], torch.Tensor]:
+def eager(model: nn.Module, image: torch.Tensor, k: int, graph: Call, attention: Call) -> Callable[[], torch.Tensor]:
+    """Return a call of the network in eager PyTorch with these functions instead of keygraph's operators.
+
+    Parameters
+    ----------
+    model
+        The network.
+    image
+        float32[1, C, H, W].
+    k
+        Neighbours of each node.
+    graph, attention
+        The functions.
+    """
+
     def call() -> torch.Tensor:
         with torch.inference_mode(), written_by_hand(graph, attention):
-            return model(image, k)
+            result: torch.Tensor = model(image, k)
+        return result
 
     return call
 
 
 def contenders(case: Case, folder: Path, gather: bool, threads: int) -> dict[str, Callable[[], Any]]:
-    """ "ours" first; every other has been compared with it."""
+    """Return name -> call, "ours" first, after checking every other result against it.
+
+    Parameters
+    ----------
+    case
+        The network.
+    folder
+        Where the checkpoint and the file are written.
+    gather
+        Whether to include gathered rows.
+    threads
+        Threads of ONNX Runtime.
+    """
     torch.manual_seed(0)
     config = KGTConfig(layers=(4, 4, 4, 4), channels=60, heads=6, window=case.window, k=case.k)
     checkpoint, file = folder / "model.ckpt", folder / "model.onnx"
@@ -136,6 +211,7 @@ def contenders(case: Case, folder: Path, gather: bool, threads: int) -> dict[str
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser, 9, "model.json")
     parser.add_argument("--gather", action="store_true", help="also PyTorch with gathered rows (a minute each)")

@@ -1,8 +1,8 @@
-"""The two operators on the CPU against what PyTorch and plain ONNX Runtime offer.
+"""The two operators on the CPU, against PyTorch and the functions in plain ONNX Runtime.
 
-One process, two threads, float32; every round runs each contender once (see `keygraph.bench.timing`); the medians'
-ratios are what counts, not the times. Masks, index lists and whatever else a rival needs are made beforehand: only the
-operator itself is timed.
+One process, two threads, float32; every round runs each call once (see `keygraph.bench.timing`). The ratios of the
+medians are the result, not the times. Masks, index lists and whatever else an alternative needs are made beforehand:
+only the operator itself is timed.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ CASES = [
     Problem(windows, heads=6, nodes=nodes, channels=30, k=k, dtype="float32", graph_channels=180)
     for windows, nodes, k in SIZES
 ]
-#: What the project wants on AVX-512, as ratios of the rival's time to ours; on AVX2 half of it.
+#: The project's targets on AVX-512, as ratios of the alternative's time to ours; half of it on AVX2.
 TARGETS = {
     64: {"sdpa": 3, "mask": 8, "gather": 80, "topk": 2.5},
     128: {"sdpa": 4.5, "mask": 20, "gather": 90, "topk": 2.5},
     256: {"sdpa": 2.8, "mask": 12, "gather": 90, "topk": 2.5},
     512: {"sdpa": 1.6, "mask": 7, "gather": 120, "topk": 2.5},
 }
-ATTENTION_RIVALS = ("sdpa", "mask", "gather", "functions")
-GRAPH_RIVALS = ("topk", "topk + scatter", "functions")
+ATTENTION_ALTERNATIVES = ("sdpa", "mask", "gather", "functions")
+GRAPH_ALTERNATIVES = ("topk", "topk + scatter", "functions")
 
 
 def contenders(case: Problem) -> tuple[dict[str, Call], dict[str, Call]]:
-    """The attention's and the graph's contenders, "ours" first; every attention has been compared with ours."""
+    """Return the calls of the attention and of the graph, "ours" first, after checking every attention against it."""
     inputs = random_inputs(case, torch.device("cpu"), seed=1)
     functions = operator_functions()
     attention = {
@@ -62,6 +62,7 @@ def contenders(case: Problem) -> tuple[dict[str, Call], dict[str, Call]]:
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser, 25, "operators.json")
     arguments = parser.parse_args()
@@ -82,11 +83,11 @@ def main() -> None:
         ratios = {op: {n: t / each["ours"] for n, t in each.items() if n != "ours"} for op, each in times.items()}
         report["cases"].append({"case": asdict(case), "milliseconds": times, "ratios": ratios})
         print(f"\n{case}")
-        for op, rivals in (("attention", ATTENTION_RIVALS), ("graph", GRAPH_RIVALS)):
+        for op, names in (("attention", ATTENTION_ALTERNATIVES), ("graph", GRAPH_ALTERNATIVES)):
             print(f"  {op:10s} ours {times[op]['ours']:8.2f} ms")
-            for rival in rivals:
-                goal = target(TARGETS[case.k].get(rival), isa)
-                print(f"    {rival:14s} {times[op][rival]:8.2f} ms   {ratios[op][rival]:7.2f} x{goal}")
+            for name in names:
+                goal = target(TARGETS[case.k].get(name), isa)
+                print(f"    {name:14s} {times[op][name]:8.2f} ms   {ratios[op][name]:7.2f} x{goal}")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(report, indent=2) + "\n")
     print(f"\n{arguments.output}")

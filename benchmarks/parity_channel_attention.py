@@ -1,17 +1,17 @@
 """How close exported Restormer, MST and MST++ come to PyTorch, at their real sizes, on photographs.
 
-Every network is written as a checkpoint of the released kind and loaded from it; each is exported in FP32 and fp16,
-for any size unless `--fixed`, and run at 256 x 256 and 480 x 720. fp16 is run as ONNX Runtime's CPU provider computes,
-and in float32 with every stored tensor rounded, which is what a GPU does (`keygraph.runtime.backends.emulated_half`).
+Every network is saved as a checkpoint like the released ones and loaded from it. It is exported in FP32 and fp16, for
+any size unless `--fixed`, and run at 256 x 256 and 480 x 720. fp16 runs as ONNX Runtime's CPU provider computes it, and
+in float32 with every stored tensor rounded, as a GPU computes it (`keygraph.runtime.backends.emulated_half`).
 
-The weights are random, in two ways:
+The weights are random, in one of two ways:
 
-* ``default``: as PyTorch initialises them. Branches are weak, so what the network adds is small.
+* ``default``: as PyTorch initialises them. Branches are weak, so the network adds little.
 * ``strong``: every convolution has unit gain, attention is far from uniform (temperature 4), and no two weights of a
   norm are equal. The last convolution is scaled until it adds `ADDED` of the value range (rms), as much as networks
   trained for heavy degradations do. Untrained features are larger than trained ones, so this is the harder case.
 
-A Restormer takes some minutes and about 8 GB here: name the cases to run.
+A Restormer takes some minutes and about 8 GB: name the cases to run.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from typing import Any
 import numpy as np
 import skimage.data
 import torch
-from keygraph.export.canonicalize import tidy
+from keygraph.export.canonicalize import canonicalize
 from keygraph.export.exporter import plan, save
-from keygraph.export.mixed_precision import halve
+from keygraph.export.mixed_precision import to_mixed_precision
 from keygraph.export.trace import trace
 from keygraph.instrumentation.key_graphs import GraphProbe
 from keygraph.instrumentation.metrics import psnr
@@ -58,7 +58,7 @@ LAST = {"restormer": "output", "mst": "mapping", "mst_plus_plus": "conv_out"}
 
 
 def enhanced(config: Any, preset: str) -> Any:
-    """The configuration with GLMHA in the place of CSA."""
+    """Return the configuration with GLMHA instead of CSA."""
     return replace(config, attention="glmha", reduction=preset_reduction(preset, config.reduced_heads))
 
 
@@ -90,7 +90,7 @@ class Row:
 
 
 def network(config: Any, weights: str) -> nn.Module:
-    """A network with random weights."""
+    """Return a network with random weights, ``"default"`` or ``"strong"``."""
     torch.manual_seed(0)
     architecture = next(a for a in registry.ARCHITECTURES if isinstance(config, a.config_type))
     module = architecture.build(config).eval()
@@ -112,8 +112,16 @@ def strengthen(name: str, tensor: Tensor) -> None:
 
 
 def degraded(manifest: Manifest, height: int, width: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """A photograph of this size as the task has it, and what goes with it."""
-    left, right, _ = skimage.data.stereo_motorcycle()
+    """Return a photograph degraded as the task has it, and the extra inputs.
+
+    Parameters
+    ----------
+    manifest
+        Of the model.
+    height, width
+        Size of the image.
+    """
+    left, right, _ = skimage.data.stereo_motorcycle()  # type: ignore[no-untyped-call]
     views = [view[:height, :width] for view in (left, right)]
     random = np.random.default_rng(0)
     if manifest.margin != (0, 0):
@@ -127,7 +135,17 @@ def degraded(manifest: Manifest, height: int, width: int) -> tuple[np.ndarray, d
 def measurement(
     photo: np.ndarray, manifest: Manifest, random: np.random.Generator
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """What a camera with a coded aperture and a prism makes of a scene; its bands are mixtures of red, green, blue."""
+    """Return the measurement of a camera with a coded aperture and a prism.
+
+    Parameters
+    ----------
+    photo
+        float[H, W, 3], 0 to 1; the scene's bands are mixtures of its colours.
+    manifest
+        Of the model.
+    random
+        For the coded aperture.
+    """
     height, width, _ = photo.shape
     mask = (random.random((height, width)) < 0.5).astype(np.float32)
     bands, across = manifest.out_channels, manifest.margin[1]
@@ -140,20 +158,38 @@ def measurement(
 
 
 def tensors(manifest: Manifest, height: int, width: int) -> tuple[np.ndarray, ...]:
-    """The same as the network takes it."""
+    """Return the same as tensors for the network.
+
+    Parameters
+    ----------
+    manifest
+        Of the model.
+    height, width
+        Size of the image.
+    """
     given = make_request(manifest, *degraded(manifest, height, width))
     return tuple(np.ascontiguousarray(x) for x in TileReader(given, height, width)(0, 0, height, width))
 
 
 def restored(module: nn.Module, inputs: Iterable[np.ndarray]) -> np.ndarray:
-    """What PyTorch makes of it."""
+    """Return PyTorch's result."""
     with torch.inference_mode():
         result: np.ndarray = module(*map(torch.from_numpy, inputs)).numpy()
     return result
 
 
 def added(module: nn.Module, last: str, inputs: Iterable[np.ndarray]) -> float:
-    """Rms of what the last convolution gives."""
+    """Return the rms of the last convolution's output.
+
+    Parameters
+    ----------
+    module
+        The network.
+    last
+        Name of the convolution.
+    inputs
+        Of the network.
+    """
     seen: list[float] = []
     hook = module.get_submodule(last).register_forward_hook(
         lambda _module, _inputs, result: seen.append(float(result.square().mean().sqrt()))
@@ -164,22 +200,46 @@ def added(module: nn.Module, last: str, inputs: Iterable[np.ndarray]) -> float:
 
 
 def write(model: LoadedModel, shape: tuple[int, int, int] | None, folder: Path) -> dict[str, Path]:
-    """Export in both precisions, traced once, without what `export` measures at the end."""
+    """Export in both precisions, traced once, without the measurements at the end of `export`.
+
+    Parameters
+    ----------
+    model
+        The checkpoint.
+    shape
+        Batch, height and width, or None for any.
+    folder
+        Where the files are written.
+    """
     began = time.perf_counter()
     manifest = plan(model.manifest(), k=None, shape=shape, precision="fp32")
     traced = trace(model.module, manifest)
-    tidy(traced)
+    canonicalize(traced)
     files = {precision: folder / f"{precision}.onnx" for precision in ("fp32", "fp16")}
     save(traced, manifest, files["fp32"])
     manifest = plan(model.manifest(), k=None, shape=shape, precision="fp16")
-    manifest = halve(traced, manifest, model.architecture.keep_fp32, [], save, lambda _line: None)
+    manifest = to_mixed_precision(traced, manifest, model.architecture.keep_fp32, [], save, lambda _line: None)
     save(traced, manifest, files["fp16"])
     print(f"exported in {time.perf_counter() - began:.0f} s", file=sys.stderr)
     return files
 
 
 def measure(case: str, weights: str, sizes: Iterable[tuple[int, int]], fixed: bool, folder: Path) -> list[Row]:
-    """Export a network and hold it against PyTorch."""
+    """Export a network and compare it with PyTorch; return a row for each size.
+
+    Parameters
+    ----------
+    case
+        A key of `CASES`.
+    weights
+        ``"default"`` or ``"strong"``.
+    sizes
+        Heights and widths.
+    fixed
+        Export a file for each size.
+    folder
+        Where the files are written.
+    """
     module = network(CASES[case], weights)
     checkpoint = folder / "model.pth"
     torch.save({"params": module.state_dict()}, checkpoint)
@@ -189,7 +249,7 @@ def measure(case: str, weights: str, sizes: Iterable[tuple[int, int]], fixed: bo
     if weights == "strong":
         with torch.no_grad():
             scale = ADDED / added(model.module, last, tensors(manifest, 128, 128))
-            model.module.get_submodule(last).weight.mul_(scale)
+            model.module.get_parameter(f"{last}.weight").mul_(scale)
     files = None if fixed else write(model, None, folder)
     rows = []
     for height, width in sizes:
@@ -224,6 +284,7 @@ def measure(case: str, weights: str, sizes: Iterable[tuple[int, int]], fixed: bo
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of: {'; '.join(CASES)}; all by default")
     parser.add_argument("--weights", choices=("default", "strong"), nargs="+", default=["strong"])

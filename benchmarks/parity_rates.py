@@ -1,10 +1,10 @@
-"""How often ``keygraph compare`` is wrong: false alarms, and faults of falling size that it misses.
+"""Error rates of ``keygraph compare``: false alarms, and faults of decreasing size that it misses.
 
-The networks are small KGTs with random weights (no two equal, not even the norms'), another one for each seed. Under
-the rule for fp32 the candidate is the exported file with the same weights in ONNX Runtime, under that for fp16 the
+The networks are small KGTs with random weights (no two equal, in the norms either), one for each seed. Under the rule
+for fp32 the candidate is the exported file with the same weights in ONNX Runtime, under the rule for fp16 the
 checkpoint in half precision; the reference is the checkpoint in PyTorch in float32. Every fault is planted in the
-candidate, in sizes that fall by ten. A cell of the table says how often it was found, and the PSNR in dB that is left
-without near ties.
+candidate, in sizes that decrease by factors of ten. A cell of the table says how often it was found, and the PSNR in dB
+that remains without near ties.
 
     python benchmarks/parity_rates.py --output benchmarks/results/parity_rates.json
 """
@@ -20,8 +20,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import numpy as np
@@ -33,7 +34,7 @@ from keygraph.parity import OnnxProbe, Probe, Run, TorchProbe, compare
 from keygraph.parity.localize.first_divergence import STANDS_OUT
 from keygraph.plugins.torch import key_graph
 from keygraph.plugins.torch.operators import graph_observer
-from keygraph.runtime.tiling import run as tiled_run
+from keygraph.runtime.tiling.blend import blend
 from timing import features
 
 # The tests export one network for any weights, too.
@@ -77,7 +78,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Case:
-    """The right network of one seed, and the image that it is held against."""
+    """The correct network of one seed, and the image to compare it on."""
 
     seed: int
     checkpoint: Path
@@ -86,19 +87,19 @@ class Case:
 
     @property
     def image(self) -> np.ndarray:
-        """Noise: texture everywhere."""
+        """Noise, which is texture everywhere."""
         return np.random.default_rng(self.seed).random((HEIGHT, WIDTH, 3), np.float32)
 
     @property
     def model(self) -> LoadedModel:
-        """From the checkpoint."""
+        """The network, loaded from the checkpoint."""
         return load_checkpoint(self.checkpoint)
 
     def candidate(self, rule: str, change: Callable[[KGT], None] = lambda _network: None) -> Probe:
-        """The side that is judged, with what `change` does to its network."""
+        """Return the side that is judged, after `change` has modified its network."""
         model = self.model
         with torch.no_grad():
-            change(model.module)
+            change(cast(KGT, model.module))
         if rule == "fp16":
             return TorchProbe(model, "fp16")
         path = self.folder / "candidate.onnx"
@@ -116,12 +117,13 @@ def one_block(network: KGT, size: float) -> None:
     """Change every weight of a block at random, as a lower precision does."""
     random = torch.Generator().manual_seed(0)
     for tensor in network.get_submodule(BLOCK).parameters():
-        tensor *= 1 + size * torch.randn(tensor.shape, generator=random)
+        tensor.mul_(1 + size * torch.randn(tensor.shape, generator=random))
 
 
 def epsilon(network: KGT, size: float) -> None:
     """Add to the epsilon of a norm, which is 1e-5."""
-    network.get_submodule(f"{BLOCK}.norm1").eps += size
+    norm = cast(torch.nn.LayerNorm, network.get_submodule(f"{BLOCK}.norm1"))
+    norm.eps += size
 
 
 def bias(network: KGT, size: float) -> None:
@@ -139,24 +141,24 @@ CHANGES: dict[str, Callable[[KGT, float], None]] = {
 
 
 class Flipping(TorchProbe):
-    """A side whose first stage takes the (k+1)-th in place of the k-th neighbour, in one row out of so many."""
+    """A side whose first stage takes the (k+1)-th instead of the k-th neighbour, in one row of every `every`."""
 
     def __init__(self, model: LoadedModel, precision: str, every: int) -> None:
         super().__init__(model, precision)
         self._every = every
 
     def run(self, images: Any, k: int | None, *extras: Any) -> Any:
-        """See `Probe.run`."""
+        """Run one batch, as `Probe.run`."""
         return self.record(images, k, *extras)[0]
 
     def record(self, images: Any, k: int | None, *extras: Any) -> tuple[Any, list[Selection]]:
-        """See `Probe.record`."""
+        """Run one batch and record the selections, as `Probe.record`."""
         selections: list[Selection] = []
 
         def observe(query: torch.Tensor, key: torch.Tensor, graph: torch.Tensor) -> torch.Tensor:
             used = graph if selections else self._flipped(query, key, graph)
-            values = [tensor.float().numpy() for tensor in (query, key)]
-            selections.append(Selection(f"body.{len(selections)}", *values, used.numpy()))
+            name = f"body.{len(selections)}"
+            selections.append(Selection(name, query.float().numpy(), key.float().numpy(), used.numpy()))
             return used
 
         with observing(observe):
@@ -171,7 +173,7 @@ class Flipping(TorchProbe):
 
 @contextmanager
 def observing(observer: Any) -> Iterator[None]:
-    """Let every `key_graph` in the block call this."""
+    """Make every `key_graph` inside the ``with`` block call this function."""
     token = graph_observer.set(observer)
     try:
         yield
@@ -179,55 +181,88 @@ def observing(observer: Any) -> Iterator[None]:
         graph_observer.reset(token)
 
 
-def flipped(case: Case, size: float, rule: str) -> Run:
-    """The (k+1)-th for the k-th neighbour in a part of the rows."""
+def flipped(size: float, case: Case, rule: str) -> Run:
+    """Plant the (k+1)-th instead of the k-th neighbour in a part of the rows.
+
+    Parameters
+    ----------
+    case
+        The network.
+    size
+        Which part of the rows.
+    rule
+        ``"fp32"`` or ``"fp16"``.
+    """
     return compare(Flipping(case.model, rule, round(1 / size)), TorchProbe(case.model), [case.image])
 
 
-def pasted_beside(case: Case, size: float, rule: str) -> Run:
-    """A tile one pixel off, in an image with a texture of this contrast."""
+def pasted_beside(size: float, case: Case, rule: str) -> Run:
+    """Plant a tile that is one pixel off, in an image with a texture of this contrast.
+
+    Parameters
+    ----------
+    case
+        The network.
+    size
+        Contrast of the texture.
+    rule
+        ``"fp32"`` or ``"fp16"``.
+    """
     texture = np.random.default_rng(case.seed).random((64, 80, 3), np.float32) - 0.5
     image, images = (0.5 + size * texture).astype(np.float32), 0
 
-    def blend(plan: Any, restored: Any, scale: int = 1) -> Any:
+    def pasted(plan: Any, restored: Any, scale: int = 1) -> Any:
         nonlocal images
         images += 1
         if images == 1:  # The reference's.
-            return original(plan, restored, scale)
-        return original(plan, (np.roll(one, 1, -1) if i == 5 else one for i, one in enumerate(restored)), scale)
+            return blend(plan, restored, scale)
+        return blend(plan, (np.roll(one, 1, -1) if i == 5 else one for i, one in enumerate(restored)), scale)
 
-    original = tiled_run.blend
-    with patch.object(tiled_run, "blend", blend):
+    with patch("keygraph.runtime.tiling.run.blend", pasted):
         return compare(case.candidate(rule), TorchProbe(case.model), [image], tile=32)
 
 
-def changed(case: Case, change: Callable[[KGT, float], None], size: float, rule: str) -> Run:
-    """A fault of the arithmetic."""
+def changed(change: Callable[[KGT, float], None], size: float, case: Case, rule: str) -> Run:
+    """Plant a fault of the arithmetic.
+
+    Parameters
+    ----------
+    case
+        The network.
+    change
+        A value of `CHANGES`.
+    size
+        How large the fault is.
+    rule
+        ``"fp32"`` or ``"fp16"``.
+    """
     candidate = case.candidate(rule, lambda network: change(network, size))
     return compare(candidate, TorchProbe(case.model), [case.image], blocks=rule == "fp32")
 
 
 def faults() -> Iterator[tuple[str, float, Callable[[Case, str], Run]]]:
-    """Everything that is planted, in all its sizes."""
+    """Yield every fault in all its sizes, with the function that plants it."""
     for name, change in CHANGES.items():
         for size in SIZES:
-            yield name, size, lambda case, rule, change=change, size=size: changed(case, change, size, rule)
+            yield name, size, partial(changed, change, size)
     for size in SIZES[:4]:
-        yield (
-            "(k+1)-th for k-th neighbour: part of the rows",
-            size,
-            lambda case, rule, size=size: flipped(case, size, rule),
-        )
+        yield "(k+1)-th for k-th neighbour: part of the rows", size, partial(flipped, size)
     for size in SIZES[:6]:
-        yield (
-            "a tile one pixel off: contrast of the texture",
-            size,
-            lambda case, rule, size=size: pasted_beside(case, size, rule),
-        )
+        yield "a tile one pixel off: contrast of the texture", size, partial(pasted_beside, size)
 
 
 def measure(name: str, size: float, rule: str, runs: list[Run]) -> Row:
-    """Sum up."""
+    """Summarize the runs with one fault.
+
+    Parameters
+    ----------
+    name, size
+        The fault.
+    rule
+        ``"fp32"`` or ``"fp16"``.
+    runs
+        The comparisons.
+    """
     results = [run.comparisons[0].inputs[0].judged.psnr for run in runs]
     levels = [200.0 if math.isinf(level) else level for level in results]
     blocks = None
@@ -238,14 +273,14 @@ def measure(name: str, size: float, rule: str, runs: list[Run]) -> Row:
 
 
 def stands_out(run: Run) -> bool:
-    """Whether the block that has the fault is further off by itself than the usual one."""
+    """Return whether the block with the fault differs more by itself than the usual block."""
     alone = {block.name: min(block.alone, 200.0) for block in run.comparisons[0].blocks if not math.isnan(block.alone)}
     worst = min(alone, key=lambda name: alone[name])
     return worst.startswith(BLOCK) and alone[worst] < statistics.median(alone.values()) - STANDS_OUT
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown: a line for each fault and rule, a column for each size: found, dB, and found by its block."""
+    """Return a Markdown table with a line for each fault and rule, and for each size how often it was found."""
     lines = [f"| fault: size | rule | {' | '.join(f'{size:g}' for size in SIZES)} |", "|---" * (len(SIZES) + 2) + "|"]
     for name in dict.fromkeys(row.fault for row in rows):
         for rule in RULES:
@@ -260,6 +295,7 @@ def _cell(row: Row) -> str:
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=50, help="networks without a fault")
     parser.add_argument("--runs", type=int, default=5, help="networks for each fault and size")

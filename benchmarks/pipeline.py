@@ -1,7 +1,7 @@
-"""What the host adds to a model: cutting, converting, checking, blending and rounding the tiles of a large photo.
+"""Host overhead of tiled inference: cutting, converting, checking, blending and rounding the tiles of a large photo.
 
-The overhead is the time of a whole restoration over the sum of the session's runs in it, measured in the same
-restoration, so that a busy machine slows both. A session that does nothing shows the host alone.
+The overhead is the time of a whole restoration over the sum of its session runs, measured in the same restoration, so
+that a busy machine slows both. A session that does nothing shows the host's time alone.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ TARGET = 0.03
 
 
 class Timed:
-    """A session that adds up how long its runs take."""
+    """A session that adds up the time of its runs in `seconds`."""
 
     def __init__(self, manifest: Manifest, run: Callable[..., Any]) -> None:
         self.manifest, self.description, self._run = manifest, "timed", run
         self.seconds = 0.0
 
     def run(self, images: np.ndarray[Any, Any], k: int | None, *extras: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Run one batch, as `Session.run`."""
         began = time.perf_counter()
         restored: np.ndarray[Any, Any] = self._run(images, k, *extras)
         self.seconds += time.perf_counter() - began
@@ -42,14 +43,26 @@ class Timed:
 
 
 def photo(megapixels: float) -> np.ndarray[Any, Any]:
-    """uint8[H, W, 3] of 4:3 with something in it."""
+    """Return a random image uint8[H, W, 3] of aspect ratio 4:3."""
     height = round((megapixels * 1e6 * 3 / 4) ** 0.5)
     width = round(height * 4 / 3)
     return np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
 
 
 def measure(session: Session, image: np.ndarray[Any, Any], tile: int, rounds: int) -> dict[str, float]:
-    """The round with the median overhead."""
+    """Return the round with the median overhead.
+
+    Parameters
+    ----------
+    session
+        What runs the model.
+    image
+        uint8[H, W, 3].
+    tile
+        Side of the tiles in pixels.
+    rounds
+        Number of restorations.
+    """
     results = []
     for _ in range(rounds):
         timed = Timed(session.manifest, session.run)
@@ -71,6 +84,7 @@ def measure(session: Session, image: np.ndarray[Any, Any], tile: int, rounds: in
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="an exported file; without one, the demo's checkpoint is exported")
     parser.add_argument("--megapixels", type=float, default=12)

@@ -1,10 +1,10 @@
-"""How soon the report of a large image can be looked at, in a real Chromium.
+"""Time until the HTML report of a large image is usable, in a real Chromium.
 
-.venv/bin/python benchmarks/report.py [--megapixels 4] [--runs 5]
+    .venv/bin/python benchmarks/report.py [--megapixels 4] [--runs 5]
 
-The image is a photograph with noise, which compresses badly. Measured is the time from the navigation's start to the
-first paint (the verdict and the numbers), and to the pictures and their difference being decoded and drawn; and the
-processor time of the page's main thread till then, which a busy machine does not change much.
+The image is a photograph with noise, which compresses badly. Measured are the time from the start of navigation to the
+first paint (the verdict and the numbers) and until the images and their difference are decoded and drawn, and the CPU
+time of the page's main thread until then, which a busy machine changes little.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ from keygraph.models import load_checkpoint
 from keygraph.parity import ComparedImage, Run, compare
 from keygraph.parity.output.report import write_report
 from keygraph.runtime.tiling.blend import Plan, cut
+from numpy.typing import NDArray
 
 ROOT = Path(__file__).parents[1]
 CHECKPOINT = ROOT / "examples/kgt-denoise-tiny.ckpt"
+
+Picture = NDArray[np.float32]
 
 #: Resolves when the first two pictures and the difference are there and a frame has been drawn.
 READY = """
@@ -39,6 +42,7 @@ else new MutationObserver(painted).observe(viewer, { attributeFilter: ["data-rea
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megapixels", type=float, default=4.0)
     parser.add_argument("--runs", type=int, default=5)
@@ -57,19 +61,18 @@ def main() -> None:
 
 
 def enlarged(side: int) -> Run:
-    """A real comparison of a small image, with a large one put in its place."""
+    """Return a real comparison of a small image, in which a large image takes its place."""
     with tempfile.TemporaryDirectory() as folder:
         export(load_checkpoint(CHECKPOINT), Path(folder) / "kgt.onnx", verification=False)
         run = compare([Path(folder) / "kgt.onnx"], CHECKPOINT)
-    photo = skimage.data.coffee()
-    clean = (
-        np.tile(photo, (-(-side // photo.shape[0]), -(-side // photo.shape[1]), 1))[:side, :side].astype(np.float32)
-        / 255
-    )
+    photo: NDArray[np.uint8] = skimage.data.coffee()  # type: ignore[no-untyped-call]
+    repeats = (-(-side // photo.shape[0]), -(-side // photo.shape[1]), 1)
+    clean: Picture = np.tile(photo, repeats)[:side, :side].astype(np.float32) / np.float32(255)
     random = np.random.default_rng(0)
 
-    def noisy(image: np.ndarray, sigma: float) -> np.ndarray:
-        return image + np.float32(sigma) * random.standard_normal(image.shape, np.float32)
+    def noisy(image: Picture, sigma: float) -> Picture:
+        noise: Picture = random.standard_normal(image.shape, np.float32)
+        return image + np.float32(sigma) * noise
 
     reference = noisy(clean, 2 / 255)
     given = np.rint(np.clip(noisy(clean, 25 / 255), 0, 1) * 255).astype(np.uint8)
@@ -81,7 +84,7 @@ def enlarged(side: int) -> Run:
 
 
 def measure(page: Path, profile: Path) -> dict[str, float]:
-    """Milliseconds in a browser that has just started and knows nothing of the page."""
+    """Return the milliseconds in a browser that was just started and has nothing of the page in its cache."""
     sys.path.insert(0, str(ROOT / "tests"))
     from browser import chromium
 

@@ -1,4 +1,4 @@
-"""What the benchmarks on the CPU have in common."""
+"""Options, instruction sets and machine data that the CPU benchmarks share."""
 
 from __future__ import annotations
 
@@ -16,18 +16,29 @@ INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
 
 
 def instruction_set(name: str | None) -> str:
-    """Force an instruction set upon our operators, in the whole process; the one in use."""
+    """Force an instruction set on keygraph's operators in this process, if `name` is given; return the one in use."""
     import keygraph.plugins
 
     library = ctypes.CDLL(str(keygraph.plugins.library("onnxruntime")))
     library.keygraph_cpu_isa.restype = ctypes.c_char_p
     if name and library.keygraph_cpu_select_isa(name.encode()):
         raise SystemExit(f"this machine has no {name}")
-    return library.keygraph_cpu_isa().decode()
+    used: bytes = library.keygraph_cpu_isa()
+    return used.decode()
 
 
 def add_options(parser: argparse.ArgumentParser, rounds: int, output: str) -> None:
-    """What both benchmarks take."""
+    """Add the options that both CPU benchmarks of the operators take.
+
+    Parameters
+    ----------
+    parser
+        To add them to.
+    rounds
+        Default number of rounds.
+    output
+        Default name of the file in results/.
+    """
     parser.add_argument("--isa", choices=INSTRUCTION_SETS, help="force an instruction set upon our operators")
     parser.add_argument("--alone", action="store_true", help="one thread, least processor time: for a busy machine")
     parser.add_argument("--rounds", type=int, default=rounds)
@@ -36,12 +47,12 @@ def add_options(parser: argparse.ArgumentParser, rounds: int, output: str) -> No
 
 
 def target(ratio: float | None, isa: str) -> str:
-    """What the project wants of a ratio, to print behind it: on AVX2 half, of the baseline nothing."""
+    """Return the project's target for a ratio as text to print behind it: half of it on AVX2, none on the baseline."""
     return f"  (target {ratio / 2 if isa == 'avx2' else ratio:g})" if ratio and isa != "baseline" else ""
 
 
 def features(threads: int) -> dict[str, Any]:
-    """What the figures depend on: the processor and the versions."""
+    """Return what the figures depend on: processor, cores, threads and versions."""
     import onnxruntime
     import torch
 

@@ -1,6 +1,7 @@
 """The command line: one thin module per command, imported only when it is called.
 
-To add a command, write a function with Typer's annotations in a module of its own, and add its line to `COMMANDS`.
+To add a command, write a function with Typer's annotations in its own module, take the options that other commands have
+from `arguments`, and add a line to `COMMANDS`.
 """
 
 from __future__ import annotations
@@ -16,21 +17,29 @@ from ..errors import KeygraphError, MissingDependencyError
 if TYPE_CHECKING:
     import typer
 
-#: Command -> (module in this folder, function, what it does).
+#: Command -> (module in this folder, function, summary).
 COMMANDS = {
     "restore": ("restore", "restore", "Restore images with an exported model or a checkpoint."),
     "export": ("export", "export", "Export a checkpoint to one portable ONNX file, verified against PyTorch."),
     "build": ("build", "build", "Build engines for named GPUs from an exported file."),
-    "compare": ("compare", "compare", "Compare a model with a reference, number by number."),
-    "inspect": ("inspect", "inspect", "Say what a checkpoint, an ONNX file, an engine or an image is."),
-    "bench": ("bench_models", "bench", "Time models, or `bench operators`, on this machine beside PyTorch's ways."),
-    "doctor": ("doctor", "doctor", "Say what is installed here, what is missing, and how to get it."),
+    "compare": ("compare", "compare", "Compare models with a reference, number by number."),
+    "inspect": (
+        "inspect",
+        "inspect",
+        "Show what a checkpoint, an ONNX file, an engine, a spectral cube or an image is.",
+    ),
+    "bench": (
+        "bench_models",
+        "bench",
+        "Measure models on this machine; `bench operators`: the operators against PyTorch.",
+    ),
+    "doctor": ("doctor", "doctor", "Show what is installed, what is missing, and how to get it."),
 }
 
-#: Command -> (its first word, the module and function that are called instead when that word is there).
-_FORMS = {"bench": ("operators", "bench", "bench")}
+#: Command -> (word, module, function): this function is called instead when the word is among the arguments.
+_FORMS = {"bench": ("operators", "bench_operators", "bench")}
 
-#: Package that may be missing -> the extra of keygraph that brings it.
+#: Package that may be missing -> the extra of keygraph that installs it.
 _EXTRAS = {
     "numpy": "cpu",
     "onnxruntime": "cpu",
@@ -44,23 +53,26 @@ _EXTRAS = {
     "typer": "cli",
 }
 
-_HELP = "Trained image-restoration transformers into production: export, build, restore, compare."
+_HELP = "Put trained image-restoration transformers into production: export, build, restore, compare."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``keygraph`` and return its exit code: 0, 1 for what went wrong, 2 for what the user gave."""
+    """Run ``keygraph``; return its exit code: 0, 1 when something went wrong, 2 for invalid input.
+
+    `arguments` are the command line's by default.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     return _guarded(given, lambda rest: _group(rest)(rest or ["--help"], prog_name="keygraph", standalone_mode=False))
 
 
 def export_model(arguments: Sequence[str] | None = None) -> int:
-    """Run ``export-model``, the same as ``keygraph export``."""
+    """Run ``export-model``, which is ``keygraph export``; return its exit code as `main` does."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     return _guarded(given, lambda rest: _single("export")(rest, prog_name="export-model", standalone_mode=False))
 
 
 def _group(arguments: list[str]) -> typer.Typer:
-    """Build the command line; only the command that is called is imported, so that help is quick and never fails."""
+    """Return the command line. Only the command that is called is imported, so that help is quick and never fails."""
     import typer
 
     app = typer.Typer(help=_HELP, add_completion=False, pretty_exceptions_enable=False)
@@ -70,7 +82,9 @@ def _group(arguments: list[str]) -> typer.Typer:
         version: bool = typer.Option(
             False, "--version", help="Show the version and exit.", is_eager=True, callback=_version
         ),
-        debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error; may stand anywhere."),
+        debug: bool = typer.Option(
+            False, "--debug", help="Show the traceback of an error; may stand anywhere in the command."
+        ),
     ) -> None:
         pass
 
@@ -83,7 +97,7 @@ def _group(arguments: list[str]) -> typer.Typer:
 
 
 def _single(name: str) -> typer.Typer:
-    """Build a command line of one command."""
+    """Return a command line of one command."""
     import typer
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -100,7 +114,7 @@ def _function(name: str, arguments: Sequence[str] = ()) -> Callable[..., Any]:
 
 
 def _unused() -> None:
-    """Stand for a command that is not called."""
+    """Do nothing, in place of a command that is not called."""
 
 
 def _version(wanted: bool) -> None:
@@ -114,7 +128,7 @@ def _version(wanted: bool) -> None:
 
 
 def _guarded(arguments: list[str], run: Callable[[list[str]], Any]) -> int:
-    """Run, and make one line and an exit code of whatever is raised."""
+    """Call `run` with the arguments; turn any exception into one line on stderr and an exit code."""
     rest = [argument for argument in arguments if argument != "--debug"]
     debug = len(rest) < len(arguments)
     try:
@@ -131,9 +145,11 @@ def _guarded(arguments: list[str], run: Callable[[list[str]], Any]) -> int:
             traceback.print_exc()
         return _fail(str(error), error.exit_code)
     except Exception as error:
-        if type(error).__name__ == "Abort":  # Typer's word for an interruption.
+        if type(error).__name__ == "Abort":  # Typer's exception for Ctrl+C.
             return _fail("interrupted", 130)
-        if hasattr(error, "format_message"):  # Wrong usage. Typer has had its exceptions from two packages.
+        if hasattr(
+            error, "format_message"
+        ):  # Wrong usage. Which package this exception comes from depends on Typer's version.
             return _fail(f"{error.format_message()} (see --help)", 2)
         if debug:
             traceback.print_exc()

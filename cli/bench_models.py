@@ -12,9 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
-from ..bench.models import Report, measure, ways
+from ..bench.configurations import run_configurations
+from ..bench.models import Report, measure
+from ..environment.machine import processor
 from ..errors import InputError
-from .environment import processor
+from .arguments import Device, Json, K, NoProgress, Provider, Rounds, Threads
 from .output import status
 from .table import show
 
@@ -26,33 +28,34 @@ def bench(
     ],
     against: Annotated[
         Path | None,
-        typer.Option("--against", metavar="CKPT", help="Its checkpoint: PyTorch as it is, and compiled, beside them."),
+        typer.Option("--against", metavar="CKPT", help="Its checkpoint, to measure PyTorch and torch.compile too."),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option("--device", metavar="cpu|cuda|cuda:N", help="Where; engines run on a GPU anyway.")
+    device: Device = None,
+    provider: Provider = None,
+    tile: Annotated[
+        int | None,
+        typer.Option("--tile", metavar="N", help="Side of the tiles in pixels; by default the first model's."),
     ] = None,
-    provider: Annotated[
-        str | None, typer.Option("--provider", metavar="cpu|cuda|tensorrt", help="ONNX Runtime's execution provider.")
-    ] = None,
-    tile: Annotated[int | None, typer.Option("--tile", metavar="N", help="Side of the tiles in pixels.")] = None,
-    batch: Annotated[str, typer.Option("--batch", metavar="N,...", help="Tiles that run together.")] = "1,4",
-    k: Annotated[int | None, typer.Option("--k", metavar="N", help="Neighbours of each node.")] = None,
-    rounds: Annotated[int, typer.Option("--rounds", metavar="N", help="Measurements; the medians count.")] = 7,
-    threads: Annotated[int | None, typer.Option("--threads", metavar="N", help="Per operator; one per core.")] = None,
-    memory: Annotated[bool, typer.Option(help="Measure memory too, in a process for each.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    batch: Annotated[
+        str, typer.Option("--batch", metavar="N,...", help="Numbers of tiles that run together, one after the other.")
+    ] = "1,4",
+    k: K = None,
+    rounds: Rounds = 7,
+    threads: Threads = None,
+    memory: Annotated[bool, typer.Option(help="Measure memory too, each in a process of its own.")] = True,
+    as_json: Json = False,
+    quiet: NoProgress = False,
 ) -> None:
-    """Time forms of one network side by side. For the operators alone see: keygraph bench operators --help
+    """Measure forms of one network side by side. For the operators alone: keygraph bench operators --help
 
-    ms: one batch, from the host's memory to the host's memory. host: what cutting, converting and joining tiles add to
-    the runs of a whole restoration. PSNR: against the first row.
+    Engines always run on a GPU. ms: one batch, from host memory to host memory. host: what cutting, converting and
+    joining tiles adds to the inference time of a whole restoration. PSNR: against the first row.
     """
-    if rounds < 1:
-        raise InputError(f"rounds is {rounds}; give at least 1")
-    contenders = ways(list(map(str, models)), None if against is None else str(against), device, provider, threads)
+    configurations = run_configurations(
+        list(map(str, models)), None if against is None else str(against), device, provider, threads
+    )
     with status(quiet=quiet or as_json) as say:
-        report = measure(contenders, tile=tile, batches=_batches(batch), k=k, rounds=rounds, memory=memory, say=say)
+        report = measure(configurations, tile=tile, batches=_batches(batch), k=k, rounds=rounds, memory=memory, say=say)
     if as_json:
         print(json.dumps(_as_json(report), allow_nan=False))
     else:
@@ -79,13 +82,15 @@ def _machine() -> str:
 def _as_json(report: Report) -> dict[str, Any]:
     values = dataclasses.asdict(report)
     for measurement in values["measurements"]:
+        # The key "way" is the configuration's name in the first version of this output, which users may read.
+        measurement["way"] = measurement.pop("configuration")
         # JSON has no infinity: equal results have no PSNR.
         measurement["psnr"] = None if math.isinf(measurement["psnr"] or 0) else measurement["psnr"]
     return {"machine": _machine(), **values}
 
 
 def _show(report: Report) -> None:
-    """One screen of text."""
+    """Print the measurements as a table."""
     k = "" if report.k is None else f", k {report.k}"
     print(f"{_machine()}\ntiles of {report.tile} x {report.tile}{k}\n")
     for name, description in report.descriptions.items():
@@ -93,10 +98,10 @@ def _show(report: Report) -> None:
     print()
     rows = []
     for one in report.measurements:
-        rss, on_gpu = report.memory.get(one.way, (None, None))
+        rss, on_gpu = report.memory.get(one.configuration, (None, None))
         rows.append(
             (
-                one.way,
+                one.configuration,
                 str(one.batch),
                 f"{one.milliseconds:.1f}",
                 f"{one.tiles_per_second:.2f}",
@@ -107,6 +112,6 @@ def _show(report: Report) -> None:
                 "-" if on_gpu is None else f"{on_gpu:.0f}",
             )
         )
-    show(("way", "batch", "ms", "tiles/s", "MP/s", "host", "PSNR", "MiB", "GPU MiB"), rows)
+    show(("configuration", "batch", "ms", "tiles/s", "MP/s", "host", "PSNR", "MiB", "GPU MiB"), rows)
     for name, why in report.failures.items():
         print(f"note: {name} did not run: {why}")

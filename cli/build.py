@@ -27,62 +27,75 @@ from ..engines.options import (
 from ..engines.targets import TARGETS, can_build, find_target
 from ..errors import InputError, MissingDependencyError
 from ..runtime.backends.engine_metadata import BACKENDS
-from .output import note, progress_bar
+from .arguments import Json, Quiet
+from .output import no_note, note, progress_bar
 from .table import show
 
 
 def build(
     model: Annotated[Path | None, typer.Argument(metavar="MODEL.onnx", help="An exported .onnx file.")] = None,
     target: Annotated[
-        list[str] | None, typer.Option(metavar="sm_NN", help="The GPU to build for; may be given several times.")
+        list[str] | None, typer.Option(metavar="sm_NN", help="GPU to build for, by default this machine's; repeatable.")
     ] = None,
-    backend: Annotated[str, typer.Option(metavar="|".join((*BACKENDS, AUTO)), help="What builds.")] = AUTO,
+    backend: Annotated[
+        str, typer.Option(metavar="|".join((*BACKENDS, AUTO)), help="Library that builds the engines.")
+    ] = AUTO,
     tile: Annotated[
         list[str] | None,
-        typer.Option(metavar="N|HxW|min:opt:max", help="Tile in pixels; several make several profiles."),
+        typer.Option(
+            metavar="N|HxW|min:opt:max", help="Tile size in pixels; repeat it for several optimization profiles."
+        ),
     ] = None,
-    batch: Annotated[list[str] | None, typer.Option(metavar="N|min:opt:max", help="Tiles that run together.")] = None,
+    batch: Annotated[
+        list[str] | None, typer.Option(metavar="N|min:opt:max", help="Number of tiles that run together.")
+    ] = None,
     k: Annotated[
-        int | None, typer.Option("--k", metavar="MAX", help="Largest k that the engine takes; all that the file does.")
+        int | None,
+        typer.Option("--k", metavar="MAX", help="Largest k that the engine takes; by default all that the file does."),
     ] = None,
-    workspace: Annotated[str | None, typer.Option(metavar="4G", help="Memory that a kernel may use.")] = None,
+    workspace: Annotated[
+        str | None, typer.Option(metavar="4G", help="Memory that a kernel may use as workspace.")
+    ] = None,
     optimization: Annotated[
-        int, typer.Option(metavar="0-5", help="Time spent on a faster engine.")
+        int, typer.Option(metavar="0-5", help="Builder optimization level: higher builds longer for a faster engine.")
     ] = DEFAULT_OPTIMIZATION,
     timing_cache: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="TensorRT's timings, to start from and to add to.")
+        Path | None, typer.Option(metavar="FILE", help="TensorRT's timing cache, to start from and to add to.")
     ] = None,
     hardware_compatible: Annotated[
         str, typer.Option(metavar="|".join(COMPATIBLE), help="Other GPUs that the engine must run on.")
     ] = COMPATIBLE[0],
     version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", help="Newer versions of TensorRT can run it.")
+        bool, typer.Option("--version-compatible", help="Let newer versions of TensorRT run the engine.")
     ] = False,
     strip_weights: Annotated[
-        bool, typer.Option("--strip-weights", help="Leave the weights out, to be put in by a refitter.")
+        bool, typer.Option("--strip-weights", help="Leave the weights out; a refitter has to put them in.")
     ] = False,
     plugin: Annotated[
         str,
-        typer.Option(metavar="auto|none|FILE", help="The operators' library; none: the functions in the file."),
+        typer.Option(metavar="auto|none|FILE", help="Library of the operators; none: the functions in the file."),
     ] = "auto",
-    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Folder for the engines.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Build even what is there already.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="DIR", help="Folder for the engines; by default the model's.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Build engines that exist already, too.")] = False,
     preflight: Annotated[
-        bool, typer.Option("--preflight/--no-preflight", help="Ask first whether memory and disk suffice.")
+        bool, typer.Option("--preflight/--no-preflight", help="Check first whether memory and disk suffice.")
     ] = True,
     list_targets: Annotated[bool, typer.Option("--list-targets", help="Show the targets and exit.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Build engines for named GPUs from an exported file.
 
-    An engine that is there already, made of the same things, is kept. Exit code 1 when a target failed.
+    An engine that exists already, built from the same file with the same options, is kept. Exit code 1 when a target
+    failed.
     """
     if list_targets:
         _list_targets(as_json)
         return
     if model is None:
-        raise InputError("which model? Give the exported file: keygraph build MODEL.onnx")
+        raise InputError("no model is given; give the exported file: keygraph build MODEL.onnx")
     gpu = local_gpu()
     targets = list({found.name: found for found in map(find_target, target or [])}.values())
     loaded = load_model(model)
@@ -101,7 +114,8 @@ def build(
     library = find_plugin(plugin, software.backend, quiet)
     folder = out if out is not None else model.parent
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; make it first, or name another with -o")
+        raise InputError(f"{folder} is not a folder; create it first, or choose another with -o")
+    # The options that differ from their defaults, recorded in the sidecar as the command that built the engine.
     words: dict[str, Any] = {
         "tile": tile,
         "batch": batch,
@@ -131,12 +145,21 @@ def build(
         for one in targets
     ]
     with progress_bar(f"building with {software}", quiet=quiet) as progress:
-        outcomes = build_engines(loaded, jobs, notice=_silent if quiet else note, progress=progress)
+        outcomes = build_engines(loaded, jobs, notice=no_note if quiet else note, progress=progress)
     _report(loaded, outcomes, str(software), as_json=as_json, quiet=quiet)
 
 
 def find_plugin(wanted: str, backend: str, quiet: bool) -> Path | None:
     """Return the operators' library to build with, or None for the functions in the file.
+
+    Parameters
+    ----------
+    wanted
+        The value of ``--plugin``: ``"auto"``, ``"none"``, or a library's path.
+    backend
+        What builds the engine; TensorRT-RTX gets no plugin by default.
+    quiet
+        Print no note when TensorRT's plugin is not installed.
 
     Raises
     ------
@@ -151,17 +174,17 @@ def find_plugin(wanted: str, backend: str, quiet: bool) -> Path | None:
             raise InputError(f"the plugin library {path} does not exist; give another, or --plugin none")
         return path
     if backend == "tensorrt-rtx":
-        return None  # It takes plugins, but its makers do not promise that.
+        return None  # It loads plugins, but NVIDIA does not document that.
     try:
         return plugins.library("tensorrt")
     except MissingDependencyError as error:
         if not quiet:
-            note(f"slower plain functions are built in place of keygraph's operators: {error}")
+            note(f"the engine gets plain functions, which are slower, in place of keygraph's operators: {error}")
         return None
 
 
 def _list_targets(as_json: bool) -> None:
-    """What can be built here, and what for."""
+    """Print the targets, and which backends can build for them on this machine."""
     gpu = local_gpu()
     installed = {backend: _installed(backend) for backend in BACKENDS}
     rows = [
@@ -202,7 +225,7 @@ def _list_targets(as_json: bool) -> None:
 
 
 def _installed(backend: str) -> str:
-    """A backend's name and version, or the empty string."""
+    """Return a backend's name and version, or the empty string if it is not installed."""
     try:
         return str(find_software(backend))
     except MissingDependencyError:
@@ -242,7 +265,3 @@ def _row(outcome: Outcome) -> tuple[str, ...]:
     memory = f"{outcome.activations / 2**30:.2f}" if outcome.activations else "-"
     size, seconds = f"{outcome.bytes / 1e6:.1f}", f"{outcome.seconds:.1f}"
     return outcome.target, str(outcome.engine), state, size, memory, seconds
-
-
-def _silent(message: str) -> None:
-    """Drop a note."""

@@ -12,20 +12,23 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError
+from ..export.precision_search.comparison import check_models, search_run
 from ..files import check_place
 from ..manifest import IMAGE_INPUT
-from ..parity import Run, failures
+from ..parity import Run
 from ..parity import compare as compare_models
 from ..parity.output import archive, junit
+from ..parity.output.baseline import changed_numbers, find_regressions, read_run
 from ..parity.output.report import check_report, write_report
+from ..parity.pass_criteria import Failures, find_failures
 from ..parity.sides import spec
 from ..runtime.io.input_files import InputFile, matching_inputs
-from .bisect import check_bisect, search_islands
+from .arguments import Device, ExtraInputs, Json, Provider, parse_pixels
 from .comparison_tables import show_run
-from .inputs import INPUT_HELP, find_images, parse_inputs
-from .output import note, progress_bar, status
+from .inputs import find_images, parse_inputs
+from .output import no_note, note, progress_bar, status
 
-#: They do not agree; apart from 1 and 2, which say that it could not be found out.
+#: Exit code for models that do not agree; 1 and 2 mean that they could not be compared.
 DISAGREE = 3
 
 
@@ -34,72 +37,77 @@ def compare(
         list[str] | None,
         typer.Argument(
             metavar="CANDIDATE... REFERENCE",
-            help=".onnx files, engines, checkpoints; the last is what the others must agree with. How one runs "
-            "follows @: kgt.ckpt@fp16 (bf16), kgt.onnx@functions, kgt.onnx@cuda:1, kgt.onnx@tensorrt.",
+            help=".onnx files, engines or checkpoints; the last is the reference, which the others must agree with. "
+            "How a model runs may follow @: kgt.ckpt@fp16 (or bf16), kgt.onnx@functions, kgt.onnx@cuda:1, "
+            "kgt.onnx@tensorrt. --device and --provider apply to models that do not say it.",
         ),
     ] = None,
     inputs: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--inputs", metavar="IMAGE...", help="Images, or folders of them; without any, a generated picture."
-        ),
+        typer.Option("--inputs", metavar="IMAGE...", help="Images or folders of images; by default a generated image."),
     ] = None,
-    beside: Annotated[list[str] | None, typer.Option("--input", metavar="NAME=FILE", help=INPUT_HELP)] = None,
+    beside: ExtraInputs = None,
     clean: Annotated[
         Path | None,
-        typer.Option(metavar="FILE|FOLDER", help="What they should become; in a folder, files of the images' names."),
+        typer.Option(
+            metavar="FILE|FOLDER",
+            help="What the results should be: a file, or a folder with files of the images' names.",
+        ),
     ] = None,
     k: Annotated[
-        int | None, typer.Option("--k", metavar="N", help="Neighbours of each node; the reference's default.")
+        int | None,
+        typer.Option("--k", metavar="N", help="Neighbours of each node; by default the reference's own number."),
     ] = None,
     tile: Annotated[
         str | None,
-        typer.Option(metavar="N|none|auto", help="Run the tiled pipeline, as restore does; by itself, in pieces."),
+        typer.Option(
+            metavar="N|none|auto",
+            help="Restore in tiles, as the command restore does; by default in pieces that do not overlap.",
+        ),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(metavar="cpu|cuda|cuda:N", help="Where models run that do not say it after @.")
-    ] = None,
-    provider: Annotated[
-        str | None, typer.Option(metavar="cpu|cuda|tensorrt", help="For such .onnx files: the execution provider.")
-    ] = None,
+    device: Device = None,
+    provider: Provider = None,
     fail_under: Annotated[
-        str | None, typer.Option(metavar="dB", help="Least PSNR that passes, 50dB for instance; by itself the rule's.")
+        str | None,
+        typer.Option(metavar="dB", help="Lowest PSNR that passes, such as 50dB; by default the rule's own limit."),
     ] = None,
     blocks: Annotated[
-        bool, typer.Option("--blocks", help="Compare every block's output too, and say where a difference starts.")
+        bool,
+        typer.Option("--blocks", help="Also compare the output of every block, and show where a difference starts."),
     ] = False,
     bisect: Annotated[
-        bool, typer.Option("--bisect", help="Look for what a candidate of half precision has to keep in FP32.")
+        bool, typer.Option("--bisect", help="Search for what a half-precision candidate has to keep in FP32.")
     ] = False,
     baseline: Annotated[
-        Path | None, typer.Option(metavar="JSON", help="An earlier --json: fail only where something got worse.")
+        Path | None,
+        typer.Option(metavar="JSON", help="Output of an earlier --json: fail only where something got worse."),
     ] = None,
     junit_file: Annotated[Path | None, typer.Option("--junit", metavar="XML", help="Write JUnit XML for CI.")] = None,
     save: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Keep the inputs and the result, for --replay.")
+        Path | None, typer.Option(metavar="FOLDER", help="Save the inputs and the result, for --replay.")
     ] = None,
     replay: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Repeat a saved run: its models, inputs and settings.")
     ] = None,
     emit_polygraphy: Annotated[
         Path | None,
-        typer.Option(metavar="SCRIPT.py", help="Write a script that compares them with Polygraphy, and end."),
+        typer.Option(metavar="SCRIPT.py", help="Write a script that compares them with Polygraphy, and exit."),
     ] = None,
     report: Annotated[
         Path | None,
         typer.Option(
-            metavar="HTML", help="Write a page to look at: pictures, their differences, charts. Needs no network."
+            metavar="HTML", help="Write a page with the images, their differences and charts; it needs no network."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only what is wrong.")] = False,
 ) -> None:
     """Compare models with a reference, number by number.
 
-    The choice of neighbours is compared apart from the arithmetic. Exit code 0: they agree; 3: they do not.
+    The choice of neighbours is compared separately from the arithmetic. Exit code 0: they agree; 3: they do not.
     """
-    # Everything that can be known without a model is known before the first is opened.
-    previous = failures.read_run(baseline) if baseline is not None else None
+    # Everything that can be checked without a model is checked before the first one is loaded.
+    previous = read_run(baseline) if baseline is not None else None
     if junit_file is not None:
         check_place(junit_file)
     if report is not None:
@@ -127,7 +135,12 @@ def compare(
         texts, pictures = _apart(models or [], inputs)
         named = [spec.parse_spec(text).by_default(device, provider) for text in texts]
         images, targets = _pictures(pictures, beside or [], clean)
-        options = {"inputs": images, "clean": targets, "k": k, "tile": _tile(tile)}
+        options = {
+            "inputs": images,
+            "clean": targets,
+            "k": k,
+            "tile": None if tile is None else parse_pixels(tile, "--tile", "none", "auto"),
+        }
         command = _command(named, pictures, beside or [], clean, k, tile)
         if emit_polygraphy is not None:
             _emit(emit_polygraphy, named, images, k, command)
@@ -138,7 +151,7 @@ def compare(
         command += ["--fail-under", fail_under]
     command += [*(["--blocks"] if blocks else []), *(["--bisect"] if bisect else [])]
     if bisect:
-        check_bisect(named)
+        check_models(named)
     with progress_bar("comparing", quiet=quiet) as progress:
         run = compare_models(
             named[:-1],
@@ -147,26 +160,26 @@ def compare(
             blocks=blocks,
             keep_images=save is not None or report is not None or bisect,
             command=shlex.join(["keygraph", "compare", *command]),
-            notice=_silent if quiet else note,
+            notice=no_note if quiet else note,
             progress=progress,
             **options,
         )
     if bisect:
-        with status(quiet=quiet) as said:
-            run = search_islands(run, named, said)
-    wrong = failures.by_the_rule(run) if previous is None else failures.regressions(run, previous)
-    moved = failures.moved(run, earlier.result) if earlier is not None else None
+        with status(quiet=quiet) as report_status:
+            run = search_run(run, named, report_status)
+    failed = find_failures(run) if previous is None else find_regressions(run, previous)
+    changed = changed_numbers(run, earlier.result) if earlier is not None else None
     if save is not None:
         archive.save(save, run)
     if junit_file is not None:
-        junit.write_junit(junit_file, run, wrong)
+        junit.write_junit(junit_file, run, failed)
     if report is not None:
         write_report(report, run)
     if as_json:
-        print(json.dumps(run.as_json() | ({} if moved is None else {"moved": moved}), allow_nan=False))
+        print(json.dumps(run.as_json() | ({} if changed is None else {"moved": changed}), allow_nan=False))
     elif not quiet:
-        show_run(run, None if previous is None else wrong, moved)
-    _finish(run, wrong, quiet, judged_by_rule=previous is None)
+        show_run(run, None if previous is None else failed, changed)
+    _finish(run, failed, quiet, judged_by_rule=previous is None)
 
 
 def _emit(
@@ -179,18 +192,18 @@ def _emit(
     write_script(script, models[:-1], models[-1], images, k=k, command=written_by)
 
 
-def _finish(run: Run, wrong: failures.Failures, quiet: bool, judged_by_rule: bool) -> None:
-    """Exit with the code that says whether they agree."""
-    if run.good if judged_by_rule else not wrong:
+def _finish(run: Run, failed: Failures, quiet: bool, judged_by_rule: bool) -> None:
+    """Exit with `DISAGREE` if they do not agree."""
+    if run.good if judged_by_rule else not failed:
         return
     if quiet:
-        lines = run.reasons if judged_by_rule else [line for lines in wrong.values() for line in lines]
+        lines = run.reasons if judged_by_rule else [line for lines in failed.values() for line in lines]
         print("\n".join(lines), file=sys.stderr)
     raise typer.Exit(DISAGREE)
 
 
 def _apart(arguments: list[str], inputs: list[Path] | None) -> tuple[list[str], list[Path]]:
-    """Tell models from images: an option takes one value, so the images after the first arrive as arguments."""
+    """Separate models from images: Typer gives --inputs one value, so further images arrive as arguments."""
 
     def is_model(text: str) -> bool:
         return Path(text.split("@")[0]).suffix.lower() in spec.SUFFIXES
@@ -198,7 +211,7 @@ def _apart(arguments: list[str], inputs: list[Path] | None) -> tuple[list[str], 
     models = [text for text in arguments if not inputs or is_model(text)]
     if len(models) < 2:
         raise InputError(
-            f"{models[0] if models else 'nothing'} alone cannot be compared; give a CANDIDATE or several, then the "
+            f"{models[0] if models else 'nothing'} alone cannot be compared; give one or several CANDIDATEs, then the "
             "REFERENCE (and images after --inputs)"
         )
     return models, [*(inputs or []), *(Path(text) for text in arguments if text not in models)]
@@ -207,7 +220,7 @@ def _apart(arguments: list[str], inputs: list[Path] | None) -> tuple[list[str], 
 def _pictures(
     given: list[Path], beside: list[str], clean: Path | None
 ) -> tuple[list[dict[str, InputFile]], list[InputFile]]:
-    """The images, each with what goes with it, and the clean ones."""
+    """Return the images, each with its extra inputs, and the clean images."""
     others = parse_inputs(beside)
     found = find_images(given, others)
     for option in [*(["--input"] if others else []), *(["--clean"] if clean else [])]:
@@ -235,7 +248,7 @@ def _command(
     k: int | None,
     tile: str | None,
 ) -> list[str]:
-    """The arguments that give the same numbers again."""
+    """Return the arguments that repeat the comparison."""
     words = [str(model) for model in models]
     words += ["--inputs", *map(str, pictures)] if pictures else []
     for option in beside:
@@ -251,16 +264,3 @@ def _decibels(text: str) -> float:
     if found is None:
         raise InputError(f"--fail-under is {text!r}; give decibels, for instance 50dB")
     return float(found[1])
-
-
-def _tile(text: str | None) -> int | str | None:
-    if text in (None, "none", "auto"):
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise InputError(f"--tile is {text!r}; give pixels, none or auto") from None
-
-
-def _silent(message: str) -> None:
-    """Drop a note."""

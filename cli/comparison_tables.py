@@ -6,33 +6,34 @@ import math
 from collections.abc import Sequence
 
 from ..parity import BlockDifference, Comparison, Difference, InputResult, Run, StageAgreement
-from ..parity.failures import CEILING, CLEAN_MARGIN, PSNR_MARGIN, Failures
-from ..parity.output.report.words import share
+from ..parity.output.baseline import CEILING, CLEAN_MARGIN, PSNR_MARGIN
+from ..parity.output.report.formatting import share
+from ..parity.pass_criteria import Failures
 from .table import show
 
-#: Of the table of blocks, at most so many but for those around where it starts and passes the tolerance.
+#: Most rows of the table of blocks, not counting those around the first divergence and the first over tolerance.
 ROWS = 24
 
 
-def show_run(run: Run, regressions: Failures | None = None, moved: Sequence[str] | None = None) -> None:
+def show_run(run: Run, regressions: Failures | None = None, changed: Sequence[str] | None = None) -> None:
     """Print a run.
 
     Parameters
     ----------
     run
-        What was found.
+        The run.
     regressions
-        What got worse than in the baseline; None where there is no baseline.
-    moved
-        Numbers that are not those of the run that this one repeats; None where it repeats none.
+        What got worse than in the baseline; None without a baseline.
+    changed
+        Numbers that differ from the run that this one repeats; None if it repeats none.
     """
     for index, comparison in enumerate(run.comparisons):
         if index:
             print()
         _show(comparison)
-    if moved is not None:
-        print(f"\nREPEATED: {len(moved)} numbers moved" if moved else "\nREPEATED: the same numbers as then")
-        _indented(moved)
+    if changed is not None:
+        print(f"\nREPEATED: {len(changed)} numbers changed" if changed else "\nREPEATED: the same numbers as then")
+        _indented(changed)
     if regressions is not None:
         print(
             f"\n{'WORSE' if regressions else 'NOT WORSE'} than the baseline, by more than {PSNR_MARGIN:g} dB (up to "
@@ -72,9 +73,10 @@ def _show(comparison: Comparison) -> None:
     verdict = comparison.verdict
     print(f"{'AGREE' if verdict.good else 'DIFFERENT'}: the rule is: {verdict.rule}")
     _indented(verdict.reasons)
-    if comparison.mending is not None:
-        print(f"ISLANDS: {comparison.mending.words}")
-        _indented([comparison.mending.command] if comparison.mending.command else [])
+    search = comparison.precision_search
+    if search is not None:
+        print(f"PRECISION SEARCH: {search.words}")
+        _indented([search.command] if search.command else [])
 
 
 def _show_images(results: Sequence[InputResult]) -> None:
@@ -93,7 +95,7 @@ def _show_images(results: Sequence[InputResult]) -> None:
 
 
 def _show_histograms(results: Sequence[InputResult]) -> None:
-    """Shares of values by how many steps of the output they are apart."""
+    """Print the percentage of values by their difference in steps of the output."""
     longest = max(results, key=lambda result: result.judged.histogram.bits).judged.histogram
     used = 1 + max(
         index for result in results for index, count in enumerate(result.judged.histogram.counts) if count or index < 2
@@ -134,10 +136,13 @@ def _stage_cells(stage: StageAgreement) -> tuple[str, ...]:
 
 
 def _show_blocks(comparison: Comparison) -> None:
-    """The blocks, of a large network those that say the most."""
-    blocks, start = comparison.blocks, comparison.origin.block if comparison.origin is not None else None
+    """Print the blocks; of a large network only the most informative ones."""
+    blocks, start = (
+        comparison.blocks,
+        comparison.first_divergence.block if comparison.first_divergence is not None else None,
+    )
     rows, last = [], -1
-    for index in _telling(blocks, start):
+    for index in _select_rows(blocks, start):
         if index > last + 1:
             rows.append((f"... {index - last - 1} more", *[""] * 7))
         block, last = blocks[index], index
@@ -145,8 +150,8 @@ def _show_blocks(comparison: Comparison) -> None:
     show(("block", "", "PSNR dB", "alone dB", "max abs", "largest", "reference's", ""), rows, left=2)
 
 
-def _telling(blocks: Sequence[BlockDifference], start: str | None) -> list[int]:
-    """Which blocks to show: all, or where it starts and passes the tolerance, and the way there in even steps."""
+def _select_rows(blocks: Sequence[BlockDifference], start: str | None) -> list[int]:
+    """Select the blocks to show: all, or those around the divergence and others at even steps."""
     if len(blocks) <= ROWS:
         return list(range(len(blocks)))
     chosen = {round(i * (len(blocks) - 1) / (ROWS // 2 - 1)) for i in range(ROWS // 2)}

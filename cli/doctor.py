@@ -7,20 +7,20 @@ import faulthandler
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Annotated
 
 import typer
 
-from .environment import BROKEN, EXTRAS, MISSING, OK, Finding, examine
+from ..environment import BROKEN, EXTRAS, MISSING, OK, Finding, examine
+from .arguments import Json
 from .table import show
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
-    """Say what is installed here, what is missing, and how to get it.
+def doctor(as_json: Json = False) -> None:
+    """Show what is installed, what is missing, and how to get it.
 
-    Exit code 0, also where optional parts are missing; 1 where something that is installed does not work.
+    Exit code 0, also when optional parts are missing; 1 when something that is installed does not work.
     """
-    # A broken library may end the process; then at least the place is said, where stderr is a real file.
+    # A broken library may crash the process; the traceback then says where. pytest's stderr has no file descriptor.
     with suppress(OSError, RuntimeError):
         faulthandler.enable()
     findings = list(examine())
@@ -49,7 +49,7 @@ def _show(findings: Sequence[Finding]) -> None:
     if not remedies:
         return
     print()
-    for remedy, mended in remedies.items():
-        state = BROKEN if any(finding.state == BROKEN for finding in mended) else MISSING
-        what = EXTRAS.get(mended[0].group) or ", ".join(finding.name for finding in mended)
+    for remedy, repaired in remedies.items():
+        state = BROKEN if any(finding.state == BROKEN for finding in repaired) else MISSING
+        what = EXTRAS.get(repaired[0].group) or ", ".join(finding.name for finding in repaired)
         print(f"{state}: {what}: {remedy}")

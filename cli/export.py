@@ -13,9 +13,10 @@ import typer
 from ..errors import InputError
 from ..export import export as export_file
 from ..manifest import Manifest
+from ..manifest_summary import half_precision_lines, statistics_lines
 from ..models import load_checkpoint
 from ..runtime.preprocess.request import input_names
-from .describe import half_words, statistics_words
+from .arguments import Quiet
 from .inputs import parse_inputs
 from .output import note, status
 
@@ -25,10 +26,16 @@ def export(
         Path, typer.Argument(metavar="CHECKPOINT", help="A trained model: .ckpt, .pth, .pt or .safetensors.")
     ],
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="FILE.onnx", help="The checkpoint's name with .onnx.")
+        Path | None,
+        typer.Option(
+            "-o", "--out", metavar="FILE.onnx", help="Output file; by default the checkpoint's name with .onnx."
+        ),
     ] = None,
     k: Annotated[
-        str, typer.Option("--k", metavar="N|runtime", help="Fix the neighbours of each node; runtime: an input.")
+        str,
+        typer.Option(
+            "--k", metavar="N|runtime", help="Fix the number of neighbours of each node; runtime: it is an input."
+        ),
     ] = "runtime",
     shape: Annotated[
         str, typer.Option(metavar="dynamic|BxHxW", help="The only image size that the file takes; dynamic: any.")
@@ -37,30 +44,33 @@ def export(
         str,
         typer.Option(
             metavar="fp32|fp16|bf16|auto",
-            help="The type of weights and activations; auto: fp16, with as much in FP32 as --target-psnr takes.",
+            help="Type of weights and activations; auto: fp16, with as much in FP32 as --target-psnr needs.",
         ),
     ] = "fp32",
     keep_fp32: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATTERN", help="Nodes or modules that stay in FP32, as 'body.3.*'; repeatable."),
+        typer.Option(metavar="PATTERN", help="Nodes or modules that stay in FP32, such as 'body.3.*'; repeatable."),
     ] = None,
-    half_io: Annotated[bool, typer.Option("--half-io", help="Image and restored image in half precision too.")] = False,
+    half_io: Annotated[bool, typer.Option("--half-io", help="Input and output images in half precision too.")] = False,
     target_psnr: Annotated[
-        float | None, typer.Option(metavar="DB", help="What --precision auto reaches against FP32; 50 by default.")
+        float | None,
+        typer.Option(metavar="DB", help="PSNR against FP32 that --precision auto has to reach; 50 by default."),
     ] = None,
     calibration: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Images to measure half precision on, and what tiles change.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Images to measure half precision, and the effect of tiles, on."),
     ] = None,
     beside: Annotated[
         list[str] | None,
         typer.Option(
             "--input",
             metavar="NAME=FOLDER",
-            help="What the model takes beside the images of --calibration: mask=masks.",
+            help="What the model takes beside the images of --calibration, such as mask=masks.",
         ),
     ] = None,
     key_map: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Rules `pattern -> name` for a foreign state dict's keys.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Rules `pattern -> name` that rename the keys of a foreign state dict."),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(metavar="FILE.json", help="Settings that the checkpoint does not store.")
@@ -69,14 +79,14 @@ def export(
         bool, typer.Option("--verify/--no-verify", help="Compare the file with PyTorch before it is written.")
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest and the file's size as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Export a checkpoint to one portable ONNX file, verified against PyTorch."""
     target = out if out is not None else checkpoint.with_suffix(".onnx")
     if target.suffix != ".onnx":
         raise InputError(f"{target} does not end with .onnx; name the file to write with -o FILE.onnx")
     if target.is_dir() or not target.parent.is_dir():
-        raise InputError(f"cannot write {target}: its folder does not exist, or it is one; choose another with -o")
+        raise InputError(f"cannot write {target}: its folder does not exist, or it is a folder; choose another with -o")
     fixed_k, fixed_shape = _k(k), _shape(shape)
     start = time.monotonic()
     model = load_checkpoint(checkpoint, key_map=key_map, config=config)
@@ -109,7 +119,7 @@ def export(
 
 
 def summary(manifest: Manifest) -> list[str]:
-    """What a person wants to know of a file just made."""
+    """Return what a user wants to know about a new file, in lines."""
     scale = f", x{manifest.scale}" if manifest.scale > 1 else ""
     task = f" for {manifest.task}" if manifest.task else ""
     lines = [f"{manifest.architecture}{task}, {manifest.in_channels} -> {manifest.out_channels} channels{scale}"]
@@ -124,7 +134,7 @@ def summary(manifest: Manifest) -> list[str]:
         choice = f"k chosen at run time, 1 to {neighbours.maximum}, {neighbours.default} by default"
         lines.append(choice if neighbours.runtime else f"k fixed at {neighbours.default}")
     if manifest.half is not None:
-        lines += half_words(manifest.precision, manifest.half)
+        lines += half_precision_lines(manifest.precision, manifest.half)
     if manifest.verification is None:
         lines.append("NOT verified against PyTorch")
     for name, record in (manifest.verification or {}).items():
@@ -136,7 +146,7 @@ def summary(manifest: Manifest) -> list[str]:
             f"{links:.4%} of links differ, all near ties"
         )
     if manifest.statistics is not None:
-        lines += statistics_words(manifest.statistics)
+        lines += statistics_lines(manifest.statistics)
     elif manifest.tiling is not None:
         t = manifest.tiling
         lines.append(f"tiles of {t.tile} with overlap {t.overlap} are {t.psnr:.0f} dB from the whole image")

@@ -8,11 +8,6 @@ from pathlib import Path
 from ..errors import InputError
 from ..runtime.io.input_files import InputFile, images_in_folder
 
-#: Help of the option `--input`, shared by several commands.
-INPUT_HELP = (
-    "What the model takes beside the image: mask=mask.mat. FILE may be a folder with files of the images' names."
-)
-
 
 def find_images(given: Sequence[Path], beside: Mapping[str, InputFile]) -> list[InputFile]:
     """Return the image files, with every folder replaced by the images in it, sorted by name.

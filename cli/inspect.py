@@ -8,8 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from .describe import Description, describe
+from ..errors import InputError
+from ..files import CHECKPOINT_SUFFIXES, ENGINE_SUFFIX, read_start
+from ..manifest_summary import Description
+from ..runtime.io import cubes, images
+from ..runtime.io.input_files import InputFile
+from .arguments import Json
 from .table import show
+
+_IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def inspect(
@@ -17,9 +24,9 @@ def inspect(
         Path,
         typer.Argument(metavar="FILE", help="A checkpoint, an ONNX file, an engine, a spectral cube or an image."),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Say what a checkpoint, an ONNX file, an engine, a spectral cube or an image is."""
+    """Show what a checkpoint, an ONNX file, an engine, a spectral cube or an image is."""
     description = describe(file)
     if as_json:
         print(json.dumps(description))
@@ -27,30 +34,70 @@ def inspect(
         show(("", ""), _rows(description), left=2)
 
 
+def describe(path: Path) -> Description:
+    """Describe a file; ``"kind"`` is ``"checkpoint"``, ``"onnx"``, ``"engine"``, ``"cube"`` or ``"image"``.
+
+    An array in a file of several is named as in ``scene.mat:cube``.
+
+    Raises
+    ------
+    InputError
+        The file is missing, cannot be read, is damaged, or is of none of these kinds.
+    """
+    # Each describer is imported where it is called: an image needs no PyTorch.
+    file = InputFile.parse(path)
+    path, variable = file.path, file.variable
+    start = read_start(path, "a checkpoint, an ONNX file, an engine, a spectral cube or an image")
+    suffix = path.suffix.lower()
+    if suffix == ".onnx":
+        from ..instrumentation.describe import describe_onnx
+
+        return describe_onnx(path)
+    if suffix == ENGINE_SUFFIX:
+        from ..engines.describe import describe_engine
+
+        return describe_engine(path)
+    if cubes.is_cube(path):
+        from ..runtime.io.describe import describe_cube
+
+        return describe_cube(path, variable)
+    if suffix in CHECKPOINT_SUFFIXES or start.startswith((b"PK\x03\x04", b"\x80")):
+        from ..models.describe import describe_checkpoint
+
+        return describe_checkpoint(path)
+    if suffix in images.FORMATS or start.startswith(_IMAGE_STARTS) or start[8:12] == b"WEBP":
+        from ..runtime.io.describe import describe_image
+
+        return describe_image(path)
+    raise InputError(
+        f"{path} is of no kind that keygraph knows; it reads checkpoints ({', '.join(CHECKPOINT_SUFFIXES)}), .onnx, "
+        f"engines ({ENGINE_SUFFIX}), spectral cubes ({', '.join(cubes.FORMATS)}), and images "
+        f"({', '.join(images.FORMATS)})"
+    )
+
+
 def _rows(description: Description) -> list[tuple[str, str]]:
-    rows = []
-    for name, value in description.items():
-        lines = _lines(value)
-        rows += [(name if i == 0 else "", line) for i, line in enumerate(lines)]
-    return rows
+    """Return table rows; a value of several lines has its title on the first only."""
+    return [
+        (title if i == 0 else "", line) for title, value in description.items() for i, line in enumerate(_lines(value))
+    ]
 
 
 def _lines(value: Any) -> list[str]:
-    """A value in words, several lines for several things."""
     if isinstance(value, dict):
-        return [", ".join(f"{name} {_word(item)}" for name, item in value.items())]
+        return [", ".join(f"{name} {_text(item)}" for name, item in value.items())]
     if isinstance(value, list):
-        return [_word(item) for item in value] or ["none"]
-    return [_word(value)]
+        return [_text(item) for item in value] or ["none"]
+    return [_text(value)]
 
 
-def _word(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None:
         return "none"
     if isinstance(value, (list, tuple)):
-        return "(" + ", ".join(map(_word, value)) + ")"
+        return "(" + ", ".join(map(_text, value)) + ")"
     if isinstance(value, int):
         return f"{value:,}"
     return str(value)

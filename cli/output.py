@@ -1,4 +1,4 @@
-"""What commands say, and where: results on stdout, everything else on stderr."""
+"""What commands print beside their results, on stderr: notes and progress. Results go to stdout."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from contextlib import contextmanager
 
 
 def note(message: str) -> None:
-    """Say one line that is no result."""
+    """Print one line that is not a result."""
     print(f"note: {message}", file=sys.stderr)
 
 
 @contextmanager
 def progress_bar(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None] | None]:
-    """Show a bar while the block runs, on a terminal only.
+    """Show a progress bar while the block runs, on a terminal only.
 
     Parameters
     ----------
     title
-        What is under way.
+        What is in progress.
     quiet
         True for no bar at all.
 
     Yields
     ------
-    A function of (steps done, steps in all), or None where there is nothing to show.
+    A function that takes (steps done, steps in total), or None when no bar is shown.
     """
     if quiet or not sys.stderr.isatty():
         yield None
@@ -41,7 +41,7 @@ def progress_bar(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, 
 
 @contextmanager
 def status(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
-    """Show what is under way while the block runs, on a terminal only; yields a function that takes the line."""
+    """Show a status line while the block runs, on a terminal only; yield the function that sets the line."""
     if quiet or not sys.stderr.isatty():
         yield lambda _line: None
         return
@@ -49,3 +49,7 @@ def status(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
 
     with Console(stderr=True).status("starting") as shown:
         yield shown.update
+
+
+def no_note(message: str) -> None:
+    """Print nothing, in place of `note` when a command is quiet."""

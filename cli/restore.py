@@ -11,12 +11,27 @@ from typing import Annotated
 import typer
 
 from .. import load
-from ..errors import InputError, KeygraphError
+from ..errors import KeygraphError
 from ..runtime.restore_files import Report, run_job
 from ..runtime.restore_job import plan_jobs
 from ..runtime.restore_options import RestoreOptions
-from .inputs import INPUT_HELP, find_images, parse_inputs
-from .output import note, progress_bar
+from .arguments import (
+    AllowHostCode,
+    Batch,
+    Device,
+    ExtraInputs,
+    GlobalStatistics,
+    K,
+    Overlap,
+    Provider,
+    Quiet,
+    Scratch,
+    Threads,
+    Tile,
+    parse_pixels,
+)
+from .inputs import find_images, parse_inputs
+from .output import no_note, note, progress_bar
 
 
 def restore(
@@ -29,62 +44,40 @@ def restore(
     ],
     out: Annotated[
         Path,
-        typer.Option(
-            "-o", "--out", metavar="OUT", help="A file for one image; a folder, made if need be, for several."
-        ),
+        typer.Option("-o", "--out", metavar="OUT", help="File for one image; folder for several, made if needed."),
     ],
     model: Annotated[
         Path, typer.Option("--model", metavar="M", help="An exported .onnx file, an engine, or a checkpoint.")
     ],
-    beside: Annotated[list[str] | None, typer.Option("--input", metavar="NAME=FILE", help=INPUT_HELP)] = None,
+    beside: ExtraInputs = None,
     preview: Annotated[
-        Path | None, typer.Option(metavar="PICTURE", help="Draw the bands of a spectrum, and its colours, into this.")
+        Path | None,
+        typer.Option(metavar="PICTURE", help="Draw the bands of a spectral result, and its colours, into this file."),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(metavar="cpu|cuda|cuda:N", help="Where it runs; by itself, what the model is for.")
-    ] = None,
-    provider: Annotated[
-        str | None,
-        typer.Option(metavar="cpu|cuda|tensorrt", help="For .onnx files: ONNX Runtime's execution provider."),
-    ] = None,
-    k: Annotated[
-        int | None, typer.Option("--k", metavar="N", help="Neighbours of each node; the model's default.")
-    ] = None,
-    tile: Annotated[
-        str, typer.Option(metavar="N|none|auto", help="Side of the tiles in pixels; none: whole.")
-    ] = "auto",
-    overlap: Annotated[str, typer.Option(metavar="N|auto", help="Least overlap of tiles in pixels.")] = "auto",
-    batch: Annotated[int | None, typer.Option(metavar="N", help="Tiles that run together.")] = None,
-    global_statistics: Annotated[
-        str | None,
-        typer.Option(
-            metavar="exact|tile",
-            help="How images are cut that do not fit whole, for models with sums over the image: with the whole "
-            "image's result (features on disk), or each tile by itself. Exact where the model can.",
-        ),
-    ] = None,
-    scratch: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where features are kept; the system's temporary folder.")
-    ] = None,
-    allow_host_code: Annotated[
-        bool,
-        typer.Option("--allow-host-code", help="Let an engine run its own code here: only if you trust its maker."),
-    ] = False,
-    threads: Annotated[int | None, typer.Option(metavar="N", help="Threads per operator; one per core.")] = None,
+    device: Device = None,
+    provider: Provider = None,
+    k: K = None,
+    tile: Tile = "auto",
+    overlap: Overlap = "auto",
+    batch: Batch = None,
+    global_statistics: GlobalStatistics = None,
+    scratch: Scratch = None,
+    allow_host_code: AllowHostCode = False,
+    threads: Threads = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Restore images with an exported model or a checkpoint.
 
-    In a folder of results every image keeps its name; a spectrum restored from a picture becomes a .mat file.
-    Existing results are replaced; inputs never are.
+    In an output folder each result has the name of its image; a spectral result of a picture becomes a .mat file.
+    Existing results are replaced, inputs never.
     """
     extra_inputs = parse_inputs(beside or [])
     images = find_images(inputs, extra_inputs)
     options = RestoreOptions(
         k=k,
-        tile=_pixels(tile, "tile", "none", "auto"),
-        overlap=_pixels(overlap, "overlap", "auto"),
+        tile=parse_pixels(tile, "--tile", "none", "auto"),
+        overlap=parse_pixels(overlap, "--overlap", "auto"),
         batch=batch,
         global_statistics=global_statistics,
         scratch=scratch,
@@ -95,7 +88,7 @@ def restore(
         provider=provider,
         threads=threads,
         allow_host_code=allow_host_code,
-        notice=_silent if quiet else note,
+        notice=no_note if quiet else note,
     )
     into_folder = any(given.is_dir() for given in inputs)
     jobs = plan_jobs(restorer, images, extra_inputs, out, options, preview=preview, into_folder=into_folder)
@@ -121,16 +114,6 @@ def restore(
     raise typer.Exit(exit_code)
 
 
-def _pixels(text: str, name: str, *words: str) -> int | str:
-    """Return a size in pixels, or one of the words."""
-    if text in words:
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise InputError(f"--{name} is {text!r}; give pixels, or {' or '.join(words)}") from None
-
-
 def _line(report: Report) -> str:
     tiles = "whole" if report.tiles == 1 else f"{report.tiles} tiles of {report.tile[0]}x{report.tile[1]}"
     if report.overlap:
@@ -144,7 +127,3 @@ def _line(report: Report) -> str:
         parts.append(f"k {report.k}")
     parts.append(f"{report.seconds:.2f} s")
     return "  ".join(parts) + (f"  ({'; '.join(report.notices)})" if report.notices else "")
-
-
-def _silent(_message: str) -> None:
-    """Ignore a note."""

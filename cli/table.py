@@ -1,4 +1,4 @@
-"""Tables: drawn on a terminal, plain columns elsewhere."""
+"""Tables: formatted by Rich on a terminal, plain columns elsewhere."""
 
 from __future__ import annotations
 
@@ -14,21 +14,27 @@ def show(header: Sequence[str], rows: Rows, *, left: int = 1) -> None:
     Parameters
     ----------
     header, rows
-        The cells, as many in every row.
+        The cells, the same number in every row.
     left
-        Columns that are aligned to the left; the ones after them hold numbers.
+        Number of columns that are aligned to the left; the others hold numbers and are aligned to the right.
     """
     if sys.stdout.isatty():
         try:
             _draw(header, rows, left)
             return
         except ImportError:
-            pass  # Rich is an extra; what was found is worth more than how it looks.
+            pass  # Rich is optional: without it the table is plain.
     print(plain(header, rows, left))
 
 
 def plain(header: Sequence[str], rows: Rows, left: int) -> str:
-    """Columns, two spaces apart; one line per row."""
+    """Return plain columns, two spaces apart, one line per row.
+
+    Parameters
+    ----------
+    header, rows, left
+        As for `show`; a header of empty cells is left out.
+    """
     lines = [header, *rows] if any(header) else list(rows)
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     return "\n".join(
@@ -49,5 +55,5 @@ def _draw(header: Sequence[str], rows: Rows, left: int) -> None:
     for i, title in enumerate(header):
         table.add_column(title, justify="left" if i < left else "right", overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))  # As text: "[...]" in a file's name is no markup.
+        table.add_row(*map(Text, row))  # As Text, so that Rich does not read "[...]" in a file name as markup.
     Console().print(table)

@@ -1,1 +1,1 @@
-"""ONNX -> engine: targets, profiles, lint, build, cache. Needs `onnx` and TensorRT or TensorRT-RTX, and no PyTorch."""
+"""Build engines from ONNX files: targets, profiles, lint, cache. Needs onnx and a TensorRT, but no PyTorch."""

@@ -1,4 +1,4 @@
-"""Which TensorRT builds: what is installed here, and what the targets need."""
+"""Choose the backend that builds, TensorRT or TensorRT-RTX, from what is installed and what the targets need."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .targets import TARGETS, Target, check_buildable
 
 AUTO = "auto"
 
-#: Distributions whose name says which CUDA they were made for.
+#: Names of distributions, which contain the major version of CUDA that they were built for.
 _CUDA_PACKAGES = {
     "tensorrt": "tensorrt_cu{}_bindings",
     "tensorrt-rtx": "tensorrt_rtx_cu{}_bindings",
@@ -26,7 +26,7 @@ _CUDA_VERSIONS = ("13", "12", "11")
 
 @dataclass(frozen=True)
 class Software:
-    """What builds: ``"tensorrt"`` or ``"tensorrt-rtx"``, its version, and the major version of its CUDA."""
+    """A backend, ``"tensorrt"`` or ``"tensorrt-rtx"``, with its version and the major version of its CUDA."""
 
     backend: str
     version: str
@@ -37,7 +37,7 @@ class Software:
 
 
 def local_gpu() -> Gpu | None:
-    """Return this machine's first GPU, or None where there is none that works."""
+    """Return this machine's first GPU, or None if there is none that works."""
     try:
         return require_gpu(Device("cuda", 0))
     except InputError:
@@ -45,7 +45,7 @@ def local_gpu() -> Gpu | None:
 
 
 def find_software(backend: str) -> Software:
-    """Import a backend; raises `MissingDependencyError` with the line that installs it."""
+    """Import a backend; raises `MissingDependencyError`, with the command that installs it, if it is missing."""
     version = load_backend(backend).version
     for cuda in _CUDA_VERSIONS:
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -55,24 +55,31 @@ def find_software(backend: str) -> Software:
 
 
 def choose(wanted: str, targets: Sequence[Target], gpu: Gpu | None) -> tuple[Software, list[Target]]:
-    """Decide what builds, and for which targets.
+    """Choose the backend and the targets.
 
     Parameters
     ----------
     wanted
-        ``"tensorrt"``, ``"tensorrt-rtx"`` or ``"auto"``: TensorRT where it is installed and the targets are this
-        machine's own GPU, else TensorRT-RTX.
+        ``"tensorrt"``, ``"tensorrt-rtx"`` or ``"auto"``: TensorRT if it is installed and all targets are this
+        machine's own GPU, otherwise TensorRT-RTX.
     targets
-        None for this machine's GPU.
+        The requested targets; empty for this machine's GPU.
     gpu
-        This machine's, or None.
+        This machine's GPU, or None.
+
+    Returns
+    -------
+    software : Software
+        The backend.
+    targets : list of Target
+        The targets, at least one.
 
     Raises
     ------
     MissingDependencyError
-        Nothing that could build is installed.
+        No backend that could build for the targets is installed.
     InputError
-        There is no such backend, it cannot build for a target here, or there is neither a target nor a GPU.
+        There is no such backend, it cannot build for a target on this machine, or there is neither a target nor a GPU.
     """
     if wanted not in (AUTO, *BACKENDS):
         raise InputError(f"there is no backend {wanted!r}; choose one of {', '.join((*BACKENDS, AUTO))}")
@@ -81,7 +88,7 @@ def choose(wanted: str, targets: Sequence[Target], gpu: Gpu | None) -> tuple[Sof
             known = ", ".join(name for name, target in TARGETS.items() if target.rtx)
             raise InputError(f"this machine has no GPU to build for; name one with --target: {known}")
         if gpu.target not in TARGETS:
-            raise InputError(f"{gpu.name} is {gpu.target}, which is no target; there are {', '.join(TARGETS)}")
+            raise InputError(f"{gpu.name} is {gpu.target}, which is not a target; choose one of {', '.join(TARGETS)}")
         targets = [TARGETS[gpu.target]]
     software = find_software(wanted) if wanted != AUTO else _automatic(targets, gpu)
     for target in targets:

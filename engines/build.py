@@ -1,4 +1,4 @@
-"""Engines for several targets: found in the cache, or built side by side, one failure not ending the others."""
+"""Build engines for several targets in parallel worker processes, unless they are in the cache."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, KeygraphError
-from ..runtime.backends.engine_metadata import Sidecar, read
-from ..runtime.backends.tensorrt_bindings import loader_path
+from ..runtime.backends.engine_metadata import EngineMetadata, read
+from ..runtime.backends.tensorrt_bindings import PLUGINS, loader_path
 from . import cache, lint, preflight
 from .job import Job
 from .model import Model
@@ -27,24 +27,24 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one target.
+    """The result for one target.
 
     Attributes
     ----------
     target, engine
-        What was asked for, and where it is.
+        Name of the target and path of the engine.
     state
         ``"built"``, ``"cached"`` or ``"failed"``.
     seconds
-        That building it took, whenever that was; 0 for a failure.
+        Duration of the build, also of a cached engine; 0 after a failure.
     bytes
-        Of the engine.
+        Size of the engine.
     activations
-        Bytes of the GPU's memory that it reserves for its largest profile, as the builder says; 0 when it does not.
+        Bytes of GPU memory for the activations of the largest profile, as reported by the builder; 0 if unknown.
     reason
-        Why it was built though something was there: what changed. Empty for a first build.
+        What changed, if an existing engine was built again; otherwise empty.
     error, exit_code
-        What went wrong, and whose doing it was (2: what the user gave).
+        The error message and the exit code of its class.
     """
 
     target: str
@@ -65,64 +65,62 @@ def build(
     notice: Callable[[str], None] = lambda _line: None,
     progress: Progress | None = None,
 ) -> list[Outcome]:
-    """Make engines.
+    """Build engines, or find them in the cache. The failure of one does not affect the others.
 
     Parameters
     ----------
     model
         The file that all jobs build from.
     jobs
-        One for each target.
+        One job for each target.
     notice
-        Takes lines that a user should see.
+        Called with messages for the user.
     progress
-        Called with (percent done of all, 100 for each).
+        Called with the completed and the total work, 100 for each engine that is built.
 
     Returns
     -------
-    One outcome for each job, in their order.
+    list of Outcome
+        One outcome for each job, in order.
 
     Raises
     ------
     InputError
-        Nothing can be built from this file; the message names the module.
+        No engine can be built from this file; the message names the module.
     """
     outcomes: dict[int, Outcome] = {}
     for i, job in enumerate(jobs):
-        sidecar, _ = cache.find(job.engine, job.ingredients(model))
-        if sidecar is not None and not job.force:
-            outcomes[i] = _outcome(job, CACHED, sidecar)
+        metadata, _ = cache.find(job.engine, job.ingredients(model))
+        if metadata is not None and not job.force:
+            outcomes[i] = _outcome(job, CACHED, metadata)
     waiting = [i for i in range(len(jobs)) if i not in outcomes]
     if waiting:
         _check(model, jobs[0])
-        bar = _Bar(len(waiting), progress)
+        total = _Progress(len(waiting), progress)
         with loader_path(jobs[0].software.backend) as environment:
-            team = _Team(environment, notice, bar)
-            side_by_side = preflight.parallel(model, min(len(waiting), _cores()))
-            pool = ThreadPoolExecutor(side_by_side)
+            workers = _Workers(environment, notice, total)
+            pool = ThreadPoolExecutor(preflight.parallel(model, min(len(waiting), _cores())))
             try:
-                outcomes |= zip(waiting, pool.map(team.run, (jobs[i] for i in waiting)), strict=True)
+                outcomes |= zip(waiting, pool.map(workers.run, (jobs[i] for i in waiting)), strict=True)
             finally:
-                team.end()
+                workers.end()
                 pool.shutdown(cancel_futures=True)
     return [outcomes[i] for i in range(len(jobs))]
 
 
 def _check(model: Model, job: Job) -> None:
-    """Lint here too, so that nothing is started for a file that cannot become an engine."""
-    from ..runtime.backends.tensorrt_bindings import PLUGINS
-
+    """Lint the file before a process is started for it."""
     lint.refuse(model, lint.lint(model, [name for name, _, _ in PLUGINS] if job.plugin else ()))
 
 
-def _outcome(job: Job, state: str, sidecar: Sidecar, reason: str = "") -> Outcome:
-    """Of an engine that is there."""
-    activations = sidecar.memory.get("activations", 0)
-    return Outcome(job.target, job.engine, state, sidecar.seconds, sidecar.engine_bytes, activations, reason)
+def _outcome(job: Job, state: str, metadata: EngineMetadata, reason: str = "") -> Outcome:
+    """Return the outcome for an engine that exists."""
+    activations = metadata.memory.get("activations", 0)
+    return Outcome(job.target, job.engine, state, metadata.seconds, metadata.engine_bytes, activations, reason)
 
 
-class _Bar:
-    """One bar for all that are built."""
+class _Progress:
+    """Combines the progress of all builds."""
 
     def __init__(self, count: int, progress: Progress | None) -> None:
         self._percents: dict[str, int] = {}
@@ -137,18 +135,18 @@ class _Bar:
                 self._progress(sum(self._percents.values()), self._total)
 
 
-class _Team:
-    """The processes that build."""
+class _Workers:
+    """Runs worker processes."""
 
-    def __init__(self, environment: dict[str, str], notice: Callable[[str], None], bar: _Bar) -> None:
+    def __init__(self, environment: dict[str, str], notice: Callable[[str], None], progress: _Progress) -> None:
         self._environment = environment
         self._notice = notice
-        self._bar = bar
+        self._progress = progress
         self._running: set[subprocess.Popen[str]] = set()
         self._ended = False
 
     def run(self, job: Job) -> Outcome:
-        """Build one engine in a process of its own, and wait for it."""
+        """Build one engine in a worker process, and wait for it."""
         if self._ended:
             return Outcome(job.target, job.engine, FAILED, error="not started", exit_code=1)
         process = subprocess.Popen(
@@ -158,17 +156,17 @@ class _Team:
             stderr=subprocess.PIPE,
             text=True,
             env=self._environment,
-            start_new_session=True,  # An interrupt is ours to handle.
+            start_new_session=True,  # Ctrl-C must only reach this process.
         )
         self._running.add(process)
         try:
             return self._follow(job, process)
         finally:
             self._running.discard(process)
-            self._bar.set(job.target, 100)
+            self._progress.set(job.target, 100)
 
     def end(self) -> None:
-        """Let nothing go on behind an interruption."""
+        """Kill all workers, after an interruption or an error."""
         self._ended = True
         for process in list(self._running):
             process.kill()
@@ -181,13 +179,13 @@ class _Team:
             process.stdin.write(job.to_json() + "\n")
             process.stdin.flush()
         except BrokenPipeError:
-            pass  # It died at once; why, it says on stderr.
+            pass  # The worker died at once; its stderr says why.
         reason, last = "", None
         for line in process.stdout:
             event = json.loads(line)
             match event["event"]:
                 case "progress":
-                    self._bar.set(job.target, event["percent"])
+                    self._progress.set(job.target, event["percent"])
                 case "note":
                     self._notice(event["message"])
                 case "building":
@@ -208,7 +206,7 @@ class _Team:
             return self._failure(job, last["message"] + hint, last["exit_code"])
         ending = f"signal {-code}" if code < 0 else f"exit code {code}"
         tail = " ".join(said.split()[-40:])
-        where = f"; what it said is in {log}" if log.exists() else ""
+        where = f"; its output is in {log}" if log.exists() else ""
         message = f"the builder's process ended with {ending}{f' ({tail})' if tail else ''}{where}"
         return self._failure(job, message, KeygraphError.exit_code)
 

@@ -1,106 +1,134 @@
-"""Where engines are: an engine and its sidecar are found, locked and written together."""
+"""Engine files on disk: paths, lookup by ingredients, the lock, and atomic writes of an engine with its metadata."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import InputError
-from ..files import unwritable
-from ..runtime.backends.engine_metadata import Sidecar, check_digest, read, sidecar_path
+from ..errors import InputError, MissingDependencyError
+from ..files import check_place, unwritable
+from ..runtime.backends.engine_metadata import EngineMetadata, check_digest, metadata_path, read
 from . import cache_key
+
+try:
+    from filelock import FileLock, Timeout
+except ImportError as error:
+    raise MissingDependencyError(
+        f"building engines needs {error.name}; install it with: pip install 'keygraph[rtx]', or 'keygraph[tensorrt]'"
+    ) from error
 
 _PARTIAL = ".partial"
 
 
 def engine_path(model: Path, target: str, folder: Path | None) -> Path:
-    """Return the engine's place: ``kgt.sm89.plan`` beside ``kgt.onnx``, or in a folder."""
+    """Return the path of an engine.
+
+    Parameters
+    ----------
+    model
+        The ONNX file, for instance ``kgt.onnx``.
+    target
+        For instance ``"sm_89"``, which gives ``kgt.sm89.plan``.
+    folder
+        The folder of the engine; None for the ONNX file's folder.
+    """
     return (folder or model.parent) / f"{model.stem}.{target.replace('_', '')}.plan"
 
 
 def log_path(engine: Path) -> Path:
-    """Return where what the builder said is kept."""
+    """Return the path of an engine's build log."""
     return engine.with_name(f"{engine.name}.log")
 
 
-def find(engine: Path, ingredients: dict[str, str]) -> tuple[Sidecar | None, str]:
-    """Look for an engine made of exactly these ingredients.
+def find(engine: Path, ingredients: dict[str, str]) -> tuple[EngineMetadata | None, str]:
+    """Look for an engine that was made of exactly these ingredients.
 
     Returns
     -------
-    Its sidecar, or None; and why there is none: what changed, or what is wrong with what is there. The empty string
-    when there is nothing at all.
+    metadata : EngineMetadata | None
+        The engine's metadata, or None when it has to be built.
+    reason : str
+        Why it has to be built although files exist: what changed, or what is wrong with them. Otherwise empty.
     """
-    if not engine.exists() and not sidecar_path(engine).exists():
+    if not engine.exists() and not metadata_path(engine).exists():
         return None, ""
     try:
-        sidecar = read(engine)
-        if changes := cache_key.changes(sidecar.ingredients, ingredients):
+        metadata = read(engine)
+        if changes := cache_key.changes(metadata.ingredients, ingredients):
             return None, ", ".join(changes)
-        check_digest(engine, sidecar)
+        check_digest(engine, metadata)
     except InputError as error:
         return None, str(error).partition(";")[0]
-    return sidecar, ""
+    return metadata, ""
 
 
 @contextmanager
 def locked(engine: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Be the only one that builds this engine, for as long as the block runs, and clean up after one that was killed.
+    """Hold the lock of an engine inside the block, so that one process builds it at a time.
+
+    The lock is an flock on a file beside the engine. The operating system releases it when the process dies, and the
+    next holder removes the partial files that a killed builder left.
 
     Parameters
     ----------
     engine
-        Its place; the lock is a file beside it, which the kernel frees when its owner dies.
+        Path of the engine.
     waiting
-        Called once when another process has the lock.
+        Called once when another process holds the lock.
 
     Raises
     ------
     InputError
-        The folder cannot be written.
+        The folder does not exist or cannot be written.
     """
+    check_place(engine)  # filelock would create a missing folder.
     path = engine.with_name(f".{engine.name}.lock")
-    while True:
+    lock = FileLock(path)
+    try:
         try:
-            file = path.open("a")
-        except OSError as error:
-            raise unwritable(engine, error) from error
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                waiting()
-                fcntl.flock(file, fcntl.LOCK_EX)
-            # Whoever had it before removed it, perhaps after we had opened it: then it is no lock any more.
-            if not _is_at(file.fileno(), path):
-                continue
-            try:
-                for partial in engine.parent.glob(f".{engine.name}.*{_PARTIAL}"):
-                    partial.unlink(missing_ok=True)
-                yield
-                return
-            finally:
-                path.unlink(missing_ok=True)
+            lock.acquire(blocking=False)
+        except Timeout:
+            waiting()
+            lock.acquire()
+    except OSError as error:
+        raise unwritable(engine, error) from error
+    try:
+        for partial in engine.parent.glob(f".{engine.name}.*{_PARTIAL}"):
+            partial.unlink(missing_ok=True)
+        yield
+    finally:
+        # filelock leaves the file in place. A process that waits for a removed file notices that it has no name any
+        # more (filelock >= 4 checks st_nlink after each flock), and opens the file again.
+        path.unlink(missing_ok=True)
+        lock.release()
 
 
-def commit(engine: Path, data: memoryview | bytes, sidecar: Sidecar) -> None:
-    """Write an engine and its sidecar, each whole or not at all.
+def commit(engine: Path, data: memoryview | bytes, metadata: EngineMetadata) -> None:
+    """Write an engine and its metadata, each completely or not at all.
 
-    Killed between the two renames, this leaves a new engine beside an old sidecar; the sidecar names the SHA-256 of its
-    engine, so nothing loads that, and the next build makes both again.
+    A process that is killed between the two renames leaves a new engine with old metadata. The metadata contains the
+    SHA-256 of its engine, so such a pair is refused when it is loaded and the next build replaces both.
+
+    Parameters
+    ----------
+    engine
+        Path of the engine.
+    data
+        The serialized engine.
+    metadata
+        Its metadata.
 
     Raises
     ------
     InputError
-        There is no room, or the place cannot be written. What was there before is still there.
+        The disk is full, or the folder cannot be written. The files that existed before are unchanged.
     """
     partials: list[Path] = []
     try:
-        for content in (data, sidecar.to_json().encode()):
+        for content in (data, metadata.to_json().encode()):
             partial = engine.with_name(f".{engine.name}.{secrets.token_hex(4)}{_PARTIAL}")
             partials.append(partial)
             with partial.open("xb") as file:
@@ -108,16 +136,9 @@ def commit(engine: Path, data: memoryview | bytes, sidecar: Sidecar) -> None:
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(partials[0], engine)
-        os.replace(partials[1], sidecar_path(engine))
+        os.replace(partials[1], metadata_path(engine))
     except OSError as error:
         raise unwritable(engine, error) from error
     finally:
         for partial in partials:
             partial.unlink(missing_ok=True)
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False

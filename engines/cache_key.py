@@ -1,4 +1,4 @@
-"""The cache's key: everything that an engine is made of, by name, so that a miss can say what changed."""
+"""The cache key of an engine: a digest of named ingredients, so that a cache miss can say what changed."""
 
 from __future__ import annotations
 
@@ -13,27 +13,29 @@ from .backend import Software
 from .model import Model
 from .options import Options, Range
 
-#: Raised when this folder builds other engines from the same things.
+#: Incremented when this package builds different engines from the same ingredients.
 REVISION = "2"
 
 
 def ingredients(
     model: Model, options: Options, software: Software, target: str, device: str, plugin: Path | None
 ) -> dict[str, str]:
-    """Return name -> value or SHA-256 of everything that decides what an engine is.
+    """Return the value or SHA-256 of everything that determines an engine, by name.
 
     Parameters
     ----------
-    model, options
-        What is built, and how.
+    model
+        The exported file.
+    options
+        The user's options.
     software
-        What builds it.
+        The backend and its version.
     target
-        ``"sm_89"``.
+        For instance ``"sm_89"``.
     device
-        The GPU's name where its own timing decides (TensorRT), else the empty string.
+        Name of the GPU where its timings determine the engine (TensorRT), otherwise empty.
     plugin
-        The operators' library, or None.
+        The plugin library, or None.
     """
     values = {
         "graph": model.graph_sha256,
@@ -57,17 +59,17 @@ def ingredients(
 
 
 def digest(values: dict[str, str]) -> str:
-    """Return the key: SHA-256 over all ingredients."""
+    """Return the cache key, the SHA-256 over all ingredients."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def changes(before: dict[str, str], now: dict[str, str]) -> list[str]:
-    """Return a line for each ingredient that is not what it was; empty when all are the same."""
+    """Return a line for each ingredient that differs; empty when all are equal."""
     return list(_changes(before, now, [*now, *(name for name in before if name not in now)]))
 
 
 def sizes_text(sizes: Range) -> str:
-    """``256``, or ``1:4:8``."""
+    """Return a range as text: ``256`` if all sizes are equal, else ``1:4:8``."""
     return str(sizes[0]) if len(set(sizes)) == 1 else ":".join(map(str, sizes))
 
 

@@ -1,4 +1,4 @@
-"""Loading an engine again: does it have the types and shapes that were asked for, and what is in it?"""
+"""Load an engine after it was built, to verify its types and shapes, or to list its layers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 from ..errors import KeygraphError, MissingDependencyError
 from ..manifest import Manifest, Profile
-from ..runtime.backends.engine_metadata import Sidecar, Tensor
+from ..runtime.backends.base import image_inputs
+from ..runtime.backends.engine_metadata import EngineMetadata, Tensor
 from ..runtime.backends.tensorrt_bindings import Backend, load_backend
 from ..runtime.device.cuda_driver import Gpu
-from .network import TYPES, image_inputs, profile_shapes
+from .network import TYPES, profile_shapes
 from .targets import Target
 
 
@@ -27,16 +28,38 @@ def read_back(
     stripped: bool,
     host_code: bool,
 ) -> str:
-    """Deserialize an engine that was just built, and hold it against the network.
+    """Deserialize an engine that was just built, and compare it with the network.
+
+    Parameters
+    ----------
+    backend
+        The backend that built the engine.
+    data
+        The serialized engine.
+    tensors
+        Inputs and outputs of the network.
+    manifest
+        The model's manifest.
+    profiles
+        The profiles that were requested.
+    target
+        The target of the engine; only a GPU of this capability can load it.
+    gpu
+        This machine's GPU, or None.
+    stripped
+        Whether the weights were left out.
+    host_code
+        Whether the engine contains code for the host, which loading it may then run.
 
     Returns
     -------
-    What was found to be right, or why nothing could be found: only the right GPU loads an engine.
+    str
+        What was verified, or why the engine could not be loaded here.
 
     Raises
     ------
     KeygraphError
-        The engine does not load, or its types or shapes are others.
+        The engine does not load, or its types, shapes or profiles differ.
     """
     if reason := _unreadable(target.capability, gpu, stripped):
         return f"not read back: {reason}"
@@ -59,26 +82,36 @@ def read_back(
     return f"read back on {gpu.name if gpu else ''}: types, shapes and profiles are those of the file"
 
 
-def inspect(engine: Path, sidecar: Sidecar, gpu: Gpu | None) -> dict[str, Any]:
-    """Ask TensorRT's engine inspector; the one entry ``"not inspected"`` says why that cannot be done here.
+def inspect(engine: Path, metadata: EngineMetadata, gpu: Gpu | None) -> dict[str, Any]:
+    """Describe an engine with TensorRT's engine inspector.
+
+    Parameters
+    ----------
+    engine
+        The engine file.
+    metadata
+        Its metadata.
+    gpu
+        This machine's GPU, or None.
 
     Returns
     -------
-    ``"layers"``: each with its name and, as far as the inspector says so, type and precision;
-    ``"device memory"``: bytes that an execution context needs.
+    dict
+        ``"layers"``, a line for each with its name and, where the inspector reports them, type and precision, and
+        ``"device memory"``, the bytes that an execution context needs. Or only ``"not inspected"`` with the reason.
     """
-    if reason := _unreadable(sidecar.capability, gpu, sidecar.stripped):
+    if reason := _unreadable(metadata.capability, gpu, metadata.stripped):
         return {"not inspected": reason}
-    if sidecar.host_code:
+    if metadata.host_code:
         return {"not inspected": "the engine holds code for the host, which loading would run"}
     try:
-        backend = load_backend(sidecar.backend)
+        backend = load_backend(metadata.backend)
     except MissingDependencyError as error:
         return {"not inspected": str(error)}
-    if sidecar.plugin is not None:
+    if metadata.plugin is not None:
         return {"not inspected": "the engine needs a plugin library"}
-    if backend.version != sidecar.version:
-        return {"not inspected": f"built by {sidecar.version}, here is {backend.version}"}
+    if backend.version != metadata.version:
+        return {"not inspected": f"built by {metadata.version}, here is {backend.version}"}
     loaded = _deserialize(backend, engine.read_bytes(), False)
     inspector = loaded.create_engine_inspector()
     text = inspector.get_engine_information(backend.module.LayerInformationFormat.JSON)
@@ -106,7 +139,7 @@ def _deserialize(backend: Backend, data: memoryview | bytes, host_code: bool) ->
 
 
 def _layer(layer: Any) -> str:
-    """One layer in a line: some versions give names only."""
+    """Return one layer in a line. Some versions report names only."""
     if not isinstance(layer, dict):
         return str(layer)
     kinds = sorted({output.get("Format/Datatype", output.get("Format", "")) for output in layer.get("Outputs", [])})

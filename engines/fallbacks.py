@@ -1,4 +1,4 @@
-"""What is tried, in this order, when a builder fails: less optimization, then less memory for each kernel."""
+"""Retry a failed build: first with less optimization, then with less memory for each kernel."""
 
 from __future__ import annotations
 
@@ -11,38 +11,40 @@ from .options import Options
 
 T = TypeVar("T")
 
-#: Phrases of builders for which nothing on the ladder helps -> what does.
+#: Phrases in builders' errors -> what helps.
 _ADVICE = {
     "within workspace limit": "kernels need more memory than they may have; raise or leave out --workspace",
-    "FP32 GEMM is not supported": "this GPU multiplies matrices in fp16 only; export with fewer islands of fp32",
-    "HW-specific datatypes": "this GPU has not all types in the file; export it again with --precision fp16",
+    "FP32 GEMM is not supported": "this GPU multiplies matrices in fp16 only; export with fewer operators in fp32",
+    "HW-specific datatypes": "this GPU does not support all types in the file; export it again with --precision fp16",
     "could not find any implementation": "try a smaller --tile or --batch, or another version of TensorRT",
     "out of memory": "memory ran out; try a smaller --tile or --batch, or build fewer targets at once",
     "OutOfMemory": "memory ran out; try a smaller --tile or --batch, or build fewer targets at once",
 }
-_HOPELESS = ("within workspace limit", "FP32 GEMM is not supported", "HW-specific datatypes")
+
+#: Phrases of errors that no further attempt can avoid.
+_FINAL = ("within workspace limit", "FP32 GEMM is not supported", "HW-specific datatypes")
 
 
 class BuilderError(KeygraphError):
-    """A builder gave no engine; the message is what it said."""
+    """A builder returned no engine; the message is the builder's own."""
 
 
 @dataclass(frozen=True)
-class Rung:
-    """One way to build.
+class Attempt:
+    """Settings of one attempt to build an engine.
 
     Attributes
     ----------
     words
-        What is done otherwise than was asked; empty on the first rung.
+        How it differs from what was requested; empty for the first attempt.
     optimization
-        The builder's level.
+        The builder's optimization level.
     workspace
-        Bytes that a kernel may use; None for the builder's limit.
+        Bytes of device memory that a kernel may use; None for the builder's own limit.
     half_workspace
-        Half of that.
+        Whether to use half of that.
     all_tactics
-        False leaves out the optional sources of kernels.
+        Whether to use the optional tactic sources.
     """
 
     words: str
@@ -52,12 +54,12 @@ class Rung:
     all_tactics: bool = True
 
 
-def rungs(options: Options) -> Iterator[Rung]:
-    """Yield the ways to build, as asked first."""
-    yield Rung("", options.optimization, options.workspace)
+def attempts(options: Options) -> Iterator[Attempt]:
+    """Yield the attempts in order, the first as requested."""
+    yield Attempt("", options.optimization, options.workspace)
     if options.optimization > 2:
-        yield Rung("optimization level 2", 2, options.workspace)
-    yield Rung(
+        yield Attempt("optimization level 2", 2, options.workspace)
+    yield Attempt(
         "optimization level 0, half the workspace, no optional tactics",
         0,
         options.workspace,
@@ -66,46 +68,49 @@ def rungs(options: Options) -> Iterator[Rung]:
     )
 
 
-def climb(options: Options, attempt: Callable[[Rung], T], notice: Callable[[str], None]) -> tuple[T, tuple[str, ...]]:
-    """Try one rung after the other.
+def build_with_fallbacks(
+    options: Options, build: Callable[[Attempt], T], notice: Callable[[str], None]
+) -> tuple[T, tuple[str, ...]]:
+    """Make attempts until one succeeds.
 
     Parameters
     ----------
     options
-        The user's.
-    attempt
-        Builds, or raises `BuilderError`.
+        The user's options.
+    build
+        Builds with the settings of an attempt, or raises `BuilderError`.
     notice
-        Takes a line before each further attempt.
+        Called with a message before each further attempt.
 
     Returns
     -------
-    What `attempt` returned, and a line for each attempt that failed.
+    built
+        What `build` returned.
+    failed : tuple of str
+        One line for each attempt that failed.
 
     Raises
     ------
     BuilderError
-        All failed; the message has the last reason and, where something is known to help, that.
+        All attempts failed. The message contains the last reason, with advice where there is any.
     """
     failed: list[str] = []
-    ways = list(rungs(options))
-    for i, rung in enumerate(ways):
-        if rung.words:
-            notice(f"the builder failed ({failed[-1]}); trying with {rung.words}")
+    planned = list(attempts(options))
+    for i, attempt in enumerate(planned):
+        if attempt.words:
+            notice(f"the builder failed ({failed[-1]}); trying with {attempt.words}")
         try:
-            return attempt(rung), tuple(failed)
+            return build(attempt), tuple(failed)
         except BuilderError as error:
             reason = str(error)
-            failed.append(f"{rung.words or 'as asked'}: {reason}")
-            if i + 1 == len(ways) or any(phrase in reason for phrase in _HOPELESS):
-                raise BuilderError(f"{_tried(failed, ways)}{reason}{_advice(reason)}") from error
-    raise AssertionError("the ladder has at least one rung")
+            failed.append(f"{attempt.words or 'as asked'}: {reason}")
+            if i + 1 == len(planned) or any(phrase in reason for phrase in _FINAL):
+                raise BuilderError(f"{_tried(planned[1 : len(failed)])}{reason}{_advice(reason)}") from error
+    raise AssertionError("there is at least one attempt")
 
 
-def _tried(failed: list[str], ways: list[Rung]) -> str:
-    if len(failed) == 1:
-        return ""
-    return f"also with {' and with '.join(rung.words for rung in ways[1 : len(failed)])}: "
+def _tried(further: list[Attempt]) -> str:
+    return f"also with {' and with '.join(attempt.words for attempt in further)}: " if further else ""
 
 
 def _advice(reason: str) -> str:

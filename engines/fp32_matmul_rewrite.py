@@ -1,9 +1,10 @@
-"""Products of matrices in FP32, for a builder that has none: TensorRT-RTX for sm_75.
+"""Rewrite FP32 matrix products for TensorRT-RTX on sm_75, whose builder has no kernels for them.
 
-Two kinds of them are in a half-precision file. The operators' functions compute similarities and attention in FP32,
-over few channels, and choose neighbours by the result: there the product is written as a sum of products, which the
-builder fuses. Channel attention sums over all pixels, in FP32 because half would overflow: there the rows are divided
-by their norms first, the product of these is taken in half, accumulated in FP32, and multiplied by the norms again.
+A half-precision file contains two kinds. The functions of keygraph's operators compute similarities and attention in
+FP32 over few channels, and select neighbours by the result: there a product is rewritten as a sum of elementwise
+products, which the builder fuses. Channel attention sums over all pixels, in FP32 because half precision would
+overflow: there the rows are normalized, their product is computed in half precision with FP32 accumulation, and the
+norms are multiplied back.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from .model import Model, onnx
 
 _FLOAT, _HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 
-#: Added to sums of squares, so that a row of zeros stays one: its root is far below anything half can hold.
+#: Added to sums of squares to avoid 0 / 0 for rows of zeros. Its root is far below the smallest half number.
 _TINY = np.float32(1e-30)
 
 
-def check_products(model: Model, target: str) -> None:
-    """Refuse a file whose layers compute in another type than FP16; raises `InputError`."""
+def check_precision(model: Model, target: str) -> None:
+    """Raise `InputError` unless the file's layers compute in FP16."""
     if model.manifest.precision != "fp16":
         raise InputError(
             f"{model.path} is {model.manifest.precision}, but TensorRT-RTX multiplies matrices in fp16 only "
@@ -31,8 +32,8 @@ def check_products(model: Model, target: str) -> None:
         )
 
 
-def without_products(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy without a MatMul of FP32 values; the numbers are the same, up to half's rounding of cosines."""
+def rewrite_fp32_matmuls(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy without FP32 MatMul nodes. Results agree up to the rounding of cosines to half precision."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     for function in copy.functions:
@@ -44,7 +45,7 @@ def without_products(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _replace(nodes: Any, write: Callable[[onnx.NodeProto], Iterable[onnx.NodeProto]]) -> None:
-    """Write every MatMul in another way."""
+    """Replace every MatMul by the nodes that `write` returns."""
     written = [new for node in nodes for new in (write(node) if node.op_type == "MatMul" else [node])]
     written = [onnx.NodeProto.FromString(node.SerializeToString()) for node in written]
     del nodes[:]
@@ -52,7 +53,7 @@ def _replace(nodes: Any, write: Callable[[onnx.NodeProto], Iterable[onnx.NodePro
 
 
 def _sum(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
-    """a . b is the sum over n of a[..., n, None] * b[..., None, n, :]."""
+    """Write a @ b as the sum over n of a[..., n, None] * b[..., None, n, :]."""
     (left, right), (result,) = node.input, node.output
     for axis in (-1, -2, -3):
         yield _constant(f"{result}_axis{-axis}", np.array([axis], np.int64))
@@ -63,10 +64,10 @@ def _sum(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
 
 
 def _cosines(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
-    """a . b is |a| (a / |a| . b / |b|) |b|, with the norms of a's rows and of b's columns.
+    """Write a @ b as |a| ((a / |a|) @ (b / |b|)) |b|, with the norms of a's rows and of b's columns.
 
-    The product in brackets is at most 1, whatever the length of the rows. A product in half between Casts to and from
-    FP32 is what TensorRT computes with half's speed and FP32's accumulation.
+    The product of the normalized matrices is at most 1 for rows of any length. TensorRT computes a product between
+    Casts from and to half precision with half-precision kernels that accumulate in FP32.
     """
     (left, right), (result,) = node.input, node.output
     yield _constant(f"{result}_tiny", _TINY)
@@ -87,7 +88,7 @@ def _cosines(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
 
 
 def _make(op_type: str, inputs: Sequence[str], output: str, **attributes: Any) -> onnx.NodeProto:
-    # With a name, a builder's message names the product that it is about.
+    # The name appears in the builder's messages.
     return onnx.helper.make_node(op_type, inputs, [output], name=output, **attributes)
 
 

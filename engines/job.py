@@ -1,4 +1,4 @@
-"""One engine to be made, as it is handed from the process that was called to the one that builds."""
+"""The request to build one engine, sent as JSON from the calling process to the worker process."""
 
 from __future__ import annotations
 
@@ -18,22 +18,28 @@ from .options import Options
 
 @dataclass(frozen=True)
 class Job:
-    """An engine to be made.
+    """A request to build one engine.
 
     Attributes
     ----------
     model, engine
-        The file to build from, and the one to write.
-    target, software, options
-        What for, with what, and how.
+        The ONNX file to read, and the engine file to write.
+    target
+        Name of the target, for instance ``"sm_89"``.
+    software
+        The backend and its version.
+    options
+        The user's options.
     plugin, timing_cache
         Files, or None.
     gpu
-        This machine's, or None.
+        This machine's GPU, or None.
     words
-        The options as they were given, by the command line's names, for the command that builds this again.
-    force, preflight
-        Build even if it is there already; ask first whether there is room.
+        The options that were given on the command line, by name, for the command that builds the engine again.
+    force
+        Build even if the engine exists and is up to date.
+    preflight
+        Check memory and disk space first.
     """
 
     model: Path
@@ -50,20 +56,20 @@ class Job:
 
     @property
     def device(self) -> str:
-        """The GPU that this engine is tuned on; empty for TensorRT-RTX, which tunes where an engine runs."""
+        """Name of the GPU that the engine is tuned on; empty for TensorRT-RTX, which tunes on the GPU that runs it."""
         return self.gpu.name if self.gpu and self.software.backend == "tensorrt" else ""
 
     def ingredients(self, model: Model) -> dict[str, str]:
-        """What the cache's key is made of."""
+        """Return the ingredients of the cache key."""
         return ingredients(model, self.options, self.software, self.target, self.device, self.plugin)
 
     def to_json(self) -> str:
-        """Serialize in one line."""
+        """Serialize to one line of JSON."""
         return json.dumps(dataclasses.asdict(self), default=str)
 
     @classmethod
     def from_json(cls, text: str) -> Job:
-        """Read back what `to_json` wrote."""
+        """Deserialize what `to_json` returned."""
         values = json.loads(text)
         options = values["options"]
         profiles = (Profile(**{k: tuple(v) for k, v in profile.items()}) for profile in options["profiles"])

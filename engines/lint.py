@@ -1,4 +1,4 @@
-"""What TensorRT would refuse, or take for something else, found in the ONNX file before anything is built."""
+"""Find what TensorRT would reject or misinterpret in an ONNX file before it is built."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from .model import Model, onnx
 
 ERROR, WARNING = "error", "warning"
 
-#: The parser's range; what is newer may still work.
+#: Opsets that the parser supports; a newer one may still work.
 MIN_OPSET, MAX_OPSET = 9, 24
 
-#: Elements that TopK selects at most.
+#: Largest k of TopK.
 MAX_TOP_K = 3840
 
-#: Operators of ONNX without an importer: those that `OnnxParser.supports_operator` of TensorRT-RTX 1.7.1 denies, among
-#: the ones of the standard domain. TensorRT's parser is the same program.
+#: Operators of ONNX's standard domain for which `OnnxParser.supports_operator` of TensorRT-RTX 1.7.1 returns False.
+#: TensorRT's parser has the same source.
 _NO_IMPORTER = """
     AffineGrid Bernoulli BitCast BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor CenterCropPad Col2Im Compress
     ConcatFromSequence ConvInteger CumProd DFT DeformConv Det DynamicQuantizeLinear FlexAttention ImageDecoder
@@ -39,16 +39,16 @@ _HALF = {"fp16": _ELEMENT.FLOAT16, "bf16": _ELEMENT.BFLOAT16}
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that was found.
+    """A problem in a file.
 
     Attributes
     ----------
     severity
-        ``"error"``: the builder would fail, or compute something else. ``"warning"``: it may.
+        ``"error"``: the builder would fail or compute different values. ``"warning"``: it may.
     module
-        The network's module that it is in; empty outside of any.
+        The module that contains it; empty outside of modules.
     node
-        The node's name.
+        Name of the node.
     message
         What is wrong, and what to do.
     """
@@ -64,20 +64,20 @@ class Finding:
 
 
 def lint(model: Model, plugins: Iterable[str] = ()) -> list[Finding]:
-    """Look at every node that a builder will see.
+    """Check every node that the builder will see.
 
     Parameters
     ----------
     model
         The file.
     plugins
-        Operators that a loaded plugin library takes over, so that their functions play no part.
+        Operators that a plugin library implements, so that their functions in the file are not used.
     """
     return list(_findings(model, frozenset(plugins)))
 
 
 def refuse(model: Model, findings: Iterable[Finding]) -> None:
-    """Raise `InputError` when there is an error among the findings, with the first few of them."""
+    """Raise `InputError` with the first errors among the findings, if there are any."""
     errors = [str(finding) for finding in findings if finding.severity == ERROR]
     if errors:
         more = f", and {len(errors) - 3} more" if len(errors) > 3 else ""
@@ -112,7 +112,7 @@ def _opset(proto: onnx.ModelProto) -> Iterator[Finding]:
 
 
 def _precision(model: Model) -> Iterator[Finding]:
-    """An engine's types are the file's: what calls itself half must be."""
+    """Check that a half-precision file has half-precision weights: an engine's types are those of the file."""
     precision, types = model.manifest.precision, {tensor.data_type for tensor in model.proto.graph.initializer}
     if precision in _HALF and _HALF[precision] not in types:
         yield Finding(
@@ -133,7 +133,7 @@ def _values(graph: onnx.GraphProto) -> Iterator[Finding]:
 
 def _type(element: int, module: str, node: str, what: str) -> Iterator[Finding]:
     if element in _NO_TYPES:
-        yield Finding(ERROR, module, node, f"{what} is {_ELEMENT.DataType.Name(element).lower()}, unknown to TensorRT")
+        yield Finding(ERROR, module, node, f"{what} is {_ELEMENT.DataType.Name(element).lower()}, which TensorRT lacks")
     elif element == _ELEMENT.DOUBLE:
         yield Finding(WARNING, module, node, f"{what} is double: TensorRT computes it in float32")
 
@@ -146,7 +146,7 @@ def _nodes(
     seen: set[tuple[str, str]],
     caller: str,
 ) -> Iterator[Finding]:
-    """Findings in nodes, in the graphs inside them, and, once each, in the functions that they call."""
+    """Check nodes, their subgraphs, and the functions that they call, each function once."""
     constants = dict(constants)
     for node in nodes:
         name = caller or node.name or node.op_type
@@ -173,7 +173,7 @@ def _standard(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -
         yield ERROR, f"TensorRT has no {node.op_type}; write it with other operators"
     elif node.op_type == "TopK":
         if "sorted" in attributes and attributes["sorted"].i != 1:
-            yield ERROR, "TensorRT's TopK sorts always; set sorted to 1"
+            yield ERROR, "TensorRT's TopK always sorts; set sorted to 1"
         if node.input[1] in constants:
             count = int(onnx.numpy_helper.to_array(constants[node.input[1]]).reshape(-1)[0])
             if count > MAX_TOP_K:
@@ -182,7 +182,7 @@ def _standard(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -
         if "reduction" in attributes and attributes["reduction"].s not in (b"", b"none"):
             yield ERROR, f"TensorRT's {node.op_type} has no reduction ({attributes['reduction'].s.decode()})"
     elif node.op_type == "Cast":
-        for finding in _type(attributes["to"].i, "", "", "what it casts to"):
+        for finding in _type(attributes["to"].i, "", "", "the type of the Cast"):
             yield finding.severity, finding.message
 
 
@@ -190,7 +190,7 @@ def _custom(node: onnx.NodeProto, functions: Mapping[tuple[str, str], onnx.Funct
     full = f"{node.domain}::{node.op_type}"
     standard = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain in _STANDARD}
     if node.op_type in standard - UNSUPPORTED:
-        # TensorRT's parser looks operators up by their type alone.
-        yield f"TensorRT would take {full} for ONNX's own {node.op_type}; give it another name"
+        # TensorRT's parser ignores the domain of an operator.
+        yield f"TensorRT would confuse {full} with ONNX's {node.op_type}; rename it"
     elif (node.domain, node.op_type) not in functions:
-        yield f"{full} is unknown to TensorRT, and the file has no function for it; build with the library that has it"
+        yield f"TensorRT has no {full}, and the file has no function for it; build with the plugin library that has it"

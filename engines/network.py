@@ -1,4 +1,4 @@
-"""One attempt at an engine: parse, set types and profiles, build. Written against what all TensorRTs share."""
+"""Build an engine once: parse, set types and profiles, build. Works with TensorRT and TensorRT-RTX."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, KeygraphError
-from ..manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, ExtraInput, Manifest, Profile
+from ..files import atomic_path
+from ..manifest import IMAGE_OUTPUT, K_INPUT, ExtraInput, Profile
+from ..runtime.backends.base import image_inputs
 from ..runtime.backends.engine_metadata import Tensor
 from ..runtime.backends.tensorrt_bindings import Backend
-from .fallbacks import BuilderError, Rung
-from .fp32_matmul_rewrite import check_products, without_products
+from .fallbacks import Attempt, BuilderError
+from .fp32_matmul_rewrite import check_precision, rewrite_fp32_matmuls
 from .model import Model
 from .options import Options
 from .targets import Target
@@ -30,26 +32,26 @@ TYPES = {
     "BOOL": "bool",
 }
 
-#: What builders say of an engine's memory, among their other lines.
+#: Lines of a builder's log that report an engine's memory.
 _MEMORY = {
     "weights": re.compile(r"Total Weights Memory: (\d+) bytes"),
     "activations": re.compile(r"Total Activation Memory: (\d+) bytes"),
 }
 
-#: Gets the done part of the work, from 0 to 1.
+#: Called with the completed part of the work, from 0 to 1.
 Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
 class Built:
-    """An engine in memory.
+    """A serialized engine in memory.
 
     Attributes
     ----------
     data
-        The serialized engine, a buffer.
+        The serialized engine.
     tensors
-        The network's inputs and outputs.
+        Inputs and outputs of the network.
     """
 
     data: memoryview
@@ -61,53 +63,57 @@ def build(
     model: Model,
     options: Options,
     target: Target,
-    rung: Rung,
+    attempt: Attempt,
     timing_cache: Path | None,
     progress: Progress,
 ) -> Built:
-    """Build once.
+    """Build an engine with the settings of one attempt.
 
     Parameters
     ----------
     backend
-        What builds; plugins are registered already.
-    model, options, target
-        What is built.
-    rung
-        How, this time.
+        The backend, with plugins registered.
+    model
+        The exported file.
+    options
+        The user's options.
+    target
+        The GPU to build for.
+    attempt
+        Settings of this attempt.
     timing_cache
-        A file of TensorRT's timings to start from and to add to, or None.
+        File of TensorRT's tactic timings that is read and extended, or None.
     progress
-        Gets the done part of the work.
+        Called with the completed part of the work, from 0 to 1.
 
     Raises
     ------
     BuilderError
-        The builder gave nothing.
+        The builder returned no engine.
     InputError
-        The parser does not take the file; the message names the module.
+        The parser rejects the file; the message names the module.
     KeygraphError
         The network's inputs and outputs are not those of the manifest.
     """
     trt = backend.module
-    backend.errors()  # What was there before is not of this attempt.
+    backend.errors()  # Forget the errors of earlier attempts.
     builder = trt.Builder(backend.log)
-    # Always strongly typed: the types are the file's. TensorRT 11 knows nothing else.
+    # Strongly typed, so that the file decides the types. TensorRT 11 has no other mode.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, backend.log)
-    if backend.is_rtx and not target.rtx_fp32_products:
-        check_products(model, target.name)
-        parsed = parser.parse(without_products(model.proto).SerializeToString(), str(model.path))
+    if backend.is_rtx and not target.rtx_fp32_matmul:
+        check_precision(model, target.name)
+        parsed = parser.parse(rewrite_fp32_matmuls(model.proto).SerializeToString(), str(model.path))
     else:
         parsed = parser.parse_from_file(str(model.path))
     if not parsed:
         errors = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
         reason = "; ".join(dict.fromkeys(errors)) or backend.errors()
-        raise InputError(f"{backend.name} {backend.version} does not take {model.path}: {reason}")
+        raise InputError(f"{backend.name} {backend.version} does not parse {model.path}: {reason}")
     tensors = network_tensors(network)
     check_tensors(model, options, tensors)
     config = builder.create_builder_config()
-    configure(trt, config, options, rung)
+    configure(trt, config, options, attempt)
     if backend.is_rtx:
         config.num_compute_capabilities = 1
         capability = getattr(trt.ComputeCapability, target.name.replace("_", "").upper(), None)
@@ -127,7 +133,7 @@ def build(
 
 
 def network_tensors(network: Any) -> tuple[Tensor, ...]:
-    """Inputs, then outputs."""
+    """Return the inputs of a parsed network, then its outputs."""
     inputs = [(network.get_input(i), False) for i in range(network.num_inputs)]
     outputs = [(network.get_output(i), True) for i in range(network.num_outputs)]
     return tuple(
@@ -143,7 +149,22 @@ def network_tensors(network: Any) -> tuple[Tensor, ...]:
 
 
 def check_tensors(model: Model, options: Options, tensors: tuple[Tensor, ...]) -> None:
-    """Hold what was parsed against the manifest; raises `KeygraphError`."""
+    """Compare the tensors of a parsed network with the manifest.
+
+    Parameters
+    ----------
+    model
+        The exported file.
+    options
+        The user's options; they say whether the network has the input k.
+    tensors
+        The network's inputs and outputs.
+
+    Raises
+    ------
+    KeygraphError
+        Names or channels differ.
+    """
     expected = {given.name: given.channels for given in image_inputs(model.manifest)}
     expected[IMAGE_OUTPUT] = model.manifest.out_channels
     found = {tensor.name: tensor for tensor in tensors}
@@ -153,13 +174,8 @@ def check_tensors(model: Model, options: Options, tensors: tuple[Tensor, ...]) -
         raise KeygraphError(f"{model.path}: its tensors ({words}) are not those of its manifest; export it again")
 
 
-def image_inputs(manifest: Manifest) -> tuple[ExtraInput, ...]:
-    """Everything that a file takes but k: the image, then what stands beside it."""
-    return (ExtraInput(IMAGE_INPUT, manifest.in_channels, manifest.margin), *manifest.extra_inputs)
-
-
 def profile_shapes(given: ExtraInput, sizes: Profile) -> list[tuple[int, int, int, int]]:
-    """The least, best and most [B, C, H, W] of an input: profiles count without its margin."""
+    """Return the minimum, optimum and maximum shape [B, C, H, W] of an input with its margin for a profile."""
     return [
         (batch, given.channels, height + given.margin[0], width + given.margin[1])
         for batch, height, width in zip(sizes.batch, sizes.height, sizes.width, strict=True)
@@ -167,24 +183,36 @@ def profile_shapes(given: ExtraInput, sizes: Profile) -> list[tuple[int, int, in
 
 
 def memory_of(lines: list[str]) -> dict[str, int]:
-    """What a builder's last engine needs, in bytes, as far as its lines say so."""
+    """Return the bytes that a builder's latest engine needs, by kind, as far as its log reports them."""
     text = "\n".join(lines)
     found = {name: pattern.findall(text) for name, pattern in _MEMORY.items()}
     return {name: int(sizes[-1]) for name, sizes in found.items() if sizes}
 
 
-def configure(trt: Any, config: Any, options: Options, rung: Rung) -> None:
-    """Enter everything into a builder's configuration but targets, profiles and caches."""
-    config.builder_optimization_level = rung.optimization
+def configure(trt: Any, config: Any, options: Options, attempt: Attempt) -> None:
+    """Set everything in a builder's configuration except targets, profiles and caches.
+
+    Parameters
+    ----------
+    trt
+        TensorRT's Python module.
+    config
+        The builder's configuration.
+    options
+        The user's options.
+    attempt
+        Settings of this attempt.
+    """
+    config.builder_optimization_level = attempt.optimization
     pool = trt.MemoryPoolType.WORKSPACE
-    workspace = rung.workspace or (config.get_memory_pool_limit(pool) if rung.half_workspace else None)
+    workspace = attempt.workspace or (config.get_memory_pool_limit(pool) if attempt.half_workspace else None)
     if workspace:
-        config.set_memory_pool_limit(pool, workspace // 2 if rung.half_workspace else workspace)
-    if not rung.all_tactics:
+        config.set_memory_pool_limit(pool, workspace // 2 if attempt.half_workspace else workspace)
+    if not attempt.all_tactics:
         config.set_tactic_sources(0)
-    # TensorRT rounds FP32 products to 10 bits unless told not to: in FP32 files, and where half-precision ones keep it.
+    # TensorFloat-32 is TensorRT's default for FP32 products, also for those in half-precision files.
     config.clear_flag(trt.BuilderFlag.TF32)
-    # So that the inspector can say more than names.
+    # Lets the engine inspector report more than names.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if options.compatible != "none":
         level = options.compatible.upper().replace("-", "_")
@@ -202,12 +230,12 @@ def _add_profiles(builder: Any, config: Any, model: Model, options: Options, ten
             profile.set_shape(given.name, *profile_shapes(given, sizes))
         for tensor in tensors:
             if tensor.name == K_INPUT and tensor.host and options.k:
-                # Without the plugin, k decides shapes, so its values are what the profile holds.
+                # Without the plugin, k determines shapes, so the profile contains its values.
                 profile.set_shape_input(tensor.name, *([k] for k in options.k))
             elif tensor.name == K_INPUT:
                 profile.set_shape(tensor.name, (1,), (1,), (1,))
         if config.add_optimization_profile(profile) != i:
-            raise KeygraphError(f"the builder does not take the profile with batch {sizes.batch} and {sizes.height}")
+            raise KeygraphError(f"the builder rejects the profile with batch {sizes.batch} and height {sizes.height}")
 
 
 def _load_timing_cache(config: Any, path: Path | None) -> Any:
@@ -219,26 +247,26 @@ def _load_timing_cache(config: Any, path: Path | None) -> Any:
         raise InputError(f"cannot read the timing cache {path}: {error.strerror}") from error
     cache = config.create_timing_cache(content)
     if cache is None or not config.set_timing_cache(cache, False):
-        raise InputError(f"{path} is no timing cache of this TensorRT and GPU; name another file with --timing-cache")
+        raise InputError(
+            f"{path} is not a timing cache of this TensorRT and GPU; give another file with --timing-cache"
+        )
     return cache
 
 
 def _save_timing_cache(cache: Any, path: Path) -> None:
-    from ..files import atomic_path
-
     with atomic_path(path) as temporary:
         temporary.write_bytes(bytes(cache.serialize()))
 
 
 def _brief(reason: str) -> str:
-    """A builder's reason without the names of its functions, and not without end: the log has it all."""
+    """Shorten a builder's error: without names of functions and at most 300 characters. The log has all of it."""
     text = re.sub(r"IBuilder::\w+: Error Code \d+: ", "", reason)
     text = re.sub(r" In \w+ at /\S+", "", text)
     return text if len(text) <= 300 else f"{text[:300]} ..."
 
 
 def _parser_error(error: Any) -> str:
-    """One error of the parser, with the module and the operator."""
+    """Return one error of the parser in words, with the node and the operator."""
     calls = [name for name in getattr(error, "local_function_stack", lambda: [])() if name]
     inside = f" in {calls[-1]}" if calls else ""
     where = f"{error.node_name()} ({error.node_operator()}{inside})" if error.node_name() else ""
@@ -246,9 +274,9 @@ def _parser_error(error: Any) -> str:
 
 
 def _monitor(trt: Any, progress: Progress) -> Any:
-    """A progress monitor that makes one number of the builder's nested phases."""
+    """Create a progress monitor that combines the builder's nested phases into one number."""
 
-    class Monitor(trt.IProgressMonitor):
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # the module is chosen at run time
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.phases: dict[str, tuple[str | None, int, int]] = {}
@@ -268,7 +296,7 @@ def _monitor(trt: Any, progress: Progress) -> Any:
 
         def done(self) -> float:
             part, scale, at = 0.0, 1.0, None
-            for _ in range(8):  # Phases are a handful of levels deep.
+            for _ in range(8):  # Phases are nested a few levels deep.
                 inner = next(((n, p) for n, p in self.phases.items() if p[0] == at), None)
                 if inner is None:
                     break

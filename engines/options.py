@@ -1,4 +1,4 @@
-"""What an engine is built with: the user's choices, checked against the model."""
+"""The user's build options: profiles, range of k and flags, checked against the model."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ..manifest import Manifest, Profile
 from ..runtime.preprocess.padding import round_up
 from ..runtime.tiling.tile_size import BATCH_PIXELS, DEFAULT_TILE
 
-#: (least, best, most).
+#: (minimum, optimum, maximum).
 Range = tuple[int, int, int]
 
 COMPATIBLE = ("none", "ampere-plus", "same-compute-capability")
 
-#: TensorRT's own default, and its highest level.
+#: TensorRT's default and its highest optimization level.
 DEFAULT_OPTIMIZATION = 3
 MAX_OPTIMIZATION = 5
 
-#: Sides of the images that an engine takes by default where a network sums over the whole image, so that tiles change
-#: its result: whole images of all usual test sets. Each is rounded up to the size rule.
+#: Default image sides of an engine for a model with global statistics, which needs whole images. They cover the usual
+#: test sets. Each is rounded up to the model's size multiple.
 WHOLE_SIDES = (64, 512, 1280)
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -30,24 +30,26 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 @dataclass(frozen=True)
 class Options:
-    """What the user chose, all of it part of the cache's key.
+    """The user's choices; all of them are part of the cache key.
 
     Attributes
     ----------
     profiles
         The sizes to build for.
     k
-        (least, best, most), or None for a file that takes no k.
+        (minimum, optimum, maximum), or None for a file that takes no k.
     workspace
         Bytes of device memory that a kernel may use; None for the builder's own limit.
     optimization
-        0 to 5.
+        The builder's optimization level, 0 to 5.
     compatible
-        One of `COMPATIBLE`.
-    version_compatible, strip_weights
-        See the flags of those names.
+        Other GPUs that the engine must run on, one of `COMPATIBLE`.
+    version_compatible
+        Whether newer versions of TensorRT must run the engine.
+    strip_weights
+        Whether to leave out the weights.
     timing_cache
-        Whether one is used. Not its content: that grows with every build, and changes the time that a build takes.
+        Whether a timing cache is used. Its content is not part of the key, because it grows with every build.
     """
 
     profiles: tuple[Profile, ...]
@@ -66,7 +68,7 @@ class Options:
             raise InputError(f"--hardware-compatible is {self.compatible!r}; it must be one of {', '.join(COMPATIBLE)}")
 
     def check_backend(self, backend: str, *, has_gpu: bool) -> None:
-        """Refuse what a backend cannot do on this machine; raises `InputError`."""
+        """Raise `InputError` for options that a backend does not support on this machine."""
         if backend != "tensorrt-rtx":
             return
         if self.compatible != "none":
@@ -78,27 +80,26 @@ class Options:
         if self.strip_weights and not has_gpu:
             raise InputError("TensorRT-RTX needs a GPU to strip weights, and this machine has none; leave it out")
         if self.timing_cache:
-            raise InputError("TensorRT-RTX times nothing when it builds and takes no --timing-cache; leave it out")
+            raise InputError("TensorRT-RTX does not time kernels in a build and takes no --timing-cache; leave it out")
 
 
 def read_profiles(manifest: Manifest, tiles: Sequence[str], batches: Sequence[str]) -> tuple[Profile, ...]:
-    """Read ``--tile`` and ``--batch``, and hold them against the model's size rule.
+    """Parse ``--tile`` and ``--batch`` and check them against the model's size multiple.
 
     Parameters
     ----------
     manifest
-        The model's.
+        The model's manifest.
     tiles
-        Each ``256``, ``256x384`` (height x width), or ``128:256:512`` (least : best : most), one profile for each; none
-        for the model's calibrated tile, or about 256; for a model of `global_statistics`, `WHOLE_SIDES`.
+        Each ``256``, ``256x384`` (height x width) or ``128:256:512`` (minimum : optimum : maximum), one profile each.
+        Empty for the model's calibrated tile, or about 256; for a model with `global_statistics`, `WHOLE_SIDES`.
     batches
-        Each ``4`` or ``1:4:8``: one for all tiles, or as many as tiles; none for as many tiles as the runtime runs
-        together by itself.
+        Each ``4`` or ``1:4:8``, one for all tiles or one for each. Empty for the runtime's default batch size.
 
     Raises
     ------
     InputError
-        A size that cannot be; the message names one that can.
+        A size is not valid; the message names a valid one.
     """
     if manifest.shape is not None:
         return (_fixed(manifest.shape, tiles, batches),)
@@ -124,9 +125,14 @@ def read_k(manifest: Manifest, most: int | None) -> Range | None:
     Parameters
     ----------
     manifest
-        The model's.
+        The model's manifest.
     most
-        The largest k that the engine must take; None for all that the file allows.
+        The largest k that the engine must accept; None for the largest k of the file.
+
+    Returns
+    -------
+    Range | None
+        None for a file that takes no k.
 
     Raises
     ------
@@ -155,7 +161,7 @@ def read_k(manifest: Manifest, most: int | None) -> Range | None:
 
 
 def engine_manifest(manifest: Manifest, options: Options) -> Manifest:
-    """Return what an engine with these options says of its model: the file's manifest, narrowed to what was built."""
+    """Return the manifest of an engine: the file's, with the profiles and the range of k that were built."""
     neighbours = manifest.neighbours
     if neighbours is not None and options.k is not None:
         neighbours = dataclasses.replace(neighbours, default=options.k[1], maximum=options.k[2])
@@ -163,13 +169,28 @@ def engine_manifest(manifest: Manifest, options: Options) -> Manifest:
 
 
 def read_range(text: str, name: str, multiple: int) -> Range:
-    """Read ``4`` or ``1:4:8``: whole numbers that do not fall, and are multiples of `multiple`; raises `InputError`."""
+    """Parse ``4`` or ``1:4:8``.
+
+    Parameters
+    ----------
+    text
+        One size, or minimum : optimum : maximum.
+    name
+        The option, for messages.
+    multiple
+        The sizes must be multiples of it.
+
+    Raises
+    ------
+    InputError
+        A size is not a positive multiple, or the sizes decrease.
+    """
     try:
         sizes = [int(part) for part in text.split(":")]
     except ValueError:
         sizes = []
     if len(sizes) not in (1, 3):
-        raise InputError(f"{name} is {text!r}; give one size, or least:best:most, for instance 1:4:8")
+        raise InputError(f"{name} is {text!r}; give one size, or minimum:optimum:maximum, for instance 1:4:8")
     low, best, high = sizes * 3 if len(sizes) == 1 else sizes
     for size in (low, best, high):
         if size < multiple or size % multiple:
@@ -182,12 +203,12 @@ def read_range(text: str, name: str, multiple: int) -> Range:
                 else f"{name} is {text}; sizes must be at least 1"
             )
     if not low <= best <= high:
-        raise InputError(f"{name} is {text}; the sizes of least:best:most must not fall")
+        raise InputError(f"{name} is {text}; the sizes minimum:optimum:maximum must not decrease")
     return low, best, high
 
 
 def read_bytes(text: str, name: str) -> int:
-    """Read ``4G``, ``512M``, ``65536K`` or bytes; raises `InputError`."""
+    """Parse a size in bytes such as ``4G``, ``512M`` or ``65536K``; raises `InputError`."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)(?:I?B)?", text.strip().upper())
     size = round(float(match[1]) * _UNITS[match[2]]) if match else 0
     if size < 1:
@@ -202,7 +223,7 @@ def _default_tile(manifest: Manifest) -> str:
 
 
 def _sides(tile: str) -> tuple[str, str]:
-    """Height and width of ``256``, ``256x384`` or ``128x128:256x384:512x512``."""
+    """Split ``256``, ``256x384`` or ``128x128:256x384:512x512`` into height and width."""
     parts = [part.split("x") for part in tile.split(":")]
     if any(len(part) > 2 for part in parts):
         raise InputError(f"--tile is {tile!r}; give a side or height x width, for instance 256 or 256x384")
@@ -210,7 +231,7 @@ def _sides(tile: str) -> tuple[str, str]:
 
 
 def _fixed(shape: tuple[int, int, int], tiles: Sequence[str], batches: Sequence[str]) -> Profile:
-    """The only profile of a file that takes one shape."""
+    """Return the only profile of a file with a fixed shape; raises `InputError` if the options ask for another."""
     profile = Profile(*((size,) * 3 for size in shape))
     given = [Profile(profile.batch, *(read_range(s, "--tile", 1) for s in _sides(tile))) for tile in tiles]
     given += [dataclasses.replace(profile, batch=read_range(batch, "--batch", 1)) for batch in batches]

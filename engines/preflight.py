@@ -1,4 +1,4 @@
-"""Is there room? Asked before the work, since a builder that runs out of memory is killed without a word."""
+"""Check memory and disk space before a build, because the system kills a builder that runs out of memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..errors import InputError
 from ..runtime.device import memory
 from .model import Model
 
-#: What a builder needs at the least, and for each byte of weights: measured with `benchmarks/engines.py`, rounded up.
+#: Memory and disk of a build in bytes, and per byte of weights; measured with `benchmarks/engines.py`, rounded up.
 HOST_BYTES = 5 << 28
 HOST_PER_WEIGHT = 8
 DISK_BYTES = 32 << 20
@@ -17,17 +17,23 @@ DISK_PER_WEIGHT = 1.5
 
 
 def host_need(model: Model) -> int:
-    """Bytes of memory that building one engine takes, roughly."""
+    """Return an estimate of the bytes of memory for building one engine."""
     return HOST_BYTES + HOST_PER_WEIGHT * model.weights_bytes
 
 
 def check(model: Model, folder: Path) -> None:
-    """Make sure that there is memory to build, and room for the engine; raises `InputError`."""
+    """Check that there is enough memory for a build and enough disk space for the engine.
+
+    Raises
+    ------
+    InputError
+        There is not, or the folder cannot be read.
+    """
     free = memory.available()
     if free is not None and free < host_need(model):
         raise InputError(
             f"building needs about {_megabytes(host_need(model))} of memory, and {_megabytes(free)} are free; "
-            "end other programs, build on a larger machine, or go on regardless with --no-preflight"
+            "end other programs, build on a larger machine, or skip this check with --no-preflight"
         )
     need = int(DISK_BYTES + DISK_PER_WEIGHT * model.weights_bytes)
     try:
@@ -37,12 +43,12 @@ def check(model: Model, folder: Path) -> None:
     if room < need:
         raise InputError(
             f"{folder} has {_megabytes(room)} free, and an engine needs about {_megabytes(need)}; make room, choose "
-            "another place with -o, or go on regardless with --no-preflight"
+            "another place with -o, or skip this check with --no-preflight"
         )
 
 
 def parallel(model: Model, wanted: int) -> int:
-    """How many of `wanted` engines memory lets one build at once; at least 1."""
+    """Return how many of `wanted` engines fit into memory when they are built concurrently; at least 1."""
     free = memory.available()
     return wanted if free is None else max(1, min(wanted, free // host_need(model)))
 

@@ -1,4 +1,4 @@
-"""The GPUs that engines are built for, as data."""
+"""The GPUs that engines can be built for, as data."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from ..runtime.device.cuda_driver import Gpu
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of GPU.
+    """A compute capability that engines are built for.
 
     Attributes
     ----------
     name, capability
         ``"sm_89"`` and (8, 9).
     shared_memory
-        KiB that one thread block can have.
+        Largest shared memory of a thread block, in KiB.
     rtx
-        Whether TensorRT-RTX builds for it; it does so on any machine.
-    rtx_fp32_products
-        Whether it multiplies matrices in FP32 there.
+        Whether TensorRT-RTX builds for it, which needs no such GPU.
     gpus
-        Some that are of this kind.
+        Examples of GPUs with this capability.
+    rtx_fp32_matmul
+        Whether TensorRT-RTX has FP32 matrix products for it.
     """
 
     name: str
@@ -32,13 +32,13 @@ class Target:
     shared_memory: int
     rtx: bool
     gpus: str
-    rtx_fp32_products: bool = True
+    rtx_fp32_matmul: bool = True
 
 
 TARGETS = {
     target.name: target
     for target in (
-        Target("sm_75", (7, 5), 64, True, "GeForce RTX 20, GTX 16; T4", rtx_fp32_products=False),
+        Target("sm_75", (7, 5), 64, True, "GeForce RTX 20, GTX 16; T4", rtx_fp32_matmul=False),
         Target("sm_80", (8, 0), 163, True, "A100, A30"),
         Target("sm_86", (8, 6), 99, True, "GeForce RTX 30; A40, A10, RTX A6000"),
         Target("sm_87", (8, 7), 163, False, "Jetson Orin"),
@@ -53,7 +53,7 @@ TARGETS = {
 
 
 def find_target(name: str) -> Target:
-    """Return the target that ``sm_89``, ``sm89``, ``89`` or ``8.9`` means; raises `InputError` for no target."""
+    """Return the target for ``sm_89``, ``sm89``, ``89`` or ``8.9``; raises `InputError` if there is none."""
     match = re.fullmatch(r"(?:sm_?)?(\d+)\.?(\d)a?", name.strip().lower())
     target = TARGETS.get(f"sm_{match[1]}{match[2]}") if match else None
     if target is None:
@@ -62,28 +62,38 @@ def find_target(name: str) -> Target:
 
 
 def can_build(target: Target, backend: str, gpu: Gpu | None) -> bool:
-    """Whether a backend, were it installed, could build for a target on this machine; see `check_buildable`."""
+    """Return whether a backend can build for a target on this machine, provided it is installed.
+
+    Parameters
+    ----------
+    target
+        The target.
+    backend
+        ``"tensorrt"`` or ``"tensorrt-rtx"``.
+    gpu
+        This machine's GPU, or None.
+    """
     if backend == "tensorrt-rtx":
         return target.rtx
     return gpu is not None and gpu.capability == target.capability
 
 
 def check_buildable(target: Target, backend: str, gpu: Gpu | None) -> None:
-    """Make sure that a backend can build for a target on this machine.
+    """Check that a backend can build for a target on this machine; see `can_build`.
 
     Parameters
     ----------
     target
-        What to build for.
+        The target.
     backend
         ``"tensorrt"`` or ``"tensorrt-rtx"``.
     gpu
-        This machine's, or None.
+        This machine's GPU, or None.
 
     Raises
     ------
     InputError
-        It cannot; the message says who can.
+        It cannot; the message says what can.
     """
     if can_build(target, backend, gpu):
         return

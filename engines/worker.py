@@ -1,8 +1,8 @@
-"""Builds one engine in a process of its own: ``python -m keygraph.engines.worker``.
+"""Worker process that builds one engine: ``python -m keygraph.engines.worker``.
 
-A builder takes minutes and all of a core, runs NVIDIA's code over the user's file, and may end its process; several
-run side by side. The job comes as a line on stdin; events, one JSON object a line, go to stdout; all that native code
-prints goes to the engine's log. When stdin closes, whoever wanted the engine is gone, and so are we.
+A build takes minutes, and a builder may crash on a user's file, so each runs in a process of its own and several run in
+parallel. The job is one line of JSON on stdin. Events are written to stdout, one JSON object per line. Output of native
+code goes to the engine's log. The worker exits when stdin is closed, because then its caller has ended.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any, TextIO
 
 from ..errors import InputError, KeygraphError
 from ..files import unwritable
-from ..runtime.backends.engine_metadata import Plugin, Sidecar, file_sha256
+from ..runtime.backends.engine_metadata import EngineMetadata, Plugin, file_sha256
 from ..runtime.backends.tensorrt_bindings import PLUGINS, Backend, load_backend, load_plugins
 from . import cache, cache_key, fallbacks, lint, network, preflight
 from .engine_check import read_back
@@ -33,13 +33,13 @@ from .model import Model, load_model
 from .options import engine_manifest
 from .targets import TARGETS
 
-#: Takes an event's name and values.
+#: Writes an event, given its name and values.
 Emit = Callable[..., None]
 
 
 def main() -> int:
-    """Do the job that stdin names; the exit code is 0 when there is an engine at the end."""
-    # Native code prints to descriptors 1 and 2, which are turned to the log once there is one.
+    """Run the job on stdin; return the exit code, 0 if the engine exists afterwards."""
+    # `_logged` redirects descriptors 1 and 2 to the log, because native code prints to them.
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
 
     def emit(event: str, **values: Any) -> None:
@@ -60,24 +60,43 @@ def main() -> int:
 
 
 def make(job: Job, emit: Emit) -> None:
-    """Find or build the engine, under its lock."""
+    """Find the engine in the cache or build it, under its lock; report with events."""
     model = load_model(job.model)
     ingredients = job.ingredients(model)
     with cache.locked(job.engine, lambda: emit("note", message=f"another process builds {job.engine}: waiting for it")):
-        sidecar, reason = cache.find(job.engine, ingredients)
-        if sidecar is not None and not job.force:
+        metadata, reason = cache.find(job.engine, ingredients)
+        if metadata is not None and not job.force:
             emit("done", state="cached")
             return
         if job.preflight:
             preflight.check(model, job.engine.parent)
         emit("building", reason=reason)
         with _logged(cache.log_path(job.engine)) as log:
-            sidecar = build(job, model, ingredients, log, emit)
+            metadata = build(job, model, ingredients, log, emit)
         emit("done", state="built")
 
 
-def build(job: Job, model: Model, ingredients: dict[str, str], log: TextIO, emit: Emit) -> Sidecar:
-    """Build the engine and write it with its sidecar."""
+def build(job: Job, model: Model, ingredients: dict[str, str], log: TextIO, emit: Emit) -> EngineMetadata:
+    """Build the engine and write it with its metadata.
+
+    Parameters
+    ----------
+    job
+        The request.
+    model
+        The exported file.
+    ingredients
+        The ingredients of the cache key.
+    log
+        The build log.
+    emit
+        Writes events.
+
+    Raises
+    ------
+    KeygraphError
+        The engine cannot be built, or the model changed meanwhile.
+    """
     start = time.monotonic()
     stamp = model.stamp()
     target = TARGETS[job.target]
@@ -99,16 +118,16 @@ def build(job: Job, model: Model, ingredients: dict[str, str], log: TextIO, emit
         emit("note", message=f"{job.engine.name}: {message}")
 
     try:
-        built, attempts = fallbacks.climb(
+        built, attempts = fallbacks.build_with_fallbacks(
             job.options,
-            lambda rung: network.build(backend, model, job.options, target, rung, job.timing_cache, progress),
+            lambda attempt: network.build(backend, model, job.options, target, attempt, job.timing_cache, progress),
             notice,
         )
     except fallbacks.BuilderError as error:
         raise KeygraphError(f"{job.software} cannot build {job.model} for {job.target}: {error}") from error
     if model.stamp() != stamp:
         raise KeygraphError(f"{job.model} changed while its engine was built; build it again")
-    # A version-compatible engine brings the part of TensorRT that runs it.
+    # A version-compatible engine contains the part of TensorRT that runs it.
     host_code = job.options.version_compatible
     found = read_back(
         backend,
@@ -121,7 +140,7 @@ def build(job: Job, model: Model, ingredients: dict[str, str], log: TextIO, emit
         stripped=job.options.strip_weights,
         host_code=host_code,
     )
-    sidecar = Sidecar(
+    metadata = EngineMetadata(
         engine_sha256=hashlib.sha256(built.data).hexdigest(),
         engine_bytes=built.data.nbytes,
         key=cache_key.digest(ingredients),
@@ -147,13 +166,13 @@ def build(job: Job, model: Model, ingredients: dict[str, str], log: TextIO, emit
         made_with={name: importlib.metadata.version(name) for name in ("keygraph", "onnx")},
         manifest=engine_manifest(model.manifest, job.options),
     )
-    cache.commit(job.engine, built.data, sidecar)
-    return sidecar
+    cache.commit(job.engine, built.data, metadata)
+    return metadata
 
 
 def _load_plugins(backend: Backend, library: Path) -> None:
     try:
-        ctypes.CDLL(str(library))  # TensorRT says that a library does not load, but not why.
+        ctypes.CDLL(str(library))  # TensorRT does not report why a library does not load.
     except OSError as error:
         raise InputError(f"the plugin library {library} does not load: {error}; give another with --plugin") from error
     load_plugins(backend, library)
@@ -166,10 +185,10 @@ def _lint(job: Job, model: Model, log: TextIO) -> None:
 
 
 def _logger(module: Any, file: TextIO) -> Any:
-    """A logger that writes every line but the most talkative, and keeps the errors for messages."""
+    """Create a logger that writes all but verbose lines, and keeps errors and reports of memory."""
     severity = module.ILogger.Severity
 
-    class Log(module.ILogger):
+    class Log(module.ILogger):  # type: ignore[misc]  # the module is chosen at run time
         def __init__(self) -> None:
             module.ILogger.__init__(self)
             self.errors: deque[str] = deque(maxlen=8)
@@ -190,12 +209,12 @@ def _logger(module: Any, file: TextIO) -> Any:
 
 @contextmanager
 def _logged(path: Path) -> Iterator[TextIO]:
-    """Open the log, and send there what native code prints."""
+    """Open the log and redirect the output of native code to it."""
     try:
         file = path.open("w", buffering=1, encoding="utf-8")
     except OSError as error:
         raise unwritable(path, error) from error
-    # A full disk must not hide, behind a log that cannot be written, that the engine cannot be.
+    # On a full disk the error that matters is that of the engine, not that of the log.
     with suppress(OSError), file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -203,7 +222,7 @@ def _logged(path: Path) -> Iterator[TextIO]:
 
 
 def _end_with_caller() -> None:
-    while os.read(0, 1024):  # The descriptor, not the file: that would be locked when the interpreter ends.
+    while os.read(0, 1024):  # Not sys.stdin, whose lock would block interpreter exit.
         pass
     os._exit(1)
 

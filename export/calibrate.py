@@ -1,4 +1,4 @@
-"""What tiles do to a file's results: measured on the exported file, not guessed."""
+"""Measure on the exported file how tiles change its results."""
 
 from __future__ import annotations
 
@@ -23,125 +23,156 @@ from ..runtime.preprocess.padding import round_up
 from ..runtime.preprocess.request import Request
 from ..runtime.restore_options import RestoreOptions
 from ..runtime.restorer import Restorer
-from .calibration_data import CalibrationPicture, calibration_pictures
+from .calibration_data import CalibrationImage, calibration_images
 
-#: Tiled against whole, dB, at which an overlap is large enough; 8-bit rounding alone is at 59.
+#: PSNR of tiled against whole-image results, dB, at which an overlap is sufficient; 8-bit rounding alone gives 59.
 ENOUGH_DB = 60.0
 
-#: Tiles are at least this large: below, the overlap is most of a tile.
+#: Smallest tile side in pixels; in smaller tiles most of a tile is overlap.
 LEAST_TILE = 256
 
-#: For models with global statistics: side and number of pictures, sides of plain tiles, and their overlap. No overlap
-#: makes up for other statistics, so there is nothing to search.
+#: For models with global statistics: side and number of images, sides of plain tiles, and their overlap. The overlap
+#: is not searched: a tile's statistics differ from the image's whatever the overlap.
 STATISTICS_SIDE = 320
-STATISTICS_PICTURES = 4
+STATISTICS_IMAGES = 4
 STATISTICS_TILES = (64, 128, 256)
 STATISTICS_OVERLAP = 32
 
-#: What exact tiles of an FP32 file must reach, dB against the whole image; half-precision files their own tolerance.
+#: Lowest PSNR of exact tiles of an FP32 file against the whole image, dB; half-precision files have their tolerance.
 EXACT_DB = 80.0
 
 
 def calibrate(
     path: Path,
     manifest: Manifest,
-    pictures: Sequence[CalibrationPicture],
+    images: Sequence[CalibrationImage],
     progress: Callable[[str], None],
 ) -> Manifest:
-    """Measure what tiles do, and enter it into the manifest.
+    """Measure how tiles change a file's results, and record it in the manifest.
 
     Parameters
     ----------
     path
         The exported file.
     manifest
-        What it says of itself.
-    pictures
-        From `statistics_pictures`.
+        Its manifest.
+    images
+        From `statistics_images`.
     progress
         Called with a line before each step.
+
+    Returns
+    -------
+    Manifest
+        With `tiling` and, for models with global statistics, `statistics`.
     """
     if not manifest.global_statistics:
-        progress("measuring how much tiles must overlap")
+        progress("calibrating the overlap of tiles")
         return replace(manifest, tiling=calibrate_tiling(path, manifest))
     if manifest.shape is not None:
-        return manifest  # The tile is not ours to choose.
-    statistics = calibrate_statistics(path, manifest, pictures, progress)
+        return manifest  # The file's shape is the only tile.
+    statistics = calibrate_statistics(path, manifest, images, progress)
     return replace(manifest, statistics=statistics, tiling=statistics.tilings[-1])
 
 
-def statistics_pictures(
-    manifest: Manifest, folder: Path | None, beside: Mapping[str, Path]
-) -> list[CalibrationPicture]:
-    """What statistics are measured on: see `calibration_pictures`; empty where there are none to measure."""
+def statistics_images(manifest: Manifest, folder: Path | None, beside: Mapping[str, Path]) -> list[CalibrationImage]:
+    """Return the images on which the effect of tiles on global statistics is measured.
+
+    Parameters
+    ----------
+    manifest
+        Manifest of the file to be measured.
+    folder, beside
+        As for `calibration_images`.
+
+    Returns
+    -------
+    list of CalibrationImage
+        Empty when nothing is measured: models without global statistics, and files of a fixed shape.
+    """
     if not manifest.global_statistics or manifest.shape is not None:
         return []
-    return calibration_pictures(manifest, folder, beside, STATISTICS_SIDE, STATISTICS_PICTURES)
+    return calibration_images(manifest, folder, beside, STATISTICS_SIDE, STATISTICS_IMAGES)
 
 
 def calibrate_statistics(
-    path: Path, manifest: Manifest, pictures: Sequence[CalibrationPicture], progress: Callable[[str], None]
+    path: Path, manifest: Manifest, images: Sequence[CalibrationImage], progress: Callable[[str], None]
 ) -> GlobalStatistics:
-    """Measure what a model's statistics over the whole image cost: in memory whole, in fidelity with plain tiles.
+    """Measure the cost of global statistics: the memory of whole-image runs, and the accuracy of plain tiles.
 
-    And prove, on the first picture, that exact tiles give what the whole image gives. Of several pictures, the one that
-    a tile changes most counts.
+    Also verify, on the first image, that exact tiles give the whole-image result.
+
+    Parameters
+    ----------
+    path
+        The exported file, with dynamic shape.
+    manifest
+        Its manifest.
+    images
+        Images to measure on; for each tile size the lowest PSNR over them counts.
+    progress
+        Called with a line before each step.
+
+    Returns
+    -------
+    GlobalStatistics
     """
     m = manifest.size_multiple
     restorer = Restorer(OnnxRuntimeSession(path))
-    progress("measuring what a whole image takes")
-    _restored(restorer, CalibrationPicture("smallest", test_inputs(manifest, (1, m, m))), RestoreOptions(tile="none"))
+    progress("measuring the memory of a whole-image run")
+    _restored(restorer, CalibrationImage("smallest", test_inputs(manifest, (1, m, m))), RestoreOptions(tile="none"))
     wholes: list[NDArray[np.float32]] = []
-    grown = growth(lambda: wholes.append(_restored(restorer, pictures[0], RestoreOptions(tile="none"))))
-    wholes += [_restored(restorer, picture, RestoreOptions(tile="none")) for picture in pictures[1:]]
+    grown = growth(lambda: wholes.append(_restored(restorer, images[0], RestoreOptions(tile="none"))))
+    wholes += [_restored(restorer, image, RestoreOptions(tile="none")) for image in images[1:]]
     tilings = []
     for tile in sorted({round_up(tile, 2 * m) for tile in STATISTICS_TILES}):
-        progress(f"measuring what tiles of {tile} change")
+        progress(f"measuring the effect of tiles of {tile}")
         overlap = min(round_up(STATISTICS_OVERLAP, m), tile // 2)
         options = RestoreOptions(tile=tile, overlap=overlap, global_statistics="tile")
         reached = [
-            _decibels(_restored(restorer, picture, options), whole, _span(manifest, whole))
-            for picture, whole in zip(pictures, wholes, strict=True)
+            _decibels(_restored(restorer, image, options), whole, _span(manifest, whole))
+            for image, whole in zip(images, wholes, strict=True)
         ]
         tilings.append(Tiling(tile, overlap, min(reached)))
-    progress("proving that exact tiles are exact")
+    progress("verifying exact tiles")
     pixels = wholes[0].shape[0] * wholes[0].shape[1] / manifest.scale**2
     return GlobalStatistics(
         memory=round(grown / pixels) if grown else None,
         tilings=tuple(tilings),
-        exact=_exact(restorer, pictures[0], wholes[0], round_up(STATISTICS_TILES[1], 2 * m), progress),
+        exact=_verify_exact(restorer, images[0], wholes[0], round_up(STATISTICS_TILES[1], 2 * m), progress),
     )
 
 
-def _exact(
+def _verify_exact(
     restorer: Restorer,
-    picture: CalibrationPicture,
+    image: CalibrationImage,
     whole: NDArray[np.float32],
     tile: int,
     progress: Callable[[str], None],
 ) -> ExactTiling | None:
+    """Compare exact tiles with the whole image; None where the network has none, or they are not close enough."""
     session, manifest = restorer.session, restorer.manifest
     assert isinstance(session, OnnxRuntimeSession)
     try:
         plan = session.exact().plan
-        restored = _restored(restorer, picture, RestoreOptions(tile=tile, global_statistics="exact"))
+        restored = _restored(restorer, image, RestoreOptions(tile=tile, global_statistics="exact"))
     except InputError as error:
         progress(f"no exact tiles: {error}")
         return None
     reached = _decibels(restored, whole, _span(manifest, whole))
     needed = EXACT_DB if manifest.precision == "fp32" else TOLERANCES[manifest.precision].psnr
     if reached < needed:
-        progress(f"no exact tiles: they are {reached:.1f} dB from the whole image, and {needed:.0f} are needed")
+        progress(f"no exact tiles: they reach {reached:.1f} dB against the whole image, and {needed:.0f} are needed")
         return None
     return ExactTiling(tile, reached, len(plan.sweeps), round(plan.bytes_per_pixel, 1))
 
 
-def _restored(restorer: Restorer, picture: CalibrationPicture, options: RestoreOptions) -> NDArray[np.float32]:
-    """Restore a picture that is normalised already: float32[H, W, C]."""
+def _restored(restorer: Restorer, image: CalibrationImage, options: RestoreOptions) -> NDArray[np.float32]:
+    """Restore an image that is normalised already; return float32[H, W, C]."""
     manifest = restorer.manifest
-    image, *extras = (np.ascontiguousarray(np.moveaxis(planes[0], 0, 2)) for planes in picture.inputs)
+    pixels, *extras = (np.ascontiguousarray(np.moveaxis(planes[0], 0, 2)) for planes in image.inputs)
     given = Request(
-        image=image,
+        image=pixels,
         extras=tuple(extras),
         margins=(manifest.margin, *(extra.margin for extra in manifest.extra_inputs)),
         channels=straight(manifest),
@@ -155,7 +186,7 @@ def _restored(restorer: Restorer, picture: CalibrationPicture, options: RestoreO
 
 
 def _span(manifest: Manifest, whole: NDArray[np.float32]) -> tuple[float, float]:
-    """What PSNR takes for black and white: spectra have their own."""
+    """Return the range that PSNR refers to: [0, 1], or for spectra the reference's own."""
     return (float(whole.min()), float(whole.max())) if is_spectrum(manifest) else (0.0, 1.0)
 
 
@@ -164,28 +195,27 @@ def _decibels(image: NDArray[Any], reference: NDArray[Any], span: tuple[float, f
 
 
 def calibrate_tiling(path: Path, manifest: Manifest) -> Tiling | None:
-    """Find the smallest overlap with which tiles give what the whole image gives.
+    """Find the smallest overlap with which tiles give the whole-image result to `ENOUGH_DB`.
 
-    Measured across one border of two tiles, on the test picture. When no overlap up to half a tile reaches
-    `ENOUGH_DB`, the best one is returned with what it reaches.
+    Measured across the border of two tiles, on the generated test image.
 
     Returns
     -------
     Tiling or None
-        None for files of a fixed shape, where the tile is not ours to choose.
+        The best overlap of up to half a tile when none reaches `ENOUGH_DB`. None for files of a fixed shape.
     """
     if manifest.shape is not None:
         return None
     m = manifest.size_multiple
     tile = -(-LEAST_TILE // (2 * m)) * 2 * m
     planes = test_image((1, manifest.in_channels, tile, 2 * tile), (0.0, 1.0))[0]
-    picture = np.moveaxis(planes, 0, 2)
+    wide = np.moveaxis(planes, 0, 2)
     restorer = Restorer(OnnxRuntimeSession(path))
     step = max(m, 32 // m * m)
     best: Tiling | None = None
     for overlap in range(step, tile // 2 + 1, step):
-        # As wide as two tiles with this overlap: wider pictures are cut into more tiles, which overlap by more.
-        image = picture[:, : 2 * tile - overlap]
+        # Exactly as wide as two tiles with this overlap; a wider image would be cut into more tiles, with more overlap.
+        image = wide[:, : 2 * tile - overlap]
         whole = restorer.restore(image, tile="none").image
         tiled = restorer.restore(image, tile=tile, overlap=overlap).image
         reached = _decibels(tiled, whole, (0.0, 1.0))

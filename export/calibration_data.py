@@ -1,4 +1,4 @@
-"""The images that a file is measured on: the user's, else a generated one."""
+"""The calibration images: the user's, or a generated one."""
 
 from __future__ import annotations
 
@@ -20,58 +20,64 @@ from ..runtime.preprocess.request import TileReader, check_names, expected_chann
 if TYPE_CHECKING:
     from ..runtime.io.input_files import InputFile
 
-#: Side of what half precision is measured on.
+#: Side in pixels of the images on which half precision is measured.
 SIDE = 192
 
 
 @dataclass(frozen=True)
-class CalibrationPicture:
-    """One image as the network takes it.
+class CalibrationImage:
+    """One image as tensors for the network.
 
     Attributes
     ----------
     name
-        The file's name, without its folder.
+        The file name, without its folder.
     inputs
-        The image, then the manifest's extra inputs: what a session takes but k.
+        The image, then the manifest's extra inputs: everything that a session takes except k.
     """
 
     name: str
     inputs: Inputs
 
 
-def calibration_pictures(
+def calibration_images(
     manifest: Manifest,
     folder: Path | None,
     beside: Mapping[str, Path] | None = None,
     side: int = SIDE,
     most: int | None = None,
-) -> list[CalibrationPicture]:
-    """Read the images in a folder, a piece from the middle of each; without a folder, generate a picture.
+) -> list[CalibrationImage]:
+    """Read a crop from the centre of each image in a folder; without a folder, generate one image.
 
     Parameters
     ----------
     manifest
-        Says what the network takes.
+        Manifest of the network: channels, size multiple, extra inputs, or its fixed shape.
     folder
-        Pictures, or cubes and measurements.
+        Folder of images, spectral cubes or measurements; None for a generated image.
     beside
-        What goes with them, by name: folders with files of the same names, or one file for all.
+        Extra inputs by name: for each a folder with files of the images' names, or one file for all images.
     side
-        Of what is cut out of the middle of each, in pixels, rounded up to the size rule.
+        Side of the crop in pixels, rounded up to the size multiple; a fixed shape takes precedence.
     most
-        Only so many of the images; None for all.
+        Read at most this many images; None for all.
+
+    Returns
+    -------
+    list of CalibrationImage
+        float32 tensors [B, C, H, W], B = 1 or the file's fixed batch.
 
     Raises
     ------
     InputError
-        The folder is none, holds no image, or one that the network does not take; something beside it is missing.
+        The path is not a folder, the folder holds no image or one that the network does not accept, or an extra input
+        is missing.
     """
     m = manifest.size_multiple
     height, width = (round_up(side, m),) * 2 if manifest.shape is None else manifest.shape[1:]
     if folder is None:
         batch = manifest.shape[0] if manifest.shape is not None else 1
-        return [CalibrationPicture("generated picture", test_inputs(manifest, (batch, height, width)))]
+        return [CalibrationImage("generated picture", test_inputs(manifest, (batch, height, width)))]
     from ..runtime.io.input_files import (  # libvips is needed for files only
         InputFile,
         images_in_folder,
@@ -79,18 +85,19 @@ def calibration_pictures(
     )
 
     if not folder.is_dir():
-        raise InputError(f"cannot read the folder {folder}: it is none; give one with images")
+        raise InputError(f"{folder} is not a folder; give a folder with images")
     others = {name: InputFile.parse(path) for name, path in (beside or {}).items()}
     check_names(manifest, others)
     found = []
     for path in images_in_folder(folder, {other.path.resolve() for other in others.values()})[:most]:
         image = InputFile(path)
-        planes = _middle({IMAGE_INPUT: image, **matching_inputs(image, others)}, manifest, height, width)
-        found.append(CalibrationPicture(path.name, planes))
+        planes = _crop({IMAGE_INPUT: image, **matching_inputs(image, others)}, manifest, height, width)
+        found.append(CalibrationImage(path.name, planes))
     return found
 
 
-def _middle(files: Mapping[str, InputFile], manifest: Manifest, height: int, width: int) -> Inputs:
+def _crop(files: Mapping[str, InputFile], manifest: Manifest, height: int, width: int) -> Inputs:
+    """Read a centred crop of an image and of its extra inputs; smaller images are padded."""
     from ..runtime.io.input_files import read
 
     samples = {name: read(file, expected_channels(manifest, name)).pixels for name, file in files.items()}
@@ -104,7 +111,7 @@ def _middle(files: Mapping[str, InputFile], manifest: Manifest, height: int, wid
 
 
 def _batched(planes: NDArray[np.float32], manifest: Manifest) -> NDArray[np.float32]:
-    """As many as a file of one shape takes."""
+    """Repeat an image for the batch of a file of fixed shape."""
     if manifest.shape is not None:
         planes = np.resize(planes, (manifest.shape[0], *planes.shape[1:]))
     return np.ascontiguousarray(planes, dtype=np.float32)

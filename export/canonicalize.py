@@ -1,4 +1,4 @@
-"""An exported graph as a person wants to read it: no duplicates, no traces of the machine, names of the modules."""
+"""Bring a traced graph into one canonical form: no duplicates, names of the PyTorch modules, nothing of the machine."""
 
 from __future__ import annotations
 
@@ -19,20 +19,26 @@ _WRAPPER = "model."
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def tidy(model: ir.Model) -> None:
-    """Clean `model` in place; the same graph always gives the same result.
+def canonicalize(model: ir.Model) -> None:
+    """Canonicalize `model` in place; the same graph always gives the same result.
 
-    - Channels between convolutions are arranged for the engines (`export.channels`).
-    - A Reshape whose target follows from its input's shape has a constant one, so that no sizes are computed for it.
-    - Equal initializers and equal subexpressions are kept once.
+    - Reshape targets that follow from the input's shape become constants, so that the graph computes no sizes for them.
+    - Whatever depends on weights alone is folded.
+    - Channels between convolutions are laid out for the engines (`export.channels`), and attention heads are padded
+      (`export.heads`).
+    - Equal initializers and common subexpressions are stored once.
     - Nodes are named ``<module>/<operator>``, for instance ``body.2.layers.0.attention/KeyGraphAttention``, with
-      ``_1``, ``_2`` behind repetitions, and values after the node that makes them.
-    - Initializers have the parameter's name, with `.transposed` where the exporter turned it round; small constants
-      are named by their values.
-    - The exporter's notes on nodes (stack traces with this machine's paths) go.
+      ``_1``, ``_2`` appended to repeated names; values are named after the node that computes them.
+    - Initializers have the parameter's name, with ``.transposed`` appended where the exporter transposed it; small
+      integer constants are named by their values.
+    - The exporter's metadata on nodes (stack traces with paths of this machine) is removed.
+
+    Parameters
+    ----------
+    model
+        From `trace`.
     """
     _constant_targets(model.graph)
-    # Whatever depends on weights alone is computed now, whatever its size.
     fold_constants(model, input_size_limit=sys.maxsize, output_size_limit=sys.maxsize)
     arrange_channels(model.graph)
     pad_attention_heads(model.graph)
@@ -70,7 +76,7 @@ def tidy(model: ir.Model) -> None:
 
 
 def _constant_targets(graph: ir.Graph) -> None:
-    """Give Reshapes constant targets: numbers, 0 for a dimension that stays in its place, -1 for at most one other."""
+    """Give Reshapes constant targets: sizes, 0 for an unchanged dimension, and -1 for at most one other."""
     for node in list(graph):
         if node.op_type != "Reshape" or node.inputs[0] is None or node.inputs[1] is None:
             continue
@@ -92,7 +98,7 @@ def _constant_targets(graph: ir.Graph) -> None:
 
 
 def _initializer_name(value: ir.Value) -> str:
-    """A parameter keeps its name; small integers are named by their values; the rest by its first user."""
+    """Return the parameter's name; for small integer constants their values; else a name from the first user."""
     assert value.name is not None
     if value.name.startswith(_WRAPPER):
         return value.name.removeprefix(_WRAPPER)
@@ -106,8 +112,8 @@ def _initializer_name(value: ir.Value) -> str:
 
 
 def _module(node: ir.Node) -> str:
-    """The module's name, from the exporter's list of scopes: wrapper, ..., module, operator."""
+    """Return the module's name, from the exporter's list of scopes: wrapper, ..., module, operator."""
     scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
     name = scopes[-2] if len(scopes) >= 2 else ""
-    # Sizes of inputs are read outside of any module; the exporter has a placeholder for that.
+    # Nodes that read the inputs' sizes are outside any module; the exporter has a placeholder name for that.
     return "" if name.startswith("_") or f"{name}." == _WRAPPER else name.removeprefix(_WRAPPER)

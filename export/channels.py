@@ -1,12 +1,14 @@
-"""Channels between convolutions, laid out for engines: nothing to split, and as many as they have kernels for.
+"""Lay out the channels between convolutions for the engines: no Split, and channel counts that kernels exist for.
 
-The released networks compute queries, keys and values (Restormer also a gate and what it gates) with one convolution
-each for all, and split the result, which copies it. Their hidden channels (127, 255, 1021) fit no vector: ONNX Runtime
-leaves its blocked layout for them, and GPUs fill up their matrices by themselves. Both change here, in the weights
-alone, and exactly: what is added is multiplied by zero.
+The released networks compute queries, keys and values (Restormer also the gate and the gated features) with one
+convolution and split its result, which copies it. Their hidden channel counts (127, 255, 1021) are no multiple of a
+vector: ONNX Runtime leaves its blocked layout for them, and GPUs pad their matrices. Both are changed here in the
+weights alone, and exactly: all added channels are zero.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -14,20 +16,25 @@ from numpy.typing import NDArray
 
 from .weights import constant, new_constant, only_user
 
-#: Channels become a multiple of this: the longest vector of float32, and what tensor cores take of float16.
+#: Channels are padded to a multiple of this: the longest float32 vector, and the tile of float16 tensor cores.
 BLOCK = 16
 
-#: They keep channels apart, and of zeros and finite numbers make finite numbers.
+#: Operators that do not mix channels and give finite numbers for zeros and finite numbers.
 _CHANNELWISE = ("Gelu", "Mul")
 
 
 def arrange_channels(graph: ir.Graph) -> None:
-    """Change `graph` in place.
+    """Lay out channels in place.
 
-    - A `Split` over the channels behind a depth-wise convolution behind a convolution becomes one such pair for each
+    - A Split over the channels of a pair (a convolution followed by a depth-wise convolution) becomes one pair for each
       part.
-    - Output channels of such a pair are filled up with zeros to a multiple of `BLOCK`, where they go through
-      channel-wise operators into convolutions alone.
+    - The output channels of a pair are padded with zeros to a multiple of `BLOCK`, where they reach only convolutions,
+      by way of channel-wise operators.
+
+    Parameters
+    ----------
+    graph
+        Changed in place.
     """
     for node in list(graph):
         if node.op_type == "Split":
@@ -35,13 +42,13 @@ def arrange_channels(graph: ir.Graph) -> None:
     done: set[ir.Node] = set()
     for node in list(graph):
         if node not in done and _pair(node) is not None:
-            done |= _fill_up(graph, node)
+            done |= _pad_channels(graph, node)
     for name in [name for name, value in graph.initializers.items() if not value.uses()]:
         del graph.initializers[name]
 
 
-def _constants(conv: ir.Node) -> list[tuple[ir.Value, NDArray]]:
-    """Weights and, where there is one, bias of a convolution."""
+def _constants(conv: ir.Node) -> list[tuple[ir.Value, NDArray[Any]]]:
+    """Return the weights of a convolution and its bias, if it has one."""
     pairs = [(value, constant(value)) for value in conv.inputs[1:] if value is not None]
     return [(value, numbers) for value, numbers in pairs if numbers is not None]
 
@@ -52,7 +59,7 @@ def _attribute(node: ir.Node, name: str, default: int) -> int:
 
 
 def _dense(node: ir.Node | None) -> bool:
-    """Whether it is a convolution with weights of its own over all channels."""
+    """Tell whether a node is a convolution over all channels with constant weights."""
     return (
         node is not None
         and node.op_type == "Conv"
@@ -62,7 +69,7 @@ def _dense(node: ir.Node | None) -> bool:
 
 
 def _pair(node: ir.Node) -> ir.Node | None:
-    """For a depth-wise convolution behind a dense one that has no other user, the dense one."""
+    """Return the dense convolution before a depth-wise one that is its only user; None for any other node."""
     if node.op_type != "Conv" or any(constant(value) is None for value in node.inputs[1:]):
         return None
     weight, value = constant(node.inputs[1]), node.inputs[0]
@@ -74,7 +81,7 @@ def _pair(node: ir.Node) -> ir.Node | None:
 
 
 def _split_pair(graph: ir.Graph, split: ir.Node) -> None:
-    """Give each part of a split its own pair of convolutions."""
+    """Replace a Split after a pair of convolutions by a pair for each part."""
     value = split.inputs[0]
     depthwise = value.producer() if value is not None else None
     if depthwise is None or not only_user(value) or _attribute(split, "axis", 0) not in (1, -3):
@@ -112,8 +119,8 @@ def _channels(conv: ir.Node) -> int:
     return int(weight.shape[0])
 
 
-def _fill_up(graph: ir.Graph, first: ir.Node) -> set[ir.Node]:
-    """Fill up a depth-wise convolution's channels and those that meet them; return the depth-wise convolutions seen."""
+def _pad_channels(graph: ir.Graph, first: ir.Node) -> set[ir.Node]:
+    """Pad the channels of a depth-wise convolution and all that are combined with them; return these convolutions."""
     found = _reach(first)
     if found is None:
         return {first}
@@ -130,12 +137,12 @@ def _fill_up(graph: ir.Graph, first: ir.Node) -> set[ir.Node]:
         for conv in users:
             _grow(graph, conv, 1, more)
         for value in values:
-            value.shape = None  # Inferred again by whoever wants it.
+            value.shape = None  # Outdated; shape inference finds the new one.
     return sources
 
 
 def _grow(graph: ir.Graph, conv: ir.Node, axis: int, more: int) -> None:
-    """Add zeros behind a convolution's weights along an axis, and behind its bias along the first one."""
+    """Append zeros to a convolution's weights along an axis, and to its bias along axis 0."""
     for place, (value, numbers) in enumerate(_constants(conv), start=1):
         if axis < 1 or place == 1:
             margin = [(0, more if i == axis else 0) for i in range(numbers.ndim)]
@@ -148,8 +155,8 @@ def _reach(first: ir.Node) -> tuple[set[ir.Node], set[ir.Value], set[ir.Node]] |
     Returns
     -------
     tuple or None
-        The depth-wise convolutions whose channels meet, the values on the way, and the convolutions that they go into;
-        None where they go, or come from, elsewhere.
+        The depth-wise convolutions whose channels are combined, the values between, and the convolutions that read
+        them; None when other nodes compute or read one of the values.
     """
     sources: set[ir.Node] = set()
     values: set[ir.Value] = set()

@@ -1,4 +1,4 @@
-"""Which nodes stay in FP32: patterns over the names of nodes and modules."""
+"""FP32 patterns: which nodes of a half-precision file stay in FP32, by the names of nodes and modules."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ..errors import InputError
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether a pattern names a node.
+    """Tell whether a pattern matches a node.
 
     Parameters
     ----------
     name
-        ``<module>/<operator>``, perhaps with a number behind: ``body.2.layers.0/Add_1``.
+        The node's name, ``<module>/<operator>`` with an optional number appended: ``body.2.layers.0/Add_1``.
     pattern
-        With ``*``, ``?`` and ``[...]``: of a node's name, with its number or without, or of a module, which stands for
-        all that is in it. ``body.3.*`` is all of ``body.3``.
+        A pattern with ``*``, ``?`` and ``[...]``. It matches the node's name, with or without the number, or the name
+        of a module that the node is in: ``body.3`` and ``body.3.*`` match all nodes in ``body.3``.
     """
     module = name.rpartition("/")[0]
     plain = re.sub(r"_\d+$", "", name)
@@ -29,13 +29,19 @@ def matches(name: str, pattern: str) -> bool:
 
 
 def matching(names: Iterable[str], patterns: Iterable[str]) -> set[str]:
-    """The names that any of the patterns matches."""
+    """Return the names that at least one of the patterns matches."""
     chosen = list(patterns)
     return {name for name in names if any(matches(name, pattern) for pattern in chosen)}
 
 
 def check_patterns(names: Sequence[str], patterns: Iterable[str]) -> None:
-    """Raise an `InputError` with the nearest names for a pattern that matches no node."""
+    """Check that every pattern matches a node.
+
+    Raises
+    ------
+    InputError
+        A pattern matches none; the message has the nearest names.
+    """
     for pattern in patterns:
         if not matching(names, [pattern]):
             modules = {name.rpartition("/")[0] for name in names} - {""}
@@ -46,7 +52,21 @@ def check_patterns(names: Sequence[str], patterns: Iterable[str]) -> None:
 
 
 def blocks(names: Iterable[str], depth: int) -> list[str]:
-    """Modules of `depth` parts that the nodes are in, in the order of execution; by name what is in none so deep."""
+    """Group nodes by module.
+
+    Parameters
+    ----------
+    names
+        Node names, in the order of execution.
+    depth
+        Number of parts of the module names: ``body.3`` has two.
+
+    Returns
+    -------
+    list of str
+        Modules of `depth` parts, and the names of the nodes that are in no module so deep; each once, in the order of
+        execution.
+    """
     found: dict[str, None] = {}
     for name in names:
         parts = name.rpartition("/")[0].split(".")

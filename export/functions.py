@@ -1,11 +1,12 @@
-"""The operators as ONNX model-local functions, in standard operators of opset 20.
+"""The two operators as ONNX model-local functions, in standard operators of opset 20.
 
-What an engine without our libraries runs. Two limits of engines shape the bodies: TensorRT imports no bitwise operators
-(bits are taken out with integer division), and its ScatterElements has no reduction.
+Engines without keygraph's libraries run these. Two limits of TensorRT shape the bodies: it imports no bitwise operators
+(so bits are extracted by integer division), and its ScatterElements has no reduction.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ DOMAIN = "keygraph"
 VERSION = 1
 OPSET = 20
 
-#: TensorRT takes a plugin instead of the function only where a node names its namespace and version.
+#: Attributes by which TensorRT finds a plugin for a node; without them it uses the function.
 PLUGIN_ATTRIBUTES = {"plugin_namespace": DOMAIN, "plugin_version": str(VERSION)}
 
 _LOWEST = np.float32(np.finfo(np.float32).min)
@@ -24,12 +25,12 @@ _WORD = 32
 
 
 class _Body:
-    """Collects the nodes of a function's body: `body.Op(inputs, attribute=...)` gives the output's name."""
+    """The nodes of a function body: ``body.Op(*inputs, attribute=...)`` adds a node and returns its output's name."""
 
     def __init__(self) -> None:
         self.nodes: list[NodeProto] = []
 
-    def __getattr__(self, op_type: str):  # type: ignore[no-untyped-def]
+    def __getattr__(self, op_type: str) -> Callable[..., str]:
         def add(*inputs: str, output: str | None = None, **attributes: Any) -> str:
             name = output or f"{op_type.lower()}_{len(self.nodes)}"
             self.nodes.append(helper.make_node(op_type, inputs, [name], **attributes))
@@ -38,23 +39,23 @@ class _Body:
         return add
 
     def constant(self, value: object, dtype: type) -> str:
-        return str(self.Constant(value=numpy_helper.from_array(np.asarray(value, dtype))))
+        return self.Constant(value=numpy_helper.from_array(np.asarray(value, dtype)))
 
     def reference(self, attribute: str, kind: str, type_: onnx.AttributeProto.AttributeType) -> str:
-        """An attribute of the function as a tensor; `kind` is Constant's attribute for its type."""
+        """Add a constant with the value of a function attribute; `kind` is Constant's attribute of that type."""
         node = helper.make_node("Constant", [], [f"attribute_{attribute}"])
         node.attribute.append(onnx.AttributeProto(name=kind, ref_attr_name=attribute, type=type_))
         self.nodes.append(node)
         return str(node.output[0])
 
     def float32(self, name: str) -> str:
-        return str(self.Cast(name, to=TensorProto.FLOAT))
+        return self.Cast(name, to=TensorProto.FLOAT)
 
     def transposed(self, name: str) -> str:
-        return str(self.Transpose(name, perm=[0, 1, 3, 2]))
+        return self.Transpose(name, perm=[0, 1, 3, 2])
 
-    def nodes_of(self, name: str, axis: int) -> tuple[str, str]:
-        """N, the size of an axis, and the words that hold N bits; both int64[1]."""
+    def key_count(self, name: str, axis: int) -> tuple[str, str]:
+        """Add N, the size of an axis, and ceil(N / 32), the number of words for N bits; both int64[1]."""
         count = self.Shape(name, start=axis, end=axis + 1)
         words = self.Div(self.Add(count, self.constant([_WORD - 1], np.int64)), self.constant([_WORD], np.int64))
         return count, words
@@ -67,13 +68,13 @@ def _function(name: str, inputs: list[str], output: str, attributes: list[str], 
 
 
 def key_graph_function() -> FunctionProto:
-    """KeyGraph(query, key, k) -> graph."""
+    """Build KeyGraph(query, key, k) -> graph."""
     body = _Body()
     similarity = body.MatMul(body.float32("query"), body.transposed(body.float32("key")))
-    # TopK leaves the place of NaN open; behind everything means behind a genuine -inf too.
+    # ONNX does not define where TopK ranks NaN. Here it ranks last, even after a genuine -inf.
     clamped = body.Max(similarity, body.constant(_LOWEST, np.float32))
     ranked = body.Where(body.IsNaN(similarity), body.constant(-np.inf, np.float32), clamped)
-    count, words = body.nodes_of("key", 2)
+    count, words = body.key_count("key", 2)
     keep = body.Min("k", count)
     body.nodes.append(helper.make_node("TopK", [ranked, keep], ["largest", "index"], axis=-1, largest=1, sorted=1))
     one = numpy_helper.from_array(np.asarray([1], np.int32))
@@ -88,7 +89,7 @@ def key_graph_function() -> FunctionProto:
     pads = body.Concat(body.constant([0] * 7, np.int64), missing, axis=0)
     padded = body.Pad(selected, pads, body.constant(0, np.int32))
     shape = body.Concat(body.Shape(similarity, start=0, end=3), words, body.constant([_WORD], np.int64), axis=0)
-    # Distinct powers of two: their sum is the word; bit 31 is the int32's sign.
+    # The sum of distinct powers of two is the word; bit 31 is the sign of the int32.
     values = body.constant([1 << j for j in range(31)] + [-(1 << 31)], np.int32)
     weighted = body.Mul(body.Reshape(padded, shape), values)
     body.ReduceSum(weighted, body.constant([-1], np.int64), keepdims=0, output="graph")
@@ -96,13 +97,20 @@ def key_graph_function() -> FunctionProto:
 
 
 def key_graph_attention_function(bias: bool, heads_last: bool) -> FunctionProto:
-    """KeyGraphAttention(q, k, v, graph[, bias]; scale[, heads]) -> attended.
+    """Build KeyGraphAttention(q, k, v, graph[, bias]; scale[, heads]) -> attended.
 
-    A body cannot ask whether an optional input is there, or how many sizes a tensor has, so a file carries the one
-    that its nodes need.
+    A function body can test neither whether an optional input is present nor the rank of a tensor, so a file holds the
+    form that its nodes need.
+
+    Parameters
+    ----------
+    bias
+        True for nodes with the input `bias`.
+    heads_last
+        True for nodes with the attribute `heads`, whose tensors are [B, N, H D]; false for [B, H, N, D].
     """
     body = _Body()
-    count, words = body.nodes_of("k", 1 if heads_last else 2)
+    count, words = body.key_count("k", 1 if heads_last else 2)
     q, k, v = "q", "k", "v"
     if heads_last:
         heads = body.Reshape(
@@ -125,7 +133,7 @@ def key_graph_attention_function(bias: bool, heads_last: bool) -> FunctionProto:
     if bias:
         scores = body.Add(scores, body.float32("bias"))
     weights = body.Softmax(body.Where(selected, scores, body.constant(_LOWEST, np.float32)), axis=-1)
-    # Once more after the softmax: in a row with nothing selected every weight is 1/N.
+    # Masked again after the softmax, which gives 1/N everywhere in a row with nothing selected.
     weights = body.Where(selected, weights, body.constant(0, np.float32))
     attended = body.MatMul(weights, body.float32(v))
     if heads_last:
@@ -138,9 +146,18 @@ def key_graph_attention_function(bias: bool, heads_last: bool) -> FunctionProto:
 
 
 def operator_functions(bias: bool = False, heads_last: bool = False, opset: int = OPSET) -> list[FunctionProto]:
-    """Both operators, as the file's KeyGraphAttention nodes use them: with a bias or not, of four sizes or of three.
+    """Build both functions for a file.
 
-    `opset` is the file's, 20 to 22: what the bodies use means the same in all of them.
+    Parameters
+    ----------
+    bias, heads_last
+        The form of the file's KeyGraphAttention nodes, see `key_graph_attention_function`.
+    opset
+        The file's opset, 20 to 22; the operators of the bodies are the same in all of them.
+
+    Returns
+    -------
+    list of FunctionProto
     """
     functions = [key_graph_function(), key_graph_attention_function(bias, heads_last)]
     for function in functions:

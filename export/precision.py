@@ -1,4 +1,4 @@
-"""From a traced FP32 graph to a strongly typed one in half precision, with islands of FP32."""
+"""Convert a traced FP32 graph to a strongly typed half-precision graph in which some nodes stay in FP32."""
 
 from __future__ import annotations
 
@@ -17,46 +17,48 @@ from .functions import OPSET
 #: Precision -> type of weights and activations.
 HALF_TYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 
-#: Precision -> opset of its files; before 22, ONNX has no convolution of bfloat16.
+#: Precision -> opset of its files. ONNX defines convolutions of bfloat16 since opset 22.
 OPSETS = {"fp32": OPSET, "fp16": OPSET, "bf16": 22}
 
-#: Inputs that ONNX defines as float32, whatever the others are.
+#: Operator -> inputs that ONNX defines as float32, whatever the type of the others.
 _ALWAYS_FP32 = {"Resize": (1, 2)}
 
 
 def float_nodes(model: ir.Model) -> list[str]:
-    """Names of the nodes that compute with floating-point numbers (those that only move them do not)."""
+    """Return the names of the nodes that compute floating-point values; nodes that only move values are left out."""
     return [node.name or "" for node in model.graph if _computes(node)]
 
 
 def to_half(model: ir.Model, precision: str, kept: Collection[str], half_io: bool = False) -> None:
     """Convert `model` in place.
 
-    Weights and activations become half; the nodes in `kept` compute in FP32, with Casts only where a value crosses
-    their border: one Cast for a value, however many read it, and none for weights, which are stored in the type that
-    their reader takes. Operators that only move values do so in half wherever that loses nothing.
+    Weights and activations become half precision; the nodes in `kept` compute in FP32. A value that passes between the
+    two gets one Cast, however many nodes read it. Weights are stored in the type that their reader takes and need none.
+    Operators that only move values do so in half precision wherever that loses nothing.
 
     Parameters
     ----------
     model
-        Tidied (`tidy`), all floating-point values FP32.
+        After `canonicalize`, with all floating-point values in FP32.
     precision
         ``"fp16"`` or ``"bf16"``.
     kept
-        Names of nodes that stay in FP32. A node with a scalar constant that half cannot hold (an epsilon of 1e-12, a
-        mask of -1e9) stays in FP32 too.
+        Names of the nodes that stay in FP32. So do nodes with a scalar constant that the half type cannot represent (an
+        epsilon of 1e-12, a mask of -1e9).
     half_io
-        Make the graph's own inputs and outputs half as well.
+        Convert the graph's inputs and outputs, too.
 
     Raises
     ------
     KeygraphError
-        A weight is beyond the range of half.
+        A weight is out of range of the half type.
     """
     _Conversion(model.graph, precision, kept, half_io).run()
 
 
 class _Conversion:
+    """One call of `to_half`."""
+
     def __init__(self, graph: ir.Graph, precision: str, kept: Collection[str], half_io: bool) -> None:
         self.graph, self.precision, self.half = graph, precision, HALF_TYPES[precision]
         self.ends = self.half if half_io else ir.DataType.FLOAT
@@ -82,7 +84,7 @@ class _Conversion:
                     value.dtype = self.types[node]
         self._finish_outputs()
         for value in weights:
-            # Only the half copy is left: it takes the name.
+            # When only the half-precision copy is used, it takes over the name.
             if not value.uses() and value.name is not None:
                 graph.initializers.pop(value.name)
                 copy = self.cast.get((value, self.half))
@@ -92,11 +94,11 @@ class _Conversion:
                     graph.initializers.add(copy)
 
     def _choose(self, kept: Collection[str]) -> dict[ir.Node, ir.DataType]:
-        """The type in which each node computes."""
+        """Choose the type in which each node computes."""
         full = ir.DataType.FLOAT
         outputs = set(self.graph.outputs)
         types: dict[ir.Node, ir.DataType] = {}
-        # What moves values for readers in half only may do it in half: the readers would round them anyway.
+        # A node that moves values for half-precision readers only is half, too: the readers would round the values.
         for node in reversed(list(self.graph)):
             if _computes(node):
                 source = not any(value is not None and _is_float(value) for value in node.inputs)
@@ -114,12 +116,12 @@ class _Conversion:
                     for value in node.inputs
                     if value is not None and _is_float(value) and value.const_value is None
                 }
-                # Of half values nothing is left to lose.
+                # Moving values that are all half precision already in FP32 gains nothing.
                 types[node] = full if full in made else self.half
         return types
 
     def _beyond_half(self, node: ir.Node) -> bool:
-        """Whether a scalar constant of the node overflows in half, or vanishes."""
+        """Tell whether a scalar constant of the node overflows or underflows in the half type."""
         for i, value in enumerate(node.inputs):
             if value is None or value.const_value is None or value.const_value.size != 1 or not _is_float(value):
                 continue
@@ -132,16 +134,17 @@ class _Conversion:
         return False
 
     def _typed(self, value: ir.Value, wanted: ir.DataType) -> ir.Value:
-        """The value in this type: itself, or made from it once."""
+        """Return the value in this type: itself, or a conversion that is added once."""
         if value.dtype == wanted:
             return value
         made = self.cast.get((value, wanted))
         if made is None:
-            made = self._stored(value, wanted) if value.const_value is not None else self._cast(value, wanted)
+            made = self._convert_weight(value, wanted) if value.const_value is not None else self._cast(value, wanted)
             self.cast[value, wanted] = made
         return made
 
-    def _stored(self, value: ir.Value, wanted: ir.DataType) -> ir.Value:
+    def _convert_weight(self, value: ir.Value, wanted: ir.DataType) -> ir.Value:
+        """Add a copy of an initializer in another type."""
         assert value.const_value is not None
         given = value.const_value.numpy()
         with np.errstate(over="ignore"):
@@ -189,6 +192,6 @@ def _is_float(value: ir.Value) -> bool:
 
 
 def _computes(node: ir.Node) -> bool:
-    """Whether it makes new floating-point numbers, or, like KeyGraph, decides by them."""
+    """Tell whether a node computes floating-point values or, like KeyGraph, an integer result from them."""
     floats = any(value is not None and _is_float(value) for value in (*node.inputs, *node.outputs))
     return floats and not (node.domain == "" and node.op_type in MOVES) and node.op_type not in ("Shape", "Size")

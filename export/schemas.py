@@ -1,4 +1,4 @@
-"""The operators as PyTorch's exporter must know them: schemas, and the translation from `torch.library` to ONNX."""
+"""The two operators for PyTorch's ONNX exporter: schemas, and the translation from `torch.library` to ONNX."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from onnxscript.values import Opset
 from ..plugins import torch as _operators  # noqa: F401 - registers keygraph::* with PyTorch
 from .functions import DOMAIN, PLUGIN_ATTRIBUTES, VERSION
 
+#: Name, type, and whether the input is optional.
+_Input = tuple[str, str, OpSchema.FormalParameterOption]
+
 
 @cache
-def translation_table() -> dict[Callable, Callable]:
-    """PyTorch operator -> onnxscript function, for `torch.onnx.export`. Registers the schemas on the first call."""
+def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Return PyTorch operator -> onnxscript function, for `torch.onnx.export`; the first call registers the schemas."""
     single = OpSchema.FormalParameterOption.Single
     optional = OpSchema.FormalParameterOption.Optional
     plugin = [OpSchema.Attribute(name, OpSchema.AttrType.STRING, required=False) for name in PLUGIN_ATTRIBUTES]
@@ -43,7 +46,12 @@ def translation_table() -> dict[Callable, Callable]:
     }
 
 
-def _register(name: str, inputs: list[tuple], output: str, attributes: list[OpSchema.Attribute]) -> None:
+def _register(
+    name: str,
+    inputs: list[tuple[str, str, OpSchema.FormalParameterOption]],
+    output: str,
+    attributes: list[OpSchema.Attribute],
+) -> None:
     output_type = "tensor(int32)" if output == "graph" else "T"
     register_schema(
         OpSchema(

@@ -1,4 +1,4 @@
-"""From a PyTorch module to an ONNX graph: `torch.export`, then ONNX nodes with our two operators among them."""
+"""Trace a PyTorch module to an ONNX graph with the two operators as nodes, by `torch.export`."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from ..instrumentation.synthetic import tensors
 from ..manifest import IMAGE_OUTPUT, K_INPUT, Manifest
+from ..runtime.backends.base import image_inputs
 from .functions import OPSET
 from .schemas import translation_table
 
-#: Largest height and width, in units of the size multiple, and largest batch, that a dynamic file promises.
+#: Largest batch, and largest height and width in units of the size multiple, of a file with dynamic shape.
 _DIMENSION_LIMIT = 1 << 16
 
 
 class _Entry(nn.Module):
-    """What is traced: the network with its inputs in the file's order, and k the last of them, a constant, or none."""
+    """The module that is traced: the network, with a fixed k as a constant where it is no input."""
 
     def __init__(self, model: nn.Module, k: int | None) -> None:
         super().__init__()
@@ -36,21 +36,21 @@ class _Entry(nn.Module):
 
 
 def trace(model: nn.Module, manifest: Manifest) -> ir.Model:
-    """Trace `model` as the manifest describes it.
+    """Trace a network to the inputs and outputs that its manifest describes.
 
     Parameters
     ----------
     model
-        Maps float32[B, C, H, W], the manifest's extra inputs (and int64[1], for families with a key graph) to
+        Maps float32[B, C, H, W], the manifest's extra inputs (and int64[1], for architectures with a key graph) to
         float32[B, C', sH, sW].
     manifest
-        Gives channels, margins, size multiple, the fixed shape or None, and whether k is an input.
+        Manifest of the file: channels, margins, size multiple, fixed shape, and whether k is an input.
 
     Returns
     -------
     ir.Model
-        Inputs ``image``, the extra ones, and perhaps ``k``; output ``restored``; node metadata still holds the modules'
-        names.
+        Inputs ``image``, the extra ones and, where it is an input, ``k``; output ``restored``. Node metadata holds the
+        modules' names, which `canonicalize` needs.
     """
     neighbours = manifest.neighbours
     runtime_k = neighbours is not None and neighbours.runtime
@@ -62,14 +62,15 @@ def trace(model: nn.Module, manifest: Manifest) -> ir.Model:
     rows, columns = (torch.export.Dim(name, min=1, max=_DIMENSION_LIMIT) for name in ("rows", "columns"))
     arguments: dict[str, Tensor] = {}
     dynamic: list[dict[int, Any]] = []
-    for name, channels, (down, across) in tensors(manifest):
+    for given in image_inputs(manifest):
+        name, channels, (down, across) = given.name, given.channels, given.margin
         arguments[name] = torch.zeros(shape[0], channels, shape[1] + down, shape[2] + across)
         dynamic.append({0: batch, 2: _sized(rows, multiple, down), 3: _sized(columns, multiple, across)})
     if runtime_k:
         assert neighbours is not None
         arguments[K_INPUT] = torch.tensor([neighbours.default], dtype=torch.int64)
         dynamic.append({})
-    # Looking symbolic shapes up in a cache takes longer than inferring them: half of all the time.
+    # Without the cache, whose look-ups of symbolic shapes take longer than inferring them, tracing takes half the time.
     with _quiet(), torch.no_grad(), torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
         program = torch.onnx.export(
             entry,
@@ -87,13 +88,13 @@ def trace(model: nn.Module, manifest: Manifest) -> ir.Model:
 
 
 def _sized(count: Any, multiple: int, margin: int) -> Any:
-    """A side of `count` units and its margin; the tracer wants no zero added."""
+    """Return a side of `count` units plus its margin; the tracer does not accept the addition of zero."""
     return multiple * count + margin if margin else multiple * count
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's notices (an absent torchvision, its own deprecations) away from our users."""
+    """Silence the exporter's own warnings (absent torchvision, deprecations), which do not concern keygraph's users."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Proof that an exported file computes what PyTorch computes."""
+"""Verify that an exported file computes what PyTorch computes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from ..manifest import Manifest
 from ..plugins.torch import forced_graphs
 from ..runtime.backends.base import Inputs, result_shape
 from ..runtime.preprocess.padding import round_up
-from .activation_ranges import first_not_finite
-from .calibration_data import CalibrationPicture
+from .activation_ranges import first_nonfinite
+from .calibration_data import CalibrationImage
 
-#: Height and width of the largest generated picture for a network that sums over whole images. Costs grow with the
-#: pixels: a Restormer of 26 million parameters takes 29 GMAC here, a second or two, which is no more than the rest.
-SUMMED = (96, 128)
+#: Smallest height and width of the largest test image for a network with global statistics, so that they are sums over
+#: many pixels. A Restormer of 26 million parameters takes 29 GMAC for it, one or two seconds.
+GLOBAL_STATISTICS_SIZE = (96, 128)
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Check:
     shape, k
         (B, H, W) of the input, without a margin.
     psnr
-        dB with both on the same key graphs, over the value range; rounded down to 0.1, at most 200.
+        PSNR in dB over the value range, both with the same key graphs; rounded down to 0.1, at most 200.
     links_different
-        Share of the graphs' links that differ, all within the similarity tolerance: near ties.
+        Share of the key graphs' links that differ; all of them near ties, within the similarity tolerance.
     picture
-        The calibration image that it was run on; None for the generated one.
+        Name of the calibration image; None for a generated one.
     psnr_as_run
-        On calibration images: dB with the graphs that each side chose itself; rounded down likewise.
+        On calibration images: PSNR in dB with each side's own key graphs, rounded likewise.
     """
 
     shape: tuple[int, int, int]
@@ -55,9 +55,11 @@ class Check:
 
 
 def verification_cases(manifest: Manifest) -> list[tuple[tuple[int, int, int], int | None]]:
-    """(B, H, W) and k: smallest, non-square, batch 2, large; and, for run-time k, a small one, the default, and all.
+    """Return the shapes (B, H, W) and values of k to verify.
 
-    Large is three times the smallest; for sums over the whole image at least `SUMMED`, so that they are sums of many.
+    Shapes: the smallest, a non-square one, a batch of 2, and a large one: three times the smallest, and at least
+    `GLOBAL_STATISTICS_SIZE` for networks with global statistics. Values of k: the default, and when k is an input also
+    an eighth of the maximum and the maximum.
     """
     m = manifest.size_multiple
     neighbours = manifest.neighbours
@@ -65,7 +67,7 @@ def verification_cases(manifest: Manifest) -> list[tuple[tuple[int, int, int], i
     if manifest.shape is not None:
         shapes = [manifest.shape]
     else:
-        height, width = SUMMED if manifest.global_statistics else (0, 0)
+        height, width = GLOBAL_STATISTICS_SIZE if manifest.global_statistics else (0, 0)
         large = (1, max(3 * m, round_up(height, m)), max(2 * m, round_up(width, m)))
         shapes = [(1, m, m), (1, m, 2 * m), (2, m, m), large]
     cases = [(shape, default) for shape in shapes]
@@ -81,33 +83,41 @@ def verify(
     library: Path | None,
     progress: Callable[[str], None] | None = None,
     *,
-    pictures: Sequence[CalibrationPicture] = (),
+    images: Sequence[CalibrationImage] = (),
     rounded: bool = False,
 ) -> list[Check]:
-    """Run the file in ONNX Runtime and compare with PyTorch.
+    """Run a file in ONNX Runtime and compare it with PyTorch.
 
-    The key graphs that ONNX Runtime chose are compared, stage by stage, with PyTorch's choice on the same features, and
-    forced on PyTorch for the comparison of the images; so neither near ties nor errors can hide behind each other.
+    Each key graph that ONNX Runtime computed is compared with PyTorch's choice on the same features. PyTorch then
+    continues with ONNX Runtime's graph, so that near ties do not affect the comparison of the images, and an error in
+    the images cannot be mistaken for a near tie.
 
     Parameters
     ----------
     path
         The exported file.
-    model, manifest
-        What it was exported from and as.
+    model
+        The network that it was exported from.
+    manifest
+        The file's manifest.
     library
-        ONNX Runtime library of our operators, or None to run the file's functions.
+        ONNX Runtime library of keygraph's operators, or None to run the file's own functions.
     progress
-        Called with one line for every case.
-    pictures
-        Images to run it on besides the generated ones, with the default k.
+        Called with a line before each case.
+    images
+        Calibration images to run in addition to the generated ones, with the default k.
     rounded
-        Run a half-precision file as `runtime.rounding` says, and not as ONNX Runtime's CPU provider does.
+        Emulate half precision (`runtime.backends.emulated_half`) instead of using ONNX Runtime's own.
+
+    Returns
+    -------
+    list of Check
+        One for each case.
 
     Raises
     ------
     KeygraphError
-        A value is not finite, an image is off by more than `required` says, or a graph by more than near ties.
+        A value is not finite, the PSNR of an image is below `required`, or key graphs differ in more than near ties.
     """
     probe = GraphProbe(path, library, rounded)
     runtime_k = manifest.neighbours is not None and manifest.neighbours.runtime
@@ -116,47 +126,47 @@ def verify(
         (test_inputs(manifest, shape), shape, k, None) for shape, k in verification_cases(manifest)
     ]
     default = manifest.neighbours.default if manifest.neighbours else None
-    cases += [(picture.inputs, _size(picture.inputs, manifest), default, picture.name) for picture in pictures]
+    cases += [(image.inputs, _size(image.inputs, manifest), default, image.name) for image in images]
     checks = []
-    for inputs, shape, k, picture in cases:
-        image, *extras = inputs
-        where = f"at {'x'.join(map(str, shape))}" + (f", k = {k}" if k else "") + (f", on {picture}" if picture else "")
+    for inputs, shape, k, name in cases:
+        tensor, *extras = inputs
+        where = f"at {'x'.join(map(str, shape))}" + (f", k = {k}" if k else "") + (f", on {name}" if name else "")
         if progress is not None:
             progress(where)
-        restored, selections = probe.record(image, k if runtime_k else None, *extras)
+        restored, selections = probe.record(tensor, k if runtime_k else None, *extras)
         if not np.isfinite(restored).all():
             raise _not_finite(path, inputs, k if runtime_k else None, library, where)
         arguments = [*map(torch.from_numpy, inputs), *([k] if k is not None else [])]
         forced = [torch.from_numpy(selection.graph) for selection in selections]
         with torch.inference_mode(), forced_graphs(forced, tolerance.similarity) as agreements:
             reference = model(*arguments).numpy()
-        wrong = [f"body stage {i}: {a.beyond_tolerance} links" for i, a in enumerate(agreements) if a.beyond_tolerance]
+        wrong = [f"key graph {i}: {a.beyond_tolerance} links" for i, a in enumerate(agreements) if a.beyond_tolerance]
         if wrong:
-            raise KeygraphError(f"the exported file chooses other neighbours than PyTorch {where} ({'; '.join(wrong)})")
+            raise KeygraphError(f"the exported file selects other neighbours than PyTorch {where} ({'; '.join(wrong)})")
         result = psnr(restored, reference, manifest.value_range)
         if not result >= tolerance.psnr:
             raise KeygraphError(
-                f"the exported file differs from PyTorch {where}: {result:.1f} dB, needs {tolerance.psnr:.0f} dB"
+                f"the exported file differs from PyTorch {where}: {result:.1f} dB; {tolerance.psnr:.0f} dB are needed"
             )
         links = sum(a.selected for a in agreements)
         different = sum(a.different for a in agreements) / links if links else 0.0
         as_run = None
-        if picture is not None:
+        if name is not None:
             with torch.inference_mode():
                 own = model(*arguments).numpy()
             as_run = _tenths(psnr(restored, own, manifest.value_range))
-        checks.append(Check(shape, k, _tenths(result), float(f"{different:.1e}"), picture, as_run))
+        checks.append(Check(shape, k, _tenths(result), float(f"{different:.1e}"), name, as_run))
     return checks
 
 
 def _size(inputs: Inputs, manifest: Manifest) -> tuple[int, int, int]:
-    """(B, H, W) of the size rule, without margins."""
+    """Return (B, H, W) without margins."""
     batch, _, height, width = result_shape(manifest, inputs[0].shape)
     return batch, height // manifest.scale, width // manifest.scale
 
 
 def required(manifest: Manifest) -> Tolerance:
-    """What a file of this precision must reach; a lower target that the user set counts."""
+    """Return the tolerance of a file: that of its precision, or a lower target PSNR of a precision search."""
     tolerance = TOLERANCES[manifest.precision]
     target = manifest.half.target_psnr if manifest.half is not None else None
     return tolerance if target is None else replace(tolerance, psnr=min(tolerance.psnr, target))
@@ -167,18 +177,35 @@ def _tenths(decibels: float) -> float:
 
 
 def _not_finite(path: Path, inputs: Inputs, k: int | None, library: Path | None, where: str) -> KeygraphError:
-    """The error that names the first node at fault."""
-    node = first_not_finite(path, inputs, k, library)
+    """Return the error that names the first node with a value that is not finite."""
+    node = first_nonfinite(path, inputs, k, library)
     if node is None:
-        return KeygraphError(f"the exported file gives values that are not finite {where}")
+        return KeygraphError(f"the exported file's result is not finite {where}")
     return KeygraphError(
-        f"the exported file gives values that are not finite {where}; the first are those of {node}; keep it in FP32 "
+        f"the exported file's result is not finite {where}; the first such values are those of {node}; keep it in FP32 "
         f"with --keep-fp32 '{node}', let --precision auto find what to keep, or export with --precision bf16"
     )
 
 
 def as_record(checks: list[Check], operators: str, manifest: Manifest, rounded: bool = False) -> dict[str, Any]:
-    """What the manifest keeps of a verification."""
+    """Return the record of a verification for the manifest.
+
+    Parameters
+    ----------
+    checks
+        From `verify`.
+    operators
+        ``"library"`` or ``"functions"``: where the operators came from.
+    manifest
+        The file's manifest.
+    rounded
+        Whether half precision was emulated.
+
+    Returns
+    -------
+    dict
+        Values for JSON.
+    """
     tolerance = required(manifest)
     return {
         "against": "PyTorch",

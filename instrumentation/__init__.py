@@ -1,1 +1,1 @@
-"""Tools that export, parity and bench measure a model with: exposed tensors, key graphs, metrics, synthetic images."""
+"""Measuring tools for export, parity and bench: exposed tensors, key graphs, image metrics, synthetic images."""

@@ -1,6 +1,6 @@
-"""An exported file with its inner values laid open: they can be read, and others put in their place.
+"""Run an exported ONNX file and expose intermediate tensors for reading and overriding.
 
-The package onnx is needed to use this module, not to import it.
+The packages onnx and onnx_ir are needed to use this module, not to import it.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from numpy.typing import NDArray
 
 from ..errors import KeygraphError
 from ..manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT
-from ..runtime.backends.emulated_half import rounding
-from ..runtime.backends.onnx_providers import PROVIDERS, cuda_provider, reason
+from ..runtime.backends.emulated_half import emulate_half
+from ..runtime.backends.onnx_providers import PROVIDERS, cuda_provider, reason, session_options
 from ..runtime.backends.onnxruntime import register_operators
 from ..runtime.device.spec import Device
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    import onnx_ir as ir
 
-#: Where a session that is made from bytes looks for external data.
+#: Key of the folder where a session that is created from bytes looks for external data.
 _EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
-class LaidOpen:
-    """An exported file in ONNX Runtime, with a session for each choice of values that are read or replaced.
+class ExposedSession:
+    """Runs an exported file in ONNX Runtime, with one session for each set of tensors that are read or overridden.
 
     Parameters
     ----------
@@ -39,8 +39,8 @@ class LaidOpen:
     library
         As for `OnnxRuntimeSession`.
     rounded
-        Run a half-precision file in float32 with every stored tensor rounded (`rounding`), as a GPU computes; a bf16
-        file always is, since the CPU has no kernels for it.
+        Emulate the half precision of the file in float32, as a GPU computes it (see `emulate_half`). A bf16 file is
+        always emulated, because the CPU has no kernels for it.
     device
         The CPU, or a GPU through ONNX Runtime's CUDA provider.
     """
@@ -59,20 +59,20 @@ class LaidOpen:
         self._providers: list[Any] = [PROVIDERS["cpu"]]
         if device.kind == "cuda":
             self._providers.insert(0, cuda_provider(device))
-        #: The file; its weights may be elsewhere.
+        #: The file's model, without weights that are stored in separate files.
         self.model = onnx.load(path, load_external_data=False)
         self._runs = self.model
         bf16 = any(weight.data_type == onnx.TensorProto.BFLOAT16 for weight in self.model.graph.initializer)
         self._rounded = rounded or bf16
         if self._rounded:
-            self._runs = rounding(onnx.load(path))
+            self._runs = emulate_half(onnx.load(path))
         (image,) = (value for value in self._runs.graph.input if value.name == IMAGE_INPUT)
         self._inputs = [value.name for value in self._runs.graph.input if value.name != K_INPUT]
         self._type = onnx.helper.tensor_dtype_to_np_dtype(image.type.tensor_type.elem_type)
         self._sessions: dict[tuple[tuple[str, ...], tuple[tuple[str, np.dtype[Any]], ...]], Any] = {}
 
     def dtype(self, name: str) -> np.dtype[Any]:
-        """The type of a floating-point value in what runs."""
+        """Return the dtype that a floating-point tensor has when the file runs."""
         from onnx import helper
 
         if self._rounded:
@@ -90,79 +90,79 @@ class LaidOpen:
         k: int | None,
         extras: Sequence[NDArray[np.float32]],
         read: Sequence[str] = (),
-        given: Mapping[str, NDArray[Any]] | None = None,
+        overrides: Mapping[str, NDArray[Any]] | None = None,
     ) -> tuple[NDArray[np.float32], dict[str, NDArray[Any]]]:
-        """Restore a batch, as `OnnxRuntimeSession.run` does.
+        """Restore a batch, as `OnnxRuntimeSession.run` does, with intermediate tensors exposed.
 
         Parameters
         ----------
-        images, k, extras
-            As for `OnnxRuntimeSession.run`.
+        images
+            float32[B, in_channels, H, W].
+        k
+            None for a file without this input.
+        extras
+            float32[B, channels, H, W] for each of the manifest's `extra_inputs`.
         read
-            Values to return.
-        given
-            What takes the place of values, in the type that they have there (`dtype`), for every node that reads them;
-            `read` tells the file's own nevertheless.
+            Names of the tensors to return.
+        overrides
+            Values that replace tensors, by name, for every node that reads them. Their dtype is that of `dtype`. A
+            tensor in `read` is returned as the file computes it, even if it is overridden.
 
         Returns
         -------
-        restored, values
-            `values` by name.
+        restored : float32[B, out_channels, H * scale, W * scale]
+            The result.
+        values : dict
+            The result and the tensors in `read`, by name.
 
         Raises
         ------
         KeygraphError
             ONNX Runtime fails.
         """
-        given = given or {}
-        forced = {name: f"{name}/forced" for name in given}
-        form = tuple(read), tuple((name, values.dtype) for name, values in given.items())
+        overrides = overrides or {}
+        renamed = {name: f"{name}/override" for name in overrides}
+        key = tuple(read), tuple((name, values.dtype) for name, values in overrides.items())
         feeds: dict[str, NDArray[Any]] = {
             name: np.ascontiguousarray(values, dtype=self._type)
             for name, values in zip(self._inputs, (images, *extras), strict=True)
         }
-        feeds |= {forced[name]: np.ascontiguousarray(values) for name, values in given.items()}
+        feeds |= {renamed[name]: np.ascontiguousarray(values) for name, values in overrides.items()}
         if k is not None:
             feeds[K_INPUT] = np.array([k], np.int64)
         wanted = list(dict.fromkeys([IMAGE_OUTPUT, *read]))
         try:
-            if form not in self._sessions:
-                self._sessions[form] = self._session(wanted[1:], given, forced)
-            values = dict(zip(wanted, self._sessions[form].run(wanted, feeds), strict=True))
+            if key not in self._sessions:
+                self._sessions[key] = self._session(wanted[1:], overrides, renamed)
+            values = dict(zip(wanted, self._sessions[key].run(wanted, feeds), strict=True))
         except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception.
-            raise KeygraphError(f"ONNX Runtime failed with values inside of it laid open: {reason(error)}") from error
+            raise KeygraphError(f"ONNX Runtime failed while tensors were exposed: {reason(error)}") from error
         return np.asarray(values[IMAGE_OUTPUT], np.float32), values
 
     def _session(
-        self, read: Sequence[str], given: Mapping[str, NDArray[Any]], forced: Mapping[str, str]
+        self, read: Sequence[str], overrides: Mapping[str, NDArray[Any]], renamed: Mapping[str, str]
     ) -> onnxruntime.InferenceSession:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
+        import onnx_ir as ir
+
+        options = session_options()
         options.add_session_config_entry(_EXTERNAL_DATA_FOLDER, str(self._folder))
         register_operators(options, self._library, lambda _message: None)
-        model = _with_outputs(self._runs, read)
-        _replace(model, given, forced)
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=self._providers)
+        model = ir.from_proto(self._runs)
+        _expose(model.graph, read, overrides, renamed)
+        return onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=self._providers)
 
 
-def _with_outputs(model: ModelProto, names: Sequence[str]) -> ModelProto:
-    """A copy whose graph also returns these values."""
-    from onnx import ModelProto, ValueInfoProto
+def _expose(
+    graph: ir.Graph, read: Sequence[str], overrides: Mapping[str, NDArray[Any]], renamed: Mapping[str, str]
+) -> None:
+    """Make a graph output the tensors in `read`, and read new graph inputs in place of the tensors in `overrides`."""
+    import onnx_ir as ir
 
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    # Without a type: ONNX Runtime infers it.
-    copy.graph.output.extend(ValueInfoProto(name=name) for name in names)
-    return copy
-
-
-def _replace(model: ModelProto, given: Mapping[str, NDArray[Any]], forced: Mapping[str, str]) -> None:
-    """Let everything that reads one of these values read a new input of the graph in its place."""
-    from onnx import helper
-
-    for node in model.graph.node:
-        node.input[:] = [forced.get(name, name) for name in node.input]
-    model.graph.input.extend(
-        helper.make_tensor_value_info(forced[name], helper.np_dtype_to_tensor_dtype(values.dtype), [None] * values.ndim)
-        for name, values in given.items()
-    )
+    tensors = ir.convenience.create_value_mapping(graph)
+    for name, values in overrides.items():
+        dtype = ir.TensorType(ir.DataType.from_numpy(values.dtype))
+        override = ir.Value(name=renamed[name], type=dtype, shape=ir.Shape([None] * values.ndim))
+        for node, index in tuple(tensors[name].uses()):
+            node.replace_input_with(index, override)
+        graph.inputs.append(override)
+    graph.outputs.extend(tensors[name] for name in read)

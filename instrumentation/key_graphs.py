@@ -1,4 +1,4 @@
-"""An exported file that also tells which neighbours it chose and from what, and that can be made to use others.
+"""Run an exported ONNX file and record, or override, its key graphs.
 
 The package onnx is needed to use this module, not to import it.
 """
@@ -14,21 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.device.spec import Device
-from .exposed_session import LaidOpen
+from .exposed_session import ExposedSession
 
 
 @dataclass(frozen=True)
 class Selection:
-    """One choice of neighbours, with what it was made from.
+    """One key graph, with the query and key that it was computed from.
 
     Attributes
     ----------
     name
-        The module that it happens in, for instance ``"body.2"``.
+        Name of the module, for instance ``"body.2"``.
     query, key
-        float32[B, G, M, C] and [B, G, N, C], whatever the file holds them in.
+        float32[B, G, M, C] and float32[B, G, N, C], converted from the file's dtype.
     graph
-        int32[B, G, M, ceil(N/32)]; bit j mod 32 of word j div 32 says that the row attends to node j.
+        int32[B, G, M, ceil(N/32)]; bit j mod 32 of word j div 32 is set if the row attends to node j.
     """
 
     name: str
@@ -38,12 +38,12 @@ class Selection:
 
 
 class GraphProbe:
-    """An ONNX Runtime session of an exported file, with its KeyGraph nodes laid open.
+    """An ONNX Runtime session of an exported file with the tensors of its KeyGraph nodes exposed.
 
     Parameters
     ----------
     path, library, rounded, device
-        As for `LaidOpen`.
+        As for `ExposedSession`.
     """
 
     def __init__(
@@ -53,22 +53,22 @@ class GraphProbe:
         rounded: bool = False,
         device: Device = Device(),  # noqa: B008 - frozen
     ) -> None:
-        #: The file.
-        self.file = LaidOpen(path, library, rounded, device)
+        #: The session.
+        self.file = ExposedSession(path, library, rounded, device)
         nodes = self.file.model.graph.node
         self._nodes = [node for node in nodes if (node.domain, node.op_type) == ("keygraph", "KeyGraph")]
         self._own = [node.output[0] for node in self._nodes]
 
     @property
     def names(self) -> list[str]:
-        """The modules in which neighbours are chosen, in the order of execution."""
+        """Names of the modules that compute key graphs, in order of execution."""
         return [node.name.rpartition("/")[0] or node.name or node.output[0] for node in self._nodes]
 
     def record(
         self, images: NDArray[np.float32], k: int | None, *extras: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], list[Selection]]:
-        """Restore a batch, as `OnnxRuntimeSession.run` does, and tell every choice of neighbours."""
-        restored, values = self.file.run(images, k, extras, self.told)
+        """Restore a batch, as `OnnxRuntimeSession.run` does, and return every key graph with the result."""
+        restored, values = self.file.run(images, k, extras, self.observed)
         return restored, self.selections(values)
 
     def force(
@@ -78,21 +78,36 @@ class GraphProbe:
         graphs: Sequence[NDArray[np.int32]],
         *extras: NDArray[np.float32],
     ) -> tuple[NDArray[np.float32], list[Selection]]:
-        """Restore a batch with these graphs in place of the file's own, which are told but not used."""
-        restored, values = self.file.run(images, k, extras, self.told, self.replaced(graphs))
+        """Restore a batch with given key graphs.
+
+        Parameters
+        ----------
+        images, k, extras
+            As for `OnnxRuntimeSession.run`.
+        graphs
+            int32[B, G, M, ceil(N/32)] for each of `names`; they replace the graphs that the file computes.
+
+        Returns
+        -------
+        restored : float32[B, out_channels, H * scale, W * scale]
+            The result.
+        selections : list of Selection
+            The key graphs that the file computed, which were not used.
+        """
+        restored, values = self.file.run(images, k, extras, self.observed, self.overrides(graphs))
         return restored, self.selections(values)
 
     @property
-    def told(self) -> list[str]:
-        """The values that tell the choices: what they are made from (a KGT's query and key are one), and the graphs."""
+    def observed(self) -> list[str]:
+        """Names of the tensors that `selections` needs: queries and keys (one tensor in a KGT), and graphs."""
         return [*dict.fromkeys(name for node in self._nodes for name in node.input[:2]), *self._own]
 
-    def replaced(self, graphs: Sequence[NDArray[np.int32]]) -> dict[str, NDArray[np.int32]]:
-        """What `LaidOpen.run` is given to use these graphs."""
+    def overrides(self, graphs: Sequence[NDArray[np.int32]]) -> dict[str, NDArray[np.int32]]:
+        """Return the `overrides` of `ExposedSession.run` for these graphs."""
         return dict(zip(self._own, graphs, strict=True))
 
     def selections(self, values: dict[str, NDArray[Any]]) -> list[Selection]:
-        """The choices, from the values that `LaidOpen.run` read."""
+        """Return the key graphs from the values that `ExposedSession.run` returned for `observed`."""
         return [
             Selection(
                 name,

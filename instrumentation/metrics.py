@@ -1,4 +1,4 @@
-"""How far two images are apart. NumPy only, so that every layer may measure with the same ruler."""
+"""PSNR between images and the tolerances of comparisons. Needs NumPy only, so that every layer can use it."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far two programs of one network may be apart.
+    """Largest difference between two implementations of a network that counts as rounding.
 
     Attributes
     ----------
     psnr
-        Least PSNR in dB when both use the same key graphs: rounding alone is far above it.
+        Smallest PSNR in dB when both use the same key graphs. Rounding alone stays far above it.
     similarity
-        By this share of a row's largest similarity two programs may differ. A link that only one of them chose is a
-        near tie when its similarity is that close to the row's k-th, and wrong otherwise.
+        Tolerance of similarities, relative to the largest similarity of a row. A link that only one implementation
+        selects is a near tie when its similarity is within this tolerance of the row's k-th, and wrong otherwise.
     """
 
     psnr: float
     similarity: float
 
 
-#: By the lower precision of the two; docs/precision.md has the measurements.
+#: By the lower precision of the two; docs/measurements/precision.md has the measurements.
 TOLERANCES = {
     "fp32": Tolerance(90.0, 1e-4),
     "fp16": Tolerance(50.0, 1e-2),
@@ -37,20 +37,30 @@ TOLERANCES = {
 #: The largest finite value of each precision.
 LARGEST = {"fp16": 65504.0, "bf16": 3.3895313892515355e38, "fp32": 3.4028234663852886e38}
 
-#: PSNR in dB that stands for equal images where a finite number is needed; rounding alone stays well below.
+#: PSNR in dB of equal images where a finite number is needed. Rounding alone stays well below.
 EQUAL_DB = 200.0
 
 
 def psnr(a: NDArray[Any], b: NDArray[Any], value_range: tuple[float, float]) -> float:
-    """Peak signal-to-noise ratio in dB, with `value_range` as the peak; NaN where a value is not finite.
+    """Return the peak signal-to-noise ratio 10 log10(peak^2 / mean((a - b)^2)).
 
-    10 log10(peak^2 / mean((a - b)^2)), infinite for equal arrays.
+    Parameters
+    ----------
+    a, b
+        Arrays of one shape and any real dtype.
+    value_range
+        (low, high); the peak is high - low.
+
+    Returns
+    -------
+    float
+        In dB; infinite for equal arrays, NaN if a value is not finite.
     """
     return psnr_of(float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)), value_range)
 
 
 def psnr_of(squared_error: float, value_range: tuple[float, float]) -> float:
-    """PSNR in dB of a mean squared error; see `psnr`."""
+    """Return the PSNR in dB of a mean squared error; see `psnr`."""
     if squared_error == 0:
         return math.inf
     if not math.isfinite(squared_error):

@@ -1,18 +1,20 @@
-"""Pictures for checks that need some and were given none."""
+"""Deterministic synthetic images, for checks that were given no images."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..manifest import IMAGE_INPUT, Manifest
+from ..manifest import Manifest
+from ..runtime.backends.base import image_inputs
 
 
 def test_image(shape: tuple[int, ...], value_range: tuple[float, float]) -> NDArray[np.float32]:
-    """A deterministic picture, float32 of this NCHW shape: smooth waves of several lengths, edges and some noise."""
+    """Return an image float32[B, C, H, W] of a shape, with smooth waves of several lengths, edges and noise."""
     batch, channels, height, width = shape
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     random = np.random.default_rng(0)
@@ -26,18 +28,19 @@ def test_image(shape: tuple[int, ...], value_range: tuple[float, float]) -> NDAr
         planes.append(0.5 + 0.1 * waves + 0.1 * edges + random.normal(0, 0.05, (height, width)))
     low, high = value_range
     image = np.clip(np.stack(planes), 0, 1).reshape(shape) * (high - low) + low
-    return image.astype(np.float32)
+    result: NDArray[np.float32] = image.astype(np.float32)
+    return result
 
 
-test_image.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever its name suggests to pytest
+test_image.__test__ = False  # type: ignore[attr-defined]  # pytest would collect it as a test
 
 
 def test_inputs(manifest: Manifest, shape: tuple[int, int, int]) -> tuple[NDArray[np.float32], ...]:
-    """A batch of such pictures for everything that a model takes but k, for results of (B, H, W)."""
+    """Return a batch of such images for every input of a model except k, for results of a shape (B, H, W)."""
     batch, height, width = shape
     return tuple(
-        test_image((batch, channels, height + down, width + across), manifest.value_range)
-        for _, channels, (down, across) in tensors(manifest)
+        test_image((batch, given.channels, height + given.margin[0], width + given.margin[1]), manifest.value_range)
+        for given in image_inputs(manifest)
     )
 
 
@@ -45,10 +48,25 @@ test_inputs.__test__ = False  # type: ignore[attr-defined]
 
 
 def test_scene(manifest: Manifest, height: int, width: int) -> tuple[NDArray[np.float32], dict[str, NDArray[Any]]]:
-    """Such pictures as users would give them, from 0 to 1: the image, and the others by name; for a result of H x W."""
+    """Return such images in the form that users give them to `Restorer`.
+
+    Parameters
+    ----------
+    manifest
+        The model's manifest.
+    height, width
+        Size of the result in input pixels.
+
+    Returns
+    -------
+    image : float32[H, W, C]
+        Values from 0 to 1.
+    inputs : dict
+        The other views and extra inputs, by name.
+    """
     image, *extras = (
-        np.ascontiguousarray(np.moveaxis(test_image((1, channels, height + down, width + across), (0.0, 1.0))[0], 0, 2))
-        for _, channels, (down, across) in tensors(manifest)
+        np.ascontiguousarray(np.moveaxis(image[0], 0, 2))
+        for image in test_inputs(replace(manifest, value_range=(0.0, 1.0)), (1, height, width))
     )
     first, *views = np.split(image, len(manifest.views) or 1, axis=2)
     named = zip((*manifest.views[1:], *(extra.name for extra in manifest.extra_inputs)), (*views, *extras), strict=True)
@@ -56,9 +74,3 @@ def test_scene(manifest: Manifest, height: int, width: int) -> tuple[NDArray[np.
 
 
 test_scene.__test__ = False  # type: ignore[attr-defined]
-
-
-def tensors(manifest: Manifest) -> tuple[tuple[str, int, tuple[int, int]], ...]:
-    """Name, channels and margin of everything that a model takes but k, in its order."""
-    extras = ((extra.name, extra.channels, extra.margin) for extra in manifest.extra_inputs)
-    return (IMAGE_INPUT, manifest.in_channels, manifest.margin), *extras

@@ -1,47 +1,61 @@
-"""Whether forms of a network compute the same, and where not.
+"""Parity: whether two forms of a network compute the same, and where they differ.
 
-What a name needs is imported when it is first used: Polygraphy looks into this package whenever it starts, and must not
-wait for PyTorch then.
+Names are imported on first use: Polygraphy imports this package at every start and must not wait for PyTorch.
 """
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .comparison import compare
     from .inputs import Sample
-    from .localize.first_divergence import Origin
+    from .localize.first_divergence import FirstDivergence
     from .metrics.blocks import BlockDifference
     from .metrics.image import Difference, Histogram
     from .metrics.selection import StageAgreement
-    from .pass_criteria import Verdict
-    from .results import CleanPsnr, InputResult
-    from .run import ComparedImage, Comparison, Mending, Run, Side
-    from .sides.base import EngineProbe, OnnxProbe, Probe, TorchProbe, open_probe
+    from .results import (
+        CleanPsnr,
+        ComparedImage,
+        Comparison,
+        InputResult,
+        PrecisionSearch,
+        Run,
+        Side,
+        Verdict,
+    )
+    from .sides.base import Probe
+    from .sides.engine_probe import EngineProbe
+    from .sides.onnx_probe import OnnxProbe
+    from .sides.opening import open_probe
+    from .sides.torch_probe import TorchProbe
 
-#: Name -> the module that has it.
+#: Name -> the module that defines it.
 _HOMES = {
     "BlockDifference": "metrics.blocks",
     "CleanPsnr": "results",
-    "ComparedImage": "run",
-    "Comparison": "run",
+    "ComparedImage": "results",
+    "Comparison": "results",
     "Difference": "metrics.image",
-    "EngineProbe": "sides.base",
+    "EngineProbe": "sides.engine_probe",
+    "FirstDivergence": "localize.first_divergence",
     "Histogram": "metrics.image",
     "InputResult": "results",
-    "OnnxProbe": "sides.base",
-    "Mending": "run",
-    "Origin": "localize.first_divergence",
+    "OnnxProbe": "sides.onnx_probe",
+    "PrecisionSearch": "results",
     "Probe": "sides.base",
-    "Run": "run",
+    "Run": "results",
     "Sample": "inputs",
-    "Side": "run",
+    "Side": "results",
     "StageAgreement": "metrics.selection",
-    "TorchProbe": "sides.base",
-    "Verdict": "pass_criteria",
+    "TorchProbe": "sides.torch_probe",
+    "Verdict": "results",
     "compare": "comparison",
-    "open_probe": "sides.base",
+    "open_probe": "sides.opening",
 }
+
+#: Deprecated name -> its successor.
+_RENAMED = {"Mending": "PrecisionSearch", "Origin": "FirstDivergence"}
 
 __all__ = [
     "BlockDifference",
@@ -50,11 +64,11 @@ __all__ = [
     "Comparison",
     "Difference",
     "EngineProbe",
+    "FirstDivergence",
     "Histogram",
     "InputResult",
-    "Mending",
     "OnnxProbe",
-    "Origin",
+    "PrecisionSearch",
     "Probe",
     "Run",
     "Sample",
@@ -68,6 +82,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        warnings.warn(
+            f"{__name__}.{name} is deprecated; use {__name__}.{_RENAMED[name]}", DeprecationWarning, stacklevel=2
+        )
+        name = _RENAMED[name]
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -1,4 +1,4 @@
-"""What all sides are run on: images as given, checked against the models, and what they should become."""
+"""Inputs of a comparison: images read and checked against the models, and their clean counterparts."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from ..runtime.preprocess.normalization import fractions, white_level
 from ..runtime.preprocess.padding import round_up
 from ..runtime.preprocess.request import Request, check_names, expected_channels, make_request
 
-#: The least side of the generated picture, rounded up to the size rule.
+#: Smallest side of the generated picture in pixels, rounded up to the size multiple.
 GENERATED = 96
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Arrays that go together.
+    """One image with everything that belongs to it.
 
     Attributes
     ----------
     name
-        What a reader knows them by.
+        For messages and reports.
     arrays
-        ``"image"``, as `Restorer.restore` takes it, and what the model takes beside it, by name.
+        ``"image"``, as `Restorer.restore` takes it, and the model's extra inputs, by name.
     clean
-        The image without what the model takes away, as a file of it is read; None where it is not known.
+        The image that the model should restore, in the scale of an image file; None where unknown.
     """
 
     name: str
@@ -43,28 +43,28 @@ class Sample:
 
 
 #: A file, or an array as `Restorer.restore` takes it.
-One = str | os.PathLike[str] | input_files.InputFile | NDArray[Any]
+FileOrArray = str | os.PathLike[str] | input_files.InputFile | NDArray[Any]
 
-#: An image, alone or with what the model takes beside it.
-Given = One | Mapping[str, One] | Sample
+#: An image, alone or with the model's extra inputs.
+InputLike = FileOrArray | Mapping[str, FileOrArray] | Sample
 
 
 @dataclass(frozen=True)
 class Input:
-    """One image to compare on.
+    """One image to compare on, checked against the models.
 
     Attributes
     ----------
     name
-        The file, or what a reader knows it by.
+        The file, or another name for messages and reports.
     arrays
         As given; see `Sample.arrays`.
     request
-        The same, checked.
+        The same arrays, checked.
     clean
-        float32[H', W', C'] in the model's value range; None where it is not known.
+        float32[H', W', C'] in the model's value range; None where unknown.
     notices
-        What must be said of it.
+        Lines for the reader, from reading the file.
     """
 
     name: str
@@ -76,16 +76,16 @@ class Input:
 
 @dataclass(frozen=True)
 class Demands:
-    """What a piece must be, so that all sides take it.
+    """Requirements on inputs under which all sides accept them.
 
     Attributes
     ----------
     manifest
-        Inputs, channels, scale and value range, which all sides share.
+        The reference's, for what all sides share: inputs, channels, scale and value range.
     multiple
-        Of which height and width are multiples.
+        Height and width must be multiples of this.
     shape
-        The only (B, H, W), or None.
+        The only (B, H, W) accepted; None for any.
     """
 
     manifest: Manifest
@@ -94,15 +94,25 @@ class Demands:
 
 
 def demands(*manifests: Manifest) -> Demands:
-    """Unite the size rules of all sides; raises `InputError` where some take one shape only, but not the same.
+    """Combine the size rules of all sides.
 
-    An engine is run with the shape that its first profile was built best for.
+    An engine runs with the optimal shape of its first profile.
+
+    Parameters
+    ----------
+    manifests
+        Of all sides, the reference's last.
+
+    Raises
+    ------
+    InputError
+        Some sides take a single shape, but not the same.
     """
     shapes = list(dict.fromkeys(shape for shape in map(_shape, manifests) if shape is not None))
     if len(shapes) > 1:
         both = " and ".join("x".join(map(str, shape)) for shape in shapes)
         raise InputError(
-            f"the files take one shape each, and not the same ({both}); "
+            f"the files take one shape each, and these are not the same ({both}); "
             "compare with the checkpoint, or export one of them again with --shape dynamic"
         )
     multiple = math.lcm(*(manifest.size_multiple for manifest in manifests))
@@ -116,22 +126,22 @@ def _shape(manifest: Manifest) -> tuple[int, int, int] | None:
     return profile.batch[0], profile.height[1], profile.width[1]
 
 
-def read_inputs(inputs: Sequence[Given], needs: Demands, clean: Sequence[One] = ()) -> list[Input]:
-    """Read files; arrays stay as they are; without any, generate a picture.
+def read_inputs(inputs: Sequence[InputLike], needs: Demands, clean: Sequence[FileOrArray] = ()) -> list[Input]:
+    """Read and check the inputs. Arrays are used as they are; without any input, a picture is generated.
 
     Parameters
     ----------
     inputs
-        The images; for a model that takes more, each a mapping: ``"image"`` and the names of the others.
+        The images. For models with extra inputs, each is a mapping with ``"image"`` and the names of the others.
     needs
-        What all sides take.
+        Requirements of all sides.
     clean
-        What the images should become, one for each; or none.
+        Clean images, one for each input; empty for none.
 
     Raises
     ------
     InputError
-        A file cannot be read, or is not what the model takes; clean images are not as many, or of another size.
+        A file cannot be read or does not suit the model; the clean images differ in number or size.
     """
     if len(clean) not in (0, len(inputs)):
         raise InputError(f"there are {len(clean)} clean images for {len(inputs)} inputs; give one for each, or none")
@@ -148,7 +158,7 @@ def read_inputs(inputs: Sequence[Given], needs: Demands, clean: Sequence[One] = 
 
 
 def generated(needs: Demands) -> Input:
-    """The picture that is used when none is given: not square, and of a size that all size rules take as it is."""
+    """Generate the default picture: not square, and of a size that all sides accept without padding."""
     height = round_up(GENERATED, needs.multiple)
     width = height + needs.multiple
     if needs.shape is not None:
@@ -158,7 +168,7 @@ def generated(needs: Demands) -> Input:
 
 
 def floats(given: Input, manifest: Manifest) -> dict[str, NDArray[np.float32]]:
-    """The arrays as the runtime takes them for a result in float32: what the model sees stays the same."""
+    """Convert the arrays so that the runtime returns float32, without changing what the model computes on."""
     pictures = {IMAGE_INPUT, *manifest.views}
     found = {}
     for name, values in given.arrays.items():
@@ -171,26 +181,26 @@ def floats(given: Input, manifest: Manifest) -> dict[str, NDArray[np.float32]]:
     return found
 
 
-def _sample(index: int, given: Given, manifest: Manifest) -> tuple[Sample, list[str]]:
-    """Read what is a file, with what must be said of it."""
+def _sample(index: int, given: InputLike, manifest: Manifest) -> tuple[Sample, list[str]]:
+    """Read the files of one input; return it with lines for the reader."""
     if isinstance(given, Sample):
         check_names(manifest, {other: None for other in given.arrays if other != IMAGE_INPUT})
         return given, []
-    together = given if isinstance(given, Mapping) else {IMAGE_INPUT: given}
-    if IMAGE_INPUT not in together:
-        raise InputError(f"input {index} has no {IMAGE_INPUT}, but {' and '.join(together) or 'nothing'}; give one")
-    image = together[IMAGE_INPUT]
+    parts = given if isinstance(given, Mapping) else {IMAGE_INPUT: given}
+    if IMAGE_INPUT not in parts:
+        raise InputError(f"input {index} has no {IMAGE_INPUT}, but {' and '.join(parts) or 'nothing'}; give one")
+    image = parts[IMAGE_INPUT]
     name = f"array {index}" if isinstance(image, np.ndarray) else str(image)
-    check_names(manifest, {other: None for other in together if other != IMAGE_INPUT})
+    check_names(manifest, {other: None for other in parts if other != IMAGE_INPUT})
     arrays: dict[str, NDArray[Any]] = {}
     notices: list[str] = []
-    for what, one in together.items():
-        arrays[what], said = _array(one, expected_channels(manifest, what))
-        notices += said
+    for part, one in parts.items():
+        arrays[part], lines = _array(one, expected_channels(manifest, part))
+        notices += lines
     return Sample(name, arrays), notices
 
 
-def _array(one: One, channels: int) -> tuple[NDArray[Any], tuple[str, ...]]:
+def _array(one: FileOrArray, channels: int) -> tuple[NDArray[Any], tuple[str, ...]]:
     if isinstance(one, np.ndarray):
         return one, ()
     read = input_files.read(input_files.InputFile.parse(one), channels)
@@ -208,14 +218,17 @@ def _checked(sample: Sample, clean: NDArray[Any] | None, notices: list[str], man
 
 
 def _target(clean: NDArray[Any], found: Request, manifest: Manifest) -> NDArray[np.float32]:
-    """A clean image in the model's value range."""
+    """Convert a clean image to the model's value range."""
     values = clean[:, :, None] if clean.ndim == 2 else clean
     expected = (found.height * manifest.scale, found.width * manifest.scale, found.channels.channels)
     if values.shape != expected:
         raise InputError(
-            f"its clean image has the shape {tuple(values.shape)}, but the restored one {expected} (height, width, "
-            "channels); give the image that it should become"
+            f"the clean image has the shape {tuple(values.shape)}, but the restored one {expected} (height, width, "
+            "channels); give the clean image of this input"
         )
     white = white_level(values.dtype) if values.dtype.kind == "u" else 1.0
     low, high = manifest.value_range
-    return values.astype(np.float32) / np.float32(white) * np.float32(high - low) + np.float32(low)
+    target: NDArray[np.float32] = values.astype(np.float32) / np.float32(white) * np.float32(high - low) + np.float32(
+        low
+    )
+    return target

@@ -1,51 +1,34 @@
-"""The rule by which a candidate passes, and the words that say why it did not."""
+"""The rule that decides whether a candidate passes, and the reasons when it does not."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ..errors import InputError
 from ..instrumentation.metrics import TOLERANCES, Tolerance
 from .metrics.selection import StageAgreement
-from .results import InputResult
+from .results import Comparison, InputResult, Run, Verdict
 
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether the candidate computes what the reference computes.
-
-    Attributes
-    ----------
-    good
-        True when the rule holds for every input.
-    rule
-        The rule, in a sentence.
-    reasons
-        What breaks it, a line each, the most telling first; empty when good.
-    """
-
-    good: bool
-    rule: str
-    reasons: tuple[str, ...]
+#: (index of the candidate, index of the image) -> reasons of the failure, one line each.
+Failures = dict[tuple[int, int], list[str]]
 
 
 def tolerance(precisions: Sequence[str]) -> Tolerance:
-    """The rule for two sides: that of the lower precision.
+    """Return the tolerance for two sides: that of the lower precision.
 
     Raises
     ------
     InputError
-        There is no rule for one of the precisions.
+        There is no tolerance for one of the precisions.
     """
     unknown = [precision for precision in precisions if precision not in TOLERANCES]
     if unknown:
-        raise InputError(f"there is no rule yet for {unknown[0]}; there is one for {', '.join(TOLERANCES)}")
+        raise InputError(f"there is no tolerance for the precision {unknown[0]}; choose from {', '.join(TOLERANCES)}")
     return min((TOLERANCES[precision] for precision in precisions), key=lambda t: t.psnr)
 
 
 def least_psnr(precisions: Sequence[str], at_least: float | None = None) -> float:
-    """What passes, in dB: what was asked for, else the rule's; raises as `tolerance`."""
+    """Return the lowest PSNR in dB that passes: the requested one, else that of the precisions' tolerance."""
     return tolerance(precisions).psnr if at_least is None else at_least
 
 
@@ -55,7 +38,7 @@ def judge(
     precisions: Sequence[str],
     at_least: float | None = None,
 ) -> Verdict:
-    """Apply the rule.
+    """Apply the rule to the results of one candidate.
 
     Parameters
     ----------
@@ -66,66 +49,97 @@ def judge(
     precisions
         Of both sides.
     at_least
-        Least PSNR in dB that was asked for; None for that of the precisions.
+        Lowest PSNR in dB that passes; None for that of the precisions' tolerance.
 
     Raises
     ------
     InputError
-        There is no rule for one of the precisions.
+        There is no tolerance for one of the precisions.
     """
     allowed, threshold = tolerance(precisions), least_psnr(precisions, at_least)
     rule = f"every value finite, at least {threshold:g} dB"
     if at_least is not None:
-        rule += f" (asked for; {allowed.psnr:g} dB by itself)"
+        rule += f" (requested; the default is {allowed.psnr:g} dB)"
     if stages:
         rule += (
             " with the same key graphs, and the graphs themselves differ by near ties only "
             f"(similarities within {allowed.similarity:g} of a row's largest); "
-            "as run, half of every tile's values are as close"
+            "as run, the median error of every tile is within the same limit"
         )
-    graphs = _graphs(stages)
-    reasons = [*_not_finite(results), *_causes(results), *graphs, *_images(results, threshold)]
-    if not graphs:  # Other neighbours make another image: that follows.
-        reasons += _as_run(results, threshold)
+    graphs = _graph_reasons(stages)
+    reasons = [
+        *_nonfinite_reasons(results),
+        *_cause_reasons(results),
+        *graphs,
+        *_psnr_reasons(results, threshold),
+    ]
+    if not graphs:  # With wrong key graphs the image as run is expected to differ.
+        reasons += _tile_reasons(results, threshold)
     return Verdict(not reasons, rule, tuple(reasons))
 
 
-def _not_finite(results: Sequence[InputResult]) -> list[str]:
+def judge_image(comparison: Comparison, result: InputResult, at_least: float | None) -> list[str]:
+    """Return why one image fails the rule; empty when it passes.
+
+    Parameters
+    ----------
+    comparison
+        To which the image belongs.
+    result
+        Of the image.
+    at_least
+        As for `judge`.
+    """
+    precisions = (comparison.candidate.manifest.precision, comparison.reference.manifest.precision)
+    return list(judge([result], result.stages, precisions, at_least).reasons)
+
+
+def find_failures(run: Run) -> Failures:
+    """Apply the rule to each image alone."""
+    found: Failures = {}
+    for candidate, comparison in enumerate(run.comparisons):
+        for index, result in enumerate(comparison.inputs):
+            reasons = judge_image(comparison, result, run.settings.get("at_least"))
+            if reasons:
+                found[candidate, index] = reasons
+    return found
+
+
+def _nonfinite_reasons(results: Sequence[InputResult]) -> list[str]:
     reasons = []
     for result in results:
         for side in ("candidate", "reference"):
-            # As run, or with the same key graphs: the one of the two that has them, has them.
             count = max(getattr(numbers, f"nonfinite_{side}") for numbers in (result.judged, result.as_run))
             if count:
                 reasons.append(f"{result.name}: the {side} gives {count} NaN or infinite values")
     return reasons
 
 
-def _causes(results: Sequence[InputResult]) -> list[str]:
+def _cause_reasons(results: Sequence[InputResult]) -> list[str]:
     return [f"{result.name}: {cause.text}" for result in results for cause in result.causes]
 
 
-def _graphs(stages: Sequence[StageAgreement]) -> list[str]:
-    """The first stage that is wrong, with what is wrong in it; the ones after it may only follow from it."""
+def _graph_reasons(stages: Sequence[StageAgreement]) -> list[str]:
+    """Describe the first stage that is wrong; errors in later stages may only follow from it."""
     for stage in stages:
-        said = None
+        error = None
         if stage.links_candidate != stage.links_reference:
             kept = [links / stage.rows for links in (stage.links_candidate, stage.links_reference)]
-            said = f"the candidate keeps {kept[0]:g} neighbours of each node, the reference {kept[1]:g}"
+            error = f"the candidate keeps {kept[0]:g} neighbours of each node, the reference {kept[1]:g}"
         for side, count in (("candidate", stage.misjudged), ("reference", stage.misjudged_reference)):
             if count:
-                said = said or f"the {side} chooses {count} links wrongly by its own features"
+                error = error or f"the {side} chooses {count} links wrongly by its own features"
                 slip = f", it {stage.slip}" if stage.slip else ""
-                return [f"{stage.name}: {said}: the {side}'s KeyGraph is at fault{slip}"]
+                return [f"{stage.name}: {error}: the {side}'s KeyGraph is at fault{slip}"]
         if stage.beyond_tolerance:
-            said = said or (
+            error = error or (
                 f"{stage.beyond_tolerance} links differ by more than near ties, but are right by both sides' features"
             )
-            return [f"{stage.name}: {said}: the numbers differ before this stage"]
+            return [f"{stage.name}: {error}: the numbers differ before this stage"]
     return []
 
 
-def _images(results: Sequence[InputResult], threshold: float) -> list[str]:
+def _psnr_reasons(results: Sequence[InputResult], threshold: float) -> list[str]:
     return [
         f"{result.name}: {result.judged.psnr:.1f} dB"
         + (" with the same key graphs" if result.same_graphs is not None else "")
@@ -135,11 +149,11 @@ def _images(results: Sequence[InputResult], threshold: float) -> list[str]:
     ]
 
 
-def _as_run(results: Sequence[InputResult], threshold: float) -> list[str]:
-    """What is right with the same key graphs, and wrong as users run it in a way that no near tie explains."""
+def _tile_reasons(results: Sequence[InputResult], threshold: float) -> list[str]:
+    """Describe images that pass with the same key graphs, but differ as run by more than near ties can explain."""
     return [
-        f"{result.name}: as run, half of a tile is only {result.typical:.1f} dB close, less than {threshold:g} dB; "
-        f"near ties do not explain that, and with the same key graphs it is {result.judged.psnr:.1f} dB"
+        f"{result.name}: as run, the median tile error is {result.typical:.1f} dB, below the limit of {threshold:g} dB"
+        f"; near ties do not explain that, and with the same key graphs the PSNR is {result.judged.psnr:.1f} dB"
         for result in results
         if result.judged.finite and result.judged.psnr >= threshold and result.typical < threshold
     ]

@@ -1,4 +1,4 @@
-"""Running images piece by piece, or tile by tile, and joining what comes out."""
+"""Running images piece by piece or tile by tile, and joining the outputs."""
 
 from __future__ import annotations
 
@@ -15,44 +15,46 @@ from ..runtime.preprocess.request import TileReader
 from ..runtime.tiling.blend import Axis, Plan, blend
 from .inputs import Demands, Input
 
-#: The side of a piece in pixels, rounded up to the size rule. All sides see the same pieces, so no overlap is needed.
+#: Side of a piece in pixels, rounded up to the size multiple. All sides run the same pieces, so no overlap is needed.
 PIECE = 256
 
-#: The side in pixels of the piece on which blocks are compared, rounded up to the size rule.
+#: Side of the piece on which blocks are compared, in pixels, rounded up to the size multiple.
 TRACED = 128
 
-#: Restores a batch in any number of ways: (images, *extras) -> float32[ways, B, C, H, W].
-Ways = Callable[..., NDArray[np.float32]]
+#: Restores a batch on several sides: (images, *extras) -> float32[sides, B, C, H, W].
+RunBatch = Callable[..., NDArray[np.float32]]
 
 
 def count_pieces(given: Input, needs: Demands) -> int:
-    """How many times `in_pieces` calls `done`, for a progress bar."""
+    """Return how many times `in_pieces` calls `done`, for a progress bar."""
     rows, columns = _steps(needs)
     return math.ceil(given.request.height / rows) * math.ceil(given.request.width / columns)
 
 
-def in_pieces(given: Input, needs: Demands, ways: Ways, done: Callable[[], None] = lambda: None) -> NDArray[np.float32]:
-    """Run an image in pieces that do not overlap, reflected at the edges up to the size rule.
+def in_pieces(
+    given: Input, needs: Demands, run_batch: RunBatch, done: Callable[[], None] = lambda: None
+) -> NDArray[np.float32]:
+    """Run an image in pieces that do not overlap, padded at the edges by reflection to the size multiple.
 
     Parameters
     ----------
     given
-        The image and what goes with it.
+        The image with its extra inputs.
     needs
-        What all sides take.
-    ways
-        See `Ways`.
+        Requirements of all sides.
+    run_batch
+        See `RunBatch`.
     done
         Called after each piece.
 
     Returns
     -------
-    float32[ways, H', W', C']
+    float32[sides, H', W', C']
     """
     scale = needs.manifest.scale
     result = None
     for inputs, (top, left) in pieces(given, needs):
-        piece = _joined(given, needs, ways, inputs)
+        piece = _joined(given, needs, run_batch, inputs)
         if result is None:
             result = _canvas(given, scale, len(piece))
         target = result[:, top * scale :, left * scale :][:, : piece.shape[2], : piece.shape[3]]
@@ -62,8 +64,24 @@ def in_pieces(given: Input, needs: Demands, ways: Ways, done: Callable[[], None]
     return result
 
 
-def in_tiles(given: Input, needs: Demands, plan: Plan, ways: Ways) -> NDArray[np.float32]:
-    """Run an image in overlapping tiles that are blended, as the runtime does; else as `in_pieces`."""
+def in_tiles(given: Input, needs: Demands, plan: Plan, run_batch: RunBatch) -> NDArray[np.float32]:
+    """Run an image in overlapping tiles and blend them, as the runtime does.
+
+    Parameters
+    ----------
+    given
+        The image with its extra inputs.
+    needs
+        Requirements of all sides.
+    plan
+        The tiling plan.
+    run_batch
+        See `RunBatch`.
+
+    Returns
+    -------
+    float32[sides, H', W', C']
+    """
     scale, request = needs.manifest.scale, given.request
     cut = TileReader(request, plan.rows.length, plan.columns.length)
     count = 0
@@ -71,7 +89,7 @@ def in_tiles(given: Input, needs: Demands, plan: Plan, ways: Ways) -> NDArray[np
     def tiles() -> Iterator[NDArray[np.float32]]:
         nonlocal count
         for top, left in plan.tiles:
-            tile = _joined(given, needs, ways, cut(top, left, plan.rows.tile, plan.columns.tile))
+            tile = _joined(given, needs, run_batch, cut(top, left, plan.rows.tile, plan.columns.tile))
             count = len(tile)
             yield tile
 
@@ -88,7 +106,22 @@ def in_tiles(given: Input, needs: Demands, plan: Plan, ways: Ways) -> NDArray[np
 def pieces(
     given: Input, needs: Demands, step: tuple[int, int] | None = None
 ) -> Iterator[tuple[Inputs, tuple[int, int]]]:
-    """Cut an image and what goes with it: what a session takes but k, and the corner (top, left)."""
+    """Cut an image and its extra inputs into pieces.
+
+    Parameters
+    ----------
+    given
+        The image with its extra inputs.
+    needs
+        Requirements of all sides.
+    step
+        Height and width of a piece in pixels; None for the default.
+
+    Yields
+    ------
+    inputs, corner
+        What a session takes except k; and (top, left) in pixels.
+    """
     height, width = given.request.height, given.request.width
     unit = needs.shape[1:] if needs.shape else (needs.multiple, needs.multiple)
     padded = round_up(height, unit[0]), round_up(width, unit[1])
@@ -99,7 +132,7 @@ def pieces(
 
 
 def plan_of_pieces(given: Input, needs: Demands) -> Plan:
-    """Where `in_pieces` cuts an image, as if it were padded to whole pieces."""
+    """Return the plan of `in_pieces`, as if the image were padded to whole pieces."""
     steps = _steps(needs)
     rows, columns = (
         Axis(round_up(length, step), step, tuple(range(0, length, step)))
@@ -109,61 +142,64 @@ def plan_of_pieces(given: Input, needs: Demands) -> Plan:
 
 
 def distances(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How far two images are apart, value by value; infinite where one is not finite."""
+    """Return the absolute difference of two images, value by value; infinite where one is not finite."""
     with np.errstate(invalid="ignore", over="ignore"):
-        return np.nan_to_num(np.abs(a - b), nan=np.inf, posinf=np.inf)
+        distance: NDArray[np.float32] = np.nan_to_num(np.abs(a - b), nan=np.inf, posinf=np.inf)
+        return distance
 
 
-def worst_piece(given: Input, needs: Demands, off: NDArray[Any], side: int) -> tuple[Inputs, tuple[int, int, int, int]]:
-    """The piece of an image where it is off the most.
+def worst_piece(
+    given: Input, needs: Demands, error: NDArray[Any], side: int
+) -> tuple[Inputs, tuple[int, int, int, int]]:
+    """Find the piece of an image with the largest sum of squared errors.
 
     Parameters
     ----------
     given
-        The image and what goes with it.
+        The image with its extra inputs.
     needs
-        What all sides take.
-    off
-        [H', W', C'] of the restored image: by how much each value is off; infinite counts more than any number.
+        Requirements of all sides.
+    error
+        [H', W', C']: error of each value of the output; infinite values count most.
     side
-        Of the piece in pixels, rounded up to the size rule.
+        Of the piece in pixels, rounded up to the size multiple.
 
     Returns
     -------
     inputs, place
-        What a session takes but k, of the batch that it takes; and top, left, height and width in the image.
+        What a session takes except k, repeated to its batch size; and (top, left, height, width) in the input image.
     """
     step = needs.shape[1:] if needs.shape else (round_up(side, needs.multiple),) * 2
     scale = needs.manifest.scale
 
-    def badness(place: tuple[int, int]) -> float:
+    def squared_error(place: tuple[int, int]) -> float:
         top, left = (start * scale for start in place)
-        piece = off[top : top + step[0] * scale, left : left + step[1] * scale].astype(np.float64)
+        piece = error[top : top + step[0] * scale, left : left + step[1] * scale].astype(np.float64)
         return float(np.sum(piece**2))
 
-    inputs, (top, left) = max(pieces(given, needs, step), key=lambda piece: badness(piece[1]))
+    inputs, (top, left) = max(pieces(given, needs, step), key=lambda piece: squared_error(piece[1]))
     if needs.shape is not None:
-        together = needs.shape[0]
-        inputs = tuple(np.repeat(one[:1], together, axis=0) for one in inputs)
-    height, width = (min(length, end - at) for length, end, at in zip(step, off.shape, (top, left), strict=False))
+        batch = needs.shape[0]
+        inputs = tuple(np.repeat(one[:1], batch, axis=0) for one in inputs)
+    height, width = (min(length, end - at) for length, end, at in zip(step, error.shape, (top, left), strict=False))
     return inputs, (top, left, height, width)
 
 
-def _joined(given: Input, needs: Demands, ways: Ways, inputs: Inputs) -> NDArray[np.float32]:
-    """Restore one place of an image, whatever batch the model takes; float32[ways, channels, h, w]."""
+def _joined(given: Input, needs: Demands, run_batch: RunBatch, inputs: Inputs) -> NDArray[np.float32]:
+    """Restore one piece, whatever batch size the models take; return float32[sides, channels, h, w]."""
     images, *extras = inputs
     if needs.shape is None:
-        restored = ways(images, *extras)
+        restored = run_batch(images, *extras)
     else:
-        together = needs.shape[0]
-        planes = [ways(*(np.repeat(one, together, axis=0) for one in (plane[None], *extras))) for plane in images]
+        batch = needs.shape[0]
+        planes = [run_batch(*(np.repeat(one, batch, axis=0) for one in (plane[None], *extras))) for plane in images]
         restored = np.concatenate([of_plane[:, :1] for of_plane in planes], axis=1)
     return np.stack([given.request.channels.join(planes) for planes in restored])
 
 
-def _canvas(given: Input, scale: int, ways: int) -> NDArray[Any]:
+def _canvas(given: Input, scale: int, sides: int) -> NDArray[Any]:
     request = given.request
-    return np.empty((ways, request.height * scale, request.width * scale, request.channels.channels), np.float32)
+    return np.empty((sides, request.height * scale, request.width * scale, request.channels.channels), np.float32)
 
 
 def _steps(needs: Demands) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Checking that what a model gives is finite."""
+"""Errors that running a model can raise, and the check that its output is finite."""
 
 from __future__ import annotations
 
@@ -10,24 +10,28 @@ from numpy.typing import NDArray
 from ..errors import KeygraphError
 
 
+class SessionMemoryError(KeygraphError):
+    """A session ran out of memory; raised only for genuine out-of-memory failures."""
+
+
 class NotFiniteError(KeygraphError):
-    """A model gave NaN or infinity; the message says where."""
+    """A model's output contains NaN or infinity; the message says where."""
 
 
 def require_finite(values: NDArray[Any], where: str) -> None:
-    """Check what a model gave.
+    """Check that a model's output is finite.
 
     Parameters
     ----------
     values
-        Of any shape and real type.
+        Array of any shape and any real dtype.
     where
-        Where they belong, for the message: ``"in the tile at row 0, column 64"``.
+        Location for the message, for instance ``"in the tile at row 0, column 64"``.
 
     Raises
     ------
     NotFiniteError
-        One of them is NaN or infinite.
+        A value is NaN or infinite.
     """
     if not np.isfinite(values).all():
         raise NotFiniteError(

@@ -1,4 +1,4 @@
-"""Things that are said, not raised: what was done otherwise than a user might expect."""
+"""Notices: messages to the user about something that is not an error."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import warnings
 
 
 class KeygraphWarning(UserWarning):
-    """Something was done otherwise than asked, or a result is not what it might be taken for."""
+    """Something was done differently from what was asked, or a result needs care when it is interpreted."""
 
 
 def warn(message: str) -> None:
-    """Say one line as a Python warning; what the library does unless it is given another listener."""
+    """Issue a `KeygraphWarning`; the default `notice` of every function that takes one."""
     warnings.warn(message, KeygraphWarning, stacklevel=3)

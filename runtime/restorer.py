@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..manifest import Manifest
-from .backends.base import DivisibleSession, Session, SessionMemoryError, resolve_k
-from .device.memory import whole_pixels
+from .backends.base import DivisibleSession, Session, resolve_k
+from .errors import SessionMemoryError
 from .io.regions import ArrayWriter, RegionWriter
 from .notices import warn
 from .preprocess.request import Request, make_request
@@ -21,6 +21,7 @@ from .tiling.blend import Plan
 from .tiling.progress import Progress
 from .tiling.run import restore_tiles
 from .tiling.tile_size import TileChoice, choose, smaller
+from .tiling.whole_image import whole_pixels
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

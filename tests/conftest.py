@@ -14,9 +14,15 @@ import pytest
 from keygraph.manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, METADATA_KEY, Manifest
 
 if TYPE_CHECKING:
+    from exported import ExportStore
     from tiny_kgt import Tiny
 
 ModelFile = Callable[..., Path]
+
+# Each worker of pytest-xdist, and what it starts, computes with one thread: the workers use the cores already, and
+# PyTorch reads this when it is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Without a GPU, Triton's kernels run in its interpreter: that is decided when a kernel's module is imported.
 try:
@@ -154,11 +160,20 @@ def model_bytes(kind: str, manifest: Manifest) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """A small KGT, as a checkpoint and as a file, made once."""
-    import tiny_kgt  # PyTorch comes with it.
+def exports(tmp_path_factory: pytest.TempPathFactory) -> ExportStore:
+    """Networks exported once per session, for all workers."""
+    from exported import ExportStore  # imports PyTorch
 
-    return tiny_kgt.make_tiny(tmp_path_factory.getbasetemp())
+    return ExportStore(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def tiny(exports: ExportStore) -> Tiny:
+    """A small KGT, as a checkpoint and as a file."""
+    import tiny_kgt
+
+    files = exports.get(tiny_kgt.CONFIG, "tiny")
+    return tiny_kgt.Tiny(files.checkpoint, files.onnx)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Folders import only from the layers below them, and modules never in circles. Imports in functions count, too."""
+"""Folders import only from lower layers and no import is circular. Imports inside functions count as well."""
 
 from __future__ import annotations
 
@@ -11,44 +11,52 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-#: Folder or root module -> what it may import beside itself. "keygraph" is the root's `__init__`, the public interface.
-_EVERYWHERE = {"errors", "files", "manifest", "version"}
-_MEASURED = {"instrumentation", "models", "plugins", "runtime", *_EVERYWHERE}
+#: Modules at the bottom, which every folder may import.
+_BASE = {"errors", "files", "installation", "manifest", "manifest_summary", "version"}
+
+#: Folders that `parity` and everything above it may import.
+_CORE = {"instrumentation", "models", "plugins", "runtime", *_BASE}
+
+#: Folder or root module -> what it may import besides itself. "keygraph" is the root's `__init__`.
 _LAYERS = {
     "errors": set[str](),
     "version": set[str](),
+    "installation": set[str](),
     "files": {"errors"},
     "manifest": {"errors"},
-    "plugins": _EVERYWHERE,
-    "runtime": _EVERYWHERE,
-    "instrumentation": {"runtime", *_EVERYWHERE},
-    "models": {"plugins", *_EVERYWHERE},
-    "keygraph": {"models", "runtime", *_EVERYWHERE},
-    "engines": {"runtime", *_EVERYWHERE},
-    "parity": _MEASURED,
-    # The search for islands of mixed precision measures as `compare` does.
-    "export": {"parity", *_MEASURED},
-    "pytest_plugin": {"parity", *_EVERYWHERE},
-    "bench": {"keygraph", "engines", "export", "parity", *_MEASURED},
-    "cli": {"keygraph", "bench", "engines", "export", "parity", *_MEASURED},
+    "manifest_summary": {"manifest"},
+    "plugins": _BASE,
+    "runtime": _BASE,
+    "instrumentation": {"runtime", *_BASE},
+    "models": {"plugins", *_BASE},
+    "environment": {"plugins", "runtime", *_BASE},
+    "keygraph": {"models", "runtime", *_BASE},
+    "engines": {"runtime", *_BASE},
+    "parity": _CORE,
+    # The precision search measures a candidate as `compare` does.
+    "export": {"parity", *_CORE},
+    "pytest_plugin": {"parity", *_BASE},
+    "bench": {"keygraph", "engines", "export", "parity", *_CORE},
+    "__main__": {"cli"},
+    "cli": {"keygraph", "bench", "engines", "environment", "export", "parity", *_CORE},
 }
 
-#: (importing module, imported module) -> why.
+#: Upward imports that are allowed: (importing module, imported module) -> why.
 _EXCEPTIONS = {
-    ("runtime.backends.onnxruntime", "plugins"): "where the native libraries are; imports no framework",
-    ("runtime.backends.tensorrt", "plugins"): "where the native libraries are; imports no framework",
+    ("runtime.backends.onnxruntime", "plugins"): "path of the native libraries; imports no framework",
+    ("runtime.backends.tensorrt", "plugins"): "path of the native libraries; imports no framework",
 }
 
 
 def _modules(root: Path) -> dict[str, Path]:
-    """Module's name below the package -> file; the package's own is "keygraph"."""
+    """Return the file of each module by its name within the package; the root's `__init__` is "keygraph"."""
     files = [*root.glob("*.py"), *(file for folder in _LAYERS for file in (root / folder).rglob("*.py"))]
     parts = {file: file.relative_to(root).with_suffix("").parts for file in files}
     return {".".join(part for part in names if part != "__init__") or "keygraph": file for file, names in parts.items()}
 
 
 def _imports(name: str, file: Path, modules: dict[str, Path]) -> Iterator[str]:
-    """Yield the modules of ours that a file imports, for whatever purpose."""
+    """Yield the package's modules that a file imports, those for type checking included."""
     inside = name.split(".") if name != "keygraph" else []
     package = inside if file.name == "__init__.py" else inside[:-1]
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -69,7 +77,7 @@ def _graph(root: Path) -> dict[str, set[str]]:
 
 
 def _upward(graph: dict[str, set[str]]) -> set[tuple[str, str]]:
-    """Imports that the layers do not allow."""
+    """Return the imports that `_LAYERS` does not allow."""
     return {
         (name, other)
         for name, others in graph.items()
@@ -78,10 +86,10 @@ def _upward(graph: dict[str, set[str]]) -> set[tuple[str, str]]:
     }
 
 
-def test_imports_go_down_and_never_in_circles() -> None:
+def test_imports_follow_the_layers_and_are_not_circular() -> None:
     graph = _graph(ROOT)
     assert _upward(graph) == set(_EXCEPTIONS)
-    TopologicalSorter(graph).prepare()  # Raises CycleError, which names the modules.
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules
 
 
 @pytest.mark.parametrize(
@@ -94,7 +102,7 @@ def test_imports_go_down_and_never_in_circles() -> None:
         ("from ..errors import InputError\nfrom . import d", set()),
     ],
 )
-def test_what_runs_up_is_found(tmp_path: Path, source: str, upward: set[tuple[str, str]]) -> None:
+def test_upward_imports_are_found(tmp_path: Path, source: str, upward: set[tuple[str, str]]) -> None:
     for file in ("__init__", "errors", "cli/__init__", "export/b", "parity/__init__", "runtime/__init__", "runtime/d"):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).with_suffix(".py").touch()
@@ -102,7 +110,7 @@ def test_what_runs_up_is_found(tmp_path: Path, source: str, upward: set[tuple[st
     assert _upward(_graph(tmp_path)) == upward
 
 
-def test_circles_are_found(tmp_path: Path) -> None:
+def test_circular_imports_are_found(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     (tmp_path / "models/a.py").write_text("from .b import c")
     (tmp_path / "models/b.py").write_text("if TYPE_CHECKING:\n    from . import a")

@@ -1,46 +1,30 @@
-"""Tiny Restormer and MST with random weights, both attentions in each, as checkpoints and as exported files."""
+"""Tiny Restormer and MST with both attentions in each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-import torch
-from keygraph.export import export
-from keygraph.models import load_checkpoint, mst, restormer, save_checkpoint
-from torch import nn
+from exported import Exported, ExportStore
+from keygraph.models.mst import MSTConfig
+from keygraph.models.restormer import RestormerConfig
 
-#: Both attentions in one network: where nothing is reduced, GLMHA's place is taken by CSA.
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "restormer": lambda: restormer.Restormer(
-        restormer.RestormerConfig(
-            in_channels=6,
-            channels=8,
-            blocks=(1,) * 4,
-            refinement_blocks=1,
-            heads=(1, 2, 2, 2),
-            norm="BiasFree",
-            dual_pixel=True,
-            attention="glmha",
-            reduction=(0.0, 0.5, 0.0, 0.25, 0.0),
-        )
+#: Both attentions in one network: a level whose reduction is 0 has CSA instead of GLMHA.
+NETWORKS: dict[str, Any] = {
+    "restormer": RestormerConfig(
+        in_channels=6,
+        channels=8,
+        blocks=(1,) * 4,
+        refinement_blocks=1,
+        heads=(1, 2, 2, 2),
+        norm="BiasFree",
+        dual_pixel=True,
+        attention="glmha",
+        reduction=(0.0, 0.5, 0.0, 0.25, 0.0),
     ),
-    "mst": lambda: mst.MST(mst.MSTConfig(bands=4, channels=4, blocks=(1, 1), attention="glmha", reduction=(0.5, 0.0))),
+    "mst": MSTConfig(bands=4, channels=4, blocks=(1, 1), attention="glmha", reduction=(0.5, 0.0)),
 }
 
 
-class Exported(NamedTuple):
-    """The two files."""
-
-    checkpoint: Path
-    onnx: Path
-
-
-def exported(name: str, folder: Path) -> Exported:
-    """A network and its file in fp16, as `export` writes it."""
-    torch.manual_seed(0)
-    files = Exported(folder / f"{name}.ckpt", folder / f"{name}.onnx")
-    save_checkpoint(files.checkpoint, NETWORKS[name]())
-    export(load_checkpoint(files.checkpoint), files.onnx, precision="fp16", verification=False)
-    return files
+def exported(name: str, exports: ExportStore) -> Exported:
+    """Return a network of `NETWORKS` and its file in fp16."""
+    return exports.get(NETWORKS[name], name, precision="fp16")

@@ -27,15 +27,6 @@ class Tiny(NamedTuple):
     onnx: Path
 
 
-def make_tiny(folder: Path) -> Tiny:
-    """Make both files in `folder`, or find them there."""
-    files = Tiny(folder / "tiny.ckpt", folder / "tiny.onnx")
-    if not files.onnx.exists():
-        save_network(files.checkpoint, CONFIG)
-        export(load_checkpoint(files.checkpoint), files.onnx, verification=False)
-    return files
-
-
 @contextmanager
 def one_thread() -> Iterator[None]:
     """PyTorch's threads wait for each other by spinning: on a busy machine, tiny tensors take ten times as long."""

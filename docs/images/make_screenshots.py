@@ -1,8 +1,8 @@
-"""Make the pictures of docs/report.md again: `make screenshots`, or .venv/bin/python docs/images/make_screenshots.py.
+"""Make the images of docs/how-to/read-the-report.md: `make screenshots`, or python docs/images/make_screenshots.py.
 
-A real run: the demo's network as exported, and once more with a fault planted in one of its blocks, both against the
-checkpoint, on a photograph that training has not seen. Needs Chromium and its driver (docs/report.md), and Poppler. An
-argument is where to keep the page.
+The page comes from a real run: the demo's network as exported, and once more with a fault planted in one block, both
+against the checkpoint, on a photograph that was not used in training. Needs Chromium and its driver
+(docs/how-to/read-the-report.md), and Poppler. The optional argument is the folder where the page is kept.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ sys.path += [str(ROOT / "examples"), str(ROOT / "tests")]
 
 
 def main() -> None:
+    """Make all images."""
     from browser import chromium, prefer, resize
 
     with tempfile.TemporaryDirectory() as name:
@@ -62,7 +63,7 @@ def main() -> None:
 
 
 def compared(folder: Path) -> Path:
-    """Run the comparison, from within the folder so that the page shows no paths of this machine."""
+    """Run the comparison in `folder`, so that the page shows no paths of this machine, and return the page."""
     from photos import add_noise, unseen_photo
 
     clean = unseen_photo()[40:232, 80:368]
@@ -85,12 +86,13 @@ def compared(folder: Path) -> Path:
 
 
 def plant(model: ModelProto) -> None:
-    """Make one layer's weights a little too large."""
+    """Multiply the weights of one layer by `FACTOR`."""
     (tensor,) = (one for one in model.graph.initializer if one.name == WEIGHT)
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * FACTOR, WEIGHT))
 
 
 def wait(browser: Any, candidate: str) -> None:
+    """Wait until the page shows a candidate, by its number."""
     from selenium.webdriver.support.wait import WebDriverWait
 
     ready = "return document.getElementById('viewer').dataset.ready?.endsWith(arguments[0])"
@@ -98,6 +100,7 @@ def wait(browser: Any, candidate: str) -> None:
 
 
 def choose(browser: Any, candidate: str) -> None:
+    """Select a candidate, by its number."""
     browser.execute_script(
         "const one = document.getElementById('candidate'); one.value = arguments[0];"
         "one.dispatchEvent(new Event('change'))",
@@ -107,7 +110,17 @@ def choose(browser: Any, candidate: str) -> None:
 
 
 def shot(browser: Any, name: str, first: str, last: str) -> None:
-    """A picture of the page from one element's top to another's bottom."""
+    """Take a screenshot from the top of one element to the bottom of another.
+
+    Parameters
+    ----------
+    browser
+        Shows the page.
+    name
+        File to write, in this folder.
+    first, last
+        CSS selectors of the elements.
+    """
     from browser import resize
 
     width = browser.execute_script("return innerWidth")
@@ -124,13 +137,14 @@ def shot(browser: Any, name: str, first: str, last: str) -> None:
 
 
 def printed(sheet: Path) -> None:
-    """The first sheets, side by side, drawn by Poppler (apt-get install poppler-utils)."""
+    """Draw the first pages of a PDF side by side, with Poppler (apt-get install poppler-utils)."""
     subprocess.run(["pdftoppm", "-r", "60", "-png", "-l", "4", str(sheet), str(sheet.with_suffix(""))], check=True)
     sheets = [pyvips.Image.new_from_file(str(path)) for path in sorted(sheet.parent.glob("sheet-*.png"))]
     save(pyvips.Image.arrayjoin(sheets, across=len(sheets), shim=12, background=[190]), "report-print.jpg")
 
 
 def save(image: Any, name: str) -> None:
+    """Write an image into this folder, and print its size."""
     image.write_to_file(str(HERE / name), Q=80, strip=True)
     print(f"{name}: {image.width} x {image.height}, {(HERE / name).stat().st_size / 1e3:.0f} KB")
 

@@ -1,65 +1,56 @@
-"""The cheapest set of islands: the fewest blocks in FP32 with which a file reaches its target."""
+"""The precision search on a traced network."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ...errors import KeygraphError
-from ..fp32_patterns import blocks, matching
+from ..fp32_patterns import matching
+from .bisection import find_minimal_patterns
+from .measurement import Measurement
 
-#: A test of a set of additional patterns: whether the file with these in FP32 is good enough.
-Test = Callable[[Sequence[str]], bool]
-
-#: Parts of a module's name that make a block: first stages, then the layers inside those that are needed,
-#: then what a layer is made of.
-DEPTHS = (2, 4, 6)
+#: The search aims this much above the target, dB: verification runs on other images, and with the key graphs of the
+#: half-precision side.
+MARGIN_DB = 0.5
 
 
-def find_islands(names: Sequence[str], test: Test) -> tuple[str, ...]:
-    """Find blocks to keep in FP32, none of which can be left out.
-
-    By halving: when one half of the candidates suffices, the other is forgotten at once; so n blocks of which m are
-    needed take about m log2(n) tests. Then the same again, inside the blocks that were found, for smaller ones.
+def search(
+    measurement: Measurement,
+    names: Sequence[str],
+    patterns: Sequence[str],
+    target: float,
+    progress: Callable[[str], None],
+) -> tuple[str, ...]:
+    """Find the FP32 patterns that a network needs in addition to `patterns` to reach a PSNR.
 
     Parameters
     ----------
+    measurement
+        Measures variants of the network.
     names
-        Names of the nodes that compute and are not kept anyway, in the order of execution.
-    test
-        Takes patterns. Keeping more must not make the result worse, or the set that is found is good, but not least.
+        Names of its floating-point nodes, from `precision.float_nodes`.
+    patterns
+        FP32 patterns that apply anyway.
+    target
+        PSNR against FP32, dB.
+    progress
+        Called with a line after each variant.
 
     Returns
     -------
-    Patterns; empty when nothing has to be kept.
+    tuple of str
+        None of them can be left out; empty when nothing is missing.
 
     Raises
     ------
     KeygraphError
-        Not even all of them suffice.
+        The target is out of reach even with every block in FP32.
     """
-    if test(()):
-        return ()
-    found: list[str] = []
-    for depth in DEPTHS:
-        inside = names if not found else [name for name in names if name in matching(names, found)]
-        candidates = blocks(inside, depth)
-        if depth == DEPTHS[0] and not test(candidates):
-            raise KeygraphError("the target is out of reach even with every block in FP32; ask for less: --target-psnr")
-        # A block given by the name of a node is no smaller than the block that it is in.
-        found = _needed(candidates, [], test)
-    return tuple(found)
 
+    def reaches_target(more: Sequence[str]) -> bool:
+        kept = matching(names, (*patterns, *more))
+        decibels = measurement.psnr(kept)
+        progress(f"precision search: {len(kept)} nodes in FP32 give {decibels:.1f} dB")
+        return decibels >= target + MARGIN_DB
 
-def _needed(candidates: Sequence[str], kept: Sequence[str], test: Test) -> list[str]:
-    """The candidates that are needed besides `kept`, which alone fails; all of them with it pass."""
-    if len(candidates) == 1:
-        return list(candidates)
-    middle = len(candidates) // 2
-    left, right = candidates[:middle], candidates[middle:]
-    for half in (left, right):
-        if test((*kept, *half)):
-            return _needed(half, kept, test)
-    needed = _needed(left, (*kept, *right), test)
-    if test((*kept, *needed)):
-        return needed
-    return needed + _needed(right, (*kept, *needed), test)
+    kept_anyway = matching(names, patterns)
+    return find_minimal_patterns([name for name in names if name not in kept_anyway], reaches_target)

@@ -1,1 +1,1 @@
-"""Where a difference is and what explains it: blocks, tiles, known error patterns."""
+"""Where a difference starts and what explains it: blocks, tiles, known error patterns."""

@@ -1,4 +1,4 @@
-"""One piece of an image through both sides, block by block."""
+"""Comparison of both sides block by block, on one piece of an image."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Images = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Traced:
-    """What one piece shows.
+class BlockTrace:
+    """Block differences on one piece of an image.
 
     Attributes
     ----------
     blocks
-        Those that both sides have, in the order of execution.
+        The blocks that both sides have, in the order of execution.
     restored
-        PSNR in dB of what the two restored, with the same key graphs.
+        PSNR in dB between the two outputs, with the same key graphs.
     notices
-        What must be said of it.
+        Further lines for the reader.
     """
 
     blocks: tuple[BlockDifference, ...]
@@ -34,42 +34,43 @@ class Traced:
     notices: tuple[str, ...]
 
 
-def trace(
+def compare_blocks(
     candidate: Probe,
     reference: Probe,
     inputs: Sequence[Images],
     ks: tuple[int | None, int | None],
     at_least: float,
-) -> Traced:
-    """Compare every block of two sides: each from one run, with the candidate's key graphs.
+) -> BlockTrace:
+    """Compare every block of two sides, with the candidate's key graphs on both.
 
-    A third run gives the reference's blocks what the candidate's took in, so that what a block adds by itself is told
-    from what came to it. Two more, without blocks, tell whether laying them open changed the results. The candidate's
-    blocks are held until the end, the reference's are not: of an exported file, ONNX Runtime gives all at once.
+    Each side is traced once. A third run gives the reference's blocks the inputs of the candidate's, which separates
+    the error of a block itself from the error that it inherits. Two more runs, without tracing, check that tracing did
+    not change the outputs. Memory holds all blocks of the candidate, but of the reference one at a time (all where it
+    is an exported file, since ONNX Runtime returns them together).
 
     Parameters
     ----------
     candidate, reference
-        Both tell blocks.
+        Probes with `tells_blocks`.
     inputs
-        float32[B, C, H, W]: the images, and what the networks take beside them.
+        float32[B, C, H, W]: the images and the networks' extra inputs.
     ks
-        What either side's `run` takes for k.
+        The k for each side's `run`.
     at_least
         PSNR in dB below which a block is over tolerance.
     """
     images, *extras = inputs
     ours: dict[str, BlockValues] = {}
-    restored, chosen = candidate.trace(images, ks[0], None, lambda block: _keep(ours, block), *extras)
-    graphs = [selection.graph for selection in chosen] or None
+    restored, selections = candidate.trace(images, ks[0], None, lambda block: _keep(ours, block), *extras)
+    graphs = [selection.graph for selection in selections] or None
     found: dict[str, BlockDifference] = {}
     replayed: dict[str, tuple[NDArray[Any], ...]] = {}
-    unlike: list[str] = []
+    unmatched: list[str] = []
 
     def compare(block: BlockValues) -> None:
         own = ours.get(block.name)
         if own is None or own.output.shape != block.output.shape:
-            unlike.append(block.name)
+            unmatched.append(block.name)
             return
         found[block.name] = block_difference(own, block, at_least)
         if [value.shape for value in own.inputs] == [value.shape for value in block.inputs]:
@@ -79,38 +80,41 @@ def trace(
 
     def compare_alone(block: BlockValues) -> None:
         if block.name in replayed and block.name in found:
-            was = found[block.name]
-            alone, _ = distance(ours[block.name].output, block.output, was.reference_largest)
-            found[block.name] = replace(was, alone=alone)
+            as_run = found[block.name]
+            alone, _ = distance(ours[block.name].output, block.output, as_run.reference_largest)
+            found[block.name] = replace(as_run, alone=alone)
 
     reference.retrace(images, ks[1], graphs, replayed, compare_alone, *extras)
-    unlike += [name for name in ours if name not in found and name not in unlike]
+    unmatched += [name for name in ours if name not in found and name not in unmatched]
     notices = [
-        *_moved(candidate, _without_blocks(candidate, inputs, ks[0], graphs), restored),
-        *_moved(reference, _without_blocks(reference, inputs, ks[1], graphs), expected),
+        *_tracing_notices(candidate, _run_untraced(candidate, inputs, ks[0], graphs), restored),
+        *_tracing_notices(reference, _run_untraced(reference, inputs, ks[1], graphs), expected),
     ]
-    if unlike:
-        more = f" and {len(unlike) - 3} more" if len(unlike) > 3 else ""
-        notices.append(f"not compared, since only one side has them or in another shape: {', '.join(unlike[:3])}{more}")
+    if unmatched:
+        more = f" and {len(unmatched) - 3} more" if len(unmatched) > 3 else ""
+        notices.append(
+            "blocks that are not compared, since only one side has them or their shapes differ: "
+            f"{', '.join(unmatched[:3])}{more}"
+        )
     peak = candidate.manifest.value_range[1] - candidate.manifest.value_range[0]
-    return Traced(tuple(found.values()), distance(restored, expected, peak)[0], tuple(notices))
+    return BlockTrace(tuple(found.values()), distance(restored, expected, peak)[0], tuple(notices))
 
 
 def _keep(blocks: dict[str, BlockValues], block: BlockValues) -> None:
     blocks[block.name] = block
 
 
-def _without_blocks(probe: Probe, inputs: Sequence[Images], k: int | None, graphs: Graphs | None) -> Images:
-    """What a side restores with these key graphs when no block is laid open."""
+def _run_untraced(probe: Probe, inputs: Sequence[Images], k: int | None, graphs: Graphs | None) -> Images:
+    """Restore with these key graphs, without tracing blocks."""
     images, *extras = inputs
     return probe.run(images, k, *extras) if graphs is None else probe.force(images, k, graphs, *extras)[0]
 
 
-def _moved(probe: Probe, without: Images, with_blocks: Images) -> list[str]:
-    """Say it of a side whose result is another one when its blocks are laid open."""
-    if np.array_equal(without, with_blocks, equal_nan=True):
+def _tracing_notices(probe: Probe, untraced: Images, traced: Images) -> list[str]:
+    """Report a side whose output changes when its blocks are traced."""
+    if np.array_equal(untraced, traced, equal_nan=True):
         return []
     low, high = probe.manifest.value_range
-    decibels, most = distance(with_blocks, without, high - low)
-    by = f"by {most:.1e} at most, {decibels:.1f} dB" if np.isfinite(most) else "in what is NaN or infinite"
-    return [f"{probe.name}: laying its blocks open moved its result, {by}"]
+    decibels, most = distance(traced, untraced, high - low)
+    change = f"max abs {most:.1e}, {decibels:.1f} dB" if np.isfinite(most) else "in values that are NaN or infinite"
+    return [f"{probe.name}: tracing its blocks changed its output ({change})"]

@@ -1,4 +1,7 @@
-"""Where a difference starts, read from the blocks: one block, a kind of block, an overflow, or rounding everywhere."""
+"""First divergence: where a difference starts, located from block differences.
+
+The result is one block, a kind of block, an overflow, or rounding in most blocks.
+"""
 
 from __future__ import annotations
 
@@ -11,27 +14,28 @@ from dataclasses import dataclass
 from ...instrumentation.metrics import EQUAL_DB, LARGEST
 from ..metrics.blocks import BlockDifference
 
-#: In dB: a block this far below the others does something else than they do.
+#: In dB: a block that is this far below the others has a systematic error.
 STANDS_OUT = 20.0
 
-#: In dB: what one rounding leaves of the largest value. No block need agree better.
+#: In dB: PSNR after a single rounding, with the largest value as the peak. No block needs to agree better.
 _ROUNDING = {"fp32": 144.5, "fp16": 66.2, "bf16": 48.2}
 
 
 @dataclass(frozen=True)
-class Origin:
+class FirstDivergence:
     """Where a difference starts.
 
     Attributes
     ----------
     kind
-        ``"overflow"``: values leave the type's range; ``"block"``: one or few blocks are off though their inputs agree;
-        ``"rounding"``: no block stands out; ``"behind"``: every block agrees, but not what was restored;
-        ``"hint"``: every block agrees, but one or few less well than others like them; ``"nowhere"``: nothing is off.
+        ``"overflow"``: values exceed the type's range; ``"block"``: one or few blocks differ although their inputs
+        agree; ``"rounding"``: no block stands out; ``"behind"``: every block agrees, but the outputs do not;
+        ``"hint"``: every block agrees, but one or few less closely than others of their kind; ``"nowhere"``: everything
+        agrees.
     block
         The first block that is at fault; None where none is.
     words
-        In a sentence.
+        The result as a sentence.
     """
 
     kind: str
@@ -39,18 +43,19 @@ class Origin:
     words: str
 
 
-def origin(blocks: Sequence[BlockDifference], restored: float, at_least: float) -> Origin:
+def find_first_divergence(blocks: Sequence[BlockDifference], restored: float, at_least: float) -> FirstDivergence:
     """Find where a difference starts.
 
-    A block is at fault when its output is off although its inputs agree: when it is off *alone*, given the same inputs
-    as the reference's. The outputs themselves do not tell: behind a fault all are off, and rounding adds up.
+    A block is at fault when its output differs although its inputs agree: when its difference *alone*, on the same
+    inputs as the reference's block, is over tolerance. The outputs as run do not show this: all blocks after a fault
+    differ, and rounding accumulates.
 
     Parameters
     ----------
     blocks
         In the order of execution.
     restored
-        PSNR in dB of the restored pieces, NaN where a value is not finite.
+        PSNR in dB between the outputs, NaN where a value is not finite.
     at_least
         PSNR in dB below which a block is over tolerance.
     """
@@ -58,14 +63,16 @@ def origin(blocks: Sequence[BlockDifference], restored: float, at_least: float) 
     if broken is not None:
         return _not_finite(broken)
     names = [block.name for block in blocks]
-    # A layer is off with what is in it, and says nothing of its own then.
+    # A layer differs whenever a block inside it does, so only the innermost blocks are counted.
     parts = [block for block in blocks if not any(name.startswith(f"{block.name}.") for name in names)]
     over = next((block for block in blocks if block.over_tolerance), None)
     if over is None:
         return _behind(blocks, restored, at_least) or _hint(parts, blocks)
     known = [block for block in blocks if not math.isnan(block.alone)]
     if not known:
-        return Origin("block", over.name, f"the first block over tolerance is {over.name}: {_decibels(over.psnr)}")
+        return FirstDivergence(
+            "block", over.name, f"the first block over tolerance is {over.name}: {_decibels(over.psnr)}"
+        )
     off = _below(known, at_least)
     if _of_most_kinds(off, parts):
         return _everywhere(over, off, parts)
@@ -75,43 +82,45 @@ def origin(blocks: Sequence[BlockDifference], restored: float, at_least: float) 
     low = _below(known, worst.alone + STANDS_OUT)
     if not _of_most_kinds(low, parts):
         return _few(low, blocks)
-    return Origin(
+    return FirstDivergence(
         "rounding",
         None,
-        f"no block stands out: given the same input, none is off (the worst, {worst.name}, agrees at "
-        f"{_decibels(worst.alone)}); the difference grows evenly, as rounding does, and passes the tolerance in "
+        f"no block stands out: given the same input, every block agrees (the worst, {worst.name}, at "
+        f"{_decibels(worst.alone)}); the difference grows evenly, as rounding does, and exceeds the tolerance in "
         f"{over.name} ({_decibels(over.psnr)})",
     )
 
 
 def _below(blocks: Sequence[BlockDifference], decibels: float) -> list[BlockDifference]:
-    """The blocks that agree alone at less, without those that only do because of a block inside of them."""
+    """Select the blocks below this PSNR alone, without those that contain another such block."""
     low = [block for block in blocks if block.alone < decibels]
     return [block for block in low if not any(one.name.startswith(f"{block.name}.") for one in low)]
 
 
 def _kind(name: str) -> str:
-    """What a block is, wherever it is: the last word of its name, without numbers."""
+    """Return the kind of a block: the last word of its name that is not a number."""
     return next((word for word in reversed(name.split(".")) if not word.isdecimal()), name)
 
 
 def _of_most_kinds(low: Sequence[BlockDifference], parts: Sequence[BlockDifference]) -> bool:
-    """Whether blocks are low whatever they are: most blocks of most kinds.
+    """Return whether most blocks of most kinds are low.
 
-    Rounding is everywhere but where there is little of it, in norms; a fault in all norms is in one kind or two.
+    Rounding affects most block kinds; a systematic fault affects one or two.
     """
     blocks, lows = (Counter(_kind(block.name) for block in found) for found in (parts, [b for b in low if b in parts]))
     return 2 * sum(2 * lows[kind] >= count for kind, count in blocks.items()) >= len(blocks)
 
 
-def _not_finite(block: BlockDifference) -> Origin:
+def _not_finite(block: BlockDifference) -> FirstDivergence:
     values = "1 value is" if block.nonfinite == 1 else f"{block.nonfinite} values are"
     if block.precision == "fp32":
-        return Origin("overflow", block.name, f"it starts in {block.name}: {values} NaN or infinite there")
+        return FirstDivergence(
+            "overflow", block.name, f"the difference starts in {block.name}: {values} NaN or infinite there"
+        )
     limit = LARGEST[block.precision]
     reach = f"the reference's output reaches {block.reference_largest:.4g}"
-    inside = "" if block.reference_largest > limit else ", so it is a value inside of the block that passes this"
-    return Origin(
+    inside = "" if block.reference_largest > limit else ", so a value inside the block exceeds this"
+    return FirstDivergence(
         "overflow",
         block.name,
         f"{block.precision} overflows in {block.name}: {values} NaN or infinite; {block.precision} holds at most "
@@ -119,8 +128,8 @@ def _not_finite(block: BlockDifference) -> Origin:
     )
 
 
-def _hint(parts: Sequence[BlockDifference], blocks: Sequence[BlockDifference]) -> Origin:
-    """What stands out though it is within the tolerance, which has room for networks that round more: a small fault."""
+def _hint(parts: Sequence[BlockDifference], blocks: Sequence[BlockDifference]) -> FirstDivergence:
+    """Find blocks that stand out although they are within the tolerance, which allows for networks that round more."""
     kinds: dict[str, list[float]] = {}
     for block in parts:
         if not math.isnan(block.alone):
@@ -130,66 +139,68 @@ def _hint(parts: Sequence[BlockDifference], blocks: Sequence[BlockDifference]) -
 
     def expected(block: BlockDifference) -> float:
         kind = _kind(block.name)
-        # Of a kind that is rare, or off as a whole, the others tell.
+        # For a rare kind, or one that is low as a whole, the other kinds show what to expect.
         return max(usual[kind], everywhere) if len(kinds) > 2 else usual[kind]
 
     low = [b for b in parts if not math.isnan(b.alone) and b.alone < expected(b) - STANDS_OUT]
     if not low or _of_most_kinds(low, parts):
-        return Origin("nowhere", None, "every block agrees on the piece that was looked at")
+        return FirstDivergence("nowhere", None, "every block agrees on the piece that was compared")
     found = _few(low, blocks)
-    return Origin("hint", found.block, found.words)
+    return FirstDivergence("hint", found.block, found.words)
 
 
-def _behind(blocks: Sequence[BlockDifference], restored: float, at_least: float) -> Origin | None:
+def _behind(blocks: Sequence[BlockDifference], restored: float, at_least: float) -> FirstDivergence | None:
     if not blocks or restored >= at_least:
         return None
     last, worst = blocks[-1], min(blocks, key=lambda block: block.psnr)
-    words = "is not finite" if math.isnan(restored) else f"agrees at {_decibels(restored)} only"
-    return Origin(
+    words = "is not finite" if math.isnan(restored) else f"agrees only at {_decibels(restored)}"
+    return FirstDivergence(
         "behind",
         None,
-        f"every block agrees (the worst, {worst.name}, at {_decibels(worst.psnr)}), but what is restored {words}: the "
-        f"difference starts behind the last block, {last.name}",
+        f"every block agrees (the worst, {worst.name}, at {_decibels(worst.psnr)}), but the output {words}: the "
+        f"difference starts after the last block, {last.name}",
     )
 
 
-def _everywhere(over: BlockDifference, off: Sequence[BlockDifference], parts: Sequence[BlockDifference]) -> Origin:
-    """Most blocks are off alone: rounding, unless one is off far more than they are."""
+def _everywhere(
+    over: BlockDifference, off: Sequence[BlockDifference], parts: Sequence[BlockDifference]
+) -> FirstDivergence:
+    """Describe a difference in most blocks: rounding, unless one block is far worse than the others."""
     usual = statistics.median(min(block.alone, EQUAL_DB) for block in off)
     worst = min(off, key=lambda block: block.alone)
     if worst.alone < usual - STANDS_OUT:
-        return Origin(
+        return FirstDivergence(
             "block",
             worst.name,
-            f"{worst.name} stands out: given the same input, its output agrees at {_decibels(worst.alone)}, that of "
-            f"the others at about {_decibels(usual)}, which is more than rounding as well",
+            f"{worst.name} stands out: given the same input, its output agrees at {_decibels(worst.alone)}, the "
+            f"others at about {_decibels(usual)}, which is more than rounding as well",
         )
-    return Origin(
+    return FirstDivergence(
         "rounding",
         None,
-        f"no block stands out: {len(off)} of {len(parts)} blocks are off by about as much (given the same input, they "
+        f"no block stands out: {len(off)} of {len(parts)} blocks differ by about as much (given the same input, they "
         f"agree at {_decibels(usual)}, the worst, {worst.name}, at {_decibels(worst.alone)}); the difference grows "
-        f"evenly, as rounding of lower precision does, and passes the tolerance in {over.name}",
+        f"evenly, as rounding in lower precision does, and exceeds the tolerance in {over.name}",
     )
 
 
-def _few(off: Sequence[BlockDifference], blocks: Sequence[BlockDifference]) -> Origin:
+def _few(off: Sequence[BlockDifference], blocks: Sequence[BlockDifference]) -> FirstDivergence:
     first = off[0]
     others = [min(block.alone, EQUAL_DB) for block in blocks if block not in off and not math.isnan(block.alone)]
-    usual = f", that of others at about {_decibels(statistics.median(others))}" if others else ""
+    usual = f", the others at about {_decibels(statistics.median(others))}" if others else ""
     before = next((blocks[i - 1] for i, block in enumerate(blocks) if block == first and i), None)
-    came = f"the block before it agrees at {_decibels(before.psnr)}; " if before is not None else ""
-    alike = f"; {_alike(off[1:])} off in the same way" if len(off) > 1 else ""
-    return Origin(
+    previous = f"the block before it agrees at {_decibels(before.psnr)}; " if before is not None else ""
+    alike = f"; {_describe_others(off[1:])} affected in the same way" if len(off) > 1 else ""
+    return FirstDivergence(
         "block",
         first.name,
-        f"it starts in {first.name}: {came}given the same input, its output agrees at {_decibels(first.alone)} "
-        f"only{usual}{alike}",
+        f"the difference starts in {first.name}: {previous}given the same input, its output agrees only at "
+        f"{_decibels(first.alone)}{usual}{alike}",
     )
 
 
-def _alike(others: Sequence[BlockDifference]) -> str:
-    """How many more, by their kinds."""
+def _describe_others(others: Sequence[BlockDifference]) -> str:
+    """Describe further blocks by their number and kinds."""
     kinds = Counter(_kind(block.name) for block in others)
     words = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(3))
     if len(others) == 1:

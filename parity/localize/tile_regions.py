@@ -1,4 +1,4 @@
-"""Where the tiles of an image lie in what was made of it."""
+"""Regions of the tiles in the output image."""
 
 from __future__ import annotations
 
@@ -9,73 +9,74 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.tiling.blend import Axis, Plan, weights
-
-Region = tuple[slice, slice]
+from ..metrics.image import Region
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
-    """One tile in the output.
+class TileRegion:
+    """One tile and its regions of the output.
 
     Attributes
     ----------
     row, column
-        Which one of the plan's, from 0.
+        Index in the tiling plan, from 0.
     top, left
-        Its corner in the image that was restored, in pixels.
-    all
-        Its rows and columns of the output.
-    own
-        The part in which it has the largest share: these cover the output, each pixel once.
-    inside
-        The part in which no other tile has a share.
-    middle
-        The largest part of that which lies in the middle of the tile, so that turning the tile turns this; None where
-        there is none, or the image ends before the tile does.
+        Corner in the input image, in pixels.
+    full
+        All rows and columns of the output that the tile covers.
+    dominant
+        Where the tile has the largest blending weight. These regions cover each output pixel exactly once.
+    exclusive
+        Where no other tile contributes.
+    centre
+        Largest centred part of `exclusive`, invariant under tile rotation; None where there is none, or where the tile
+        extends past the image.
     """
 
     row: int
     column: int
     top: int
     left: int
-    all: Region
-    own: Region
-    inside: Region
-    middle: Region | None
+    full: Region
+    dominant: Region
+    exclusive: Region
+    centre: Region | None
 
     def named(self, unit: str) -> str:
-        """As the runtime names tiles."""
+        """Name the tile as the runtime's messages do; `unit` is ``"tile"`` or ``"piece"``."""
         return f"the {unit} at row {self.top}, column {self.left} ({unit} {self.column + 1} of row {self.row + 1})"
 
     def as_json(self) -> dict[str, int]:
-        """Plain values."""
+        """Return plain values for JSON."""
         return {"row": self.row, "column": self.column, "top": self.top, "left": self.left}
 
 
-def places(plan: Plan, scale: int, size: tuple[int, int]) -> list[Place]:
-    """All tiles of a plan, in its order.
+def tile_regions(plan: Plan, scale: int, size: tuple[int, int]) -> list[TileRegion]:
+    """Return the regions of all tiles of a plan, in its order.
 
     Parameters
     ----------
-    plan, scale
-        How the image was cut, and output pixels per input pixel.
+    plan
+        The tiling plan.
+    scale
+        Output pixels per input pixel.
     size
-        Height and width of the output, without what was padded.
+        Height and width of the output, without padding.
     """
     rows, columns = (
         [_span(axis, index, share, scale, length) for index, share in enumerate(weights(axis, scale))]
         for axis, length in ((plan.rows, size[0]), (plan.columns, size[1]))
     )
     return [
-        Place(
+        TileRegion(
             row,
             column,
             top,
             left,
-            (down.all, across.all),
-            (down.own, across.own),
-            (down.inside, across.inside),
-            None if down.middle is None or across.middle is None else (down.middle, across.middle),
+            (down.full, across.full),
+            (down.dominant, across.dominant),
+            (down.exclusive, across.exclusive),
+            None if down.centre is None or across.centre is None else (down.centre, across.centre),
         )
         for ((row, top), down), ((column, left), across) in itertools.product(
             zip(enumerate(plan.rows.origins), rows, strict=True),
@@ -86,12 +87,12 @@ def places(plan: Plan, scale: int, size: tuple[int, int]) -> list[Place]:
 
 @dataclass(frozen=True)
 class _Span:
-    """A tile along one axis."""
+    """Regions of a tile along one axis; see `TileRegion`."""
 
-    all: slice
-    own: slice
-    inside: slice
-    middle: slice | None
+    full: slice
+    dominant: slice
+    exclusive: slice
+    centre: slice | None
 
 
 def _span(axis: Axis, index: int, share: NDArray[np.float32], scale: int, length: int) -> _Span:
@@ -99,17 +100,17 @@ def _span(axis: Axis, index: int, share: NDArray[np.float32], scale: int, length
     alone = np.flatnonzero(share > 1 - 1e-6)
     first, last = (int(alone[0]), int(alone[-1]) + 1) if alone.size else (0, 0)
     margin = max(first, size - last)
-    middle = margin < size - margin and start + size <= length and alone.size
+    centred = margin < size - margin and start + size <= length and alone.size
     return _Span(
         slice(start, min(start + size, length)),
-        slice(min(_meeting(axis, index - 1, scale), length), min(_meeting(axis, index, scale), length)),
+        slice(min(_boundary(axis, index - 1, scale), length), min(_boundary(axis, index, scale), length)),
         slice(min(start + first, length), min(start + last, length)),
-        slice(start + margin, start + size - margin) if middle else None,
+        slice(start + margin, start + size - margin) if centred else None,
     )
 
 
-def _meeting(axis: Axis, index: int, scale: int) -> int:
-    """Where a tile and the next one have equal shares: the middle of what both cover."""
+def _boundary(axis: Axis, index: int, scale: int) -> int:
+    """Return where a tile and the next have equal weights: the middle of their overlap."""
     if index < 0:
         return 0
     if index + 1 == len(axis.origins):

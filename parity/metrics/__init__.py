@@ -1,1 +1,1 @@
-"""Metrics of a comparison: of images, of selected key graphs, of blocks."""
+"""Metrics of a comparison: of images, of selected key graphs, of block outputs."""

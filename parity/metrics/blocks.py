@@ -1,4 +1,4 @@
-"""Where a difference starts: the outputs of every block on both sides."""
+"""Differences between the block outputs of both sides."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ...models.registry import by_name
 
 @dataclass(frozen=True)
 class BlockDifference:
-    """One block's output, compared; of several images, the worst of each number.
+    """Difference of one block's output; over several images, the worst of each number.
 
     Attributes
     ----------
     name
-        The module.
+        Name of the module.
     psnr
-        dB, with the reference's largest absolute value as the peak; NaN where a value is not finite.
+        In dB, with the reference's largest absolute value as the peak; NaN where a value is not finite.
     max_abs
         Largest absolute difference; NaN where a value is not finite.
     largest
@@ -32,14 +32,14 @@ class BlockDifference:
     precision
         Of the candidate's tensor: ``"fp32"``, ``"fp16"`` or ``"bf16"``.
     over_tolerance
-        Whether it breaks the rule.
+        Whether `psnr` is below the limit.
     alone
-        As `psnr`, but with both blocks given the same inputs: what the block adds by itself, without what came before
-        it. NaN where it is not known.
+        As `psnr`, with the reference's block computing on the candidate's inputs: the error of the block itself,
+        without the error that it inherits. NaN where unknown.
     nonfinite
-        Values of the candidate's output that are NaN or infinite.
+        Number of NaN or infinite values in the candidate's output.
     reference_largest
-        Largest finite absolute value of the reference's output; NaN where it is not known.
+        Largest finite absolute value of the reference's output; NaN where unknown.
     """
 
     name: str
@@ -53,7 +53,7 @@ class BlockDifference:
     reference_largest: float = math.nan
 
     def worst(self, other: BlockDifference) -> BlockDifference:
-        """The same block on one more image."""
+        """Merge with the same block on another image: the worst of each number."""
         return replace(
             self,
             psnr=min(self.psnr, other.psnr, key=_nan_first),
@@ -68,18 +68,18 @@ class BlockDifference:
 
 @dataclass(frozen=True)
 class BlockValues:
-    """What goes into a block of one side, and what comes out.
+    """Inputs and output of one block.
 
     Attributes
     ----------
     name
-        The module.
+        Name of the module.
     output
         float32 or float16, of any shape.
     inputs
-        Likewise, in the order in which they are taken; what is not of floating point is left out.
+        Likewise, in the order of the block's arguments; inputs that are not of floating point are left out.
     precision
-        Of the output as the side computes it: ``"fp32"``, ``"fp16"`` or ``"bf16"``.
+        Of the output as it is computed: ``"fp32"``, ``"fp16"`` or ``"bf16"``.
     """
 
     name: str
@@ -88,12 +88,12 @@ class BlockValues:
     precision: str
 
 
-#: Takes a block as soon as it is done, in the order of execution.
-See = Callable[[BlockValues], None]
+#: Called with each block as soon as it has run, in the order of execution.
+BlockObserver = Callable[[BlockValues], None]
 
 
-def pattern(manifest: Manifest) -> str:
-    """What the blocks of a network are called: see `Architecture.blocks`."""
+def block_pattern(manifest: Manifest) -> str:
+    """Return the regular expression for the names of a network's blocks: `Architecture.blocks`."""
     return by_name(manifest.architecture).blocks
 
 
@@ -103,9 +103,9 @@ def block_difference(candidate: BlockValues, reference: BlockValues, at_least: f
     Parameters
     ----------
     candidate, reference
-        The block on both sides.
+        The same block on both sides.
     at_least
-        PSNR in dB below which it is over tolerance.
+        PSNR in dB below which the difference is over tolerance.
     """
     largest, nonfinite = _largest(candidate.output)
     peak, _ = _largest(reference.output)
@@ -123,9 +123,17 @@ def block_difference(candidate: BlockValues, reference: BlockValues, at_least: f
 
 
 def distance(a: NDArray[Any], b: NDArray[Any], peak: float) -> tuple[float, float]:
-    """PSNR in dB and largest absolute difference; both NaN where a value is not finite."""
+    """Return the PSNR in dB and the largest absolute difference; both NaN where a value is not finite.
+
+    Parameters
+    ----------
+    a, b
+        Arrays of the same shape.
+    peak
+        Of the PSNR; with 0 the PSNR of different arrays is -inf.
+    """
     with np.errstate(invalid="ignore", over="ignore"):
-        # Of numbers that are close the difference is exact in float32, and twice as fast.
+        # The difference of close numbers is exact in float32, and twice as fast.
         difference = a.astype(np.float32, copy=False) - b.astype(np.float32, copy=False)
         max_abs = _peak(difference)
         if not math.isfinite(max_abs):
@@ -137,7 +145,7 @@ def distance(a: NDArray[Any], b: NDArray[Any], peak: float) -> tuple[float, floa
 
 
 def merged(images: Sequence[Sequence[BlockDifference]]) -> tuple[BlockDifference, ...]:
-    """The blocks of several images as one list: the worst of each."""
+    """Merge the blocks of several images into one list: the worst of each."""
     found: dict[str, BlockDifference] = {}
     for block in (block for blocks in images for block in blocks):
         found[block.name] = found[block.name].worst(block) if block.name in found else block
@@ -145,7 +153,7 @@ def merged(images: Sequence[Sequence[BlockDifference]]) -> tuple[BlockDifference
 
 
 def _largest(values: NDArray[Any]) -> tuple[float, int]:
-    """The largest finite absolute value, and how many are not finite."""
+    """Return the largest finite absolute value and the number of values that are not finite."""
     peak = _peak(values)
     if math.isfinite(peak):
         return peak, 0
@@ -154,7 +162,7 @@ def _largest(values: NDArray[Any]) -> tuple[float, int]:
 
 
 def _peak(values: NDArray[Any]) -> float:
-    """The largest absolute value; NaN where there is one."""
+    """Return the largest absolute value; NaN if any value is NaN."""
     return float(max(np.max(values, initial=0.0), -np.min(values, initial=0.0)))
 
 

@@ -1,4 +1,4 @@
-"""The numbers between two restored images."""
+"""Metrics between two restored images."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from numpy.typing import NDArray
 from ...instrumentation.metrics import psnr_of
 from ...manifest import Manifest
 from ...runtime.preprocess.normalization import from_model
-from ..localize.tile_regions import Place
 from .ssim import structural_similarity
 
-#: Values that are taken at once: temporary arrays are of this size, whatever the image's.
+#: Rows and columns of an image.
+Region = tuple[slice, slice]
+
+#: Values that are processed at once; bounds the size of temporary arrays, whatever the size of the image.
 _STRIP = 1 << 22
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Absolute differences in steps of the output's samples: how many last places the two are apart.
+    """Histogram of absolute differences in steps of the output's integer samples.
 
     Attributes
     ----------
     bits
-        Of a sample: 8 or 16. Results that are stored in floating point are counted in steps of 16 bits.
+        Of a sample: 8 or 16. Floating-point outputs are counted in steps of 16 bits.
     counts
-        Values that are equal, 1, 2, 3 to 4, 5 to 8, ... steps apart, once rounded and clipped to samples; bits + 2
-        numbers. Values that are not finite are in none of them.
+        Number of values that are equal, 1, 2, 3 to 4, 5 to 8, ... steps apart, once rounded and clipped to samples;
+        bits + 2 numbers. Values that are not finite are not counted.
     """
 
     bits: int
@@ -38,30 +40,30 @@ class Histogram:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """``("0", "1", "2", "3-4", "5-8", ...)``."""
+        """Labels of the bins: ``("0", "1", "2", "3-4", "5-8", ...)``."""
         ranges = [(2 ** (i - 1) + 1, 2**i) for i in range(1, self.bits + 1)]
         return ("0", "1", *(f"{low}-{high}" if low < high else f"{high}" for low, high in ranges))
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far the candidate's images are from the reference's.
+    """Difference between the candidate's and the reference's output image.
 
     Attributes
     ----------
     psnr
-        dB, with the manifest's value range as the peak, on unrounded and unclipped values; infinite when all are equal.
+        In dB, with the manifest's value range as the peak, on unrounded and unclipped values; infinite for equal
+        images.
     ssim
-        Structural similarity on the same values, see `parity.similarity`; NaN where the image is smaller than its
-        window.
+        Structural similarity on the same values, see `metrics.ssim`; NaN where the image is smaller than the window.
     max_abs, mean_abs
-        Absolute differences, in units of the value range's values.
+        Absolute differences, in units of the value range.
     identical_8bit
-        Share of pixels that are equal in every channel once rounded to 8 bits.
+        Fraction of pixels that are equal in every channel once rounded to 8 bits, 0 to 1.
     histogram
         Differences in steps of the output's bit depth.
     nonfinite_candidate, nonfinite_reference
-        Values that are NaN or infinite. Where there are any, psnr, ssim, max_abs and mean_abs are NaN.
+        Number of NaN or infinite values. Where there are any, psnr, ssim, max_abs and mean_abs are NaN.
     """
 
     psnr: float
@@ -90,11 +92,11 @@ def difference(
     Parameters
     ----------
     candidate, reference
-        float32[H, W, C], as the models give them.
+        float32[H, W, C], the models' outputs.
     manifest
-        Tells the value range, and its `clamp`.
+        For the value range and `clamp`.
     dtype
-        Of the samples that are made of them.
+        Of the output image: the histogram counts steps of its samples.
     """
     bits = 8 if dtype == np.uint8 else 16
     white = np.dtype(np.uint8 if bits == 8 else np.uint16)
@@ -106,7 +108,7 @@ def difference(
         finite = np.isfinite(ours) & np.isfinite(theirs)
         for side, values in enumerate((ours, theirs)):
             nonfinite[side] += int(values.size - np.isfinite(values).sum())
-        with np.errstate(invalid="ignore"):  # What NaN and infinity make of these numbers, is not reported.
+        with np.errstate(invalid="ignore"):  # Results with NaN or infinity are not reported.
             error = np.abs(ours.astype(np.float64) - theirs)
             rounded = [from_model(values, manifest, np.dtype(np.uint8)) for values in (ours, theirs)]
             samples = [from_model(values, manifest, white).astype(np.int32) for values in (ours, theirs)]
@@ -114,7 +116,7 @@ def difference(
         absolute += float(error.sum())
         largest = max(largest, float(error.max()))
         identical += int(((rounded[0] == rounded[1]) & finite).all(axis=2).sum())
-        counts += np.bincount(_places(np.abs(samples[0] - samples[1])[finite]), minlength=bits + 2)
+        counts += np.bincount(_histogram_bins(np.abs(samples[0] - samples[1])[finite]), minlength=bits + 2)
     clean, size = not any(nonfinite), reference.size
     return Difference(
         psnr=psnr_of(squares / size, manifest.value_range) if clean else math.nan,
@@ -128,34 +130,34 @@ def difference(
     )
 
 
-def typical(
+def median_tile_error(
     candidate: NDArray[np.float32],
     reference: NDArray[np.float32],
     value_range: tuple[float, float],
-    places: Sequence[Place],
+    regions: Sequence[Region],
 ) -> float:
-    """Measure how close a half of every tile's values is.
+    """Return the median absolute difference of the worst tile, in dB.
 
     Parameters
     ----------
     candidate, reference
         float32[H, W, C].
     value_range
-        What black and white are.
-    places
-        The tiles.
+        Values of black and white.
+    regions
+        Where the tiles are.
 
     Returns
     -------
-    -20 log10 of the median of the absolute differences over the length of the value range, in dB, of the tile where
-    that is least: what the PSNR would be if all values were as far apart. NaN where a median is not finite.
+    min over the tiles of -20 log10(median |candidate - reference| / (white - black)): the PSNR that the tile would have
+    if all its differences were equal to the median. NaN where a median is not finite.
     """
-    medians = [float(np.median(np.abs(candidate[place.own] - reference[place.own]))) for place in places]
+    medians = [float(np.median(np.abs(candidate[region] - reference[region]))) for region in regions]
     return psnr_of(float(np.max(np.square(medians))), value_range)
 
 
-def _places(steps: NDArray[np.int32]) -> NDArray[np.int64]:
-    """The place in a histogram: 0 for 0, 1 for 1, 2 for 2, 3 for 3 and 4, ..."""
+def _histogram_bins(steps: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Return the bin of the histogram: 0 for 0, 1 for 1, 2 for 2, 3 for 3 and 4, ..."""
     # The exponent of d - 1/2 is the number of binary digits of d - 1.
     return np.where(steps == 0, 0, np.frexp(np.maximum(steps, 1) - 0.5)[1] + 1).astype(np.int64)
 

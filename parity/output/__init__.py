@@ -1,1 +1,1 @@
-"""A comparison's results in files: archive, JUnit XML, HTML report."""
+"""Output of a comparison: saved runs and baselines, JUnit XML, the HTML report."""

@@ -1,4 +1,4 @@
-"""Runs that are kept: what went in, and what came out, so that it can be repeated."""
+"""Saved runs: inputs and results in a folder, from which a run can be repeated."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from numpy.typing import NDArray
 from ...errors import InputError
 from ...files import unwritable
 from ...manifest import IMAGE_INPUT
-from ..failures import read_run
 from ..inputs import Sample
-from ..run import ComparedImage, Run
+from ..results import ComparedImage, Run
+from .baseline import read_run
 
-#: The file that makes a folder a saved run, and the folder of its arrays.
+#: The file by which a folder is recognised as a saved run, and the subfolder of its arrays.
 RUN, INPUTS = "run.json", "inputs"
 
-#: The name of a clean image among the arrays of a sample; no input of a model is called so.
+#: Name of a clean image among the arrays of a sample. No model input has this name.
 _CLEAN = "(clean)"
 
 
 @dataclass(frozen=True)
 class SavedRun:
-    """A run as it was.
+    """A run read from a folder.
 
     Attributes
     ----------
     models
-        Candidates and the reference, as `specs.parse_spec` reads them.
+        Specifications of the candidates and, last, the reference; see `sides.spec.parse_spec`.
     samples
-        What they were run on.
+        The inputs.
     settings
         See `Run.settings`.
     result
-        `Run.as_json` of it.
+        The run in its JSON form, see `Run.as_json`.
     """
 
     models: tuple[str, ...]
@@ -51,20 +51,26 @@ class SavedRun:
 
 
 def check_folder(folder: Path) -> None:
-    """Check, before any work, that a run can be saved here; raises `InputError`: only an earlier run is replaced."""
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / RUN).is_file()):
-        raise InputError(f"{folder} is there, and no saved run; name a new folder, or an earlier run to replace")
-    if not folder.absolute().parent.is_dir():
-        raise InputError(f"cannot make {folder}: the folder {folder.parent} does not exist; create it first")
-
-
-def save(folder: str | os.PathLike[str], run: Run) -> None:
-    """Save a run whose images were kept; the folder appears whole or not at all.
+    """Check that a run can be saved in a folder. Only an earlier run is ever replaced.
 
     Raises
     ------
     InputError
-        The folder cannot be written, or is something else than an earlier run.
+        The folder holds something else, or cannot be created.
+    """
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / RUN).is_file()):
+        raise InputError(f"{folder} exists and is not a saved run; give a new folder, or an earlier run to replace")
+    if not folder.absolute().parent.is_dir():
+        raise InputError(f"cannot create {folder}: the folder {folder.parent} does not exist; create it first")
+
+
+def save(folder: str | os.PathLike[str], run: Run) -> None:
+    """Save a run whose images were kept. The folder is written beside its place and renamed.
+
+    Raises
+    ------
+    InputError
+        The folder cannot be written, or exists and is not an earlier run.
     """
     target = Path(folder)
     check_folder(target)
@@ -90,11 +96,11 @@ def load(folder: str | os.PathLike[str]) -> SavedRun:
     Raises
     ------
     InputError
-        The folder is no saved run, or a part of it is missing or damaged.
+        The folder is not a saved run, or a part of it is missing or damaged.
     """
     source = Path(folder)
     if not (source / RUN).is_file():
-        raise InputError(f"{source} is no saved run: it holds no {RUN}; make one with keygraph compare ... --save")
+        raise InputError(f"{source} is not a saved run, it has no {RUN}; make one with keygraph compare ... --save")
     result = read_run(source / RUN)
     try:
         comparisons = result["comparisons"]
@@ -102,14 +108,12 @@ def load(folder: str | os.PathLike[str]) -> SavedRun:
         samples = tuple(_restore(source, one) for one in result["samples"])
         settings = dict(result["settings"])
     except (KeyError, IndexError, TypeError, AttributeError):
-        raise InputError(
-            f"{source / RUN} lacks what a saved run has; make it again with keygraph compare ... --save"
-        ) from None
+        raise InputError(f"{source / RUN} is incomplete; make it again with keygraph compare ... --save") from None
     return SavedRun(models, samples, settings, result)
 
 
 def _store(folder: Path, index: int, image: ComparedImage, low: float, high: float) -> dict[str, Any]:
-    """Write one image's arrays; return where they are."""
+    """Write one image's arrays; return its entry for the JSON file."""
     arrays = image.arrays
     if image.clean is not None:
         unit = (low, high) == (0.0, 1.0)
@@ -133,5 +137,5 @@ def _read(folder: Path, file: str) -> NDArray[Any]:
     try:
         values: NDArray[Any] = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"cannot read {path}, an input of the saved run ({error}); save it again") from None
+        raise InputError(f"cannot read {path}, an input of the saved run ({error}); save the run again") from None
     return values

@@ -1,4 +1,4 @@
-"""The outcome as JUnit XML, which CI systems read."""
+"""Results as JUnit XML, for CI systems."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import re
 from xml.etree import ElementTree
 
 from ...files import atomic_path
-from ..failures import Failures
-from ..run import Comparison, Run
+from ..pass_criteria import Failures
+from ..results import Comparison, Run
 
-#: Control characters that XML 1.0 has no way to write.
+#: Control characters that XML 1.0 cannot represent.
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -20,16 +20,16 @@ def write_junit(path: str | os.PathLike[str], run: Run, failures: Failures) -> N
     Parameters
     ----------
     path
-        Where; an earlier file is replaced.
+        Output file; an existing one is replaced.
     run
-        What was compared.
+        The run.
     failures
-        What `failures.by_the_rule` or `failures.regressions` returned.
+        From `pass_criteria.find_failures` or `baseline.find_regressions`.
 
     Raises
     ------
     InputError
-        The place cannot be written.
+        The file cannot be written.
     """
     root = ElementTree.Element("testsuites", name="keygraph compare")
     total = 0

@@ -1,45 +1,43 @@
-"""What a file is, and what it takes, without opening it in an engine."""
+"""Manifest and input tensors of an artifact, read without opening it in an engine."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...errors import InputError
-from ...files import read_start
-from ...manifest import IMAGE_INPUT, K_INPUT, METADATA_KEY, Manifest, from_json
+from ...manifest import IMAGE_INPUT, K_INPUT, Manifest, from_metadata
 from ...runtime.backends import engine_metadata
+from ...runtime.backends.onnx_file import metadata_of, read_onnx
 from ..sides.spec import ModelSpec, parse_spec
 
-#: Name -> (type, shape); a str or None stands for a size that is chosen at run time.
+#: Name -> (type, shape); a str or None stands for a dynamic size.
 Tensors = dict[str, tuple[Any, tuple[int | str | None, ...]]]
 
 
 def manifest_of(model: str | os.PathLike[str] | ModelSpec) -> Manifest:
-    """Read what an artifact says of itself, with the precision that it is to run in.
+    """Read an artifact's manifest; for a checkpoint, with the precision in which it is to run.
 
     Raises
     ------
     InputError
-        The file is missing, damaged or not keygraph's.
+        The file is missing, damaged or not an artifact of keygraph.
     """
     spec = model if isinstance(model, ModelSpec) else parse_spec(model)
     suffix = spec.path.suffix.lower()
     if suffix == ".plan":
         return engine_metadata.read(spec.path).manifest
     if suffix == ".onnx":
-        return _exported(spec.path)
+        return from_metadata(metadata_of(read_onnx(spec.path)), spec.path)
     from ...models import load_checkpoint
 
     return replace(load_checkpoint(spec.path).manifest(), precision=spec.precision or "fp32")
 
 
 def tensors_of(manifest: Manifest) -> Tensors:
-    """The inputs of a model, in order, as its exported file has them; float32 even where that file takes half."""
+    """Return the inputs of the exported model in order; float32 even where the file takes half precision."""
     batch, height, width = manifest.shape or ("batch", None, None)
 
     def side(size: int | None, margin: int) -> int | None:
@@ -55,20 +53,3 @@ def tensors_of(manifest: Manifest) -> Tensors:
     if manifest.neighbours is not None and manifest.neighbours.runtime:
         tensors[K_INPUT] = (np.int64, (1,))
     return tensors
-
-
-def _exported(path: Path) -> Manifest:
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    read_start(path, "an exported .onnx file")
-    try:
-        entries = onnx.load(path, load_external_data=False).metadata_props
-    except (DecodeError, ValueError, OSError) as error:
-        raise InputError(f"{path} is no ONNX file, or is cut off; export or download it again") from error
-    text = {entry.key: entry.value for entry in entries}.get(METADATA_KEY)
-    if text is None:
-        raise InputError(
-            f"{path} is an ONNX file, but not one that keygraph exported; make one with: export-model CHECKPOINT"
-        )
-    return from_json(text, str(path))

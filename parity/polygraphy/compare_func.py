@@ -1,4 +1,4 @@
-"""Restored images compared as images: PSNR with the true data range, largest difference, and finiteness."""
+"""Comparison of output images: PSNR with the true data range, largest difference, and finiteness."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ...manifest import IMAGE_OUTPUT, Manifest
 
 
 class ImageThreshold(Threshold):
-    """When two restored images agree: every value is finite, and none of these limits is passed.
+    """Limits within which two output images agree; in addition, every value must be finite.
 
     Parameters
     ----------
     psnr
-        Least PSNR in dB; None to show it without judging it.
+        Lowest PSNR in dB; None to report it without a limit.
     max_abs
-        Largest absolute difference, in the value range's units; None likewise.
+        Largest absolute difference, in units of the value range; None likewise.
     """
 
     METRIC_FIELDS = ["psnr", "max_abs", "mean_abs", "nonfinite"]  # noqa: RUF012 - as Polygraphy declares it
@@ -33,7 +33,7 @@ class ImageThreshold(Threshold):
         self.psnr, self.max_abs = psnr, max_abs
 
     def passed(self, metric_values: Mapping[str, float]) -> bool:
-        """Whether these numbers keep within the limits."""
+        """Return whether these numbers are within the limits."""
         return (
             metric_values["nonfinite"] == 0
             and (self.psnr is None or metric_values["psnr"] >= self.psnr)
@@ -41,7 +41,7 @@ class ImageThreshold(Threshold):
         )
 
     def describe(self, metric_values: Mapping[str, float]) -> tuple[str, bool]:
-        """A line for the log, and the verdict."""
+        """Return a line for the log, and whether the limits are met."""
         psnr, most, mean, nonfinite = (metric_values[name] for name in self.METRIC_FIELDS)
         passed = self.passed(metric_values)
         limits = [f"min required: {self.psnr:g} dB"] if self.psnr is not None else []
@@ -56,18 +56,18 @@ class ImageThreshold(Threshold):
 
 
 class ImageResult(CompareResult):
-    """The numbers between two restored images.
+    """Metrics between two output images.
 
     Parameters
     ----------
     psnr
-        dB, on values that are neither rounded nor clipped; infinite for equal images.
+        In dB, on values that are neither rounded nor clipped; infinite for equal images.
     max_abs, mean_abs
-        Absolute differences, in the value range's units.
+        Absolute differences, in units of the value range.
     nonfinite
-        Values of either image that are NaN or infinite; where there are any, the other numbers are NaN.
+        Number of NaN or infinite values in both images; where there are any, the other numbers are NaN.
     thresholds
-        The `ImageThreshold` that they are held against.
+        The `ImageThreshold` to which they are compared.
     """
 
     _THRESHOLD_CLASS = ImageThreshold
@@ -80,18 +80,18 @@ class ImageResult(CompareResult):
 
 
 class ImageCompareFunc(BaseCompareFunc):
-    """Compares ``restored`` of two runners, for `Comparator.compare_accuracy`.
+    """Compares the output ``restored`` of two runners, for `Comparator.compare_accuracy`.
 
-    Polygraphy's own PSNR takes the largest value of the first image for the peak, so that a dark image scores worse
-    than the same error on a bright one; its `simple` compares element by element with atol and rtol, and NaN passes
-    where both are.
+    Polygraphy's own PSNR uses the largest value of the first image as the peak, so that the same error scores worse on
+    a dark image than on a bright one. Its `simple` function compares element by element with atol and rtol, and accepts
+    NaN where both outputs have it.
 
     Parameters
     ----------
     value_range
-        What black and white are in the tensors: the manifest's `value_range`.
+        Values of black and white in the tensors: the manifest's `value_range`.
     psnr, max_abs
-        The limits, see `ImageThreshold`.
+        Limits, see `ImageThreshold`.
     """
 
     _RESULT_CLASS = ImageResult
@@ -106,17 +106,17 @@ class ImageCompareFunc(BaseCompareFunc):
 
     @classmethod
     def from_manifests(cls, manifests: Sequence[Manifest]) -> ImageCompareFunc:
-        """The rule of ``keygraph compare``: that of the lowest precision among them."""
+        """Create the function with the tolerance of ``keygraph compare``: that of the lowest precision among them."""
         from ..pass_criteria import tolerance
 
         return cls(manifests[0].value_range, tolerance([manifest.precision for manifest in manifests]).psnr)
 
     def thresholds_for(self, output_name: str) -> ImageThreshold:
-        """The limits; see `BaseCompareFunc.thresholds_for`."""
+        """Return the limits; see `BaseCompareFunc.thresholds_for`."""
         return ImageThreshold(self._psnr, self._max_abs)
 
     def __call__(self, iter_result0: IterationResult, iter_result1: IterationResult) -> OrderedDict[str, Any]:
-        """Compare one iteration; the result is false in a condition where the images differ, or their shapes do."""
+        """Compare one iteration; a result is falsy where the images or their shapes differ."""
 
         def match(_name0: str, output0: Any, _name1: str, output1: Any) -> ImageResult | bool:
             images = [np.asarray(output) for output in (output0, output1)]
@@ -131,10 +131,13 @@ class ImageCompareFunc(BaseCompareFunc):
         def find(name: str, _index: int, other: IterationResult) -> list[str] | None:
             return [name] if name == IMAGE_OUTPUT and name in other else None
 
-        return run_comparison(match, False, iter_result0, iter_result1, find, func_name="Image")
+        results: OrderedDict[str, Any] = run_comparison(
+            match, False, iter_result0, iter_result1, find, func_name="Image"
+        )
+        return results
 
     def measure(self, candidate: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> ImageResult:
-        """The numbers between two arrays of one shape."""
+        """Compute the metrics between two arrays of the same shape."""
         nonfinite = sum(int((~np.isfinite(image)).sum()) for image in (candidate, reference))
         threshold = self.thresholds_for(IMAGE_OUTPUT)
         if nonfinite:
@@ -144,7 +147,7 @@ class ImageCompareFunc(BaseCompareFunc):
         return ImageResult(psnr, float(error.max()), float(error.mean()), 0, thresholds=threshold)
 
 
-# So that `polygraphy run --save-accuracy-results` can write them, and `polygraphy check accuracy` read them back.
+# For `polygraphy run --save-accuracy-results` and `polygraphy check accuracy`.
 @Encoder.register(ImageThreshold)
 def _encode_threshold(threshold: ImageThreshold) -> dict[str, Any]:
     return {"psnr": threshold.psnr, "max_abs": threshold.max_abs}

@@ -1,4 +1,4 @@
-"""What models are compared on, as Polygraphy feeds it: real images, normalised as the runtime does it."""
+"""Data loader for Polygraphy: real images, normalised as the runtime does it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from ...errors import InputError
 from ...manifest import IMAGE_INPUT, K_INPUT
 from ...runtime.notices import warn
-from ..inputs import Given, demands, read_inputs
+from ..compatibility import common_k
+from ..inputs import InputLike, demands, read_inputs
 from ..piecewise import pieces
-from ..shared_k import common_k
 from ..sides.spec import ModelSpec
 from .artifacts import manifest_of
 
@@ -24,31 +24,31 @@ FeedDict = OrderedDict[str, NDArray[Any]]
 
 
 class FeedDictsFromImages:
-    """A data loader: yields what the exported models take, for one piece of an image after the other.
+    """Data loader that yields the inputs of exported models, one piece of an image after the other.
 
-    Images are read, normalised, reflected up to the size rule, and cut into pieces of at most 256 pixels, just as for
-    ``keygraph compare``. Polygraphy's own `DataLoader` makes noise, for which these networks were not trained, gives
-    every dynamic size the same default, and cannot know what k may be.
+    Images are read, normalised, padded by reflection to the size multiple and cut into pieces of at most 256 pixels, as
+    for ``keygraph compare``. Polygraphy's own `DataLoader` generates noise, for which these networks were not trained,
+    gives every dynamic size the same default, and does not know the range of k.
 
     Parameters
     ----------
     models
-        All the files that run on this feed, as `specs.parse_spec` reads them: it is made so that each takes it.
+        Specifications of all models that run on these inputs, see `sides.spec.parse_spec`; the inputs suit all of them.
     images
-        Image files or arrays, as `parity.compare` takes them; none: a generated picture.
+        Image files or arrays, as `parity.compare` takes them; empty: a generated picture.
     k
-        Neighbours of each node; None for the one that a file fixes, else the default of the last model.
+        Neighbours of each node; None for the k that a file fixes, else the default of the last model.
 
     Raises
     ------
     InputError
-        When iterated: a model or an image cannot be read, or k is not for these models.
+        When iterated: a model or an image cannot be read, or a model does not take this k.
     """
 
     def __init__(
         self,
         models: Sequence[str | os.PathLike[str] | ModelSpec],
-        images: Sequence[Given] = (),
+        images: Sequence[InputLike] = (),
         k: int | None = None,
     ) -> None:
         if not models:
@@ -65,11 +65,11 @@ class FeedDictsFromImages:
             for line in image.notices:
                 warn(f"{image.name}: {line}")
             for (images, *extras), _corner in pieces(image, needs):
-                # A file of one shape takes one image, repeated to fill its batch.
+                # A file with a fixed shape takes one image, repeated to fill its batch.
                 batches = [images] if needs.shape is None else [plane[None] for plane in images]
-                together = 1 if needs.shape is None else needs.shape[0]
+                batch_size = 1 if needs.shape is None else needs.shape[0]
                 for batch in batches:
-                    tensors = (np.repeat(one, together, axis=0) for one in (batch, *extras))
+                    tensors = (np.repeat(one, batch_size, axis=0) for one in (batch, *extras))
                     feed: FeedDict = OrderedDict(zip(names, tensors, strict=True))
                     if number is not None:
                         feed[K_INPUT] = np.array([number], np.int64)

@@ -1,8 +1,9 @@
-"""The choice of neighbours apart from the arithmetic, through Polygraphy's Comparator.
+"""Comparison of the selection of neighbours, apart from the arithmetic, with Polygraphy's Comparator.
 
-Two correct programs choose different neighbours where similarities nearly tie, and from there on their images differ by
-more than rounding. So a network with key graphs is run twice more: one runner tells the candidate's graphs, another
-forces them on the reference; their images differ by arithmetic alone, and the graphs are compared as graphs.
+Two correct implementations select different neighbours where similarities nearly tie, and from there on their outputs
+differ by more than rounding. So a network with key graphs is run twice more: one runner records the candidate's graphs,
+another forces them on the reference. Their images then differ by arithmetic alone, and the graphs are compared as
+graphs.
 """
 
 from __future__ import annotations
@@ -26,15 +27,16 @@ from ...instrumentation.key_graphs import Selection
 from ...instrumentation.metrics import TOLERANCES
 from ...manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT
 from ..metrics.selection import agreements
-from ..sides.base import Probe, open_probe
+from ..sides.base import Probe
+from ..sides.opening import open_probe
 from .artifacts import tensors_of
 
-#: What a stage's outputs are called after its name, as fields of `Selection`.
+#: A stage's outputs are named after the stage and these fields of `Selection`.
 _FIELDS = ("query", "key", "graph")
 
 
 class _ProbeRunner(BaseRunner):
-    """Runs a side of a comparison; its outputs are ``restored``, and query, key and graph of each stage."""
+    """Runs a probe; its outputs are ``restored``, and query, key and graph of each stage."""
 
     def __init__(self, model: str | os.PathLike[str], name: str | None, prefix: str) -> None:
         super().__init__(name=name, prefix=prefix)
@@ -45,14 +47,14 @@ class _ProbeRunner(BaseRunner):
         self._probe: Probe = open_probe(self._model)
 
     def get_input_metadata_impl(self) -> TensorMetadata:
-        """Names, types and shapes, as in the exported file."""
+        """Return names, types and shapes, as in the exported file."""
         metadata = TensorMetadata()
         for name, (dtype, shape) in tensors_of(self._probe.manifest).items():
             metadata.add(name, dtype, shape)
         return metadata
 
     def infer_impl(self, feed_dict: Mapping[str, NDArray[Any]]) -> OrderedDict[str, NDArray[Any]]:
-        """Restore a batch. The time is that of a run that is laid open: not what a user waits for."""
+        """Restore a batch. The time includes reading the graphs, so it is not that of a normal run."""
         extras = [feed_dict[extra.name] for extra in self._probe.manifest.extra_inputs]
         k = int(feed_dict[K_INPUT][0]) if K_INPUT in feed_dict else None
         start = time.perf_counter()
@@ -69,24 +71,24 @@ class _ProbeRunner(BaseRunner):
         raise NotImplementedError
 
     def deactivate_impl(self) -> None:
-        """Let go of the model."""
+        """Release the model."""
         del self._probe
 
 
 class RecordingRunner(_ProbeRunner):
-    """Runs the candidate, and tells the neighbours that it chose.
+    """Runs the candidate and records its key graphs.
 
     Parameters
     ----------
     model
-        A checkpoint or an exported file. An engine tells nothing of its inside.
+        A checkpoint or an exported file; engines do not expose their key graphs.
     name
         Of the runner, for reports.
     """
 
     def __init__(self, model: str | os.PathLike[str], name: str | None = None) -> None:
         super().__init__(model, name, "recording-runner")
-        #: Of each iteration that no `ForcedRunner` has had yet.
+        #: Graphs of each iteration that no `ForcedRunner` has used yet.
         self.recorded: deque[list[NDArray[np.int32]]] = deque()
 
     def _restore(
@@ -98,14 +100,14 @@ class RecordingRunner(_ProbeRunner):
 
 
 class ForcedRunner(_ProbeRunner):
-    """Runs the reference with the neighbours that the candidate chose; tells those that it would have chosen.
+    """Runs the reference with the candidate's key graphs, and returns those that it would have selected itself.
 
     Parameters
     ----------
     model
         A checkpoint or an exported file.
     candidate
-        Runs before this one on the same feeds, in the same `Comparator.run`.
+        The candidate's runner, earlier in the same `Comparator.run`.
     name
         Of the runner, for reports.
     """
@@ -118,21 +120,21 @@ class ForcedRunner(_ProbeRunner):
         self, images: NDArray[Any], k: int | None, extras: list[NDArray[Any]]
     ) -> tuple[NDArray[Any], list[Selection]]:
         if not self._candidate.recorded:
-            raise KeygraphError(f"{self._candidate.name} has not run on this feed; put it before {self.name}")
+            raise KeygraphError(f"{self._candidate.name} has not run on these inputs; put it before {self.name}")
         return self._probe.force(images, k, self._candidate.recorded.popleft(), *extras)
 
 
 class KeyGraphThreshold(Threshold):
-    """When two choices of neighbours agree: as many for each node, and what differs are near ties."""
+    """Two selections of neighbours agree when each node has as many, and all differences are near ties."""
 
     METRIC_FIELDS = ["different", "beyond_tolerance", "misjudged"]  # noqa: RUF012 - as Polygraphy declares it
 
     def passed(self, metric_values: Mapping[str, float]) -> bool:
-        """Whether no link differs by more than a near tie."""
+        """Return whether no link differs by more than a near tie."""
         return metric_values["beyond_tolerance"] == 0 and metric_values["misjudged"] == 0
 
     def describe(self, metric_values: Mapping[str, float]) -> tuple[str, bool]:
-        """A line for the log, and the verdict."""
+        """Return a line for the log, and whether the selections agree."""
         passed = self.passed(metric_values)
         different, beyond, misjudged = (metric_values[name] for name in self.METRIC_FIELDS)
         return (
@@ -143,7 +145,7 @@ class KeyGraphThreshold(Threshold):
 
 
 class KeyGraphResult(CompareResult):
-    """The numbers of `parity.StageAgreement` that decide, for one stage."""
+    """The numbers of one stage's `parity.StageAgreement` that decide."""
 
     _THRESHOLD_CLASS = KeyGraphThreshold
 
@@ -155,14 +157,14 @@ class KeyGraphResult(CompareResult):
 
 
 class KeyGraphCompareFunc(BaseCompareFunc):
-    """Compares what a `RecordingRunner` and a `ForcedRunner` chose, stage by stage.
+    """Compares the selections of a `RecordingRunner` and a `ForcedRunner`, stage by stage.
 
     Parameters
     ----------
     k
-        Neighbours that each node should keep.
+        Number of neighbours that each node should keep.
     similarity
-        How far the similarities of the two may be apart, see `runtime.metrics.Tolerance`.
+        Relative tolerance of similarities, see `instrumentation.metrics.Tolerance`.
     """
 
     _RESULT_CLASS = KeyGraphResult
@@ -171,18 +173,18 @@ class KeyGraphCompareFunc(BaseCompareFunc):
         self._k, self._similarity = k, similarity
 
     def thresholds_for(self, output_name: str) -> KeyGraphThreshold:
-        """The limits; see `BaseCompareFunc.thresholds_for`."""
+        """Return the limits; see `BaseCompareFunc.thresholds_for`."""
         return KeyGraphThreshold()
 
     def __call__(self, iter_result0: IterationResult, iter_result1: IterationResult) -> OrderedDict[str, Any]:
-        """Compare one iteration; names are those of the stages' graphs."""
+        """Compare one iteration; the results are named after the stages' graphs."""
         results: OrderedDict[str, Any] = OrderedDict()
-        chosen, overruled = _selections(iter_result0), _selections(iter_result1)
-        if not chosen or [one.name for one in chosen] != [one.name for one in overruled]:
+        selected, forced = _selections(iter_result0), _selections(iter_result1)
+        if not selected or [one.name for one in selected] != [one.name for one in forced]:
             raise KeygraphError(
-                "the runners do not tell their key graphs; compare a RecordingRunner with its ForcedRunner"
+                "the runners did not return key graphs; compare a RecordingRunner with its ForcedRunner"
             )
-        for stage in agreements(chosen, overruled, self._k, self._similarity):
+        for stage in agreements(selected, forced, self._k, self._similarity):
             name = f"{stage.name}/graph"
             threshold = self.thresholds_for(name)
             result = KeyGraphResult(stage.different, stage.beyond_tolerance, stage.misjudged, thresholds=threshold)

@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 
 class SessionFromExported(BaseLoader):
-    """Opens an exported file in ONNX Runtime as keygraph itself does; parts of one that Polygraphy cut out likewise.
+    """Opens an exported file in ONNX Runtime as keygraph does, also a subgraph that Polygraphy extracted from one.
 
-    Polygraphy's own `SessionFromOnnx` has no way to register a library of operators, takes a provider that silently
-    falls back to the CPU, and cannot open bfloat16 there.
+    Polygraphy's own `SessionFromOnnx` cannot register an operator library, lets a provider fall back to the CPU
+    silently, and cannot open bfloat16 files there.
 
     Parameters
     ----------
     path
         The ``.onnx`` file.
     library
-        ``"auto"``: keygraph's operators where the installed library loads, else the plain functions in the file; a
-        path: that library; None: the functions.
+        ``"auto"``: the installed operator library where it loads, else the functions in the file; a path: that library;
+        None: the functions.
     device
         ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
     provider
-        ``"cpu"``, ``"cuda"`` or ``"tensorrt"``; None for the device's own.
+        ``"cpu"``, ``"cuda"`` or ``"tensorrt"``; None for the device's default.
 
     Raises
     ------
@@ -51,7 +51,13 @@ class SessionFromExported(BaseLoader):
         self._device, self._provider = parse_device(device), provider
 
     def call_impl(self) -> onnxruntime.InferenceSession:
-        """Return the session; raises `InputError` where the file, the library or the provider cannot be used."""
+        """Return the session.
+
+        Raises
+        ------
+        InputError
+            The file, the library or the provider cannot be used.
+        """
         import onnxruntime
 
         from ...runtime.backends.onnx_providers import resolve
@@ -60,6 +66,6 @@ class SessionFromExported(BaseLoader):
         read_start(self._path, "an exported .onnx file")
         provider = resolve(self._provider, self._device)
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # What matters comes back as an exception.
+        options.log_severity_level = 4  # Errors are raised as exceptions.
         register_operators(options, self._library, warn)
         return open_file(self._path, options, provider, self._device)[0]

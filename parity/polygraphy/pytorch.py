@@ -1,7 +1,7 @@
-"""Checkpoints in PyTorch, as a runner: what Polygraphy's own `PytRunner` cannot do.
+"""Loader and runner for checkpoints in PyTorch.
 
-That one calls ``.cuda()`` on every input, takes the rows of a batch for separate outputs, hands its time back beside
-them, and stops the clock before the GPU is done.
+Polygraphy's own `PytRunner` does not serve: it calls ``.cuda()`` on every input, takes the rows of a batch for separate
+outputs, returns its time among them, and stops the clock before the GPU has finished.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from ...runtime.backends.pytorch import require_device
 from ...runtime.device.spec import parse_device
 from .artifacts import tensors_of
 
-#: What a network can be run in.
+#: Precisions in which a network can run.
 TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class ModelFromCheckpoint(BaseLoader):
-    """Reads a trained network; see `models.load_checkpoint`.
+    """Loads a trained network; see `models.load_checkpoint`.
 
     Parameters
     ----------
@@ -50,7 +50,13 @@ class ModelFromCheckpoint(BaseLoader):
         self._arguments = path, key_map, config
 
     def call_impl(self) -> LoadedModel:
-        """Return the network; raises `InputError` for a file that is no checkpoint."""
+        """Return the network.
+
+        Raises
+        ------
+        InputError
+            The file is not a checkpoint.
+        """
         path, key_map, config = self._arguments
         return load_checkpoint(path, key_map=key_map, config=config)
 
@@ -58,9 +64,9 @@ class ModelFromCheckpoint(BaseLoader):
 class TorchRunner(BaseRunner):
     """Runs a checkpoint in PyTorch, with the tensors named as in the exported file.
 
-    Inputs are float32 whatever the network computes in, so that one feed serves all runners; so is ``restored``, since
-    NumPy has no bfloat16. TensorFloat-32 is off. `inference_time` is the network's alone: inputs are on the device
-    before it starts, and the GPU is done when it ends.
+    Inputs are float32 in every precision, so that all runners take the same data, and so is ``restored``, since NumPy
+    has no bfloat16. TensorFloat-32 is off. `inference_time` covers the network alone: it starts when the inputs are on
+    the device and ends when the GPU has finished.
 
     Parameters
     ----------
@@ -76,7 +82,7 @@ class TorchRunner(BaseRunner):
     Raises
     ------
     InputError
-        There is no such precision; when activated: PyTorch does not see the device.
+        The precision is unknown; when activated: PyTorch does not see the device.
     """
 
     def __init__(
@@ -94,7 +100,7 @@ class TorchRunner(BaseRunner):
         self._where = parse_device(device)
 
     def activate_impl(self) -> None:
-        """Load the network, and put it on the device."""
+        """Load the network and move it to the device."""
         require_device(self._where)
         loaded, owned = util.invoke_if_callable(self._model)
         self._manifest = loaded.manifest()
@@ -103,14 +109,14 @@ class TorchRunner(BaseRunner):
         self._module = module.to(self._device, self._type).eval()
 
     def get_input_metadata_impl(self) -> TensorMetadata:
-        """Names, types and shapes, as in the exported file."""
+        """Return names, types and shapes, as in the exported file."""
         metadata = TensorMetadata()
         for name, (dtype, shape) in tensors_of(self._manifest).items():
             metadata.add(name, dtype, shape)
         return metadata
 
     def infer_impl(self, feed_dict: Mapping[str, Any]) -> OrderedDict[str, Any]:
-        """Restore a batch; arrays come back as arrays, tensors as tensors on the CPU."""
+        """Restore a batch; return an array for arrays, a tensor on the CPU for tensors."""
         as_tensor = any(util.array.is_torch(values) for values in feed_dict.values())
         arguments: list[torch.Tensor | None] = []
         for name in tensors_of(self._manifest):
@@ -128,7 +134,7 @@ class TorchRunner(BaseRunner):
         return OrderedDict([(IMAGE_OUTPUT, restored if as_tensor else restored.numpy())])
 
     def deactivate_impl(self) -> None:
-        """Let go of the network."""
+        """Release the network."""
         del self._module, self._manifest, self._device
 
     def _wait(self) -> None:

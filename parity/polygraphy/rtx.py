@@ -1,11 +1,11 @@
-"""Runs a command in which Polygraphy works with TensorRT-RTX as it is packaged.
+"""Run a command in which Polygraphy works with the TensorRT-RTX wheels.
 
     python -m keygraph.parity.polygraphy.rtx polygraphy convert kgt.onnx --convert-to trt -o kgt.plan
     python -m keygraph.parity.polygraphy.rtx python script.py
 
-Polygraphy imports ``tensorrt_rtx``, a module that the wheels call ``tensorrt_rtx_bindings``; the parser opens a library
-by a name that they lack, and ends the process where it is not on the loader's path. Both have to be there when the
-process starts.
+Polygraphy imports ``tensorrt_rtx``, a module that the wheels name ``tensorrt_rtx_bindings``. The parser opens a library
+by a name that the wheels do not have, and ends the process when it is not on the loader's path. Both must be in place
+when the process starts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ALIAS = "import sys\n\nimport tensorrt_rtx_bindings\n\nsys.modules[__name__] = 
 
 @contextmanager
 def environment() -> Iterator[dict[str, str]]:
-    """Yield the environment of such a command; it is gone when the block ends.
+    """Yield the environment variables of such a command; they are valid inside the ``with`` block.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def environment() -> Iterator[dict[str, str]]:
 
 
 def main(command: Sequence[str]) -> int:
-    """Run a command, and return its exit code."""
+    """Run a command and return its exit code."""
     if not command:
         print("usage: python -m keygraph.parity.polygraphy.rtx COMMAND [ARGUMENT...]", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""A Python script that makes a comparison with Polygraphy's Comparator, for ``keygraph compare --emit-polygraphy``."""
+"""Script that repeats a comparison with Polygraphy's Comparator, for ``keygraph compare --emit-polygraphy``."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from ...files import atomic_path, check_place
 from ...instrumentation.metrics import Tolerance
 from ...manifest import IMAGE_INPUT
 from ...runtime.io.input_files import InputFile
-from ..comparison import check_comparable
+from ..compatibility import check_comparable, common_k
 from ..inputs import demands
 from ..pass_criteria import tolerance
-from ..run import Side
-from ..shared_k import common_k
+from ..results import Side
 from ..sides.spec import ModelSpec, parse_spec
 from .artifacts import manifest_of
 
@@ -29,7 +28,7 @@ _SCRIPT = Template('''\
 Written by: $command
 Exit code 0: they agree; 1: something failed; 3: they do not agree.
 
-Its other functions are what Polygraphy's own tools ask a script for:
+Its other functions are those that Polygraphy's own tools import from a script:
 
     polygraphy run MODEL.onnx RUNNER... --data-loader-script $script --compare-func-script $script
 $network_use"""
@@ -45,16 +44,16 @@ $candidates
 ]
 REFERENCE = $reference
 
-# What they are compared on: files, or {"image": file, "mask": file} for a model that takes more than an image.
+# Inputs: files, or {"image": file, "mask": file} for a model with extra inputs.
 IMAGES = [$images]  $images_comment
 
-# Rules: the least PSNR in dB on values that are neither rounded nor clipped, VALUE_RANGE being its peak.
+# Limits: the lowest PSNR in dB, on values that are neither rounded nor clipped, with VALUE_RANGE as its peak.
 VALUE_RANGE = $value_range
 PSNR = $psnr
 $key_graph_rules
 
 def load_data():
-    """One feed for each piece of an image, normalised as the runtime does it."""
+    """Return the inputs, one feed for each piece of an image, normalised as the runtime does it."""
     return FeedDictsFromImages([*CANDIDATES, REFERENCE], IMAGES, k=$k)
 
 
@@ -62,7 +61,7 @@ $compare_outputs
 
 $load_network
 def main():
-    """Run everything, and return the exit code."""
+    """Run everything and return the exit code."""
     runners = [
 $runners
     ]
@@ -78,26 +77,26 @@ if __name__ == "__main__":
 ''')
 
 _KEY_GRAPH_RULES = """\
-# Neighbours of each node, and how far similarities may be apart for a link of only one side to count as a near tie.
+# Neighbours of each node, and the relative tolerance of similarities within which a differing link is a near tie.
 K = {k}
 SIMILARITY = {similarity:g}
 AS_RUN_PSNR = {as_run:g}
 """
 
-#: The least PSNR of networks with key graphs as they run, each side with its own neighbours: docs/polygraphy.md says
-#: what was measured. The rule proper may ask for less.
+#: Lowest PSNR in dB of networks with key graphs as run, each side with its own neighbours; docs/polygraphy.md has the
+#: measurements. Used unless the tolerance of the precisions is lower.
 AS_RUN_PSNR = 60.0
 
-_JUDGED = "compare_outputs = ImageCompareFunc(VALUE_RANGE, psnr=PSNR)"
+_LIMIT = "compare_outputs = ImageCompareFunc(VALUE_RANGE, psnr=PSNR)"
 
-_JUDGED_BROADLY = """\
-# As they run, only broadly: correct programs choose other neighbours where similarities nearly tie. The rule proper is
-# applied with the same neighbours, in `main`.
+_LOOSE_LIMIT = """\
+# As run, with a loose limit: correct implementations select different neighbours where similarities nearly tie. `main`
+# applies the limit PSNR with the same neighbours on both sides.
 compare_outputs = ImageCompareFunc(VALUE_RANGE, psnr=AS_RUN_PSNR)"""
 
-_JUDGED_AS_RUN = """\
-# As they run: one of them does not tell its neighbours, so near ties count as errors. With K at its largest there is
-# nothing to choose.
+_LIMIT_AS_RUN = """\
+# As run: one of the models does not expose its neighbours, so near ties count as errors. With K at its maximum every
+# node is a neighbour, and there are no ties.
 compare_outputs = ImageCompareFunc(VALUE_RANGE, psnr=PSNR)"""
 
 _NETWORK_USE = """\
@@ -106,14 +105,14 @@ _NETWORK_USE = """\
 
 _LOAD_NETWORK = """
 def load_network():
-    \"\"\"The file as TensorRT's network, with keygraph's plugin where that is installed.\"\"\"
+    \"\"\"Return the file as a TensorRT network, with keygraph's plugin where that is installed.\"\"\"
     from keygraph.parity.polygraphy.tensorrt import NetworkFromExported
 
     return NetworkFromExported({path})()
 
 
 def load_config(builder, network):
-    \"\"\"What it is built with: sizes and k.\"\"\"
+    \"\"\"Return the builder configuration: profiles of sizes and k.\"\"\"
     from keygraph.parity.polygraphy.tensorrt import CreateConfigForExported
 
     return CreateConfigForExported({path})(builder, network)
@@ -121,15 +120,15 @@ def load_config(builder, network):
 """
 
 _SAME_GRAPHS = """\
-    # Once more with each candidate's neighbours forced on the reference: what is left is arithmetic.
-    for candidate in [{told}]:
-        told = RecordingRunner(candidate, name="neighbours told")
-        forced = ForcedRunner({forced}, told, name="the same neighbours")
-        results = Comparator.run([told, forced], data_loader=load_data(), streaming=True)
-        rules = [ImageCompareFunc(VALUE_RANGE, psnr=PSNR), KeyGraphCompareFunc(K, SIMILARITY)]
-        good &= bool(Comparator.compare_accuracy(results, compare_func=rules))"""
+    # Once more with each candidate's neighbours forced on the reference: only the arithmetic differs.
+    for candidate in [{recorded}]:
+        recorded = RecordingRunner(candidate, name="recorded neighbours")
+        forced = ForcedRunner({forced}, recorded, name="same neighbours")
+        results = Comparator.run([recorded, forced], data_loader=load_data(), streaming=True)
+        limits = [ImageCompareFunc(VALUE_RANGE, psnr=PSNR), KeyGraphCompareFunc(K, SIMILARITY)]
+        good &= bool(Comparator.compare_accuracy(results, compare_func=limits))"""
 
-#: Suffix -> (what a runner is made by, the modules that this comes from); the others are checkpoints'.
+#: Suffix -> (expression of the runner, imports that it needs); the empty suffix stands for checkpoints.
 _RUNNERS = {
     ".onnx": (
         "OnnxrtRunner(SessionFromExported({path}{how}), name={name})",
@@ -145,10 +144,10 @@ _RUNNERS = {
     ),
 }
 
-#: A file, and how it runs.
+#: A model specification.
 Model = str | os.PathLike[str] | ModelSpec
 
-#: Name of an input -> file; an image alone may be given as such.
+#: Image files, or mappings of input name -> file.
 Images = Sequence[str | os.PathLike[str] | InputFile | Mapping[str, Any]]
 
 
@@ -163,31 +162,31 @@ def write_script(
 ) -> None:
     """Write a script that compares models with Polygraphy.
 
-    Files are named relative to the script, so that a folder with all of them can be moved.
+    Paths in the script are relative to it, so that a folder with all files can be moved.
 
     Parameters
     ----------
     path
-        The script, ``.py``.
+        Output file, ``.py``.
     candidates, reference
-        Exported files, checkpoints or engines, as `specs.parse_spec` reads them: ``"kgt.ckpt@fp16"``.
+        Exported files, checkpoints or engines, as `sides.spec.parse_spec` reads them: ``"kgt.ckpt@fp16"``.
     images
-        Image files, or mappings of ``"image"`` and the names of a model's other inputs to files; none: a generated
+        Image files, or mappings of ``"image"`` and the names of the model's extra inputs to files; empty: a generated
         picture.
     k
-        Neighbours of each node; None for the one that a file fixes, else the reference's default.
+        Neighbours of each node; None for the k that a file fixes, else the reference's default.
     command
-        What wrote it, for its first lines.
+        The command that writes it, for its docstring.
 
     Raises
     ------
     InputError
-        The script cannot be written there, a model cannot be read, k is not for them, or they are not forms of one
+        The script cannot be written, a model cannot be read or does not take this k, or the models are not forms of one
         network.
     """
     script = Path(path)
     if script.suffix != ".py":
-        raise InputError(f"{script} is no name for a Python script, as Polygraphy imports it; let it end with .py")
+        raise InputError(f"{script} is not a name for a Python script; give one that ends with .py")
     check_place(script)
     models = [model if isinstance(model, ModelSpec) else parse_spec(model) for model in (*candidates, reference)]
     sides = [Side(str(model), "", manifest_of(model)) for model in models]
@@ -196,17 +195,17 @@ def write_script(
     demands(*(side.manifest for side in sides))
     number = common_k([(side.name, side.manifest) for side in sides], k)
     allowed = tolerance([side.manifest.precision for side in sides])
-    tells = number is not None and all(_tells(model) for model in models)
+    exposes_graphs = number is not None and all(_exposes_graphs(model) for model in models)
     paths = [f"CANDIDATES[{index}]" for index in range(len(candidates))] + ["REFERENCE"]
     exported = next((path for model, path in zip(models, paths, strict=True) if _suffix(model) == ".onnx"), None)
     runners = [_runner(model, path) for model, path in zip(models, paths, strict=True)]
-    told = [_spec(model, path) for model, path in zip(models, paths, strict=True)]
+    specs = [_spec(model, path) for model, path in zip(models, paths, strict=True)]
     text = _SCRIPT.substitute(
         candidate_names=" and ".join(_name(model) for model in models[:-1]),
         reference_name=_name(models[-1]),
         command=command.replace("\\", "\\\\").replace('"""', "'''"),
         script=script.name,
-        imports=_imports(models, tells),
+        imports=_imports(models, exposes_graphs),
         candidates="\n".join(f"    {_place(model.path, script)}," for model in models[:-1]),
         reference=_place(models[-1].path, script),
         images=", ".join(_image(image, script) for image in images),
@@ -215,11 +214,11 @@ def write_script(
         psnr=allowed.psnr,
         key_graph_rules="" if number is None else _key_graph_rules(number, allowed),
         k="None" if number is None else "K",
-        compare_outputs=_JUDGED if number is None else _JUDGED_BROADLY if tells else _JUDGED_AS_RUN,
+        compare_outputs=_LIMIT if number is None else _LOOSE_LIMIT if exposes_graphs else _LIMIT_AS_RUN,
         load_network="" if exported is None else _LOAD_NETWORK.format(path=exported),
         network_use="" if exported is None else _NETWORK_USE.format(script=script.name),
         runners="\n".join(f"        {runner}," for runner in runners),
-        same_graphs=_SAME_GRAPHS.format(told=", ".join(told[:-1]), forced=told[-1]) if tells else "",
+        same_graphs=_SAME_GRAPHS.format(recorded=", ".join(specs[:-1]), forced=specs[-1]) if exposes_graphs else "",
     )
     with atomic_path(script) as temporary:
         temporary.write_text("\n".join(line.rstrip() for line in text.splitlines()) + "\n", encoding="utf-8")
@@ -230,13 +229,13 @@ def _key_graph_rules(k: int, allowed: Tolerance) -> str:
 
 
 def _suffix(model: ModelSpec) -> str:
-    """The key of `_RUNNERS`."""
+    """Return the model's key in `_RUNNERS`."""
     suffix = model.path.suffix.lower()
     return suffix if suffix in _RUNNERS else ""
 
 
-def _tells(model: ModelSpec) -> bool:
-    """Whether it tells its neighbours: see `parity.probes`."""
+def _exposes_graphs(model: ModelSpec) -> bool:
+    """Return whether the model exposes its key graphs; see `Probe.tells_graphs`."""
     return _suffix(model) != ".plan" and model.provider != "tensorrt"
 
 
@@ -245,7 +244,7 @@ def _name(model: ModelSpec) -> str:
 
 
 def _runner(model: ModelSpec, path: str) -> str:
-    """The expression that makes its runner."""
+    """Return the expression that creates the model's runner."""
     how = {"precision": model.precision, "device": model.device, "provider": model.provider}
     words = "".join(f', {name}="{value}"' for name, value in how.items() if value is not None)
     if model.functions:
@@ -254,13 +253,13 @@ def _runner(model: ModelSpec, path: str) -> str:
 
 
 def _spec(model: ModelSpec, path: str) -> str:
-    """The expression of a model, and how it runs, for runners that take both as one."""
+    """Return the expression of a model specification, for runners that take one."""
     how = str(replace(model, path=Path("."))).removeprefix(".")
     return f'f"{{{path}}}{how}"' if how else path
 
 
-def _imports(models: Sequence[ModelSpec], tells: bool) -> str:
-    """The lines that import what the script uses."""
+def _imports(models: Sequence[ModelSpec], exposes_graphs: bool) -> str:
+    """Return the import statements of the script."""
     modules: dict[str, set[str]] = {
         "polygraphy.comparator": {"Comparator"},
         "keygraph.parity.polygraphy": {"FeedDictsFromImages", "ImageCompareFunc"},
@@ -268,18 +267,18 @@ def _imports(models: Sequence[ModelSpec], tells: bool) -> str:
     for model in models:
         for module, names in _RUNNERS[_suffix(model)][1].items():
             modules.setdefault(module, set()).update(names)
-    if tells:
+    if exposes_graphs:
         modules["keygraph.parity.polygraphy.key_graphs"] = {"ForcedRunner", "KeyGraphCompareFunc", "RecordingRunner"}
     return "\n".join(f"from {module} import {', '.join(sorted(names))}" for module, names in sorted(modules.items()))
 
 
 def _place(file: Path, script: Path) -> str:
-    """A file as an expression of the script."""
+    """Return the expression of a path relative to the script."""
     return f"HERE / {json.dumps(Path(os.path.relpath(file, script.parent)).as_posix())}"
 
 
 def _image(image: Any, script: Path) -> str:
-    """An image, and what goes with it, as an expression of the script."""
+    """Return the expression of an image with its extra inputs."""
     files = image if isinstance(image, Mapping) else {IMAGE_INPUT: image}
     places = {name: _place(Path(str(file)), script) for name, file in files.items()}
     if set(places) == {IMAGE_INPUT}:

@@ -1,6 +1,7 @@
 """Exported files and built engines in TensorRT or TensorRT-RTX, through Polygraphy's loaders.
 
-TensorRT where Polygraphy uses that; TensorRT-RTX under ``POLYGRAPHY_USE_TENSORRT_RTX=1``, see `rtx`.
+The backend is the one that Polygraphy uses: TensorRT, or TensorRT-RTX under ``POLYGRAPHY_USE_TENSORRT_RTX=1``; see
+`rtx`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from polygraphy.backend.base import BaseLoader
 from ... import plugins
 from ...errors import InputError, MissingDependencyError
 from ...manifest import IMAGE_INPUT, K_INPUT, Manifest
-from ...runtime.backends import engine_metadata as sidecars
+from ...runtime.backends import engine_metadata
 from ...runtime.backends.tensorrt import plugin_for
 from ...runtime.backends.tensorrt_bindings import Backend, load_backend, load_plugins
 from ...runtime.device.cuda_driver import require_gpu
@@ -28,25 +29,31 @@ from ...runtime.preprocess.padding import round_up
 from ...runtime.tiling.tile_size import DEFAULT_TILE
 from .artifacts import manifest_of
 
-#: The name that TensorRT-RTX's ONNX parser opens, and its packages lack.
+#: Name of the library that TensorRT-RTX's ONNX parser opens; its wheels do not have a file of this name.
 _PARSER_LIBRARY = "libtensorrt_rtx.so"
 
 
 def backend() -> Backend:
-    """Load the TensorRT that Polygraphy uses in this process; raises `MissingDependencyError` where there is none."""
+    """Load the TensorRT that Polygraphy uses in this process.
+
+    Raises
+    ------
+    MissingDependencyError
+        It is not installed.
+    """
     name = "tensorrt-rtx" if polygraphy_config.USE_TENSORRT_RTX else "tensorrt"
     found = load_backend(name)
     if found.is_rtx:
-        # What Polygraphy imports; the package calls it tensorrt_rtx_bindings.
+        # The name that Polygraphy imports; the package is named tensorrt_rtx_bindings.
         sys.modules.setdefault("tensorrt_rtx", found.module)
     return found
 
 
 class NetworkFromExported(BaseLoader):
-    """Parses an exported file into a TensorRT network, strongly typed: the types are the file's.
+    """Parses an exported file into a strongly typed TensorRT network: the types are those of the file.
 
-    Polygraphy's ``--plugins`` opens a library and expects that to register it, which ours does not do: it would have to
-    be linked with one version of TensorRT. Here the library is loaded by the plugin registry.
+    Polygraphy's ``--plugins`` opens a library that must register its plugins itself. Ours does not, since it would have
+    to be linked with one version of TensorRT; here the plugin registry loads it.
 
     Parameters
     ----------
@@ -54,7 +61,7 @@ class NetworkFromExported(BaseLoader):
         The ``.onnx`` file.
     plugin
         ``"auto"``: keygraph's plugin where it is installed, for TensorRT proper (TensorRT-RTX has no plugins
-        officially); a path: that library; None: the plain functions in the file.
+        officially); a path: that library; None: the functions in the file.
     """
 
     def __init__(self, path: str | os.PathLike[str], plugin: str | os.PathLike[str] | None = "auto") -> None:
@@ -66,9 +73,9 @@ class NetworkFromExported(BaseLoader):
         Raises
         ------
         InputError
-            The file is not an exported one, the plugin does not load, or the process cannot parse: see `rtx`.
+            The file was not exported by keygraph, the plugin does not load, or the process cannot parse: see `rtx`.
         MissingDependencyError
-            There is no TensorRT.
+            TensorRT is not installed.
         """
         manifest_of(self._path)
         trt = backend()
@@ -84,23 +91,23 @@ class NetworkFromExported(BaseLoader):
 
 
 class CreateConfigForExported(BaseLoader):
-    """Makes the builder's configuration for an exported file: one profile of sizes, and of k where it decides shapes.
+    """Creates the builder configuration for an exported file: one profile of sizes, and of k where shapes depend on it.
 
     Parameters
     ----------
     path
         The ``.onnx`` file.
     tile
-        Height and width of the images, rounded up to the model's size rule; None for what it was calibrated with.
+        Height and width of the images in pixels, rounded up to the size multiple; None for the calibrated tile.
     batch
-        Images in a batch.
+        Images per batch.
     compute_capabilities
-        For TensorRT-RTX: the GPUs to build for, ``[(8, 9)]``; None for all from Ampere on.
+        For TensorRT-RTX: compute capabilities to build for, ``[(8, 9)]``; None for all from Ampere on.
     tf32
-        Whether FP32 products may be rounded to 10 bits. Off, so that a comparison means something; TensorRT-RTX has it
-        on by default.
+        Whether FP32 products may use TensorFloat-32. Off, so that the comparison shows real differences; TensorRT-RTX
+        enables it by default.
     settings
-        What Polygraphy's `CreateConfig` or `CreateConfigRTX` takes besides.
+        Further arguments of Polygraphy's `CreateConfig` or `CreateConfigRTX`.
     """
 
     def __init__(
@@ -116,7 +123,13 @@ class CreateConfigForExported(BaseLoader):
         self._capabilities, self._settings = compute_capabilities, settings
 
     def call_impl(self, builder: Any, network: Any) -> Any:
-        """Return the configuration for a network; raises `InputError` for what this TensorRT cannot build for."""
+        """Return the configuration for a network.
+
+        Raises
+        ------
+        InputError
+            Compute capabilities are given to a TensorRT that builds for the local GPU only.
+        """
         from polygraphy.backend.trt import CreateConfig, Profile
 
         trt = backend()
@@ -136,7 +149,7 @@ class CreateConfigForExported(BaseLoader):
         return made
 
     def _sizes(self, network: Any) -> dict[str, tuple[Any, Any, Any]]:
-        """Name -> (least, best, most) of every input."""
+        """Return name -> (smallest, optimal, largest shape) of every input."""
         manifest = manifest_of(self._path)
         shape = manifest.shape or (self._batch, *[self._side(manifest)] * 2)
         sizes: dict[str, tuple[Any, Any, Any]] = {}
@@ -149,7 +162,7 @@ class CreateConfigForExported(BaseLoader):
                 whole = shape[0], count, shape[1] + margin[0], shape[2] + margin[1]
                 sizes[tensor.name] = whole, whole, whole
             elif tensor.is_shape_tensor and manifest.neighbours is not None:
-                # Without the plugin, k decides shapes, so its values are what the profile holds.
+                # Without the plugin, shapes depend on k, so the profile holds values of k.
                 sizes[K_INPUT] = [1], [manifest.neighbours.default], [manifest.neighbours.maximum]
             else:
                 sizes[K_INPUT] = [1], [1], [1]
@@ -161,15 +174,15 @@ class CreateConfigForExported(BaseLoader):
 
 
 class EngineFromBuilt(BaseLoader):
-    """Loads an engine that ``keygraph build`` made, for Polygraphy's `TrtRunner`: with our plugin registered before.
+    """Loads an engine built by ``keygraph build``, for Polygraphy's `TrtRunner`, after registering keygraph's plugin.
 
-    What can be known is checked before the first byte is deserialized: the sidecar says which TensorRT built it, for
-    which GPU, and with which plugin library.
+    The sidecar records which TensorRT built the engine, for which GPU, and with which plugin library; a mismatch is
+    reported before the engine is deserialized.
 
     Parameters
     ----------
     path
-        The engine; its sidecar lies beside it.
+        The engine, with its sidecar beside it.
     plugin
         ``"auto"``: the installed plugin library, where the engine needs one; a path: that library.
     allow_host_code
@@ -190,16 +203,18 @@ class EngineFromBuilt(BaseLoader):
         Raises
         ------
         InputError
-            There is no GPU here, or the engine is not for this one, this TensorRT or this plugin library.
+            There is no GPU, or the engine is for another GPU, TensorRT or plugin library.
         MissingDependencyError
-            There is no TensorRT, or no plugin library.
+            TensorRT or the plugin library is not installed.
         """
-        sidecar = sidecars.read(self._path)
+        sidecar = engine_metadata.read(self._path)
         trt = backend()
         library = plugin_for(sidecar, self._plugin)
         gpu = require_gpu(parse_device("cuda"))
-        here = sidecars.Here(trt.name, trt.version, gpu.capability, gpu.name, library, allow_host_code=self._allowed)
-        sidecars.check(self._path, here, warn)
+        here = engine_metadata.LoadEnvironment(
+            trt.name, trt.version, gpu.capability, gpu.name, library, allow_host_code=self._allowed
+        )
+        engine_metadata.check(self._path, here, warn)
         if library is not None:
             load_plugins(trt, library)
         from polygraphy.backend.trt import engine_from_bytes
@@ -208,7 +223,7 @@ class EngineFromBuilt(BaseLoader):
 
 
 def _library(trt: Backend, wanted: str | os.PathLike[str] | None) -> Path | None:
-    """The plugin library to register, None for none."""
+    """Return the plugin library to register; None for none."""
     if wanted != "auto":
         return None if wanted is None else Path(wanted)
     if trt.is_rtx:
@@ -216,14 +231,14 @@ def _library(trt: Backend, wanted: str | os.PathLike[str] | None) -> Path | None
     try:
         return plugins.library("tensorrt")
     except MissingDependencyError as error:
-        warn(f"slower plain functions are used in place of keygraph's operators: {error}")
+        warn(f"slower functions are used in place of keygraph's operators: {error}")
         return None
 
 
 def _check_parser() -> None:
-    """Refuse to parse where the parser would end the process."""
+    """Check that the parser finds its library: without it, it ends the process."""
     if find_spec("tensorrt_rtx_libs") is None:
-        return  # Another package than NVIDIA's wheels: it finds its libraries itself.
+        return  # Not NVIDIA's wheels: other packages find their libraries.
     folders = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
     if not any(folder and Path(folder, _PARSER_LIBRARY).exists() for folder in folders):
         raise InputError(

@@ -1,1 +1,1 @@
-"""The sides of a comparison: PyTorch, an ONNX file, or an engine behind one protocol."""
+"""The sides of a comparison: models opened as probes, whether they run in PyTorch, in ONNX Runtime or as an engine."""

@@ -1,4 +1,4 @@
-"""The blocks of an exported file: the values that go in and out, by the modules in the names of its nodes."""
+"""Blocks of an exported file: their input and output values, found by the module names in the names of its nodes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class OnnxBlock:
     Attributes
     ----------
     name
-        The module.
+        Name of the module.
     output
-        The value that leaves it; in the type in which it was computed, where a Cast follows.
+        Name of its output value; the one before the Cast, where a Cast follows.
     inputs
-        The floating-point values that it takes from outside, in the order in which its nodes read them: each with its
-        copies in other types, what they are copies of first.
+        Names of the floating-point values that it reads from outside, in the order in which its nodes read them. Each
+        is a tuple of the value itself and its casts to other types.
     precision
         Of the output.
     """
@@ -35,17 +35,17 @@ class OnnxBlock:
 
 
 def onnx_blocks(model: ModelProto, pattern: str) -> list[OnnxBlock]:
-    """Find the blocks of a file that keygraph exported, in the order in which they are done.
+    """Find the blocks of a file that keygraph exported, in the order of execution.
 
-    Nodes are named ``<module>/<operator>``, and a module is all nodes under its name. What one of them makes and a node
-    outside reads is the module's output; of several such values the last.
+    Nodes are named ``<module>/<operator>``; a module consists of all nodes whose names start with its own. The module's
+    output is the value that it computes and a node outside reads; of several such values the last.
 
     Parameters
     ----------
     model
-        The file; every value's type is in its `value_info`.
+        The file's model, with the type of every value in `value_info`.
     pattern
-        `Architecture.blocks`.
+        Regular expression for the names of the blocks: `Architecture.blocks`.
     """
     return _Graph(model, re.compile(pattern)).blocks()
 
@@ -63,19 +63,19 @@ class _Graph:
             for name in node.input:
                 self.readers[name].append(i)
         modules = [_modules(node) for node in self.nodes]
-        #: The blocks that a node is in.
+        #: For each node, the blocks that contain it.
         self.inside = [{module for module in names if pattern.fullmatch(module)} for names in modules]
 
     def blocks(self) -> list[OnnxBlock]:
         outputs: dict[str, int] = {}
         inputs: dict[str, dict[str, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))
         for i, node in enumerate(self.nodes):
-            for name in filter(self._flows, node.input):
+            for name in filter(self._is_feature, node.input):
                 root = self._root(name)
-                for block in self.inside[i] - self._made_in(root):
+                for block in self.inside[i] - self._blocks_computing(root):
                     inputs[block][root] |= {root: None, name: None}
-            for name in filter(self._flows, node.output):
-                for block in self._left(name):
+            for name in filter(self._is_feature, node.output):
+                for block in self._blocks_leaving(name):
                     producer = self.producers[self._root(name)]
                     if block in self.inside[producer]:
                         outputs[block] = max(producer, outputs.get(block, 0))
@@ -90,31 +90,31 @@ class _Graph:
             for block, producer in found
         ]
 
-    def _flows(self, name: str) -> bool:
-        """Whether it is no weight and of floating point."""
+    def _is_feature(self, name: str) -> bool:
+        """Whether a value is of floating point and no weight."""
         return name not in self.constants and self.types.get(name) in PRECISIONS
 
     def _root(self, name: str) -> str:
-        """What a value is a copy of in another type."""
+        """Follow Casts back to the value that was computed."""
         while name in self.producers:
             node = self.nodes[self.producers[name]]
-            if node.op_type != "Cast" or not self._flows(node.input[0]):
+            if node.op_type != "Cast" or not self._is_feature(node.input[0]):
                 break
             name = node.input[0]
         return name
 
-    def _made_in(self, name: str) -> set[str]:
+    def _blocks_computing(self, name: str) -> set[str]:
         return self.inside[self.producers[name]] if name in self.producers else set()
 
-    def _left(self, name: str) -> set[str]:
-        """The blocks that a value leaves."""
-        made = self._made_in(name)
+    def _blocks_leaving(self, name: str) -> set[str]:
+        """Find the blocks that compute a value which is read outside of them."""
+        made = self._blocks_computing(name)
         if name in self.ends:
             return made
         return {block for block in made if any(block not in self.inside[i] for i in self.readers[name])}
 
 
 def _modules(node: NodeProto) -> list[str]:
-    """The modules that a node is in, the outermost first."""
+    """List the modules that contain a node, the outermost first."""
     parts = node.name.rpartition("/")[0].split(".")
     return [".".join(parts[: i + 1]) for i in range(len(parts))] if parts != [""] else []

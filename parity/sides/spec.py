@@ -1,4 +1,4 @@
-"""How a model is named: a file, and after @ how it is to run."""
+"""Model specifications: a file, and after @ how to run it, for instance ``kgt.onnx@cuda:1``."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 from ...errors import InputError
 from ...files import CHECKPOINT_SUFFIXES
 
-#: What a checkpoint may be run in.
+#: Precisions in which a checkpoint can run.
 PRECISIONS = ("fp32", "fp16", "bf16")
 
-#: An ONNX file's operators from its own functions, not from our library.
+#: Run an ONNX file with the functions it contains instead of keygraph's operator library.
 FUNCTIONS = "functions"
 
-#: What may be compared, by the suffix.
+#: File name suffixes of models that can be compared.
 SUFFIXES = (".onnx", ".plan", *CHECKPOINT_SUFFIXES)
 
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
@@ -25,7 +25,7 @@ _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model and how it runs.
+    """A model file and how to run it.
 
     Attributes
     ----------
@@ -34,11 +34,11 @@ class ModelSpec:
     precision
         For checkpoints: one of `PRECISIONS`; None for float32.
     functions
-        For ONNX files: without our library.
+        For ONNX files: run the functions in the file instead of keygraph's operator library.
     device
-        ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; None for the model's own, as `keygraph.load` chooses.
+        ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; None for the default, as `keygraph.load` chooses it.
     provider
-        For ONNX files: ``"cpu"``, ``"cuda"`` or ``"tensorrt"``; None for the device's own.
+        For ONNX files: ``"cpu"``, ``"cuda"`` or ``"tensorrt"``; None for the device's default.
     """
 
     path: Path
@@ -48,45 +48,47 @@ class ModelSpec:
     provider: str | None = None
 
     def __str__(self) -> str:
-        # The device tells the provider of these names, but for TensorRT's.
+        # The device implies the provider, except for TensorRT.
         provider = self.provider if self.provider == "tensorrt" or self.device is None else None
         words = (self.precision, FUNCTIONS if self.functions else None, self.device, provider)
         return "@".join([str(self.path), *(word for word in words if word)])
 
     def by_default(self, device: str | None, provider: str | None) -> ModelSpec:
-        """The same with what it does not say itself; a provider is for ONNX files only."""
+        """Fill in a device and a provider where neither is specified; the provider applies to ONNX files only."""
         if self.device is not None or self.provider is not None:
             return self
         return replace(self, device=device, provider=provider if self.path.suffix.lower() == ".onnx" else None)
 
 
 def parse_spec(model: str | os.PathLike[str]) -> ModelSpec:
-    """Read ``kgt.ckpt``, ``kgt.ckpt@fp16``, ``kgt.onnx@functions``, ``kgt.onnx@cuda:1@tensorrt``, ...
+    """Parse ``kgt.ckpt``, ``kgt.ckpt@fp16``, ``kgt.onnx@functions``, ``kgt.onnx@cuda:1@tensorrt``, ...
 
-    The words after @ may stand in any order. The name of an existing file is never taken apart.
+    The words after @ may be in any order. The name of an existing file is never split.
 
     Raises
     ------
     InputError
-        It is no model by its name, or a word is unknown, comes twice or does not go with this kind of file.
+        The suffix is not that of a model, or a word is unknown, repeated or not valid for this kind of file.
     """
     text = os.fspath(model)
     name, *words = [text] if Path(text).exists() else text.split("@")
     spec = ModelSpec(Path(name))
     suffix = spec.path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise InputError(f"{text} is no model by its name; give one that ends with {', '.join(SUFFIXES)}")
+        raise InputError(
+            f"cannot tell the model type from the file name {text}; give a file that ends with {', '.join(SUFFIXES)}"
+        )
     for word in words:
-        field = _meaning(text, word, suffix)
+        field = _field_of(text, word, suffix)
         if getattr(spec, field):
-            raise InputError(f"{text} says its {field} twice; say it once")
+            raise InputError(f"{text} specifies its {field} twice; give it once")
         change: dict[str, Any] = {field: True if field == "functions" else word}
         spec = replace(spec, **change)
     return spec
 
 
-def _meaning(text: str, word: str, suffix: str) -> str:
-    """The field of a `ModelSpec` that a word is for."""
+def _field_of(text: str, word: str, suffix: str) -> str:
+    """Return the field of `ModelSpec` that a word sets."""
     valid = ["cpu", "cuda", "cuda:N"]
     if suffix == ".onnx":
         valid = [FUNCTIONS, *valid, "tensorrt"]

@@ -1,4 +1,4 @@
-"""The blocks of a network in PyTorch: what goes in and out of its modules, told and replaced by hooks."""
+"""Block outputs of a PyTorch network: forward hooks read them, and replace the inputs of blocks."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..metrics.blocks import BlockValues, See
+from ..metrics.blocks import BlockObserver, BlockValues
 
 _PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
 @contextmanager
-def seen(network: nn.Module, pattern: str, see: See) -> Iterator[None]:
-    """Inside the block, every run of the network tells its blocks.
+def observed(network: nn.Module, pattern: str, observe: BlockObserver) -> Iterator[None]:
+    """Pass every block to an observer, in every run of the network inside the ``with`` block.
 
     Parameters
     ----------
     network
         The network.
     pattern
-        `Architecture.blocks`.
-    see
-        Takes each block; the arrays are views of what the network computes with.
+        Regular expression for the names of the blocks: `Architecture.blocks`.
+    observe
+        Called with each block; the arrays are views of the network's own tensors.
     """
 
-    def tell(name: str, taken: tuple[Any, ...], output: Tensor) -> None:
-        inputs = tuple(_array(value) for value in taken if _flows(value))
-        see(BlockValues(name, _array(output), inputs, _PRECISIONS[output.dtype]))
+    def on_forward(name: str, arguments: tuple[Any, ...], output: Tensor) -> None:
+        inputs = tuple(_array(value) for value in arguments if _is_feature(value))
+        observe(BlockValues(name, _array(output), inputs, _PRECISIONS[output.dtype]))
 
     hooks = [
-        module.register_forward_hook(lambda _module, taken, output, name=name: tell(name, taken, output))
+        module.register_forward_hook(lambda _module, arguments, output, name=name: on_forward(name, arguments, output))
         for name, module in network.named_modules()
         if re.fullmatch(pattern, name)
     ]
@@ -47,25 +47,26 @@ def seen(network: nn.Module, pattern: str, see: See) -> Iterator[None]:
 
 
 @contextmanager
-def given(network: nn.Module, inputs: Mapping[str, Sequence[NDArray[Any]]]) -> Iterator[None]:
-    """Inside the block, these modules compute with these inputs, whatever they are called with.
+def replaced_inputs(network: nn.Module, inputs: Mapping[str, Sequence[NDArray[Any]]]) -> Iterator[None]:
+    """Replace the inputs of modules, in every run of the network inside the ``with`` block.
 
     Parameters
     ----------
     network
         The network.
     inputs
-        Module's name -> as `BlockValues.inputs`, of the shapes that it is called with.
+        Module's name -> as `BlockValues.inputs`, of the shapes of its own inputs.
     """
 
-    def replace(taken: tuple[Any, ...], values: Sequence[NDArray[Any]]) -> tuple[Any, ...]:
-        others = iter(values)
+    def replace(arguments: tuple[Any, ...], values: Sequence[NDArray[Any]]) -> tuple[Any, ...]:
+        remaining = iter(values)
         return tuple(
-            torch.from_numpy(next(others)).to(value.device, value.dtype) if _flows(value) else value for value in taken
+            torch.from_numpy(next(remaining)).to(value.device, value.dtype) if _is_feature(value) else value
+            for value in arguments
         )
 
     hooks = [
-        module.register_forward_pre_hook(lambda _module, taken, values=inputs[name]: replace(taken, values))
+        module.register_forward_pre_hook(lambda _module, arguments, values=inputs[name]: replace(arguments, values))
         for name, module in network.named_modules()
         if name in inputs
     ]
@@ -76,11 +77,11 @@ def given(network: nn.Module, inputs: Mapping[str, Sequence[NDArray[Any]]]) -> I
             hook.remove()
 
 
-def _flows(value: Any) -> bool:
+def _is_feature(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def _array(value: Tensor) -> NDArray[Any]:
-    """NumPy has no bfloat16."""
+    """Convert to NumPy, which has no bfloat16: that becomes float32."""
     array: NDArray[Any] = (value.float() if value.dtype == torch.bfloat16 else value).detach().cpu().numpy()
     return array

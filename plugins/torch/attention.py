@@ -35,27 +35,83 @@ def mask_attention(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor 
 
 
 def gather_attention(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    """Copies every row's selected keys and values together first (the papers' Torch-Gather).
+    """Copy every row's selected keys and values together first (the papers' Torch-Gather), in float32.
 
     Stores B x H x M x max(selected) x D elements, twice.
     """
-    batch, heads, rows, _ = q.shape
-    selected = unpack_graph(graph, k.shape[2])
+    index, valid = selected_indices(graph, k.shape[2])
+    bias = None if bias is None else bias.float()
+    return attend_gathered(q.float(), k.float(), v.float(), index, scale, valid=valid, bias=bias).to(v.dtype)
+
+
+def selected_indices(graph: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
+    """Return each row's selected nodes as a list, for `attend_gathered`.
+
+    Parameters
+    ----------
+    graph
+        int32[B, G, M, ceil(N/32)].
+    nodes
+        N.
+
+    Returns
+    -------
+    index
+        int64[B, G, M, K], where K is the largest number of nodes that a row selects: those nodes in ascending order,
+        then others.
+    valid
+        bool[B, G, M, K]: which of them are selected.
+    """
+    selected = unpack_graph(graph, nodes)
     most = int(selected.sum(-1).max())
     # Stable and descending: the selected nodes first, in the order of their indices.
-    index = selected.byte().argsort(dim=-1, descending=True, stable=True)[..., :most].expand(batch, heads, rows, most)
-    valid = selected.expand(batch, heads, -1, -1).gather(-1, index)
+    index = selected.byte().argsort(dim=-1, descending=True, stable=True)[..., :most]
+    return index, selected.gather(-1, index)
+
+
+def attend_gathered(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    index: Tensor,
+    scale: float,
+    *,
+    valid: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """Return the attention of each row to the nodes in its list, computed in the type of the inputs.
+
+    Parameters
+    ----------
+    q
+        T[B, H, M, D].
+    k, v
+        T[B, H, N, D] and T[B, H, N, Dv].
+    index
+        int64[B, G, M, K], G being 1 or H.
+    scale
+        Of the scores.
+    valid
+        bool[B, G, M, K]: which entries of `index` count; None for all of them.
+    bias
+        T[H, M, N], added to the scores.
+    """
+    batch, heads, rows, _ = q.shape
+    index = index.expand(batch, heads, rows, -1)
 
     def pick(nodes: Tensor) -> Tensor:
         flat = index.flatten(2).unsqueeze(-1).expand(-1, -1, -1, nodes.shape[-1])
-        return nodes.float().gather(2, flat).unflatten(2, (rows, most))
+        return nodes.gather(2, flat).unflatten(2, (rows, -1))
 
-    scores = torch.einsum("bhmd,bhmjd->bhmj", q.float(), pick(k)) * scale
+    scores = torch.einsum("bhmd,bhmjd->bhmj", q, pick(k)) * scale
     if bias is not None:
-        scores = scores + bias.float().expand(batch, -1, -1, -1).gather(-1, index)
-    weights = scores.masked_fill(~valid, -torch.inf).softmax(-1)
-    weights = weights.masked_fill(~valid.any(-1, keepdim=True), 0.0)
-    return torch.einsum("bhmj,bhmjd->bhmd", weights, pick(v)).to(v.dtype)
+        scores = scores + bias.expand(batch, -1, -1, -1).gather(-1, index)
+    if valid is not None:
+        scores = scores.masked_fill(~valid, -torch.inf)
+    weights = scores.softmax(-1)
+    if valid is not None:
+        weights = weights.masked_fill(~valid.any(-1, keepdim=True), 0.0)
+    return torch.einsum("bhmj,bhmjd->bhmd", weights, pick(v))
 
 
 def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor | None, scale: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the runtime asks of an engine, and what it asks of k before an engine sees it."""
+"""The `Session` protocol that every backend implements, and helpers that do not depend on the backend."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import InputError, KeygraphError
-from ...manifest import Manifest
+from ...errors import InputError
+from ...manifest import IMAGE_INPUT, ExtraInput, Manifest
 
 if TYPE_CHECKING:
     from ..tiling.exact.model import ExactModel
 
-#: One batch of everything that a model takes but k: the images, and what the manifest's `extra_inputs` name, in order.
+#: One batch of a model's inputs without k: the images, then the manifest's `extra_inputs` in order.
 Inputs = tuple[NDArray[np.float32], ...]
 
 
 class Session(Protocol):
-    """A model that is ready to run. The runtime knows nothing else of it than this."""
+    """A loaded model. The rest of the runtime knows nothing else about it."""
 
     @property
     def manifest(self) -> Manifest:
-        """What the model says of itself."""
+        """The model's manifest."""
 
     @property
     def description(self) -> str:
-        """One line that says what really runs: engine, version, device, implementation of the operators."""
+        """One line that names the engine, its version, the device and the implementation of the operators."""
 
     def run(self, images: NDArray[np.float32], k: int | None, *extras: NDArray[np.float32]) -> NDArray[np.float32]:
         """Restore a batch.
@@ -36,65 +36,67 @@ class Session(Protocol):
         Parameters
         ----------
         images
-            float32[B, in_channels, H, W], larger than (H, W) by the manifest's `margin`, in its value range; H and W
-            are multiples of its `size_multiple`, or its fixed shape.
+            float32[B, in_channels, H, W] in the manifest's `value_range`. Without the manifest's `margin`, height and
+            width are multiples of `size_multiple`, or the model's fixed shape.
         k
             What `resolve_k` returned.
         extras
-            float32[B, channels, H, W] for each of the manifest's `extra_inputs`, larger by its own margin.
+            float32[B, channels, H, W] for each of the manifest's `extra_inputs`, each with its own margin.
 
         Returns
         -------
         float32[B, out_channels, H * scale, W * scale]
+            H and W are those of the images without the margin.
 
         Raises
         ------
         SessionMemoryError
-            The engine could not allocate what this batch needs; a smaller one may do.
+            The engine could not allocate the memory for this batch; a smaller batch may fit.
         """
 
 
 @runtime_checkable
 class StreamingSession(Session, Protocol):
-    """A session that does better with many batches than to run one after the other."""
+    """A session that runs many batches faster than one after the other, for instance with overlapped transfers."""
 
     def run_batches(self, batches: Iterator[Inputs], k: int | None) -> Iterator[NDArray[np.float32]]:
-        """Restore batches; see `run_batches`."""
+        """Restore batches; see the function `run_batches`."""
 
 
 @runtime_checkable
 class DivisibleSession(Session, Protocol):
-    """A session whose network can be taken apart, for exact tiled inference."""
+    """A session that may be able to divide its network into parts, for exact tiled inference."""
 
     def exact(self) -> ExactModel:
-        """Take it apart.
+        """Divide the network.
 
         Raises
         ------
         InputError
-            This network, or this way of running it, cannot be.
+            This network, or this way of running it, does not allow that.
         """
 
 
 def run_batches(
     session: Session, batches: Iterator[Inputs], k: int | None
 ) -> Generator[NDArray[np.float32], None, None]:
-    """Restore many batches, in the session's own way where it has one.
+    """Restore many batches, with the session's own `run_batches` where it has one.
 
     Parameters
     ----------
     session
-        Where they run.
+        The session that runs them.
     batches
-        Each (images, *extras), as `Session.run` takes them. The session may ask for some of them before it gives the
+        Each (images, *extras), as `Session.run` takes them. The session may take several of them before it yields the
         first result.
     k
-        As `Session.run` takes it.
+        As for `Session.run`.
 
     Yields
     ------
-    One result for each batch, in their order, valid until the next one is asked for. Closing the generator leaves
-    nothing running.
+    float32[B, out_channels, H * scale, W * scale]
+        One result for each batch, in order, valid until the next one is requested. Closing the generator waits for
+        all work that has been started.
     """
     if isinstance(session, StreamingSession):
         yield from session.run_batches(batches, k)
@@ -103,36 +105,44 @@ def run_batches(
             yield session.run(images, k, *extras)
 
 
+def image_inputs(manifest: Manifest) -> tuple[ExtraInput, ...]:
+    """Return every input of a model except k, in order: the image, then the manifest's `extra_inputs`."""
+    return (ExtraInput(IMAGE_INPUT, manifest.in_channels, manifest.margin), *manifest.extra_inputs)
+
+
 def result_shape(manifest: Manifest, shape: Sequence[int]) -> tuple[int, int, int, int]:
-    """Shape of what a model makes of images of this shape, [B, C, H, W] both."""
+    """Return the shape [B, C, H, W] of a model's result for images of a shape [B, C, H, W]."""
     batch, _, height, width = shape
     down, across = manifest.margin
     return batch, manifest.out_channels, (height - down) * manifest.scale, (width - across) * manifest.scale
 
 
-class SessionMemoryError(KeygraphError):
-    """An engine ran out of memory: really so, and for no other reason."""
+def check_threads(threads: int | None) -> None:
+    """Raise `InputError` for a number of threads below 1; None stands for the backend's default."""
+    if threads is not None and threads < 1:
+        raise InputError(f"threads is {threads}; it must be at least 1")
 
 
 def resolve_k(manifest: Manifest, k: Any) -> int | None:
-    """Check the k that a user named.
+    """Check the k that a user gave. It is never clamped.
 
     Parameters
     ----------
     manifest
-        The model's.
+        The model's manifest.
     k
-        None for the model's default, or a whole number from 1 to the nodes of a window, or to what an engine was built
-        for.
+        None for the model's default, or an integer from 1 to the nodes of a window, or to the largest k that an engine
+        was built for.
 
     Returns
     -------
-    What to give to `Session.run`: a number when k is an input of the model, None when the model has no such input.
+    int | None
+        The value for `Session.run`: an integer when k is an input of the model, None when the model has no such input.
 
     Raises
     ------
     InputError
-        The model takes no k, not this one, or not a number. Nothing is ever clamped.
+        The model takes no k, k is out of range, or k is not an integer.
     """
     neighbours = manifest.neighbours
     if neighbours is None:

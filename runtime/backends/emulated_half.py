@@ -1,11 +1,11 @@
-"""A half-precision file as float32 arithmetic that rounds: for machines whose kernels lack the type, and for proofs.
+"""Emulate half precision in float32, where kernels for it are missing and for comparisons with a GPU.
 
-ONNX Runtime's CPU provider has no bfloat16 kernels, and runs float16 operators that it lacks in float32 without
-rounding (or overflowing) in between. So neither can show there what a GPU computes. In the graph made here every tensor
-that the file holds in half is rounded to that type after the operator that makes it, and the operator computes in
-float32: what a GPU does that accumulates in float32.
+ONNX Runtime's CPU provider has no bfloat16 kernels, and runs float16 operators that it lacks in float32, without
+rounding or overflow between operators. So neither type behaves there as on a GPU. The graph made here computes every
+operator in float32 and rounds each result that the file stores in half precision to that type, as a GPU does that
+accumulates in float32.
 
-The package onnx is needed to use this module, not to import it.
+The package onnx_ir is needed to use this module, not to import it.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    import onnx_ir as ir
+    from onnx import ModelProto
 
-#: Operators that only move values: there is nothing to round behind them.
+#: Operators that only move values, so that their results need no rounding.
 MOVES = frozenset(
     (
         *("Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "SpaceToDepth"),
@@ -24,61 +25,63 @@ MOVES = frozenset(
 )
 
 
-def rounding(model: ModelProto) -> ModelProto:
-    """Make a float32 copy of a half-precision file that rounds wherever the file stores half.
+def emulate_half(model: ModelProto) -> ModelProto:
+    """Return a float32 copy of a half-precision model that rounds every tensor which the model stores in half.
 
     Parameters
     ----------
     model
-        A file that keygraph exported, with its weights loaded; every value's type is in its `value_info`.
+        An exported model with its weights loaded. Its `value_info` contains the type of every value.
 
     Returns
     -------
     ModelProto
-        Names of nodes and values, inputs and outputs are the file's; everything of type float16 or bfloat16 is float32.
+        Inputs, outputs, nodes and values have the model's names; float16 and bfloat16 are replaced by float32.
     """
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    import onnx_ir as ir
 
-    halves = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    halves = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+    copy = ir.from_proto(model)
     graph = copy.graph
-    types = {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.output, *graph.value_info)}
-    for tensor in graph.initializer:
-        if tensor.data_type in halves:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype("float32"), tensor.name))
-    for value in (*graph.input, *graph.output):
-        if value.type.tensor_type.elem_type in halves:
-            value.type.tensor_type.elem_type = TensorProto.FLOAT
-    del graph.value_info[:]
-
-    def rounded(source: str, name: str, half: int) -> list[NodeProto]:
-        stored = f"{name}/stored"
-        return [
-            helper.make_node("Cast", [source], [stored], f"{stored}/Cast", to=half),
-            helper.make_node("Cast", [stored], [name], f"{stored}/Cast_1", to=TensorProto.FLOAT),
-        ]
-
-    nodes: list[NodeProto] = []
-    renamed = {}
-    for value in graph.input:
-        if types[value.name] in halves:
-            renamed[value.name] = f"{value.name}/rounded"
-            nodes += rounded(value.name, renamed[value.name], types[value.name])
-    for node in graph.node:
-        node.input[:] = [renamed.get(name, name) for name in node.input]
-        half = types.get(node.output[0], TensorProto.UNDEFINED)
-        if half not in halves or (node.domain in ("", "ai.onnx") and node.op_type in MOVES):
-            nodes.append(node)
+    for value in graph.initializers.values():
+        if value.dtype in halves and value.const_value is not None:
+            value.const_value = ir.tensor(value.const_value.numpy().astype("float32"), name=value.name)
+            value.dtype = ir.DataType.FLOAT
+    for node in list(graph):
+        result, half = node.outputs[0], node.outputs[0].dtype
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.type = value.shape = None  # ONNX Runtime infers them again.
+        if half not in halves:
             continue
-        name = node.output[0]
+        if node.domain in ("", "ai.onnx") and node.op_type in MOVES:
+            if result.is_graph_output():
+                result.dtype = ir.DataType.FLOAT
+            continue
+        rounded = ir.Value(name=result.name, type=result.type and ir.TensorType(ir.DataType.FLOAT), shape=result.shape)
+        result.replace_all_uses_with(rounded, replace_graph_outputs=True)
         if node.op_type == "Cast":
-            nodes += rounded(node.input[0], name, half)
-            continue
-        node.output[0] = f"{name}/exact"
-        nodes += [node, *rounded(node.output[0], name, half)]
-    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(kept)
-    return copy
+            graph.insert_after(node, _casts(node.inputs[0], rounded, half))
+            graph.remove(node, safe=True)
+        else:
+            result.name, result.type, result.shape = f"{result.name}/exact", None, None
+            graph.insert_after(node, _casts(result, rounded, half))
+    for value in graph.inputs:
+        if (half := value.dtype) in halves:
+            value.dtype = ir.DataType.FLOAT
+            rounded = ir.Value(name=f"{value.name}/rounded")
+            value.replace_all_uses_with(rounded)
+            graph.insert_before(graph[0], _casts(value, rounded, half))
+    return ir.to_proto(copy)
+
+
+def _casts(source: ir.Value | None, rounded: ir.Value, half: ir.DataType) -> tuple[ir.Node, ir.Node]:
+    """Return the casts from float32 to half precision and back that compute a rounded value."""
+    import onnx_ir as ir
+
+    name = f"{rounded.name}/stored"
+    stored = ir.Value(name=name)
+    return (
+        ir.node("Cast", [source], {"to": half}, outputs=[stored], name=f"{name}/Cast"),
+        ir.node("Cast", [stored], {"to": ir.DataType.FLOAT}, outputs=[rounded], name=f"{name}/Cast_1"),
+    )

@@ -1,7 +1,7 @@
-"""What an engine says of itself: `<engine>.json` beside it, by `keygraph build`, read before an engine is loaded.
+"""Metadata of an engine: `<engine>.json` beside it, written by `keygraph build`, checked before the engine is loaded.
 
-An engine is code for one GPU and one version of TensorRT, and tells neither when it is loaded in the wrong place. So
-nothing deserializes an engine but by way of `check`.
+An engine is code for one GPU and one version of TensorRT. TensorRT does not report a mismatch of either, so call
+`check` before an engine is deserialized.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..notices import warn
 
 FORMAT_VERSION = 1
 
-#: What TensorRT and TensorRT-RTX are called in messages.
+#: Display names of the backends.
 BACKENDS = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 
 
@@ -33,14 +33,16 @@ class Tensor:
 
     Attributes
     ----------
-    name, dtype
+    name
+        Name of the tensor in the exported graph.
+    dtype
         NumPy's name of the type, or ``"bfloat16"``.
     shape
-        -1 where the size is chosen at run time.
+        -1 for a size that is chosen at run time.
     output
-        False for an input.
+        Whether it is an output.
     host
-        True when its values are read on the host (a shape input; k, without the plugin), false for device memory.
+        Whether its values are in host memory (a shape input; k without the plugin), not in device memory.
     """
 
     name: str
@@ -52,47 +54,56 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Plugin:
-    """The library whose operators an engine holds."""
+    """The plugin library that an engine needs: its file name and SHA-256."""
 
     name: str
     sha256: str
 
 
 @dataclass(frozen=True)
-class Sidecar:
-    """Everything that is needed to load an engine, to build it again, and to know whether that is needed.
+class EngineMetadata:
+    """Everything needed to load an engine, to decide whether it is up to date, and to build it again.
 
     Attributes
     ----------
     engine_sha256, engine_bytes
-        Of the engine file: this sidecar belongs to it and to no other.
+        Digest and size of the engine file that this metadata belongs to.
     key, ingredients
-        What the engine was made of, each by its value or SHA-256, and the SHA-256 over all of them.
+        The cache key, and what it is computed from: each ingredient's value or SHA-256, by name.
     model
-        The ONNX file's name, without its folder.
+        Name of the ONNX file, without its folder.
     backend, version, cuda
-        ``"tensorrt"`` or ``"tensorrt-rtx"``, its version, and the major version of CUDA that it was made for.
+        ``"tensorrt"`` or ``"tensorrt-rtx"``, its version, and the major version of CUDA that it was built for.
     target, capability, device
-        ``"sm_89"``, (8, 9), and the name of the GPU that it was built on; empty when it was built without one.
+        ``"sm_89"``, (8, 9), and the name of the GPU that the engine was built on; empty when it was built without one.
     plugin
-        The operators' library, or None when the engine holds the file's own functions.
+        The plugin library, or None when the engine uses the file's own functions.
     compatible
-        ``"none"``, ``"ampere-plus"`` or ``"same-compute-capability"``: other GPUs that it runs on.
-    version_compatible, host_code, stripped
-        Whether newer versions run it; whether it holds code for the host, so that loading it is a matter of trust;
-        whether its weights were left out.
+        Other GPUs that run the engine: ``"none"``, ``"ampere-plus"`` or ``"same-compute-capability"``.
+    version_compatible
+        Whether newer versions of TensorRT run the engine.
+    host_code
+        Whether the engine contains code for the host, so that only engines from a trusted source should be loaded.
+    stripped
+        Whether the weights were left out.
     tensors
-        As the network has them.
+        Inputs and outputs of the network.
     options
-        The command line's, as far as they were given, by name.
+        The options that were given on the command line, by name.
     attempts
-        One line for every attempt that failed before this engine was built.
+        One line for each attempt that failed before this engine was built.
     memory
-        Bytes by the builder's own account: ``weights``, ``activations``.
+        ``weights`` and ``activations`` in bytes, as reported by the builder.
+    seconds
+        Duration of the build.
     read_back
-        What was found when the engine was loaded again after it was built, or why it was not.
+        Result of loading the engine again after the build, or why that was not possible.
+    made_with
+        Versions of the packages that built the engine.
     manifest
-        The model's, with the profiles and the largest k that the engine was built for.
+        The model's manifest, with the profiles and the largest k that the engine was built for.
+    format_version
+        Version of this file format.
     """
 
     engine_sha256: str
@@ -122,11 +133,11 @@ class Sidecar:
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:
-        """Serialize; the same sidecar gives the same text."""
+        """Serialize to JSON; equal metadata gives equal text."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True, indent=1)
 
     def command(self, **changes: str | list[str]) -> str:
-        """Return the command that builds this engine again, options changed by name."""
+        """Return the command that builds this engine again, with some options replaced by name."""
         options = {"target": self.target, "backend": self.backend, **self.options, **changes}
         words = ["keygraph", "build", self.model]
         for name, value in options.items():
@@ -139,8 +150,8 @@ class Sidecar:
 
 
 @dataclass(frozen=True)
-class Here:
-    """Where an engine is about to be loaded.
+class LoadEnvironment:
+    """The software and GPU that are about to load an engine.
 
     Attributes
     ----------
@@ -149,9 +160,9 @@ class Here:
     capability, device
         The GPU's compute capability and name.
     plugin
-        The operators' library that is loaded, or None.
+        The plugin library that is loaded, or None.
     allow_host_code
-        True when the user trusts who built the engine.
+        Whether engines that contain code for the host may be loaded.
     """
 
     backend: str
@@ -162,26 +173,26 @@ class Here:
     allow_host_code: bool = False
 
 
-def sidecar_path(engine: str | os.PathLike[str]) -> Path:
-    """Return where an engine's sidecar is."""
+def metadata_path(engine: str | os.PathLike[str]) -> Path:
+    """Return the path of an engine's metadata file."""
     path = Path(engine)
     return path.with_name(f"{path.name}.json")
 
 
-def read(engine: str | os.PathLike[str]) -> Sidecar:
-    """Read an engine's sidecar; that the two belong together is for `check_digest` to say.
+def read(engine: str | os.PathLike[str]) -> EngineMetadata:
+    """Read an engine's metadata, without checking that the two files belong together; see `check_digest`.
 
     Raises
     ------
     InputError
-        It is missing, damaged, or a newer keygraph wrote it.
+        The metadata file is missing or damaged, or a newer keygraph wrote it.
     """
     engine = Path(engine)
-    path = sidecar_path(engine)
+    path = metadata_path(engine)
     if not path.exists():
         raise InputError(
-            f"{path} is missing: without it nobody knows what {engine.name} was built for; keep the two together, or "
-            "build the engine again with: keygraph build MODEL.onnx"
+            f"{path} is missing; it describes what {engine.name} was built for: keep the two files together, or build "
+            "the engine again with: keygraph build MODEL.onnx"
         )
     read_start(path, "an engine's .json")
     damaged = f"{path} is damaged; build the engine again with: keygraph build MODEL.onnx --force"
@@ -201,75 +212,78 @@ def read(engine: str | os.PathLike[str]) -> Sidecar:
         values["tensors"] = tuple(Tensor(**{**t, "shape": tuple(t["shape"])}) for t in values["tensors"])
         values["plugin"] = values["plugin"] and Plugin(**values["plugin"])
         values["manifest"] = from_json(json.dumps(values["manifest"]), str(path))
-        return Sidecar(**values)
+        return EngineMetadata(**values)
     except (TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{damaged} ({error})") from error
 
 
-def check_digest(engine: str | os.PathLike[str], sidecar: Sidecar) -> None:
-    """Make sure that a sidecar is this engine's; raises `InputError`."""
+def check_digest(engine: str | os.PathLike[str], metadata: EngineMetadata) -> None:
+    """Check that metadata belongs to this engine file; raises `InputError`."""
     engine = Path(engine)
     read_start(engine, "an engine that keygraph built")
     size = engine.stat().st_size
-    if size != sidecar.engine_bytes or file_sha256(engine) != sidecar.engine_sha256:
-        cut = f" ({size:,} bytes where {sidecar.engine_bytes:,} were built)" if size != sidecar.engine_bytes else ""
+    if size != metadata.engine_bytes or file_sha256(engine) != metadata.engine_sha256:
+        cut = f" ({size:,} bytes where {metadata.engine_bytes:,} were built)" if size != metadata.engine_bytes else ""
         raise InputError(
-            f"{engine} is not the engine that {sidecar_path(engine).name} describes{cut}: one of the two was replaced "
-            f"or cut off; build it again with: {sidecar.command()}"
+            f"{engine} is not the engine that {metadata_path(engine).name} describes{cut}: one of the two was replaced "
+            f"or cut off; build it again with: {metadata.command()}"
         )
 
 
-def check(engine: str | os.PathLike[str], here: Here, notice: Callable[[str], None] = warn) -> Sidecar:
-    """Make sure that an engine can be loaded here, before anything of it is.
+def check(
+    engine: str | os.PathLike[str], here: LoadEnvironment, notice: Callable[[str], None] = warn
+) -> EngineMetadata:
+    """Check that an engine can be loaded, without loading any part of it.
 
     Parameters
     ----------
     engine
-        The file; its sidecar is looked for beside it.
+        The engine file; its metadata must be beside it.
     here
-        What would load it.
+        The software and GPU that would load it.
     notice
-        Takes a line when the GPU is of another model with the same compute capability.
+        Called with a message when the engine was tuned on another GPU model of the same compute capability.
 
     Returns
     -------
-    Sidecar
+    EngineMetadata
+        The engine's metadata.
 
     Raises
     ------
     InputError
         Either file is missing or damaged, they do not belong together, or the engine was built for another backend,
-        version, GPU or plugin library, holds code for the host that was not allowed, or has no weights.
+        version, GPU or plugin library, contains code for the host that was not allowed, or has no weights.
     """
     engine = Path(engine)
     read_start(engine, "an engine that keygraph built")
-    sidecar = read(engine)
-    built = f"{engine} was built by {_software(sidecar.backend, sidecar.version)} for {_gpu(sidecar)}"
-    this = f"{_software(here.backend, here.version)}, sm_{here.capability[0]}{here.capability[1]}"
+    metadata = read(engine)
+    built = f"{engine} was built by {_software(metadata.backend, metadata.version)} for {_gpu(metadata)}"
     target = f"sm_{here.capability[0]}{here.capability[1]}"
-    if not (_same_software(sidecar, here) and _same_gpu(sidecar, here)):
-        # Under the backend that is here: the one that built it may not be.
-        again = sidecar.command(target=target, backend=here.backend)
+    this = f"{_software(here.backend, here.version)}, {target}"
+    if not (_same_software(metadata, here) and _same_gpu(metadata, here)):
+        # With the backend that is installed here, which may not be the one that built the engine.
+        again = metadata.command(target=target, backend=here.backend)
         raise InputError(f"{built}; here it is {this}; rebuild with: {again}")
-    _check_plugin(engine, sidecar, here.plugin)
-    check_digest(engine, sidecar)
-    if sidecar.host_code and not here.allow_host_code:
+    _check_plugin(engine, metadata, here.plugin)
+    check_digest(engine, metadata)
+    if metadata.host_code and not here.allow_host_code:
         raise InputError(
-            f"{engine} holds code for the host (it is version compatible), so loading it means trusting who built it; "
+            f"{engine} contains code for the host (it is version compatible), so load it only if you trust its source: "
             "allow that explicitly, or rebuild without --version-compatible"
         )
-    if sidecar.stripped:
+    if metadata.stripped:
         raise InputError(
             f"{engine} was built without its weights; put them in with TensorRT's refitter, or rebuild with: "
-            + sidecar.command(**{"strip-weights": []})
+            + metadata.command(**{"strip-weights": []})
         )
-    if sidecar.device and here.device and sidecar.device != here.device and sidecar.compatible == "none":
-        notice(f"{engine} was tuned on {sidecar.device} and runs on {here.device}: it may be slower than it could be")
-    return sidecar
+    if metadata.device and here.device and metadata.device != here.device and metadata.compatible == "none":
+        notice(f"{engine} was tuned on {metadata.device} and runs on {here.device}: it may not run at full speed")
+    return metadata
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal; raises `InputError` when it cannot be read."""
+    """Return the SHA-256 of a file in hexadecimal; raises `InputError` when the file cannot be read."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
@@ -280,35 +294,35 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _same_software(sidecar: Sidecar, here: Here) -> bool:
-    if sidecar.backend != here.backend:
+def _same_software(metadata: EngineMetadata, here: LoadEnvironment) -> bool:
+    if metadata.backend != here.backend:
         return False
-    if not sidecar.version_compatible:
-        return sidecar.version == here.version
-    built, found = _numbers(sidecar.version), _numbers(here.version)
+    if not metadata.version_compatible:
+        return metadata.version == here.version
+    built, found = _numbers(metadata.version), _numbers(here.version)
     return built[:1] == found[:1] and found >= built
 
 
-def _same_gpu(sidecar: Sidecar, here: Here) -> bool:
-    if sidecar.compatible == "ampere-plus":
+def _same_gpu(metadata: EngineMetadata, here: LoadEnvironment) -> bool:
+    if metadata.compatible == "ampere-plus":
         return here.capability >= (8, 0)
-    return sidecar.capability == here.capability
+    return metadata.capability == here.capability
 
 
-def _check_plugin(engine: Path, sidecar: Sidecar, library: Path | None) -> None:
-    needed = sidecar.plugin
+def _check_plugin(engine: Path, metadata: EngineMetadata, library: Path | None) -> None:
+    needed = metadata.plugin
     if needed is None:
         return
     if library is None or not library.is_file():
         where = "none is loaded" if library is None else f"{library} does not exist"
         raise InputError(
             f"{engine} needs the operators of {needed.name}, and {where}; install it, or rebuild without it: "
-            f"{sidecar.command(plugin='none')}"
+            f"{metadata.command(plugin='none')}"
         )
     if (found := file_sha256(library)) != needed.sha256:
         raise InputError(
             f"{engine} was built with a {needed.name} of SHA-256 {needed.sha256[:12]}, but {library} has {found[:12]}; "
-            f"rebuild with: {sidecar.command()}"
+            f"rebuild with: {metadata.command()}"
         )
 
 
@@ -316,8 +330,8 @@ def _software(backend: str, version: str) -> str:
     return f"{BACKENDS.get(backend, backend)} {version}"
 
 
-def _gpu(sidecar: Sidecar) -> str:
-    return "sm_80 and newer" if sidecar.compatible == "ampere-plus" else sidecar.target
+def _gpu(metadata: EngineMetadata) -> str:
+    return "sm_80 and newer" if metadata.compatible == "ampere-plus" else metadata.target
 
 
 def _numbers(version: str) -> tuple[int, ...]:

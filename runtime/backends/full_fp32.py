@@ -1,7 +1,7 @@
-"""PyTorch without TensorFloat-32 and its like for a while: products of float32 with all of their bits.
+"""Disable TensorFloat-32 and similar reduced precisions in PyTorch temporarily.
 
-PyTorch's convolutions on GPUs use TensorFloat-32 (10 bits of mantissa) unless told not to, its matrix products once a
-user has asked for speed. Both are settings of the process, not of a call.
+On GPUs PyTorch's convolutions use TensorFloat-32 (10 mantissa bits) by default, and its matrix products do so when a
+user has enabled it. Both are settings of the process, not of a call.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _restore: Callable[[], None] | None = None
 
 @contextmanager
 def full_fp32() -> Iterator[None]:
-    """Multiply float32 exactly inside the block, and leave the process's settings as they were.
+    """Compute float32 products in full precision inside the block, and restore the process's settings afterwards.
 
-    Several threads may be inside: the first changes the settings, the last restores them. Meanwhile they hold for the
-    whole process, because PyTorch has no others.
+    Several threads may be inside the block: the first changes the settings and the last restores them. In between, the
+    settings apply to the whole process, because PyTorch has no settings per thread.
     """
     global _inside, _restore
     with _lock:
         if _inside == 0:
-            _restore = _forbid()
+            _restore = _disable()
         _inside += 1
     try:
         yield
@@ -39,18 +39,18 @@ def full_fp32() -> Iterator[None]:
                 _restore()
 
 
-def _forbid() -> Callable[[], None]:
-    """Change the settings; return what undoes it."""
-    backends: Any = torch.backends  # made while it is imported: types do not know its parts
+def _disable() -> Callable[[], None]:
+    """Change the settings; return a function that restores them."""
+    backends: Any = torch.backends  # its attributes are created at import, so type checkers do not know them
     settings: tuple[Any, ...] = (
         backends.cuda.matmul,
         *(backends.cudnn.conv, backends.cudnn.rnn),
         *(backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn),
     )
     before = [setting.fp32_precision for setting in settings]
-    # The older settings beside them: where the two disagree PyTorch refuses to tell either, in its compiler too. Where
-    # they have disagreed before, they are left alone.
-    products, convolutions = _told(torch.get_float32_matmul_precision), _told(lambda: backends.cudnn.allow_tf32)
+    # PyTorch's older settings exist beside the newer ones, and reading either raises an error where the two disagree,
+    # also in torch.compile. So change both, except where they disagreed before.
+    products, convolutions = _read(torch.get_float32_matmul_precision), _read(lambda: backends.cudnn.allow_tf32)
     if products is not None:
         torch.set_float32_matmul_precision("highest")
     if convolutions is not None:
@@ -69,8 +69,8 @@ def _forbid() -> Callable[[], None]:
     return restore
 
 
-def _told(setting: Callable[[], Any]) -> Any:
-    """A setting of the older kind; None where PyTorch does not tell it beside the newer ones."""
+def _read(setting: Callable[[], Any]) -> Any:
+    """Return an older setting, or None where PyTorch refuses to read it because it disagrees with the newer ones."""
     try:
         return setting()
     except RuntimeError:

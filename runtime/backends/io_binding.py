@@ -1,4 +1,4 @@
-"""An ONNX Runtime session whose inputs and result stay in device buffers that are kept from run to run."""
+"""Run an ONNX Runtime session with I/O binding to device buffers that are reused between runs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ..device.spec import Device
 class BoundBuffers:
     """Runs a session through I/O binding.
 
-    Tiles have one shape, so one set of buffers serves them all; another shape takes the place of the former.
+    There is one set of buffers, because all tiles have the same shape; a new shape replaces it.
 
     Parameters
     ----------
     session
-        Of an exported file.
+        A session of an exported file.
     device
-        Where the buffers are: the session's own device.
+        The session's device, where the buffers are allocated.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, device: Device) -> None:
@@ -33,21 +33,22 @@ class BoundBuffers:
         self._restored: Any = None
 
     def run(self, feeds: Mapping[str, NDArray[Any]], k: int | None, restored: tuple[int, ...]) -> NDArray[Any]:
-        """Run once.
+        """Run the session once.
 
         Parameters
         ----------
         feeds
-            [B, C, H, W] of the session's own type for every input but k.
+            float[B, C, H, W] in the session's dtype for every input except k.
         k
-            None for a file without this input. It is given on the host: ONNX Runtime brings it to where its consumers
-            want it, which is the device for our operators and the host for shape computations.
+            None for a file without this input. It is bound on the host: ONNX Runtime copies it to the device for
+            keygraph's operators and leaves it on the host for shape computations.
         restored
-            Shape of the result, which has the inputs' type.
+            Shape of the result, which has the dtype of the inputs.
 
         Returns
         -------
-        A copy on the host; with buffers on the CPU, a view that the next run changes.
+        float[B, C, H, W]
+            A copy on the host; with buffers on the CPU, a view that the next run overwrites.
         """
         shapes = {name: values.shape for name, values in feeds.items()} | {IMAGE_OUTPUT: restored}
         if self._shapes != shapes:
@@ -67,7 +68,7 @@ class BoundBuffers:
         return result
 
     def release(self) -> None:
-        """Give the buffers back."""
+        """Free the buffers."""
         self._shapes, self._inputs, self._restored = {}, {}, None
 
     def _empty(self, shape: tuple[int, ...], dtype: Any) -> Any:

@@ -1,6 +1,6 @@
-"""ONNX Runtime's execution providers: asked for by name, really there, or an error that says what is missing.
+"""Create ONNX Runtime sessions on a named execution provider, or raise an error that says what is missing.
 
-ONNX Runtime by itself falls back to the CPU in silence: when a session is made, and again when a run fails.
+ONNX Runtime itself falls back to the CPU silently, both when a session is created and when a run fails.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import ctypes
 import hashlib
 import importlib.metadata
 import io
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,21 +19,28 @@ import onnxruntime
 from ...errors import InputError, KeygraphError, MissingDependencyError
 from ..device.cuda_driver import require_gpu
 from ..device.spec import Device
+from .user_cache import cache_folder
 
-#: Our names -> ONNX Runtime's.
+#: keygraph's names of the execution providers -> ONNX Runtime's.
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 
-#: The domain of our operators, in files and in libraries.
+#: Domain of keygraph's operators.
 _DOMAIN = "keygraph"
 
 _INSTALL = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'keygraph[gpu]'"
 
-#: Levels of ONNX Runtime's log; it has no way to ask for the one that is set.
-_USUAL, _FATAL = 2, 4
+#: Levels of ONNX Runtime's log. The current level cannot be queried, so the default is restored.
+_DEFAULT, _FATAL = 2, 4
 
 
 def resolve(provider: str | None, device: Device) -> str:
-    """Return a key of `PROVIDERS`: the one asked for, else the device's; raises `InputError` if they do not fit."""
+    """Return the key of `PROVIDERS` for a requested provider, None meaning the device's own.
+
+    Raises
+    ------
+    InputError
+        There is no such provider, or it does not run on the device.
+    """
     if provider is None:
         return device.kind
     if provider not in PROVIDERS:
@@ -45,35 +51,52 @@ def resolve(provider: str | None, device: Device) -> str:
     return provider
 
 
+def session_options(threads: int | None = None) -> onnxruntime.SessionOptions:
+    """Return options for a session that prints nothing: errors are raised as exceptions.
+
+    Parameters
+    ----------
+    threads
+        Threads per operator; None for ONNX Runtime's default, one per core.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _FATAL
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
+
+
 def open_session(
     path: Path | bytes, options: onnxruntime.SessionOptions, provider: str, device: Device
 ) -> onnxruntime.InferenceSession:
-    """Create a session, and make sure that it runs where it was asked to.
+    """Create a session, and check that it runs on the requested provider.
 
     Parameters
     ----------
     path
-        An ONNX file, or what would be in one.
+        An ONNX file, or the bytes of one.
     options
-        The session's; recording which node runs where is turned on in it.
+        The session's options. Recording the placement of nodes is enabled in them.
     provider
         What `resolve` returned.
     device
-        The CPU, or which GPU.
+        The CPU or a GPU.
 
     Raises
     ------
     MissingDependencyError
-        ONNX Runtime was built without this provider, or a library that it needs is not there.
+        ONNX Runtime was built without this provider, or a library that the provider needs is missing.
     InputError
-        The file cannot be opened, there is no such GPU, or our operators would run on another processor.
+        The file cannot be opened, there is no such GPU, or keygraph's operators would not run on the GPU.
+    KeygraphError
+        The bytes cannot be opened.
     """
     wanted = PROVIDERS[provider]
     if wanted not in onnxruntime.get_available_providers():
         available = ", ".join(onnxruntime.get_available_providers())
         raise MissingDependencyError(
             f"this ONNX Runtime ({onnxruntime.__version__}) is built without {wanted} (it has {available}); "
-            f"install the one for GPUs in its place with: {_INSTALL}"
+            f"replace it by the package for GPUs with: {_INSTALL}"
         )
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if provider == "cpu":
@@ -89,7 +112,7 @@ def open_session(
 
 
 def placement(session: onnxruntime.InferenceSession) -> Counter[tuple[str, str]] | None:
-    """Count nodes by (provider, operator's domain); None where ONNX Runtime does not tell (before 1.24)."""
+    """Count nodes by (provider, domain of the operator); None where ONNX Runtime cannot report it (before 1.24)."""
     ask = getattr(session, "get_provider_graph_assignment_info", None)
     if ask is None:
         return None
@@ -97,13 +120,13 @@ def placement(session: onnxruntime.InferenceSession) -> Counter[tuple[str, str]]
 
 
 def reason(error: Exception) -> str:
-    """Put what ONNX Runtime says in one line, without its prefix."""
+    """Return the message of an ONNX Runtime exception in one line, without its prefix."""
     text = " ".join(str(error).split())
     return text.split(" : ", 3)[-1] if text.startswith("[ONNXRuntimeError]") else text
 
 
 def loader_error(library: Path) -> str | None:
-    """Load a library; return what the system's loader says against it, for instance which other one it lacks."""
+    """Load a library; return the loader's error, for instance which dependency is missing, or None on success."""
     try:
         ctypes.CDLL(str(library))
     except OSError as error:
@@ -126,18 +149,18 @@ def _create(
         if isinstance(path, bytes):
             raise KeygraphError(f"a part of the network does not open: {reason(error)}") from error
         raise InputError(
-            f"{path} cannot be opened: it is no ONNX file, is cut off ({path.stat().st_size:,} bytes), or needs a "
-            f"newer ONNX Runtime; export or download it again ({reason(error)})"
+            f"{path} cannot be opened: it is not an ONNX file, is truncated ({path.stat().st_size:,} bytes), or needs "
+            f"a newer ONNX Runtime; export or download it again ({reason(error)})"
         ) from error
 
 
 def cuda_provider(device: Device) -> tuple[str, dict[str, str]]:
-    """The CUDA provider on a GPU, with its options: float32 is float32, which is not ONNX Runtime's default."""
+    """Return the CUDA provider with its options for a GPU. TensorFloat-32, ONNX Runtime's default, is off."""
     return PROVIDERS["cuda"], {"device_id": str(device.index), "use_tf32": "0"}
 
 
 def _chain(path: Path | bytes, provider: str, device: Device) -> list[str | tuple[str, dict[str, str]]]:
-    """Providers by preference, with their options. The CPU comes last by itself, for what belongs there: shapes."""
+    """Return providers by preference, with options. ONNX Runtime appends the CPU, which computes shapes."""
     where = {"device_id": str(device.index)}
     chain: list[str | tuple[str, dict[str, str]]] = [cuda_provider(device)]
     if provider == "tensorrt":
@@ -151,10 +174,9 @@ def _chain(path: Path | bytes, provider: str, device: Device) -> list[str | tupl
 
 
 def _engine_cache(path: Path | bytes) -> Path:
-    """A folder for the engines of exactly this file: ONNX Runtime names them by the graph, not by the weights."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    """Return a folder for this file's engines, because ONNX Runtime names engines by graph and not by weights."""
     key = hashlib.sha256(path if isinstance(path, bytes) else path.read_bytes()).hexdigest()
-    folder = root / "keygraph" / "onnxruntime-tensorrt" / key[:32]
+    folder = cache_folder() / "onnxruntime-tensorrt" / key[:32]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -166,7 +188,7 @@ def _engine_cache(path: Path | bytes) -> Path:
 
 @contextlib.contextmanager
 def _loading() -> Iterator[None]:
-    """Let the CUDA libraries of Python packages be found, and keep to ourselves what is printed along the way."""
+    """Preload the CUDA libraries that are installed as Python packages, and suppress output while loading."""
     onnxruntime.set_default_logger_severity(_FATAL)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -174,11 +196,11 @@ def _loading() -> Iterator[None]:
                 onnxruntime.preload_dlls()
             yield
     finally:
-        onnxruntime.set_default_logger_severity(_USUAL)
+        onnxruntime.set_default_logger_severity(_DEFAULT)
 
 
 def _unavailable(provider: str, said: str = "") -> KeygraphError:
-    """The error that says why a provider did not start: which library it lacks, and which versions there are."""
+    """Return the error for a provider that did not start: the missing library and the installed versions."""
     folder = Path(onnxruntime.__file__).parent / "capi"
     lacking = loader_error(folder / f"libonnxruntime_providers_{provider}.so")
     cuda = getattr(onnxruntime, "cuda_version", "") or "unknown"
@@ -186,7 +208,7 @@ def _unavailable(provider: str, said: str = "") -> KeygraphError:
     if lacking is None:
         return InputError(f"{what}: {said or 'it does not say why'}; see keygraph doctor, or give --device cpu")
     if "libnv" in lacking:
-        # ONNX Runtime wants one major version of TensorRT, which the library's name ends with.
+        # ONNX Runtime needs a specific major version of TensorRT, which the library's name ends with.
         remedy = "put the libraries of that TensorRT on LD_LIBRARY_PATH, or use --provider cuda"
     elif "libcuda.so" in lacking:
         remedy = "install NVIDIA's driver, or give --device cpu"
@@ -196,14 +218,14 @@ def _unavailable(provider: str, said: str = "") -> KeygraphError:
 
 
 def _cuda_packages() -> str:
-    """Say which of NVIDIA's libraries are installed as Python packages, with their versions."""
+    """Return which of NVIDIA's libraries are installed as Python packages, with versions, in words."""
     names = {package.metadata["Name"]: package.version for package in importlib.metadata.distributions()}
     found = [f"{name} {version}" for name, version in sorted(names.items()) if (name or "").startswith("nvidia-")]
     return f"of NVIDIA's packages there are {', '.join(found)}" if found else "none of NVIDIA's packages is installed"
 
 
 def _check_placement(session: onnxruntime.InferenceSession, wanted: str) -> None:
-    """Refuse a session whose key-graph operators run elsewhere, every tensor crossing the bus for them."""
+    """Refuse a session that runs keygraph's operators on the CPU, which would copy their tensors across the bus."""
     cpu = PROVIDERS["cpu"]
     if wanted != cpu and (cpu, _DOMAIN) in (placement(session) or ()):
         raise InputError(

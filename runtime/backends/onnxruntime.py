@@ -1,4 +1,4 @@
-"""An exported ONNX file in ONNX Runtime."""
+"""A session that runs an exported ONNX file in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from ... import plugins
 from ...errors import InputError, KeygraphError, MissingDependencyError
 from ...files import read_start
-from ...manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, METADATA_KEY, Manifest, from_json
+from ...manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, Manifest, from_metadata
 from ..device.spec import Device
+from ..errors import SessionMemoryError
 from ..notices import warn
-from .base import SessionMemoryError, result_shape
-from .emulated_half import rounding
+from .base import check_threads, result_shape
+from .emulated_half import emulate_half
 
 if TYPE_CHECKING:
     from ..tiling.exact.executor import Run
@@ -33,9 +34,9 @@ except ImportError as error:
     ) from error
 
 from .io_binding import BoundBuffers
-from .onnx_providers import PROVIDERS, open_session, placement, reason, resolve
+from .onnx_providers import PROVIDERS, open_session, placement, reason, resolve, session_options
 
-#: Phrases of ONNX Runtime's allocators: the arena, C++'s new, CUDA.
+#: Phrases in the messages of ONNX Runtime's allocators: the arena, C++'s new, CUDA.
 _OUT_OF_MEMORY = (
     "Failed to allocate memory",
     "bad_alloc",
@@ -55,21 +56,22 @@ class OnnxRuntimeSession:
     path
         The file.
     library
-        ``"auto"``: keygraph's operators from the installed library, else, announced, from the plain functions in the
-        file. A path: from that library, or not at all. None: from the functions.
+        Source of keygraph's operators. ``"auto"``: the installed library, or with a notice the plain functions in the
+        file. A path: that library. None: the plain functions.
     threads
-        Threads per operator, at least 1; None leaves it to ONNX Runtime (one per core).
+        Threads per operator, at least 1; None for ONNX Runtime's default, one per core.
     device
-        The CPU, or a GPU.
+        The CPU or a GPU.
     provider
-        ``"cpu"``, ``"cuda"`` or ``"tensorrt"``; None for the device's own. It is really used, or an error says why not.
+        ``"cpu"``, ``"cuda"`` or ``"tensorrt"``; None for the device's own. There is no silent fallback to another one.
     notice
-        Takes the one line that is said when the library does not load.
+        Called with a message when the installed library does not load.
 
     Raises
     ------
     InputError
-        The file is missing, damaged, or not ours; a newer keygraph wrote it; the library or the provider does not load.
+        The file is missing, damaged or not exported by keygraph; a newer keygraph wrote it; the library or the
+        provider does not load.
     """
 
     def __init__(
@@ -83,24 +85,15 @@ class OnnxRuntimeSession:
     ) -> None:
         file = Path(path)
         read_start(file, "an exported .onnx file")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # What matters comes back as an exception.
-        if threads is not None:
-            if threads < 1:
-                raise InputError(f"threads is {threads}; it must be at least 1")
-            options.intra_op_num_threads = threads
+        check_threads(threads)
+        options = session_options(threads)
         provider = resolve(provider, device)
         operators = register_operators(options, library, notice)
         self._session, arithmetic = open_file(file, options, provider, device)
-        self._file, self._provider, self._threads, self._rounded = file, provider, threads, bool(arithmetic)
+        self._file, self._provider, self._threads, self._emulated = file, provider, threads, bool(arithmetic)
         self._exact: ExactModel | None = None
         self.device = device
-        text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-        if text is None:
-            raise InputError(
-                f"{file} is an ONNX file, but not one that keygraph exported; make one with: export-model CHECKPOINT"
-            )
-        self.manifest: Manifest = from_json(text, str(file))
+        self.manifest: Manifest = from_metadata(self._session.get_modelmeta().custom_metadata_map, file)
         runtime_k = self.manifest.neighbours is not None and self.manifest.neighbours.runtime
         inputs = {value.name: value.type for value in self._session.get_inputs()}
         outputs = [value.name for value in self._session.get_outputs()]
@@ -135,11 +128,11 @@ class OnnxRuntimeSession:
         from ..tiling.exact.model import ExactModel
 
         if self._provider == "tensorrt":
-            raise InputError("TensorRT would build engines for every part; use the provider cuda")
+            raise InputError("TensorRT would build an engine for every part of the network; use the provider cuda")
         if self._exact is None:
-            # Nothing of the session's: one that refers to itself is freed only when the garbage collector comes by.
+            # Binds no method of the session: a reference cycle would delay freeing its memory.
             open_model = functools.partial(_open_part, self._threads, self._provider, self.device)
-            self._exact = ExactModel(self._file, self.manifest, open_model, self._rounded)
+            self._exact = ExactModel(self._file, self.manifest, open_model, self._emulated)
         return self._exact
 
     def _run(self, feeds: dict[str, NDArray[Any]], k: int | None) -> NDArray[Any]:
@@ -153,12 +146,8 @@ class OnnxRuntimeSession:
 
 
 def _open_part(threads: int | None, provider: str, device: Device, model: bytes) -> Run:
-    """Open a part of a network as the network itself was opened."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    session = open_session(model, options, provider, device)
+    """Open a part of a network with the settings of the network's session."""
+    session = open_session(model, session_options(threads), provider, device)
     names = {value.name for value in session.get_inputs()}
 
     def run(outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
@@ -174,7 +163,7 @@ def _open_part(threads: int | None, provider: str, device: Device, model: bytes)
 
 
 def _failure(error: Exception, shape: tuple[int, ...]) -> KeygraphError:
-    """What to raise for an exception of ONNX Runtime's; they share no base class but Exception."""
+    """Return the error for an exception of ONNX Runtime, whose exceptions have no common base but Exception."""
     if isinstance(error, MemoryError) or any(phrase in str(error) for phrase in _OUT_OF_MEMORY):
         return SessionMemoryError("ONNX Runtime ran out of memory")
     return KeygraphError(f"ONNX Runtime failed on an image tensor of shape {shape}: {reason(error)}")
@@ -183,7 +172,27 @@ def _failure(error: Exception, shape: tuple[int, ...]) -> KeygraphError:
 def register_operators(
     options: onnxruntime.SessionOptions, library: str | os.PathLike[str] | None, notice: Callable[[str], None]
 ) -> str:
-    """Register the operator library; return what the operators come from, in words."""
+    """Register the operator library with a session.
+
+    Parameters
+    ----------
+    options
+        The options of the session.
+    library
+        As for `OnnxRuntimeSession`.
+    notice
+        Called with a message when the installed library does not load.
+
+    Returns
+    -------
+    str
+        Where the operators come from, in words.
+
+    Raises
+    ------
+    InputError
+        The library that was given does not load.
+    """
     functions = "the functions in the file"
     if library is None:
         return functions
@@ -204,7 +213,25 @@ def register_operators(
 def open_file(
     path: Path, options: onnxruntime.SessionOptions, provider: str, device: Device
 ) -> tuple[onnxruntime.InferenceSession, str]:
-    """Open a file, in rounded float32 where the CPU has no kernels for its bfloat16; with what to say of that.
+    """Open a file; on a CPU without kernels for its bfloat16, emulate it in float32.
+
+    Parameters
+    ----------
+    path
+        The file.
+    options
+        The options of the session.
+    provider
+        What `onnx_providers.resolve` returned.
+    device
+        The CPU or a GPU.
+
+    Returns
+    -------
+    session : InferenceSession
+        The session.
+    arithmetic : str
+        Empty, or a note for the session's description when bfloat16 is emulated.
 
     Raises
     ------
@@ -214,32 +241,33 @@ def open_file(
     try:
         return open_session(path, options, provider, device), ""
     except InputError as error:
-        rounded = _without_bfloat16(path, error.__cause__ or error) if provider == "cpu" else None
-        if rounded is None:
+        emulated = _without_bfloat16(path, error.__cause__ or error) if provider == "cpu" else None
+        if emulated is None:
             raise
-    session = onnxruntime.InferenceSession(rounded, options, providers=[PROVIDERS["cpu"]])
+    session = onnxruntime.InferenceSession(emulated, options, providers=[PROVIDERS["cpu"]])
     return session, ", bfloat16 by rounding float32"
 
 
 def _without_bfloat16(path: Path, error: BaseException) -> bytes | None:
-    """The file in float32 that rounds to bfloat16, where the lack of such kernels is why it did not open."""
+    """Return the file with bfloat16 emulated, or None when missing bfloat16 kernels are not why it did not open."""
     if "bfloat16" not in str(error) and "NOT_IMPLEMENTED" not in str(error):
         return None
     try:
         import onnx
-    except ModuleNotFoundError:
+        import onnx_ir  # noqa: F401 - `emulate_half` needs it
+    except ModuleNotFoundError as missing:
         raise MissingDependencyError(
-            f"ONNX Runtime has no bfloat16 kernels for the CPU; to run {path} here nevertheless, in float32 that is "
-            "rounded, install onnx with: pip install 'keygraph[export]'"
+            f"ONNX Runtime has no bfloat16 kernels for the CPU; to run {path} on it with emulated bfloat16, install "
+            f"{missing.name} with: pip install 'keygraph[export]'"
         ) from error
     model = onnx.load(path)
     if not any(weight.data_type == onnx.TensorProto.BFLOAT16 for weight in model.graph.initializer):
         return None
-    return bytes(rounding(model).SerializeToString())
+    return bytes(emulate_half(model).SerializeToString())
 
 
 def _elsewhere(session: onnxruntime.InferenceSession, provider: str) -> str:
-    """Say how many nodes run on another provider than the one asked for; the empty string if none does."""
+    """Return how many nodes run on another provider than the requested one, in words; empty if none."""
     counts = placement(session)
     if counts is None:
         return ""

@@ -1,4 +1,4 @@
-"""A network in PyTorch itself: what every other engine is measured against."""
+"""A session that runs a network in PyTorch, the reference for all other backends."""
 
 from __future__ import annotations
 
@@ -13,34 +13,35 @@ from ...errors import InputError
 from ...manifest import Manifest
 from ..device.cuda_driver import require_gpu
 from ..device.spec import Device
-from .base import SessionMemoryError
+from ..errors import SessionMemoryError
+from .base import check_threads
 
 if TYPE_CHECKING:
     import torch
 
-#: Phrases of PyTorch's CPU allocators; on a GPU there is an exception of its own.
+#: Phrases in the messages of PyTorch's CPU allocators; on a GPU there is a dedicated exception.
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc")
 
 
 class TorchSession:
-    """Runs a PyTorch network, in float32 with all of its bits: TensorFloat-32 is off in the process while it runs.
+    """Runs a PyTorch network, with float32 in full precision: TensorFloat-32 is disabled while it runs.
 
     Parameters
     ----------
     module
-        Its ``forward(image, *extras)`` takes float[B, C, H, W] each, for every one of the manifest's `extra_inputs`
-        after the image; with key graphs, k comes last: int64[1], or None where it is fixed.
+        Its ``forward(image, *extras)`` takes float[B, C, H, W] for the image and for each of the manifest's
+        `extra_inputs`. A network with key graphs takes k last: int64[1], or None where k is fixed.
     manifest
-        What the network says of itself.
+        The network's manifest.
     threads
-        Threads per operator, for all of PyTorch in this process; None changes nothing.
+        Threads per operator for all of PyTorch in this process, at least 1; None leaves the setting unchanged.
     device
-        Where the network is moved to; None leaves it where its parameters are.
+        The device that the network is moved to; None leaves it on the device of its parameters.
 
     Raises
     ------
     InputError
-        The threads are no number from 1, or PyTorch does not see the device.
+        `threads` is less than 1, or PyTorch does not see the device.
     """
 
     def __init__(
@@ -52,9 +53,8 @@ class TorchSession:
     ) -> None:
         import torch
 
+        check_threads(threads)
         if threads is not None:
-            if threads < 1:
-                raise InputError(f"threads is {threads}; it must be at least 1")
             torch.set_num_threads(threads)
         self.manifest = manifest
         if device is not None:
@@ -66,7 +66,7 @@ class TorchSession:
         self.description = f"PyTorch {torch.__version__}, {self._device}, {str(self._type).removeprefix('torch.')}"
 
     def compiled(self) -> TorchSession:
-        """The same network through ``torch.compile``, which takes its time at the first run of every shape."""
+        """Return a session of the same network with ``torch.compile``, which compiles when a shape is first used."""
         import torch
 
         session = copy.copy(self)
@@ -99,15 +99,15 @@ class TorchSession:
 
 
 def require_device(device: Device) -> None:
-    """Refuse a device that PyTorch does not see; raises `InputError`."""
+    """Check that PyTorch sees a device; raises `InputError`."""
     import torch
 
     if device.kind == "cpu":
         return
     if torch.version.cuda is None:
         raise InputError(
-            f"PyTorch {torch.__version__} is built without CUDA, so it cannot run on {device}; install one that is "
-            "built with it, as pytorch.org says, or give --device cpu"
+            f"PyTorch {torch.__version__} is built without CUDA, so it cannot run on {device}; install a build "
+            "with CUDA from pytorch.org, or give --device cpu"
         )
     require_gpu(device)
     if device.index >= torch.cuda.device_count():

@@ -1,4 +1,4 @@
-"""An engine that TensorRT or TensorRT-RTX built, run without PyTorch and with its copies overlapped."""
+"""A session that runs an engine of TensorRT or TensorRT-RTX without PyTorch, with overlapped transfers."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ from ... import plugins
 from ...errors import InputError, KeygraphError
 from ...manifest import Manifest
 from ..device.spec import Device
-from ..device.transfer_pipeline import Overlap
+from ..device.transfer_pipeline import TransferPipeline
 from ..notices import warn
 from ..tiling.tile_size import REBUILD
-from . import engine_metadata as sidecars
+from . import engine_metadata
 from .base import Inputs, result_shape
-from .engine_metadata import Sidecar
+from .engine_metadata import EngineMetadata
 from .tensorrt_bindings import load_backend, load_plugins
 from .tensorrt_engine import Engine
 from .tensorrt_file import Deserialized
 
 
 class TensorRtSession:
-    """Runs an engine that `keygraph build` made. One session for one thread at a time.
+    """Runs an engine that `keygraph build` made. A session may be used by one thread at a time.
 
-    Everything that can be known before the engine's first byte is deserialized is checked before: the sidecar says what
-    it was built by, for which GPU and with which plugin library.
+    The engine's metadata is checked before the engine is deserialized: which TensorRT built it, for which GPU, and
+    with which plugin library.
 
     Parameters
     ----------
     path
-        The engine; its sidecar lies beside it.
+        The engine; its metadata file must be beside it.
     device
-        The GPU; it is chosen before TensorRT is called for the first time.
+        The GPU; it is selected before the first call of TensorRT.
     library
-        ``"auto"``: the installed plugin library, where the engine needs one; a path: that library.
+        ``"auto"``: the installed plugin library, where the engine needs one. A path: that library.
     allow_host_code
-        Whether an engine may run code of its own on this machine's processor, as version-compatible ones do: only for
-        engines from somebody you trust.
+        Whether an engine may run its own code on this machine's processor, as version-compatible engines do. Set it
+        only for engines from a source that you trust.
     notice
-        Takes lines that a user should see.
+        Called with messages for the user.
 
     Raises
     ------
     MissingDependencyError
-        TensorRT, CUDA's bindings or the plugin library are not installed.
+        TensorRT, CUDA's Python bindings or the plugin library are not installed.
     InputError
-        There is no such GPU; the file or its sidecar is missing, damaged, or of another TensorRT, GPU or plugin
-        library; the engine needs more memory than the GPU has.
+        There is no such GPU; the engine or its metadata is missing, damaged, or made for another TensorRT, GPU or
+        plugin library; the engine needs more memory than the GPU has.
     """
 
     def __init__(
@@ -68,32 +68,32 @@ class TensorRtSession:
         file = Path(path)
         if device.kind != "cuda":
             raise InputError(f"{file} is an engine for a GPU, which does not run on the device {device}; give cuda")
-        sidecar = sidecars.read(file)
-        backend = load_backend(sidecar.backend)
-        plugin = plugin_for(sidecar, library)
+        metadata = engine_metadata.read(file)
+        backend = load_backend(metadata.backend)
+        plugin = plugin_for(metadata, library)
         gpu = _open_gpu(device)
-        # What is freed, last in first out; nothing in it may refer to the session, which would then never be collected.
+        # Releases in reverse order. It must not refer to the session, which would then never be collected.
         owned = contextlib.ExitStack()
         owned.callback(gpu.close)
         self._close = weakref.finalize(self, _close, gpu, owned)
         try:
-            here = sidecars.Here(
+            here = engine_metadata.LoadEnvironment(
                 backend.name, backend.version, gpu.gpu.capability, gpu.gpu.name, plugin, allow_host_code=allow_host_code
             )
-            sidecars.check(file, here, notice)
+            engine_metadata.check(file, here, notice)
             if plugin is not None:
                 load_plugins(backend, plugin)
-            self.manifest: Manifest = sidecar.manifest
-            self._file = Deserialized(backend, file, allow_host_code, gpu, sidecar.engine_sha256)
+            self.manifest: Manifest = metadata.manifest
+            self._file = Deserialized(backend, file, allow_host_code, gpu, metadata.engine_sha256)
             owned.callback(self._file.release)
             profile = functools.partial(_profile_of, self.manifest)
             extras = [extra.name for extra in self.manifest.extra_inputs]
             self._engine = Engine(backend, self._file, gpu, profile, extras, file)
             owned.callback(self._engine.release)
-            self._overlap = Overlap(gpu, self._engine.launch)
-            owned.callback(self._overlap.release)
+            self._pipeline = TransferPipeline(gpu, self._engine.launch)
+            owned.callback(self._pipeline.release)
         except BaseException:
-            # Now, and not when the exception's last traceback goes: whoever tries a smaller engine needs the memory.
+            # Free memory now, not when the traceback is collected: the caller may try a smaller engine.
             self.close()
             raise
         self._gpu = gpu
@@ -105,17 +105,18 @@ class TensorRtSession:
     def run(self, images: NDArray[np.float32], k: int | None, *extras: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Session.run`."""
         with contextlib.closing(self.run_batches(iter([(images, *extras)]), k)) as results:
-            return next(results).copy()
+            restored: NDArray[np.float32] = next(results).copy()
+            return restored
 
     def run_batches(self, batches: Iterator[Inputs], k: int | None) -> Generator[NDArray[np.float32], None, None]:
-        """See `run_batches`.
+        """See `base.run_batches`.
 
-        A batch of fewer images than the one before it is filled up, so that the same graph serves both.
+        A batch with fewer images than the previous one is filled up to its size, so that the same CUDA graph runs it.
         """
         self._require_open()
         self._gpu.use()
         if k is not None:
-            self._engine.set_k(k, self._overlap.compute_stream)
+            self._engine.set_k(k, self._pipeline.compute_stream)
         together = 0
 
         def full(shape: Sequence[int]) -> int:
@@ -126,20 +127,21 @@ class TensorRtSession:
         def restored(shape: Sequence[int]) -> tuple[int, ...]:
             return result_shape(self.manifest, (1, *shape))[1:]
 
-        before = self._engine.shapes
+        before = self._engine.reshapes
         try:
-            with contextlib.closing(self._overlap.run(batches, full, restored, self._engine.dtype)) as results:
+            with contextlib.closing(self._pipeline.run(batches, full, restored, self._engine.dtype)) as results:
                 for result in results:
-                    yield result.astype(np.float32, copy=False)
+                    single: NDArray[np.float32] = result.astype(np.float32, copy=False)
+                    yield single
                     self._require_open()
-        finally:  # Whoever has all results need not ask for one more.
-            if self._file.cache is not None and self._engine.shapes != before:
+        finally:  # Also when the caller stops after the last result without exhausting the generator.
+            if self._file.cache is not None and self._engine.reshapes != before:
                 self._file.cache.save()
 
     def close(self) -> None:
-        """Free everything on the GPU, and the engine; the session cannot be used after it.
+        """Free the engine and all memory on the GPU; the session cannot be used afterwards.
 
-        Results that were not copied are gone with it. A session that is collected is closed.
+        Results of `run_batches` that were not copied become invalid. A session that is garbage collected is closed.
         """
         self._close()
 
@@ -148,17 +150,17 @@ class TensorRtSession:
             raise KeygraphError("this session has been closed; load the engine again")
 
     def _together(self, shape: Sequence[int], before: int) -> int:
-        """How many images a launch takes that restores a batch of this shape, after one that took so many."""
+        """Return the batch size of the launch for a batch of this shape, when the previous launch had size `before`."""
         count, height, width = _profiled(self.manifest, shape)
         for profile in self.manifest.profiles:
             least, _, most = profile.batch
             if profile.takes(max(count, least), height, width):
                 return max(count, least, min(before, most))
-        return count  # `_profile_of` says what the engine takes.
+        return count  # No profile fits: `_profile_of` raises the error.
 
 
 def _profile_of(manifest: Manifest, shape: tuple[int, ...]) -> int:
-    """Number of the first profile that takes images of a shape."""
+    """Return the number of the first profile that accepts images of a shape; raises `InputError` if there is none."""
     batch, height, width = _profiled(manifest, shape)
     for index, profile in enumerate(manifest.profiles):
         if profile.takes(batch, height, width):
@@ -170,37 +172,37 @@ def _profile_of(manifest: Manifest, shape: tuple[int, ...]) -> int:
     )
     raise InputError(
         f"this engine does not take {batch} images of {height} x {width} pixels, but {known}; choose a tile and a "
-        f"batch within that, or {REBUILD} --tile {max(height, width)} --batch {batch}"
+        f"batch in this range, or {REBUILD} --tile {max(height, width)} --batch {batch}"
     )
 
 
 def _profiled(manifest: Manifest, shape: Sequence[int]) -> tuple[int, int, int]:
-    """(B, H, W) of images as profiles count them: without the margin."""
+    """Return (B, H, W) of images without the margin, as in profiles."""
     batch, _, height, width = shape
     return batch, height - manifest.margin[0], width - manifest.margin[1]
 
 
 def _open_gpu(device: Device) -> Any:
-    """Open CUDA; a function of its own because cuda-bindings need not be installed to import this module."""
+    """Open CUDA. Imported here because this module can be imported without cuda-bindings."""
     from ..device.cuda_runtime import Cuda
 
     return Cuda(device)
 
 
-def plugin_for(sidecar: Sidecar, library: str | os.PathLike[str] | None) -> Path | None:
-    """The plugin library for an engine, None where it needs none."""
-    if sidecar.plugin is None:
+def plugin_for(metadata: EngineMetadata, library: str | os.PathLike[str] | None) -> Path | None:
+    """Return the plugin library for an engine, or None when it needs none; raises `InputError` when it is left out."""
+    if metadata.plugin is None:
         return None
     if library is None:
         raise InputError(
-            f"this engine was built with {sidecar.plugin.name} and does not run without it; leave the library out, or "
-            f"build one that does with: {sidecar.command(plugin='none')}"
+            f"this engine was built with {metadata.plugin.name} and does not run without it; leave the library out, or "
+            f"build one that does with: {metadata.command(plugin='none')}"
         )
     return plugins.library("tensorrt") if library == "auto" else Path(library)
 
 
 def _close(gpu: Any, owned: contextlib.ExitStack) -> None:
-    # Long after an error of the GPU, freeing fails as well; there is nobody left to tell. Whatever fails, the rest is
-    # freed. A session may be collected in any thread, whose own GPU is left to it.
+    # After an error of the GPU, freeing fails as well, and a finalizer has no caller to report it to; `owned` releases
+    # the rest. The garbage collector may run this in any thread, whose current device is restored.
     with contextlib.suppress(KeygraphError), gpu.current(), owned:
         gpu.finish()

@@ -1,4 +1,4 @@
-"""TensorRT's Python bindings and its plugin registry: one place that imports the former and fills the latter."""
+"""Import the Python bindings of TensorRT or TensorRT-RTX, and register the plugin library with them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from typing import Any
 
 from ...errors import InputError, MissingDependencyError
 
-#: Backend -> (its modules, the first that there is counts; the extra that brings it).
+#: Backend -> (names of its Python module, of which the first installed one is used; the extra that installs it).
 _BACKENDS = {
     "tensorrt": (("tensorrt",), "tensorrt"),
     "tensorrt-rtx": (("tensorrt_rtx", "tensorrt_rtx_bindings"), "rtx"),
 }
 
-#: Our operators in TensorRT's registry: (name, version, namespace).
+#: keygraph's operators in TensorRT's plugin registry: (name, version, namespace).
 PLUGINS = (("KeyGraph", "1", "keygraph"), ("KeyGraphAttention", "1", "keygraph"))
 
 
@@ -37,9 +37,9 @@ class Backend:
     module
         Its Python bindings.
     version
-        Theirs, in full.
+        Full version of the bindings.
     log
-        Its logger, the only one of the process; it keeps the last errors.
+        The process's only logger of this backend; it keeps the latest errors.
     """
 
     name: str
@@ -49,14 +49,14 @@ class Backend:
 
     @property
     def is_rtx(self) -> bool:
-        """Whether this is TensorRT-RTX, which compiles its kernels where they run."""
+        """Whether this is TensorRT-RTX, which compiles kernels just in time on the GPU that runs them."""
         return self.name == "tensorrt-rtx"
 
     def errors(self) -> str:
-        """What the log holds of errors since this was last asked, in one line."""
+        """Return the errors that were logged since the last call, in one line, and forget them."""
         lines = list(dict.fromkeys(self.log.errors))
         self.log.errors.clear()
-        return "; ".join(lines) or "it gives no reason"
+        return "; ".join(lines) or "no reason given"
 
 
 @functools.cache
@@ -71,9 +71,9 @@ def load_backend(name: str) -> Backend:
     Raises
     ------
     MissingDependencyError
-        It is not installed.
+        The backend is not installed, or one of its libraries does not load.
     InputError
-        There is no such backend.
+        There is no backend with this name.
     """
     if name not in _BACKENDS:
         raise InputError(f"there is no backend {name!r}; this keygraph has {', '.join(_BACKENDS)}: upgrade it")
@@ -82,7 +82,7 @@ def load_backend(name: str) -> Backend:
     try:
         module = import_module(names[0] if names else modules[0])
         return Backend(name, module, str(module.__version__), _logger(module))
-    except (ImportError, OSError, AttributeError) as error:  # OSError: a library of NVIDIA's does not load.
+    except (ImportError, OSError, AttributeError) as error:  # OSError: one of NVIDIA's libraries does not load.
         raise MissingDependencyError(
             f"{name} cannot be imported ({' '.join(str(error).split())}); install it with: "
             f"pip install 'keygraph[{extra}]'"
@@ -91,10 +91,10 @@ def load_backend(name: str) -> Backend:
 
 @contextmanager
 def loader_path(backend: str) -> Iterator[dict[str, str]]:
-    """Yield the environment of a process in which the backend works; it is gone when the block ends.
+    """Yield environment variables for a process that uses the backend; valid until the block ends.
 
-    TensorRT-RTX's ONNX parser opens ``libtensorrt_rtx.so``, a name that its package does not have, and ends the process
-    when there is none on the loader's path, which cannot be changed from within a process.
+    TensorRT-RTX's ONNX parser loads ``libtensorrt_rtx.so``, a file name that its Python package does not contain, and
+    terminates the process when the loader does not find it. A process cannot change its own loader path.
     """
     spec = find_spec("tensorrt_rtx_libs") if backend == "tensorrt-rtx" else None
     if spec is None or spec.origin is None:
@@ -109,12 +109,12 @@ def loader_path(backend: str) -> Iterator[dict[str, str]]:
 
 
 def load_plugins(backend: Backend, library: Path) -> None:
-    """Register our operators with a backend, once for a process.
+    """Register keygraph's operators with a backend, once per process.
 
     Raises
     ------
     InputError
-        The library does not load, or does not register them.
+        The library does not load, or does not register the operators.
     """
     _load_once(backend, library.resolve())
 
@@ -151,9 +151,9 @@ def _names(plugins: Iterable[tuple[str, str, str]]) -> str:
 
 
 def _logger(module: Any) -> Any:
-    """A logger that keeps the last errors and prints nothing."""
+    """Create a logger that keeps the latest errors and prints nothing."""
 
-    class Log(module.ILogger):
+    class Log(module.ILogger):  # type: ignore[misc]  # the module is chosen at run time
         def __init__(self) -> None:
             module.ILogger.__init__(self)
             self.errors: deque[str] = deque(maxlen=8)

@@ -1,4 +1,4 @@
-"""A deserialized engine: its shapes, its k, its launches, and a CUDA graph of what it does again and again."""
+"""Launch a deserialized engine: shapes, k, addresses, and CUDA graphs of repeated launches."""
 
 from __future__ import annotations
 
@@ -12,56 +12,61 @@ from numpy.typing import NDArray
 from ...errors import InputError, KeygraphError
 from ...manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT
 from ..device import transfer_pipeline
-from .base import SessionMemoryError
+from ..errors import SessionMemoryError
 from .tensorrt_bindings import Backend
 from .tensorrt_file import Deserialized
 
 
-class Gpu(transfer_pipeline.Gpu, Protocol):
-    """What is needed of CUDA, graphs too; see `Cuda`, which has it."""
+class LaunchApi(transfer_pipeline.TransferApi, Protocol):
+    """The calls of CUDA that an engine needs: those of the transfers, and graphs; see `cuda_runtime.Cuda`."""
 
-    def capture(self, stream: int, launch: Callable[[], None]) -> Any: ...
-    def launch(self, graph: Any, stream: int) -> None: ...
-    def free_graph(self, graph: Any) -> None: ...
+    def capture(self, stream: int, launch: Callable[[], None]) -> Any:
+        """Return a graph of the work that `launch` puts into a stream; None if capture fails."""
+
+    def launch(self, graph: Any, stream: int) -> None:
+        """Run a captured graph."""
+
+    def free_graph(self, graph: Any) -> None:
+        """Destroy a graph."""
 
 
-#: Shape of images -> number of the profile that takes them. Extra inputs follow the images.
+#: Returns the number of the profile that accepts images of a shape [B, C, H, W].
 ProfileOf = Callable[[tuple[int, ...]], int]
 
 
 class Engine:
-    """Launches batches.
+    """Launches batches on a deserialized engine.
 
-    The first launch of a batch runs the engine, which may still prepare itself for the shape; then a graph of the same
-    launch is captured, if that can be, and runs from there on. Another shape begins anew. TensorRT-RTX keeps graphs by
-    itself, since it exchanges kernels while it runs.
+    The first launch with a shape runs the engine directly, because the engine may still allocate or initialize for the
+    shape. Then a CUDA graph of the same launch is captured where possible, and later launches run the graph. A new
+    shape discards the graphs. TensorRT-RTX manages its own graphs, because it replaces kernels while it runs.
 
     Parameters
     ----------
     backend
-        What deserialized it.
+        The backend that deserialized the engine.
     file
         TensorRT's objects.
     gpu
-        CUDA.
+        The calls of CUDA.
     profile_of
-        Number of the profile for images of a shape; raises `InputError` when there is none.
+        Returns the number of the profile for images of a shape, or raises `InputError` when there is none.
     extras
-        Names of the inputs beside image and k, in the order of a batch's.
+        Names of the inputs besides the image and k, in the order of `Batch.inputs`.
     source
-        The file, for messages.
+        The engine file, for messages.
 
     Raises
     ------
     InputError
-        Its tensors are not those of an engine that keygraph built.
+        The tensors are not those of an engine that keygraph built.
     """
 
     def __init__(
         self,
         backend: Backend,
         file: Deserialized,
-        gpu: Gpu,
+        gpu: LaunchApi,
         profile_of: ProfileOf,
         extras: Sequence[str],
         source: Path,
@@ -83,8 +88,8 @@ class Engine:
         )
         self._k_host: NDArray[np.int64] = np.zeros(1, np.int64)
         self._k_buffer: transfer_pipeline.Buffer | None = None
-        #: How often it was prepared for another shape.
-        self.shapes = 0
+        #: Number of times that a new shape was set.
+        self.reshapes = 0
         self._shapes: tuple[tuple[int, ...], ...] | None = None
         self._profile = 0
         self._captures = not backend.is_rtx
@@ -92,10 +97,10 @@ class Engine:
         self._idle = gpu.event()
 
     def set_k(self, k: int, stream: int) -> None:
-        """Let the launches from here on use this k; nothing may be on its way.
+        """Set k for the launches that follow; no launch may be running.
 
-        An engine that was built with our plugin reads k on the GPU, one that was built from the plain functions needs
-        it on the host: there it is a part of the graph.
+        An engine that was built with the plugin reads k from device memory. One that was built from the plain
+        functions reads it from host memory when it is launched, so that a CUDA graph contains its value.
         """
         if self._k_on_host:
             self._k_host[0] = k
@@ -108,7 +113,7 @@ class Engine:
         self._gpu.upload(self._k_buffer.address, value, stream)
 
     def launch(self, batch: transfer_pipeline.Batch, stream: int) -> None:
-        """Start one batch; see `overlap.Launch`."""
+        """Start one batch; see `transfer_pipeline.Launch`."""
         key = batch, int(self._k_host[0])
         graph = self._graphs.get(key)
         if graph is not None:
@@ -132,14 +137,14 @@ class Engine:
                 self._graphs[key] = graph
 
     def release(self) -> None:
-        """Free the graphs and k's buffer; nothing may be on its way."""
+        """Free the graphs and the buffer of k; no launch may be running."""
         self._free_graphs()
         if self._k_buffer is not None:
             self._k_buffer.release()
             self._k_buffer = None
 
     def _reshape(self, shapes: tuple[tuple[int, ...], ...], stream: int) -> None:
-        """Prepare for another shape. Graphs hold what the context had prepared for the last one."""
+        """Set new shapes. Existing graphs are invalid afterwards, because they use state of the previous shapes."""
         if self._graphs:
             self._gpu.record(self._idle, stream)
             self._gpu.synchronize(self._idle)
@@ -147,17 +152,17 @@ class Engine:
         self._shapes = None
         profile = self._profile_of(shapes[0])
         if profile != self._profile and not self._file.context.set_optimization_profile_async(profile, stream):
-            raise self._failure(f"it does not take its profile {profile}")
+            raise self._failure(f"it rejects its profile {profile}")
         self._profile = profile
         for name, shape in zip(self._inputs, shapes, strict=True):
             if not self._file.context.set_input_shape(name, shape):
-                raise self._failure(f"it does not take the shape {shape} for {name}")
+                raise self._failure(f"it rejects the shape {shape} for {name}")
         self._shapes = shapes
-        self.shapes += 1
+        self.reshapes += 1
 
     def _bind(self, name: str, address: int) -> None:
         if not self._file.context.set_tensor_address(name, address):
-            raise self._failure(f"it does not take an address for {name}")
+            raise self._failure(f"it rejects an address for {name}")
 
     def _enqueue(self, stream: int) -> None:
         if not self._file.context.execute_async_v3(stream):

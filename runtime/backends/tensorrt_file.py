@@ -1,26 +1,26 @@
-"""An engine file in TensorRT: the objects that it becomes, in one place that can let go of them."""
+"""Deserialize an engine file and own TensorRT's objects for it, so that they can be released in order."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
 from ...files import atomic_path
 from .tensorrt_bindings import Backend
+from .user_cache import cache_folder
 
 
 class RuntimeCache:
-    """The kernels that TensorRT-RTX compiled for an engine on this GPU, kept from process to process.
+    """The kernels that TensorRT-RTX compiled for an engine on this GPU, saved to a file for later processes.
 
     Parameters
     ----------
     cache
-        TensorRT-RTX's object; `object` is it.
+        TensorRT-RTX's cache object, available as `object`.
     path
-        The file. One that does not fit this GPU, driver or version is not used, and written anew.
+        The file. If it does not match this GPU, driver or version, it is ignored and overwritten.
     """
 
     def __init__(self, cache: Any, path: Path) -> None:
@@ -31,7 +31,7 @@ class RuntimeCache:
                 self._size = len(blob)
 
     def save(self) -> None:
-        """Write the cache where it has grown. It only saves time: what cannot be written is left."""
+        """Write the cache if its size has changed. A failure is ignored, because the cache only saves time."""
         blob = bytes(self.object.serialize())
         if len(blob) == self._size:
             return
@@ -43,25 +43,25 @@ class RuntimeCache:
 
 
 class Deserialized:
-    """TensorRT's objects for one engine file. Nobody else keeps a reference to them, so that `release` frees them.
+    """TensorRT's objects for one engine file. No other object may keep references to them, so `release` frees them.
 
     Parameters
     ----------
     backend
-        What deserializes it.
+        The backend that deserializes the engine.
     path
         The engine.
     allow_host_code
-        See `TensorRtSession`.
+        As for `TensorRtSession`.
     gpu
-        CUDA, to say how much memory there is.
+        The `Cuda` object, which reports free memory for the error message.
     digest
-        The engine's SHA-256, which kernels that TensorRT-RTX compiles are kept under.
+        SHA-256 of the engine, which names the file of TensorRT-RTX's compiled kernels.
 
     Raises
     ------
     InputError
-        It does not load, or needs more memory than the GPU has.
+        The engine does not load, or needs more memory than the GPU has.
     """
 
     def __init__(self, backend: Backend, path: Path, allow_host_code: bool, gpu: Any, digest: str) -> None:
@@ -77,8 +77,8 @@ class Deserialized:
             raise
 
     def release(self) -> None:
-        """Free everything; nothing may be running, and the GPU must be the calling thread's."""
-        # In the reverse order of their making: TensorRT wants what made an object to outlive it.
+        """Free all objects; no launch may be running, and the GPU must be the calling thread's current device."""
+        # In reverse order of creation, because TensorRT requires that an object's creator outlives it.
         self.context = None
         self.cache = self._config = None
         self.engine = None
@@ -97,7 +97,7 @@ class Deserialized:
             )
         if backend.is_rtx:
             self._config = self.engine.create_runtime_config()
-            # Tiles have one shape: its kernels are worth compiling at once, and worth keeping.
+            # All tiles have the same shape, so compile its specialized kernels immediately and keep them.
             self._config.dynamic_shapes_kernel_specialization_strategy = (
                 module.DynamicShapesKernelSpecializationStrategy.EAGER
             )
@@ -116,8 +116,3 @@ class Deserialized:
                 f"has {free / 2**20:,.0f} of {total / 2**20:,.0f} MiB free ({backend.errors()}); build an engine with "
                 "smaller tiles or batches"
             )
-
-
-def cache_folder() -> Path:
-    """Where keygraph keeps what it can make again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "keygraph"

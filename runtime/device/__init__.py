@@ -1,1 +1,1 @@
-"""Devices: naming one, asking its driver, its memory, and transfers beside computation."""
+"""Devices: naming one, querying its driver, calling CUDA, host memory, and transfers that overlap with computation."""

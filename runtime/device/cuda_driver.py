@@ -1,4 +1,7 @@
-"""NVIDIA's driver, asked through its C interface before any library that would only say that it failed."""
+"""Queries of NVIDIA's driver through ctypes: which GPUs exist, and how much of their memory is used.
+
+Needs no CUDA package. Called before libraries whose errors do not say what is wrong with the driver or the GPU.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,16 @@ _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU that the driver has.
+    """A GPU as the driver describes it.
 
     Attributes
     ----------
     name
-        What NVIDIA calls it.
+        NVIDIA's name of the model.
     capability
         Compute capability, (major, minor).
     memory
-        Bytes in all.
+        Total memory in bytes.
     """
 
     name: str
@@ -32,24 +35,24 @@ class Gpu:
 
     @property
     def target(self) -> str:
-        """``sm_89`` and the like."""
+        """The compute capability as a target, for instance ``"sm_89"``."""
         return f"sm_{self.capability[0]}{self.capability[1]}"
 
 
 def require_gpu(device: Device, driver: str = "libcuda.so.1") -> Gpu:
-    """Return what a CUDA device is.
+    """Return the description of a CUDA device.
 
     Parameters
     ----------
     device
-        Of the kind ``"cuda"``.
+        A device of the kind ``"cuda"``.
     driver
-        The library's name.
+        Name of the driver's library.
 
     Raises
     ------
     InputError
-        There is no driver, no GPU, or none of this number; or the driver does not start.
+        The driver is missing or does not initialize, or there is no GPU with this number.
     """
     otherwise = "run on the CPU (an .onnx file with --device cpu), or on a machine with an NVIDIA GPU"
     try:
@@ -63,7 +66,7 @@ def require_gpu(device: Device, driver: str = "libcuda.so.1") -> Gpu:
     if status == 0:
         status = cuda.cuDeviceGetCount(ctypes.byref(count))
     if status == _NO_DEVICE or (status == 0 and count.value == 0):
-        raise InputError(f"{device}: NVIDIA's driver is there, but sees no GPU; see nvidia-smi, or {otherwise}")
+        raise InputError(f"{device}: NVIDIA's driver is installed, but sees no GPU; see nvidia-smi, or {otherwise}")
     if status != 0:
         raise InputError(
             f"{device}: NVIDIA's driver does not start (cuInit gives {status}); reboot, or reinstall it so that its "
@@ -76,12 +79,12 @@ def require_gpu(device: Device, driver: str = "libcuda.so.1") -> Gpu:
 
 
 def used_memory(device: Device, driver: str = "libcuda.so.1") -> int:
-    """Bytes of a GPU that are in use by anybody; makes CUDA's context of this process if there is none yet.
+    """Return the bytes of a GPU's memory that all processes use; creates this process's CUDA context if needed.
 
     Raises
     ------
     InputError
-        As `require_gpu`.
+        As for `require_gpu`.
     """
     require_gpu(device, driver)
     cuda = ctypes.CDLL(driver)

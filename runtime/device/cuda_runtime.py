@@ -1,6 +1,6 @@
-"""The few calls of the CUDA runtime that a session needs, through cuda-bindings: memory, streams, events, graphs.
+"""Calls of the CUDA runtime through cuda-bindings: memory, streams, events and graphs of one GPU.
 
-Everything here is thin: what can be decided without a GPU is decided in the modules that use it.
+A thin layer without decisions of its own, because it can only be tested on a GPU.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError, KeygraphError, MissingDependencyError
-from ..backends.base import SessionMemoryError
+from ..errors import SessionMemoryError
 from .cuda_driver import require_gpu
 from .spec import Device
 
@@ -27,20 +27,20 @@ except ImportError as error:
 
 
 class Cuda:
-    """One GPU, and what was allocated on it; nothing of it outlives `close`.
+    """One GPU, with the streams and events that were created on it.
 
-    Streams, events, graphs and device addresses are plain values of CUDA's own. All copies are asynchronous, and their
+    Streams, events, graphs and device addresses are CUDA's own plain values. All copies are asynchronous, and their
     host arrays must come from `pinned`.
 
     Parameters
     ----------
     device
-        The GPU. It is made the calling thread's own, before any other library can choose one.
+        The GPU. It becomes the calling thread's current device, before another library can choose one.
 
     Raises
     ------
     InputError
-        There is no driver, or no such GPU.
+        The driver is missing, or there is no such GPU.
     """
 
     def __init__(self, device: Device) -> None:
@@ -50,14 +50,14 @@ class Cuda:
         self.use()
 
     def use(self) -> None:
-        """Make this GPU the calling thread's."""
+        """Make this GPU the calling thread's current device."""
         _check(runtime.cudaSetDevice(self._index), "cannot use the GPU")
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
-        """Make this GPU the calling thread's inside the block."""
+        """Make this GPU the calling thread's current device inside the block."""
         status, before = runtime.cudaGetDevice()
-        runtime.cudaSetDevice(self._index)  # What fails here fails again at the first call.
+        runtime.cudaSetDevice(self._index)  # If this fails, the first call in the block fails as well.
         try:
             yield
         finally:
@@ -65,67 +65,87 @@ class Cuda:
                 runtime.cudaSetDevice(before)
 
     def finish(self) -> None:
-        """Wait for everything that the GPU was given."""
+        """Wait until all work on the GPU has finished."""
         _check(runtime.cudaDeviceSynchronize(), "the GPU failed")
 
     def close(self) -> None:
-        """Free streams and events; nothing may be on its way."""
+        """Destroy streams and events; no work may be running."""
         self._cleanup.close()
 
     def allocate(self, size: int) -> int:
-        """Return the address of so many bytes on the GPU (CUDA aligns it to 256 at the least)."""
+        """Allocate bytes on the GPU; return the address, which CUDA aligns to at least 256 bytes."""
         return int(_check(runtime.cudaMalloc(max(size, 1)), f"cannot allocate {size:,} bytes on the GPU"))
 
     def free(self, address: int) -> None:
-        """Free what `allocate` gave."""
+        """Free memory that `allocate` returned."""
         _check(runtime.cudaFree(address), "cannot free memory on the GPU")
 
     def pinned(self, size: int) -> NDArray[np.uint8]:
-        """Return so many bytes on the host that the GPU can copy from and to by itself."""
+        """Allocate page-locked bytes on the host, which asynchronous copies need; return uint8[size]."""
         size = max(size, 1)
         address = int(_check(runtime.cudaHostAlloc(size, 0), f"cannot pin {size:,} bytes of memory"))
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
 
     def free_pinned(self, memory: NDArray[np.uint8]) -> None:
-        """Free what `pinned` gave; no array may look into it any more."""
+        """Free memory that `pinned` returned; no view of it may be used afterwards."""
         _check(runtime.cudaFreeHost(memory.ctypes.data), "cannot free pinned memory")
 
     def stream(self) -> int:
-        """Return a new stream that does not wait for the default one."""
+        """Create a stream that does not synchronize with the default stream."""
         stream = _check(runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking), "cannot make a stream")
         self._cleanup.callback(runtime.cudaStreamDestroy, stream)
         return int(stream)
 
     def event(self) -> Any:
-        """Return a new event, to be waited for and not for timing."""
+        """Create an event for synchronization, without timing."""
         event = _check(runtime.cudaEventCreateWithFlags(runtime.cudaEventDisableTiming), "cannot make an event")
         self._cleanup.callback(runtime.cudaEventDestroy, event)
         return event
 
     def upload(self, target: int, source: NDArray[Any], stream: int) -> None:
-        """Copy a contiguous pinned array to the GPU."""
+        """Copy a contiguous pinned array to the GPU.
+
+        Parameters
+        ----------
+        target
+            Address on the GPU.
+        source
+            Array of any shape and dtype in memory from `pinned`; unchanged until the copy has finished.
+        stream
+            The stream that copies.
+        """
         kind = runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
         _check(runtime.cudaMemcpyAsync(target, source.ctypes.data, source.nbytes, kind, stream), "cannot upload")
 
     def download(self, target: NDArray[Any], source: int, stream: int) -> None:
-        """Copy from the GPU to a contiguous pinned array."""
+        """Copy from the GPU to a contiguous pinned array.
+
+        Parameters
+        ----------
+        target
+            Array of any shape and dtype in memory from `pinned`.
+        source
+            Address on the GPU.
+        stream
+            The stream that copies.
+        """
         kind = runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
         _check(runtime.cudaMemcpyAsync(target.ctypes.data, source, target.nbytes, kind, stream), "cannot download")
 
     def record(self, event: Any, stream: int) -> None:
-        """Let an event stand for everything that the stream was given so far."""
+        """Record an event in a stream, after all work that the stream holds."""
         _check(runtime.cudaEventRecord(event, stream), "cannot record an event")
 
     def wait(self, stream: int, event: Any) -> None:
-        """Let what the stream is given from here on wait for an event; the host goes on."""
+        """Make a stream wait for an event before its next work; the host does not wait."""
         _check(runtime.cudaStreamWaitEvent(stream, event, 0), "cannot wait for an event")
 
     def synchronize(self, event: Any) -> None:
-        """Let the host wait for an event; what failed on the GPU before it is raised here."""
+        """Block the host until an event has happened; raises errors of the GPU's work before it."""
         _check(runtime.cudaEventSynchronize(event), "the GPU failed")
 
     def capture(self, stream: int, launch: Callable[[], None]) -> Any:
-        """Return a graph of what `launch` gives the stream, without running it; None where that cannot be captured."""
+        """Return a graph of the work that `launch` puts into the stream, without running it; None if capture fails."""
         mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         _check(runtime.cudaStreamBeginCapture(stream, mode), "cannot capture a graph")
         launched = False
@@ -134,7 +154,7 @@ class Cuda:
             launched = True
         except KeygraphError:
             pass
-        finally:  # Whatever was raised: a stream that still captures takes nothing else.
+        finally:  # A stream that is still capturing accepts no other work.
             graph = _end_capture(stream, launched)
         return graph
 
@@ -143,17 +163,17 @@ class Cuda:
         _check(runtime.cudaGraphLaunch(graph, stream), "cannot run a graph")
 
     def free_graph(self, graph: Any) -> None:
-        """Free what `capture` gave; it must not be running."""
+        """Destroy a graph that `capture` returned; it must not be running."""
         runtime.cudaGraphExecDestroy(graph)
 
     def free_memory(self) -> tuple[int, int]:
-        """Return the bytes that are free on the GPU, and all of its bytes."""
+        """Return the free and the total memory of the GPU in bytes."""
         free, total = _check(runtime.cudaMemGetInfo(), "cannot ask for the GPU's memory")
         return int(free), int(total)
 
 
 def _end_capture(stream: int, keep: bool) -> Any:
-    """Return the captured graph, ready to run; None where it is not kept or cannot be made."""
+    """End a capture; return the instantiated graph, or None when it is not wanted or could not be created."""
     success = runtime.cudaError_t.cudaSuccess
     status, graph = runtime.cudaStreamEndCapture(stream)
     executable = None
@@ -163,12 +183,12 @@ def _end_capture(stream: int, keep: bool) -> Any:
         runtime.cudaGraphDestroy(graph)
     if keep and status == success:
         return executable
-    runtime.cudaGetLastError()  # What cannot be captured is no error of the work to come.
+    runtime.cudaGetLastError()  # Clears the error of the failed capture, so that later calls do not report it.
     return None
 
 
 def _check(answer: tuple[Any, ...], what: str) -> Any:
-    """Return what a call gave besides its status; raise what the status says."""
+    """Return the values of a call without its status; raise an error when the status is one."""
     status, *values = answer
     if status == runtime.cudaError_t.cudaErrorMemoryAllocation:
         raise SessionMemoryError(f"the GPU ran out of memory ({what})")

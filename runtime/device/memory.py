@@ -1,44 +1,22 @@
-"""How large an image may be that is restored whole."""
+"""Host memory on Linux: how much a process can still allocate, and how much a piece of work uses."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-from ...manifest import Manifest
-from ..backends.base import Session
-from ..tiling.tile_size import WHOLE_PIXELS
-
-#: Share of the free memory that a run may take: estimates are good to a quarter or so, and others want some, too.
-SHARE = 0.6
-
-#: More pixels than any image has.
-NO_LIMIT = 2**62
-
-
-def whole_pixels(manifest: Manifest, session: Session) -> int:
-    """Pixels up to which images are restored whole.
-
-    Tiles change the result of a model with global statistics, so that its images are whole while they fit. On the CPU
-    that has to be known beforehand, for a system that is out of memory ends processes. A GPU says when it has none
-    left, so it is tried there.
-    """
-    if not manifest.global_statistics:
-        return WHOLE_PIXELS
-    device = getattr(session, "device", None)
-    if device is not None and device.kind != "cpu":
-        return NO_LIMIT
-    free = available()
-    if manifest.statistics is None or manifest.statistics.memory is None or free is None:
-        return WHOLE_PIXELS
-    return max(WHOLE_PIXELS, int(SHARE * free / manifest.statistics.memory))
-
 
 def growth(work: Callable[[], object]) -> int | None:
-    """Do some work; return by how many bytes this process's memory grew meanwhile at its peak, None where unknown."""
+    """Run some work and return by how much this process's resident memory grew at its peak.
+
+    Returns
+    -------
+    int | None
+        Bytes; None where the system does not report it.
+    """
     own = Path("/proc/self")
     try:
-        (own / "clear_refs").write_text("5")  # The peak begins anew.
+        (own / "clear_refs").write_text("5")  # Resets the recorded peak.
         before = _status(own)["VmRSS"]
     except (OSError, KeyError, ValueError):
         work()
@@ -48,15 +26,26 @@ def growth(work: Callable[[], object]) -> int | None:
 
 
 def _status(process: Path) -> dict[str, int]:
-    """What a process's memory is, in bytes."""
+    """Return the sizes in a process's status file, in bytes, by name."""
     lines = (line.split() for line in (process / "status").read_text().splitlines())
     return {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines if words[-1] == "kB"}
 
 
 def available(root: Path = Path("/")) -> int | None:
-    """Bytes of memory that this process can still get, as the system estimates it; None where it does not say.
+    """Return the bytes of memory that this process can still allocate, as the system estimates it.
 
-    The least of what the machine has and of what the process's control group (a container's limit) leaves.
+    This is the smaller of what the machine has available and what the limit of the process's control group (its
+    container) leaves.
+
+    Parameters
+    ----------
+    root
+        Folder that contains ``proc`` and ``sys``.
+
+    Returns
+    -------
+    int | None
+        None where the system reports neither.
     """
     found = [_of_machine(root / "proc/meminfo"), _of_group(root / "sys/fs/cgroup")]
     known = [value for value in found if value is not None]
@@ -72,7 +61,7 @@ def _of_machine(file: Path) -> int | None:
 
 
 def _of_group(folder: Path) -> int | None:
-    """Of version 2's files, as a container sees them; what the group keeps of files can be given back."""
+    """Read the files of control groups version 2 at their path inside a container."""
     try:
         limit, used = (folder / "memory.max").read_text().strip(), int((folder / "memory.current").read_text())
         return None if limit == "max" else int(limit) - used + _reclaimable(folder)
@@ -81,7 +70,7 @@ def _of_group(folder: Path) -> int | None:
 
 
 def _reclaimable(folder: Path) -> int:
-    """Bytes of a group's memory that hold pages of files which nobody has used lately."""
+    """Return the bytes of inactive page cache that a control group's usage includes."""
     try:
         statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
         return int(statistics.get("inactive_file", 0))

@@ -1,4 +1,4 @@
-"""Which processor a model runs on."""
+"""Names of devices: ``cpu``, ``cuda``, ``cuda:1``. Says nothing about whether the device exists."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ...errors import InputError
 
 @dataclass(frozen=True)
 class Device:
-    """A processor.
+    """A device that a model runs on.
 
     Attributes
     ----------
     kind
         ``"cpu"`` or ``"cuda"``.
     index
-        Which GPU, as CUDA counts them, from 0.
+        CUDA's number of the GPU, from 0.
     """
 
     kind: str = "cpu"
@@ -28,7 +28,7 @@ class Device:
 
 
 def parse_device(text: str) -> Device:
-    """Read ``cpu``, ``cuda`` (the first GPU) or ``cuda:1``; raises `InputError` for anything else."""
+    """Parse ``cpu``, ``cuda`` (the first GPU) or ``cuda:1``; raises `InputError` for anything else."""
     found = re.fullmatch(r"cpu|cuda(?::(\d+))?", text)
     if found is None:
         raise InputError(f"the device is {text!r}; give cpu, cuda, or one GPU of several: cuda:0, cuda:1, ...")

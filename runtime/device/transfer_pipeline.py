@@ -1,7 +1,7 @@
-"""Uploading the next batch and downloading the last one while a GPU computes another.
+"""Upload the next batch and download the previous one while the GPU computes.
 
-One stream for each of the three, so that they run beside each other, and a few slots: each holds the buffers of one
-batch on its way. Events order what belongs to one batch; the host waits for results only.
+Upload, computation and download have one stream each, so that they run concurrently. A slot holds the buffers of one
+batch in flight. Events order the three steps of a batch; the host only waits for results.
 """
 
 from __future__ import annotations
@@ -16,34 +16,77 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Gpu(Protocol):
-    """What is needed of CUDA; see `Cuda`, which has it."""
+class TransferApi(Protocol):
+    """The calls of CUDA that the pipeline needs; the parameters are those of `cuda_runtime.Cuda`."""
 
-    def allocate(self, size: int) -> int: ...
-    def free(self, address: int) -> None: ...
-    def pinned(self, size: int) -> NDArray[np.uint8]: ...
-    def free_pinned(self, memory: NDArray[np.uint8]) -> None: ...
-    def stream(self) -> int: ...
-    def event(self) -> Any: ...
-    def upload(self, target: int, source: NDArray[Any], stream: int) -> None: ...
-    def download(self, target: NDArray[Any], source: int, stream: int) -> None: ...
-    def record(self, event: Any, stream: int) -> None: ...
-    def wait(self, stream: int, event: Any) -> None: ...
-    def synchronize(self, event: Any) -> None: ...
+    def allocate(self, size: int) -> int:
+        """Allocate bytes on the GPU; return the address."""
+
+    def free(self, address: int) -> None:
+        """Free memory that `allocate` returned."""
+
+    def pinned(self, size: int) -> NDArray[np.uint8]:
+        """Allocate page-locked bytes on the host."""
+
+    def free_pinned(self, memory: NDArray[np.uint8]) -> None:
+        """Free memory that `pinned` returned."""
+
+    def stream(self) -> int:
+        """Create a stream."""
+
+    def event(self) -> Any:
+        """Create an event."""
+
+    def upload(self, target: int, source: NDArray[Any], stream: int) -> None:
+        """Copy a contiguous pinned array to the GPU.
+
+        Parameters
+        ----------
+        target
+            Address on the GPU.
+        source
+            Array in pinned memory, unchanged until the copy has finished.
+        stream
+            The stream that copies.
+        """
+
+    def download(self, target: NDArray[Any], source: int, stream: int) -> None:
+        """Copy from the GPU to a contiguous pinned array.
+
+        Parameters
+        ----------
+        target
+            Array in pinned memory.
+        source
+            Address on the GPU.
+        stream
+            The stream that copies.
+        """
+
+    def record(self, event: Any, stream: int) -> None:
+        """Record an event in a stream."""
+
+    def wait(self, stream: int, event: Any) -> None:
+        """Make a stream wait for an event."""
+
+    def synchronize(self, event: Any) -> None:
+        """Block the host until an event has happened."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one launch works on.
+    """Inputs and output of one launch.
 
     Attributes
     ----------
     slot
-        Number of the slot: the same addresses every time, for as long as the shapes fit.
-    inputs, restored
-        Addresses on the GPU; the images' is the first.
+        Number of the slot. Its addresses stay the same while its buffers are large enough.
+    inputs
+        Addresses of the inputs on the GPU, the images first.
+    restored
+        Address of the result on the GPU.
     shapes
-        [B, C, H, W] of every input; B counts those that fill the batch up as well.
+        [B, C, H, W] of every input, where B includes images that only fill up the batch.
     """
 
     slot: int
@@ -52,20 +95,20 @@ class Batch:
     shapes: tuple[tuple[int, ...], ...]
 
 
-#: Starts the computation of a batch on a stream, without waiting for it.
+#: Starts the computation of a batch on a stream without waiting for it.
 Launch = Callable[[Batch, int], None]
 
 
 class Buffer:
-    """Memory on the GPU and its like on the host, which grow with need and never shrink."""
+    """Memory on the GPU and the same amount of pinned memory on the host; grows on demand and never shrinks."""
 
-    def __init__(self, gpu: Gpu) -> None:
+    def __init__(self, gpu: TransferApi) -> None:
         self._gpu = gpu
         self._host: NDArray[np.uint8] | None = None
         self.address = 0
 
     def fit(self, size: int) -> None:
-        """Have room for so many bytes; what was there is lost when it grows."""
+        """Make room for at least `size` bytes; growing discards the content."""
         if self._host is not None and len(self._host) >= size:
             return
         self.release()
@@ -78,13 +121,13 @@ class Buffer:
             raise
 
     def host(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """The host's side, as an array."""
+        """Return the host memory as an array of a shape and dtype."""
         assert self._host is not None
         size = int(np.prod(shape)) * dtype.itemsize
         return self._host[:size].view(dtype).reshape(shape)
 
     def release(self) -> None:
-        """Free both sides."""
+        """Free the memory on the GPU and on the host."""
         host, address = self._host, self.address
         self._host, self.address = None, 0
         if host is not None:
@@ -95,9 +138,9 @@ class Buffer:
 
 
 class Slot:
-    """The way of one batch at a time: host, upload, computation, download, host."""
+    """Runs one batch at a time: copy to pinned memory, upload, compute, download."""
 
-    def __init__(self, number: int, gpu: Gpu, streams: tuple[int, int, int], launch: Launch) -> None:
+    def __init__(self, number: int, gpu: TransferApi, streams: tuple[int, int, int], launch: Launch) -> None:
         self._number, self._gpu, self._launch = number, gpu, launch
         self._upload, self._compute, self._download = streams
         self._inputs: list[Buffer] = []
@@ -108,25 +151,26 @@ class Slot:
     def submit(
         self, inputs: Sequence[NDArray[Any]], batch: int, restored: tuple[int, ...], dtype: np.dtype[Any]
     ) -> None:
-        """Send a batch on its way; the slot must have given its last result.
+        """Start a batch; the slot's previous result must have been taken.
 
         Parameters
         ----------
         inputs
-            [b, C, H, W] of any floating-point type each, b the same for all; they may change as soon as this returns.
+            float[b, C, H, W] each, of any floating-point dtype and with the same b. They are copied before this
+            returns.
         batch
-            How many the computation takes, at least b. The rest is whatever the GPU's buffer holds, and is not
-            downloaded.
+            Batch size of the computation, at least b. The remaining images are whatever the GPU's buffer contains;
+            their results are not downloaded.
         restored
             [C, H, W] of one result.
         dtype
-            Of the inputs and the results on the GPU.
+            Dtype of the inputs and results on the GPU.
         """
         gpu, count = self._gpu, len(inputs[0])
         shapes = tuple((batch, *values.shape[1:]) for values in inputs)
         while len(self._inputs) < len(inputs):
             self._inputs.append(Buffer(gpu))
-        # All memory first: what runs out must leave nothing on its way.
+        # Allocate everything first, so that running out of memory leaves no work in flight.
         for buffer, shape in zip(self._inputs, shapes, strict=True):
             buffer.fit(int(np.prod(shape)) * dtype.itemsize)
         self._restored.fit(batch * int(np.prod(restored)) * dtype.itemsize)
@@ -145,7 +189,7 @@ class Slot:
         gpu.record(self._downloaded, self._download)
 
     def result(self) -> NDArray[Any]:
-        """Wait for the batch; the array is the slot's own, until the next `submit`."""
+        """Wait for the batch and return its result, a view of the slot's buffer that the next `submit` overwrites."""
         self._gpu.synchronize(self._downloaded)
         assert self._result is not None
         return self._result
@@ -156,21 +200,21 @@ class Slot:
         _release_all([*self._inputs, self._restored])
 
 
-class Overlap:
-    """Runs batches through slots.
+class TransferPipeline:
+    """Runs batches with overlapped transfers.
 
     Parameters
     ----------
     gpu
-        CUDA.
+        The calls of CUDA.
     launch
-        The computation. Launches are made from one thread and run one after the other.
+        The computation. It is called from one thread, and launches run one after the other.
     slots
-        Batches on their way at a time, at least 1. With two, the next one is uploaded and the last one taken care of by
-        the host while one is computed.
+        Batches in flight at a time, at least 1. With 2, one batch is uploaded or read by the host while another is
+        computed.
     """
 
-    def __init__(self, gpu: Gpu, launch: Launch, slots: int = 2) -> None:
+    def __init__(self, gpu: TransferApi, launch: Launch, slots: int = 2) -> None:
         streams = gpu.stream(), gpu.stream(), gpu.stream()
         self.compute_stream = streams[1]
         self._slots = [Slot(number, gpu, streams, launch) for number in range(slots)]
@@ -183,18 +227,23 @@ class Overlap:
         restored: Callable[[Sequence[int]], tuple[int, ...]],
         dtype: np.dtype[Any],
     ) -> Generator[NDArray[Any], None, None]:
-        """Yield a result for each batch, in order, valid until the next one is asked for.
+        """Run batches.
 
         Parameters
         ----------
         batches
-            Each the inputs of one launch, [b, C, H, W] with the same b; the images first.
+            The inputs of each launch, float[b, C, H, W] with the same b, the images first.
         together
-            How many images the computation takes that restores images of this shape, [b, C, H, W].
+            Returns the batch size of the computation for images of a shape [b, C, H, W].
         restored
-            [C, H, W] of a result, given that of an image.
+            Returns [C, H, W] of a result for an image of [C, H, W].
         dtype
-            Of inputs and results on the GPU.
+            Dtype of inputs and results on the GPU.
+
+        Yields
+        ------
+        float[b, C, H, W]
+            One result for each batch, in order, valid until the next one is requested.
         """
         free, waiting = deque(self._slots), self._waiting
         try:
@@ -210,18 +259,18 @@ class Overlap:
                 yield waiting[0].result()
                 waiting.popleft()
         finally:
-            # Whoever stops in the middle must not find the GPU writing into buffers that are used anew.
+            # A caller that stops early must not reuse buffers that the GPU still writes to.
             while waiting:
                 waiting.popleft().result()
 
     def release(self) -> None:
-        """Free all buffers; nothing may be on its way. A `run` that has not come to its end gives nothing more."""
+        """Free all buffers; no work may be running. A `run` that is not exhausted yields nothing more."""
         self._waiting.clear()
         _release_all(self._slots)
 
 
 def _release_all(owners: Sequence[Buffer] | Sequence[Slot]) -> None:
-    """Release every one, whichever fail."""
+    """Release all, even if some fail."""
     with contextlib.ExitStack() as stack:
         for owner in owners:
             stack.callback(owner.release)

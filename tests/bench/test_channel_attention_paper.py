@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from keygraph.bench.roofline import Gpu
+from keygraph.bench.data_sheets import Gpu
 from keygraph.models.channel_attention import Mixer, split_heads
 from keygraph.models.mst_plus_plus import MSTPlusPlusConfig
 from keygraph.models.restormer import RestormerConfig
@@ -82,9 +82,9 @@ def test_bytes_and_operations_are_those_done_by_hand(paper: ModuleType) -> None:
         image + convolutions[1] + image + image,  # with the skip
     ]
     assert [kernel.attention for kernel in kernels] == [False, True, True, True, True, True, False]
-    (floor,) = paper.attention_floor(operators)
-    assert floor.bytes == 4 * image + temperature
-    assert floor.operations == 2 * gram
+    (roofline,) = paper.attention_roofline(operators)
+    assert roofline.bytes == 4 * image + temperature
+    assert roofline.operations == 2 * gram
 
 
 def test_times_and_what_they_say(paper: ModuleType) -> None:
@@ -93,7 +93,7 @@ def test_times_and_what_they_say(paper: ModuleType) -> None:
         paper.Kernel(operations=2_000_000_000, attention=True),  # 2 ms of products
     ]
     estimate = paper.estimate(kernels, [paper.Kernel(operations=1_000_000_000)], GPU)
-    assert (estimate.network, estimate.attention, estimate.floor) == pytest.approx((10, 2, 1))
+    assert (estimate.network, estimate.attention, estimate.roofline) == pytest.approx((10, 2, 1))
     assert estimate.most == pytest.approx(10 / 9)
     assert estimate.bound == pytest.approx(10 / 8)
     # If the attention takes 1.85 times as long: 8 + 3.7 against 8 + 1.
@@ -109,16 +109,17 @@ def test_times_and_what_they_say(paper: ModuleType) -> None:
 )
 def test_small_networks(paper: ModuleType, name: str, config: object, layers: int) -> None:
     operators = paper.operators_of(name, config, (16, 24))
-    kernels, floors = paper.fused(operators), paper.attention_floor(operators)
-    assert len(floors) == layers
+    kernels, rooflines = paper.fused(operators), paper.attention_roofline(operators)
+    assert len(rooflines) == layers
     assert sum(kernel.operations for kernel in kernels) == sum(operator.operations for operator in operators)
     assert sum(kernel.bytes for kernel in kernels) < sum(operator.bytes for operator in operators)
     for way in (operators, kernels):
-        estimate = paper.estimate(way, floors, GPU)
-        assert 0 < estimate.floor < estimate.attention < estimate.network
+        estimate = paper.estimate(way, rooflines, GPU)
+        assert 0 < estimate.roofline < estimate.attention < estimate.network
         assert 1 < estimate.most < estimate.bound
 
 
+@pytest.mark.slow
 def test_the_script_prints_its_table() -> None:
     script = [sys.executable, BENCHMARKS / "channel_attention_paper.py"]
     table = subprocess.run(script, capture_output=True, text=True, check=True).stdout

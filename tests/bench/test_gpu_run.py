@@ -224,6 +224,7 @@ def test_needs_the_gpu(number): torch.cuda.is_initialized() and torch.cuda.synch
 """
 
 
+@pytest.mark.slow
 def test_a_worker_that_lost_the_gpu_gets_a_successor(tmp_path: Path) -> None:
     pytest.importorskip("xdist")
     (tmp_path / "test_planted.py").write_text(LOSES_THE_GPU)
@@ -253,6 +254,7 @@ sys.exit(gpu_variants.main())
 """
 
 
+@pytest.mark.slow
 def test_another_process_goes_on_where_a_variant_loses_the_gpu(tmp_path: Path) -> None:
     path = tmp_path / "v.json"
     environment = {"PYTHONPATH": str(BENCHMARKS), "KEYGRAPH_PRETEND_GPU": "1", "TRITON_INTERPRET": "1"}
@@ -301,6 +303,7 @@ def test_what_is_absent_is_absent(machine: dict[str, str]) -> None:
     assert "No module named 'pyvips'" in done.stderr
 
 
+@pytest.mark.slow
 def test_every_step_goes_as_far_as_it_can_without_a_gpu(machine: dict[str, str]) -> None:
     found = dry_run(machine)
     for name, what in (("variants", "launches"), ("operators", "cases"), ("network", "ways"), ("compile", "done")):
@@ -312,6 +315,7 @@ def test_every_step_goes_as_far_as_it_can_without_a_gpu(machine: dict[str, str])
     assert "left out" not in {one["status"] for one in found.values()}
 
 
+@pytest.mark.slow
 def test_the_rest_does_what_was_left_out(machine: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
@@ -321,7 +325,7 @@ def test_the_rest_does_what_was_left_out(machine: dict[str, str], tmp_path: Path
     assert found["smoke"] == earlier["smoke"]
     assert found["memcheck"]["status"] == "passed"
     assert "operators" not in found
-    for name in ("profile", "racecheck", "channel attention", "tests, rivals", "operators, float32"):
+    for name in ("profile", "racecheck", "channel attention", "tests, alternatives", "operators, float32"):
         assert found[name]["status"] == "passed"
 
 

@@ -1,4 +1,4 @@
-"""Measuring: the floor's arithmetic, whom is compared with whom, and the scripts. No test asserts a time."""
+"""Measuring: the roofline's arithmetic, what is compared with what, and the scripts. No test asserts a time."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from keygraph.bench import implementations, onnx_runtime
+from keygraph.bench.data_sheets import GPUS, known_gpu, measured_gpu
 from keygraph.bench.operators import Times, measure
 from keygraph.bench.problem import Problem, random_inputs
-from keygraph.bench.roofline import GPUS, attention_floor, graph_floor, known_gpu, measured_gpu
+from keygraph.bench.roofline import attention_roofline, graph_roofline
 from keygraph.bench.timing import cpu_times
 from keygraph.cli import main
 from keygraph.errors import InputError
@@ -24,20 +25,20 @@ CPU = torch.device("cpu")
 TINY = Problem(2, 3, 40, 5, 7, "float32", 15)
 
 
-def test_the_floor_is_what_the_formulas_say() -> None:
+def test_the_roofline_is_what_the_formulas_say() -> None:
     gpu = GPUS["H200"]
     problem = Problem(64, 6, 1024, 30, 256)
-    floor = attention_floor(problem, gpu)
+    roofline = attention_roofline(problem, gpu)
     scores = 64 * 6 * 1024 * 1024
     # Two products of 2 operations on heads of 32; the exponentials of 132 x 16 units.
-    assert floor.products == pytest.approx(scores * 2 * 2 * 32 / 989.4e12 * 1e3)
-    assert floor.exponentials == pytest.approx(scores / (132 * 16 * 1.83e9) * 1e3)
-    assert floor.memory == pytest.approx((4 * 64 * 6 * 1024 * 30 * 2 + 64 * 1024 * 128) / 4800e9 * 1e3)
-    assert (floor.limit, floor.milliseconds) == ("exponentials", floor.exponentials)
-    graph = graph_floor(problem, gpu)
+    assert roofline.products == pytest.approx(scores * 2 * 2 * 32 / 989.4e12 * 1e3)
+    assert roofline.exponentials == pytest.approx(scores / (132 * 16 * 1.83e9) * 1e3)
+    assert roofline.memory == pytest.approx((4 * 64 * 6 * 1024 * 30 * 2 + 64 * 1024 * 128) / 4800e9 * 1e3)
+    assert (roofline.limit, roofline.milliseconds) == ("exponentials", roofline.exponentials)
+    graph = graph_roofline(problem, gpu)
     assert graph.products == pytest.approx(2 * 64 * 1024 * 1024 * 180 / 989.4e12 * 1e3)
     assert graph.memory == pytest.approx((64 * 1024 * 180 * 2 + 64 * 1024 * 128) / 4800e9 * 1e3)
-    single = graph_floor(Problem(64, 6, 1024, 30, 256, "float32"), gpu)
+    single = graph_roofline(Problem(64, 6, 1024, 30, 256, "float32"), gpu)
     assert single.limit == "products"
     assert single.products == pytest.approx(2 * 64 * 1024 * 1024 * 180 / 66.9e12 * 1e3)
 
@@ -45,7 +46,7 @@ def test_the_floor_is_what_the_formulas_say() -> None:
 def test_a_measured_gpu_has_the_clock_that_its_exponentials_tell() -> None:
     measured = measured_gpu(700.0, 50.0, 3000.0, 132, 3e12)
     assert measured.exponentials == pytest.approx(3e12)
-    assert attention_floor(Problem(64, 6, 1024, 30, 256), measured).exponentials == pytest.approx(
+    assert attention_roofline(Problem(64, 6, 1024, 30, 256), measured).exponentials == pytest.approx(
         64 * 6 * 1024**2 / 3e9
     )
 
@@ -71,6 +72,7 @@ def test_problems_that_cannot_be_are_errors() -> None:
         Problem(1, 1, 8, 4, 2, "int8")
 
 
+@pytest.mark.slow
 def test_everyone_is_measured_and_agrees() -> None:
     times = measure(TINY, CPU, rounds=1)
     attention, graph = times["KeyGraphAttention"], times["KeyGraph"]
@@ -82,15 +84,15 @@ def test_everyone_is_measured_and_agrees() -> None:
     assert json.loads(json.dumps(attention.as_json()))["ratios"].keys() == attention.milliseconds.keys() - {"ours"}
 
 
-def test_a_rival_that_is_wrong_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_alternative_that_is_wrong_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         implementations,
-        "attention_rivals",
+        "attention_alternatives",
         lambda *_: {"wrong": lambda inputs: lambda: inputs.v, "sdpa": implementations.sdpa},
     )
     nothing = torch.zeros(2, 1, 40, 7).long()
     monkeypatch.setattr(
-        implementations, "GRAPH_RIVALS", {"wrong": lambda inputs: lambda: nothing, "topk": implementations.topk}
+        implementations, "GRAPH_ALTERNATIVES", {"wrong": lambda inputs: lambda: nothing, "topk": implementations.topk}
     )
     times = measure(TINY, CPU, rounds=1)
     attention, graph = times["KeyGraphAttention"], times["KeyGraph"]
@@ -109,7 +111,7 @@ def test_ours_that_is_wrong_is_an_error_and_everyone_is_measured(
 
     monkeypatch.setattr(onnx_runtime, "our_attention", lambda inputs: lambda: inputs.v)
     monkeypatch.setattr(onnx_runtime, "our_graph", dead)
-    monkeypatch.setattr(implementations, "attention_rivals", lambda *_: {"sdpa": implementations.sdpa})
+    monkeypatch.setattr(implementations, "attention_alternatives", lambda *_: {"sdpa": implementations.sdpa})
     times = measure(TINY, CPU, rounds=1)
     attention, graph = times["KeyGraphAttention"], times["KeyGraph"]
     assert attention.error is not None
@@ -126,13 +128,15 @@ def test_ours_that_is_wrong_is_an_error_and_everyone_is_measured(
 
 
 def test_each_sdpa_backend_is_forced_and_says_why_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
-    rivals = implementations.attention_rivals(TINY.channels, "cuda")
+    alternatives = implementations.attention_alternatives(TINY.channels, "cuda")
     for backend in implementations.SDPA_BACKENDS:
         for mask in ("bool", "additive"):
-            assert f"sdpa {backend}, {mask} mask" in rivals
-            assert (f"sdpa {backend}, {mask} mask, padded" in rivals) == (backend != "math")
+            assert f"sdpa {backend}, {mask} mask" in alternatives
+            assert (f"sdpa {backend}, {mask} mask, padded" in alternatives) == (backend != "math")
     monkeypatch.setattr(
-        implementations, "attention_rivals", lambda *_: {n: w for n, w in rivals.items() if n.startswith("sdpa")}
+        implementations,
+        "attention_alternatives",
+        lambda *_: {n: w for n, w in alternatives.items() if n.startswith("sdpa")},
     )
     times = measure(TINY, CPU, rounds=1)["KeyGraphAttention"]
     # On the CPU there are these two, with either mask.
@@ -146,16 +150,16 @@ def test_what_is_left_out_is_not_prepared(monkeypatch: pytest.MonkeyPatch) -> No
         raise AssertionError
 
     monkeypatch.setattr(
-        implementations, "attention_rivals", lambda *_: {"flex, padded": never, "sdpa": implementations.sdpa}
+        implementations, "attention_alternatives", lambda *_: {"flex, padded": never, "sdpa": implementations.sdpa}
     )
     assert list(measure(TINY, CPU, 1, without=["flex"])["KeyGraphAttention"].milliseconds) == ["ours", "sdpa"]
 
 
-def test_a_rival_that_cannot_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_alternative_that_cannot_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def greedy(_inputs: object) -> implementations.Call:
         raise torch.OutOfMemoryError("out of memory: tried to allocate everything\nand more")
 
-    monkeypatch.setattr(implementations, "attention_rivals", lambda *_: {"greedy": greedy})
+    monkeypatch.setattr(implementations, "attention_alternatives", lambda *_: {"greedy": greedy})
     times = measure(TINY, CPU, rounds=1)["KeyGraphAttention"]
     assert times.failures == {"greedy": "out of memory: tried to allocate everything"}
     assert times.ratio("greedy") is None
@@ -174,7 +178,7 @@ def test_chunks_do_not_change_what_is_gathered() -> None:
     torch.testing.assert_close(implementations.gather(1)(inputs)(), implementations.gather(None)(inputs)())
 
 
-def test_the_fastest_rival_counts() -> None:
+def test_the_fastest_alternative_counts() -> None:
     times = Times({"ours": 2.0, "slow": 9.0, "quick": 3.0})
     assert times.ratio("slow", "quick", "gone") == 1.5
     assert times.ratio("gone") is None
@@ -201,6 +205,7 @@ def run(script: str, *arguments: str, gpu: bool = True) -> subprocess.CompletedP
     return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | pretended)
 
 
+@pytest.mark.slow
 def test_the_script_for_the_operators_writes_its_tables(tmp_path: Path) -> None:
     words = ["--dtype", "float32", "--without", "flex", "--json", str(tmp_path / "o.json")]
     done = run("gpu_operators.py", *words)
@@ -218,6 +223,7 @@ def test_the_script_for_the_operators_writes_its_tables(tmp_path: Path) -> None:
     assert "fastest of SDPA and Flex / ours" in report["tables"][2]["header"]
 
 
+@pytest.mark.slow
 def test_the_script_for_channel_attention_writes_its_table(tmp_path: Path) -> None:
     done = run("gpu_channel_attention.py", "--dtype", "float32", "--json", str(tmp_path / "c.json"))
     assert done.returncode == 0, done.stderr
@@ -232,6 +238,7 @@ def test_the_script_for_channel_attention_writes_its_table(tmp_path: Path) -> No
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it would measure")
 def test_without_a_gpu_the_scripts_say_so() -> None:
     for script in ("gpu_operators.py", "gpu_memory.py", "gpu_channel_attention.py"):

@@ -12,12 +12,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from engine_sidecar import MANIFEST, write_engine
+from engine_files import MANIFEST, write_engine
 from keygraph.cli import main
 from keygraph.engines import backend
 from keygraph.errors import MissingDependencyError
 from keygraph.manifest import Neighbours, Profile
-from keygraph.runtime.backends.engine_metadata import Plugin, check_digest, read, sidecar_path
+from keygraph.runtime.backends.engine_metadata import Plugin, check_digest, metadata_path, read
 from keygraph.runtime.device.cuda_driver import Gpu
 from tiny_kgt import Tiny, changed
 
@@ -112,7 +112,7 @@ def test_no_room_for_the_engine(model: Path, capsys: pytest.CaptureFixture[str])
         (["--backend", "openvino"], "there is no backend 'openvino'; choose one of tensorrt, tensorrt-rtx, auto"),
         (["--target", "sm_89", "--tile", "100"], "multiples of 8: for 100 use 96 or 104"),
         (["--target", "sm_89", "--tile", "0"], "for 0 use 8"),
-        (["--target", "sm_89", "--batch", "4:2:1"], "must not fall"),
+        (["--target", "sm_89", "--batch", "4:2:1"], "must not decrease"),
         (["--target", "sm_89", "--k", "65"], "--k is 65; it must be a whole number from 1 to 64"),
         (["--target", "sm_89", "--workspace", "lots"], "--workspace is 'lots'; give a size"),
         (["--target", "sm_89", "--optimization", "6"], "--optimization is 6; it must be from 0 to 5"),
@@ -120,7 +120,7 @@ def test_no_room_for_the_engine(model: Path, capsys: pytest.CaptureFixture[str])
         (["--target", "sm_89", "--version-compatible"], "no --version-compatible"),
         (["--target", "sm_89", "--timing-cache", "t"], "no --timing-cache"),
         (["--target", "sm_89", "--plugin", "absent.so"], "the plugin library absent.so does not exist"),
-        (["--target", "sm_89", "-o", "absent"], "absent is no folder"),
+        (["--target", "sm_89", "-o", "absent"], "absent is not a folder"),
     ],
 )
 @needs_rtx
@@ -157,7 +157,7 @@ def test_nothing_is_installed(model: Path, monkeypatch: pytest.MonkeyPatch, caps
         (None, "does not exist"),
         (b"", "is empty"),
         (b"<html>", "is a web page"),
-        (b"no protobuf", "is no ONNX file, or is cut off (11 bytes)"),
+        (b"no protobuf", "is not an ONNX file, or is truncated (11 bytes)"),
     ],
 )
 def test_files_that_are_no_models(
@@ -178,7 +178,7 @@ def test_a_foreign_model(model: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_no_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["build"]) == 2
-    assert "which model?" in capsys.readouterr().err
+    assert "no model is given" in capsys.readouterr().err
 
 
 def test_list_targets(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,6 +241,6 @@ def test_inspect_refuses_what_does_not_belong_together(tmp_path: Path, capsys: p
     engine.write_bytes(b"replaced!")
     assert main(["inspect", str(engine)]) == 2
     assert "is not the engine that kgt.sm86.plan.json describes" in capsys.readouterr().err
-    sidecar_path(engine).unlink()
+    metadata_path(engine).unlink()
     assert main(["inspect", str(engine)]) == 2
     assert "kgt.sm86.plan.json is missing" in capsys.readouterr().err

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_kgt
-from keygraph.cli import bisect, main
+from keygraph.cli import main
 from keygraph.cli.comparison_tables import ROWS, show_run
-from keygraph.export.precision_search.mend import Islands
+from keygraph.export.precision_search import comparison as comparison_search
+from keygraph.export.precision_search.checkpoint import SearchResult
 from keygraph.models.kgt import KGT
-from keygraph.parity import BlockDifference, Origin, compare
+from keygraph.parity import BlockDifference, FirstDivergence, compare
 from keygraph.runtime.io import images
 from keygraph.runtime.io.images import Picture
 from tiny_kgt import CONFIG, Tiny, changed, set_weight
@@ -50,7 +51,9 @@ def test_the_table_says_where_it_starts(
     assert " OVER " in fault
     (before,) = (line for line in lines if line.startswith("body.1.layers.0 "))
     assert " OVER " not in before
-    assert any(line.startswith("  it starts in body.1.conv: the block before it agrees at 1") for line in lines)
+    assert any(
+        line.startswith("  the difference starts in body.1.conv: the block before it agrees at 1") for line in lines
+    )
 
 
 def test_json_and_replay_keep_the_blocks(
@@ -61,7 +64,7 @@ def test_json_and_replay_keep_the_blocks(
     (values,) = first["comparisons"]
     assert [block["name"] for block in values["blocks"]][-2:] == ["body.1", "tail"]
     assert values["origin"]["block"] == "body.1.conv"
-    assert values["mending"] is None
+    assert values["precision_search"] is None
     assert first["settings"]["blocks"] is True
     assert first["command"].endswith(" --blocks")
     assert run("--replay", tmp_path / "run", "--json") == 3
@@ -73,10 +76,10 @@ def test_a_large_network_has_the_blocks_that_say_the_most(tiny: Tiny, capsys: py
     blocks = tuple(
         BlockDifference(f"layers.{i}", 140.0 - i / 10, 1e-6, 1.0, "fp16", i > 260, 150.0, 0, 1.0) for i in range(300)
     )
-    origin = Origin("block", "layers.71", "it starts in layers.71")
+    divergence = FirstDivergence("block", "layers.71", "the difference starts in layers.71")
     comparison = found.comparisons[0]
     object.__setattr__(comparison, "blocks", blocks)
-    object.__setattr__(comparison, "origin", origin)
+    object.__setattr__(comparison, "first_divergence", divergence)
     show_run(found)
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("layers.", "... "))]
     assert len(table) <= 2 * ROWS
@@ -97,13 +100,16 @@ def test_what_cannot_be_asked_for(tiny: Tiny, tmp_path: Path, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("command", ["--bisect"])
-def test_what_no_island_mends(
+def test_a_precision_search_without_a_solution(
     tiny: Tiny, wrong: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     assert run(tiny.onnx, tiny.checkpoint, "--inputs", photo, command) == 0
-    assert "ISLANDS: it agrees as it is: there is nothing to mend" in capsys.readouterr().out
+    assert "PRECISION SEARCH: not needed: the candidate passes as it is" in capsys.readouterr().out
     assert run(wrong, tiny.checkpoint, "--inputs", photo, command) == 3
-    assert "ISLANDS: no island mends it: it computes in FP32 already" in capsys.readouterr().out
+    assert (
+        "PRECISION SEARCH: no FP32 pattern makes it pass: the candidate computes in FP32 already"
+        in capsys.readouterr().out
+    )
 
     def change(network: KGT) -> None:
         network.head.weight[0, 0] += 0.5
@@ -111,22 +117,22 @@ def test_what_no_island_mends(
     other = tiny_kgt.save_network(tmp_path / "other.ckpt", CONFIG, change)
     assert run(f"{other}@fp16", tiny.checkpoint, "--inputs", photo, command) == 3
     said = capsys.readouterr().out
-    assert f"ISLANDS: no island mends it: {other} in FP32 is no better (" in said
-    assert "no matter of precision" in said
+    assert f"PRECISION SEARCH: no FP32 pattern makes it pass: {other} in FP32 fails as well (" in said
+    assert "precision is not the cause" in said
 
 
-def test_the_islands_that_mend_an_overflow_and_a_file_made_with_them(
+def test_a_precision_search_repairs_an_overflow_and_its_command_exports_a_file_that_passes(
     tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = tiny_kgt.save_network(tmp_path / "hot.ckpt", CONFIG, tiny_kgt.overflowing)
     assert run(f"{checkpoint}@fp16", checkpoint, "--inputs", photo, "--bisect", "--json") == 3
     (comparison,) = json.loads(capsys.readouterr().out)["comparisons"]
-    mending = comparison["mending"]
+    mending = comparison["precision_search"]
     assert mending["possible"] is True
-    assert set(mending["islands"]) == {"body.1.layers.0.ffn.reduce", "body.1.layers.0/Add_1", "body.1.conv/Conv"}
+    assert set(mending["fp32_patterns"]) == {"body.1.layers.0.ffn.reduce", "body.1.layers.0/Add_1", "body.1.conv/Conv"}
     assert mending["psnr"] > 50
-    assert mending["words"].startswith("in FP32, ")
-    assert "values that are not finite become" in mending["words"]
+    assert mending["words"].startswith("with body.1")
+    assert "the PSNR rises from values that are not finite to " in mending["words"]
     words = mending["command"].split()
     assert words[:3] == ["keygraph", "export", str(checkpoint)]
     assert main([*words[1:], "--no-verify", "--quiet"]) == 0
@@ -136,31 +142,35 @@ def test_the_islands_that_mend_an_overflow_and_a_file_made_with_them(
 @pytest.mark.parametrize(
     ("found", "words"),
     [
-        (Islands(76.0, (), 76.0), "no island has to be asked for: those that keygraph export keeps in FP32 by itself"),
-        (Islands(-math.inf, None, -math.inf), "no island mends it: even with every block in FP32 it stays below 95 dB"),
+        (SearchResult(76.0, (), 76.0), "no --keep-fp32 is needed: the blocks that keygraph export keeps in FP32 by"),
+        (
+            SearchResult(-math.inf, None, -math.inf),
+            "no FP32 pattern makes it pass: the PSNR stays below 95 dB even with every block in FP32",
+        ),
     ],
 )
-def test_how_a_search_may_end(
+def test_outcomes_of_a_precision_search(
     tiny: Tiny,
     photo: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    found: Islands,
+    found: SearchResult,
     words: str,
 ) -> None:
     asked: list[Any] = []
 
-    def search(*arguments: Any) -> Islands:
+    def search(*arguments: Any) -> SearchResult:
         asked.append(arguments)
         return found
 
-    monkeypatch.setattr(bisect, "mend", search)  # It traces the network, which takes long.
+    monkeypatch.setattr(comparison_search, "search_checkpoint", search)  # It traces the network, which takes long.
     assert run(f"{tiny.checkpoint}@bf16", tiny.checkpoint, "--inputs", photo, "--fail-under", "95", "--bisect") == 3
     said = capsys.readouterr().out
-    assert f"ISLANDS: {words}" in said
-    ((_, precision, kept, pieces, target, k, _),) = asked
+    assert f"PRECISION SEARCH: {words}" in said
+    ((_, precision, kept, windows, target, k, _),) = asked
     assert (precision, target, k) == ("bf16", 95, CONFIG.k)
     assert "tail" in kept
-    ((name, (image,)),) = pieces
-    assert name == str(photo)
+    (window,) = windows
+    (image,) = window.inputs
+    assert window.name == str(photo)
     assert image.shape == (1, 3, 24, 32)

@@ -14,12 +14,12 @@ import released
 import tiny_kgt
 import torch
 from keygraph.cli import main
-from keygraph.cli.describe import _profile_name
 from keygraph.manifest import Neighbours, Tiling
 from keygraph.models import enhance, load_checkpoint, restormer, save_checkpoint
 from keygraph.models.macs import count_macs
 from keygraph.models.restormer import Restormer, RestormerConfig
 from keygraph.runtime.io import cubes
+from keygraph.runtime.io.describe import profile_name
 from onnx import TensorProto, helper
 from tiny_kgt import CONFIG, Tiny, changed, set_manifest
 
@@ -162,9 +162,9 @@ def test_colour_profiles_have_names(
 def test_a_damaged_profile_is_no_failure() -> None:
     image = pyvips.Image.black(4, 4, bands=3).copy(interpretation="srgb")
     profile = pyvips.Image.new_from_buffer(image.write_to_buffer(".tif", profile="srgb"), "").get("icc-profile-data")
-    assert "sRGB" in _profile_name(profile)
+    assert "sRGB" in profile_name(profile)
     for damaged in (b"", b"\xff" * 140, b"\0" * 140, profile[:131], profile[:140]):
-        assert _profile_name(damaged) == f"without a name, {len(damaged)} bytes"
+        assert profile_name(damaged) == f"without a name, {len(damaged)} bytes"
 
 
 @pytest.mark.parametrize(
@@ -175,8 +175,8 @@ def test_a_damaged_profile_is_no_failure() -> None:
         ("a.onnx", b"", "is empty (0 bytes)"),
         ("a.ckpt", b"<!DOCTYPE html><html>", "web page"),
         ("a.pth", b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
-        ("a.onnx", b"not a protobuf at all", "no ONNX file, or is cut off"),
-        ("a.onnx", b"\x08\x0a", "no ONNX file, or is cut off"),
+        ("a.onnx", b"not a protobuf at all", "not an ONNX file, or is truncated"),
+        ("a.onnx", b"\x08\x0a", "not an ONNX file, or is truncated"),
         ("a.png", b"\x89PNG\r\n\x1a\nrest", "damaged, cut off, or no image"),
         ("a.ckpt", b"PK\x03\x04rest", "incomplete download"),
         ("a.txt", b"hello", "of no kind that keygraph knows"),

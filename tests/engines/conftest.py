@@ -1,4 +1,4 @@
-"""Small exported files in FP16, made once, and jobs for TensorRT-RTX, which builds without a GPU."""
+"""Small exported FP16 files, made once per session, and jobs for TensorRT-RTX, which builds without a GPU."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_kgt
+from exported import ExportStore
 from half_precision import make_half
 from keygraph.engines import cache
 from keygraph.engines.backend import find_software
 from keygraph.engines.job import Job
 from keygraph.engines.model import load_model
 from keygraph.engines.options import Options, read_k, read_profiles
-from keygraph.export import export
-from keygraph.models import load_checkpoint
 from keygraph.models.kgt import KGTConfig
+from tiny_kgt import Tiny
 
 UNET = KGTConfig(body="unet", layers=(1, 1, 1, 1), channels=8, heads=2, window=8, k=20, k_trained=(10, 20))
 
 
 @pytest.fixture(scope="session")
-def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Columnar, in FP32."""
-    return tiny_kgt.make_tiny(tmp_path_factory.getbasetemp()).onnx
+def single(tiny: Tiny) -> Path:
+    """Return a columnar network in FP32."""
+    return tiny.onnx
 
 
 @pytest.fixture(scope="session")
@@ -33,16 +32,13 @@ def half(single: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def half_unet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("unet")
-    checkpoint = tiny_kgt.save_network(folder / "unet.ckpt", UNET)
-    export(load_checkpoint(checkpoint), folder / "single.onnx", verification=False)
-    return make_half(folder / "single.onnx", folder / "unet.onnx")
+def half_unet(exports: ExportStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_half(exports.get(UNET).onnx, tmp_path_factory.mktemp("unet") / "unet.onnx")
 
 
 @pytest.fixture
 def make_job(tmp_path: Path) -> Callable[..., Job]:
-    """``make_job(model, target="sm_89", tile="64", batch="1", ...)``, the engine in `tmp_path`."""
+    """Return ``make_job(model, target="sm_89", tile="64", batch="1", ...)``, whose engines are in `tmp_path`."""
 
     def make(model: Path, target: str = "sm_89", **changes: Any) -> Job:
         manifest = load_model(model).manifest

@@ -1,4 +1,4 @@
-"""A file in FP16 by plain means: everything but its ends, and no FP32 islands. To be built, not to be looked at."""
+"""Convert a file to FP16 except its inputs and outputs. It can be built, but its results are not accurate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether TensorRT-RTX is here."""
+"""Mark for tests that need TensorRT-RTX."""
 
 from __future__ import annotations
 

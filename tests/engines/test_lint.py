@@ -1,4 +1,4 @@
-"""What TensorRT would refuse is found before anything is built, and named by its module."""
+"""Lint: what TensorRT would reject is found before a build, with the name of its module."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def found(source: Path, tmp_path: Path, change: Change, plugins: tuple[str, ...]
 
 
 def add(*nodes: onnx.NodeProto, **constants: np.ndarray) -> Change:
-    """Put nodes at the end of the graph, where nobody uses what they give."""
+    """Append nodes whose results are not used."""
 
     def change(model: ModelProto) -> None:
         model.graph.node.extend(nodes)
@@ -46,17 +46,17 @@ def test_our_files_are_clean(single: Path, half: Path, half_unet: Path) -> None:
     ("change", "words"),
     [
         (add(node("BitwiseAnd", ["image", "image"])), "TensorRT has no BitwiseAnd"),
-        (add(node("TopK", ["image", "n"], sorted=0), n=np.array([4])), "TopK sorts always; set sorted to 1"),
+        (add(node("TopK", ["image", "n"], sorted=0), n=np.array([4])), "TopK always sorts; set sorted to 1"),
         (add(node("TopK", ["image", "n"]), n=np.array([3841])), "TopK of 3841: TensorRT selects at most 3840"),
         (
             add(node("ScatterElements", ["image", "i", "image"], reduction="add"), i=np.array([4])),
             "TensorRT's ScatterElements has no reduction (add)",
         ),
-        (add(node("Cast", ["image"], to=TensorProto.UINT16)), "what it casts to is uint16, unknown to TensorRT"),
-        (add(node("LayerNormalization", ["image"], domain="mine")), "take mine::LayerNormalization for ONNX's own"),
+        (add(node("Cast", ["image"], to=TensorProto.UINT16)), "the type of the Cast is uint16, which TensorRT lacks"),
+        (add(node("LayerNormalization", ["image"], domain="mine")), "confuse mine::LayerNormalization with ONNX's"),
         (
             add(node("Magic", ["image"], domain="mine")),
-            "mine::Magic is unknown to TensorRT, and the file has no function",
+            "TensorRT has no mine::Magic, and the file has no function",
         ),
     ],
 )
@@ -85,7 +85,7 @@ def test_functions_are_looked_into_unless_a_plugin_stands_for_them(single: Path,
         (attribute,) = (a for a in top_k.attribute if a.name == "sorted")
         attribute.i = 0
 
-    (finding,) = found(single, tmp_path, unsorted)  # Once, though two nodes call it.
+    (finding,) = found(single, tmp_path, unsorted)  # Once, although two nodes call it.
     assert finding.module.startswith("body.0")
     assert found(single, tmp_path, unsorted, OURS) == []
 
@@ -110,7 +110,7 @@ def test_types(single: Path, tmp_path: Path) -> None:
         model.graph.input[0].type.tensor_type.elem_type = TensorProto.STRING
 
     (finding,) = found(single, tmp_path, strings)
-    assert "the tensor image is string, unknown to TensorRT" in finding.message
+    assert "the tensor image is string, which TensorRT lacks" in finding.message
 
 
 @pytest.mark.parametrize(("version", "severity"), [(8, ERROR), (99, WARNING)])

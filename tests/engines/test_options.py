@@ -1,4 +1,4 @@
-"""Sizes, k and the rest of what a user may ask for."""
+"""Build options: sizes, k and flags."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def test_where_tiles_change_the_result_engines_take_whole_images(make_manifest: 
         (["-16"], [], "for -16 use 16"),
         (["64:96:100"], [], "for 100 use 96 or 112"),
         (["64x100"], [], "for 100 use 96 or 112"),
-        (["128:64:256"], [], "must not fall"),
-        (["64:128"], [], "give one size, or least:best:most"),
-        (["big"], [], "give one size, or least:best:most"),
+        (["128:64:256"], [], "must not decrease"),
+        (["64:128"], [], "give one size, or minimum:optimum:maximum"),
+        (["big"], [], "give one size, or minimum:optimum:maximum"),
         (["1x2x3"], [], "give a side or height x width"),
         ([], ["0"], "--batch is 0; sizes must be at least 1"),
-        ([], ["4:2:1"], "must not fall"),
+        ([], ["4:2:1"], "must not decrease"),
         (["64", "128"], ["1", "2", "4"], "there are 2 --tile and 3 --batch"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What can be built where, and what is said otherwise."""
+"""Targets and backends: what can be built on which machine, and the errors otherwise."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ H100 = Gpu("NVIDIA H100", (9, 0), 1 << 36)
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """The backends that are there: change the set at will."""
+    """The set of installed backends, which a test may change."""
     there = {"tensorrt", "tensorrt-rtx"}
 
     def find(name: str) -> Software:
@@ -77,7 +77,7 @@ def test_automatic(installed: set[str]) -> None:
         ("tensorrt-rtx", ["sm_90"], H100, "does not build for sm_90 (H100, H200, GH200), only for sm_75, sm_80, sm_86"),
         ("auto", ["sm_90"], None, "on a machine with that GPU use: --backend tensorrt"),
         ("auto", [], None, "this machine has no GPU to build for; name one with --target: sm_75"),
-        ("auto", [], Gpu("Old", (7, 0), 1), "Old is sm_70, which is no target"),
+        ("auto", [], Gpu("Old", (7, 0), 1), "Old is sm_70, which is not a target"),
         ("openvino", ["sm_89"], None, "there is no backend 'openvino'; choose one of tensorrt, tensorrt-rtx, auto"),
     ],
 )
@@ -109,7 +109,7 @@ def test_the_parser_finds_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_memory_that_files_only_cache_is_room(single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a container whose memory is full of files' pages, which the system gives back when it is asked for more."""
+    """In a container whose memory is full of page cache, which the system reclaims on demand."""
     model = load_model(single)
     need = preflight.host_need(model)
     group = tmp_path / "sys/fs/cgroup"

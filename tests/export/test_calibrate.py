@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from keygraph.export.calibrate import calibrate, statistics_pictures
+from keygraph.export.calibrate import calibrate, statistics_images
 from keygraph.manifest import METADATA_KEY, Manifest, from_json
 from keygraph.runtime.io import images
 
@@ -38,7 +38,7 @@ def write_model(path: Path, manifest: Manifest, subtracted: str) -> None:
 def test_tiles_are_measured_and_exact_ones_proven(tmp_path: Path, make_manifest: MakeManifest) -> None:
     manifest, said = make_manifest(global_statistics=True), []
     write_model(tmp_path / "mean.onnx", manifest, "mean")
-    pictures = statistics_pictures(manifest, None, {})
+    pictures = statistics_images(manifest, None, {})
     measured = calibrate(tmp_path / "mean.onnx", manifest, pictures, said.append)
     assert from_json(measured.to_json(), "test") == measured
     statistics = measured.statistics
@@ -56,7 +56,7 @@ def test_tiles_are_measured_and_exact_ones_proven(tmp_path: Path, make_manifest:
 def test_a_network_without_exact_tiles_is_marked(tmp_path: Path, make_manifest: MakeManifest) -> None:
     manifest, said = make_manifest(global_statistics=True), []
     write_model(tmp_path / "running.onnx", manifest, "running")
-    measured = calibrate(tmp_path / "running.onnx", manifest, statistics_pictures(manifest, None, {}), said.append)
+    measured = calibrate(tmp_path / "running.onnx", manifest, statistics_images(manifest, None, {}), said.append)
     assert measured.statistics is not None
     assert measured.statistics.exact is None
     assert any("no exact tiles" in line and "CumSum" in line for line in said)
@@ -74,7 +74,7 @@ def test_of_several_pictures_the_one_that_tiles_change_most_counts(tmp_path: Pat
     write_model(tmp_path / "mean.onnx", manifest, "mean")
 
     def least() -> float:
-        pictures = statistics_pictures(manifest, folder, {})
+        pictures = statistics_images(manifest, folder, {})
         measured = calibrate(tmp_path / "mean.onnx", manifest, pictures, lambda _line: None)
         assert measured.statistics is not None
         return measured.statistics.tilings[0].psnr
@@ -86,7 +86,7 @@ def test_of_several_pictures_the_one_that_tiles_change_most_counts(tmp_path: Pat
 
 def test_models_without_statistics_have_an_overlap_measured(tmp_path: Path, make_manifest: MakeManifest) -> None:
     manifest = make_manifest()
-    assert statistics_pictures(manifest, None, {}) == []
+    assert statistics_images(manifest, None, {}) == []
     write_model(tmp_path / "mean.onnx", manifest, "mean")
     measured = calibrate(tmp_path / "mean.onnx", manifest, [], lambda _line: None)
     assert measured.statistics is None

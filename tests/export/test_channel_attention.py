@@ -16,7 +16,7 @@ from keygraph import manifest as manifests
 from keygraph.cli import main
 from keygraph.errors import InputError, KeygraphError
 from keygraph.export import export, exporter
-from keygraph.export.calibration_data import calibration_pictures
+from keygraph.export.calibration_data import calibration_images
 from keygraph.export.verify import verification_cases, verify
 from keygraph.instrumentation.metrics import TOLERANCES, psnr
 from keygraph.instrumentation.synthetic import test_inputs as sample_inputs
@@ -247,7 +247,7 @@ def test_calibration_without_what_goes_beside(dual_pixel: LoadedModel, tmp_path:
     (tmp_path / "right").mkdir()
     with pytest.raises(InputError, match=r"right holds no a\.png"):
         export(dual_pixel, tmp_path / "x.onnx", **wishes, inputs={"right": tmp_path / "right"})
-    with pytest.raises(InputError, match="--input is what goes with the images of --calibration"):
+    with pytest.raises(InputError, match="--input gives the extra inputs for the images of --calibration"):
         export(dual_pixel, tmp_path / "x.onnx", precision="fp16", inputs={"right": tmp_path / "right"})
     assert not (tmp_path / "x.onnx").exists()
 
@@ -259,7 +259,7 @@ def test_measurements_and_their_mask_calibrate(tmp_path: Path) -> None:
     measurement = np.random.default_rng(0).random((40, 56), np.float32) * 3
     np.save(folder / "scene.npy", measurement)
     np.save(tmp_path / "mask.npy", np.ones((40, 50), np.float32))
-    (picture,) = calibration_pictures(manifest, folder, {"mask": tmp_path / "mask.npy"})
+    (picture,) = calibration_images(manifest, folder, {"mask": tmp_path / "mask.npy"})
     image, mask = picture.inputs
     assert (image.shape, mask.shape) == ((1, 1, 192, 198), (1, 1, 192, 192))
     assert np.array_equal(image[0, 0, :40, :56], measurement)
@@ -274,11 +274,11 @@ def test_the_command_line_exports_with_several_inputs(
         raise InputError("far enough")
 
     def pictures(manifest: Manifest, *given: Any) -> list:
-        seen["pictures"] = calibration_pictures(manifest, *given)
+        seen["pictures"] = calibration_images(manifest, *given)
         return seen["pictures"]
 
     monkeypatch.setattr(exporter, "trace", stop)
-    monkeypatch.setattr(exporter, "calibration_pictures", pictures)
+    monkeypatch.setattr(exporter, "calibration_images", pictures)
     save_checkpoint(tmp_path / "dual.ckpt", dual_pixel.module)
     for i, view in enumerate(("left", "right")):
         (tmp_path / view).mkdir()

@@ -175,7 +175,7 @@ def test_weights_above_the_limit_go_beside_the_file(
 def skip_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of what comes after it: it takes most of the time."""
     monkeypatch.setattr(exporter, "trace", lambda _model, _manifest: None)
-    monkeypatch.setattr(exporter, "tidy", lambda _traced: None)
+    monkeypatch.setattr(exporter, "canonicalize", lambda _traced: None)
 
 
 def break_weight(model: onnx.ModelProto) -> None:
@@ -206,9 +206,9 @@ def break_finiteness(model: onnx.ModelProto) -> None:
     ("fault", "message"),
     [
         (break_weight, "differs from PyTorch at"),
-        (break_k, "chooses other neighbours than PyTorch"),
-        (break_epsilon, "differs from PyTorch|chooses other neighbours"),
-        (break_finiteness, "not finite.*the first are those of tail/Conv"),
+        (break_k, "selects other neighbours than PyTorch"),
+        (break_epsilon, "differs from PyTorch|selects other neighbours"),
+        (break_finiteness, "not finite.*the first such values are those of tail/Conv"),
     ],
 )
 def test_a_wrong_file_is_an_error_and_leaves_nothing(

@@ -16,13 +16,13 @@ import torch
 from keygraph.cli import main
 from keygraph.errors import InputError, KeygraphError
 from keygraph.export import export, mixed_precision
-from keygraph.export.calibration_data import calibration_pictures
+from keygraph.export.calibration_data import calibration_images
 from keygraph.instrumentation.metrics import TOLERANCES, psnr
 from keygraph.manifest import Manifest
 from keygraph.models import LoadedModel, load_checkpoint
 from keygraph.models.kgt import KGT, KGTConfig
 from keygraph.parity import compare
-from keygraph.runtime.backends.emulated_half import MOVES, rounding
+from keygraph.runtime.backends.emulated_half import MOVES, emulate_half
 from keygraph.runtime.backends.onnxruntime import OnnxRuntimeSession
 from keygraph.runtime.io.images import Picture, write
 from onnx import ModelProto, TensorProto
@@ -124,7 +124,7 @@ def test_head_room_is_that_of_the_largest_value(half: tuple[Path, Manifest], une
 
     handles = [module.register_forward_hook(hook(name)) for name, module in unet.module.named_modules() if name]
     with torch.inference_mode():
-        unet.module(torch.from_numpy(calibration_pictures(manifest, None)[0].inputs[0]))
+        unet.module(torch.from_numpy(calibration_images(manifest, None)[0].inputs[0]))
     for handle in handles:
         handle.remove()
     known = [
@@ -159,7 +159,7 @@ def test_rounding_is_what_pytorch_rounds(unet: LoadedModel, half: tuple[Path, Ma
     """The first convolution, in float32 on rounded inputs and weights, is rounded in turn."""
     path, manifest = half
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[manifest.precision]
-    model = rounding(onnx.load(path))
+    model = emulate_half(onnx.load(path))
     model.graph.output.append(onnx.ValueInfoProto(name="head/Conv"))
     image = np.random.default_rng(3).random((1, 3, 16, 16), np.float32)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -253,7 +253,7 @@ def test_overflow_that_ranges_do_not_show_is_named_by_the_run(
 ) -> None:
     monkeypatch.setattr(mixed_precision, "_check_ranges", lambda _largest, _precision: None)
     with pytest.raises(
-        KeygraphError, match=r"not finite.*the first are those of body\.1\.layers\.0\.ffn\.reduce/Gemm;"
+        KeygraphError, match=r"not finite.*the first such values are those of body\.1\.layers\.0\.ffn\.reduce/Gemm;"
     ):
         export(hot, tmp_path / "hot.onnx", precision="fp16")
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""These tests need an NVIDIA GPU, and skip without one; they share the operators' cases with tests/plugins."""
+"""Tests that need an NVIDIA GPU and are skipped without one; they share the operators' cases with tests/plugins."""
 
 from __future__ import annotations
 

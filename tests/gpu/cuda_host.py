@@ -1,4 +1,4 @@
-"""libkeygraph_cuda with PyTorch's tensors as memory: for the tests, and for the benchmarks beside them."""
+"""Call libkeygraph_cuda on PyTorch tensors, for tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def attention_shape(q: Any, k: Any, v: Any, graph: Any, heads_last: bool) -> tup
 
 
 def prepared_graph(query: Any, key: Any, k: Any, graph: Any, variant: int = 0) -> Callable[[], Any]:
-    """A call that only starts the kernel, on the stream that is current then, and returns `graph`."""
+    """Return a function that only launches the kernel on the current stream and returns `graph`."""
     shape, dtype = graph_shape(query, key), name_of(query.dtype)
     pointers = [tensor.data_ptr() for tensor in (query, key, k, graph)]
 
@@ -59,7 +59,7 @@ def prepared_attention(
     heads_last: bool = False,
     variant: int = 0,
 ) -> Callable[[], Any]:
-    """A call that only starts the kernel, on the stream that is current then, and returns `output`."""
+    """Return a function that only launches the kernel on the current stream and returns `output`."""
     shape, dtype = attention_shape(q, k, v, graph, heads_last), name_of(q.dtype)
     inputs = [tensor.data_ptr() for tensor in (q, k, v, graph)]
     bias_pointer, result = None if bias is None else bias.data_ptr(), output.data_ptr()
@@ -72,7 +72,7 @@ def prepared_attention(
 
 
 class CudaLibrary:
-    """The operators with outputs of their own; heads come first, whatever the kernel is given."""
+    """The operators with allocated outputs. Arguments and results have heads first; the kernel may get them last."""
 
     def __init__(self, variant: int = 0, heads_last: bool = False) -> None:
         self.variant = variant

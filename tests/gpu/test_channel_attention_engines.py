@@ -1,4 +1,4 @@
-"""Engines of networks that attend between channels, on a real GPU, against PyTorch in FP32 on the CPU."""
+"""Engines of networks with channel attention on a GPU, against PyTorch in FP32 on the CPU."""
 
 from __future__ import annotations
 
@@ -8,26 +8,28 @@ import keygraph
 import numpy as np
 import pytest
 import torch
+from exported import ExportStore
 from keygraph.cli import main
 from keygraph.engines.model import load_model
-from keygraph.engines.network import image_inputs, profile_shapes
+from keygraph.engines.network import profile_shapes
 from keygraph.errors import MissingDependencyError
 from keygraph.instrumentation.metrics import psnr
 from keygraph.manifest import Profile
+from keygraph.runtime.backends.base import image_inputs
 from keygraph.runtime.backends.tensorrt_bindings import load_backend
 from tiny_channel_attention import NETWORKS, exported
 
 
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_an_engine_computes_what_pytorch_does(name: str, backend: str, tmp_path: Path) -> None:
-    """At sizes where sums over pixels are beyond half."""
+def test_an_engine_computes_what_pytorch_does(name: str, backend: str, exports: ExportStore, tmp_path: Path) -> None:
+    """At sizes where sums over pixels overflow half precision."""
     pytest.importorskip("cuda.bindings.runtime")
     try:
         load_backend(backend)
     except MissingDependencyError as error:
         pytest.skip(str(error))
-    files = exported(name, tmp_path)
+    files = exported(name, exports)
     target = "sm_{}{}".format(*torch.cuda.get_device_capability())
     words = ["--target", target, "--backend", backend, "--tile", "64:256:512", "--batch", "1:1:2", "-o", str(tmp_path)]
     if (status := main(["build", str(files.onnx), *words])) == 2:

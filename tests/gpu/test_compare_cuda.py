@@ -1,4 +1,4 @@
-"""`parity.compare` on a real GPU: sides by @, key graphs laid open by the CUDA provider, engines judged as run."""
+"""`parity.compare` on a GPU: sides given with @, key graphs exposed by the CUDA provider, engines judged as run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("pyvips")  # keygraph.parity reads pictures with it
+pytest.importorskip("pyvips")  # keygraph.parity reads images with it
 from keygraph.cli import main
 from keygraph.errors import MissingDependencyError
 from keygraph.export import export
@@ -67,5 +67,5 @@ def test_an_engine_is_judged_as_run(
     capsys.readouterr()
     assert main(["compare", str(engine), str(CHECKPOINT), "--fail-under", "40dB"]) == 0
     said = capsys.readouterr().out
-    assert "tells no key graphs: it is judged as run" in said
+    assert "exposes no key graphs: it is judged as run" in said
     assert "same graphs" not in said

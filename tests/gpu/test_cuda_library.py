@@ -1,4 +1,4 @@
-"""The C interface of the GPU operators on a GPU: the conformance suite for every variant, and how calls behave."""
+"""The C interface of the operators on a GPU: the conformance suite for every variant, and properties of calls."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ try:
 except MissingDependencyError as error:
     pytest.skip(str(error), allow_module_level=True)
 
-#: Norm-wise, given the same graph.
+#: Relative error in the norm, given the same graph.
 TOLERANCE = {"fp32": 1e-5, "fp16": 2e-3, "bf16": 1.6e-2}
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -41,7 +41,7 @@ def on_device(array: np.ndarray, dtype: str) -> Any:
 
 
 def as_stored(array: np.ndarray, dtype: str) -> np.ndarray:
-    """What an array is once it is stored: the oracle's input."""
+    """Round an array to a dtype and return it as float64, the input of the oracle."""
     return torch.from_numpy(array.astype(np.float32)).to(TORCH[dtype]).to(torch.float64).numpy()
 
 
@@ -94,7 +94,7 @@ def problem(dtype: str = "fp16", nodes: int = 256, channels: int = 32) -> tuple[
 
 
 def test_k_is_read_on_the_device() -> None:
-    """A captured CUDA graph follows k, and everything else that its memory holds, without a new capture."""
+    """A captured CUDA graph uses the current k and inputs without a new capture."""
     q, k, v, _ = problem()
     query = q[:, :1].contiguous()
     neighbours = torch.tensor([64], device="cuda")
@@ -136,7 +136,7 @@ def test_streams_are_the_callers() -> None:
     alone = CudaLibrary().key_graph_attention(q, k, v, graph, None, None)
     torch.cuda.synchronize()
     with torch.cuda.stream(torch.cuda.Stream()):
-        torch.cuda._sleep(50_000_000)  # so that a kernel on another stream would read what is not there yet
+        torch.cuda._sleep(50_000_000)  # A kernel on another stream would read `late` too early.
         late = q.clone()
         output = CudaLibrary().key_graph_attention(late, k, v, graph, None, None)
     torch.cuda.synchronize()
@@ -147,7 +147,7 @@ def test_nothing_is_allocated() -> None:
     q, k, v, graph = problem()
     output = CudaLibrary().key_graph_attention(q, k, v, graph, None, None)
     lost = []
-    # The GPU's free memory is everybody's: other processes take of it meanwhile, but not every time.
+    # Other processes may allocate memory of the GPU meanwhile, but not in every repetition.
     for _ in range(20):
         torch.cuda.synchronize()
         free = torch.cuda.mem_get_info()[0]
@@ -185,7 +185,7 @@ def test_threads() -> None:
 
 @pytest.fixture
 def second_context() -> Iterator[Any]:
-    """A context beside PyTorch's own, current while the test runs."""
+    """A CUDA context besides PyTorch's, current during the test."""
     import ctypes
 
     cuda = ctypes.CDLL("libcuda.so.1")
@@ -199,7 +199,7 @@ def second_context() -> Iterator[Any]:
 
 
 def test_two_contexts(second_context: Any) -> None:
-    """Kernels belong to a context: in another one they are loaded again, and not mixed up."""
+    """Kernels belong to a context and are loaded again in another one."""
     import ctypes
 
     cuda = second_context

@@ -15,7 +15,7 @@ if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
     pytest.skip("needs onnxruntime-gpu", allow_module_level=True)
 
 
-# TF32 rounds the products of FP32 to 10 bits, and whole images otherwise than tiles.
+# TF32 rounds FP32 products to 10 bits, differently for whole images and for tiles.
 @pytest.mark.parametrize(("precision", "decibels"), [("fp32", 60), ("fp16", 45)])
 def test_exact_tiles_give_the_whole_images_result(tmp_path: Path, precision: str, decibels: float) -> None:
     import torch

@@ -28,7 +28,7 @@ every_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float16], ids=["f
 @pytest.mark.parametrize("op", ["KeyGraph", "KeyGraphAttention"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, "bfloat16"])
 def test_the_provider_runs_the_node(op: str, dtype: Any) -> None:
-    """Creating the session fails where any node would fall back to the CPU."""
+    """Creating the session fails if a node would fall back to the CPU."""
     assert session(op, dtype, False, None, 1, False, None, CUDA).get_providers()[0] == CUDA
 
 
@@ -63,7 +63,7 @@ def test_bad_shapes_name_the_node() -> None:
 
 
 def test_tensors_stay_on_the_device() -> None:
-    """Inputs and output bound on the device, k too; nothing is copied to the host in between."""
+    """Inputs, k and output are bound on the device; nothing is copied to the host."""
     run = session("KeyGraph", np.float16, False, None, 1, False, None, CUDA)
     query = np.random.default_rng(0).standard_normal((2, 1, 200, 32)).astype(np.float16)
     binding = run.io_binding()

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-import tiny_kgt
 import torch
 
 pytest.importorskip("polygraphy")
@@ -31,11 +30,6 @@ needs_tensorrt = pytest.mark.skipif(find_spec("tensorrt") is None, reason="needs
 def _quiet() -> Iterator[None]:
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
         yield
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    return tiny_kgt.make_tiny(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The runtime on a real GPU: ONNX Runtime's CUDA provider, PyTorch, CUDA's copies beside a computation, engines."""
+"""The runtime on a GPU: ONNX Runtime's CUDA provider, PyTorch, overlapped transfers, engines."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from keygraph.errors import MissingDependencyError
 from keygraph.export import export
 from keygraph.manifest import ExtraInput
 from keygraph.models import load_checkpoint
-from keygraph.runtime.backends import engine_metadata as sidecars
+from keygraph.runtime.backends import engine_metadata
 from keygraph.runtime.backends.base import run_batches
 from keygraph.runtime.backends.tensorrt_bindings import load_backend
 from keygraph.runtime.device.spec import Device
-from keygraph.runtime.device.transfer_pipeline import Batch, Overlap
+from keygraph.runtime.device.transfer_pipeline import Batch, TransferPipeline
 from keygraph.runtime.restorer import Restorer
 
 CHECKPOINT = Path(__file__).parents[2] / "examples" / "kgt-denoise-tiny.ckpt"
@@ -82,7 +82,7 @@ def cuda() -> Iterator[Any]:
 
 
 def copying(gpu: Any, graphs: dict[Batch, Any] | None) -> Callable[[Batch, int], None]:
-    """A launch that copies the images to the results, as a graph from the second time on."""
+    """Return a launch that copies the images to the results, as a CUDA graph from the second time on."""
     from cuda.bindings import runtime
 
     def copy(batch: Batch, stream: int) -> None:
@@ -106,13 +106,13 @@ def copying(gpu: Any, graphs: dict[Batch, Any] | None) -> Callable[[Batch, int],
 
 @pytest.mark.parametrize("graphs", [None, {}])
 def test_copies_beside_a_computation_keep_every_batch_apart(cuda: Any, graphs: dict[Batch, Any] | None) -> None:
-    overlap = Overlap(cuda, copying(cuda, graphs))
+    pipeline = TransferPipeline(cuda, copying(cuda, graphs))
     for size in (16, 512, 64):
         batches = ((np.full((2, 3, size, size), i, np.float32),) for i in range(1, 12))
-        results = overlap.run(batches, lambda shape: shape[0], lambda shape: tuple(shape), np.dtype(np.float32))
+        results = pipeline.run(batches, lambda shape: shape[0], lambda shape: tuple(shape), np.dtype(np.float32))
         for number, result in zip(itertools.count(1), results, strict=False):
             assert (result == number).all()
-    overlap.release()
+    pipeline.release()
 
 
 def test_what_goes_with_an_image_reaches_the_gpu(make_model: Callable[..., Path], photo: np.ndarray[Any, Any]) -> None:
@@ -125,7 +125,7 @@ def test_what_goes_with_an_image_reaches_the_gpu(make_model: Callable[..., Path]
 
 @pytest.fixture(scope="module", params=["tensorrt", "tensorrt-rtx"])
 def engine(request: pytest.FixtureRequest, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An engine for this GPU, by whatever TensorRT is installed."""
+    """Build an engine for this GPU with an installed backend."""
     pytest.importorskip("cuda.bindings.runtime")
     try:
         load_backend(request.param)
@@ -170,7 +170,7 @@ def test_an_engine_for_another_gpu_is_refused_before_it_is_loaded(engine: Path, 
 
     copy = tmp_path / engine.name
     copy.write_bytes(engine.read_bytes())
-    sidecar = dataclasses.replace(sidecars.read(engine), capability=(7, 0), target="sm_70", compatible="none")
-    sidecars.sidecar_path(copy).write_text(sidecar.to_json())
+    metadata = dataclasses.replace(engine_metadata.read(engine), capability=(7, 0), target="sm_70", compatible="none")
+    engine_metadata.metadata_path(copy).write_text(metadata.to_json())
     with pytest.raises(keygraph.errors.InputError, match="for sm_70; here it is"):
         keygraph.load(copy)

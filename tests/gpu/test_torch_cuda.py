@@ -36,13 +36,13 @@ every_attention_case = pytest.mark.parametrize("case", ATTENTION_CASES, ids=lamb
 
 @pytest.fixture(autouse=True)
 def fresh(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No TF32, and no choice of an earlier build's."""
+    """Disable TF32, and use an empty cache of tuning results."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     yield
     torch.backends.cuda.matmul.allow_tf32 = before
-    torch._dynamo.reset()  # compiled FlexAttention: PyTorch keeps a few shapes only
+    torch._dynamo.reset()  # PyTorch keeps compiled FlexAttention for a few shapes only
 
 
 @functools.cache
@@ -80,14 +80,14 @@ def test_every_variant_of_key_graph(dtype: type, case: GraphCase) -> None:
 @every_attention_case
 def test_attention(implementation: str | None, dtype: type, case: AttentionCase, heads_last: bool) -> None:
     if case.values != "normal":
-        pytest.skip("which variant is chosen is open, and the masked ones want finite values")
+        pytest.skip("the choice of variant is not fixed, and masked variants need finite values")
     check_attention(Torch(heads_last, "cuda", implementation), case, dtype)
 
 
 @pytest.mark.parametrize("name", ["plain", "window", "bias, a graph per head", "empty rows", "N is 31"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16], ids=["float32", "float16"])
 def test_flex(dtype: type, name: str) -> None:
-    """A few cases: each is compiled anew."""
+    """Only a few cases, because each is compiled."""
     check_attention(
         Torch(device="cuda", implementation="flex"), next(c for c in ATTENTION_CASES if c.name == name), dtype
     )
@@ -145,13 +145,14 @@ def test_k_on_the_host_is_captured_too() -> None:
 def test_nothing_waits_for_the_device(host: bool) -> None:
     x, q, key, v, k = layer()
     k = k.cpu() if host else k
-    key_graph_attention(q, key, v, key_graph(x, x, k))  # compiles and chooses
+    expected = key_graph_attention(q, key, v, key_graph(x, x, k))  # compiles and chooses
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
+    torch.cuda.set_sync_debug_mode("error")  # raises where something waits
     try:
-        key_graph_attention(q, key, v, key_graph(x, x, k))
+        output = key_graph_attention(q, key, v, key_graph(x, x, k))
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(output, expected)
 
 
 @pytest.mark.parametrize("nodes", [256, 1024, 2304])
@@ -183,7 +184,7 @@ def test_memory_is_inputs_and_outputs_whatever_k_is(nodes: int, heads_last: bool
 
 
 def test_views_and_odd_addresses() -> None:
-    """What is not contiguous or not aligned is copied; the numbers are the same."""
+    """Tensors that are not contiguous or not aligned are copied and give the same results."""
     x, q, key, v, k = layer(nodes=70)
     graph = key_graph(x, x, k)
     expected = key_graph_attention(q, key, v, graph)

@@ -131,10 +131,21 @@ def test_rotate_and_pixel_unshuffle_are_torchs() -> None:
     assert torch.equal(pixel_unshuffle(x), torch.nn.functional.pixel_unshuffle(x, 2))
 
 
+#: Parameters of each preset, in millions.
+MILLIONS = {"kgt-small-sr": 1.36, "kgt-base-sr": 15.83, "kgt-small": 7.22, "kgt-base": 20.18}
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_build(name: str) -> None:
-    with torch.device("meta"):
-        KGT(PRESETS[name])
+    config = PRESETS[name]
+    size = config.size_multiple
+    with FakeTensorMode():
+        network = KGT(config)
+        restored = network(torch.rand(1, config.in_channels, size, size))
+    assert restored.shape == (1, config.out_channels, size * config.scale, size * config.scale)
+    assert sum(parameter.numel() for parameter in network.parameters()) / 1e6 == pytest.approx(
+        MILLIONS[name], abs=0.005
+    )
 
 
 @pytest.mark.parametrize(

@@ -15,16 +15,15 @@ import pytest
 import tiny_channel_attention
 import tiny_kgt
 import torch
+from exported import Exported, ExportStore
 from keygraph.errors import InputError
-from keygraph.export import export
 from keygraph.instrumentation.synthetic import test_inputs as sample_inputs
 from keygraph.models import load_checkpoint, save_checkpoint
 from keygraph.models.registry import by_name
 from keygraph.models.restormer import Restormer, RestormerConfig
-from keygraph.parity import BlockDifference, Comparison, OnnxProbe, TorchProbe, open_probe
+from keygraph.parity import Comparison, OnnxProbe, TorchProbe, open_probe
 from keygraph.parity import compare as compare_all
 from keygraph.parity.inputs import demands, read_inputs
-from keygraph.parity.localize.first_divergence import origin
 from keygraph.parity.piecewise import worst_piece
 from keygraph.parity.sides.onnx_blocks import onnx_blocks
 from onnx import ModelProto, numpy_helper
@@ -33,6 +32,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 PICTURE = np.random.default_rng(0).random((24, 32, 3), np.float32)
+RESTORMER = RestormerConfig(channels=8, blocks=(1,) * 4, refinement_blocks=1, heads=(1, 1, 2, 2))
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -42,16 +42,16 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def restormer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of one block a level."""
     torch.manual_seed(0)
-    network = Restormer(RestormerConfig(channels=8, blocks=(1,) * 4, refinement_blocks=1, heads=(1, 1, 2, 2)))
+    network = Restormer(RESTORMER)
     path = tmp_path_factory.mktemp("restormer") / "restormer.ckpt"
     save_checkpoint(path, network)
     return path
 
 
 @pytest.fixture(scope="module")
-def mst(tmp_path_factory: pytest.TempPathFactory) -> tiny_channel_attention.Exported:
+def mst(exports: ExportStore) -> Exported:
     """Takes two inputs; its file is fp16."""
-    return tiny_channel_attention.exported("mst", tmp_path_factory.mktemp("mst"))
+    return tiny_channel_attention.exported("mst", exports)
 
 
 @pytest.fixture
@@ -67,8 +67,8 @@ def compare(candidate: Any, reference: Any, inputs: Any = (PICTURE,), **options:
 
 def start(comparison: Comparison) -> tuple[str, str | None]:
     """What is said to be wrong, and where."""
-    assert comparison.origin is not None
-    return comparison.origin.kind, comparison.origin.block
+    assert comparison.first_divergence is not None
+    return comparison.first_divergence.kind, comparison.first_divergence.block
 
 
 def psnrs(comparison: Comparison) -> list[float]:
@@ -79,13 +79,11 @@ def psnrs(comparison: Comparison) -> list[float]:
 
 
 @pytest.mark.parametrize("family", ["restormer", "mst"])
-def test_a_file_has_every_block_that_the_network_has(
-    family: str, restormer: Path, mst: tiny_channel_attention.Exported
-) -> None:
-    files = mst
+def test_a_file_has_every_block_that_the_network_has(family: str, exports: ExportStore) -> None:
     if family == "restormer":
-        files = tiny_channel_attention.Exported(restormer, restormer.with_suffix(".onnx"))
-        export(load_checkpoint(restormer), files.onnx, precision="fp16", verification=False)
+        files = exports.get(RESTORMER, "restormer", precision="fp16")
+    else:
+        files = tiny_channel_attention.exported(family, exports)
     model = load_checkpoint(files.checkpoint)
     pattern = by_name(family).blocks
     run: list[tuple[str, tuple[int, ...], list[tuple[int, ...]]]] = []
@@ -147,7 +145,7 @@ def test_any_kind_of_side(tiny: Tiny, candidate: str, reference: str, least: flo
 
 def test_without_being_asked_for_there_are_none(tiny: Tiny) -> None:
     (comparison,) = compare_all(tiny.onnx, tiny.checkpoint, [PICTURE]).comparisons
-    assert (comparison.blocks, comparison.origin) == ((), None)
+    assert (comparison.blocks, comparison.first_divergence) == ((), None)
 
 
 def test_other_key_graphs_do_not_show_in_the_blocks(tiny: Tiny, with_fault: Any) -> None:
@@ -199,20 +197,22 @@ def test_the_tiled_pipeline_too(tiny: Tiny, with_fault: Any) -> None:
 def test_a_side_that_tells_no_blocks_is_refused(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     sealed = open_probe(tiny.onnx)
     monkeypatch.setattr(sealed, "tells_blocks", False)
-    with pytest.raises(InputError, match=r"tells no blocks, since TensorRT fuses across them; leave blocks out"):
+    with pytest.raises(
+        InputError, match=r"exposes no block outputs, since TensorRT fuses across them; leave blocks out"
+    ):
         compare(sealed, tiny.checkpoint)
 
 
-def test_what_laying_blocks_open_changes_is_said(tiny: Tiny) -> None:
+def test_a_change_by_tracing_is_reported(tiny: Tiny) -> None:
     class Moving(OnnxProbe):
         def trace(self, *arguments: Any) -> Any:
             restored, selections = super().trace(*arguments)
             return restored + np.float32(1e-3), selections
 
     comparison = compare(Moving(tiny.onnx, name="moving"), tiny.checkpoint)
-    (line,) = (line for line in comparison.notices if line.startswith("moving: laying its blocks open moved"))
-    assert "by 1.0e-03 at most, 60.0 dB" in line
-    assert not any("laying" in line for line in compare(tiny.checkpoint, tiny.checkpoint).notices)
+    (line,) = (line for line in comparison.notices if line.startswith("moving: tracing its blocks changed its output"))
+    assert "max abs 1.0e-03, 60.0 dB" in line
+    assert not any("tracing" in line for line in compare(tiny.checkpoint, tiny.checkpoint).notices)
 
 
 def test_a_file_whose_nodes_lost_their_names_is_not_said_to_agree(tiny: Tiny, with_fault: Any) -> None:
@@ -221,7 +221,7 @@ def test_a_file_whose_nodes_lost_their_names_is_not_said_to_agree(tiny: Tiny, wi
             node.name = ""
 
     comparison = compare(with_fault(nameless), tiny.checkpoint)
-    assert (comparison.blocks, comparison.origin) == ((), None)
+    assert (comparison.blocks, comparison.first_divergence) == ((), None)
     assert any(line.startswith("no block could be compared") for line in comparison.notices)
 
 
@@ -245,7 +245,7 @@ def test_one_changed_weight(tiny: Tiny, with_fault: Any, weight: str, block: str
     comparison = compare(with_fault(set_weight(name, 5, lambda value: value + 0.05)), tiny.checkpoint)
     assert start(comparison) == ("block", block)
     assert not comparison.verdict.good
-    assert f"it starts in {block}: " in comparison.verdict.reasons[-1]
+    assert f"the difference starts in {block}: " in comparison.verdict.reasons[-1]
     at = [one.name for one in comparison.blocks].index(block)
     assert all(one.psnr > 110 for one in comparison.blocks[:at])
     assert comparison.blocks[at].over_tolerance
@@ -274,7 +274,7 @@ def test_a_wrong_epsilon(tiny: Tiny, with_fault: Any, every: bool) -> None:
 
     comparison = compare(with_fault(change), tiny.checkpoint)
     assert start(comparison) == ("block", "body.0.layers.0.norm1" if every else "body.1.layers.0.norm1")
-    assert ("3 more (2 x norm2, 1 x norm1) are off in the same way" in comparison.verdict.reasons[-1]) == every
+    assert ("3 more (2 x norm2, 1 x norm1) are affected in the same way" in comparison.verdict.reasons[-1]) == every
 
 
 def test_a_small_fault_within_the_rule_is_hinted_at(tiny: Tiny, with_fault: Any) -> None:
@@ -289,7 +289,9 @@ def test_a_small_fault_within_the_rule_is_hinted_at(tiny: Tiny, with_fault: Any)
     comparison = compare(with_fault(change), tiny.checkpoint)
     assert comparison.verdict.good
     assert start(comparison) == ("hint", "body.0.layers.0.norm1")
-    assert any("a block stands out: it starts in body.0.layers.0.norm1" in line for line in comparison.notices)
+    assert any(
+        "a block stands out: the difference starts in body.0.layers.0.norm1" in line for line in comparison.notices
+    )
 
 
 def test_a_wrong_epsilon_in_a_module(restormer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,7 +337,7 @@ def test_a_residual_that_is_left_out_is_the_layers_own(tiny: Tiny) -> None:
 def test_a_fault_behind_the_last_block(tiny: Tiny, with_fault: Any) -> None:
     comparison = compare(with_fault(tiny_kgt.swapped_channels), tiny.checkpoint)
     assert start(comparison) == ("behind", None)
-    assert "starts behind the last block, tail" in comparison.verdict.reasons[-1]
+    assert "starts after the last block, tail" in comparison.verdict.reasons[-1]
 
 
 def test_fp16_that_overflows_in_one_block(tmp_path: Path) -> None:
@@ -354,7 +356,7 @@ def test_fp16_that_overflows_in_one_block(tmp_path: Path) -> None:
     assert found["body.1.layers.0.norm2"].nonfinite == 0
 
 
-def test_an_fp16_file_that_overflows_in_one_block(mst: tiny_channel_attention.Exported, tmp_path: Path) -> None:
+def test_an_fp16_file_that_overflows_in_one_block(mst: Exported, tmp_path: Path) -> None:
     def change(model: ModelProto) -> None:
         weights = {tensor.name: tensor for tensor in model.graph.initializer}
         for layer in ("net.0", "net.4"):
@@ -412,37 +414,3 @@ def test_half_precision_below_what_was_asked_for_is_rounding(tiny: Tiny) -> None
 
 
 # The reading, where networks give no example.
-
-
-def block(name: str, psnr: float, alone: float, **values: Any) -> BlockDifference:
-    given = {"max_abs": 0.1, "largest": 1.0, "precision": "fp32", "reference_largest": 1.0, **values}
-    return BlockDifference(name, psnr, over_tolerance=not psnr >= 90, alone=alone, **given)
-
-
-def test_without_the_same_inputs_the_first_over_tolerance_is_named() -> None:
-    blocks = [block("a", 140, math.nan), block("b", 80, math.nan), block("c", 70, math.nan)]
-    found = origin(blocks, 60, 90)
-    assert (found.kind, found.block) == ("block", "b")
-    assert "first block over tolerance is b" in found.words
-
-
-def test_small_errors_that_a_network_amplifies() -> None:
-    names = ["a.norm", "a.attn", "a.ffn", "b.norm", "b.attn", "b.ffn"]
-    even = [block(name, 130 - 9 * i, 125 + i) for i, name in enumerate(names)]
-    found = origin(even, 80, 90)
-    assert (found.kind, found.block) == ("rounding", None)
-    assert "passes the tolerance in b.ffn" in found.words
-    # One block that stands out, though it is within the tolerance by itself.
-    one = [dataclasses.replace(b, alone=95) if b.name == "a.ffn" else b for b in even]
-    found = origin(one, 80, 90)
-    assert (found.kind, found.block) == ("block", "a.ffn")
-
-
-def test_what_is_not_finite_within_a_block() -> None:
-    blocks = [block("a", 70, 70), block("b", math.nan, math.nan, nonfinite=1, precision="fp16")]
-    found = origin(blocks, math.nan, 50)
-    assert (found.kind, found.block) == ("overflow", "b")
-    assert "1 value is NaN or infinite" in found.words
-    assert "so it is a value inside of the block that passes this" in found.words
-    blocks[1] = dataclasses.replace(blocks[1], precision="fp32")
-    assert origin(blocks, math.nan, 50).words == "it starts in b: 1 value is NaN or infinite there"

@@ -175,7 +175,7 @@ def paste_beside(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int, tuple[i
     ("offset", "words"),
     [((0, 1), "1 pixel to the right"), ((-1, 0), "1 pixel up"), ((1, -1), "1 pixel down and 1 pixel to the left")],
 )
-def test_a_tile_pasted_one_pixel_off_is_named(
+def test_a_tile_shifted_by_one_pixel_is_named(
     tiny: Tiny, outcome: Any, paste_beside: Any, offset: tuple[int, int], words: str
 ) -> None:
     """Though the images with the same key graphs, which the runtime does not join, are right."""
@@ -185,11 +185,11 @@ def test_a_tile_pasted_one_pixel_off_is_named(
     (cause,) = found.causes
     assert cause["kind"] == "tile"
     assert cause["details"] == {"row": 1, "column": 1, "top": 16, "left": 16, "down": offset[0], "right": offset[1]}
-    assert found.reasons[0].startswith(f"the tile at row 16, column 16 (tile 2 of row 2) is pasted {words} (undone: ")
+    assert found.reasons[0].startswith(f"the tile at row 16, column 16 (tile 2 of row 2) is shifted {words} (undone: ")
     assert "near ties do not explain that" in found.reasons[1]
 
 
-def test_a_tile_pasted_one_pixel_off_is_a_regression(
+def test_a_tile_shifted_by_one_pixel_is_a_regression(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], paste_beside: Any
 ) -> None:
     images.write(tmp_path / "photo.png", Picture(PHOTO))
@@ -199,17 +199,17 @@ def test_a_tile_pasted_one_pixel_off_is_a_regression(
     paste_beside(1, 5, (0, 1))
     assert main(["compare", *arguments, "--baseline", str(tmp_path / "before.json"), "--quiet"]) == 3
     said = capsys.readouterr().err
-    assert "as run, half of a tile is only" in said
-    assert "is pasted 1 pixel to the right" in said
+    assert "as run, the median tile error is" in said
+    assert "is shifted 1 pixel to the right" in said
 
 
-def test_a_tile_pasted_one_pixel_off_is_named_without_key_graphs(
+def test_a_tile_shifted_by_one_pixel_is_named_without_key_graphs(
     make_model: Any, tmp_path: Path, outcome: Any, paste_beside: Any
 ) -> None:
     paste_beside(1, 5, (1, 0))
     found = outcome(make_model("blur"), make_model("blur", tmp_path / "other.onnx"), PHOTO, "--tile", "32")
     assert found.code == 3
-    assert "is pasted 1 pixel down (undone: equal there)" in found.reasons[0]
+    assert "is shifted 1 pixel down (undone: equal there)" in found.reasons[0]
 
 
 def test_sides_that_were_calibrated_otherwise_are_cut_alike(tiny: Tiny) -> None:
@@ -218,7 +218,7 @@ def test_sides_that_were_calibrated_otherwise_are_cut_alike(tiny: Tiny) -> None:
     file.session.manifest = dataclasses.replace(file.manifest, tiling=Tiling(tile=32, overlap=8, psnr=100.0))
     run = compare([file], tiny.checkpoint, [PHOTO], tile=32, keep_images=True)
     assert run.good, run.reasons
-    assert not any("other tiles" in line for line in run.comparisons[0].notices)
+    assert not any("different tiles" in line for line in run.comparisons[0].notices)
     plan = run.images[0].tiles
     assert plan is not None
     assert len(plan.tiles) == 12  # 3 x 4; by itself, the checkpoint's would overlap by 16.
@@ -244,11 +244,12 @@ def test_a_fault_of_the_arithmetic_is_found_and_not_misnamed(
     assert "with the same key graphs, less than 90 dB" in found.reasons[-1]
 
 
-def test_fifty_networks_raise_no_alarm(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [10, pytest.param(50, marks=pytest.mark.slow)])
+def test_many_networks_raise_no_alarm(count: int, tmp_path: Path) -> None:
     """Random weights, in the checkpoint and in the file: fp32 ONNX Runtime against PyTorch, by the default rule."""
     export = tiny_kgt.Reweighted(tmp_path)
     levels = []
-    for seed in range(50):
+    for seed in range(count):
         files = export.make(tmp_path, seed)
         image = np.random.default_rng(seed).random((16, 24, 3), np.float32)
         run = compare(files.onnx, files.checkpoint, [image])
@@ -258,4 +259,4 @@ def test_fifty_networks_raise_no_alarm(tmp_path: Path) -> None:
         levels.append(comparison.inputs[0].judged.psnr)
     # Rounding alone; and no two networks are the same.
     assert 110 < min(levels) < max(levels) < math.inf
-    assert len(set(levels)) == 50
+    assert len(set(levels)) == count

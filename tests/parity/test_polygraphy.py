@@ -18,7 +18,7 @@ import onnxruntime
 import pytest
 import tiny_kgt
 import torch
-from engine_sidecar import ENGINE, sidecar_for
+from engine_files import ENGINE, metadata_for
 from keygraph.errors import InputError, KeygraphError, MissingDependencyError
 from keygraph.export import export
 from keygraph.manifest import ExtraInput, Neighbours
@@ -31,7 +31,7 @@ from keygraph.parity.polygraphy.artifacts import manifest_of, tensors_of
 from keygraph.parity.polygraphy.key_graphs import ForcedRunner, KeyGraphCompareFunc, RecordingRunner
 from keygraph.parity.polygraphy.pytorch import ModelFromCheckpoint, TorchRunner
 from keygraph.parity.polygraphy.script import write_script
-from keygraph.runtime.backends.engine_metadata import Plugin, sidecar_path
+from keygraph.runtime.backends.engine_metadata import Plugin, metadata_path
 from keygraph.runtime.backends.pytorch import TorchSession
 from keygraph.runtime.device.cuda_driver import Gpu
 from keygraph.runtime.io import images
@@ -225,7 +225,7 @@ def test_a_feed_is_for_all_models(tiny: Tiny, tmp_path: Path) -> None:
         list(FeedDictsFromImages([tiny.onnx, tiny.checkpoint], k=65))
     with pytest.raises(InputError, match="there is no model to feed"):
         FeedDictsFromImages([])
-    with pytest.raises(InputError, match="no model by its name"):
+    with pytest.raises(InputError, match="cannot tell the model type"):
         list(FeedDictsFromImages(["photo.png"]))
 
 
@@ -333,7 +333,7 @@ def test_faults_are_found_where_they_are(tiny: Tiny, tmp_path: Path, fault: Any,
 
 def test_a_forced_runner_needs_its_candidate_before_it(tiny: Tiny) -> None:
     recording = RecordingRunner(tiny.onnx, name="told")
-    with pytest.raises(KeygraphError, match="told has not run on this feed; put it before forced"):
+    with pytest.raises(KeygraphError, match="told has not run on these inputs; put it before forced"):
         infer(ForcedRunner(tiny.checkpoint, recording, name="forced"), feed(tiny))
     plain = result_of(np.zeros((1, 3, 8, 8), np.float32))
     with pytest.raises(KeygraphError, match="compare a RecordingRunner with its ForcedRunner"):
@@ -388,7 +388,7 @@ def test_the_script_of_a_network_without(restormer: Tiny, tmp_path: Path) -> Non
 
 def test_a_script_that_cannot_be_is_not_written(tiny: Tiny, restormer: Tiny, tmp_path: Path) -> None:
     for arguments, words in (
-        (("script.txt", [tiny.onnx], tiny.checkpoint), "let it end with .py"),
+        (("script.txt", [tiny.onnx], tiny.checkpoint), "give one that ends with .py"),
         (("none/script.py", [tiny.onnx], tiny.checkpoint), "does not exist; create it first"),
         (("script.py", [tiny.onnx], restormer.checkpoint), "different networks: architecture is kgt and restormer"),
         (("script.py", [tmp_path / "none.onnx"], tiny.checkpoint), "does not exist"),
@@ -403,12 +403,12 @@ def test_a_script_that_cannot_be_is_not_written(tiny: Tiny, restormer: Tiny, tmp
 def test_an_engine_in_the_script_is_run_by_polygraphys_own_runner(tiny: Tiny, tmp_path: Path) -> None:
     engine = tmp_path / "kgt.sm86.plan"
     engine.write_bytes(ENGINE)
-    sidecar_path(engine).write_text(sidecar_for(manifest=manifest_of(tiny.onnx)).to_json())
+    metadata_path(engine).write_text(metadata_for(manifest=manifest_of(tiny.onnx)).to_json())
     write_script(tmp_path / "script.py", [engine], tiny.checkpoint)
     text = (tmp_path / "script.py").read_text()
     assert 'TrtRunner(EngineFromBuilt(CANDIDATES[0]), name="kgt.sm86.plan"),' in text
     assert "RecordingRunner" not in text
-    assert "one of them does not tell its neighbours" in text
+    assert "one of the models does not expose its neighbours" in text
     compile(text, "script.py", "exec")
 
 
@@ -443,7 +443,7 @@ def test_an_engine_is_checked_then_gets_its_plugin_and_only_then_is_loaded(
 
     def built(**changes: Any) -> trt_loaders.EngineFromBuilt:
         values: dict[str, Any] = {"backend": "tensorrt", "plugin": Plugin("libkeygraph_trt.so", digest), **changes}
-        sidecar_path(engine).write_text(sidecar_for(**values).to_json())
+        metadata_path(engine).write_text(metadata_for(**values).to_json())
         return trt_loaders.EngineFromBuilt(engine, plugin=library)
 
     built(version="11.4.0")()

@@ -1,4 +1,4 @@
-"""Every command of docs/polygraphy.md, run as a reader would: one after the other, in a folder of their own."""
+"""Run every command of docs/how-to/use-polygraphy.md as a reader would: in order, in a folder of their own."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-import tiny_kgt
 from keygraph.runtime.io import images
 from keygraph.runtime.io.images import Picture
+from tiny_kgt import Tiny
 
-DOCS = Path(__file__).parents[2] / "docs" / "polygraphy.md"
+DOCS = Path(__file__).parents[2] / "docs" / "how-to" / "use-polygraphy.md"
 
 #: Comments that say why a command is not run here.
 LEFT_OUT = ("needs TensorRT and a GPU", "not run: ")
@@ -32,8 +32,10 @@ class Command(NamedTuple):
 
 
 def commands(text: str) -> Iterator[Command]:
-    """The indented lines, with the exit codes that their comments promise."""
-    for line in re.findall(r"^    (\S.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), flags=re.MULTILINE):
+    """Yield the indented commands, with the exit codes that their comments promise."""
+    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    text = re.sub(r" \\\n +", " ", text)  # commands of several lines
+    for line in re.findall(r"^    (\S.*)$", text, flags=re.MULTILINE):
         command, _, comment = line.partition("  # ")
         if re.match(r"(polygraphy|keygraph|python) ", command):
             promised = re.match(r"exit code (\d)", comment)
@@ -44,8 +46,7 @@ COMMANDS = list(commands(DOCS.read_text(encoding="utf-8")))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tiny = tiny_kgt.make_tiny(tmp_path_factory.getbasetemp())
+def folder(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("polygraphy")
     shutil.copy(tiny.onnx, folder / "kgt.onnx")
     shutil.copy(tiny.checkpoint, folder / "kgt.ckpt")
@@ -56,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command.words[:6]))
 def test_command(command: Command, folder: Path) -> None:
-    """In the order of the page: later commands use what earlier ones wrote."""
+    """Later commands use what earlier ones wrote, so the order is the page's."""
     if command.comment.startswith(LEFT_OUT):
         pytest.skip(command.comment)
     words = " ".join(command.words)

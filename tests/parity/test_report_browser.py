@@ -23,10 +23,9 @@ HEIGHT, WIDTH = 40, 56
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Two candidates, one of them wrong, on two images in overlapping tiles, with blocks."""
     folder = tmp_path_factory.mktemp("run")
-    tiny: Tiny = tiny_kgt.make_tiny(tmp_path_factory.getbasetemp())
     wrong = changed(tiny.onnx, folder / "wrong.onnx", set_weight("tail.weight", 40, lambda value: value + 0.5))
     random = np.random.default_rng(0)
     for name in ("a.png", "b.png"):
@@ -264,7 +263,7 @@ def test_tiles_are_drawn_where_they_are(page: Page, run: Run) -> None:
     assert page.find("#difference .grid").is_displayed()
     expected = [[x, y, min(plan.columns.tile, WIDTH - x)] for y, x in plan.tiles]
     assert page.js(rects) == expected
-    assert "Across the tiles' borders" in page.find("#tiles-note").text
+    assert "At the tile borders" in page.find("#tiles-note").text
     page.find("#tiles").click()
     assert not page.find("#compare .grid").is_displayed()
 
@@ -298,9 +297,9 @@ def test_the_charts_have_the_data(page: Page, run: Run) -> None:
         assert [row[0] for row in table("blocks")] == [block.name for block in blocks]
         assert [row[-1] for row in table("blocks")] == ["yes" if block.over_tolerance else "no" for block in blocks]
         # Where the difference starts is marked, and said.
-        origin = comparison.origin
-        assert origin is not None
-        assert origin.words[1:] in page.find("#blocks-note").text
+        divergence = comparison.first_divergence
+        assert divergence is not None
+        assert divergence.words[1:] in page.find("#blocks-note").text
     assert page.js("return document.querySelectorAll('#blocks svg').length") == 2
     assert "fp16 ends: 65,504" in page.find("#blocks svg:nth-of-type(2)").text
     page.wait("return document.getElementById('viewer').dataset.ready.endsWith('b.png 1')")

@@ -18,7 +18,7 @@ import pytest
 import pyvips
 from keygraph.errors import InputError
 from keygraph.manifest import ExtraInput
-from keygraph.parity import Mending, Run, compare
+from keygraph.parity import PrecisionSearch, Run, compare
 from keygraph.parity.output.report import check_report, encoding, pictures, write_report
 from keygraph.runtime.io.images import Picture, write
 from keygraph.runtime.preprocess.normalization import from_model
@@ -234,7 +234,7 @@ def test_of_a_large_image_the_worst_part_is_shown(run_of: Any, report: Report, m
     codes = page.picture("picture-0-difference-0")
     assert codes.shape == (shown["height"], shown["width"])
     assert codes[100 - shown["top"], 70 - shown["left"]] == codes.max()
-    assert "Of 90 × 120 pixels 32 × 32 are shown" in shown["part"]
+    assert "Only 32 × 32 of 90 × 120 pixels are shown" in shown["part"]
     assert page.picture("picture-0-input").shape[:2] == codes.shape
 
 
@@ -244,7 +244,7 @@ def test_too_many_images_leave_the_worst(run_of: Any, report: Report, monkeypatc
     page = report(run_of("blur", quiet, loud, quiet, reference="identity"))
     assert [one["shown"] for one in page.data["images"]] == [False, True, False]
     assert page.data["first"] == 1
-    assert "2 of 3 images have their numbers only" in page.words
+    assert "2 of 3 images are listed without pictures" in page.words
     assert page.texts.keys() >= {"picture-1-reference"}
     assert "picture-0-reference" not in page.texts
 
@@ -275,16 +275,18 @@ def test_names_are_text_and_never_markup(run_of: Any, report: Report) -> None:
 
 def test_what_would_mend_a_candidate_is_said(run_of: Any, report: Report) -> None:
     run = run_of("identity", image(16, 16, 3))
-    mending = Mending(True, ("head",), 70.0, "it takes head in FP32", "keygraph export a.ckpt --keep-fp32 head")
-    page = report(dataclasses.replace(run, comparisons=(dataclasses.replace(run.comparisons[0], mending=mending),)))
-    assert "Islands it takes head in FP32" in page.words
-    assert mending.command in page.words
+    search = PrecisionSearch(True, ("head",), 70.0, "it takes head in FP32", "keygraph export a.ckpt --keep-fp32 head")
+    page = report(
+        dataclasses.replace(run, comparisons=(dataclasses.replace(run.comparisons[0], precision_search=search),))
+    )
+    assert "Precision search it takes head in FP32" in page.words
+    assert search.command in page.words
 
 
 def test_a_run_without_pictures_has_its_numbers(run_of: Any, report: Report) -> None:
     run = dataclasses.replace(run_of("blur", image(16, 16, 3), reference="identity"), images=())
     page = report(run)
-    assert "This run kept no pictures" in page.words
+    assert "This run has no pictures" in page.words
     assert f"{run.comparisons[0].inputs[0].as_run.psnr:.2f}" in page.words
 
 
@@ -296,7 +298,7 @@ def test_the_file_is_whole_or_not_there(run_of: Any, tmp_path: Path, monkeypatch
         write_report(tmp_path / "report.html", run)
     assert sorted(tmp_path.iterdir()) == before
     write(tmp_path / "a.png", Picture(image(8, 8, 3)))
-    with pytest.raises(InputError, match=r"let it end with \.html"):
+    with pytest.raises(InputError, match=r"give a name that ends with \.html"):
         check_report(tmp_path / "a.png")
     with pytest.raises(InputError, match="does not exist"):
         check_report(tmp_path / "none" / "a.html")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import itertools
 import os
 import shutil
@@ -16,6 +15,7 @@ import keygraph.plugins
 import numpy as np
 import pytest
 from keygraph.errors import InputError, MissingDependencyError
+from load_module import load_module
 
 try:
     from cuda_library import (
@@ -505,13 +505,7 @@ class TestCalls:
 def compile_module() -> Any:
     """The script plugins/cuda/compile.py as a module."""
     path = Path(str(variants_module.__file__)).parents[1] / "cuda" / "compile.py"
-    spec = importlib.util.spec_from_file_location("keygraph_compile", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_module(path, "keygraph_compile")
 
 
 def test_the_error_without_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

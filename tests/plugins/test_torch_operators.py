@@ -38,7 +38,8 @@ def arguments(bias: bool = False, nodes: int = 40) -> tuple:
 
 def test_opcheck_key_graph() -> None:
     x = torch.randn(2, 1, 40, 6)
-    torch.library.opcheck(torch.ops.keygraph.key_graph.default, (x, x.clone(), torch.tensor([7])))
+    checks = torch.library.opcheck(torch.ops.keygraph.key_graph.default, (x, x.clone(), torch.tensor([7])))
+    assert set(checks.values()) == {"SUCCESS"}
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -47,7 +48,8 @@ def test_opcheck_attention(bias: bool) -> None:
     for tensor in (*inputs[:3], inputs[4]):
         if tensor is not None:
             tensor.requires_grad_()
-    torch.library.opcheck(torch.ops.keygraph.key_graph_attention.default, inputs)
+    checks = torch.library.opcheck(torch.ops.keygraph.key_graph_attention.default, inputs)
+    assert set(checks.values()) == {"SUCCESS"}
 
 
 @pytest.mark.parametrize("implementation", ["mask", "gather", "sdpa", "flex"])

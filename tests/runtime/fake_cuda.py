@@ -1,4 +1,4 @@
-"""Shared libraries made by the system's compiler: a driver without a GPU, a library that lacks another."""
+"""Fake shared libraries, compiled by the system's compiler: a CUDA driver, and a library with a missing dependency."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def compile_library(path: Path, code: str, *options: str) -> Path:
 
 
 def driver(folder: Path, init: int = 0, count: int = 1) -> str:
-    """A libcuda that starts with this status and has so many GPUs."""
+    """Compile a libcuda whose cuInit returns `init` and that has `count` GPUs."""
     return str(compile_library(folder / f"libcuda-{init}-{count}.so", DRIVER, f"-DINIT={init}", f"-DCOUNT={count}"))
 
 
 def lacking_library(path: Path, lacked: str) -> Path:
-    """A library that needs one called `lacked`, which is not there."""
+    """Compile a library that depends on a library `lacked`, which does not exist."""
     other = compile_library(path.with_name(lacked), "int other(void) { return 0; }", f"-Wl,-soname,{lacked}")
     code = "int other(void); int all(void) { return other(); }"
-    # Options after the code: the linker takes what is still needed only.
+    # The linker only uses libraries that follow the code that needs them.
     compile_library(path, code, "-Wl,--no-as-needed", str(other))
     other.unlink()
     return path

@@ -1,7 +1,7 @@
-"""A GPU that does everything as late, and in as strange an order, as its streams and events allow.
+"""A fake GPU that runs operations as late and in as random an order as streams and events allow.
 
-What a program forgets to wait for goes wrong here: copies read and write host memory when they run, not when they are
-asked for, and among the things that may run next chance decides. Every operation knows what it had to wait for.
+Missing synchronization gives wrong results here: copies access host memory when they run, not when they are submitted,
+and the next operation is chosen at random among those that are ready. Every operation records its dependencies.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from keygraph.errors import KeygraphError
+from keygraph.runtime.errors import SessionMemoryError
 
 
 def _nothing() -> None:
@@ -31,7 +32,7 @@ class Work:
     done: bool = False
 
     def needs(self, other: Work) -> bool:
-        """Whether it cannot begin before the other has ended."""
+        """Whether it must start after the other has finished."""
         return any(one is other or one.needs(other) for one in self.after)
 
 
@@ -42,23 +43,23 @@ class Event:
 
 @dataclass
 class FakeGpu:
-    """In the place of `Cuda`."""
+    """Replaces `cuda_runtime.Cuda`."""
 
     seed: int = 0
     capability: tuple[int, int] = (8, 9)
     memory: dict[int, np.ndarray[Any, Any]] = field(default_factory=dict)
     history: list[Work] = field(default_factory=list)
-    #: What the host did, in order: names of operations when they were asked for, "wait NAME" when it waited.
+    #: The host's calls in order: names of submitted operations, and "wait NAME" for each wait.
     host: list[str] = field(default_factory=list)
     graphs: int = 0
-    #: Host memory that was pinned and not freed.
+    #: Pinned host memory that is not freed.
     pinned_blocks: list[np.ndarray[Any, Any]] = field(default_factory=list)
-    #: What was freed, in order.
+    #: Names of freed objects, in order.
     freed: list[str] = field(default_factory=list)
     closed: bool = False
     capturing: list[Callable[[], None]] | None = None
     capturable: bool = True
-    #: Whether every call that can fail does so.
+    #: Whether every call that can fail fails.
     broken: bool = False
     limit: int = 1 << 40
 
@@ -88,25 +89,23 @@ class FakeGpu:
         self.closed = True
 
     def free_object(self, name: str) -> None:
-        """Note that something was freed that no work may be using."""
+        """Record that an object was freed, and check that no operation uses it."""
         assert not self.closed
         used_by = ("graph", "compute") if name == "graph" else ("",)
         assert self.broken or all(work.done for work in self.history if work.name.startswith(used_by))
         self.freed.append(name)
 
     def allocate(self, size: int) -> int:
-        from keygraph.runtime.backends.base import SessionMemoryError
-
         if sum(len(block) for block in self.memory.values()) + size > self.limit:
             raise SessionMemoryError("the GPU ran out of memory")
         address, self._next_address = self._next_address, self._next_address + size + 256
-        self.memory[address] = np.full(size, 0xFF, np.uint8)  # as floating-point numbers: NaN
+        self.memory[address] = np.full(size, 0xFF, np.uint8)  # NaN as floating-point numbers
         return address
 
     def free(self, address: int) -> None:
         if self.broken:
             raise KeygraphError("the GPU failed")
-        self.run_all()  # As cudaFree does.
+        self.run_all()  # cudaFree synchronizes.
         del self.memory[address]
         self.free_object("memory")
 
@@ -172,7 +171,7 @@ class FakeGpu:
         return 1 << 30, 8 << 30
 
     def submit(self, kind: str, stream: int, run: Callable[[], None]) -> None:
-        """Give a stream something to do, after all that it was given before."""
+        """Submit an operation to a stream, after all earlier ones."""
         if self.capturing is not None:
             self.capturing.append(run)
             return
@@ -183,7 +182,7 @@ class FakeGpu:
         self._last[stream] = work
         self.history.append(work)
         self.host.append(work.name)
-        for _ in range(self._random.choice([0, 0, 1, 2])):  # The GPU may do something meanwhile, or not.
+        for _ in range(self._random.choice([0, 0, 1, 2])):  # The GPU may or may not run something meanwhile.
             self._step()
 
     def write(self, target: int, source: np.ndarray[Any, Any]) -> None:
@@ -202,4 +201,4 @@ class FakeGpu:
         if ready:
             work = self._random.choice(ready)
             work.run()
-            work.done, work.run = True, _nothing  # The history keeps nothing alive.
+            work.done, work.run = True, _nothing  # So that the history keeps no memory alive.

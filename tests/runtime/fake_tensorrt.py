@@ -1,8 +1,7 @@
-"""In the place of TensorRT's bindings: an engine is JSON and adds k / 1000 and its extra inputs to every image, on a
-`FakeGpu`.
+"""Fake Python bindings of TensorRT on a `FakeGpu`. An engine is JSON and adds k / 1000 and its extra inputs to images.
 
-It keeps TensorRT's rules: an engine runs only with every shape and address set, k on the host is read when the launch
-is made and k on the device when it runs, and another shape makes what was captured before it worthless.
+It checks TensorRT's rules: an engine runs only if every shape and address is set; k on the host is read when the engine
+is launched, k on the device when it runs; a new shape invalidates captured graphs.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from fake_gpu import FakeGpu
 
 __version__ = "10.99.1"
 
-#: The GPU of the test that runs.
+#: The GPU of the current test.
 gpu = FakeGpu()
 
-#: How engines were opened, and libraries.
+#: Settings of the engines that were opened, and paths of the libraries that were loaded.
 opened: list[dict[str, Any]] = []
 loaded: list[str] = []
 creators: list[tuple[str, str, str]] = []
@@ -76,7 +75,7 @@ def get_plugin_registry() -> Registry:
 
 
 def watch(thing: Any, name: str) -> None:
-    """Note when TensorRT's object goes; while it lives, so does what made it."""
+    """Record when an object of TensorRT is freed."""
     weakref.finalize(thing, gpu.free_object, name).atexit = False
 
 
@@ -200,10 +199,10 @@ class Context:
             on_host = ctypes.c_int64.from_address(at["k"]).value
 
         def run() -> None:
-            assert generation == self.generation, "a graph of another shape"
+            assert generation == self.generation, "a graph of an earlier shape"
             k = on_host if on_host is not None else int(gpu.read(at["k"], (1,), np.int64)[0]) if "k" in at else 0
             given = [gpu.read(at[name], shapes[name], dtype) for name in ("image", *extras)]
-            # A margin is what an input has more than the others; the result has none.
+            # Inputs may be larger by a margin; the result has none.
             height, width = (min(values.shape[axis] for values in given) for axis in (2, 3))
             total = sum(values[:, :, :height, :width] for values in given)
             gpu.write(at["restored"], (total + dtype(k / 1000)).astype(dtype))

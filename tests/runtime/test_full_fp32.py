@@ -1,4 +1,4 @@
-"""float32 in PyTorch means all of its bits while our sessions run, and what the user chose before and after."""
+"""PyTorch computes float32 in full precision while a session runs, and keeps the user's settings otherwise."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IMAGES = np.zeros((1, 3, 8, 8), np.float32)
 
 
 def precisions() -> list[str]:
-    """Of products and convolutions, on GPUs and on the CPU; the older settings too, which must not contradict them."""
+    """Return the precision of products and convolutions on GPUs and CPU, and the older settings, which must agree."""
     backends = torch.backends
     found = [
         backends.cuda.matmul,
@@ -39,7 +39,7 @@ def precisions() -> list[str]:
 EXACT = ["ieee"] * 5 + ["False", "False", "highest"]
 
 
-class Telling(torch.nn.Module):
+class Recording(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[list[str]] = []
@@ -50,7 +50,7 @@ class Telling(torch.nn.Module):
 
 
 def test_a_session_multiplies_exactly_and_leaves_the_settings(make_manifest: Callable[..., Manifest]) -> None:
-    network = Telling()
+    network = Recording()
     before = precisions()
     TorchSession(network, make_manifest()).run(IMAGES, None)
     assert network.seen == [EXACT]
@@ -71,13 +71,13 @@ def test_a_session_multiplies_exactly_and_leaves_the_settings(make_manifest: Cal
     ],
 )
 def test_whatever_a_user_has_set(setting: str) -> None:
-    """In a process of its own: PyTorch has no way back from some mixtures of old and new settings."""
+    """Runs in a process of its own, because some mixtures of old and new settings cannot be undone in PyTorch."""
     code = f"""
         import torch
         from keygraph.runtime.backends.full_fp32 import full_fp32
         backends = torch.backends
         settings = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul]
-        def told(setting):
+        def read(setting):
             try:
                 return setting()
             except RuntimeError:
@@ -85,7 +85,7 @@ def test_whatever_a_user_has_set(setting: str) -> None:
         def state():
             old = [lambda: backends.cuda.matmul.allow_tf32, lambda: backends.cudnn.allow_tf32,
                    torch.get_float32_matmul_precision]
-            return [each.fp32_precision for each in settings], [told(one) for one in old]
+            return [each.fp32_precision for each in settings], [read(one) for one in old]
         {setting}
         before = state()
         compiled = torch.compile(torch.nn.Conv2d(1, 1, 1), backend="eager")

@@ -1,24 +1,18 @@
-"""How much memory there is, and what fits into it."""
+"""Host memory: how much is available, and how much some work uses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
-from keygraph.manifest import GlobalStatistics, Manifest
 from keygraph.runtime.device import memory
-from keygraph.runtime.device.spec import Device
-from keygraph.runtime.tiling.tile_size import WHOLE_PIXELS
 
 GIB = 2**30
 
 
 def system(root: Path, free: int, limit: str | None = None, used: int = 0, files: int = 0) -> Path:
-    """Files of a system with so much memory."""
+    """Write the files of a system with this much memory."""
     (root / "proc").mkdir()
     (root / "proc/meminfo").write_text(f"MemTotal: 99 kB\nMemAvailable:   {free // 1024} kB\n")
     if limit is not None:
@@ -43,24 +37,9 @@ def test_the_least_of_machine_and_container_counts(tmp_path: Path) -> None:
     assert memory.available(tmp_path / "nothing") is None
 
 
-def test_images_are_whole_while_they_fit(
-    make_manifest: Callable[..., Manifest], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cpu: Any = SimpleNamespace(device=Device())
-    gpu: Any = SimpleNamespace(device=Device("cuda", 0))
-    measured = make_manifest(global_statistics=True, statistics=GlobalStatistics(10_000, (), None))
-    monkeypatch.setattr(memory, "available", lambda: 20 * 10**9)
-    assert memory.whole_pixels(measured, cpu) == pytest.approx(memory.SHARE * 2e6)
-    assert memory.whole_pixels(measured, gpu) == memory.NO_LIMIT
-    assert memory.whole_pixels(make_manifest(global_statistics=True), cpu) == WHOLE_PIXELS
-    assert memory.whole_pixels(make_manifest(), gpu) == WHOLE_PIXELS
-    monkeypatch.setattr(memory, "available", lambda: None)
-    assert memory.whole_pixels(measured, cpu) == WHOLE_PIXELS
-
-
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
 def test_growth_is_the_peak() -> None:
-    size = 256 * 2**20  # Large beside what the process itself may give back or take meanwhile.
+    size = 256 * 2**20  # Much more than the process itself may allocate or free meanwhile.
 
     def work() -> None:
         np.ones(size, np.uint8)

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from keygraph.errors import InputError, KeygraphError
 from keygraph.manifest import Manifest
-from keygraph.runtime.backends.base import Inputs, SessionMemoryError
+from keygraph.runtime.backends.base import Inputs
+from keygraph.runtime.errors import SessionMemoryError
 from keygraph.runtime.notices import KeygraphWarning
 from keygraph.runtime.preprocess.request import MAX_ELEMENTS, check_sizes
 from keygraph.runtime.restorer import Restorer

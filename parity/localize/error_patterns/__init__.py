@@ -1,7 +1,8 @@
-"""What kind of wrong an image is: a cause is named only where undoing it explains nearly all of the difference."""
+"""Known error patterns: swapped channels, shifts, gains, clipping, misplaced tiles, and others.
 
-from __future__ import annotations
+A pattern is named only where undoing it removes nearly all of the difference.
+"""
 
-from .causes import Cause, diagnose
+from .diagnosis import Cause, diagnose
 
 __all__ = ["Cause", "diagnose"]

@@ -1,4 +1,4 @@
-"""Causes that move pixels and leave their values."""
+"""Error patterns that move pixels and leave their values: orientation and shift."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from ....instrumentation.metrics import psnr_of
-from ..tile_regions import Place, Region
-from .numbers import Finding, Image, squares
+from ...metrics.image import Region
+from ..tile_regions import TileRegion
+from .pattern import ErrorPattern, Image, squared_error
 
 Offset = tuple[int, int]
 
-#: What may become of an image, and how it is called; the ones after the third only of a square.
+#: Orientations, by how they are described; those after `_ALWAYS` are possible for square images only.
 _ORIENTATIONS: dict[str, Callable[[Image], Image]] = {
     "rotated by 180 degrees": lambda image: image[::-1, ::-1],
     "flipped upside down": lambda image: image[::-1],
@@ -24,85 +25,107 @@ _ORIENTATIONS: dict[str, Callable[[Image], Image]] = {
     "transposed across the other diagonal": lambda image: np.rot90(image, 2).swapaxes(0, 1),
 }
 _ALWAYS = 3
-_AS_IT_IS = ""
+_UPRIGHT = ""
 
-#: The side of what a movement is estimated from; it is then tried on the whole.
+#: Side of the crop on which a movement is estimated, in pixels; it is then tried on the whole.
 _CROP = 256
 
-#: Offsets up to this are tried one by one; larger ones are estimated by phase correlation.
+#: Offsets up to this many pixels are tried one by one; larger ones are estimated by phase correlation.
 _NEAR = 2
 
 
 def movements(
-    candidate: Image, reference: Image, value_range: tuple[float, float], cut: Sequence[Place], unit: str
-) -> Iterator[Finding]:
-    """Every orientation and shift that is possible: of the whole image, and of every tile by itself."""
+    candidate: Image, reference: Image, value_range: tuple[float, float], tiles: Sequence[TileRegion], unit: str
+) -> Iterator[ErrorPattern]:
+    """Yield the likeliest movement (orientation and shift) of the whole image, and that of every tile within itself.
+
+    Parameters
+    ----------
+    candidate, reference
+        float32[H, W, C], finite.
+    value_range
+        Values of black and white.
+    tiles
+        Regions of the tiles.
+    unit
+        What a tile is called.
+    """
     height, width = reference.shape[:2]
-    yield from _of_regions(candidate, reference, value_range, [(slice(0, height), slice(0, width))], "the output")
-    regions = [place.middle for place in cut if place.middle is not None]
-    if len(cut) > 1 and regions:
-        yield from _of_regions(candidate, reference, value_range, regions, f"every {unit} of the output")
+    yield from _movement_of_regions(
+        candidate, reference, value_range, [(slice(0, height), slice(0, width))], "the output"
+    )
+    regions = [tile.centre for tile in tiles if tile.centre is not None]
+    if len(tiles) > 1 and regions:
+        yield from _movement_of_regions(candidate, reference, value_range, regions, f"every {unit} of the output")
 
 
-def _of_regions(
+def _movement_of_regions(
     candidate: Image,
     reference: Image,
     value_range: tuple[float, float],
     regions: Sequence[Region],
     what: str,
-) -> Iterator[Finding]:
-    """The movement that is likeliest by the region that differs most, tried on all."""
-    worst = max(regions, key=lambda region: squares(candidate[region], reference[region]))
+) -> Iterator[ErrorPattern]:
+    """Estimate the movement on the region that differs most, and yield it with what it gains on all regions."""
+    worst = max(regions, key=lambda region: squared_error(candidate[region], reference[region]))
     square = all(reference[region].shape[0] == reference[region].shape[1] for region in regions)
-    names = [_AS_IT_IS, *itertools.islice(_ORIENTATIONS, None if square else _ALWAYS)]
-    tried = {name: _estimate(candidate[worst], _turned(reference[worst], name)) for name in names}
+    names = [_UPRIGHT, *itertools.islice(_ORIENTATIONS, None if square else _ALWAYS)]
+    tried = {name: _estimate(candidate[worst], _oriented(reference[worst], name)) for name in names}
     name = min(tried, key=lambda one: tried[one][1])
     offset, _ = tried[name]
-    if (name, offset) == (_AS_IT_IS, (0, 0)):
+    if (name, offset) == (_UPRIGHT, (0, 0)):
         return
     still = _psnr([(candidate[region], reference[region]) for region in regions], value_range)
-    moved = [overlapping(candidate[region], _turned(reference[region], name), offset) for region in regions]
+    moved = [overlapping(candidate[region], _oriented(reference[region], name), offset) for region in regions]
     undone = _psnr(moved, value_range)
-    said = [*([name] if name else []), *([f"shifted {words(offset)}"] if offset != (0, 0) else [])]
+    parts = [*([name] if name else []), *([f"shifted {describe_offset(offset)}"] if offset != (0, 0) else [])]
     details = {"orientation": name or None, "down": offset[0], "right": offset[1], "each": len(regions) > 1}
-    yield Finding(
+    yield ErrorPattern(
         "orientation" if name else "shift",
-        f"{what} is the reference {' and '.join(said)}",
+        f"{what} is the reference {' and '.join(parts)}",
         details,
         undone,
         undone - still,
     )
 
 
-def _turned(image: Image, name: str) -> Image:
+def _oriented(image: Image, name: str) -> Image:
     return _ORIENTATIONS[name](image) if name else image
 
 
 def _psnr(pairs: Sequence[tuple[Image, Image]], value_range: tuple[float, float]) -> float:
-    """Of many pairs taken together."""
+    """Return the PSNR of many pairs taken together."""
     values = sum(one.size for one, _ in pairs)
-    return psnr_of(sum(itertools.starmap(squares, pairs)) / max(1, values), value_range)
+    return psnr_of(sum(itertools.starmap(squared_error, pairs)) / max(1, values), value_range)
 
 
 def find_offset(candidate: Image, reference: Image) -> Offset:
-    """How many pixels (down, right) the candidate is moved against the reference, as far as that can be told."""
+    """Estimate by how many pixels (down, right) the candidate is shifted against the reference."""
     return _estimate(candidate, reference)[0]
 
 
 def _estimate(candidate: Image, reference: Image) -> tuple[Offset, float]:
-    """The likeliest offset, from the middle of both in gray, and the mean squared difference that it leaves there."""
+    """Estimate the offset on the central crops in gray; return it with the remaining mean squared difference."""
     ours, theirs = (_gray(image) for image in (candidate, reference))
     near = range(-_NEAR, _NEAR + 1)
-    offsets = {*itertools.product(near, near), _correlated(ours, theirs)}
+    offsets = {*itertools.product(near, near), _phase_correlation(ours, theirs)}
     possible = [(y, x) for y, x in offsets if abs(y) <= ours.shape[0] // 4 and abs(x) <= ours.shape[1] // 4]
     left = {offset: _mean_square(*overlapping(ours, theirs, offset)) for offset in possible}
-    # Of equals, the smallest.
+    # Among equally good offsets, the smallest.
     best = min(possible, key=lambda offset: (left[offset], abs(offset[0]) + abs(offset[1]), offset))
     return best, left[best]
 
 
 def overlapping(candidate: Image, reference: Image, offset: Offset) -> tuple[Image, Image]:
-    """What both show, where the candidate is moved by this offset."""
+    """Crop both images to the part they have in common when the candidate is shifted by an offset.
+
+    Parameters
+    ----------
+    candidate, reference
+        [H, W, ...].
+    offset
+        Pixels (down, right).
+    """
     (down, right), (height, width) = offset, candidate.shape[:2]
     return (
         candidate[max(0, down) : height + min(0, down), max(0, right) : width + min(0, right)],
@@ -110,8 +133,8 @@ def overlapping(candidate: Image, reference: Image, offset: Offset) -> tuple[Ima
     )
 
 
-def words(offset: Offset) -> str:
-    """``"1 pixel down and 2 pixels to the left"``."""
+def describe_offset(offset: Offset) -> str:
+    """Describe an offset: ``"1 pixel down and 2 pixels to the left"``."""
     parts = []
     for pixels, positive, negative in zip(offset, ("down", "to the right"), ("up", "to the left"), strict=True):
         if pixels:
@@ -119,19 +142,22 @@ def words(offset: Offset) -> str:
     return " and ".join(parts)
 
 
-def _correlated(ours: Image, theirs: Image) -> Offset:
-    """The peak of the phase correlation of two gray images."""
+def _phase_correlation(ours: Image, theirs: Image) -> Offset:
+    """Return the offset at the peak of the phase correlation of two gray images."""
+    # Imported late: only images that failed get here.
+    from skimage.registration import phase_cross_correlation
+
     height, width = ours.shape
     window = np.outer(np.hanning(height + 2)[1:-1], np.hanning(width + 2)[1:-1])
-    spectra = [np.fft.rfft2((gray - gray.mean()) * window) for gray in (ours, theirs)]
-    cross = spectra[0] * spectra[1].conj()
-    surface = np.fft.irfft2(cross / np.maximum(np.abs(cross), 1e-12), s=(height, width))
-    row, column = np.unravel_index(int(surface.argmax()), surface.shape)
-    return int((row + height // 2) % height - height // 2), int((column + width // 2) % width - width // 2)
+    windowed = [(gray - gray.mean()) * window for gray in (ours, theirs)]
+    if not all(image.any() for image in windowed):
+        return 0, 0  # A constant image has no phase.
+    (down, right), _, _ = phase_cross_correlation(*windowed)  # type: ignore[no-untyped-call]
+    return int(down), int(right)
 
 
 def _gray(image: Image) -> Image:
-    """The middle, at most `_CROP` in size, in gray."""
+    """Return the central crop, at most `_CROP` pixels a side, in gray."""
     top, left = (max(0, (side - _CROP) // 2) for side in image.shape[:2])
     gray: Image = image[top : top + _CROP, left : left + _CROP].mean(axis=2)
     return gray

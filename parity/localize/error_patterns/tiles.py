@@ -1,4 +1,4 @@
-"""Where in an image a difference lies, by the tiles that the image was cut into."""
+"""Differences by tile, and at the borders between tiles."""
 
 from __future__ import annotations
 
@@ -12,33 +12,59 @@ from numpy.typing import NDArray
 
 from ....instrumentation.metrics import psnr_of
 from ....runtime.tiling.blend import Axis, Plan
-from ..tile_regions import Place
-from .numbers import Image, psnr
+from ..tile_regions import TileRegion
+from .pattern import Image, psnr
 
 
-def levels_of_tiles(
-    candidate: Image, reference: Image, value_range: tuple[float, float], cut: Sequence[Place]
-) -> dict[Place, float]:
-    """PSNR in dB of every tile where it has no share with others; without those that have no such part."""
+def psnr_by_tile(
+    candidate: Image, reference: Image, value_range: tuple[float, float], tiles: Sequence[TileRegion]
+) -> dict[TileRegion, float]:
+    """Return the PSNR of every tile where no other tile contributes; tiles without such a region are left out.
+
+    Parameters
+    ----------
+    candidate, reference
+        float32[H, W, C], finite.
+    value_range
+        Values of black and white.
+    tiles
+        Regions of the tiles.
+    """
     return {
-        place: psnr(candidate[place.inside], reference[place.inside], value_range)
-        for place in cut
-        if reference[place.inside].size
+        tile: psnr(candidate[tile.exclusive], reference[tile.exclusive], value_range)
+        for tile in tiles
+        if reference[tile.exclusive].size
     }
 
 
 @dataclass(frozen=True)
-class Borders:
+class BorderPsnr:
     """PSNR in dB where tiles meet, and elsewhere."""
 
-    there: float
+    borders: float
     elsewhere: float
 
 
-def between_tiles(
+def psnr_at_borders(
     candidate: Image, reference: Image, value_range: tuple[float, float], plan: Plan, scale: int
-) -> Borders | None:
-    """Measure the borders apart from the rest; None where there is no rest."""
+) -> BorderPsnr | None:
+    """Measure the PSNR where tiles meet apart from the rest.
+
+    Parameters
+    ----------
+    candidate, reference
+        float32[H, W, C], finite.
+    value_range
+        Values of black and white.
+    plan
+        The tiling plan.
+    scale
+        Output pixels per input pixel.
+
+    Returns
+    -------
+    None where one of the two parts is empty.
+    """
     off_rows, off_columns = (
         _off_borders(axis, scale, length)
         for axis, length in zip((plan.rows, plan.columns), reference.shape[:2], strict=True)
@@ -52,12 +78,12 @@ def between_tiles(
     apart = int(off_rows.sum()) * int(off_columns.sum()) * reference.shape[2]
     if apart in (0, everything):
         return None
-    there = psnr_of((total - rest) / (everything - apart), value_range)
-    return Borders(there, psnr_of(rest / apart, value_range) if rest else math.inf)
+    borders = psnr_of((total - rest) / (everything - apart), value_range)
+    return BorderPsnr(borders, psnr_of(rest / apart, value_range) if rest else math.inf)
 
 
 def _off_borders(axis: Axis, scale: int, length: int) -> NDArray[np.bool_]:
-    """True for the output pixels that are at least one input pixel away from all that two tiles share."""
+    """Mark the output pixels that are at least one input pixel away from every overlap of two tiles."""
     off = np.ones(length, np.bool_)
     for origin, following in itertools.pairwise(axis.origins):
         off[(following - 1) * scale : (origin + axis.tile + 1) * scale] = False

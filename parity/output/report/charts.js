@@ -1,4 +1,4 @@
-/* The charts, drawn with Observable Plot as SVG in the page's own colours: they follow dark mode, and print. */
+/* Charts, drawn with Observable Plot as SVG in the page's colours, so that they follow dark mode and print. */
 "use strict";
 
 const charts = (() => {
@@ -6,23 +6,23 @@ const charts = (() => {
   const good = "var(--good)", bad = "var(--bad)", warn = "var(--warn)";
   const count = d3.format(",");
 
-  /** A share that says 100 % only when it is, and 0 likewise. */
+  /** Format a share; 100 % and 0 % only for exactly 1 and 0. */
   function share(part) {
     if (part === 0 || part === 1) return `${100 * part} %`;
     if (part < 1e-5) return `${d3.format(".1e")(100 * part)} %`;
     return `${Math.min(100 * part, 99.999).toFixed(part > 0.01 ? 3 : 4)} %`;
   }
 
-  /** A share on an axis: 10 %, 0.001 %, 1e−6 %. */
+  /** Format a share on an axis: 10 %, 0.001 %, 1e−6 %. */
   const percent = (part) => (part >= 1e-7 ? `${d3.format("~r")(Number((100 * part).toPrecision(3)))} %` : `${power(100 * part)} %`);
 
-  /** A number on a logarithmic axis. */
+  /** Format a number on a logarithmic axis. */
   function power(value) {
     if (value >= 0.01 && value < 1e6) return d3.format(",~r")(Number(value.toPrecision(3)));
     return d3.format("~e")(value).replace("e+", "e").replace("e-", "e−");
   }
 
-  /** Whole powers of ten around positive numbers. */
+  /** Return the whole powers of ten that enclose positive numbers. */
   function decades(values, least = 1) {
     const positive = values.filter((value) => value > 0);
     const low = Math.floor(Math.log10(d3.min(positive) ?? 1e-6) + 1e-9);
@@ -30,18 +30,18 @@ const charts = (() => {
     return [10 ** low, 10 ** high];
   }
 
-  /** At most so many whole powers of ten, for the ticks of an axis. */
+  /** Return at most `most` whole powers of ten for the ticks of an axis. */
   function ticks([low, high], most) {
     const first = Math.round(Math.log10(low)), last = Math.round(Math.log10(high));
     const step = Math.ceil((last - first + 1) / most);
     return d3.range(first, last + 1, step).map((exponent) => 10 ** exponent);
   }
 
-  /** A chart's numbers as a table, for those who cannot see or point at it. */
+  /** Make a table of a chart's numbers, for readers who cannot see or hover over it. */
   function table(header, rows) {
     const details = document.createElement("details");
     const summary = details.appendChild(document.createElement("summary"));
-    summary.textContent = "The numbers";
+    summary.textContent = "Table";
     const scroll = details.appendChild(document.createElement("div"));
     scroll.className = "scroll";
     scroll.tabIndex = 0;
@@ -61,7 +61,7 @@ const charts = (() => {
     return details;
   }
 
-  /** Put a chart and its table in the place of what was there. */
+  /** Replace the contents of a figure with a chart and its table. */
   function show(figure, plots, numbers) {
     figure.replaceChildren(...plots, numbers);
   }
@@ -75,8 +75,8 @@ const charts = (() => {
     const narrow = width / used < 60;
     const plot = Plot.plot({
       width, height: 240, marginLeft: 64, marginTop: 34, marginBottom: 40,
-      ariaLabel: "Share of values by how many steps of the output they are apart",
-      x: { type: "band", domain: rows.map((row) => row.label), label: `steps of ${bits} bits apart`, labelAnchor: "center", labelArrow: "none", padding: 0.25, tickSize: 0 },
+      ariaLabel: "Share of values by their difference in steps of the output",
+      x: { type: "band", domain: rows.map((row) => row.label), label: `difference in steps of ${bits} bits`, labelAnchor: "center", labelArrow: "none", padding: 0.25, tickSize: 0 },
       y: { type: "log", domain, label: "share of values", labelArrow: "none", ticks: ticks([10 ** Math.ceil(Math.log10(domain[0])), 1], 5), tickFormat: percent, grid: true },
       marks: [
         Plot.barY(seen, { x: "label", y1: domain[0], y2: "share", fill: (row) => (row.label === "0" ? good : colours.accent), rx: 2 }),
@@ -84,7 +84,7 @@ const charts = (() => {
         Plot.ruleY([domain[0]], { stroke: colours.muted }),
       ],
     });
-    show(figure, [plot], table([`steps of ${bits} bits apart`, "values", "share"], rows.map((row) => [row.label, count(row.count), share(row.share)])));
+    show(figure, [plot], table([`difference in steps of ${bits} bits`, "values", "share"], rows.map((row) => [row.label, count(row.count), share(row.share)])));
   }
 
   function stages(figure, given, width) {
@@ -113,13 +113,13 @@ const charts = (() => {
     ));
   }
 
-  /** Error and activation range of every block, in the order of execution, on two logarithmic axes. */
+  /** Draw the error and the activation range of every block, in the order of execution, on two logarithmic axes. */
   function blocks(figure, given, { start, tolerance, limit }, width) {
     const narrow = width < 640;
     const names = given.map((block) => block.name);
     const margin = Math.min(narrow ? 150 : 260, 14 + 6.4 * d3.max(names, (name) => name.length));
     const letters = Math.floor((margin - 14) / 6.4);
-    const shorten = (name) => (name.length > letters ? `…${name.slice(1 - letters)}` : name); // the end tells them apart
+    const shorten = (name) => (name.length > letters ? `…${name.slice(1 - letters)}` : name); // names differ at their end
     const room = narrow ? width : Math.floor((width - margin) / 2);
     const row = given.length > 60 ? 14 : 19;
     const shape = { height: 64 + row * given.length, marginTop: 44, marginBottom: 20, marginRight: 24, style: { fontSize: row < 16 ? "11px" : "12px" } };
@@ -181,7 +181,7 @@ const charts = (() => {
 
   const decibels = (block) => (block.error === 0 ? "equal" : block.psnr === null ? "NaN" : block.psnr.toFixed(1));
 
-  /** What the marks of the blocks' chart mean. */
+  /** Make the legend of the blocks' chart. */
   function legend(withAlone) {
     const line = document.createElement("p");
     line.className = "marks";
@@ -197,7 +197,7 @@ const charts = (() => {
     return line;
   }
 
-  /** A symbol: an upright line. */
+  /** Symbol: a vertical line. */
   const tick = {
     draw(context, size) {
       const half = Math.sqrt(size / Math.PI);
@@ -206,7 +206,7 @@ const charts = (() => {
     },
   };
 
-  /** Red where fp16 would overflow or did, amber within a factor of four. */
+  /** Red where fp16 overflows, amber within a factor of four of its limit. */
   function tint(block, limit) {
     return block.largest >= limit ? bad : block.largest > limit / 4 ? warn : colours.accent;
   }

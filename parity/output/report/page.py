@@ -1,4 +1,4 @@
-"""What the page says: plain values for its script, and what its template needs beside the run."""
+"""Contents of the page: plain values for its scripts, and what its template needs in addition to the run."""
 
 from __future__ import annotations
 
@@ -8,57 +8,57 @@ from typing import Any
 
 from ....instrumentation.metrics import LARGEST
 from ....runtime.tiling.blend import Axis, Plan, seam_ratio
-from ... import failures
 from ...metrics.blocks import BlockDifference
 from ...metrics.image import Difference
 from ...metrics.selection import StageAgreement
-from ...run import Comparison, Run
+from ...pass_criteria import Failures, find_failures
+from ...results import Comparison, Run
 from .encoding import DECADES
 from .pictures import OPENING, Shown, choose, picture_name
 
 
 @dataclass(frozen=True)
 class Page:
-    """Everything that the template is filled with.
+    """Everything that fills the template.
 
     Attributes
     ----------
     run
         The run.
     shown
-        What is seen of each image, None where nothing is.
+        How each image is shown; None for images that are not.
     first
-        The image that it opens with: the worst.
+        Index of the image that is shown first: the worst.
     failing
         (candidate, image) -> why it fails the rule.
     data
-        For the script, plain JSON.
+        Plain JSON values for the scripts.
     """
 
     run: Run
     shown: list[Shown | None]
     first: int
-    failing: failures.Failures
+    failing: Failures
     data: dict[str, Any]
 
     @property
     def first_pictures(self) -> int:
-        """After so many pictures it can be looked at; 0 where it has none."""
+        """Number of pictures after which the page can be used; 0 if it has none."""
         return len(OPENING) if self.shown[self.first] is not None else 0
 
     @property
     def hidden(self) -> int:
-        """Images that are too many to be shown."""
+        """Number of images that are not shown, to limit the size of the page."""
         return sum(one is None for one in self.shown)
 
     @property
     def with_clean(self) -> bool:
-        """Whether there is a clean image."""
+        """Whether any result has a clean image."""
         return any(result.clean is not None for one in self.run.comparisons for result in one.inputs)
 
 
 def make_page(run: Run) -> Page:
-    """Gather what a page says of a run; without pictures where the run kept no images."""
+    """Collect the contents of a page; without pictures if the run kept no images."""
     comparison, order = run.comparisons[0], _order(run)
     shown: list[Shown | None] = [None] * len(comparison.inputs)
     if run.images:
@@ -71,11 +71,11 @@ def make_page(run: Run) -> Page:
         "candidates": [_candidate(comparison) for comparison in run.comparisons],
         "images": [_image(run, index, one) for index, one in enumerate(shown)],
     }
-    return Page(run, shown, first, failures.by_the_rule(run), data)
+    return Page(run, shown, first, find_failures(run), data)
 
 
 def _order(run: Run) -> list[int]:
-    """Indices of the images, the worst first."""
+    """Sort the indices of the images by their lowest PSNR, the worst first."""
 
     def least(index: int) -> float:
         found = [comparison.inputs[index].judged.psnr for comparison in run.comparisons]
@@ -90,9 +90,9 @@ def _candidate(comparison: Comparison) -> dict[str, Any]:
         "stages": [_stage(stage) for stage in comparison.stages],
         "blocks": [_block(block) for block in comparison.blocks],
         "tolerance": _error(comparison.threshold),
-        "origin": None
-        if comparison.origin is None
-        else {"block": comparison.origin.block, "words": comparison.origin.words},
+        "divergence": None
+        if comparison.first_divergence is None
+        else {"block": comparison.first_divergence.block, "words": comparison.first_divergence.words},
         "results": [
             {"histogram": _histogram(result.judged), "same_graphs": result.same_graphs is not None}
             for result in comparison.inputs
@@ -116,7 +116,7 @@ def _stage(stage: StageAgreement) -> dict[str, Any]:
 
 
 def _block(block: BlockDifference) -> dict[str, Any]:
-    """A block, None standing for what is no number."""
+    """Return a block's numbers, with None for those that are not finite."""
     return {
         "name": block.name,
         "error": _error(block.psnr),
@@ -132,7 +132,7 @@ def _block(block: BlockDifference) -> dict[str, Any]:
 
 
 def _error(psnr: float) -> float | None:
-    """The root of the mean squared error over the peak; 0 for equal outputs."""
+    """Convert a PSNR to the RMS error relative to the peak; 0 for equal outputs, None for NaN."""
     return None if math.isnan(psnr) else 10 ** (-psnr / 20)
 
 
@@ -170,8 +170,8 @@ def _part_note(shown: Shown) -> str:
     height, width = shown.image.reference.shape[:2]
     part = shown.part
     return (
-        f"Of {width} × {height} pixels {part.width} × {part.height} are shown, those around the largest difference, "
-        f"from column {part.left} and row {part.top}; the numbers are of all."
+        f"Only {part.width} × {part.height} of {width} × {height} pixels are shown, around the largest difference, "
+        f"from column {part.left} and row {part.top}; the numbers are those of the whole image."
     )
 
 
@@ -185,7 +185,7 @@ def _title(run: Run, key: str) -> str:
 
 
 def _tiles(plan: Plan, shown: Shown) -> dict[str, Any]:
-    """The grid in pixels of the results, and how much more the difference changes across its borders than elsewhere."""
+    """Return the tile grid in output pixels, and each candidate's seam ratio (see `seam_ratio`)."""
     scale = shown.manifest.scale
     values: dict[str, Any] = {
         name: {"tile": axis.tile * scale, "origins": [origin * scale for origin in axis.origins]}
@@ -198,7 +198,7 @@ def _tiles(plan: Plan, shown: Shown) -> dict[str, Any]:
 
 
 def _cut(plan: Plan, shown: Shown) -> Plan:
-    """The plan in the part that is shown; its tiles may begin before it."""
+    """Move the plan into the part that is shown; its tiles may start before it."""
     scale = shown.manifest.scale
 
     def moved(axis: Axis, start: int) -> Axis:

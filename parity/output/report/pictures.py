@@ -1,4 +1,4 @@
-"""What a page shows of a compared image: what each side made of it, the input, the clean image, and the differences."""
+"""Pictures of a compared image: the outputs of all sides, the inputs, the clean image, and the differences."""
 
 from __future__ import annotations
 
@@ -14,25 +14,24 @@ from ....manifest import Manifest
 from ....runtime.io import colorimetry
 from ....runtime.io.spectral_preview import white_of
 from ....runtime.preprocess.normalization import from_model, white_level
-from ...run import ComparedImage
+from ...results import ComparedImage
 from .encoding import largest_difference, logarithmic
 
 Pixels = NDArray[np.uint8]
 
-#: Pixels of one picture. Of a larger image the page shows the part of this size around its largest difference.
+#: Most pixels of one picture. Of a larger image, the part around its largest difference is shown.
 PICTURE_PIXELS = 1 << 23
 
-#: Pixels of all pictures of a page: some 200 MB of noise at the most.
+#: Most pixels of all pictures of a page: at most about 200 MB for noise.
 PAGE_PIXELS = 1 << 26
 
-
-#: What a page opens with.
+#: Pictures that a page shows first.
 OPENING = ("candidate-0", "reference", "difference-0")
 
 
 @dataclass(frozen=True)
 class Part:
-    """The part of the results that is shown, in their pixels."""
+    """The part of the output that is shown, in output pixels."""
 
     top: int
     left: int
@@ -40,22 +39,22 @@ class Part:
     width: int
 
     def of(self, image: NDArray[Any]) -> NDArray[Any]:
-        """Cut it out of an image of the results' size."""
+        """Crop an image of the output's size."""
         return image[self.top : self.top + self.height, self.left : self.left + self.width]
 
 
 @dataclass(frozen=True)
 class Shown:
-    """An image as a page shows it.
+    """A compared image as the page shows it.
 
     Attributes
     ----------
     image
-        What was compared.
+        The image.
     manifest
         The reference's.
     part
-        What of it is shown.
+        The part that is shown.
     """
 
     image: ComparedImage
@@ -64,12 +63,12 @@ class Shown:
 
     @property
     def whole(self) -> bool:
-        """Whether all of it is shown."""
+        """Whether the whole image is shown."""
         return self.image.reference.shape[:2] == (self.part.height, self.part.width)
 
     @property
     def keys(self) -> list[str]:
-        """Of its pictures, in the order in which a reader chooses among them."""
+        """Keys of its pictures, in the order of the reader's menu."""
         numbers = range(len(self.image.candidates))
         keys = [*(f"candidate-{i}" for i in numbers), "reference", "input"]
         keys += [f"beside-{name}" for name in self.image.beside]
@@ -77,18 +76,18 @@ class Shown:
         return keys + [f"difference-{i}" for i in numbers]
 
     def size(self, key: str) -> tuple[int, int]:
-        """Height and width of a picture's own pixels."""
+        """Return height and width of a picture, in its own pixels."""
         if key != "input" and not key.startswith("beside-"):
             return self.part.height, self.part.width
         height, width = self._given(key).shape[:2]
         return height, width
 
     def scale(self, key: str) -> int:
-        """Pixels of the results to one of the picture, along each axis."""
+        """Return the number of output pixels per pixel of the picture, along each axis."""
         return self.manifest.scale if key == "input" or key.startswith("beside-") else 1
 
     def picture(self, key: str) -> Pixels:
-        """Make a picture, [H, W] or [H, W, 3]; of a difference the codes of `logarithmic`."""
+        """Render a picture, uint8[H, W] or [H, W, 3]; for a difference, the codes of `logarithmic`."""
         kind, _, rest = key.partition("-")
         if kind in ("input", "beside"):
             return _of_input(self._given(key), self.manifest)
@@ -101,11 +100,11 @@ class Shown:
         return self._of_result(self.part.of(image))
 
     def difference(self, candidate: int) -> NDArray[np.float32]:
-        """The largest absolute difference over all channels, [H, W], in the value range's units."""
+        """Return the largest absolute difference over all channels, [H, W], in units of the value range."""
         return largest_difference(self.part.of(self.image.candidates[candidate]), self.part.of(self.image.reference))
 
     def _given(self, key: str) -> NDArray[Any]:
-        """What a model was given, cut to the part that is shown; what it has beyond the results stays."""
+        """Return a model input cropped to the part that is shown; a margin beyond the output stays."""
         values = self.image.input if key == "input" else self.image.beside[key.removeprefix("beside-")]
         if self.whole:
             return values
@@ -121,22 +120,22 @@ class Shown:
 
     @property
     def _white(self) -> float:
-        """One for all sides, so that their cubes can be compared."""
+        """White level of a rendered cube, common to all sides so that they can be compared."""
         reference = np.nan_to_num(self.part.of(self.image.reference), nan=0.0, posinf=0.0, neginf=0.0)
         return white_of(_linear(reference, self.manifest.wavelengths))
 
 
 def choose(images: tuple[ComparedImage, ...], manifest: Manifest, order: list[int]) -> list[Shown | None]:
-    """Choose what a page shows of each image, so that it can still be opened.
+    """Choose what a page shows of each image, within the limits of its size.
 
     Parameters
     ----------
     images
-        What was compared.
+        The compared images.
     manifest
         The reference's.
     order
-        Indices of the images, the most telling first; from where `PAGE_PIXELS` are spent, images are not shown.
+        Indices of the images, the most important first; images beyond `PAGE_PIXELS` are not shown.
     """
     shown: list[Shown | None] = [None] * len(images)
     left = PAGE_PIXELS
@@ -153,9 +152,9 @@ def choose(images: tuple[ComparedImage, ...], manifest: Manifest, order: list[in
 
 
 def pictures(shown: list[Shown | None], first: int) -> Iterator[tuple[str, Pixels]]:
-    """All pictures of a page one after the other, with names: memory holds one at a time.
+    """Yield (name, picture) of all pictures of a page, one at a time to save memory.
 
-    Those of the image `first` that a reader sees before choosing, `OPENING`, come before all others.
+    The `OPENING` pictures of the image `first`, which the page shows first, come before all others.
     """
     order = [(first, key) for key in OPENING] if shown[first] is not None else []
     for index, one in enumerate(shown):
@@ -167,12 +166,12 @@ def pictures(shown: list[Shown | None], first: int) -> Iterator[tuple[str, Pixel
 
 
 def picture_name(image: int, key: str) -> str:
-    """Of a picture in the page."""
+    """Return the id of a picture in the page."""
     return f"picture-{image}-{key}"
 
 
 def _part(whole: Shown, pixels: int) -> Part:
-    """All of it, or what lies around the largest difference of all candidates."""
+    """Choose the whole image, or the part around the largest difference of all candidates."""
     height, width = whole.part.height, whole.part.width
     if height * width <= pixels:
         return whole.part
@@ -184,7 +183,7 @@ def _part(whole: Shown, pixels: int) -> Part:
         difference = np.nan_to_num(whole.difference(candidate), nan=np.inf)
         if difference.max() > worst:
             worst, place = float(difference.max()), int(difference.argmax())
-    scale = whole.manifest.scale  # the input's pixels are not cut
+    scale = whole.manifest.scale  # So that no input pixel is cut.
     y, x = divmod(place, width)
     top = min(max(0, y - rows // 2), height - rows) // scale * scale
     left = min(max(0, x - columns // 2), width - columns) // scale * scale
@@ -192,7 +191,7 @@ def _part(whole: Shown, pixels: int) -> Part:
 
 
 def _of_input(values: NDArray[Any], manifest: Manifest) -> Pixels:
-    """What a model was given, as a picture: by its type where that says what white is, else by its own extent."""
+    """Render a model input: white is that of its type where that is defined, else its own maximum."""
     planes = values if values.ndim == 3 else values[:, :, None]
     kind = planes.dtype.kind
     if manifest.normalisation == "type" and kind in "uf" and planes.shape[2] in (1, 3):
@@ -209,11 +208,13 @@ def _plain(pixels: Pixels) -> Pixels:
 
 
 def _linear(values: NDArray[np.float32], wavelengths: tuple[float, ...]) -> NDArray[np.float32]:
-    """A cube's colours under D65 in linear light; the mean of its bands where their wavelengths do not tell."""
+    """Render a cube in linear light under D65; as the mean of its bands where their wavelengths are unknown."""
     weights = colorimetry.rgb_weights(wavelengths) if len(wavelengths) == values.shape[2] else None
     if weights is None:
-        return values.mean(axis=2, keepdims=True)
-    return values @ weights.astype(np.float32)
+        mean: NDArray[np.float32] = values.mean(axis=2, keepdims=True)
+        return mean
+    linear: NDArray[np.float32] = values @ weights.astype(np.float32)
+    return linear
 
 
 def _rendered(values: NDArray[np.float32], wavelengths: tuple[float, ...], white: float) -> Pixels:

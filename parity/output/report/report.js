@@ -1,15 +1,15 @@
-/* What the page shows: one candidate and one image at a time, in all sections below the table. */
+/* Selection of the candidate and the image that the sections below the table show. */
 "use strict";
 
 const report = (() => {
-  const SHEET = 680; // CSS pixels of A4 and Letter between margins
+  const SHEET = 680; // printable width of A4 and Letter in CSS pixels
   const byId = (id) => document.getElementById(id);
   const data = JSON.parse(byId("data").textContent);
   const choosers = { candidate: byId("candidate"), image: byId("image") };
   const chosen = { candidate: 0, image: data.first };
 
   function draw(most = Infinity) {
-    const { stages, blocks, origin, tolerance, results } = data.candidates[chosen.candidate];
+    const { stages, blocks, divergence, tolerance, results } = data.candidates[chosen.candidate];
     const { histogram, same_graphs: sameGraphs } = results[chosen.image];
     const width = (figure) => Math.max(280, Math.min(most, Math.floor(figure.getBoundingClientRect().width)));
 
@@ -22,10 +22,10 @@ const report = (() => {
     if (stages.length) charts.stages(figures.stages, stages, width(figures.stages));
 
     const over = blocks.find((block) => block.over);
-    const start = origin?.block ? { block: origin.block, label: "starts here" } : { block: over?.name, label: "first over tolerance" };
+    const start = divergence?.block ? { block: divergence.block, label: "starts here" } : { block: over?.name, label: "first over tolerance" };
     byId("blocks-note").textContent = blocks.length === 0
-      ? "To see where a difference starts, and how near every block comes to the limit of fp16, run it again with --blocks."
-      : `Every block's output on both sides, in the order of execution; of several images, the worst. ${origin ? sentence(origin.words) : ""}`;
+      ? "To see where a difference starts, and how close every block comes to the limit of fp16, repeat the comparison with --blocks."
+      : `Outputs of every block, in the order of execution; the worst of several images. ${divergence ? sentence(divergence.words) : ""}`;
     figures.blocks.hidden = blocks.length === 0;
     if (blocks.length) charts.blocks(figures.blocks, blocks, { start, tolerance, limit: data.limit }, width(figures.blocks));
   }
@@ -66,10 +66,10 @@ const report = (() => {
     if (width) draw();
     width = contentRect.width;
   }).observe(document.querySelector("main"));
-  // Charts are as wide as the sheet, not as the screen: their letters stay legible.
+  // Charts are drawn at the width of the paper, so that their text stays legible.
   addEventListener("beforeprint", () => draw(SHEET));
   addEventListener("afterprint", () => draw());
-  // The pictures come last in the page: what is above them is drawn before they are read.
+  // The pictures are at the end of the page; the charts are drawn before they are read.
   draw();
   return { start: show };
 })();

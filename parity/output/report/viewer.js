@@ -1,9 +1,9 @@
-/* The pictures: two behind a slider and their difference beside them, zoomed and moved together. */
+/* Picture viewer: two pictures compared with a slider, and their difference beside them; zoom and pan are shared. */
 "use strict";
 
 const viewer = (() => {
-  const EQUAL = 0, NOT_FINITE = 255; // as encoding.py has them
-  const LEAST_PIXELS = 8; // of the picture, across, that are seen at the largest zoom
+  const EQUAL = 0, NOT_FINITE = 255; // as in encoding.py
+  const LEAST_PIXELS = 8; // pixels of the picture across the pane at the largest zoom
   const byId = (id) => document.getElementById(id);
   const root = byId("viewer");
   if (!root) return null;
@@ -12,14 +12,14 @@ const viewer = (() => {
   const panes = [compare, difference];
   const layers = { left: byId("left-picture"), right: byId("right-picture"), difference: byId("difference-picture") };
   const choices = { left: byId("left"), right: byId("right") };
-  const titles = { "equal": "The two are equal, value by value" };
+  const titles = { "equal": "All values are equal" };
 
-  let image = null; // what is shown, as page.py describes it
+  let image = null; // the image that is shown, from page.py
   let candidate = 0, bits = 8, decades = 8;
-  let view = { scale: 1, x: 0, y: 0 }; // screen pixels to a result's pixel, and where its corner is in the pane
+  let view = { scale: 1, x: 0, y: 0 }; // screen pixels per output pixel, and the position of the corner in the pane
   let fitted = true, slider = 0.5, codes = null, latest = 0;
 
-  /* --- Pictures: base64 in the page, made into an image only when one is looked at --- */
+  /* --- Pictures: base64 in the page, decoded only when shown --- */
 
   function decoded(base64) {
     if (Uint8Array.fromBase64) return Uint8Array.fromBase64(base64);
@@ -40,16 +40,16 @@ const viewer = (() => {
   async function put(element, picture, alt) {
     const source = url(picture);
     element.alt = alt;
-    // In the results' pixels: an input may be smaller, and a measurement larger than its result.
+    // In output pixels: an input may be smaller than the output, and a measurement larger.
     element.style.width = `${picture.width * picture.scale}px`;
     element.style.height = `${picture.height * picture.scale}px`;
     if (element.src !== source) {
       element.src = source;
-      await element.decode().catch(() => {}); // another was chosen meanwhile
+      await element.decode().catch(() => {}); // replaced by another picture meanwhile
     }
   }
 
-  /** A picture's samples. */
+  /** Return a picture's samples. */
   async function samples(picture) {
     const loaded = new Image();
     loaded.src = url(picture);
@@ -63,12 +63,12 @@ const viewer = (() => {
     return grey;
   }
 
-  /* --- The difference, in colours --- */
+  /* --- Colours of the difference --- */
 
-  /** Steps of the output's samples that a code stands for; see `logarithmic` in encoding.py. */
+  /** Convert a code to steps of the output's samples; see `logarithmic` in encoding.py. */
   const steps = (code) => (2 ** bits - 1) * 10 ** (((code - 1) / 253 - 1) * decades);
 
-  /** The least and the largest code that the colours reach. */
+  /** Return the lowest and the highest code of the colour scale. */
   function extent() {
     if (byId("colours").value === "absolute" || codes === null) return [1, 254];
     const counts = new Uint32Array(256);
@@ -148,7 +148,7 @@ const viewer = (() => {
     box.append(scale, unit);
   }
 
-  /* --- Where everything is --- */
+  /* --- Layout --- */
 
   const size = () => ({ width: compare.clientWidth, height: compare.clientHeight });
   const fit = () => Math.min(size().width / image.width, size().height / image.height);
@@ -156,7 +156,7 @@ const viewer = (() => {
 
   function place() {
     const { width, height } = size(), least = fit();
-    if (!width) return; // not to be seen at the moment
+    if (!width) return; // not visible
     if (fitted || view.scale < least) view.scale = least;
     view.scale = Math.min(view.scale, most());
     fitted = view.scale <= least * 1.0001;
@@ -175,7 +175,7 @@ const viewer = (() => {
     divide();
   }
 
-  /** Put the divider at its share of the picture's visible part. */
+  /** Place the divider within the visible part of the picture. */
   function divide() {
     const { width } = size();
     const left = Math.max(0, view.x), right = Math.min(width, view.x + image.width * view.scale);
@@ -198,7 +198,7 @@ const viewer = (() => {
     slide((clientX - box.left - compare.clientLeft - left) / (right - left));
   }
 
-  /** Change the scale; what is at (x, y) of the pane stays there. */
+  /** Change the scale around the point (x, y) of the pane. */
   function zoom(factor, x = size().width / 2, y = size().height / 2) {
     const scale = Math.min(most(), Math.max(fit(), view.scale * factor));
     view = { scale, x: x - ((x - view.x) * scale) / view.scale, y: y - ((y - view.y) * scale) / view.scale };
@@ -250,11 +250,11 @@ const viewer = (() => {
     const ratio = tiles.seams[candidate];
     const { rows, columns } = tiles;
     note.textContent = `${rows.origins.length} × ${columns.origins.length} tiles of ${columns.tile} × ${rows.tile} pixels; shaded where they overlap and are blended. ` +
-      (ratio === null ? "The difference is not finite, so nothing can be said of seams."
-        : `Across the tiles' borders the difference changes ${ratio.toFixed(2)} times as much as elsewhere${ratio > 1.5 ? ": there are seams." : "."}`);
+      (ratio === null ? "The difference is not finite, so seams cannot be measured."
+        : `At the tile borders the difference changes ${ratio.toFixed(2)} times as much as elsewhere${ratio > 1.5 ? ": there are seams." : "."}`);
   }
 
-  /* --- What is under the pointer --- */
+  /* --- Value under the pointer --- */
 
   function point(pane, event) {
     const box = pane.getBoundingClientRect();
@@ -268,8 +268,8 @@ const viewer = (() => {
     }
     if (!inside || codes === null) return leave();
     const code = codes[y * image.width + x];
-    const said = code === EQUAL ? "equal" : code === NOT_FINITE ? "not finite" : `${charts.power(Number(steps(code).toPrecision(2)))} steps of ${bits} bits`;
-    byId("readout").textContent = `x ${x + image.left}, y ${y + image.top}: ${said}`;
+    const value = code === EQUAL ? "equal" : code === NOT_FINITE ? "not finite" : `${charts.power(Number(steps(code).toPrecision(2)))} steps of ${bits} bits`;
+    byId("readout").textContent = `x ${x + image.left}, y ${y + image.top}: ${value}`;
     return undefined;
   }
 
@@ -278,7 +278,7 @@ const viewer = (() => {
     byId("readout").textContent = "\u00a0";
   }
 
-  /* --- Hands --- */
+  /* --- Pointer, wheel and keyboard --- */
 
   function follow(pane) {
     const pointers = new Map();
@@ -291,7 +291,7 @@ const viewer = (() => {
       if (event.button !== 0) return;
       pointers.set(event.pointerId, local(event));
       pane.setPointerCapture(event.pointerId);
-      // With everything in sight there is nothing to move but the slider.
+      // When the whole picture is visible, dragging moves the slider.
       sliding = pane === compare && pointers.size === 1 && (handle.contains(event.target) || fitted);
       if (sliding) slideTo(event.clientX);
       (handle.contains(event.target) ? handle : pane).focus({ preventScroll: true });
@@ -319,7 +319,7 @@ const viewer = (() => {
     pane.addEventListener("pointerleave", leave);
     pane.addEventListener("dblclick", (event) => (fitted ? pixelForPixel(...local(event)) : showAll()));
     pane.addEventListener("wheel", (event) => {
-      // The page must still scroll where someone only passes by.
+      // Let the page scroll unless the pane was clicked.
       if (!event.ctrlKey && !event.metaKey && !pane.contains(document.activeElement)) {
         pane.classList.add("hinting");
         setTimeout(() => pane.classList.remove("hinting"), 1200);
@@ -365,9 +365,9 @@ const viewer = (() => {
   for (const side of ["left", "right"]) choices[side].addEventListener("change", () => pictures());
   new ResizeObserver(() => image && place()).observe(compare);
 
-  /* --- What is shown --- */
+  /* --- Selection --- */
 
-  /** Show the two pictures that are chosen. */
+  /** Show the two selected pictures. */
   async function pictures() {
     for (const side of ["left", "right"]) byId(`${side}-name`).textContent = choices[side].selectedOptions[0].text;
     divide();
@@ -385,7 +385,7 @@ const viewer = (() => {
     select.value = keys.includes(wanted) ? wanted : fallback;
   }
 
-  /** Show an image of one candidate; resolves when its pictures are there. */
+  /** Show an image of one candidate; resolves when its pictures are loaded. */
   async function show(shown, number, settings) {
     const turn = ++latest;
     if (image !== shown) fitted = true;

@@ -1,4 +1,4 @@
-"""The report as a file: one page that needs nothing else, and asks nothing of a network."""
+"""Writing the report: one self-contained HTML file that makes no network requests."""
 
 from __future__ import annotations
 
@@ -10,20 +10,28 @@ from typing import Any
 
 from ....errors import InputError, MissingDependencyError
 from ....files import atomic_path, check_place
-from ...run import Run
+from ...results import Run
 from .encoding import as_text, encode
+from .formatting import FILTERS
 from .page import make_page
 from .pictures import pictures
-from .words import FILTERS
 
-#: In the order in which the page runs them.
+#: Scripts in the order in which the page runs them.
 _SCRIPTS = ("vendor/d3.min.js", "vendor/plot.umd.min.js", "charts.js", "viewer.js", "report.js")
 
 
 def check_report(path: Path) -> None:
-    """Check, before any work, that a report can be made and written here; raises `InputError`."""
+    """Check that a report can be made and written to a path.
+
+    Raises
+    ------
+    InputError
+        The suffix is not that of a web page, or the file cannot be written.
+    MissingDependencyError
+        jinja2 is not installed.
+    """
     if path.suffix.lower() not in (".html", ".htm"):
-        raise InputError(f"--report {path} would be a web page; let it end with .html")
+        raise InputError(f"--report {path} is written as a web page; give a name that ends with .html")
     check_place(path)
     if importlib.util.find_spec("jinja2") is None:
         raise MissingDependencyError(
@@ -32,22 +40,22 @@ def check_report(path: Path) -> None:
 
 
 def write_report(path: str | os.PathLike[str], run: Run) -> None:
-    """Write a page that shows a run: the verdict, the numbers, the pictures and where they differ.
+    """Write a page that shows a run: the verdict, the numbers, the pictures and their differences.
 
-    It holds everything that it needs, charts and pictures too, and works from the disk. Memory is needed for one
-    picture at a time beside the run.
+    The page contains everything it needs, including charts and pictures, and works from the disk. In addition to the
+    run, memory holds one picture at a time.
 
     Parameters
     ----------
     path
-        Where; an earlier file is replaced.
+        Output file; an existing one is replaced.
     run
-        With its images (``keep_images=True``), or the page has no pictures.
+        The run; without its images (``keep_images=True``) the page has no pictures.
 
     Raises
     ------
     InputError
-        The place cannot be written.
+        The file cannot be written.
     """
     from jinja2 import Environment
     from markupsafe import Markup
@@ -55,7 +63,7 @@ def write_report(path: str | os.PathLike[str], run: Run) -> None:
     page = make_page(run)
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(FILTERS)
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # and in our order: readers choose from it
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # Keys stay in our order, in which they are shown.
     template = environment.from_string(_read("template.html.jinja"))
     values: dict[str, Any] = {
         "page": page,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ....errors import InputError, MissingDependencyError
 from ....manifest import IMAGE_INPUT, IMAGE_OUTPUT, Manifest
-from ...backends.emulated_half import rounding
+from ...backends.emulated_half import emulate_half
 from ...io.regions import RegionReader, RegionWriter
 from ..progress import Progress
 from .executor import Open, infer
@@ -63,7 +63,7 @@ class ExactModel:
 
         model = onnx.load(self._path)
         if self._rounded:
-            model = rounding(model)
+            model = emulate_half(model)
         manifest = self._manifest
         try:
             known = shape_inference.infer(model, {IMAGE_INPUT: manifest.in_channels}, manifest.size_multiple)

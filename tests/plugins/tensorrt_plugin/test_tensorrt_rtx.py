@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from exported import ExportStore
 from keygraph.errors import MissingDependencyError
 from keygraph.export.functions import DOMAIN, PLUGIN_ATTRIBUTES, operator_functions
 from onnx import TensorProto, helper, numpy_helper
 from operator_hosts import native
-from tiny_kgt import changed, make_tiny
+from tiny_kgt import CONFIG, changed
 
 PACKAGES = ("tensorrt_rtx_libs", "tensorrt_rtx_bindings")
 #: What the functions' bodies are made of, and nothing else in a KGT.
@@ -54,8 +55,8 @@ def plugin() -> Path:
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("tiny")).onnx
+def tiny(exports: ExportStore) -> Path:
+    return exports.get(CONFIG, "tiny").onnx
 
 
 def build(loader_path: Path, model: Path, plugin: Path | None = None) -> dict[str, Any]:

@@ -1,0 +1,72 @@
+"""What an ONNX file is: its inputs, outputs, operators, and the manifest of one that keygraph exported."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..manifest import METADATA_KEY, from_metadata
+from ..manifest_summary import Description, summarize_export
+from ..runtime.backends.onnx_file import metadata_of, read_onnx
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ValueInfoProto
+
+
+def describe_onnx(path: Path) -> Description:
+    """Describe an ONNX file, exported by keygraph or not.
+
+    Raises
+    ------
+    InputError
+        The file is not ONNX or is damaged, or its manifest cannot be read.
+    MissingDependencyError
+        The package onnx is not installed.
+    """
+    model = read_onnx(path)
+    graph = model.graph
+    metadata = metadata_of(model)
+    ours = METADATA_KEY in metadata
+    external = [tensor for tensor in graph.initializer if tensor.external_data]
+    return {
+        "kind": "onnx",
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        "exported by keygraph": ours,
+        **(summarize_export(from_metadata(metadata, path)) if ours else {}),
+        "inputs": [_value(value) for value in _real_inputs(graph)],
+        "outputs": [_value(value) for value in graph.output],
+        "producer": f"{model.producer_name} {model.producer_version}".strip() or "not said",
+        "opset": {_domain(opset.domain): opset.version for opset in model.opset_import},
+        "ir version": model.ir_version,
+        "parameters": sum(math.prod(tensor.dims) for tensor in graph.initializer),
+        "external data": sorted({e.value for t in external for e in t.external_data if e.key == "location"}),
+        "functions": [f"{_domain(function.domain)}.{function.name}" for function in model.functions],
+        "operators": dict(Counter(_operator(node.domain, node.op_type) for node in graph.node).most_common()),
+    }
+
+
+def _real_inputs(graph: GraphProto) -> Iterable[ValueInfoProto]:
+    """Leave out the weights, which files of IR version 3 and older list among the inputs."""
+    weights = {tensor.name for tensor in graph.initializer}
+    return (value for value in graph.input if value.name not in weights)
+
+
+def _value(value: ValueInfoProto) -> str:
+    from onnx import TensorProto
+
+    tensor = value.type.tensor_type
+    kind = TensorProto.DataType.Name(tensor.elem_type).lower()
+    dims = [dim.dim_param or (str(dim.dim_value) if dim.HasField("dim_value") else "?") for dim in tensor.shape.dim]
+    return f"{value.name}: {kind}[{', '.join(dims)}]"
+
+
+def _domain(name: str) -> str:
+    return name or "ai.onnx"
+
+
+def _operator(domain: str, name: str) -> str:
+    return f"{domain}.{name}" if domain not in ("", "ai.onnx") else name

@@ -1,0 +1,44 @@
+"""Opening a model for comparison, whatever kind of file it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from ...models import load_checkpoint
+from ...runtime.device.spec import parse_device
+from ...runtime.notices import warn
+from .base import Probe
+from .engine_probe import EngineProbe
+from .onnx_probe import OnnxProbe
+from .spec import ModelSpec, parse_spec
+from .torch_probe import TorchProbe
+
+
+def open_probe(
+    model: str | os.PathLike[str] | ModelSpec, *, library: Any = "auto", notice: Callable[[str], None] = warn
+) -> Probe:
+    """Open a checkpoint, an exported ONNX file or an engine for comparison.
+
+    Parameters
+    ----------
+    model
+        A model specification, see `spec.parse_spec`.
+    library, notice
+        As for `OnnxRuntimeSession`.
+
+    Raises
+    ------
+    InputError
+        The file is none of these, or cannot be used.
+    """
+    spec = model if isinstance(model, ModelSpec) else parse_spec(model)
+    suffix, name = spec.path.suffix.lower(), str(spec)
+    on_gpu = suffix == ".plan" or spec.provider not in (None, "cpu")
+    device = parse_device(spec.device or ("cuda" if on_gpu else "cpu"))
+    if suffix == ".onnx":
+        return OnnxProbe(spec.path, None if spec.functions else library, device, spec.provider, name, notice)
+    if suffix == ".plan":
+        return EngineProbe(spec.path, device, name, notice)
+    return TorchProbe(load_checkpoint(spec.path), spec.precision or "fp32", device, name)

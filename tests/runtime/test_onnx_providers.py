@@ -1,0 +1,90 @@
+"""ONNX Runtime's execution providers: no silent fallback, and errors that say what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import keygraph
+import onnxruntime
+import pytest
+from fake_cuda import driver, lacking_library
+from keygraph import plugins
+from keygraph.environment.libraries import TINY_KEY_GRAPH
+from keygraph.errors import InputError, MissingDependencyError
+from keygraph.runtime.backends import onnx_providers
+from keygraph.runtime.backends.onnxruntime import OnnxRuntimeSession
+from keygraph.runtime.device.cuda_driver import require_gpu
+
+ModelFile = Callable[..., Path]
+
+
+def no_gpu_provider() -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has the CUDA provider")
+
+
+def test_provider_and_device_must_go_together(make_model: ModelFile) -> None:
+    model = make_model("identity")
+    for options, message in (
+        ({"device": "cpu", "provider": "cuda"}, "provider cuda does not run on the device cpu; give cpu"),
+        ({"device": "cuda", "provider": "cpu"}, "provider cpu does not run on the device cuda:0; give cuda or"),
+        ({"provider": "directml"}, "give one of cpu, cuda, tensorrt"),
+        ({"device": "gpu"}, "give cpu, cuda"),
+    ):
+        with pytest.raises(InputError, match=message):
+            keygraph.load(model, library=None, **options)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"for \.onnx files"):
+        keygraph.load("model.ckpt", provider="cpu")
+
+
+@pytest.mark.parametrize("options", [{"device": "cuda"}, {"provider": "cuda"}, {"provider": "tensorrt"}])
+def test_an_onnx_runtime_without_gpus_is_never_used_in_silence(make_model: ModelFile, options: dict[str, str]) -> None:
+    no_gpu_provider()
+    with pytest.raises(MissingDependencyError, match=r"built without .*pip install 'keygraph\[gpu\]'"):
+        keygraph.load(make_model("identity"), library=None, **options)  # type: ignore[arg-type]
+
+
+def test_a_provider_that_did_not_start_is_never_replaced_in_silence(
+    make_model: ModelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With onnxruntime-gpu and a driver but without cuBLAS, ONNX Runtime returns a session on the CPU.
+    no_gpu_provider()
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(onnx_providers.PROVIDERS.values()))
+    monkeypatch.setattr(onnx_providers, "require_gpu", lambda device: require_gpu(device, driver(tmp_path)))
+    cpu_only = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda *a, providers, **b: cpu_only(*a, providers=["CPUExecutionProvider"])
+    )
+    monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "__init__.py"))
+    (tmp_path / "capi").mkdir()
+    for lacked, message in (
+        ("libcublas.so.13", r"libcublas\.so\.13: cannot open.*pip install 'onnxruntime-gpu\[cuda,cudnn\]'"),
+        ("libcudnn.so.9", r"libcudnn\.so\.9: cannot open.*NVIDIA's packages"),
+        ("libcuda.so.1", r"libcuda\.so\.1: cannot open.*install NVIDIA's driver"),
+    ):
+        if lacked == "libcuda.so.1" and onnx_providers.loader_error(Path(lacked)) is None:
+            continue
+        lacking_library(tmp_path / "capi" / "libonnxruntime_providers_cuda.so", lacked)
+        with pytest.raises(MissingDependencyError, match=message):
+            keygraph.load(make_model("identity"), library=None, device="cuda")
+
+
+def test_a_run_that_fails_is_not_repeated_on_the_cpu(make_model: ModelFile) -> None:
+    session = OnnxRuntimeSession(make_model("identity"), library=None)
+    assert session._session._enable_fallback is False
+
+
+def test_operators_that_would_run_beside_the_gpu_are_refused() -> None:
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    try:
+        options.register_custom_ops_library(str(plugins.library("onnxruntime")))
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
+    session = onnxruntime.InferenceSession(TINY_KEY_GRAPH, options, providers=["CPUExecutionProvider"])
+    if onnx_providers.placement(session) is None:
+        pytest.skip("this ONNX Runtime does not say where nodes run")
+    onnx_providers._check_placement(session, "CPUExecutionProvider")
+    with pytest.raises(InputError, match="built without its GPU kernels"):
+        onnx_providers._check_placement(session, "CUDAExecutionProvider")
