@@ -44,7 +44,7 @@ from keygraph.models.mst import PRESETS as MST
 from keygraph.models.mst_plus_plus import MSTPlusPlusConfig
 from keygraph.models.restormer import PRESETS as RESTORMER
 from keygraph.runtime.backends.onnxruntime import OnnxRuntimeSession
-from keygraph.runtime.preprocess.request import Windows, scene
+from keygraph.runtime.preprocess.request import TileReader, make_request
 from timing import features
 from torch import Tensor, nn
 
@@ -167,8 +167,8 @@ def tensors(manifest: Manifest, height: int, width: int) -> tuple[np.ndarray, ..
     height, width
         Size of the image.
     """
-    given = scene(manifest, *degraded(manifest, height, width))
-    return tuple(np.ascontiguousarray(x) for x in Windows(given, height, width)(0, 0, height, width))
+    given = make_request(manifest, *degraded(manifest, height, width))
+    return tuple(np.ascontiguousarray(x) for x in TileReader(given, height, width)(0, 0, height, width))
 
 
 def restored(module: nn.Module, inputs: Iterable[np.ndarray]) -> np.ndarray:

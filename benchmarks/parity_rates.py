@@ -218,7 +218,7 @@ def pasted_beside(size: float, case: Case, rule: str) -> Run:
             return blend(plan, restored, scale)
         return blend(plan, (np.roll(one, 1, -1) if i == 5 else one for i, one in enumerate(restored)), scale)
 
-    with patch("keygraph.runtime.restorer.blend", pasted):
+    with patch("keygraph.runtime.tiling.run.blend", pasted):
         return compare(case.candidate(rule), TorchProbe(case.model), [image], tile=32)
 
 

@@ -22,7 +22,7 @@ from ..parity.output.baseline import changed_numbers, find_regressions, read_run
 from ..parity.output.report import check_report, write_report
 from ..parity.pass_criteria import Failures, find_failures
 from ..parity.sides import spec
-from ..runtime.io.input_files import Source, inputs_of
+from ..runtime.io.input_files import InputFile, matching_inputs
 from .arguments import Device, ExtraInputs, Json, Provider, parse_pixels
 from .comparison_tables import show_run
 from .inputs import find_images, parse_inputs
@@ -183,7 +183,7 @@ def compare(
 
 
 def _emit(
-    script: Path, models: list[spec.ModelSpec], images: list[dict[str, Source]], k: int | None, command: list[str]
+    script: Path, models: list[spec.ModelSpec], images: list[dict[str, InputFile]], k: int | None, command: list[str]
 ) -> None:
     """Write a script for Polygraphy."""
     from ..parity.polygraphy.script import write_script
@@ -217,25 +217,27 @@ def _apart(arguments: list[str], inputs: list[Path] | None) -> tuple[list[str], 
     return models, [*(inputs or []), *(Path(text) for text in arguments if text not in models)]
 
 
-def _pictures(given: list[Path], beside: list[str], clean: Path | None) -> tuple[list[dict[str, Source]], list[Source]]:
+def _pictures(
+    given: list[Path], beside: list[str], clean: Path | None
+) -> tuple[list[dict[str, InputFile]], list[InputFile]]:
     """Return the images, each with its extra inputs, and the clean images."""
     others = parse_inputs(beside)
     found = find_images(given, others)
     for option in [*(["--input"] if others else []), *(["--clean"] if clean else [])]:
         if not found:
             raise InputError(f"{option} goes with images, and there are none; give them with --inputs IMAGE")
-    images = [{IMAGE_INPUT: image, **inputs_of(image, others)} for image in found]
+    images = [{IMAGE_INPUT: image, **matching_inputs(image, others)} for image in found]
     return images, [] if clean is None else [_clean(image, clean, len(found)) for image in found]
 
 
-def _clean(image: Source, clean: Path, images: int) -> Source:
+def _clean(image: InputFile, clean: Path, images: int) -> InputFile:
     if clean.is_file() and images > 1:
         raise InputError(f"--clean {clean} is one file for {images} images; give a folder with files of their names")
     file = clean / image.path.name if clean.is_dir() else clean
     if not file.is_file():
         where = f"holds no {image.path.name}, which {image.path} needs" if clean.is_dir() else "does not exist"
         raise InputError(f"--clean {clean} {where}; give a file, or a folder with files of the images' names")
-    return Source(file)
+    return InputFile(file)
 
 
 def _command(

@@ -1,4 +1,4 @@
-"""The files that a command line names: images, folders of them, and what goes with each by ``--input NAME=FILE``."""
+"""The image files named on a command line, and the model's other inputs: ``--input NAME=FILE``."""
 
 from __future__ import annotations
 
@@ -6,48 +6,56 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import InputError
-from ..runtime.io.input_files import Source, in_folder, source
+from ..runtime.io.input_files import InputFile, images_in_folder
 
 
-def find_images(given: Sequence[Path], beside: Mapping[str, Source]) -> list[Source]:
-    """Replace every folder by the images in it, sorted by name; folders are not searched below.
+def find_images(given: Sequence[Path], beside: Mapping[str, InputFile]) -> list[InputFile]:
+    """Return the image files, with every folder replaced by the images in it, sorted by name.
 
-    Cubes are taken from a folder that holds no picture, since others keep masks and the like beside their pictures.
+    Subfolders are not searched. Cubes are taken only from folders without pictures, because arrays beside pictures are
+    usually masks.
 
     Parameters
     ----------
     given
-        Image files (``FILE:VARIABLE`` for an array in a file of several) or folders of them.
+        Image files (``FILE:VARIABLE`` for one array of a file with several) or folders.
     beside
-        What `parse_inputs` returned: these files are no images themselves.
+        What `parse_inputs` returned: these files are not images to restore.
 
     Raises
     ------
     InputError
-        One does not exist, or a folder holds no image.
+        A file does not exist, or a folder holds no image.
     """
-    found: list[Source] = []
+    found: list[InputFile] = []
+    exclude = {other.path.resolve() for other in beside.values()}
     for path in given:
-        one = source(path)
+        file = InputFile.parse(path)
         if path.is_dir():
-            found += [Source(file) for file in in_folder(path, {other.path.resolve() for other in beside.values()})]
-        elif one.path.exists():
-            found.append(one)
+            found += [InputFile(image) for image in images_in_folder(path, exclude)]
+        elif file.path.exists():
+            found.append(file)
         else:
             raise InputError(f"{path} does not exist; give an image file or a folder of them")
     return found
 
 
-def parse_inputs(options: Sequence[str]) -> dict[str, Source]:
-    """Read ``--input NAME=FILE`` options; raises `InputError` for what is none, is missing, or comes twice."""
-    found: dict[str, Source] = {}
+def parse_inputs(options: Sequence[str]) -> dict[str, InputFile]:
+    """Parse ``--input NAME=FILE`` options.
+
+    Raises
+    ------
+    InputError
+        An option has another form or is given twice, or its file does not exist.
+    """
+    found: dict[str, InputFile] = {}
     for option in options:
         name, equals, file = option.partition("=")
         if not (name and equals and file):
             raise InputError(f"--input is {option!r}; give NAME=FILE, for instance mask=mask.mat")
         if name in found:
             raise InputError(f"--input {name} is given twice; give one file, or a folder for a folder of images")
-        found[name] = source(file)
+        found[name] = InputFile.parse(file)
         if not found[name].path.exists():
             raise InputError(f"--input {name}: {found[name].path} does not exist; give a file, or a folder of them")
     return found

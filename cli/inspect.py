@@ -12,6 +12,7 @@ from ..errors import InputError
 from ..files import CHECKPOINT_SUFFIXES, ENGINE_SUFFIX, read_start
 from ..manifest_summary import Description
 from ..runtime.io import cubes, images
+from ..runtime.io.input_files import InputFile
 from .arguments import Json
 from .table import show
 
@@ -44,7 +45,8 @@ def describe(path: Path) -> Description:
         The file is missing, cannot be read, is damaged, or is of none of these kinds.
     """
     # Each describer is imported where it is called: an image needs no PyTorch.
-    path, variable = cubes.split_variable(path)
+    file = InputFile.parse(path)
+    path, variable = file.path, file.variable
     start = read_start(path, "a checkpoint, an ONNX file, an engine, a spectral cube or an image")
     suffix = path.suffix.lower()
     if suffix == ".onnx":

@@ -16,12 +16,13 @@ from ..instrumentation.synthetic import test_image, test_inputs
 from ..manifest import ExactTiling, GlobalStatistics, Manifest, Tiling
 from ..runtime.backends.onnxruntime import OnnxRuntimeSession
 from ..runtime.device.memory import growth
-from ..runtime.io.regions import ArraySink
+from ..runtime.io.regions import ArrayWriter
 from ..runtime.preprocess.channels import straight
 from ..runtime.preprocess.normalization import Normalisation, is_spectrum
 from ..runtime.preprocess.padding import round_up
-from ..runtime.preprocess.request import Scene
-from ..runtime.restorer import Options, Restorer
+from ..runtime.preprocess.request import Request
+from ..runtime.restore_options import RestoreOptions
+from ..runtime.restorer import Restorer
 from .calibration_data import CalibrationImage, calibration_images
 
 #: PSNR of tiled against whole-image results, dB, at which an overlap is sufficient; 8-bit rounding alone gives 59.
@@ -119,15 +120,15 @@ def calibrate_statistics(
     m = manifest.size_multiple
     restorer = Restorer(OnnxRuntimeSession(path))
     progress("measuring the memory of a whole-image run")
-    _restored(restorer, CalibrationImage("smallest", test_inputs(manifest, (1, m, m))), Options(tile="none"))
+    _restored(restorer, CalibrationImage("smallest", test_inputs(manifest, (1, m, m))), RestoreOptions(tile="none"))
     wholes: list[NDArray[np.float32]] = []
-    grown = growth(lambda: wholes.append(_restored(restorer, images[0], Options(tile="none"))))
-    wholes += [_restored(restorer, image, Options(tile="none")) for image in images[1:]]
+    grown = growth(lambda: wholes.append(_restored(restorer, images[0], RestoreOptions(tile="none"))))
+    wholes += [_restored(restorer, image, RestoreOptions(tile="none")) for image in images[1:]]
     tilings = []
     for tile in sorted({round_up(tile, 2 * m) for tile in STATISTICS_TILES}):
         progress(f"measuring the effect of tiles of {tile}")
         overlap = min(round_up(STATISTICS_OVERLAP, m), tile // 2)
-        options = Options(tile=tile, overlap=overlap, global_statistics="tile")
+        options = RestoreOptions(tile=tile, overlap=overlap, global_statistics="tile")
         reached = [
             _decibels(_restored(restorer, image, options), whole, _span(manifest, whole))
             for image, whole in zip(images, wholes, strict=True)
@@ -154,7 +155,7 @@ def _verify_exact(
     assert isinstance(session, OnnxRuntimeSession)
     try:
         plan = session.exact().plan
-        restored = _restored(restorer, image, Options(tile=tile, global_statistics="exact"))
+        restored = _restored(restorer, image, RestoreOptions(tile=tile, global_statistics="exact"))
     except InputError as error:
         progress(f"no exact tiles: {error}")
         return None
@@ -166,11 +167,11 @@ def _verify_exact(
     return ExactTiling(tile, reached, len(plan.sweeps), round(plan.bytes_per_pixel, 1))
 
 
-def _restored(restorer: Restorer, image: CalibrationImage, options: Options) -> NDArray[np.float32]:
+def _restored(restorer: Restorer, image: CalibrationImage, options: RestoreOptions) -> NDArray[np.float32]:
     """Restore an image that is normalised already; return float32[H, W, C]."""
     manifest = restorer.manifest
     pixels, *extras = (np.ascontiguousarray(np.moveaxis(planes[0], 0, 2)) for planes in image.inputs)
-    given = Scene(
+    given = Request(
         image=pixels,
         extras=tuple(extras),
         margins=(manifest.margin, *(extra.margin for extra in manifest.extra_inputs)),
@@ -180,7 +181,7 @@ def _restored(restorer: Restorer, image: CalibrationImage, options: Options) -> 
         notices=(),
     )
     result = np.empty((given.height * manifest.scale, given.width * manifest.scale, manifest.out_channels), np.float32)
-    restorer.restore_scene(given, ArraySink(result), None, options)
+    restorer.restore_request(given, ArrayWriter(result), options)
     return result
 
 

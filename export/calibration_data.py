@@ -15,10 +15,10 @@ from ..instrumentation.synthetic import test_inputs
 from ..manifest import IMAGE_INPUT, Manifest
 from ..runtime.backends.base import Inputs
 from ..runtime.preprocess.padding import round_up
-from ..runtime.preprocess.request import Windows, check_names, scene
+from ..runtime.preprocess.request import TileReader, check_names, expected_channels, make_request
 
 if TYPE_CHECKING:
-    from ..runtime.io.input_files import Source
+    from ..runtime.io.input_files import InputFile
 
 #: Side in pixels of the images on which half precision is measured.
 SIDE = 192
@@ -78,31 +78,35 @@ def calibration_images(
     if folder is None:
         batch = manifest.shape[0] if manifest.shape is not None else 1
         return [CalibrationImage("generated picture", test_inputs(manifest, (batch, height, width)))]
-    from ..runtime.io.input_files import Source, in_folder, inputs_of, source  # libvips is needed for files only
+    from ..runtime.io.input_files import (  # libvips is needed for files only
+        InputFile,
+        images_in_folder,
+        matching_inputs,
+    )
 
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give a folder with images")
-    others = {name: source(path) for name, path in (beside or {}).items()}
+    others = {name: InputFile.parse(path) for name, path in (beside or {}).items()}
     check_names(manifest, others)
     found = []
-    for path in in_folder(folder, {other.path.resolve() for other in others.values()})[:most]:
-        image = Source(path)
-        planes = _crop({IMAGE_INPUT: image, **inputs_of(image, others)}, manifest, height, width)
+    for path in images_in_folder(folder, {other.path.resolve() for other in others.values()})[:most]:
+        image = InputFile(path)
+        planes = _crop({IMAGE_INPUT: image, **matching_inputs(image, others)}, manifest, height, width)
         found.append(CalibrationImage(path.name, planes))
     return found
 
 
-def _crop(files: Mapping[str, Source], manifest: Manifest, height: int, width: int) -> Inputs:
+def _crop(files: Mapping[str, InputFile], manifest: Manifest, height: int, width: int) -> Inputs:
     """Read a centred crop of an image and of its extra inputs; smaller images are padded."""
-    from ..runtime.io.input_files import channels, read
+    from ..runtime.io.input_files import read
 
-    samples = {name: read(file, channels(manifest, name)).pixels for name, file in files.items()}
+    samples = {name: read(file, expected_channels(manifest, name)).pixels for name, file in files.items()}
     try:
-        whole = scene(manifest, samples.pop(IMAGE_INPUT), samples)
+        whole = make_request(manifest, samples.pop(IMAGE_INPUT), samples)
     except InputError as error:
         raise InputError(f"{files[IMAGE_INPUT]}: {error}") from None
     top, left = max(0, (whole.height - height) // 2), max(0, (whole.width - width) // 2)
-    cut = Windows(whole, max(whole.height, height), max(whole.width, width))(top, left, height, width)
+    cut = TileReader(whole, max(whole.height, height), max(whole.width, width))(top, left, height, width)
     return tuple(_batched(values, manifest) for values in cut)
 
 

@@ -101,11 +101,11 @@ def _measure(
     setup: Setup, given: Input, as_run: Pair, same_graphs: Pair | None, stages: tuple[StageAgreement, ...]
 ) -> InputResult:
     """Compute the metrics of whole images."""
-    manifest, dtype = setup.needs.manifest, given.scene.dtype
+    manifest, dtype = setup.needs.manifest, given.request.dtype
     return InputResult(
         name=given.name,
-        height=given.scene.height,
-        width=given.scene.width,
+        height=given.request.height,
+        width=given.request.width,
         as_run=difference(*as_run, manifest, dtype),
         same_graphs=None if same_graphs is None else difference(*same_graphs, manifest, dtype),
         stages=stages,
@@ -165,7 +165,7 @@ def _compare_blocks(setup: Setup, candidate: Probe, given: Input, outputs: Pair)
     inputs, (top, left, height, width) = worst_piece(given, setup.needs, distances(*outputs), TRACED)
     ks = setup.k_of(candidate), setup.k_of(setup.reference)
     found = compare_blocks(candidate, setup.reference, inputs, ks, setup.threshold(candidate))
-    if (height, width) == (given.scene.height, given.scene.width):
+    if (height, width) == (given.request.height, given.request.width):
         return found
     where = f"{given.name}: blocks on the {width}x{height} pixels at {left},{top}, where the results differ the most"
     return dataclasses.replace(found, notices=(where, *found.notices))

@@ -13,7 +13,7 @@ from ..manifest import IMAGE_INPUT
 from ..runtime.errors import NotFiniteError
 from ..runtime.restorer import Restorer
 from ..runtime.tiling.blend import Plan
-from ..runtime.tiling.tile_size import Sizing, choose
+from ..runtime.tiling.tile_size import TileChoice, choose
 from .inputs import Input, floats
 from .metrics.selection import StageAgreement, agreements
 from .pass_criteria import tolerance
@@ -163,11 +163,11 @@ def _overlap(setup: Setup, given: Input) -> int | str:
     return _common_sizing(setup, given).overlap
 
 
-def _common_sizing(setup: Setup, given: Input) -> Sizing:
+def _common_sizing(setup: Setup, given: Input) -> TileChoice:
     """Choose tiles that suit all sides, with the largest overlap that any of them was calibrated with."""
     assert setup.tile is not None
     needs = setup.needs
     calibrated = [probe.manifest.tiling for probe in setup.sides if probe.manifest.tiling is not None]
     tiling = max(calibrated, key=lambda one: one.overlap, default=None)
     common = dataclasses.replace(needs.manifest, size_multiple=needs.multiple, shape=needs.shape, tiling=tiling)
-    return choose(common, given.scene.height, given.scene.width, tile=setup.tile)
+    return choose(common, given.request.height, given.request.width, tile=setup.tile)

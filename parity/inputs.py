@@ -17,7 +17,7 @@ from ..manifest import IMAGE_INPUT, Manifest
 from ..runtime.io import input_files
 from ..runtime.preprocess.normalization import fractions, white_level
 from ..runtime.preprocess.padding import round_up
-from ..runtime.preprocess.request import Scene, check_names, scene
+from ..runtime.preprocess.request import Request, check_names, expected_channels, make_request
 
 #: Smallest side of the generated picture in pixels, rounded up to the size multiple.
 GENERATED = 96
@@ -43,7 +43,7 @@ class Sample:
 
 
 #: A file, or an array as `Restorer.restore` takes it.
-FileOrArray = str | os.PathLike[str] | input_files.Source | NDArray[Any]
+FileOrArray = str | os.PathLike[str] | input_files.InputFile | NDArray[Any]
 
 #: An image, alone or with the model's extra inputs.
 InputLike = FileOrArray | Mapping[str, FileOrArray] | Sample
@@ -59,7 +59,7 @@ class Input:
         The file, or another name for messages and reports.
     arrays
         As given; see `Sample.arrays`.
-    scene
+    request
         The same arrays, checked.
     clean
         float32[H', W', C'] in the model's value range; None where unknown.
@@ -69,7 +69,7 @@ class Input:
 
     name: str
     arrays: Mapping[str, NDArray[Any]]
-    scene: Scene
+    request: Request
     clean: NDArray[np.float32] | None = None
     notices: tuple[str, ...] = ()
 
@@ -195,7 +195,7 @@ def _sample(index: int, given: InputLike, manifest: Manifest) -> tuple[Sample, l
     arrays: dict[str, NDArray[Any]] = {}
     notices: list[str] = []
     for part, one in parts.items():
-        arrays[part], lines = _array(one, input_files.channels(manifest, part))
+        arrays[part], lines = _array(one, expected_channels(manifest, part))
         notices += lines
     return Sample(name, arrays), notices
 
@@ -203,21 +203,21 @@ def _sample(index: int, given: InputLike, manifest: Manifest) -> tuple[Sample, l
 def _array(one: FileOrArray, channels: int) -> tuple[NDArray[Any], tuple[str, ...]]:
     if isinstance(one, np.ndarray):
         return one, ()
-    read = input_files.read(input_files.source(one), channels)
+    read = input_files.read(input_files.InputFile.parse(one), channels)
     return read.pixels, tuple(read.notices)
 
 
 def _checked(sample: Sample, clean: NDArray[Any] | None, notices: list[str], manifest: Manifest) -> Input:
     others = {name: values for name, values in sample.arrays.items() if name != IMAGE_INPUT}
     try:
-        found = scene(manifest, sample.arrays[IMAGE_INPUT], others)
+        found = make_request(manifest, sample.arrays[IMAGE_INPUT], others)
         target = None if clean is None else _target(clean, found, manifest)
     except InputError as error:
         raise InputError(f"{sample.name}: {error}") from None
     return Input(sample.name, sample.arrays, found, target, (*notices, *found.notices))
 
 
-def _target(clean: NDArray[Any], found: Scene, manifest: Manifest) -> NDArray[np.float32]:
+def _target(clean: NDArray[Any], found: Request, manifest: Manifest) -> NDArray[np.float32]:
     """Convert a clean image to the model's value range."""
     values = clean[:, :, None] if clean.ndim == 2 else clean
     expected = (found.height * manifest.scale, found.width * manifest.scale, found.channels.channels)

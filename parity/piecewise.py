@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..runtime.backends.base import Inputs
 from ..runtime.preprocess.padding import round_up
-from ..runtime.preprocess.request import Windows
+from ..runtime.preprocess.request import TileReader
 from ..runtime.tiling.blend import Axis, Plan, blend
 from .inputs import Demands, Input
 
@@ -28,7 +28,7 @@ RunBatch = Callable[..., NDArray[np.float32]]
 def count_pieces(given: Input, needs: Demands) -> int:
     """Return how many times `in_pieces` calls `done`, for a progress bar."""
     rows, columns = _steps(needs)
-    return math.ceil(given.scene.height / rows) * math.ceil(given.scene.width / columns)
+    return math.ceil(given.request.height / rows) * math.ceil(given.request.width / columns)
 
 
 def in_pieces(
@@ -82,8 +82,8 @@ def in_tiles(given: Input, needs: Demands, plan: Plan, run_batch: RunBatch) -> N
     -------
     float32[sides, H', W', C']
     """
-    scale, scene = needs.manifest.scale, given.scene
-    cut = Windows(scene, plan.rows.length, plan.columns.length)
+    scale, request = needs.manifest.scale, given.request
+    cut = TileReader(request, plan.rows.length, plan.columns.length)
     count = 0
 
     def tiles() -> Iterator[NDArray[np.float32]]:
@@ -122,10 +122,10 @@ def pieces(
     inputs, corner
         What a session takes except k; and (top, left) in pixels.
     """
-    height, width = given.scene.height, given.scene.width
+    height, width = given.request.height, given.request.width
     unit = needs.shape[1:] if needs.shape else (needs.multiple, needs.multiple)
     padded = round_up(height, unit[0]), round_up(width, unit[1])
-    cut, step = Windows(given.scene, *padded), step or _steps(needs)
+    cut, step = TileReader(given.request, *padded), step or _steps(needs)
     for top in range(0, height, step[0]):
         for left in range(0, width, step[1]):
             yield cut(top, left, min(step[0], padded[0] - top), min(step[1], padded[1] - left)), (top, left)
@@ -136,7 +136,7 @@ def plan_of_pieces(given: Input, needs: Demands) -> Plan:
     steps = _steps(needs)
     rows, columns = (
         Axis(round_up(length, step), step, tuple(range(0, length, step)))
-        for length, step in zip((given.scene.height, given.scene.width), steps, strict=True)
+        for length, step in zip((given.request.height, given.request.width), steps, strict=True)
     )
     return Plan(rows, columns)
 
@@ -194,12 +194,12 @@ def _joined(given: Input, needs: Demands, run_batch: RunBatch, inputs: Inputs) -
         batch = needs.shape[0]
         planes = [run_batch(*(np.repeat(one, batch, axis=0) for one in (plane[None], *extras))) for plane in images]
         restored = np.concatenate([of_plane[:, :1] for of_plane in planes], axis=1)
-    return np.stack([given.scene.channels.join(planes) for planes in restored])
+    return np.stack([given.request.channels.join(planes) for planes in restored])
 
 
 def _canvas(given: Input, scale: int, sides: int) -> NDArray[Any]:
-    scene = given.scene
-    return np.empty((sides, scene.height * scale, scene.width * scale, scene.channels.channels), np.float32)
+    request = given.request
+    return np.empty((sides, request.height * scale, request.width * scale, request.channels.channels), np.float32)
 
 
 def _steps(needs: Demands) -> tuple[int, int]:

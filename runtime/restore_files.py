@@ -1,55 +1,59 @@
-"""Restoring an image file, with what goes with it, into another."""
+"""Restoring image files into image files."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from numpy.typing import NDArray
+import numpy as np
 
-from ..errors import InputError, KeygraphError
-from ..manifest import IMAGE_INPUT, Manifest
-from .backends.base import resolve_k
-from .io import cubes, images, input_files, spectral_preview
+from ..errors import KeygraphError
+from .io import output_files, spectral_preview
 from .io.cubes import Cube
-from .io.images import Picture
-from .io.input_files import Source
-from .preprocess.normalization import is_spectrum
-from .preprocess.request import check_names, check_sizes, result_size, streamed_scene
-from .restorer import Options, Progress, Restored, Restorer
+from .io.images import Picture, streaming
+from .io.input_files import InputFile
+from .io.regions import ArrayWriter
+from .io.scratch_file import ScratchFile
+from .preprocess.request import make_request
+from .restore_job import RestoreJob, plan_job
+from .restore_options import RestoreKeywords, RestoreOptions
+from .restorer import Restorer
+from .tiling.progress import Progress
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was done to one file; plain values, for one line of JSON.
+    """How one file was restored; plain values, printed as one line of JSON.
 
     Attributes
     ----------
     source, target
         The files.
     height, width
-        Of the restored image, upright.
+        Size of the restored image in pixels, after the EXIF orientation is applied.
     k
-        Neighbours of each node, None for a model without a key graph.
+        Neighbours of each node; None for a model without a key graph.
     tiles, tile, overlap, batch
-        How many tiles, their height and width, their least overlap, and how many ran together.
+        Number of tiles, their height and width, their least overlap, and how many ran together.
     padded
-        True when the image was reflected at its edges to fit the model's size rule, and cut back.
+        True when the image was padded by reflection to the model's `size_multiple`, and cropped.
     sweeps
-        How often the tiles were gone over for the exact result; 0 for a whole image, and for plain tiles.
+        Sweeps over the tiles for the exact result; 0 for a whole image and for blended tiles.
     seconds
-        For the restoration, without reading and writing.
+        Time of the restoration, without reading and writing.
     engine
         What ran.
     notices
-        Everything that was dropped or done otherwise.
+        Everything that was lost, or done otherwise than asked.
     """
 
     source: str
@@ -68,189 +72,109 @@ class Report:
     notices: tuple[str, ...]
 
 
-def check_source(
-    restorer: Restorer, image: Source, inputs: Mapping[str, Source] | None = None
-) -> tuple[tuple[int, int], int]:
-    """Check, without decoding them, that a model can restore an image file with what goes with it.
-
-    Returns
-    -------
-    (height, width) of the result, and its channels.
-
-    Raises
-    ------
-    InputError
-        It cannot.
-    """
-    manifest, inputs = restorer.manifest, inputs or {}
-    check_names(manifest, inputs)
-    files = {IMAGE_INPUT: image, **inputs}
-    sizes = {name: input_files.read_size(file, input_files.channels(manifest, name)) for name, file in files.items()}
-    try:
-        result = check_sizes(manifest, sizes).channels
-        height, width = result_size(manifest, *sizes[IMAGE_INPUT][:2])
-    except InputError as error:
-        raise InputError(f"{image}: {error}") from None
-    return (height * manifest.scale, width * manifest.scale), result
-
-
-def check(
-    restorer: Restorer,
-    image: Source,
-    target: str | os.PathLike[str],
-    inputs: Mapping[str, Source] | None = None,
-    preview: str | os.PathLike[str] | None = None,
-) -> None:
-    """Check, before any work, that files can be read, restored by this model, and the results be written.
-
-    Raises
-    ------
-    InputError
-        It cannot, a target is one of the files, or a preview is asked for of what is no spectrum.
-    """
-    size, channels = check_source(restorer, image, inputs)
-    targets = [target] if preview is None else [target, preview]
-    for file, place in itertools.product((image, *(inputs or {}).values()), targets):
-        if Path(place).exists() and os.path.samefile(file.path, place):
-            raise InputError(f"{place} is the input itself; choose another place")
-    if preview is not None:
-        if not is_spectrum(restorer.manifest):
-            raise InputError("a preview is for spectra, and this model makes pictures; leave it out")
-        if Path(preview).resolve() == Path(target).resolve():
-            raise InputError(f"{preview} is the place of the result; choose another one for the preview")
-        spectral_preview.check_target(preview, *size, channels)
-    holder = cubes if holds_cube(restorer.manifest, target) else images
-    holder.check_target(target, *size, channels)
-
-
-def holds_cube(manifest: Manifest, target: str | os.PathLike[str]) -> bool:
-    """Whether a result becomes a cube in this file: spectra always, pictures where the file is for arrays only."""
-    suffix = Path(target).suffix.lower()
-    return is_spectrum(manifest) or (suffix in cubes.FORMATS and suffix not in images.FORMATS)
-
-
 def restore_file(
     restorer: Restorer,
-    image: str | os.PathLike[str] | Source,
+    image: str | os.PathLike[str] | InputFile,
     target: str | os.PathLike[str],
     k: int | None = None,
     *,
-    inputs: Mapping[str, str | os.PathLike[str] | Source] | None = None,
+    inputs: Mapping[str, str | os.PathLike[str] | InputFile] | None = None,
     preview: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
-    **options: Any,
+    **options: Unpack[RestoreKeywords],
 ) -> Report:
-    """Restore one image file into another, whose format its name says.
+    """Restore one image file into another, whose suffix gives its format.
 
-    Alpha stays apart: the model sees the colours only.
+    Alpha is not restored: the model gets the colours only.
 
     Parameters
     ----------
     restorer
         The model.
     image, target
-        PNG, JPEG, TIFF or WebP files, or cubes (`cubes.FORMATS`). The target is replaced if it exists, and is never
-        left half-written.
+        PNG, JPEG, TIFF or WebP files, or cubes (`cubes.FORMATS`). An existing target is replaced, and is never left
+        half-written.
     inputs
-        Files with what the model takes beside the image, by name; as for `Restorer.restore`.
+        Files with the model's other inputs, by name; as for `Restorer.restore`.
     preview
-        Where to draw the bands of a spectrum, a picture; None for nowhere.
-    k, progress, options
+        File for a picture of a spectrum's bands; None for none.
+    k, progress
         As for `Restorer.restore`.
+    **options
+        `tile`, `overlap`, `batch`, `global_statistics` and `scratch`; see `RestoreOptions`.
 
     Raises
     ------
     InputError
-        As `check`, `sources.read`, `Restorer.restore`, `images.write` and `cubes.write`.
+        A file, an option or a target is not possible.
     KeygraphError
         The model failed.
     """
-    manifest = restorer.manifest
-    source = input_files.source(image)
-    others = {name: input_files.source(file) for name, file in (inputs or {}).items()}
-    check(restorer, source, target, others, preview)
-    wishes = Options(**options)
-    if _streams(restorer, source, target, wishes, bool(others) or preview is not None):
-        return _restore_streamed(restorer, source, target, k, wishes, progress)
-    given = input_files.read(source, input_files.channels(manifest, IMAGE_INPUT))
-    beside = {name: input_files.read(file, input_files.channels(manifest, name)) for name, file in others.items()}
-    began = time.perf_counter()
-    try:
-        restored = restorer.restore(
-            given.pixels,
-            k,
-            inputs={name: one.pixels for name, one in beside.items()},
-            progress=progress,
-            **dataclasses.asdict(wishes),
-        )
-    except KeygraphError as error:
-        raise type(error)(f"{source}: {error}") from error
-    seconds = time.perf_counter() - began
-    said = [f"{name}: {line}" for name, one in beside.items() for line in one.notices]
-    said += [*restored.notices, *_write(target, restored.image, given, manifest)]
-    if preview is not None:
-        said += spectral_preview.write(preview, Cube(restored.image, manifest.wavelengths))
-    size = restored.image.shape[:2]
-    return _report(restorer, source, target, size, restored, seconds, (*given.notices, *said))
+    job = plan_job(
+        restorer,
+        InputFile.parse(image),
+        {name: InputFile.parse(file) for name, file in (inputs or {}).items()},
+        Path(target),
+        RestoreOptions(k, **options),
+        None if preview is None else Path(preview),
+    )
+    job.check_targets()
+    return run_job(restorer, job, progress)
 
 
-def _streams(restorer: Restorer, source: Source, target: str | os.PathLike[str], options: Options, more: bool) -> bool:
-    """Whether an image goes from file to file without ever being in memory: where it is restored exactly in tiles.
+def run_job(restorer: Restorer, job: RestoreJob, progress: Progress | None = None) -> Report:
+    """Restore one image file.
 
-    `more`: there are other inputs or results, which are in memory.
+    Parameters
+    ----------
+    restorer
+        The model for which the job was planned.
+    job
+        What is read and written, and how.
+    progress
+        Called with (tiles done, tiles in all).
+
+    Raises
+    ------
+    InputError
+        A file cannot be decoded or written.
+    KeygraphError
+        The model failed.
     """
-    manifest = restorer.manifest
-    if more or manifest.scale != 1 or cubes.is_cube(source.path) or holds_cube(manifest, target):
-        return False
-    (height, width), channels = check_source(restorer, source)
-    same = images.read_header(source.path).channels == channels
-    return same and restorer.runs_exactly(height, width, options)
-
-
-def _restore_streamed(
-    restorer: Restorer,
-    source: Source,
-    target: str | os.PathLike[str],
-    k: int | None,
-    options: Options,
-    progress: Progress | None,
-) -> Report:
-    """Restore an image from file to file."""
-    from .io import streaming
-    from .io.feature_file import FeatureFile
-
-    folder = options.folder
+    streamed = _can_stream(restorer, job)
+    manifest, folder = restorer.manifest, job.options.scratch_folder
     with contextlib.ExitStack() as files:
-        given = streaming.read(source.path, folder, files)
+        image = streaming.read(job.image.file.path, folder, files) if streamed else job.image.read()
+        inputs = {name: header.read() for name, header in job.inputs.items()}
         began = time.perf_counter()
         try:
-            scene = streamed_scene(restorer.manifest, given.pixels)
-            height, width, channels = given.pixels.shape
-            result = FeatureFile(folder, height, width, channels, scene.dtype)
-            files.callback(result.close)
-            restored = restorer.restore_scene(scene, result, resolve_k(restorer.manifest, k), options, progress)
+            request = make_request(manifest, image.pixels, {name: one.pixels for name, one in inputs.items()})
+            result: ArrayWriter | ScratchFile
+            if streamed:
+                result = files.enter_context(contextlib.closing(ScratchFile(folder, *job.size, request.dtype)))
+            else:
+                result = ArrayWriter(np.empty(job.size, request.dtype))
+            restored = restorer.restore_request(request, result, job.options, progress)
         except KeygraphError as error:
-            raise type(error)(f"{source}: {error}") from error
+            raise type(error)(f"{job.image.file}: {error}") from error
         seconds = time.perf_counter() - began
-        lost = streaming.write(target, dataclasses.replace(given, pixels=cast(Any, result)), folder)
-        said = (*given.notices, *restored.notices, *lost)
-        return _report(restorer, source, target, result.shape[:2], restored, seconds, said)
-
-
-def _report(
-    restorer: Restorer,
-    source: Source,
-    target: str | os.PathLike[str],
-    size: tuple[int, ...],
-    restored: Restored,
-    seconds: float,
-    notices: tuple[str, ...],
-) -> Report:
+        notices = [*image.notices, *(f"{name}: {line}" for name, one in inputs.items() for line in one.notices)]
+        notices += restored.notices
+        if isinstance(result, ScratchFile):
+            restored_picture = dataclasses.replace(cast(Picture, image), pixels=cast(Any, result))
+            notices += streaming.write(job.target, restored_picture, folder)
+        else:
+            pixels = result.values[:, :, 0] if image.pixels.ndim == 2 and job.size[2] == 1 else result.values
+            notices += output_files.write(
+                job.target, pixels, image, as_cube=job.as_cube, wavelengths=manifest.wavelengths
+            )
+            if job.preview is not None:
+                notices += spectral_preview.write(job.preview, Cube(pixels, manifest.wavelengths))
     return Report(
-        source=str(source),
-        target=str(target),
-        height=size[0],
-        width=size[1],
+        source=str(job.image.file),
+        target=str(job.target),
+        height=job.size[0],
+        width=job.size[1],
         k=restored.k,
         tiles=len(restored.plan.tiles),
         tile=restored.tile,
@@ -260,24 +184,13 @@ def _report(
         sweeps=restored.sweeps,
         seconds=round(seconds, 3),
         engine=restorer.description,
-        notices=notices,
+        notices=tuple(notices),
     )
 
 
-def _write(
-    target: str | os.PathLike[str], pixels: NDArray[Any], given: Picture | Cube, manifest: Manifest
-) -> list[str]:
-    """Write a result; return what could not be kept of what was given, and what the format could not hold."""
-    if isinstance(given, Cube):
-        picture = Picture(pixels)
-        lost: list[str] = []
-    else:
-        picture = given.with_pixels(pixels)
-        lost = list(picture.notices[len(given.notices) :])
-    if not holds_cube(manifest, target):
-        return lost + images.write(target, picture)
-    if picture.alpha is not None:
-        lost.append("alpha dropped: a cube has none")
-    if titles := images.metadata_titles(picture):
-        lost.append(f"{', '.join(titles)} dropped: not kept in a cube")
-    return lost + cubes.write(target, Cube(pixels, manifest.wavelengths))
+def _can_stream(restorer: Restorer, job: RestoreJob) -> bool:
+    """Return whether the image need never be in memory as a whole: one picture, restored exactly in tiles."""
+    if job.inputs or job.preview is not None or job.image.is_cube or job.as_cube or restorer.manifest.scale != 1:
+        return False
+    height, width, channels = job.size
+    return job.image.channels == channels and restorer.restores_exactly(height, width, job.options)

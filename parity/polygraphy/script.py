@@ -14,7 +14,7 @@ from ...errors import InputError
 from ...files import atomic_path, check_place
 from ...instrumentation.metrics import Tolerance
 from ...manifest import IMAGE_INPUT
-from ...runtime.io.input_files import Source
+from ...runtime.io.input_files import InputFile
 from ..compatibility import check_comparable, common_k
 from ..inputs import demands
 from ..pass_criteria import tolerance
@@ -148,7 +148,7 @@ _RUNNERS = {
 Model = str | os.PathLike[str] | ModelSpec
 
 #: Image files, or mappings of input name -> file.
-Images = Sequence[str | os.PathLike[str] | Source | Mapping[str, Any]]
+Images = Sequence[str | os.PathLike[str] | InputFile | Mapping[str, Any]]
 
 
 def write_script(

@@ -1,4 +1,4 @@
-"""From spectra to sRGB: the CIE 1931 standard observer, illuminant D65, and the transfer curve of displays."""
+"""Convert spectra to sRGB: CIE 1931 standard observer, illuminant D65, and sRGB's transfer function."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-#: Where the observer sees anything, nm; outside it illuminant and matching functions are taken for zero.
+#: Visible range in nm; outside it the illuminant and the matching functions are taken as zero.
 VISIBLE = (380.0, 780.0)
 
 #: Relative power of CIE standard illuminant D65 from 380 to 780 nm, every 10 nm (CIE 15, table T.1).
@@ -23,7 +23,7 @@ _D65 = (
 )
 # fmt: on
 
-#: Tristimulus values of D65, which is sRGB's white.
+#: Tristimulus values of D65, the white point of sRGB.
 _WHITE = np.array([0.95047, 1.0, 1.08883])
 
 #: XYZ -> linear RGB of sRGB's primaries (IEC 61966-2-1).
@@ -37,12 +37,12 @@ _LOBES = (
     ((1.217, 437.0, 11.8, 36.0), (0.681, 459.0, 26.0, 13.8)),
 )
 
-#: Bands must cover at least this share of what each of x, y and z sees of D65, or their colours mean nothing.
+#: Least share of the response of x, y and z to D65 that bands must cover for meaningful colours.
 _LEAST_COVER = 0.2
 
 
 def matching_functions(wavelengths: Array) -> Array:
-    """The CIE 1931 2-degree colour matching functions x, y, z at wavelengths in nm: [n] -> [n, 3]."""
+    """Return the CIE 1931 2-degree colour matching functions x, y, z at wavelengths in nm: [n] -> [n, 3]."""
     values = np.zeros((len(wavelengths), 3))
     for i, lobes in enumerate(_LOBES):
         for height, centre, below, above in lobes:
@@ -52,19 +52,20 @@ def matching_functions(wavelengths: Array) -> Array:
 
 
 def rgb_weights(wavelengths: tuple[float, ...]) -> Array | None:
-    """Weights that make linear sRGB of spectral reflectances seen under D65.
+    """Return weights that convert spectral reflectances under D65 to linear sRGB.
 
-    A band stands for the wavelengths nearer to it than to its neighbours. The sums over bands are scaled so that a
-    reflectance of 1 in all bands is white, (1, 1, 1), wherever the bands begin and end.
+    A band represents the wavelengths that are nearer to it than to its neighbours. The weights are normalised so that a
+    reflectance of 1 in all bands is white, (1, 1, 1), whatever range the bands cover.
 
     Parameters
     ----------
     wavelengths
-        Of the bands in nm, in any order.
+        Wavelengths of the bands in nm, in any order.
 
     Returns
     -------
-    [bands, 3]; None where the bands cover too little of what the eye sees.
+    float64[bands, 3], or None
+        None where the bands cover too little of the visible range.
     """
     centres = np.asarray(wavelengths, dtype=np.float64)
     if len(centres) < 3 or len(np.unique(centres)) < len(centres):
@@ -78,17 +79,20 @@ def rgb_weights(wavelengths: tuple[float, ...]) -> Array | None:
     if (seen.sum(axis=0) < _LEAST_COVER * whole).any():
         return None
     weights: Array = (seen / seen.sum(axis=0) * _WHITE) @ _TO_RGB.T
-    # The matrix is rounded to four digits: white is exact to as many, and then exact.
-    return weights / weights.sum(axis=0)
+    # The matrix has four digits; normalising makes white exact.
+    weights /= weights.sum(axis=0)
+    return weights
 
 
 def encode(linear: NDArray[Any]) -> NDArray[np.uint8]:
-    """Linear light, cut to 0 to 1, into 8 bits with sRGB's transfer curve (IEC 61966-2-1)."""
+    """Encode linear light, clipped to 0 to 1, in 8 bits with sRGB's transfer function (IEC 61966-2-1)."""
     light = np.clip(linear, 0, 1)
     encoded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    return np.rint(255 * encoded).astype(np.uint8)
+    levels: NDArray[np.uint8] = np.rint(255 * encoded).astype(np.uint8)
+    return levels
 
 
 def _d65(wavelengths: Array) -> Array:
     grid = np.arange(VISIBLE[0], VISIBLE[1] + 1, 10)
-    return np.interp(wavelengths, grid, np.array(_D65), left=0, right=0)
+    power: Array = np.interp(wavelengths, grid, np.array(_D65), left=0, right=0)
+    return power

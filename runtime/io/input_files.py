@@ -1,4 +1,4 @@
-"""What a file to restore holds, or one that goes with it: a picture or a spectral cube."""
+"""Files to read, pictures or spectral cubes: how they are named, found in folders, checked by header, and decoded."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import InputError
-from ...manifest import IMAGE_INPUT, Manifest
-from ..preprocess.request import Size
+from ...manifest import IMAGE_INPUT
 from . import cubes, images
 from .cubes import Cube
 from .images import Picture
 
+#: Suffixes of files that can be read.
+SUFFIXES = tuple(dict.fromkeys((*images.FORMATS, *cubes.FORMATS)))
+
 
 @dataclass(frozen=True)
-class Source:
+class InputFile:
     """A file, and which of the arrays in it.
 
     Attributes
@@ -24,70 +26,141 @@ class Source:
     path
         The file.
     variable
-        The name of an array in a file of several; None where there is no need to choose.
+        Name of the array, for a file with several; None where there is no need to choose.
     """
 
     path: Path
     variable: str | None = None
 
+    @classmethod
+    def parse(cls, text: str | os.PathLike[str] | InputFile) -> InputFile:
+        """Parse ``scene.png``, or ``scene.mat:cube`` for one array of a file with several."""
+        if isinstance(text, InputFile):
+            return text
+        whole = os.fspath(text)
+        file, colon, variable = whole.rpartition(":")
+        if colon and Path(file).suffix.lower() in cubes.FORMATS and not os.path.exists(whole):
+            return cls(Path(file), variable)
+        return cls(Path(whole))
+
     def __str__(self) -> str:
         return str(self.path) if self.variable is None else f"{self.path}:{self.variable}"
 
 
-#: Suffixes of files that can be read.
-SUFFIXES = tuple(dict.fromkeys((*images.FORMATS, *cubes.FORMATS)))
+@dataclass(frozen=True)
+class InputHeader:
+    """What a file says about its image before it is decoded.
+
+    Attributes
+    ----------
+    file
+        The file.
+    height, width, channels
+        Size of the image, without alpha; of a picture, after its EXIF orientation is applied.
+    is_cube
+        True for a spectral cube, False for a picture.
+    expected_channels
+        The channels that the model expects, which `read` needs to find the band axis of a cube.
+    """
+
+    file: InputFile
+    height: int
+    width: int
+    channels: int
+    is_cube: bool
+    expected_channels: int
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        return self.height, self.width, self.channels
+
+    def read(self) -> Picture | Cube:
+        """Decode the file; errors are those of the function `read`."""
+        return _decoded(self.file, self.is_cube, self.expected_channels)
 
 
-def source(given: str | os.PathLike[str] | Source) -> Source:
-    """Read ``scene.png``, or ``scene.mat:cube`` for an array in a file of several."""
-    return given if isinstance(given, Source) else Source(*cubes.split_variable(given))
-
-
-def read_size(given: Source, channels: int) -> Size:
-    """Read what a file says of its size, without decoding it.
+def read_headers(
+    image: InputFile, inputs: Mapping[str, InputFile], channels: Mapping[str, int]
+) -> dict[str, InputHeader]:
+    """Read the headers of an image and of the model's other inputs.
 
     Parameters
     ----------
-    given
+    image
+        The image.
+    inputs
+        The other inputs by name: a file, or a folder that holds a file with the image's name.
+    channels
+        Numbers of channels expected of ``"image"`` and of the other inputs.
+
+    Raises
+    ------
+    InputError
+        As `matching_inputs` and `read_header`.
+    """
+    files = {IMAGE_INPUT: image, **matching_inputs(image, inputs)}
+    return {name: read_header(file, channels[name]) for name, file in files.items()}
+
+
+def read_header(file: InputFile, channels: int) -> InputHeader:
+    """Read the size of an image without decoding it.
+
+    Parameters
+    ----------
+    file
         The file.
     channels
-        How many are expected, which tells bands first from bands last in a cube.
+        Number of channels expected. In a cube it tells whether the bands are the first or the last axis.
 
     Raises
     ------
     InputError
         The file is missing, damaged or of another kind.
     """
-    if cubes.is_cube(given.path):
-        cube = cubes.read_header(given.path, given.variable, channels)
-        return cube.height, cube.width, cube.bands
-    header = images.read_header(given.path)
-    return header.height, header.width, header.channels
+    if _is_cube(file.path):
+        cube = cubes.read_header(file.path, file.variable, channels)
+        return InputHeader(file, cube.height, cube.width, cube.bands, True, channels)
+    picture = images.read_header(file.path)
+    return InputHeader(file, picture.height, picture.width, picture.channels, False, channels)
 
 
-def read(given: Source, channels: int) -> Picture | Cube:
-    """Read a file; parameters and errors are those of `read_size`, and a cube's samples must be finite."""
-    if cubes.is_cube(given.path):
-        return cubes.read(given.path, given.variable, channels)
-    return images.read(given.path)
-
-
-def channels(manifest: Manifest, name: str) -> int:
-    """How many channels a model expects of the image, or of what goes with it."""
-    extras = {extra.name: extra.channels for extra in manifest.extra_inputs}
-    of_each_view = manifest.in_channels // (len(manifest.views) or 1)
-    return of_each_view if name == IMAGE_INPUT else extras.get(name, of_each_view)
-
-
-def in_folder(folder: Path, others: Collection[Path] = ()) -> list[Path]:
-    """The pictures in a folder, or the cubes where it holds no picture, by name and without `others`.
+def read(file: InputFile, channels: int) -> Picture | Cube:
+    """Decode a file; parameters as for `read_header`.
 
     Raises
     ------
     InputError
-        There is none.
+        The file is missing, damaged or of another kind, or a cube holds NaN or infinity.
     """
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.resolve() not in others)
+    return _decoded(file, _is_cube(file.path), channels)
+
+
+def _is_cube(path: Path) -> bool:
+    # Only a TIFF must be opened to tell.
+    return path.suffix.lower() in cubes.FORMATS and cubes.is_cube(path)
+
+
+def _decoded(file: InputFile, is_cube: bool, channels: int) -> Picture | Cube:
+    return cubes.read(file.path, file.variable, channels) if is_cube else images.read(file.path)
+
+
+def images_in_folder(folder: Path, exclude: Collection[Path] = ()) -> list[Path]:
+    """Return the pictures in a folder, or its cubes where it holds no picture, sorted by name.
+
+    Parameters
+    ----------
+    folder
+        The folder; its subfolders are not searched.
+    exclude
+        Resolved paths to leave out.
+
+    Raises
+    ------
+    InputError
+        There is no image.
+    """
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.resolve() not in exclude)
     for suffixes in (images.FORMATS, cubes.FORMATS):
         found = [path for path in files if path.suffix.lower() in suffixes]
         if found:
@@ -95,14 +168,20 @@ def in_folder(folder: Path, others: Collection[Path] = ()) -> list[Path]:
     raise InputError(f"{folder} holds no image; it takes {', '.join(SUFFIXES)}")
 
 
-def inputs_of(image: Source, beside: Mapping[str, Source]) -> dict[str, Source]:
-    """What goes with one image: of folders, the file with the image's name; raises `InputError` where there is none."""
+def matching_inputs(image: InputFile, inputs: Mapping[str, InputFile]) -> dict[str, InputFile]:
+    """Return the extra inputs of one image: where a folder is given, the file in it with the image's name.
+
+    Raises
+    ------
+    InputError
+        A folder holds no such file.
+    """
     found = {}
-    for name, other in beside.items():
-        found[name] = Source(other.path / image.path.name) if other.path.is_dir() else other
-        if not found[name].path.is_file():
+    for name, other in inputs.items():
+        found[name] = InputFile(other.path / image.path.name) if other.path.is_dir() else other
+        if other.path.is_dir() and not found[name].path.is_file():
             raise InputError(
                 f"--input {name}: {other.path} holds no {image.path.name}, which {image.path} needs; "
-                "files in it must be called as the images are"
+                "files in it must have the images' names"
             )
     return found

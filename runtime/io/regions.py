@@ -1,4 +1,4 @@
-"""Where images are read from and results go to, rectangle by rectangle: arrays, or files (`exact.features`)."""
+"""Images that are read and written region by region: arrays, or scratch files (`io.scratch_file`)."""
 
 from __future__ import annotations
 
@@ -7,26 +7,54 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 
-class Source(Protocol):
-    """Something to read rectangles of."""
+class RegionReader(Protocol):
+    """An image of which rectangles can be read."""
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
-        """Return [height, width, C]."""
+        """Return the rectangle at (`top`, `left`), [height, width, C].
+
+        Parameters
+        ----------
+        top, left, height, width
+            The rectangle in pixels.
+        """
 
 
-class Sink(Protocol):
-    """Something to write rectangles to, in any order."""
+class RegionWriter(Protocol):
+    """An image to which rectangles are written, in any order."""
 
     def write(self, top: int, left: int, values: NDArray[Any]) -> None:
-        """Put [height, width, C] at a place."""
+        """Write a rectangle; a later one replaces what it overlaps.
+
+        Parameters
+        ----------
+        top, left
+            Where it goes, in pixels.
+        values
+            [height, width, C]
+        """
 
 
-class ArraySink:
-    """Writes into an array, [H, W, C]."""
+class ArrayWriter:
+    """A `RegionWriter` that writes into an array.
+
+    Parameters
+    ----------
+    values
+        [H, W, C]
+    """
 
     def __init__(self, values: NDArray[Any]) -> None:
-        self._values = values
+        self.values = values
 
     def write(self, top: int, left: int, values: NDArray[Any]) -> None:
-        """See `Sink.write`."""
-        self._values[top : top + values.shape[0], left : left + values.shape[1]] = values
+        """Write a rectangle; see `RegionWriter.write`.
+
+        Parameters
+        ----------
+        top, left
+            Where it goes, in pixels.
+        values
+            [height, width, C]
+        """
+        self.values[top : top + values.shape[0], left : left + values.shape[1]] = values

@@ -1,4 +1,4 @@
-"""A spectral cube at a glance: a contact sheet of all its bands, and how it would look to the eye."""
+"""Draw a preview of a spectral cube: a contact sheet of all bands, and an sRGB rendering."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from . import colorimetry, images
 from .cubes import Cube
 from .cubes.contents import library
 
-#: Longest side of a band in the sheet, pixels; smaller cubes are enlarged to it.
+#: Longest side of a band in the sheet, in pixels; smaller cubes are enlarged.
 BAND_SIDE = 192
 
-#: Between bands and around them; of a line of text, pixels.
+#: Gap between bands, height of a line of text, and font size, in pixels.
 GAP = 8
 LINE = 22
 FONT_SIZE = 15
 
-#: Width to height that a sheet should have.
+#: Preferred ratio of width to height of a sheet.
 _ASPECT = 1.5
 
-#: White is the value below which this share of all samples is, so that a few highlights leave the rest visible.
+#: White is this quantile of all samples, so that a few highlights do not make the rest dark.
 _WHITE_SHARE = 0.995
 
 _BACKGROUND, _INK = 24, 224
@@ -34,18 +34,18 @@ _BACKGROUND, _INK = 24, 224
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things are in a sheet, pixels.
+    """Layout of a sheet, in pixels.
 
-    The rendering takes two by two cells at the top left; bands fill the rest row by row.
+    The rendering takes 2 x 2 cells at the top left; bands fill the other cells row by row.
 
     Attributes
     ----------
     band
         Height and width of a band.
     columns, rows
-        Of cells.
+        Number of cells across and down.
     rendering
-        Whether there is one.
+        True when there is an sRGB rendering.
     """
 
     band: tuple[int, int]
@@ -69,7 +69,7 @@ class Layout:
         return self.cell[0] + self.band[0], self.cell[1] + self.band[1]
 
     def places(self) -> list[tuple[int, int]]:
-        """Top and left of the cells for bands, in order."""
+        """Return top and left of the cells for bands, in order."""
         cells = [(row, column) for row in range(self.rows) for column in range(self.columns)]
         return [
             (GAP + row * self.cell[0], GAP + column * self.cell[1])
@@ -79,7 +79,15 @@ class Layout:
 
 
 def layout(height: int, width: int, bands: int, rendering: bool) -> Layout:
-    """Choose a sheet's grid: near 3 to 2, with few empty cells."""
+    """Choose the layout of a sheet: about 3 to 2, with few empty cells.
+
+    Parameters
+    ----------
+    height, width, bands
+        Size of the cube.
+    rendering
+        True when there is an sRGB rendering.
+    """
     scale = BAND_SIDE / max(height, width)
     band = (max(1, round(height * scale)), max(1, round(width * scale)))
     needed = bands + (4 if rendering else 0)
@@ -95,17 +103,33 @@ def layout(height: int, width: int, bands: int, rendering: bool) -> Layout:
 
 
 def check_target(path: str | os.PathLike[str], height: int, width: int, bands: int) -> None:
-    """Check, before any work, that the sheet of such a cube can be drawn and written; raises `InputError`."""
+    """Check that the preview of a cube can be drawn and written, before any work.
+
+    Parameters
+    ----------
+    path
+        The picture to write.
+    height, width, bands
+        Size of the cube.
+
+    Raises
+    ------
+    InputError
+        The picture cannot be written there.
+    MissingDependencyError
+        Pillow is not installed.
+    """
     library("PIL.ImageFont", path)
     images.check_target(path, *layout(height, width, bands, True).size, 3)
 
 
 def write(path: str | os.PathLike[str], cube: Cube) -> list[str]:
-    """Draw a cube into an image file.
+    """Draw the preview of a cube into a picture file.
 
     Returns
     -------
-    What could not be drawn, a line each.
+    list[str]
+        A line for everything that could not be drawn.
 
     Raises
     ------
@@ -117,20 +141,21 @@ def write(path: str | os.PathLike[str], cube: Cube) -> list[str]:
 
 
 def draw(cube: Cube) -> tuple[NDArray[np.uint8], list[str]]:
-    """Draw a cube.
+    """Draw the preview of a cube.
 
-    Bands are gray on one common scale, from 0 to white; the rendering takes samples for reflectances under D65
-    (`colorimetry.rgb_weights`), cut to sRGB's gamut, with a scale of its own. Both are encoded as sRGB. Needs memory
-    for two bands beside the cube.
+    Bands are gray on one common scale, from 0 to white. The rendering treats samples as reflectances under D65
+    (`colorimetry.rgb_weights`), clipped to sRGB's gamut, on a scale of its own. Both are encoded as sRGB. Needs memory
+    for two more bands.
 
     Parameters
     ----------
     cube
-        [H, W, C], with or without wavelengths.
+        The cube, with or without wavelengths.
 
     Returns
     -------
-    [H', W', 3], and a line for what could not be drawn.
+    sheet, notices
+        uint8[H', W', 3], and a line for everything that could not be drawn.
     """
     pixels = cube.pixels if cube.pixels.ndim == 3 else cube.pixels[:, :, None]
     height, width, bands = pixels.shape
@@ -164,17 +189,17 @@ def draw(cube: Cube) -> tuple[NDArray[np.uint8], list[str]]:
 
 
 def white_of(values: NDArray[Any]) -> float:
-    """The value to draw as white: nearly all samples are below it; never 0."""
+    """Return the value to draw as white, below which nearly all samples are; never 0."""
     white = float(np.quantile(values, _WHITE_SHARE))
     return white if white > 0 else max(float(values.max()), 0.0) or 1.0
 
 
 def _resized(plane: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    """Average over areas where it shrinks, repeat samples where it grows; no values that the plane has not."""
+    """Resize by averaging areas or repeating samples, which does not overshoot the plane's range."""
     image = pyvips.Image.new_from_memory(plane.data, plane.shape[1], plane.shape[0], 1, "float")
     kernel = "linear" if height <= plane.shape[0] else "nearest"
     resized = image.resize(width / plane.shape[1], vscale=height / plane.shape[0], kernel=kernel)
-    # Rounding may leave it a pixel off.
+    # The size may be off by a pixel after rounding.
     resized = resized.embed(0, 0, width, height, extend="copy")
     values: NDArray[np.float32] = resized.numpy()
     return values
@@ -185,7 +210,7 @@ def _paste(sheet: NDArray[np.uint8], tile: NDArray[np.uint8], top: int, left: in
 
 
 def _labelled(sheet: NDArray[np.uint8], labels: list[tuple[str, int, int]]) -> NDArray[np.uint8]:
-    """Write labels below the given places, in the font that Pillow brings (libvips has none of its own)."""
+    """Write labels at the given places, in Pillow's own font (libvips has none)."""
     image = library("PIL.Image", "a preview").fromarray(sheet)
     pen = library("PIL.ImageDraw", "a preview").Draw(image)
     font = library("PIL.ImageFont", "a preview").load_default(FONT_SIZE)

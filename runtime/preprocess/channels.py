@@ -1,4 +1,4 @@
-"""How an image's channels go through a model that has other ones."""
+"""How an image's channels map to a model's: unchanged, gray through a colour model, or colour through a gray model."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Float32 = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Channels:
-    """The way there and back.
+    """The mapping from an image's channels to a model's, and back.
 
     Attributes
     ----------
     planes
-        Images that the model sees for each one of the user's.
+        Tensors that the model runs for one image.
     channels
         Channels of the restored image: bands, for a spectrum.
     split
@@ -30,7 +30,7 @@ class Channels:
     join
         float32[planes, out_channels, H, W] -> float32[channels, H, W]
     notice
-        What must be said of it; empty for the straight way.
+        Line to show to the user; empty where the channels are unchanged.
     """
 
     planes: int
@@ -41,17 +41,17 @@ class Channels:
 
 
 def straight(manifest: Manifest) -> Channels:
-    """The way of an image that has the model's channels."""
+    """Return the mapping for an image that has the model's channels."""
     return Channels(1, manifest.out_channels, lambda image: np.moveaxis(image, 2, 0)[None], lambda planes: planes[0])
 
 
 def adapt(manifest: Manifest, channels: int) -> Channels:
-    """Find the way for an image with `channels` channels (without alpha), or for views with so many each.
+    """Return the mapping for an image, or views, of `channels` channels each (without alpha).
 
     Raises
     ------
     InputError
-        There is none: the model was made for another kind of image.
+        The model takes another number of channels, and there is no mapping.
     """
     taken, given = manifest.in_channels, manifest.out_channels
     views = len(manifest.views) or 1
@@ -72,12 +72,12 @@ def adapt(manifest: Manifest, channels: int) -> Channels:
             3,
             lambda image: np.moveaxis(image, 2, 0)[:, None],
             lambda planes: planes[:, 0],
-            "colour image, gray model: each channel restored apart",
+            "colour image, gray model: each channel restored separately",
         )
     of_each = f"{count(taken // views)} of each of {' and '.join(manifest.views)}" if views > 1 else count(taken)
     raise InputError(f"the image has {count(channels)} (alpha apart), but the model takes {of_each}")
 
 
 def count(channels: int) -> str:
-    """``"3 channels"``."""
+    """Return the number in words: ``"1 channel"``, ``"3 channels"``."""
     return "1 channel" if channels == 1 else f"{channels} channels"

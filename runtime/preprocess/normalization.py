@@ -1,4 +1,4 @@
-"""How an image's samples become the numbers that a model takes, and a model's numbers an image's samples."""
+"""Map an image's samples to a model's value range, and a model's results back to samples."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ from numpy.typing import NDArray
 
 from ...errors import InputError
 from ...manifest import Manifest
+from ..io.scratch_file import ScratchFile
 
-#: Floating-point images go from 0 to 1. Noise leaves that range, but not by this much.
+#: Largest magnitude accepted in floating-point images. They range from 0 to 1; noise may exceed that a little.
 FLOAT_LIMIT = 8.0
 
-#: A picture has at most so many channels; what has more is a spectrum.
+#: An image with more channels than this is a spectrum.
 _PICTURE_CHANNELS = 4
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """The way from samples to a model's numbers: (max(x, least) - offset) / divisor * gain, then its value range.
+    """Normalisation of one image: ``y = (max(x, least) - offset) / divisor * gain``, then scaled to `value_range`.
 
-    It was found on a whole image, so that every tile of it is treated alike.
+    It is determined from the whole image, so that all of its tiles are normalised alike.
 
     Attributes
     ----------
     least
         Smaller samples are raised to it; None leaves them.
     offset, divisor, gain
-        As above.
+        Terms of the equation above.
     value_range
-        What 0 and 1 become.
+        The model's values of black (y = 0) and white (y = 1).
     notice
-        What must be said of it; empty for nothing.
+        Line to show to the user; empty where there is nothing to say.
     """
 
     least: float | None
@@ -44,7 +45,7 @@ class Normalisation:
     notice: str = ""
 
     def __call__(self, samples: NDArray[Any]) -> NDArray[np.float32]:
-        """Map samples of the image, or of a part of it; the result is the caller's own."""
+        """Return the samples of the image, or of a part of it, normalised; always a copy."""
         values = samples.astype(np.float32)
         if self.least is not None:
             np.maximum(values, np.float32(self.least), out=values)
@@ -60,21 +61,21 @@ class Normalisation:
         return values
 
 
-def normalisation(manifest: Manifest, samples: NDArray[Any]) -> Normalisation:
-    """Find how a whole image is normalised.
+def normalisation(manifest: Manifest, samples: NDArray[Any] | ScratchFile) -> Normalisation:
+    """Determine how an image is normalised.
 
     Parameters
     ----------
     manifest
-        Its `normalisation` (see `manifest.NORMALISATIONS`), `gain` and `value_range`.
+        Gives `normalisation` (see `manifest.NORMALISATIONS`), `gain` and `value_range`.
     samples
-        The image, of any shape. An image of one value has no range: with ``"range"`` it becomes 0, and so does, with
-        ``"peak"``, one that is nowhere positive. A notice says it.
+        The whole image, of any shape. With ``"range"``, a constant image becomes 0; with ``"peak"``, an image without
+        positive samples becomes 0. The result's notice reports both.
 
     Raises
     ------
     InputError
-        Its type or its values are not possible.
+        The image's type or values are not supported.
     """
     way, value_range = manifest.normalisation, manifest.value_range
     if way == "type":
@@ -89,21 +90,21 @@ def normalisation(manifest: Manifest, samples: NDArray[Any]) -> Normalisation:
         return Normalisation(None, 0.0, white, 1.0, value_range)
     low, high = extent(samples, "image")
     if way == "range":
-        flat = "" if high > low else f"every sample of the image is {low:g}: without a range it goes in as black"
+        flat = "" if high > low else f"every sample of the image is {low:g}: it has no range, so the model gets black"
         return Normalisation(None, low, high - low if high > low else 1.0, 1.0, value_range, flat)
     if way == "peak":
-        dark = "" if high > 0 else "no sample of the image is above 0: it goes in as black"
+        dark = "" if high > 0 else "no sample of the image is above 0: the model gets black"
         return Normalisation(0.0, 0.0, high if high > 0 else 1.0, manifest.gain, value_range, dark)
     return Normalisation(None, 0.0, 1.0, 1.0, value_range)
 
 
-def extent(samples: NDArray[Any], name: str) -> tuple[float, float]:
-    """Return the least and the largest sample.
+def extent(samples: NDArray[Any] | ScratchFile, name: str) -> tuple[float, float]:
+    """Return the smallest and the largest sample.
 
     Raises
     ------
     InputError
-        They are no real numbers, or not finite; `name` says of what.
+        The samples are not real numbers, or not finite; the message calls them `name`.
     """
     if samples.dtype.kind not in "buif":
         raise InputError(f"the {name}'s type is {samples.dtype}; it must hold real numbers")
@@ -114,16 +115,17 @@ def extent(samples: NDArray[Any], name: str) -> tuple[float, float]:
 
 
 def fractions(samples: NDArray[Any], name: str) -> tuple[NDArray[np.float32], str]:
-    """Take an extra input as it is, but for integers whose white cannot be 1: a mask that was saved as a picture.
+    """Convert an extra input to float32, scaling integers whose white is not 1: a mask that was saved as a picture.
 
     Returns
     -------
-    float32 of the same shape, and what must be said of it; empty for nothing.
+    values, notice
+        float32 of the same shape, and a line to show to the user, empty where nothing was scaled.
 
     Raises
     ------
     InputError
-        The samples are not finite, or no numbers; `name` says of what.
+        The samples are not finite, or not numbers; the message calls them `name`.
     """
     _, high = extent(samples, name)
     values = samples.astype(np.float32)
@@ -134,34 +136,50 @@ def fractions(samples: NDArray[Any], name: str) -> tuple[NDArray[np.float32], st
 
 
 def is_sample_type(dtype: np.dtype[Any]) -> bool:
-    """Whether pictures are kept in this type."""
+    """Return whether pictures are stored in this type: uint8, uint16, float16, float32 or float64."""
     return (dtype.kind == "u" and dtype.itemsize in (1, 2)) or (dtype.kind == "f" and dtype.itemsize in (2, 4, 8))
 
 
 def white_level(dtype: np.dtype[Any]) -> float:
-    """Return the value of white in arrays of a type; raises `InputError` for a type that images do not have."""
+    """Return the value of white in images of a type.
+
+    Raises
+    ------
+    InputError
+        Images are not stored in this type.
+    """
     if not is_sample_type(dtype):
         raise InputError(f"the image's type is {dtype}; it must be uint8, uint16, float16, float32 or float64")
     return float(np.iinfo(dtype).max) if dtype.kind == "u" else 1.0
 
 
 def result_type(manifest: Manifest, dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The type of what is made of an image of this type: the same, but float32 for spectra and for what no picture is.
+    """Return the type of the result for an image of this type.
 
-    A spectrum is a measurement, whatever the samples were that it was made from.
+    It is the image's type, but float32 for spectra, which are measurements, and for types that pictures do not have.
     """
     return dtype if is_sample_type(dtype) and not is_spectrum(manifest) else np.dtype(np.float32)
 
 
 def is_spectrum(manifest: Manifest) -> bool:
-    """Whether results are spectra: their bands have wavelengths, or are more than a picture has."""
+    """Return whether a model's results are spectra: they have wavelengths, or more channels than a picture."""
     return bool(manifest.wavelengths) or manifest.out_channels > _PICTURE_CHANNELS
 
 
 def from_model(values: NDArray[np.float32], manifest: Manifest, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Map a model's numbers to samples of a type.
+    """Convert a model's results to samples.
 
-    They are cut to the manifest's `clamp`; integers are rounded to nearest even and clipped, floats are as they are.
+    Results are clipped to the manifest's `clamp`. Integers are rounded to nearest, ties to even, and clipped to their
+    range; floats are only scaled.
+
+    Parameters
+    ----------
+    values
+        The model's results, of any shape.
+    manifest
+        Gives `clamp` and `value_range`.
+    dtype
+        Type of the samples: `result_type`.
     """
     if manifest.clamp is not None:
         values = np.clip(values, *(np.float32(limit) for limit in manifest.clamp))

@@ -1,4 +1,4 @@
-"""Reflection at the bottom and the right edge, up to the sizes that a model takes."""
+"""Padding by reflection at the bottom and the right edge, up to the sizes that a model takes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def round_up(length: int, multiple: int) -> int:
 def reflected(length: int, padded: int) -> NDArray[np.intp]:
     """Return which source position each position of a padded axis shows.
 
-    Reflection does not repeat the edge: 0 1 2 | 1 0 1 2 ... It goes on for as long as is needed, so an axis
-    may be padded to many times its length; an axis of one pixel repeats it.
+    Reflection does not repeat the edge: 0 1 2 | 1 0 1 2 ... It continues as far as needed, so that an axis may be
+    padded to many times its length; an axis of one pixel is repeated.
 
     Parameters
     ----------

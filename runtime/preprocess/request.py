@@ -1,50 +1,53 @@
-"""Everything that one restoration is made from: the image, what the model takes beside it, and how both are cut."""
+"""A restoration request: an image and the model's extra inputs, checked against the manifest, and read tile by tile."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ...errors import InputError
 from ...manifest import IMAGE_INPUT, Manifest
 from ..backends.base import Inputs
+from ..io.scratch_file import ScratchFile
 from .channels import Channels, adapt, count
 from .normalization import Normalisation, fractions, normalisation, result_type
 from .padding import reflected
 
-#: Elements of one array; many libraries below count them in 32 bits.
+#: Most elements of a result; many libraries count the elements of an array in 32 bits.
 MAX_ELEMENTS = 2**31 - 1
 
-#: Height, width and channels (without alpha).
+#: Height, width and channels, without alpha.
 Size = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Scene:
-    """What is restored, checked against a model's manifest.
+class Request:
+    """The image to restore and the model's extra inputs, checked against the manifest.
 
     Attributes
     ----------
     image
-        [H + margin, W + margin, C] for a result of H x W over the manifest's scale; the views of several pictures are
-        joined in C.
+        [H + margin, W + margin, C] for a result of (H, W) times the manifest's scale. Several views are concatenated
+        along C. A `ScratchFile` where the image is not kept in memory.
     extras
         float32[H + margin, W + margin, C] for each of the manifest's `extra_inputs`, each with its own margin.
     margins
-        Of the image and of the extras.
-    channels, normalise
-        How the image's samples become a model's tensor.
+        (rows, columns) of the image and of each extra input.
+    channels
+        How the image's channels map to the model's.
+    normalise
+        Maps samples to the model's value range.
     dtype
-        Of the result.
+        Type of the result.
     notices
-        Lines that a user should see.
+        Lines to show to the user.
     """
 
-    image: NDArray[Any]
+    image: NDArray[Any] | ScratchFile
     extras: tuple[NDArray[np.float32], ...]
     margins: tuple[tuple[int, int], ...]
     channels: Channels
@@ -54,84 +57,77 @@ class Scene:
 
     @property
     def height(self) -> int:
-        """Of the result, over the manifest's scale."""
-        return self.image.shape[0] - self.margins[0][0]
+        """Height of the result, divided by the manifest's scale."""
+        return int(self.image.shape[0]) - self.margins[0][0]
 
     @property
     def width(self) -> int:
-        """Of the result, over the manifest's scale."""
-        return self.image.shape[1] - self.margins[0][1]
+        """Width of the result, divided by the manifest's scale."""
+        return int(self.image.shape[1]) - self.margins[0][1]
 
 
-def scene(manifest: Manifest, image: NDArray[Any], inputs: Mapping[str, NDArray[Any]] | None = None) -> Scene:
-    """Check what a user gives, before any work.
+def make_request(
+    manifest: Manifest, image: ArrayLike | ScratchFile, inputs: Mapping[str, ArrayLike] | None = None
+) -> Request:
+    """Check an image and the extra inputs against a model, before any work.
 
     Parameters
     ----------
     manifest
-        The model's.
+        The model's manifest.
     image
         [H, W] or [H, W, C] without alpha; the first of the manifest's `views`, where it has any.
     inputs
         The other views and the `extra_inputs` by name, [H, W] or [H, W, C] each.
 
+    Returns
+    -------
+    Request
+
     Raises
     ------
     InputError
-        One is missing or unknown, or its type, rank, size, channels or values are not possible.
+        An input is missing or unknown, or its type, rank, size, channels or values do not fit the model.
     """
     check_names(manifest, inputs or {})
     given = {IMAGE_INPUT: image, **(inputs or {})}
-    planes = {name: _planes(name, np.asarray(values)) for name, values in given.items()}
-    channels = check_sizes(manifest, {name: values.shape for name, values in planes.items()})
-    views = [planes[IMAGE_INPUT], *(planes[name] for name in manifest.views[1:])]
-    for name, view in zip(manifest.views[1:], views[1:], strict=True):
-        if view.dtype != views[0].dtype:
-            raise InputError(f"the {name} view is {view.dtype}, but the image {views[0].dtype}; give both in one type")
-    joined = views[0] if len(views) == 1 else np.concatenate(views, axis=2)
+    arrays = {name: _with_channels(name, values) for name, values in given.items()}
+    channels = check_sizes(manifest, {name: values.shape for name, values in arrays.items()})
+    joined = _joined_views(manifest, arrays)
     normalise = normalisation(manifest, joined)
-    extras = [fractions(planes[extra.name], extra.name) for extra in manifest.extra_inputs]
-    said = (channels.notice, normalise.notice, *(notice for _, notice in extras))
-    return Scene(
+    extras = [fractions(cast("NDArray[Any]", arrays[extra.name]), extra.name) for extra in manifest.extra_inputs]
+    notices = (channels.notice, normalise.notice, *(notice for _, notice in extras))
+    return Request(
         image=joined,
         extras=tuple(values for values, _ in extras),
         margins=(manifest.margin, *(extra.margin for extra in manifest.extra_inputs)),
         channels=channels,
         normalise=normalise,
         dtype=result_type(manifest, joined.dtype),
-        notices=tuple(line for line in said if line),
-    )
-
-
-def streamed_scene(manifest: Manifest, image: Any) -> Scene:
-    """A scene of one image that is not in memory: something with an array's shape, type, slices, minimum and maximum.
-
-    Raises
-    ------
-    InputError
-        As `scene`.
-    """
-    check_names(manifest, {})
-    channels = check_sizes(manifest, {IMAGE_INPUT: image.shape})
-    normalise = normalisation(manifest, image)
-    return Scene(
-        image=image,
-        extras=(),
-        margins=(manifest.margin,),
-        channels=channels,
-        normalise=normalise,
-        dtype=result_type(manifest, image.dtype),
-        notices=tuple(line for line in (channels.notice, normalise.notice) if line),
+        notices=tuple(line for line in notices if line),
     )
 
 
 def input_names(manifest: Manifest) -> tuple[str, ...]:
-    """What a model takes beside the image, in the order in which a user should hear of it."""
+    """Return the names of a model's inputs other than the image: views first, then extra inputs."""
     return (*manifest.views[1:], *(extra.name for extra in manifest.extra_inputs))
 
 
+def expected_channels(manifest: Manifest, name: str) -> int:
+    """Return how many channels a model expects of ``"image"`` or of another input."""
+    extras = {extra.name: extra.channels for extra in manifest.extra_inputs}
+    of_each_view = manifest.in_channels // (len(manifest.views) or 1)
+    return of_each_view if name == IMAGE_INPUT else extras.get(name, of_each_view)
+
+
 def check_names(manifest: Manifest, names: Mapping[str, Any]) -> None:
-    """Check that what is given beside the image is what the model takes; raises `InputError`."""
+    """Check that the inputs given beside the image are those that the model takes.
+
+    Raises
+    ------
+    InputError
+        One is missing or unknown.
+    """
     wanted = input_names(manifest)
     missing = [name for name in wanted if name not in names]
     if missing:
@@ -148,23 +144,24 @@ def check_names(manifest: Manifest, names: Mapping[str, Any]) -> None:
 
 
 def check_sizes(manifest: Manifest, sizes: Mapping[str, Size]) -> Channels:
-    """Check the sizes of the image and of all other inputs, which a file tells before it is decoded.
+    """Check the sizes of the image and of all other inputs; file headers give them before anything is decoded.
 
     Parameters
     ----------
     manifest
-        The model's.
+        The model's manifest.
     sizes
-        ``"image"`` and each of `input_names`.
+        Sizes of ``"image"`` and of each of `input_names`.
 
     Returns
     -------
-    The way of the image's channels through the model.
+    Channels
+        How the image's channels map to the model's.
 
     Raises
     ------
     InputError
-        They do not go together, or not with the model, or the result would be too large.
+        The sizes do not match each other or the model, or the result would be too large.
     """
     image = sizes[IMAGE_INPUT]
     for name in manifest.views[1:]:
@@ -174,7 +171,7 @@ def check_sizes(manifest: Manifest, sizes: Mapping[str, Size]) -> Channels:
                 "give views of one size"
             )
     channels = adapt(manifest, image[2])
-    height, width = result_size(manifest, *image[:2])
+    height, width = result_size(manifest, image[0], image[1])
     for extra in manifest.extra_inputs:
         expected = (height + extra.margin[0], width + extra.margin[1], extra.channels)
         if sizes[extra.name] != expected:
@@ -192,7 +189,20 @@ def check_sizes(manifest: Manifest, sizes: Mapping[str, Size]) -> Channels:
 
 
 def result_size(manifest: Manifest, height: int, width: int) -> tuple[int, int]:
-    """Height and width of an image without the manifest's margin; raises `InputError` where nothing is left."""
+    """Return the height and width of an image without the manifest's margin.
+
+    Parameters
+    ----------
+    manifest
+        The model's manifest.
+    height, width
+        Size of the image in pixels.
+
+    Raises
+    ------
+    InputError
+        The image is not larger than the margin.
+    """
     down, across = manifest.margin
     if height <= down or width <= across:
         raise InputError(
@@ -202,19 +212,19 @@ def result_size(manifest: Manifest, height: int, width: int) -> tuple[int, int]:
     return height - down, width - across
 
 
-class Windows:
-    """Cuts a scene that is reflected at its bottom and right edge; what is cut out is as the model takes it.
+class TileReader:
+    """Reads tiles of a request as the model takes them: normalised, and padded by reflection at the bottom and right.
 
     Parameters
     ----------
-    given
-        What is cut.
+    request
+        The image and its extra inputs.
     height, width
-        Padded size of the result, over the manifest's scale.
+        Padded size of the result, divided by the manifest's scale.
     """
 
-    def __init__(self, given: Scene, height: int, width: int) -> None:
-        self._given = given
+    def __init__(self, request: Request, height: int, width: int) -> None:
+        self._request = request
         self._sources = [
             (
                 values,
@@ -222,39 +232,63 @@ class Windows:
                 reflected(values.shape[0], height + margin[0]),
                 reflected(values.shape[1], width + margin[1]),
             )
-            for values, margin in zip((given.image, *given.extras), given.margins, strict=True)
+            for values, margin in zip((request.image, *request.extras), request.margins, strict=True)
         ]
 
     def __call__(self, top: int, left: int, height: int, width: int) -> Inputs:
-        """Return what the model needs for a window of the result: the image's planes, and 1 plane of every extra.
+        """Return the model's inputs for one tile of the result.
 
-        float32[planes, C, height + margin, width + margin] each.
+        Parameters
+        ----------
+        top, left, height, width
+            The tile in pixels of the padded result, divided by the manifest's scale.
+
+        Returns
+        -------
+        float32[planes, C, height + margin, width + margin] for the image, and the same with one plane for each extra
+        input.
         """
         image, *extras = (
-            _cut(values, rows[top : top + height + down], columns[left : left + width + across])
+            _padded_part(values, rows[top : top + height + down], columns[left : left + width + across])
             for values, (down, across), rows, columns in self._sources
         )
-        images = self._given.channels.split(self._given.normalise(image))
+        images = self._request.channels.split(self._request.normalise(image))
         return (images, *(np.moveaxis(extra, 2, 0)[None] for extra in extras))
 
 
-def _cut(values: NDArray[Any], rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[Any]:
-    """These rows and columns; a view where nothing is reflected."""
+def _padded_part(values: NDArray[Any] | ScratchFile, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[Any]:
+    """Return these rows and columns; a view of an array where nothing is reflected."""
     top, left = rows.min(), columns.min()
-    # By slices first: what is no array, but a file, can be cut in no other way.
-    around = values[top : rows.max() + 1, left : columns.max() + 1]
+    # Slices first: they are all that a `ScratchFile` supports.
+    around: NDArray[Any] = values[top : rows.max() + 1, left : columns.max() + 1]
     if around.shape[:2] == (len(rows), len(columns)) and rows[0] == top and columns[0] == left:
         return around
-    return around[rows[:, None] - top, columns - left]
+    part: NDArray[Any] = around[rows[:, None] - top, columns - left]
+    return part
 
 
-def _planes(name: str, values: NDArray[Any]) -> NDArray[Any]:
-    """[H, W] as [H, W, 1]; raises `InputError` for what is neither [H, W] nor [H, W, C]."""
-    if values.ndim not in (2, 3):
-        raise InputError(f"the {name} has shape {values.shape}; give [H, W] or [H, W, C]")
-    if 0 in values.shape:
-        raise InputError(f"the {name} is empty: its shape is {values.shape}")
-    return values[:, :, None] if values.ndim == 2 else values
+def _with_channels(name: str, values: ArrayLike | ScratchFile) -> NDArray[Any] | ScratchFile:
+    """Return [H, W] as [H, W, 1]; raise `InputError` for what is neither [H, W] nor [H, W, C]."""
+    if isinstance(values, ScratchFile):
+        return values
+    array = np.asarray(values)
+    if array.ndim not in (2, 3):
+        raise InputError(f"the {name} has shape {array.shape}; give [H, W] or [H, W, C]")
+    if 0 in array.shape:
+        raise InputError(f"the {name} is empty: its shape is {array.shape}")
+    return array[:, :, None] if array.ndim == 2 else array
+
+
+def _joined_views(manifest: Manifest, arrays: Mapping[str, NDArray[Any] | ScratchFile]) -> NDArray[Any] | ScratchFile:
+    """Concatenate the views along the channels."""
+    image = arrays[IMAGE_INPUT]
+    others = {name: arrays[name] for name in manifest.views[1:]}
+    for name, view in others.items():
+        if view.dtype != image.dtype:
+            raise InputError(f"the {name} view is {view.dtype}, but the image {image.dtype}; give both in one type")
+    if not others:
+        return image
+    return np.concatenate([cast("NDArray[Any]", view) for view in (image, *others.values())], axis=2)
 
 
 def _words(size: Size) -> str:

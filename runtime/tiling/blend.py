@@ -1,7 +1,7 @@
-"""Cutting an image into tiles, and joining the restored tiles without seams. Pure functions on sizes and arrays.
+"""Cut an image into overlapping tiles, and blend the restored tiles. Pure functions on sizes and arrays.
 
-Both axes are cut apart from each other, so every weight is a product of a row weight and a column weight, and no
-canvas of weights is needed. What is restored comes out band by band, from the top, as soon as no tile can change it.
+The two axes are independent: the weight of a pixel is the product of a row weight and a column weight, so no array of
+weights is needed. The result is produced in bands of rows from the top, each as soon as it is final.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..preprocess.padding import round_up
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of an image, cut into tiles.
+    """The tiles along one axis of an image.
 
     Attributes
     ----------
@@ -26,7 +26,7 @@ class Axis:
     tile
         Size of every tile; never more than `length`.
     origins
-        Where the tiles begin, rising; the first is 0, the last is ``length - tile``.
+        Where the tiles begin, ascending; the first is 0, the last is ``length - tile``.
     """
 
     length: int
@@ -36,22 +36,28 @@ class Axis:
 
 @dataclass(frozen=True)
 class Plan:
-    """Tiles of one shape that cover a padded image, in rows from the top, each from the left."""
+    """Tiles of one shape that cover a padded image.
+
+    Attributes
+    ----------
+    rows, columns
+        The tiles along the vertical and the horizontal axis.
+    """
 
     rows: Axis
     columns: Axis
 
     @property
     def tiles(self) -> list[tuple[int, int]]:
-        """Top left corners (y, x), in the order in which `blend` wants them."""
+        """Top left corners (y, x) in the order that `blend` expects: row by row."""
         return [(y, x) for y in self.rows.origins for x in self.columns.origins]
 
 
 def cut(length: int, tile: int, overlap: int, multiple: int, least: int = 0) -> Axis:
-    """Cut one axis.
+    """Place tiles along one axis.
 
-    The fewest tiles that overlap by `overlap` or more are spread evenly, on origins that are multiples of `multiple`:
-    the windows of a tile are then windows of the whole image, and the last tile ends with the image.
+    The fewest tiles that overlap by at least `overlap` are spread evenly. Their origins are multiples of `multiple`, so
+    that the windows of a tile are windows of the whole image; the last tile ends with the image.
 
     Parameters
     ----------
@@ -62,10 +68,10 @@ def cut(length: int, tile: int, overlap: int, multiple: int, least: int = 0) -> 
     overlap
         A multiple of `multiple`, from 0 to ``tile // 2``.
     multiple
-        The model's size rule.
+        The model's `size_multiple`.
     least
-        The smallest tile that the model takes, at most `tile`: a smaller image is padded to it, and otherwise no
-        further than the size rule asks.
+        The smallest tile that the model takes, at most `tile`. Smaller images are padded to it; others only to a
+        multiple of `multiple`.
     """
     padded = max(round_up(length, multiple), least)
     if padded <= tile:
@@ -77,16 +83,16 @@ def cut(length: int, tile: int, overlap: int, multiple: int, least: int = 0) -> 
 
 
 def weights(axis: Axis, scale: int = 1) -> NDArray[np.float32]:
-    """Weights of every tile along one axis.
+    """Return the blending weights of every tile along one axis.
 
-    Where two tiles overlap, the quarter of the overlap next to a cut edge is not used at all (there a tile has seen
-    the least of its surroundings), and the weight rises as a raised cosine over the half between. So a model that sees
-    no further than a quarter of the overlap gives the same result tiled as whole.
+    Where two tiles overlap, each tile has weight 0 in the quarter of the overlap next to its own edge, where it has
+    the least context, and its weight rises as a raised cosine over the half in the middle. A model whose receptive
+    field reaches no further than a quarter of the overlap therefore gives the same result tiled as whole.
 
     Parameters
     ----------
     axis
-        As `cut` returned it.
+        The tiles along the axis.
     scale
         Output pixels per input pixel.
 
@@ -114,7 +120,7 @@ def weights(axis: Axis, scale: int = 1) -> NDArray[np.float32]:
 def blend(
     plan: Plan, restored: Iterable[NDArray[np.float32]], scale: int = 1
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Join restored tiles.
+    """Blend restored tiles.
 
     Parameters
     ----------
@@ -127,8 +133,9 @@ def blend(
 
     Yields
     ------
-    (top, band): band is float32[..., rows, padded width * scale], finished, beginning at output row `top`. Bands follow
-    each other without gaps. A band is valid until the next one is asked for.
+    top, band
+        `band` is float32[..., rows, padded width * scale], final, starting at output row `top`. Bands are contiguous.
+        A band is valid until the next one is requested.
     """
     across, down = weights(plan.columns, scale), weights(plan.rows, scale)
     height, width = plan.rows.tile * scale, plan.columns.tile * scale
@@ -148,33 +155,34 @@ def blend(
         assert canvas is not None
         finished = (ends[row] - top) * scale
         yield top * scale, canvas[..., :finished, :]
-        # What lies below is shared with the next row of tiles: it moves up, and the rest begins at zero.
+        # The rows below overlap the next row of tiles: they move up, and the rest starts at zero.
         kept = height - finished
         canvas[..., :kept, :] = canvas[..., finished:, :].copy()
         canvas[..., kept:, :] = 0
 
 
 def seam_ratio(image: NDArray[np.generic], plan: Plan, scale: int = 1) -> float:
-    """Measure whether tile borders can be seen.
+    """Measure how visible tile borders are.
 
     Parameters
     ----------
     image
-        [H, W] or [H, W, C], the joined result, or its difference from the whole image's result.
+        [H, W] or [H, W, C]: the tiled result, or its difference from the whole image's result.
     plan, scale
-        How it was cut.
+        How it was tiled.
 
     Returns
     -------
-    Mean absolute difference of neighbouring pixels at tile borders, over that of all other neighbours; the larger of
-    the two axes. About 1 without seams, or when nothing was cut; a picture with few and strong edges has a value of its
-    own, so compare it with that of the whole image's result for the same plan.
+    float
+        Mean absolute difference of neighbouring pixels at tile borders, divided by that of all other neighbours; the
+        larger of the two axes. About 1 without seams, and for a whole image. An image with few, strong edges has a
+        different baseline: compare with the whole image's result for the same plan.
     """
     values = np.asarray(image, dtype=np.float64)
     worst = 1.0 if len(plan.tiles) == 1 else 0.0
     for number, axis in enumerate((plan.rows, plan.columns)):
         borders = {edge * scale for origin in axis.origins for edge in (origin, origin + axis.tile)}
-        # The step over the border and one on either side: a dark line is as much a seam as a step is.
+        # The difference across the border and one on either side, because a line along the border is a seam, too.
         last = values.shape[number] - 2
         inner = sorted(
             {

@@ -1,4 +1,4 @@
-"""Which tile, overlap and batch an image is restored with: what the user asked for, else what the manifest advises."""
+"""Choose tile, overlap and batch for an image: the user's values, else the manifest's calibrated ones."""
 
 from __future__ import annotations
 
@@ -11,44 +11,46 @@ from ...manifest import Manifest, Profile
 from ..preprocess.padding import round_up
 from .blend import Plan, cut
 
-#: Images up to this many pixels are restored whole: no tile can change them, and with the widest published models
-#: (180 channels, a feed-forward ratio of 2 to 4) one layer's activations stay near 1 GB.
+#: Images of up to this many pixels are restored whole. With the widest published models (180 channels, a feed-forward
+#: ratio of 2 to 4) the activations of one layer then take about 1 GB.
 WHOLE_PIXELS = 512 * 512
 
 #: Tile and overlap where the manifest holds no calibration.
 DEFAULT_TILE = 256
 DEFAULT_OVERLAP = 32
 
-#: As many tiles run together as make up this many pixels, so that small tiles do not cost a call each.
+#: Pixels of one batch of tiles, so that small tiles do not need a call each.
 BATCH_PIXELS = 256 * 256
 
-#: How an engine is made for other sizes.
+#: Advice in messages: how to build an engine for other sizes.
 REBUILD = "build it again with: keygraph build MODEL.onnx"
 
 
 @dataclass(frozen=True)
-class Sizing:
-    """How an image is cut.
+class TileChoice:
+    """The tiles, overlap and batch for one image.
 
     Attributes
     ----------
     plan
-        The tiles.
-    tile, overlap
-        Pixels; `tile` is (height, width), for a whole image its padded size. Without cuts the overlap plays no part.
+        Where the tiles lie.
+    tile
+        (height, width) of a tile in pixels; for a whole image, its padded size.
+    overlap
+        Least overlap in pixels; unused for a whole image.
     batch
         Tiles that run together.
-    most
-        Images that one run of the model takes at most; None for any number.
+    max_batch
+        Most images that one run of the model takes; None for any number.
     automatic
-        True when nobody asked for this tile, so that a smaller one may take its place.
+        True when the user did not give the tile, so that a smaller one may replace it.
     """
 
     plan: Plan
     tile: tuple[int, int]
     overlap: int
     batch: int
-    most: int | None
+    max_batch: int | None
     automatic: bool
 
 
@@ -61,32 +63,36 @@ def choose(
     overlap: int | str = "auto",
     batch: int | None = None,
     whole_pixels: int = WHOLE_PIXELS,
-) -> Sizing:
-    """Decide how to cut an image of `height` x `width` pixels.
+) -> TileChoice:
+    """Choose how to tile an image of `height` x `width` pixels.
 
     Parameters
     ----------
     manifest
-        The model's.
+        The model's manifest.
     height, width
-        At least 1.
+        Size of the image in pixels, at least 1.
     tile
-        A multiple of the model's size rule; ``"none"`` for the whole image at once; or ``"auto"``: whole up to
-        `whole_pixels`, else the manifest's calibrated tile, else about `DEFAULT_TILE`. For a file with a fixed shape or
-        profiles: the calibrated tile if it takes that, else the one that it was built for; where tiles would change the
-        result (`global_statistics`), whole images as far as it takes them.
+        A multiple of the model's `size_multiple`; ``"none"`` for the whole image at once; or ``"auto"``: the whole
+        image up to `whole_pixels`, else the manifest's calibrated tile, else about `DEFAULT_TILE`. For a file with a
+        fixed shape or profiles, ``"auto"`` is the calibrated tile if the file takes it, else the one that it was built
+        for; where tiles would change the result (`global_statistics`), whole images as far as the file takes them.
     overlap
-        A multiple of the size rule, at most half a tile; or ``"auto"``: the calibrated overlap, else about
+        A multiple of `size_multiple`, at most half a tile; or ``"auto"``: the calibrated overlap, else about
         `DEFAULT_OVERLAP`.
     batch
         Tiles that run together, at least 1; None chooses.
     whole_pixels
-        Images of at most so many pixels are restored whole, where nothing speaks against it.
+        Images of up to this many pixels are restored whole if `tile` is ``"auto"``.
+
+    Returns
+    -------
+    TileChoice
 
     Raises
     ------
     InputError
-        A value that cannot be; the message names the nearest that can.
+        A value is not possible; the message names the nearest ones that are.
     """
     multiple = manifest.size_multiple
     automatic = tile == "auto"
@@ -104,13 +110,13 @@ def choose(
         shape = whole
     if _profiles(manifest):
         shape, profile = _built_for(manifest, shape, tile)
-    # A whole image has no overlap, but the one that was asked for counts if the image must be cut after all.
-    room = None if shape == whole else _room(min(shape), multiple)
+    # A whole image has no overlap, but the given one is used if the image must be tiled after all.
+    limit = None if shape == whole else _max_overlap(min(shape), multiple)
     if overlap == "auto":
         advised = manifest.tiling.overlap if manifest.tiling else round_up(DEFAULT_OVERLAP, multiple)
-        pixels = advised if room is None else min(advised, room)
+        pixels = advised if limit is None else min(advised, limit)
     else:
-        pixels = _multiple(overlap, "overlap", multiple, 0, room)
+        pixels = _multiple(overlap, "overlap", multiple, 0, limit)
     if batch is not None:
         if isinstance(batch, bool) or not isinstance(batch, Integral) or batch < 1:
             raise InputError(f"batch is {batch!r}; it must be a whole number from 1")
@@ -121,31 +127,40 @@ def choose(
                 f"batch is {batch}, but this engine was built for at most {profile.batch[2]} tiles of "
                 f"{_pixels(shape)} together; leave the batch out, or {REBUILD} --batch 1:{batch}:{batch}"
             )
-    return _sizing(manifest, height, width, shape, pixels, batch, profile, automatic)
+    return _choice(manifest, height, width, shape, pixels, batch, profile, automatic)
 
 
-def smaller(manifest: Manifest, height: int, width: int, sizing: Sizing) -> Sizing | None:
-    """Return the next smaller way to cut an image that an engine had no memory for, or None when there is none.
+def smaller(manifest: Manifest, height: int, width: int, choice: TileChoice) -> TileChoice | None:
+    """Return the next choice that needs less memory, or None when there is none.
 
     The batch is halved first; then the tile, if it was chosen automatically.
+
+    Parameters
+    ----------
+    manifest
+        The model's manifest.
+    height, width
+        Size of the image in pixels.
+    choice
+        The choice that did not fit in memory.
     """
     if manifest.shape is not None:
         return None
-    profile = _taking(manifest, sizing.tile)
-    if sizing.batch > (profile.batch[0] if profile else 1):
-        return dataclasses.replace(sizing, batch=sizing.batch // 2)
+    profile = _profile_for(manifest, choice.tile)
+    if choice.batch > (profile.batch[0] if profile else 1):
+        return dataclasses.replace(choice, batch=choice.batch // 2)
     multiple = manifest.size_multiple
-    half = min(max(sizing.tile) // 2 // multiple * multiple, _default_tile(manifest))
-    if not sizing.automatic or half == 0:
+    half = min(max(choice.tile) // 2 // multiple * multiple, _default_tile(manifest))
+    if not choice.automatic or half == 0:
         return None
-    profile = _taking(manifest, (half, half))
+    profile = _profile_for(manifest, (half, half))
     if manifest.profiles and profile is None:
         return None
-    overlap = min(sizing.overlap, _room(half, multiple))
-    return _sizing(manifest, height, width, (half, half), overlap, 1, profile, True)
+    overlap = min(choice.overlap, _max_overlap(half, multiple))
+    return _choice(manifest, height, width, (half, half), overlap, 1, profile, True)
 
 
-def _sizing(
+def _choice(
     manifest: Manifest,
     height: int,
     width: int,
@@ -154,36 +169,36 @@ def _sizing(
     batch: int | None,
     profile: Profile | None,
     automatic: bool,
-) -> Sizing:
+) -> TileChoice:
     least = (profile.height[0], profile.width[0]) if profile else (0, 0)
     rows = cut(height, tile[0], overlap, manifest.size_multiple, least[0])
     columns = cut(width, tile[1], overlap, manifest.size_multiple, least[1])
     if batch is None:
         batch = profile.batch[1] if profile else max(1, BATCH_PIXELS // (rows.tile * columns.tile))
-    most = profile.batch[2] if profile else None
-    return Sizing(Plan(rows, columns), (rows.tile, columns.tile), overlap, batch, most, automatic)
+    max_batch = profile.batch[2] if profile else None
+    return TileChoice(Plan(rows, columns), (rows.tile, columns.tile), overlap, batch, max_batch, automatic)
 
 
 def _profiles(manifest: Manifest) -> tuple[Profile, ...]:
-    """The sizes that a file takes; a fixed shape is a profile of one."""
+    """Return the sizes that a file takes; a fixed shape is one profile."""
     if manifest.shape is None:
         return manifest.profiles
     batch, height, width = ((size,) * 3 for size in manifest.shape)
     return (Profile(batch, height, width),)
 
 
-def _taking(manifest: Manifest, tile: tuple[int, int]) -> Profile | None:
-    """The first profile that takes a tile."""
+def _profile_for(manifest: Manifest, tile: tuple[int, int]) -> Profile | None:
+    """Return the first profile that takes a tile."""
     return next((profile for profile in _profiles(manifest) if profile.takes(profile.batch[1], *tile)), None)
 
 
 def _built_for(manifest: Manifest, shape: tuple[int, int], tile: int | str) -> tuple[tuple[int, int], Profile]:
-    """The tile for a file that does not take any size, and its profile.
+    """Return the tile, and its profile, for a file that takes certain sizes only.
 
-    A whole image is padded to a profile that is larger; a tile that was asked for is kept, or refused.
+    A whole image is padded to a larger profile; a tile given by the user is kept, or refused.
     """
     profiles = _profiles(manifest)
-    profile = _taking(manifest, shape)
+    profile = _profile_for(manifest, shape)
     if profile is not None:
         return shape, profile
     if tile == "none" or (tile == "auto" and manifest.global_statistics):
@@ -213,19 +228,19 @@ def _pixels(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _room(tile: int, multiple: int) -> int:
-    """The largest overlap of a tile. Beyond half a tile, three tiles in a row would share pixels."""
+def _max_overlap(tile: int, multiple: int) -> int:
+    """Return the largest overlap: beyond half a tile, three tiles in a row would share pixels."""
     return tile // 2 // multiple * multiple
 
 
 def _default_tile(manifest: Manifest) -> int:
     multiple = manifest.size_multiple
-    # Two windows at the least, so that there is room for an overlap.
+    # At least two windows, so that an overlap is possible.
     return manifest.tiling.tile if manifest.tiling else max(round_up(DEFAULT_TILE, multiple), 2 * multiple)
 
 
 def _multiple(value: int | str, name: str, multiple: int, least: int, most: int | None) -> int:
-    """Check a size that the user named against the size rule."""
+    """Check a size given by the user against `size_multiple` and its limits."""
     words = {"tile": "'auto' or 'none'", "overlap": "'auto'"}[name]
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise InputError(f"{name} is {value!r}; it must be a multiple of {multiple}, or {words}")

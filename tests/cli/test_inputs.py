@@ -1,4 +1,4 @@
-"""What goes with an image, on the command line: masks, second views, cubes; and spectra that come out."""
+"""Inputs beside the image on the command line: masks, second views, cubes; and results that are spectra."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def picture(path: Path, *shape: int, dtype: Any = np.uint8) -> Array:
 
 @pytest.fixture
 def mask(tmp_path: Path) -> Array:
-    """Also in the file mask.npz, beside another array."""
+    """Return a mask, which is also in the file mask.npz beside another array."""
     values = (np.random.default_rng(5).random((20, 30)) > 0.5).astype(np.float64)
     np.savez(tmp_path / "mask.npz", mask=values, other=np.ones((3, 4)))
     return values
@@ -172,7 +172,7 @@ def test_a_cube_in_a_folder_and_one_that_becomes_a_picture(make_model: ModelFile
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "a.npy"), values)
     assert run("restore", tmp_path / "in" / "a.npy", "-o", tmp_path / "a.tif", "--model", model) == 0
     np.testing.assert_array_equal(images.read(tmp_path / "a.tif").pixels, values)
-    # Beside pictures, arrays are masks and the like.
+    # Beside pictures, arrays are taken as masks.
     pixels = picture(tmp_path / "in" / "b.png", 20, 30, 3)
     assert run("restore", tmp_path / "in", "-o", tmp_path / "pictures", "--model", model) == 0
     assert [file.name for file in (tmp_path / "pictures").iterdir()] == ["b.png"]

@@ -58,7 +58,7 @@ def test_a_cube_and_its_preview(
     assert cube.wavelengths == (() if suffix == ".npy" else WAVELENGTHS)
     for column, wavelength in ((8, 620.0), (24, 540.0), (40, 450.0)):
         assert WAVELENGTHS[int(np.argmax(cube.pixels[15, column]))] == wavelength
-    # The preview has the wavelengths of the model, whatever the file could keep.
+    # The preview has the model's wavelengths, even where the file cannot hold them.
     sheet = images.read(preview).pixels
     grid = spectral_preview.layout(30, 48, 31, True)
     assert sheet.shape == (*grid.size, 3)

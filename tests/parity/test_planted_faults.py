@@ -15,9 +15,9 @@ import tiny_kgt
 from keygraph.cli import main
 from keygraph.manifest import Tiling
 from keygraph.parity import compare, open_probe
-from keygraph.runtime import restorer
 from keygraph.runtime.io import images
 from keygraph.runtime.io.images import Picture
+from keygraph.runtime.tiling import run as tiled_run
 from numpy.typing import NDArray
 from onnx import ModelProto
 from tiny_kgt import Tiny, changed, set_weight
@@ -156,7 +156,7 @@ def paste_beside(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int, tuple[i
     """Let the runtime paste one tile beside its place, in one of the images that it restores."""
 
     def plant(image: int, tile: int, offset: tuple[int, int]) -> None:
-        original, calls = restorer.blend, 0
+        original, calls = tiled_run.blend, 0
 
         def blend(plan: Any, restored: Any, scale: int = 1) -> Any:
             nonlocal calls
@@ -166,7 +166,7 @@ def paste_beside(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int, tuple[i
             moved = (np.roll(one, offset, axis=(-2, -1)) if i == tile else one for i, one in enumerate(restored))
             return original(plan, moved, scale)
 
-        monkeypatch.setattr(restorer, "blend", blend)
+        monkeypatch.setattr(tiled_run, "blend", blend)
 
     return plant
 

@@ -1,4 +1,4 @@
-"""Spectral cubes in files: what we write comes back, what others write is read, what is bad is refused in one line."""
+"""Spectral cubes in files: round trips, files written by others, and one-line errors for bad files."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import tifffile
 from keygraph.errors import InputError, MissingDependencyError
 from keygraph.runtime.io import cubes, images
 from keygraph.runtime.io.cubes import Cube, matlab, nanometres
+from keygraph.runtime.io.cubes.writing import WIDER_TYPES
 
 Array = np.ndarray[Any, Any]
 
@@ -29,13 +30,13 @@ WAVELENGTHS = (400.0, 453.3, 510.0, 575.25, 640.0)
 
 
 def noise(*shape: int, dtype: Any = np.float32) -> Array:
-    """Samples of which no axis is like another, with negative ones where the type has them."""
+    """Return random samples, with negative ones where the type has them."""
     values = np.random.default_rng(sum(shape)).random(shape) * 120
     return (values - (60 if np.dtype(dtype).kind in "if" else 0)).astype(dtype)
 
 
 def mat_7_3(path: Path, classes: dict[str, str] | None = None, **arrays: Array) -> Path:
-    """A file in MATLAB's layout by h5py: axes reversed, 512 bytes before the HDF5 signature."""
+    """Write a file in MATLAB's layout with h5py: axes reversed, 512 bytes before the HDF5 signature."""
     with h5py.File(path, "w", userblock_size=512) as file:
         for name, array in arrays.items():
             dataset = file.create_dataset(name, data=np.asarray(array).T)
@@ -67,7 +68,7 @@ def test_what_is_written_comes_back(tmp_path: Path, suffix: str, dtype: str) -> 
 
 
 def test_the_types_that_widen() -> None:
-    assert cubes._WIDER == {
+    assert WIDER_TYPES == {
         "MATLAB": {"bool": "uint8", "float16": "float32"},
         "ENVI": {"bool": "uint8", "int8": "int16", "float16": "float32"},
         "TIFF": {"bool": "uint8"},
@@ -128,7 +129,7 @@ def test_ntires_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "axis"), [("img", 0), ("HSI", 0), ("simulation_test", 1)])
 def test_other_names(tmp_path: Path, name: str, axis: int) -> None:
-    """CAVE and KAIST as MST's code reads them; a column of wavelengths as well as a row."""
+    """CAVE and KAIST as MST's code reads them; wavelengths in a column or in a row."""
     pixels = noise(6, 8, 28)
     wavelengths = np.linspace(453.3, 648.1, 28)
     column = np.expand_dims(wavelengths, axis)
@@ -140,7 +141,7 @@ def test_other_names(tmp_path: Path, name: str, axis: int) -> None:
 
 
 def test_doubles_that_matlab_stores_in_bytes(tmp_path: Path) -> None:
-    """MATLAB writes a double mask of zeros and ones as 8-bit integers; it is a double mask all the same."""
+    """MATLAB stores a double mask of zeros and ones as 8-bit integers; it is read as doubles."""
 
     def element(kind: int, data: bytes) -> bytes:
         return struct.pack("<II", kind, len(data)) + data + bytes(-len(data) % 8)
@@ -280,15 +281,6 @@ def test_names_that_no_variable_can_have(tmp_path: Path, suffix: str, name: str)
     assert cubes.read(tmp_path / f"b{suffix}").variable == "HSI_2" + "x" * 58
 
 
-def test_file_and_variable_are_told_apart(tmp_path: Path) -> None:
-    assert cubes.split_variable("a/scene.mat:cube") == (Path("a/scene.mat"), "cube")
-    assert cubes.split_variable("a/scene.mat") == (Path("a/scene.mat"), None)
-    assert cubes.split_variable("a:b.png") == (Path("a:b.png"), None)
-    odd = tmp_path / "a.mat:b"
-    odd.touch()
-    assert cubes.split_variable(odd) == (odd, None)
-
-
 def test_bands_that_come_first(tmp_path: Path) -> None:
     pixels = noise(5, 7, 9)
     np.save(tmp_path / "a.npy", pixels)
@@ -298,7 +290,7 @@ def test_bands_that_come_first(tmp_path: Path) -> None:
     np.testing.assert_array_equal(cube.pixels, pixels.transpose(1, 2, 0))
     assert (header.height, header.width, header.bands) == (7, 9, 5)
     assert cube.notices == header.notices == ("the first axis of 5 x 7 x 9 taken for the 5 bands",)
-    # Neither end has so many: it is as it is, and its user will say that the count is wrong.
+    # Neither the first nor the last axis has this length: nothing is transposed, and the caller reports the count.
     assert cubes.read(tmp_path / "a.npy", bands=7).pixels.shape == (5, 7, 9)
     np.save(tmp_path / "b.npy", pixels[..., :5])
     assert cubes.read(tmp_path / "b.npy", bands=5).notices == ()
@@ -409,7 +401,7 @@ def test_files_that_are_cut_off(tmp_path: Path, kind: str, monkeypatch: pytest.M
         cubes.write(path, Cube(pixels))
     samples = path.with_suffix(".img") if kind == ".hdr" else path
     data = samples.read_bytes()
-    # The end of a TIFF is the last page's description, without which some versions of tifffile read it all the same.
+    # A TIFF ends with the last page's description; some versions of tifffile read files without it.
     for share in (0.01, 0.3, 0.7, 0.9 if kind == ".tif" else 0.99):
         samples.write_bytes(data[: int(len(data) * share)])
         with pytest.raises(InputError, match="damaged, cut off, or no"):
@@ -426,7 +418,7 @@ def test_envis_samples_have_a_place_of_their_own(tmp_path: Path) -> None:
 
 
 def test_nothing_is_printed_of_a_damaged_tiff(tmp_path: Path) -> None:
-    """tifffile logs what it finds, and Python prints logs that nobody listens to; pytest listens."""
+    """tifffile logs errors, and Python prints logs without a handler. In a process of its own: pytest has a handler."""
     cubes.write(tmp_path / "a.tif", Cube(noise(24, 20, 5)))
     (tmp_path / "a.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:5000])
     code = f"from keygraph.runtime.io import cubes; print(cubes.is_cube({str(tmp_path / 'a.tif')!r}))"
@@ -447,7 +439,7 @@ def test_places_that_cannot_be_written(tmp_path: Path, suffix: str) -> None:
 
 
 def test_a_full_disk_leaves_the_old_files_and_nothing_else(tmp_path: Path) -> None:
-    """The system itself stops the writing; 7.mat is of version 7.3."""
+    """A limit on file sizes stops the writing; 7.mat is of version 7.3."""
     code = f"""
         import resource, numpy as np
         from pathlib import Path

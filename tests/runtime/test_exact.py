@@ -1,4 +1,4 @@
-"""Exact tiled inference: the whole image's result from tiles, for every kind of statistic and network that it takes."""
+"""Exact tiled inference gives the whole image's result, for every supported statistic and kind of network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from keygraph.instrumentation.metrics import psnr
 from keygraph.instrumentation.synthetic import test_image as picture
 from keygraph.manifest import METADATA_KEY, ExactTiling, GlobalStatistics, Manifest, Tiling
 from keygraph.runtime.io import images
-from keygraph.runtime.io.feature_file import FeatureFile
+from keygraph.runtime.io.scratch_file import ScratchFile
 from keygraph.runtime.restore_files import restore_file
 from keygraph.runtime.restorer import Restorer
 from keygraph.runtime.tiling.exact.executor import tiles
@@ -27,7 +27,7 @@ onnx = pytest.importorskip("onnx")
 MakeManifest = Callable[..., Manifest]
 Array = np.ndarray[Any, Any]
 
-#: Rounding of sums in another order, and no more.
+#: Sums are rounded in another order; nothing else differs.
 EXACT_DB = 100.0
 
 
@@ -85,7 +85,7 @@ def test_exact_tiles_give_the_whole_images_result(
     assert exact.tile[0] >= exact.plan.rows.tile
     assert exact.overlap > 0 if len(exact.plan.tiles) > 1 else exact.overlap == 0
     if cut:
-        # The same tiles by themselves are something else: the comparison can fail.
+        # Plain tiles differ, so the comparison can fail.
         plain = restorer.restore(given, tile=tile, global_statistics="tile")
         assert plain.sweeps == 0
         assert psnr(plain.image, whole.image, span) < EXACT_DB - 10
@@ -98,12 +98,12 @@ def test_exact_is_what_happens_to_images_that_are_cut(networks: Callable[..., Pa
     assert restorer.restore(image(48, 64)).sweeps == 0
 
 
-# Networks by hand, for one rule at a time.
+# Networks made by hand, one for each rule.
 
 
 @pytest.fixture
 def by_hand(tmp_path: Path, make_manifest: MakeManifest) -> Callable[..., Restorer]:
-    """A network of these nodes, `image` [1, 3, H, W] to `restored`."""
+    """Return a maker of networks with these nodes, from `image` [1, 3, H, W] to `restored`."""
 
     def make(
         nodes: Sequence[Any], constants: dict[str, Any] | None = None, channels: int = 3, **changes: Any
@@ -148,13 +148,13 @@ def test_every_reduction(by_hand: Callable[..., Restorer], operator: str) -> Non
         ],
         {**AXES, "kernel": np.random.default_rng(0).random((3, 1, 5, 5), np.float32)},
     )
-    check(restorer, image(45, 70), tile=28)
+    assert_exact(restorer, image(45, 70), tile=28)
 
 
 def test_channels_that_are_restored_apart_have_statistics_of_their_own(by_hand: Callable[..., Restorer]) -> None:
     restorer = by_hand([node("ReduceSum", "image axes", "sum"), node("Div", "image sum", "restored")], AXES, channels=1)
     given = image(61, 90) * np.array([1.0, 0.3, 0.1], np.float32)
-    check(restorer, given, tile=32)
+    assert_exact(restorer, given, tile=32)
     seen: list[tuple[int, int]] = []
     restorer.restore(given, tile=32, progress=lambda *done: seen.append(done))
     assert [done for done, _ in seen] == list(range(1, len(seen) + 1))
@@ -162,7 +162,7 @@ def test_channels_that_are_restored_apart_have_statistics_of_their_own(by_hand: 
 
 
 def test_sums_of_half_precision_stay_in_float32(by_hand: Callable[..., Restorer]) -> None:
-    """A Gram matrix of half tensors, over more pixels than half can count."""
+    """A Gram matrix of half tensors, over more pixels than half can represent."""
     half = onnx.TensorProto.FLOAT16
     restorer = by_hand(
         [
@@ -189,7 +189,7 @@ def test_sums_of_half_precision_stay_in_float32(by_hand: Callable[..., Restorer]
 
 @pytest.mark.parametrize("operator", ["GlobalAveragePool", "GlobalMaxPool"])
 def test_global_pools(by_hand: Callable[..., Restorer], operator: str) -> None:
-    check(by_hand([node(operator, "image", "s"), node("Sub", "image s", "restored")]), image(33, 50), tile=16)
+    assert_exact(by_hand([node(operator, "image", "s"), node("Sub", "image s", "restored")]), image(33, 50), tile=16)
 
 
 def test_sizes_that_are_numbers_are_the_whole_images(by_hand: Callable[..., Restorer]) -> None:
@@ -205,7 +205,7 @@ def test_sizes_that_are_numbers_are_the_whole_images(by_hand: Callable[..., Rest
         ],
         AXES,
     )
-    check(restorer, image(33, 50), tile=16)
+    assert_exact(restorer, image(33, 50), tile=16)
 
 
 def test_bins_of_a_pool(by_hand: Callable[..., Restorer]) -> None:
@@ -229,12 +229,12 @@ def test_bins_of_a_pool(by_hand: Callable[..., Restorer]) -> None:
     given = image(33, 50)
     given[16, 25], given[0, 0] = 30.0, 60.0  # The peak is in the middle, for which the corner must not be taken.
     restorer = by_hand(nodes, constants, normalisation="none")
-    check(restorer, given, tile=16)
+    assert_exact(restorer, given, tile=16)
     assert restorer.restore(given, tile=16).image.min() < -29
 
 
 def test_scales_up_and_down_and_back(by_hand: Callable[..., Restorer]) -> None:
-    """Strided and transposed convolutions and pixel shuffles, with zeros beyond the image's edges alone."""
+    """Strided and transposed convolutions and pixel shuffles, zero-padded only at the image's edges."""
     rng = np.random.default_rng(0)
     restorer = by_hand(
         [
@@ -255,10 +255,10 @@ def test_scales_up_and_down_and_back(by_hand: Callable[..., Restorer]) -> None:
             "up": rng.normal(size=(3, 3, 4, 4)).astype(np.float32),
         },
     )
-    check(restorer, image(60, 85), tile=32)
+    assert_exact(restorer, image(60, 85), tile=32)
 
 
-def check(restorer: Restorer, given: Array, tile: int) -> None:
+def assert_exact(restorer: Restorer, given: Array, tile: int) -> None:
     whole = restorer.restore(given, tile="none").image
     exact = restorer.restore(given, tile=tile, global_statistics="exact")
     assert exact.sweeps == len(exact_plan(restorer).sweeps) > 1
@@ -314,7 +314,7 @@ def test_networks_that_cannot_be_divided_say_why(
     given = image(24, 32)
     with pytest.raises(InputError, match=why):
         restorer.restore(given, tile=16, global_statistics="exact")
-    # By itself it goes on with plain tiles, and says so.
+    # Unless exact tiles are asked for, plain tiles are used, with a notice.
     assert any("tiles are not exact" in line for line in restorer.restore(given, tile=16).notices)
 
 
@@ -336,7 +336,7 @@ def test_what_has_no_exact_tiles_is_refused(
     assert any("30 dB" in line for line in restorer.restore(given, tile=32).notices)
 
     class Engine:
-        """A session of which nothing can be taken apart."""
+        """A session that has no `exact`."""
 
         def __init__(self, session: Any) -> None:
             self.manifest, self.description, self.run = session.manifest, "engine", session.run
@@ -378,12 +378,12 @@ def test_cores_cover_every_pixel_once(networks: Callable[..., Path], height: int
         for tile in tiles(sweep, height, width, side, plan.stretch(sweep)):
             covered[tile.top : tile.bottom, tile.left : tile.right] += 1
             top, left, bottom, right = tile.outer
-            # No map of any sweep takes more memory than one of a tile where maps are the largest.
+            # No map takes more memory than the largest map of a tile in the heaviest sweep.
             assert (bottom - top) ** 2 * sweep.weight <= side**2 * heaviest
             assert (right - left) ** 2 * sweep.weight <= side**2 * heaviest
             assert max(bottom - top, right - left) * sweep.finest <= side
             assert all(edge % sweep.unit == 0 for edge in (*tile.outer, tile.top, tile.left))
-            # The halo is there wherever the image is.
+            # The halo ends only with the image.
             assert top == max(0, tile.top - sweep.halo)
             assert right == min(width, tile.right + sweep.halo)
         assert (covered == 1).all()
@@ -391,7 +391,7 @@ def test_cores_cover_every_pixel_once(networks: Callable[..., Path], height: int
 
 def test_features_go_to_files_and_come_back(tmp_path: Path) -> None:
     values = np.random.default_rng(0).random((37, 21, 5), np.float32)
-    file = FeatureFile(tmp_path, 37, 21, 5, np.dtype(np.float32))
+    file = ScratchFile(tmp_path, 37, 21, 5, np.dtype(np.float32))
     assert not list(tmp_path.iterdir())  # No name: nothing is left behind, however the process ends.
     for top in range(0, 37, 10):
         for left in range(0, 21, 8):
@@ -418,7 +418,7 @@ def test_features_are_given_back_when_a_run_is_interrupted(networks: Callable[..
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_said(tmp_path: Path) -> None:
-    file = FeatureFile(tmp_path, 4, 4, 1, np.dtype(np.float32))
+    file = ScratchFile(tmp_path, 4, 4, 1, np.dtype(np.float32))
     with Path("/dev/full").open("r+b", buffering=0) as full:
         os.dup2(full.fileno(), file.fileno())
         with pytest.raises(InputError, match=r"is full.*--scratch"):
@@ -474,7 +474,7 @@ def test_photographs_go_from_file_to_file(
 def test_reading_and_writing_take_no_more_memory_than_some_rows(tmp_path: Path) -> None:
     import pyvips
     from keygraph.runtime.device.memory import growth
-    from keygraph.runtime.io import streaming
+    from keygraph.runtime.io.images import streaming
 
     height, width = 6000, 1024
     waves = pyvips.Image.zone(width, height) * 100 + 128

@@ -27,7 +27,7 @@ def noise(*shape: int, dtype: Any = np.uint8) -> Array:
 
 
 def smooth(height: int, width: int) -> Array:
-    """A picture that JPEG keeps well."""
+    """Return a smooth picture, which JPEG changes little."""
     y, x = np.mgrid[:height, :width]
     return np.stack([y * 200 // height, x * 200 // width, (x + y) % 64], axis=2).astype(np.uint8)
 
@@ -168,7 +168,7 @@ def test_a_stale_thumbnail_is_dropped_and_said(tmp_path: Path) -> None:
 
 def test_the_profile_goes_when_the_channels_change(tmp_path: Path) -> None:
     with_metadata().write_to_file(str(tmp_path / "a.png"))
-    changed = images.read(tmp_path / "a.png").with_pixels(noise(40, 24))
+    changed = images.with_pixels(images.read(tmp_path / "a.png"), noise(40, 24))
     assert "icc-profile-data" not in changed.metadata
     assert "ICC profile" in changed.notices[-1]
 
@@ -177,15 +177,15 @@ def test_alpha_is_kept_or_resampled(tmp_path: Path) -> None:
     alpha = np.zeros((10, 10), np.uint16)
     alpha[:, 5:] = 65535
     picture = Picture(noise(10, 10, 3, dtype="uint16"), alpha)
-    same = picture.with_pixels(noise(10, 10, 3, dtype="uint16"))
+    same = images.with_pixels(picture, noise(10, 10, 3, dtype="uint16"))
     assert same.alpha is alpha
-    larger = picture.with_pixels(noise(30, 30, 3, dtype="uint16"))
+    larger = images.with_pixels(picture, noise(30, 30, 3, dtype="uint16"))
     assert larger.alpha is not None
     assert (larger.alpha.shape, larger.alpha.dtype) == ((30, 30), np.uint16)
     assert (larger.alpha[:, :12] == 0).all()
     assert (larger.alpha[:, -12:] == 65535).all()
     assert larger.notices == ("alpha resampled (bicubic), not restored",)
-    assert picture.with_pixels(noise(10, 10, 31, dtype="uint16")).alpha is None
+    assert images.with_pixels(picture, noise(10, 10, 31, dtype="uint16")).alpha is None
 
 
 def test_palette_one_bit_cmyk_and_pages(tmp_path: Path) -> None:

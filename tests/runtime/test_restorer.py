@@ -113,7 +113,7 @@ def test_gray_in_a_colour_model_and_colour_in_a_gray_one(make_model: ModelFile) 
     for shape in (None, (2, 16, 16)):
         restored = load(make_model("identity", in_channels=1, out_channels=1, shape=shape)).restore(colour)
         np.testing.assert_array_equal(restored.image, colour)
-        assert "apart" in restored.notices[0]
+        assert "separately" in restored.notices[0]
 
 
 def test_gray_in_a_gray_model_is_nothing_special(make_model: ModelFile) -> None:
@@ -211,7 +211,7 @@ def test_progress_counts_tiles(make_model: ModelFile) -> None:
 
 
 class Small:
-    """A session that runs out of memory beyond so many pixels."""
+    """A session that runs out of memory above a number of pixels."""
 
     description = "small"
 
@@ -246,7 +246,7 @@ def test_memory_that_runs_out_never_changes_a_tile_that_was_asked_for(make_manif
 
 
 def test_onnx_runtime_really_out_of_memory(make_model: ModelFile) -> None:
-    # In a process of its own, whose address space ends before the machine's memory does.
+    # In a process of its own, with limited address space.
     model = make_model("outer", in_channels=1, out_channels=1)
     code = f"""
         import resource, numpy as np, keygraph
@@ -263,7 +263,7 @@ def test_onnx_runtime_really_out_of_memory(make_model: ModelFile) -> None:
 
 
 class Ahead:
-    """A session that takes two batches before it gives the first result, always in the same memory."""
+    """A session that takes two batches before it returns the first result, always in the same memory."""
 
     description = "ahead"
 

@@ -14,7 +14,7 @@ from keygraph.runtime.io.cubes import Cube
 Array = np.ndarray[Any, Any]
 
 MST_PLUS_PLUS = tuple(float(value) for value in range(400, 701, 10))
-#: The bands of MST's data sets: unevenly spaced, and they begin past the peak of z.
+#: The bands of MST's data sets: unevenly spaced, starting above the peak of z.
 MST = (
     *(453.3, 457.6, 462.1, 466.8, 471.6, 476.5, 481.6, 486.9, 492.4, 498.0, 503.9, 509.9, 516.2, 522.7),
     *(529.5, 536.5, 543.8, 551.4, 558.6, 567.5, 575.3, 584.3, 594.4, 604.2, 614.4, 625.1, 636.3, 648.1),
@@ -32,7 +32,7 @@ MST = (
     ],
 )
 def test_matching_functions_are_the_cies(wavelength: float, tabulated: tuple[float, ...]) -> None:
-    """Against the CIE's own table; the fit's authors give errors of about 1 % of the peaks."""
+    """Against the CIE's table; the authors of the fit report errors of about 1 % of the peaks."""
     fitted = colorimetry.matching_functions(np.array([float(wavelength)]))[0]
     np.testing.assert_allclose(fitted, tabulated, atol=0.02)
 
@@ -60,7 +60,7 @@ def test_bands_that_are_not_seen_have_no_colours() -> None:
     assert colorimetry.rgb_weights(tuple(np.arange(600.0, 701, 10))) is None  # no blue
     assert colorimetry.rgb_weights((450.0, 620.0)) is None
     assert colorimetry.rgb_weights((450.0, 540.0, 540.0, 620.0)) is None
-    # Bands beyond the visible change nothing.
+    # Bands outside the visible range change nothing.
     seen = colorimetry.rgb_weights(tuple(np.arange(380.0, 791, 10)))
     more = colorimetry.rgb_weights(tuple(np.arange(300.0, 1001, 10)))
     assert seen is not None
@@ -100,7 +100,7 @@ def test_the_sheet(height: int, width: int) -> None:
     assert flat.max() - flat.min() <= 1
     places = grid.places()
     assert len(places) >= 31
-    # A narrow stripe is bright in its band only; the flat one is alike in all, on one scale.
+    # A narrow stripe is bright in its band only; the flat one is equal in all bands, on one scale.
     values = [
         sheet[top + grid.band[0] // 2, [left + (2 * i + 1) * grid.band[1] // 8 for i in range(4)], 0]
         for top, left in places[:31]

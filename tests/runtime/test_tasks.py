@@ -1,4 +1,4 @@
-"""Checkpoints of every task through the restorer, against what the published evaluation code does with the network."""
+"""Checkpoints of every task through the restorer, against the steps of the published evaluation code."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def picture(*shape: int, dtype: Any = np.uint8) -> Array:
 
 
 def run(network: Any, *inputs: Array, multiple: int = 8) -> Array:
-    """[H, W, C] each, reflected by PyTorch itself up to the multiple, through the network, and cut back."""
+    """Run a network on images [H, W, C], reflected by PyTorch up to the multiple, and crop the result."""
     height, width = inputs[-1].shape[:2]
     tensors = [torch.from_numpy(np.ascontiguousarray(np.moveaxis(one, 2, 0)))[None].float() for one in inputs]
     more = (0, -width % multiple, 0, -height % multiple)

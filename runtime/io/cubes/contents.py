@@ -1,4 +1,4 @@
-"""What a file of arrays holds, before and while it is read; every format's module returns these."""
+"""The arrays in an opened file, which every format's module returns as `Contents`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ....errors import MissingDependencyError
 
-#: What the libraries raise when a file is damaged.
+#: Exceptions that the libraries raise for damaged files.
 DAMAGE = (
     ValueError,
     OSError,
@@ -34,16 +34,17 @@ DAMAGE = (
 
 @dataclass(frozen=True)
 class Stored:
-    """An array in a file, as far as the file tells without reading its samples.
+    """An array in a file, described without reading its samples.
 
     Attributes
     ----------
     shape
-        In the order of the axes that `Contents.load` returns.
+        In the axis order that `Contents.load` returns.
     dtype
-        Of the samples in native byte order; None for text, cells, objects and other things that are no numbers.
+        Type of the samples in native byte order; None for text, cells, objects and anything else that is not real
+        numbers.
     kind
-        What the file calls the type, for messages: ``"single"``, ``"char"``, ``"complex128"``.
+        The file's name of the type, for messages: ``"single"``, ``"char"``, ``"complex128"``.
     """
 
     shape: tuple[int, ...]
@@ -58,13 +59,13 @@ class Contents:
     Attributes
     ----------
     arrays
-        Name -> array; a format that holds one array only calls it by the empty string.
+        Name -> array. In formats with one array only, its name is the empty string.
     load
         Name -> its samples, in native byte order.
     wavelengths
-        Of the bands in nm, where the format itself has a place for them; empty where it has none or the file says none.
+        Wavelengths of the bands in nm from the format's own field; empty where there are none.
     notices
-        What a reader of the samples should know, a line each.
+        Lines to show to whoever reads the samples.
     """
 
     arrays: Mapping[str, Stored]
@@ -74,17 +75,18 @@ class Contents:
 
 
 def native(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The same type in this machine's byte order."""
-    return dtype.newbyteorder("=")
+    """Return the type in this machine's byte order."""
+    converted: np.dtype[Any] = dtype.newbyteorder("=")
+    return converted
 
 
 def stored(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Stored:
-    """Describe an array of a NumPy type."""
+    """Return the description of an array of a NumPy type."""
     return Stored(tuple(int(size) for size in shape), native(dtype) if dtype.kind in "buif" else None, dtype.name)
 
 
 def library(name: str, file: object) -> ModuleType:
-    """Import a library that only files of some formats need.
+    """Import an optional library that a format needs.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Cubes in ENVI files: a header (``.hdr``) in text, and beside it a file with nothing but samples."""
+"""Cubes in ENVI files: a text header (``.hdr``), and a file of raw samples beside it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ....files import unwritable
 from .contents import Contents, library, native, stored
 from .wavelengths import nanometres
 
-#: What the file of samples is called that `write_envi` makes.
+#: Suffix of the file of samples that `write_envi` makes.
 DATA_SUFFIX = ".img"
 
 
 def open_envi(path: Path) -> Contents:
-    """Open an ENVI header and the file of samples beside it: any interleave, byte order and offset."""
+    """Open an ENVI header and its file of samples, of any interleave, byte order and offset."""
     header, image = _opened(path)
     scale = _scale(header)
     dtype = native(np.dtype(image.dtype))
@@ -40,9 +40,21 @@ def open_envi(path: Path) -> Contents:
 
 
 def write_envi(path: Path, pixels: NDArray[Any], wavelengths: tuple[float, ...]) -> None:
-    """Write [H, W, C] band by band (bsq): the samples first, then the header, each whole or not at all.
+    """Write a cube band by band (bsq): the samples first, then the header, each whole or not at all.
 
-    The one format of two files, so it sees to its temporary names itself.
+    Parameters
+    ----------
+    path
+        The header; its folder gets the file of samples, too.
+    pixels
+        [H, W, C]
+    wavelengths
+        Wavelengths of the bands in nm; empty where unknown.
+
+    Raises
+    ------
+    InputError
+        The files cannot be written.
     """
     envi = library("spectral.io.envi", path)
     height, width, bands = pixels.shape
@@ -77,7 +89,7 @@ def write_envi(path: Path, pixels: NDArray[Any], wavelengths: tuple[float, ...])
 def _opened(path: Path) -> tuple[dict[str, Any], Any]:
     envi = library("spectral.io.envi", path)
     with warnings.catch_warnings():
-        # Capital letters in a header's names are common and mean nothing.
+        # It warns about capital letters in a header's names, which are common and harmless.
         warnings.simplefilter("ignore")
         try:
             header = envi.read_envi_header(path)
@@ -94,16 +106,16 @@ def _load(path: Path, scale: float) -> NDArray[Any]:
     sizes = {"rows": image.nrows, "columns": image.ncols, "bands": image.nbands}
     axes = _AXES[str(header["interleave"]).lower()]
     count = image.nrows * image.ncols * image.nbands
-    values = np.fromfile(image.filename, image.dtype, count, offset=image.offset).reshape(
+    values: NDArray[Any] = np.fromfile(image.filename, image.dtype, count, offset=image.offset).reshape(
         [sizes[name] for name in axes]
     )
     values = values.transpose([axes.index(name) for name in sizes])
     if scale != 1:
-        return values.astype(np.float32) / np.float32(scale)
+        values = values.astype(np.float32) / np.float32(scale)
     return values.astype(native(values.dtype), copy=False)
 
 
-#: The axes in a file of each interleave, the slowest first.
+#: Interleave -> axes in the file, the slowest first.
 _AXES = {
     "bsq": ("bands", "rows", "columns"),
     "bil": ("rows", "bands", "columns"),

@@ -1,8 +1,8 @@
 """Cubes in MATLAB's ``.mat`` files: version 5 (and 4) through SciPy, 7.3 (HDF5) through h5py.
 
-Version 7.3 keeps MATLAB's column-major order, so that HDF5 tells the axes in reverse: a cube of H x W x C is a dataset
-of C x W x H. That holds for files that MATLAB, hdf5storage (NTIRE's ARAD_1K and the results of the released MST++) and
-keygraph wrote alike.
+Version 7.3 has MATLAB's column-major order, so that HDF5 lists the axes in reverse: a cube of H x W x C is a dataset of
+C x W x H. That is so in files written by MATLAB, by hdf5storage (NTIRE's ARAD_1K and the results of the released
+MST++), and by keygraph.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from ....errors import InputError
 from .contents import Contents, Stored, library, native, stored
 
-#: A variable of this many bytes and more does not fit into version 5.
+#: A variable of this many bytes or more does not fit into version 5.
 VERSION_5_BYTES = 2**31 - 2**10
 
-#: MATLAB's classes that hold numbers -> their type here; logical is 0 and 1.
+#: MATLAB's numeric classes -> NumPy's types; logical is 0 and 1.
 _CLASSES = {
     "double": "f8",
     "single": "f4",
@@ -32,7 +32,7 @@ _CLASSES = {
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
-#: HDF5 lets a file begin with a block of its user's; MATLAB's is this long and says what the file is.
+#: Bytes of the HDF5 user block with which MATLAB's files begin; it names the format.
 _USER_BLOCK = 512
 
 
@@ -42,15 +42,15 @@ def open_mat(path: Path) -> Contents:
 
 
 def write_version_5(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    """Write arrays by name, each smaller than `VERSION_5_BYTES`."""
+    """Write arrays by name, each smaller than `VERSION_5_BYTES`, as version 5."""
     library("scipy.io", path).savemat(path, arrays, appendmat=False, oned_as="row")
 
 
 def write_version_7_3(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    """Write arrays by name into HDF5 in MATLAB's layout; needs memory for one band beside them."""
+    """Write arrays by name as version 7.3; needs memory for one more band."""
     h5py = library("h5py", path)
     classes = {np.dtype(code): name for name, code in _CLASSES.items()}
-    with _Sink(path, "w+b") as sink:
+    with _ErrorHoldingFile(path, "w+b") as sink:
         with h5py.File(sink, "w", userblock_size=_USER_BLOCK) as file:
             for name, given in arrays.items():
                 array = np.atleast_2d(given)
@@ -65,10 +65,10 @@ def write_version_7_3(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
             raise sink.error
 
 
-class _Sink(io.FileIO):
-    """A file for h5py that keeps the first error of writing to itself.
+class _ErrorHoldingFile(io.FileIO):
+    """A file for h5py that stores the first write error instead of raising it.
 
-    HDF5 cannot give up a file that could not be written: it tries again when Python exits, and crashes.
+    After a failed write HDF5 tries again when Python exits, and crashes.
     """
 
     error: OSError | None = None
@@ -76,7 +76,7 @@ class _Sink(io.FileIO):
     def write(self, data: Any) -> int:
         left = memoryview(data)
         try:
-            # The system may write less than it is given; the rest then says why.
+            # The system may write a part only; writing the rest then raises the reason.
             while len(left) and self.error is None:
                 left = left[super().write(left) :]
         except OSError as error:
@@ -112,8 +112,8 @@ def _open_version_5(path: Path) -> Contents:
     }
 
     def load(name: str) -> NDArray[Any]:
-        # In MATLAB's own types: MATLAB stores doubles that happen to be whole in fewer bytes, and a mask of zeros and
-        # ones would come back as 8-bit integers. The list above does not tell complex arrays.
+        # In MATLAB's own types: it stores integral doubles in fewer bytes, so a mask of zeros and ones would be read as
+        # 8-bit integers. `whosmat` does not tell complex arrays.
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", np.exceptions.ComplexWarning)

@@ -1,4 +1,4 @@
-"""Cubes in NumPy's own files: ``.npy`` holds one array, ``.npz`` several by name."""
+"""Cubes in NumPy's files: one array in ``.npy``, named arrays in ``.npz``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def open_npy(path: Path) -> Contents:
     with path.open("rb") as file:
         array = _header(file)
     if array.dtype is not None and 0 not in array.shape:
-        np.load(path, mmap_mode="r")  # A mapping looks at the file's length, too.
+        np.load(path, mmap_mode="r")  # Mapping checks the file's length.
     return Contents({"": array}, lambda _: _native(np.load(path)))
 
 
@@ -34,13 +34,13 @@ def open_npz(path: Path) -> Contents:
 
 
 def write_npy(path: Path, pixels: NDArray[Any]) -> None:
-    """Write an array; ``.npy`` has no place for wavelengths."""
+    """Write an array; ``.npy`` cannot hold wavelengths."""
     with path.open("wb") as file:
         np.save(file, pixels, allow_pickle=False)
 
 
 def write_npz(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    """Write arrays by name, not compressed."""
+    """Write arrays by name, uncompressed."""
     with path.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 
@@ -55,10 +55,10 @@ def _native(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _header(file: Any) -> Stored:
-    """Read an array's header; leaves its samples alone."""
+    """Read an array's header, without its samples."""
     version = npy.read_magic(file)
     if version not in ((1, 0), (2, 0)):
-        # Version 3 differs by names of fields in UTF-8: a table, no cube.
+        # Version 3 is for UTF-8 field names: a table, not a cube.
         return Stored((), None, "a table with named fields")
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, _, dtype = read(file)

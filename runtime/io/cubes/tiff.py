@@ -1,4 +1,4 @@
-"""Cubes in TIFF files: a page for each band, or all bands in one page."""
+"""Cubes in TIFF files: one page for each band, or all bands in one page."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ....errors import MissingDependencyError
 from .contents import DAMAGE, Contents, Stored, library, stored
 from .wavelengths import nanometres
 
-# What is wrong with a file is said in an error, once; without a handler Python prints what tifffile logs of it.
+# Damaged files raise errors. Without a handler Python would also print what tifffile logs about them.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 def is_cube(path: Path) -> bool:
-    """Whether a TIFF is a cube rather than a picture: gray pages of one size, or more than four channels in a page.
+    """Return whether a TIFF is a cube: several gray pages of one size, or more than four channels in a page.
 
-    False as well for files that cannot be read, and where tifffile is not installed: `images` says of them what it can.
+    False for unreadable files, and where tifffile is not installed: `images` then reports what is wrong.
     """
     try:
         with _opened(path) as file:
@@ -34,7 +34,7 @@ def is_cube(path: Path) -> bool:
 
 
 def open_tiff(path: Path) -> Contents:
-    """Open a TIFF file whose pages, of one size, are the bands."""
+    """Open a TIFF file whose pages, all of one size, are the bands."""
     with _opened(path) as file:
         series = file.series[0]
         if len(file.series) > 1:
@@ -50,7 +50,17 @@ def open_tiff(path: Path) -> Contents:
 
 
 def write_tiff(path: Path, pixels: NDArray[Any], wavelengths: tuple[float, ...]) -> None:
-    """Write [H, W, C] a page for each band, not compressed; needs memory for one band beside them."""
+    """Write one page for each band, uncompressed; needs memory for one more band.
+
+    Parameters
+    ----------
+    path
+        The file.
+    pixels
+        [H, W, C]
+    wavelengths
+        Wavelengths of the bands in nm; empty where unknown.
+    """
     height, width, bands = pixels.shape
     library("tifffile", path).imwrite(
         path,
@@ -81,18 +91,19 @@ def _pages(pixels: NDArray[Any]) -> Iterator[NDArray[Any]]:
 def _load(path: Path, order: tuple[int, ...]) -> NDArray[Any]:
     with _opened(path) as file:
         series = file.series[0]
-        values = series.asarray()
+        values: NDArray[Any] = series.asarray()
         _, shape = _squeezed(series.axes, values.shape)
-    return values.reshape(shape).transpose(order)
+    bands_last: NDArray[Any] = values.reshape(shape).transpose(order)
+    return bands_last
 
 
 def _squeezed(axes: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
-    """Leave out axes of length one other than rows (Y) and columns (X)."""
+    """Drop axes of length 1 other than rows (Y) and columns (X)."""
     kept = [(name, size) for name, size in zip(axes, shape, strict=True) if size > 1 or name in "YX"]
     return "".join(name for name, _ in kept), tuple(size for _, size in kept)
 
 
 def _order(axes: str) -> tuple[int, ...]:
-    """Which axes are rows, columns, and bands (any others)."""
+    """Return the order rows, columns, bands (any other axes)."""
     rows, columns = axes.index("Y"), axes.index("X")
     return (rows, columns, *(axis for axis in range(len(axes)) if axis not in (rows, columns)))

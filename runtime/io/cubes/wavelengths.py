@@ -1,10 +1,10 @@
-"""Wavelengths of bands, whatever unit a file has them in, in nanometres."""
+"""Convert wavelengths of bands to nanometres."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-#: Nanometres in one of each unit, by the names in ENVI headers and in variables' attributes, in lower case.
+#: Unit -> nanometres, by the lower-case names in ENVI headers and in attributes of variables.
 _NANOMETRES = {
     **dict.fromkeys(("nm", "nanometers", "nanometres", "nanometer", "nanometre"), 1.0),
     **dict.fromkeys(("um", "µm", "μm", "micrometers", "micrometres", "micrometer", "micrometre", "microns"), 1e3),
@@ -13,8 +13,8 @@ _NANOMETRES = {
     **dict.fromkeys(("m", "meters", "metres"), 1e9),
 }
 
-#: Units that say no more than none at all.
-_UNSAID = ("", "unknown", "none")
+#: Names for an unknown unit.
+_UNKNOWN = ("", "unknown", "none")
 
 
 def nanometres(values: Sequence[float], unit: str = "") -> tuple[float, ...]:
@@ -23,22 +23,23 @@ def nanometres(values: Sequence[float], unit: str = "") -> tuple[float, ...]:
     Parameters
     ----------
     values
-        One for each band.
+        One wavelength for each band.
     unit
-        As the file says it. Where it says none, values of 100 and more are nanometres, and values below 100 that are
-        not all whole are micrometres.
+        The unit's name in the file. If unknown, values of at least 100 are nanometres, and values below 100 that are
+        not all whole numbers are micrometres.
 
     Returns
     -------
-    Nanometres; empty where these are no wavelengths: band numbers, wave numbers, or not all positive.
+    tuple[float, ...]
+        Nanometres; empty where the values are not wavelengths: band numbers, wave numbers, or not all positive.
     """
     unit = unit.strip().lower()
-    if unit in _UNSAID:
+    if unit in _UNKNOWN:
         if all(value >= 100 for value in values):
             unit = "nm"
         elif all(0 < value < 100 for value in values) and any(value != int(value) for value in values):
             unit = "um"
     if unit not in _NANOMETRES or not all(0 < value < float("inf") for value in values):
         return ()
-    # Rounded to a femtometre, so that 0.41 micrometres are 410 nm.
+    # Rounded to a femtometre, so that 0.41 micrometres are exactly 410 nm.
     return tuple(round(float(value) * _NANOMETRES[unit], 6) for value in values)

@@ -1,4 +1,4 @@
-"""Running a network sweep by sweep over the tiles of an image of any size."""
+"""Run a network in sweeps over the tiles of an image of any size."""
 
 from __future__ import annotations
 
@@ -17,20 +17,19 @@ from numpy.typing import NDArray
 
 from ....errors import InputError, KeygraphError
 from ...errors import require_finite
-from ...io.feature_file import FeatureFile
-from ...io.regions import Sink, Source
+from ...io.regions import RegionReader, RegionWriter
+from ...io.scratch_file import ScratchFile
+from ..progress import Progress
 from .locality import Statistic
-from .sweep_graph import COLUMNS, ROWS, Crop, SweepModel, part, sizes_model, stored, sweep_model
+from .sweep_graph import Crop, SweepModel, image_sizes_model, part, stored, sweep_model
 from .sweep_plan import Feature, Sweep, SweepPlan
+from .tile_graph import COLUMNS, ROWS
 
 #: Computes the named outputs from named inputs.
 Run = Callable[[Sequence[str], Mapping[str, NDArray[Any]]], Sequence[NDArray[Any]]]
 
-#: Opens a model; where it runs is the caller's matter. What is not open any more gives its memory back.
+#: Opens a model on the caller's device. Dropping the result must release its memory.
 Open = Callable[[bytes], Run]
-
-#: Called with (tiles done, tiles in all), over all sweeps.
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -40,9 +39,9 @@ class Tile:
     Attributes
     ----------
     top, left, bottom, right
-        Its core: what it contributes. The cores of a sweep's tiles cover the image once.
+        The core, which the tile contributes. The cores of a sweep's tiles cover the image once.
     outer
-        The same four with the halo, which ends with the image.
+        The same four with the halo, clipped to the image.
     """
 
     top: int
@@ -53,23 +52,23 @@ class Tile:
 
 
 def tiles(sweep: Sweep, height: int, width: int, side: int, stretch: float = 1.0) -> list[Tile]:
-    """Cut an image for a sweep.
+    """Return the tiles of a sweep.
 
     Parameters
     ----------
     sweep
         Gives unit and halo.
     height, width
-        Of the image, multiples of the size rule.
+        Size of the image in pixels, multiples of the model's `size_multiple`.
     side
-        Of a tile with its halo at most, in pixels of the image.
+        Largest side of a tile with its halo, in pixels of the image.
     stretch
-        By so much it may be longer, see `SweepPlan.stretch`.
+        Factor by which the side may be longer; see `SweepPlan.stretch`.
 
     Raises
     ------
     InputError
-        The halo leaves nothing of such a tile.
+        The tile is too small for its halo.
     """
     rows, columns = (_steps(sweep, length, side, stretch) for length in (height, width))
     return [
@@ -80,7 +79,7 @@ def tiles(sweep: Sweep, height: int, width: int, side: int, stretch: float = 1.0
 
 
 def _steps(sweep: Sweep, length: int, side: int, stretch: float) -> list[tuple[int, int, int, int]]:
-    """First and beyond of every core along an axis, and of the same with its halo."""
+    """Return (start, end, outer start, outer end) of every tile along an axis."""
     reachable = int(side * stretch)
     if length <= reachable:
         return [(0, length, 0, length)]
@@ -89,7 +88,7 @@ def _steps(sweep: Sweep, length: int, side: int, stretch: float) -> list[tuple[i
         least = math.ceil((2 * sweep.halo + sweep.unit) / stretch)
         raise InputError(f"tile is {side}; the exact result of this model needs tiles of at least {least}")
     count = -(-length // core)
-    # As even as the unit allows.
+    # As equal as the unit allows.
     cells = length // sweep.unit
     edges = [index * cells // count * sweep.unit for index in range(count)] + [length]
     return [
@@ -101,8 +100,8 @@ def _steps(sweep: Sweep, length: int, side: int, stretch: float) -> list[tuple[i
 def infer(
     plan: SweepPlan,
     open_model: Open,
-    sources: Mapping[str, Source],
-    sink: Sink,
+    sources: Mapping[str, RegionReader],
+    writer: RegionWriter,
     size: tuple[int, int],
     *,
     tile: int,
@@ -118,22 +117,22 @@ def infer(
     open_model
         Opens the model of a sweep; one is open at a time.
     sources
-        The images that go in, by name, [H, W, C] of the network's type.
-    sink
+        The input images by name, [H, W, C] of the network's type.
+    writer
         Takes the restored image, [H * scale, W * scale, C'].
     size
-        (H, W), multiples of the model's size rule.
+        (H, W) in pixels, multiples of the model's `size_multiple`.
     tile
-        Side of a tile, see `tiles`.
+        Side of a tile in pixels; see `tiles`.
     folder
-        Where features are kept in the meantime.
+        Folder for the feature maps.
     progress
         Called after each tile.
 
     Raises
     ------
     InputError
-        The tile is too small, or the disk too full.
+        The tile is too small, or the disk is full.
     NotFiniteError
         The network gave NaN or infinity.
     """
@@ -141,32 +140,32 @@ def infer(
     check_room(plan, size, folder)
     cuts = [tiles(sweep, height, width, tile, plan.stretch(sweep)) for sweep in plan.sweeps]
     done, total = 0, sum(map(len, cuts))
-    features: dict[str, FeatureFile] = {}
+    features: dict[str, ScratchFile] = {}
     known: dict[str, NDArray[Any]] = {}
-    sizes = _Sizes(plan, size, open_model)
+    sizes = _ImageSizes(plan, size, open_model)
     with contextlib.ExitStack() as files:
         for index, (sweep, cut) in enumerate(zip(plan.sweeps, cuts, strict=True)):
-            sinks: dict[str, Sink] = {}
+            writers: dict[str, RegionWriter] = {}
             for feature in sweep.stores:
                 if feature.name == plan.output.name:
-                    sinks[feature.name] = sink
+                    writers[feature.name] = writer
                     continue
                 rows, columns = int(height * feature.rows), int(width * feature.columns)
-                file = FeatureFile(folder, rows, columns, feature.channels, feature.dtype)
+                file = ScratchFile(folder, rows, columns, feature.channels, feature.dtype)
                 files.callback(file.close)
-                features[feature.name] = sinks[feature.name] = file
+                features[feature.name] = writers[feature.name] = file
             model = sweep_model(plan.locality, sweep)
             sizes.find([*model.whole, *(value for crop in model.all_crops for value in crop.values)])
             feeds = {name: known[name] for name in sweep.known} | {name: sizes[name] for name in model.whole}
-            totals = {statistic.name: _Total(statistic) for statistic in sweep.statistics}
-            run = _SweepRun(sweep, model, open_model(model.model), {**sources, **features}, sinks, sizes, totals)
+            totals = {statistic.name: _Accumulator(statistic) for statistic in sweep.statistics}
+            run = _SweepRun(sweep, model, open_model(model.model), {**sources, **features}, writers, sizes, totals)
             for _ in run.all(cut, feeds):
                 done += 1
                 if progress is not None:
                     progress(done, total)
-            del run  # One model at a time: the next is opened when this one's memory is free.
+            del run  # Releases the model's memory before the next one is opened.
             for name, summed in totals.items():
-                known[name] = summed.finish(height * width, plan.locality.facts.types[name])
+                known[name] = summed.finish(height * width, plan.locality.graph.types[name])
                 require_finite(known[name], f"in {name}, taken over the whole image")
             later = {feature.name for after in plan.sweeps[index + 1 :] for feature in after.reads}
             for name in set(features) - later:
@@ -174,7 +173,22 @@ def infer(
 
 
 def check_room(plan: SweepPlan, size: tuple[int, int], folder: Path) -> None:
-    """Check that the features of an image fit on the disk; raises `InputError`."""
+    """Check that the feature maps of an image fit on the disk.
+
+    Parameters
+    ----------
+    plan
+        The network's sweeps.
+    size
+        (H, W) of the image in pixels.
+    folder
+        Folder for the feature maps.
+
+    Raises
+    ------
+    InputError
+        The disk has not enough free space, or the folder does not exist.
+    """
     needed = int(plan.bytes_per_pixel * size[0] * size[1])
     try:
         free = shutil.disk_usage(folder).free
@@ -198,14 +212,14 @@ class _SweepRun:
         sweep: Sweep,
         model: SweepModel,
         run: Run,
-        sources: Mapping[str, Source],
-        sinks: Mapping[str, Sink],
-        sizes: _Sizes,
-        totals: Mapping[str, _Total],
+        sources: Mapping[str, RegionReader],
+        writers: Mapping[str, RegionWriter],
+        sizes: _ImageSizes,
+        totals: Mapping[str, _Accumulator],
     ) -> None:
         self._sweep, self._model, self._run = sweep, model, run
-        self._sources, self._sinks, self._sizes, self._totals = sources, sinks, sizes, totals
-        self._wanted = [stored(name) for name in sinks] + [
+        self._sources, self._writers, self._sizes, self._totals = sources, writers, sizes, totals
+        self._wanted = [stored(name) for name in writers] + [
             part(name, row, column)
             for name, crops in model.crops.items()
             for row, across in enumerate(crops)
@@ -213,9 +227,10 @@ class _SweepRun:
         ]
 
     def all(self, pieces: Sequence[Tile], feeds: Mapping[str, NDArray[Any]]) -> Generator[None, None, None]:
-        """Run tiles, one after the other; yield after each. `feeds` is the same for all.
+        """Run the tiles and yield after each; `feeds` is the same for all.
 
-        While one is computed, the next is read and the last one is written: a sweep reads nothing that it writes.
+        While a tile is computed, the next one is read and the previous one written: a sweep reads nothing that it
+        writes.
         """
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
             writing: Future[None] | None = None
@@ -234,7 +249,7 @@ class _SweepRun:
                 writing.result()
 
     def _read(self, piece: Tile) -> dict[str, NDArray[Any]]:
-        """The features of a tile with its halo."""
+        """Read the features of a tile with its halo."""
         top, left, bottom, right = piece.outer
         found = {}
         for feature in self._sweep.reads:
@@ -244,7 +259,7 @@ class _SweepRun:
         return found
 
     def _compute(self, piece: Tile, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Run a tile, and take in its statistics."""
+        """Run a tile, and accumulate its statistics."""
         top, left, bottom, right = piece.outer
         inputs = {
             **feeds,
@@ -256,7 +271,7 @@ class _SweepRun:
             rectangle = self._sizes.rectangle(crop, piece)
             if rectangle is None:
                 nothing.add(crop)
-                rectangle = (0, 0), (1, 1)  # A statistic of nothing has no value: this one is not used.
+                rectangle = (0, 0), (1, 1)  # An empty rectangle has no statistic; this one is computed but not used.
             inputs[crop.first], inputs[crop.beyond] = np.array(rectangle[0]), np.array(rectangle[1])
         results = dict(zip(self._wanted, self._run(self._wanted, inputs), strict=True))
         for name, total in self._totals.items():
@@ -273,29 +288,29 @@ class _SweepRun:
             above, before = _scaled(piece.outer[:2], feature)
             values = results[stored(feature.name)]
             values = values[first[0] - above : beyond[0] - above, first[1] - before : beyond[1] - before]
-            self._sinks[feature.name].write(*first, values)
+            self._writers[feature.name].write(*first, values)
 
 
 def _scaled(place: tuple[int, int], feature: Feature) -> tuple[int, int]:
-    """A place in the image as one in a feature."""
+    """Convert a position in the image to one in a feature map."""
     return int(place[0] * feature.rows), int(place[1] * feature.columns)
 
 
-class _Total:
-    """A statistic of the image from those of its tiles; sums in double precision."""
+class _Accumulator:
+    """Accumulates a statistic over tiles, in double precision."""
 
     def __init__(self, statistic: Statistic) -> None:
         self._statistic = statistic
         self._values: dict[tuple[int, int], NDArray[Any]] = {}
 
     def add(self, row: int, column: int, value: NDArray[Any]) -> None:
-        """Take in what a tile gives in a bin."""
+        """Add a tile's value in one bin."""
         combine: Any = {"sum": np.add, "max": np.maximum, "min": np.minimum}[self._statistic.combine]
         value, bin = value.astype(np.float64), (row, column)
         self._values[bin] = combine(self._values[bin], value) if bin in self._values else value
 
     def finish(self, pixels: int, kind: int) -> NDArray[Any]:
-        """The image's, of so many pixels, as the network takes it."""
+        """Return the statistic of the image, of so many pixels, in the type `kind` (`TensorProto.DataType`)."""
         from onnx import helper
 
         bins, axes = self._statistic.bins, self._statistic.axes
@@ -309,7 +324,7 @@ class _Total:
                 ]
                 value = np.concatenate(rows, axes[0])
         except KeyError:
-            raise KeygraphError(f"{self._statistic.name} is taken over a part of the image without pixels") from None
+            raise KeygraphError(f"{self._statistic.name} is computed over a part of the image without pixels") from None
         if self._statistic.finish == "mean":
             value = value / float(self._statistic.elements * pixels)
         elif self._statistic.finish == "root":
@@ -317,8 +332,8 @@ class _Total:
         return value.astype(helper.tensor_dtype_to_np_dtype(kind))
 
 
-class _Sizes:
-    """Everything that follows from the size of the whole image."""
+class _ImageSizes:
+    """Values that the network computes from the size of the whole image."""
 
     def __init__(self, plan: SweepPlan, size: tuple[int, int], open_model: Open) -> None:
         self._plan, self._size, self._open = plan, size, open_model
@@ -326,17 +341,17 @@ class _Sizes:
         self._values: dict[str, NDArray[Any]] = {}
 
     def find(self, names: Iterable[str]) -> None:
-        """Compute values that are going to be asked for."""
-        facts = self._plan.locality.facts
+        """Compute the named values, for later access."""
+        graph = self._plan.locality.graph
         moving = []
         for name in dict.fromkeys(names):
-            value = facts.fixed(name)
+            value = graph.fixed(name)
             if value is not None:
                 self._values[name] = value
             elif name not in self._values:
                 moving.append(name)
         if moving:
-            run = self._open(sizes_model(self._plan.locality, moving, self._unit))
+            run = self._open(image_sizes_model(self._plan.locality, moving, self._unit))
             cells = {ROWS: np.array([self._size[0] // self._unit]), COLUMNS: np.array([self._size[1] // self._unit])}
             self._values |= dict(zip(moving, run(moving, cells), strict=True))
 
@@ -344,7 +359,7 @@ class _Sizes:
         return self._values[name]
 
     def rectangle(self, crop: Crop, piece: Tile) -> tuple[tuple[int, int], tuple[int, int]] | None:
-        """First, and first beyond, of what a tile contributes, in the tile; None where it contributes nothing."""
+        """Return start and end (row, column) of what a tile contributes, within the tile; None for nothing."""
         scale, outer = (crop.rows, crop.columns), piece.outer[:2]
         core = (piece.top, piece.bottom), (piece.left, piece.right)
         first, beyond = [], []

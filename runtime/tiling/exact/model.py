@@ -1,4 +1,4 @@
-"""An exported file for exact tiled inference."""
+"""An exported model for exact tiled inference."""
 
 from __future__ import annotations
 
@@ -8,32 +8,33 @@ from pathlib import Path
 from ....errors import InputError, MissingDependencyError
 from ....manifest import IMAGE_INPUT, IMAGE_OUTPUT, Manifest
 from ...backends.emulated_half import emulate_half
-from ...io.regions import Sink, Source
-from .executor import Open, Progress, infer
+from ...io.regions import RegionReader, RegionWriter
+from ..progress import Progress
+from .executor import Open, infer
 from .spatial_layout import NotLocalError
 from .sweep_plan import SweepPlan, plan
 
 
 class ExactModel:
-    """Runs a file sweep by sweep over tiles, with the whole image's result.
+    """Runs an exported model in sweeps over tiles, with the result of the whole image.
 
     Parameters
     ----------
     path
-        A file that keygraph exported.
+        The ``.onnx`` file.
     manifest
-        What it says of itself.
+        Its manifest.
     open_model
-        Opens the models that are made of it.
+        Opens the models of the sweeps.
     rounded
-        Half precision by rounding float32, where this machine has no kernels for the file's type.
+        Emulate half precision by rounding float32, where this machine has no kernels for the file's type.
 
     Raises
     ------
     InputError
-        It takes images of one size only, or several inputs.
+        The model takes images of one size only, or several inputs, or failed the proof of exact tiles at export.
     MissingDependencyError
-        The package onnx is not there.
+        The package onnx is not installed.
     """
 
     def __init__(self, path: Path, manifest: Manifest, open_model: Open, rounded: bool = False) -> None:
@@ -44,7 +45,7 @@ class ExactModel:
         if manifest.extra_inputs or manifest.margin != (0, 0) or manifest.neighbours is not None:
             raise InputError(f"{path} takes more than an image, which exact tiled inference does not do")
         try:
-            import onnx  # noqa: F401 - only whether it is there
+            import onnx  # noqa: F401 - checks that it is installed
         except ModuleNotFoundError as error:
             raise MissingDependencyError(
                 "exact tiled inference takes the network apart, which needs onnx; install it with: "
@@ -54,19 +55,19 @@ class ExactModel:
 
     @functools.cached_property
     def plan(self) -> SweepPlan:
-        """The sweeps; raises `InputError` for a network that cannot be run exactly in tiles, and says why."""
+        """The sweeps; raises `InputError`, with the reason, for a network that cannot be run exactly in tiles."""
         import onnx
 
         from . import shape_inference
-        from .locality import understand
+        from .analysis import analyze
 
         model = onnx.load(self._path)
         if self._rounded:
             model = emulate_half(model)
         manifest = self._manifest
         try:
-            known = shape_inference.find(model, {IMAGE_INPUT: manifest.in_channels}, manifest.size_multiple)
-            found = plan(understand(known, [IMAGE_INPUT], IMAGE_OUTPUT), [IMAGE_INPUT], IMAGE_OUTPUT)
+            known = shape_inference.infer(model, {IMAGE_INPUT: manifest.in_channels}, manifest.size_multiple)
+            found = plan(analyze(known, [IMAGE_INPUT], IMAGE_OUTPUT), [IMAGE_INPUT], IMAGE_OUTPUT)
             if any(manifest.size_multiple % sweep.unit for sweep in found.sweeps):
                 raise NotLocalError(f"its maps do not divide sizes in multiples of {manifest.size_multiple} evenly")
             return found
@@ -74,18 +75,26 @@ class ExactModel:
             raise InputError(f"{self._path} cannot be run exactly in tiles: {error}") from error
 
     def prepare(self) -> None:
-        """Find the sweeps now; errors are those of `plan`."""
+        """Compute `plan` now; errors are those of `plan`."""
         _ = self.plan
 
     def restore(
         self,
-        source: Source,
-        sink: Sink,
+        source: RegionReader,
+        writer: RegionWriter,
         size: tuple[int, int],
         *,
         tile: int,
         folder: Path,
         progress: Progress | None = None,
     ) -> None:
-        """Restore an image; see `infer`."""
-        infer(self.plan, self._open, {IMAGE_INPUT: source}, sink, size, tile=tile, folder=folder, progress=progress)
+        """Restore an image.
+
+        Parameters
+        ----------
+        source
+            The input image, [H, W, C] of the network's type.
+        writer, size, tile, folder, progress
+            As for `executor.infer`, which gives the errors, too.
+        """
+        infer(self.plan, self._open, {IMAGE_INPUT: source}, writer, size, tile=tile, folder=folder, progress=progress)

@@ -1,8 +1,8 @@
-"""Which features are kept between two sweeps over an image, and which are computed again.
+"""Choose which feature maps are stored between two sweeps, and which are recomputed.
 
-Every value that the next sweeps need is either stored, which costs its bytes, or computed anew from others, which costs
-operations, and those others are then needed too. The cheapest choice is a minimum cut (the project selection problem);
-networks of flow are small here, since they span one sweep.
+Every value that later sweeps need is either stored, which costs bytes, or recomputed from other values, which costs
+operations; these values are then needed, too. The cheapest choice is a minimum cut (the project selection problem). The
+flow networks are small, because they span one sweep.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class Choice:
     Attributes
     ----------
     storing
-        Its cost; infinite where that cannot be.
+        Cost of storing it; infinite where that is not possible.
     computing
-        The cost of computing it again from `sources`; infinite where that cannot be.
+        Cost of computing it again from `sources`; infinite where that is not possible.
     sources
-        Values that this takes.
+        Values that recomputing it needs.
     """
 
     storing: float
@@ -38,16 +38,22 @@ def choose(choices: Mapping[str, Choice], needed: Collection[str]) -> list[str]:
     Parameters
     ----------
     choices
-        By name.
+        The values that could be stored, by name.
     needed
-        What must be there, stored or computed.
+        Names of the values that must be stored or computed.
 
     Returns
     -------
-    The names to store, in the order of `choices`, such that the sum of all costs is least.
+    list[str]
+        Names of the values to store, in the order of `choices`, with the least sum of all costs.
+
+    Raises
+    ------
+    ValueError
+        No choice has a finite cost.
     """
-    # The source's side of the cut are propositions that hold: `(name, "needed")` and `(name, "computed")`.
-    network = Network()
+    # On the source's side of the cut are the statements that hold: `(name, "needed")` and `(name, "computed")`.
+    network = FlowNetwork()
     for name, choice in choices.items():
         network.add((name, "needed"), (name, "computed"), choice.storing)
         network.add((name, "computed"), "sink", choice.computing)
@@ -59,20 +65,28 @@ def choose(choices: Mapping[str, Choice], needed: Collection[str]) -> list[str]:
     return [name for name in choices if (name, "needed") in held and (name, "computed") not in held]
 
 
-class Network:
+class FlowNetwork:
     """A flow network with a minimum cut by shortest augmenting paths (Edmonds and Karp, 1972)."""
 
     def __init__(self) -> None:
         self._rest: dict[object, dict[object, float]] = {}
 
     def add(self, start: object, end: object, capacity: float) -> None:
-        """Add an edge; edges between the same two nodes add up."""
+        """Add an edge; the capacities of edges between the same nodes add up.
+
+        Parameters
+        ----------
+        start, end
+            The nodes.
+        capacity
+            Capacity of the edge, may be infinite.
+        """
         self._rest.setdefault(start, {}).setdefault(end, 0.0)
         self._rest.setdefault(end, {}).setdefault(start, 0.0)
         self._rest[start][end] += capacity
 
     def source_side(self, source: object, sink: object) -> set[object]:
-        """The nodes on the source's side of the smallest minimum cut.
+        """Return the nodes on the source's side of the smallest minimum cut.
 
         Raises
         ------
@@ -96,7 +110,7 @@ class Network:
                 self._rest[end][start] += flow
 
     def _search(self, source: object) -> dict[object, object]:
-        """Nodes that can be reached from the source, and from where each was."""
+        """Return the nodes reachable from the source, and the predecessor of each."""
         before: dict[object, object] = {source: source}
         queue = deque([source])
         while queue:

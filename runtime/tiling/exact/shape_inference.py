@@ -1,12 +1,12 @@
-"""What is known of every value in a graph before asking what its nodes do: type, sizes, what follows from sizes alone.
+"""Infer type and sizes of every value in a graph, and the values that are computed from sizes alone.
 
-Found by evaluating the graph's own shape arithmetic for two image sizes, so any exporter's way of writing it will do.
-The package onnx is needed to use this module, not to import it.
+The graph's shape arithmetic is evaluated for two image sizes, so it does not matter how the exporter wrote it. The
+package onnx is needed to use this module, not to import it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +14,20 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from .graph_nodes import ancestors
 from .spatial_layout import Extent, NotLocalError, Probes
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+    from onnx import GraphProto, ModelProto, TensorProto
 
-#: Probe images in units of the size rule: heights, widths and areas grow by different factors.
+#: (height, width) of the two probe images in units of `size_multiple`. Heights, widths and areas have different ratios.
 _PROBES = ((5, 7), (7, 11))
 
-#: Tensors above this many bytes are no sizes; shape inference need not see their values.
+#: Tensors above this many bytes are not sizes; shape inference does not get their values.
 _LARGE = 1024
 
 
-#: Attributes that a Constant node may have in place of a tensor.
+#: Attributes of Constant nodes other than a tensor -> NumPy type.
 _CONSTANTS = {
     "value_float": np.float32,
     "value_floats": np.float32,
@@ -36,23 +37,23 @@ _CONSTANTS = {
 
 
 @dataclass(frozen=True)
-class Facts:
-    """A graph in which every node is plain, and what is known of its values.
+class InferredGraph:
+    """A graph without functions and Constant nodes, with the sizes and types of its values.
 
     Attributes
     ----------
     model
-        Functions inlined, constants as initializers; weights loaded.
+        The model, with functions inlined, constants as initializers, and weights loaded.
     probes
-        The two sizes.
+        The two image sizes.
     constants
         Initializers by name.
     sizes
-        Values that follow from the inputs' sizes alone, at either probe.
+        Values computed from the inputs' sizes alone, for both probes.
     dims
-        Of every value, the extent of each axis at either probe.
+        For every value, the extent of each axis for both probes.
     types
-        Of every value, as in `TensorProto.DataType`.
+        For every value, its type (`TensorProto.DataType`).
     """
 
     model: ModelProto
@@ -63,7 +64,7 @@ class Facts:
     types: Mapping[str, int]
 
     def fixed(self, name: str) -> NDArray[Any] | None:
-        """The value of a constant, or of what is the same for images of any size; None for anything else."""
+        """Return a value that is the same for images of any size; None where it is not."""
         from onnx import numpy_helper
 
         if name in self.constants:
@@ -73,22 +74,22 @@ class Facts:
         return None
 
 
-def find(model: ModelProto, inputs: Mapping[str, int], multiple: int) -> Facts:
-    """Evaluate a graph's shape arithmetic.
+def infer(model: ModelProto, inputs: Mapping[str, int], multiple: int) -> InferredGraph:
+    """Evaluate a graph's shape arithmetic, and infer the sizes of all values.
 
     Parameters
     ----------
     model
-        With its weights loaded; it is changed.
+        The model with its weights loaded; it is modified.
     inputs
-        The graph's inputs, each [1, C, H, W], and their C.
+        Names of the graph's inputs, each [1, C, H, W] -> C.
     multiple
         What H and W must be multiples of.
 
     Raises
     ------
     NotLocalError
-        The graph holds operators of which nothing is known, or takes images of one size only.
+        Shape inference does not know an operator, or a value's number of axes depends on the image's size.
     """
     from onnx import inliner
 
@@ -111,7 +112,7 @@ def find(model: ModelProto, inputs: Mapping[str, int], multiple: int) -> Facts:
         if second is None or len(first) != len(second):
             raise NotLocalError(f"{name} has {len(first)} axes for one image and others for another")
         dims[name] = tuple(zip(first, second, strict=True))
-    return Facts(
+    return InferredGraph(
         model,
         probes,
         {tensor.name: tensor for tensor in graph.initializer},
@@ -121,18 +122,8 @@ def find(model: ModelProto, inputs: Mapping[str, int], multiple: int) -> Facts:
     )
 
 
-def ancestors(nodes: Sequence[NodeProto], outputs: Iterable[str], last: Collection[str] = ()) -> list[NodeProto]:
-    """The nodes that outputs are computed by, in their order; none above those whose operator is in `last`."""
-    wanted, found = set(outputs), []
-    for node in reversed(nodes):
-        if any(name in wanted for name in node.output):
-            found.append(node)
-            if node.op_type not in last:
-                wanted.update(name for name in node.input if name)
-    return found[::-1]
-
-
 def _constants_to_initializers(graph: GraphProto) -> None:
+    """Replace Constant nodes by initializers."""
     from onnx import helper, numpy_helper
 
     kept = []
@@ -155,7 +146,7 @@ def _constants_to_initializers(graph: GraphProto) -> None:
 
 
 def _from_sizes(graph: GraphProto) -> list[str]:
-    """Values that follow from shapes and constants alone."""
+    """Return the values that are computed from shapes and constants alone."""
     known = {tensor.name for tensor in graph.initializer}
     found = []
     for node in graph.node:
@@ -168,7 +159,7 @@ def _from_sizes(graph: GraphProto) -> list[str]:
 def _evaluate(
     model: ModelProto, names: Sequence[str], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, NDArray[Any]]:
-    """Run as much of the graph as the named values need, on images of zeros."""
+    """Run the part of the graph that the named values depend on, on images of zeros."""
     from onnx import ModelProto, ValueInfoProto, helper
 
     if not names:
@@ -195,7 +186,7 @@ def _evaluate(
 def _infer(
     model: ModelProto, sizes: Mapping[str, NDArray[Any]], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, tuple[tuple[int, ...], int]]:
-    """Shapes and types of all values, what follows from sizes put in as constants."""
+    """Infer shapes and types of all values, with the values computed from sizes as constants."""
     import onnx
     from onnx import ModelProto, helper, numpy_helper
 
@@ -225,5 +216,5 @@ def _infer(
     for node in graph.node:
         for name in node.output:
             if name and name not in found:
-                raise NotLocalError(f"{node.name or name}: the size of what {node.op_type} gives is not known")
+                raise NotLocalError(f"{node.name or name}: the size of the result of {node.op_type} is not known")
     return found

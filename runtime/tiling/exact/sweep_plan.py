@@ -1,4 +1,4 @@
-"""Sweeps: how often the tiles of an image are gone over, what each sweep reads, computes, sums up and stores."""
+"""Divide a network into sweeps over the tiles: what each sweep reads, computes, accumulates and stores."""
 
 from __future__ import annotations
 
@@ -10,36 +10,37 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .locality import NO_REACH, Locality, Reach, Statistic, attribute
+from .graph_nodes import attribute
+from .locality import NO_REACH, Locality, Reach, Statistic
 from .recompute_plan import Choice, choose
-from .shape_inference import Facts
+from .shape_inference import InferredGraph
 from .spatial_layout import NotLocalError, is_map, numbers, scales
 
 if TYPE_CHECKING:
     from onnx import NodeProto
 
-#: What a byte that is written and read back costs in multiply-adds. About 1 GB/s of disk both ways against 100 billion
-#: multiply-adds/s; a GPU would compute more and store less, but features then are what limits it.
+#: Cost of writing and reading a byte, in multiply-adds: about 1 GB/s of disk against 100 billion multiply-adds/s. A GPU
+#: computes faster, but then the disk is the limit.
 BYTE_COST = 100.0
 
-#: What an element of anything that is no product costs in multiply-adds: it is memory that counts there.
+#: Cost per element of operators other than products, in multiply-adds; memory bandwidth limits them.
 ELEMENT_COST = 8.0
 
 
 @dataclass(frozen=True)
 class Feature:
-    """A map that is kept for all pixels.
+    """A feature map that is stored for the whole image.
 
     Attributes
     ----------
     name
-        The value.
+        Name of the value.
     rows, columns
-        Of the map per row and column of the image.
+        Rows and columns of the map per row and column of the image.
     channels
-        Elements for each of its pixels.
+        Elements per pixel of the map.
     dtype
-        Of an element.
+        Type of an element.
     """
 
     name: str
@@ -56,26 +57,26 @@ class Feature:
 
 @dataclass(frozen=True)
 class Sweep:
-    """One time over all tiles.
+    """One pass over all tiles.
 
     Attributes
     ----------
     reads
-        Features that it takes.
+        Features that it reads.
     stores
-        Features that it computes and that later sweeps, or the caller, take.
+        Features that it computes for later sweeps or the caller.
     statistics
-        That it sums up.
+        Statistics that it accumulates.
     known
-        Names of the statistics of earlier sweeps that it takes.
+        Names of the statistics of earlier sweeps that it uses.
     nodes
-        That it computes.
+        Nodes that it computes.
     unit
-        Tiles begin and end at multiples of so many pixels.
+        Tiles begin and end at multiples of this many pixels.
     halo
-        Pixels by which tiles must overlap on every side, a multiple of `unit`.
+        Pixels that a tile needs around its core, a multiple of `unit`.
     finest
-        The largest rows or columns per row or column of the image that any of its maps has.
+        Largest scale (rows or columns per row or column of the image) of its maps.
     weight
         Bytes of its largest map per pixel of the image.
     """
@@ -100,14 +101,13 @@ class SweepPlan:
     locality
         The network.
     inputs
-        The images that go in.
+        The input images.
     output
         The restored image.
     sweeps
-        In order; the last one stores the output.
+        The sweeps in order; the last one stores the output.
     bytes_per_pixel
-        Bytes of features on disk per pixel of the image at the fullest time, without the images that go in and the
-        restored one.
+        Peak bytes of features on disk per pixel of the image, without the input images and the restored image.
     """
 
     locality: Locality
@@ -117,9 +117,9 @@ class SweepPlan:
     bytes_per_pixel: float
 
     def stretch(self, sweep: Sweep) -> float:
-        """How much longer a tile's sides may be in a sweep over coarse maps.
+        """Return the factor by which a tile's sides may be longer in a sweep over coarse maps.
 
-        As much as they are coarser; but their channels are more, so no longer than for the memory of the largest maps.
+        The maps must not become finer than in the image, nor take more memory than those of the heaviest sweep.
         """
         heaviest = max(one.weight for one in self.sweeps)
         return min(1 / float(sweep.finest), math.sqrt(heaviest / sweep.weight))
@@ -128,20 +128,20 @@ class SweepPlan:
 def plan(locality: Locality, inputs: Sequence[str], output: str) -> SweepPlan:
     """Divide a network into sweeps.
 
-    A statistic ends a sweep: what depends on it has to wait for all tiles. Between two sweeps features are stored or
-    computed again, whichever is cheaper; see `stored`.
+    A statistic ends a sweep: whatever depends on it needs all tiles first. Between two sweeps features are stored or
+    recomputed, whichever is cheaper; see `recompute_plan`.
 
     Parameters
     ----------
     locality
         The network.
     inputs, output
-        Names of the images that go in, and of the restored one.
+        Names of the input images, and of the restored image.
 
     Raises
     ------
     NotLocalError
-        Something that later sweeps need can neither be stored nor computed again.
+        A value that later sweeps need can neither be stored nor recomputed.
     """
     makers = {name: node for node in locality.nodes for name in node.output if name}
     last = locality.phases[output]
@@ -163,7 +163,7 @@ def plan(locality: Locality, inputs: Sequence[str], output: str) -> SweepPlan:
 
 
 def _stored(locality: Locality, makers: Mapping[str, NodeProto], kept: Sequence[str], phase: int) -> list[str]:
-    """What must be there when the statistics of this phase are known."""
+    """Return the values to have stored when the statistics of this phase are known."""
     choices = {name: Choice(0.0, math.inf, ()) for name in kept}
     for node in locality.nodes:
         sources = tuple(locality.maps_of(node))
@@ -173,7 +173,7 @@ def _stored(locality: Locality, makers: Mapping[str, NodeProto], kept: Sequence[
                 storing = (
                     BYTE_COST * _feature(locality, name).bytes_per_pixel if _storable(locality, name) else math.inf
                 )
-                choices[name] = Choice(storing, _operations(locality.facts, node), sources)
+                choices[name] = Choice(storing, _operations(locality.graph, node), sources)
     needed = {
         source
         for node in locality.nodes
@@ -193,12 +193,12 @@ def _stored(locality: Locality, makers: Mapping[str, NodeProto], kept: Sequence[
 
 
 def _counted(locality: Locality, name: str, phase: int) -> bool:
-    """Whether a value is a statistic that is known after this phase."""
+    """Return whether a value is a statistic that is known after this phase."""
     return name in locality.statistics and locality.statistics[name].phase <= phase
 
 
 def _sources(locality: Locality, node: NodeProto) -> list[str]:
-    """The maps that a node reads; of rectangles, the map that they were cut out of."""
+    """Return the maps that a node reads; for rectangles, the maps that they are part of."""
     found = (locality.bins[name].source if name in locality.bins else name for name in locality.maps_of(node))
     return list(dict.fromkeys(found))
 
@@ -245,7 +245,7 @@ def _needed(
     targets: Sequence[str],
     statistics: Sequence[Statistic],
 ) -> tuple[set[str], set[str], set[str]]:
-    """First outputs of the nodes that a sweep computes, the features that it reads, the statistics that it takes."""
+    """Return the first outputs of the nodes that a sweep computes, and the features and statistics that it uses."""
     summed = {statistic.name for statistic in statistics}
     computed: set[str] = set()
     reads: set[str] = set()
@@ -276,23 +276,23 @@ def _feature(locality: Locality, name: str) -> Feature:
     from onnx import helper
 
     rows, columns = scales(locality.layouts[name])
-    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(locality.facts.types[name]))
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(locality.graph.types[name]))
     return Feature(name, rows, columns, numbers(locality.layouts[name]), dtype)
 
 
-def _operations(facts: Facts, node: NodeProto) -> float:
-    """What a node costs in multiply-adds per pixel of the image."""
-    pixels = facts.probes.heights[0] * facts.probes.widths[0]
-    elements = math.prod(first for first, _ in facts.dims[node.output[0]])
+def _operations(graph: InferredGraph, node: NodeProto) -> float:
+    """Return the cost of a node in multiply-adds per pixel of the image."""
+    pixels = graph.probes.heights[0] * graph.probes.widths[0]
+    elements = math.prod(first for first, _ in graph.dims[node.output[0]])
     if node.op_type in ("Reshape", "Identity", "Squeeze", "Unsqueeze", "Flatten"):
         return 0.0
     each = ELEMENT_COST * len(node.input)
     if node.op_type == "MatMul":
-        each = facts.dims[node.input[0]][-1][0]
+        each = graph.dims[node.input[0]][-1][0]
     elif node.op_type == "Conv":
-        each = math.prod(first for first, _ in facts.dims[node.input[1]][1:])
+        each = math.prod(first for first, _ in graph.dims[node.input[1]][1:])
     elif node.op_type == "ConvTranspose":
         strides = attribute(node, "strides", [1, 1])
-        weights = facts.dims[node.input[1]]
+        weights = graph.dims[node.input[1]]
         each = weights[0][0] / attribute(node, "group", 1) * weights[2][0] * weights[3][0] / math.prod(strides)
     return max(each, ELEMENT_COST) * elements / pixels

@@ -5,35 +5,35 @@ from collections.abc import Callable
 import pytest
 from keygraph.errors import InputError
 from keygraph.manifest import Manifest, Profile, Tiling, from_json
-from keygraph.runtime.tiling.tile_size import Sizing, choose, smaller
+from keygraph.runtime.tiling.tile_size import TileChoice, choose, smaller
 
 MakeManifest = Callable[..., Manifest]
 
 
 def test_a_small_image_is_restored_whole(make_manifest: MakeManifest) -> None:
-    sizing = choose(make_manifest(), 500, 321)
-    assert sizing.tile == (504, 328)
-    assert len(sizing.plan.tiles) == 1
+    choice = choose(make_manifest(), 500, 321)
+    assert choice.tile == (504, 328)
+    assert len(choice.plan.tiles) == 1
 
 
 def test_a_large_image_takes_the_calibrated_tile(make_manifest: MakeManifest) -> None:
-    sizing = choose(make_manifest(tiling=Tiling(tile=192, overlap=48, psnr=60.0)), 1000, 1000)
-    assert (sizing.tile, sizing.overlap) == ((192, 192), 48)
+    choice = choose(make_manifest(tiling=Tiling(tile=192, overlap=48, psnr=60.0)), 1000, 1000)
+    assert (choice.tile, choice.overlap) == ((192, 192), 48)
 
 
 def test_without_calibration_there_is_room_for_an_overlap_whatever_the_size_rule(make_manifest: MakeManifest) -> None:
     for multiple in (1, 8, 96, 128, 300):
-        sizing = choose(make_manifest(size_multiple=multiple), 2000, 2000)
-        assert sizing.tile[0] % multiple == 0
-        assert sizing.overlap % multiple == 0
-        assert 0 < sizing.overlap <= sizing.tile[0] // 2
+        choice = choose(make_manifest(size_multiple=multiple), 2000, 2000)
+        assert choice.tile[0] % multiple == 0
+        assert choice.overlap % multiple == 0
+        assert 0 < choice.overlap <= choice.tile[0] // 2
 
 
 def test_an_explicit_tile_is_kept(make_manifest: MakeManifest) -> None:
     manifest = make_manifest()
-    sizing = choose(manifest, 300, 300, tile=64, batch=1)
-    assert sizing.tile == (64, 64)
-    assert smaller(manifest, 300, 300, sizing) is None
+    choice = choose(manifest, 300, 300, tile=64, batch=1)
+    assert choice.tile == (64, 64)
+    assert smaller(manifest, 300, 300, choice) is None
     whole = choose(manifest, 3000, 3000, tile="none", batch=1)
     assert whole.tile == (3000, 3000)
     assert smaller(manifest, 3000, 3000, whole) is None
@@ -41,18 +41,18 @@ def test_an_explicit_tile_is_kept(make_manifest: MakeManifest) -> None:
 
 def test_out_of_memory_halves_the_batch_then_an_automatic_tile_down_to_one_window(make_manifest: MakeManifest) -> None:
     manifest = make_manifest(size_multiple=32)
-    sizing = choose(manifest, 500, 500, batch=4)
+    choice = choose(manifest, 500, 500, batch=4)
     seen = []
-    while (less := smaller(manifest, 500, 500, sizing)) is not None:
-        sizing = less
-        seen.append((sizing.tile[0], sizing.batch))
+    while (less := smaller(manifest, 500, 500, choice)) is not None:
+        choice = less
+        seen.append((choice.tile[0], choice.batch))
     assert seen == [(512, 2), (512, 1), (256, 1), (128, 1), (64, 1), (32, 1)]
 
 
 def test_a_fixed_shape_is_the_tile(make_manifest: MakeManifest) -> None:
     manifest = make_manifest(shape=(2, 64, 96))
-    sizing = choose(manifest, 100, 100)
-    assert (sizing.tile, sizing.batch) == ((64, 96), 2)
+    choice = choose(manifest, 100, 100)
+    assert (choice.tile, choice.batch) == ((64, 96), 2)
     assert choose(manifest, 5, 5).plan.rows.length == 64
     for wrong in ({"tile": 64}, {"tile": "none"}, {"batch": 3}):
         with pytest.raises(InputError, match="this file takes"):
@@ -87,14 +87,14 @@ BUILT = (Profile((1, 4, 8), (64, 256, 384), (64, 256, 512)), Profile((1, 1, 2), 
 
 def test_an_engine_gets_what_it_was_built_for(make_manifest: MakeManifest) -> None:
     manifest = make_manifest(profiles=BUILT)
-    sizing = choose(manifest, 2000, 2000)
-    assert (sizing.tile, sizing.batch, sizing.most) == ((256, 256), 4, 8)
+    choice = choose(manifest, 2000, 2000)
+    assert (choice.tile, choice.batch, choice.max_batch) == ((256, 256), 4, 8)
     calibrated = choose(make_manifest(profiles=BUILT, tiling=Tiling(320, 64, 60.0)), 2000, 2000)
     assert (calibrated.tile, calibrated.overlap) == ((320, 320), 64)
     too_large = choose(make_manifest(profiles=BUILT, tiling=Tiling(1024, 64, 60.0)), 2000, 2000)
     assert too_large.tile == (256, 256)
     other = choose(manifest, 2000, 2000, tile=512)
-    assert (other.tile, other.batch, other.most) == ((512, 512), 1, 2)
+    assert (other.tile, other.batch, other.max_batch) == ((512, 512), 1, 2)
 
 
 def test_a_small_image_is_padded_to_the_least_that_an_engine_takes(make_manifest: MakeManifest) -> None:
@@ -137,10 +137,10 @@ def test_what_an_engine_was_not_built_for_is_refused_with_the_way_to_build_it(
 
 def test_an_engine_out_of_memory_stays_within_what_it_was_built_for(make_manifest: MakeManifest) -> None:
     manifest = make_manifest(profiles=BUILT)
-    sizing: Sizing | None = choose(manifest, 2000, 2000)
+    choice: TileChoice | None = choose(manifest, 2000, 2000)
     seen = []
-    while (sizing := smaller(manifest, 2000, 2000, sizing)) is not None:
-        seen.append((sizing.tile, sizing.batch))
+    while (choice := smaller(manifest, 2000, 2000, choice)) is not None:
+        seen.append((choice.tile, choice.batch))
     assert seen == [((256, 256), 2), ((256, 256), 1), ((128, 128), 1), ((64, 64), 1)]
 
 

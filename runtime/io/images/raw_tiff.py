@@ -1,6 +1,6 @@
-"""Plain samples in a file as a TIFF that libvips reads like any other: strip by strip, without mapping the file.
+"""Present a scratch file to libvips as an uncompressed TIFF, which it reads strip by strip.
 
-libvips maps files of raw samples into memory, whole in the end, so that the process would grow with the image.
+libvips maps files of raw samples into memory, so that the process would grow with the image.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from collections.abc import Sequence
 import numpy as np
 import pyvips
 
-from .feature_file import FeatureFile
+from ..scratch_file import ScratchFile
 
-#: Rows of a strip.
-_STRIP = 64
+#: Rows of one strip.
+_STRIP_ROWS = 64
 
-#: Types of a TIFF's fields -> struct's.
+#: Types of TIFF fields, and their letters in `struct`.
 _SHORT, _LONG, _LONG8 = 3, 4, 16
 _LETTERS = {_SHORT: "H", _LONG: "I", _LONG8: "Q"}
 
 
-def image(samples: FeatureFile) -> pyvips.Image:
-    """Open samples, [H, W, C] of uint8, uint16, float32 or float64, for reading from the top to the bottom once."""
+def image(samples: ScratchFile) -> pyvips.Image:
+    """Open samples, [H, W, C] of uint8, uint16, float32 or float64, for reading once from top to bottom."""
     start = header(samples.shape, samples.dtype)
     size = len(start) + int(np.prod(samples.shape)) * samples.dtype.itemsize
     place = 0
@@ -49,11 +49,11 @@ def image(samples: FeatureFile) -> pyvips.Image:
 
 
 def header(shape: tuple[int, int, int], dtype: np.dtype) -> bytes:
-    """What stands before the samples in a BigTIFF (TIFF 6.0 with offsets of 64 bits), in this machine's byte order."""
+    """Return the header of a BigTIFF (TIFF 6.0 with 64-bit offsets) in this machine's byte order, up to the samples."""
     height, width, channels = shape
-    strips = -(-height // _STRIP)
+    strips = -(-height // _STRIP_ROWS)
     row = width * channels * dtype.itemsize
-    rows = [min(_STRIP, height - _STRIP * index) for index in range(strips)]
+    rows = [min(_STRIP_ROWS, height - _STRIP_ROWS * index) for index in range(strips)]
     colours = 3 if channels in (3, 4) else 1
 
     def fields(offset: int) -> list[tuple[int, int, Sequence[int]]]:
@@ -63,18 +63,18 @@ def header(shape: tuple[int, int, int], dtype: np.dtype) -> bytes:
             (258, _SHORT, [8 * dtype.itemsize] * channels),
             (259, _SHORT, [1]),  # Not compressed.
             (262, _SHORT, [2 if colours == 3 else 1]),  # RGB, or 0 is black.
-            (273, _LONG8, [offset + _STRIP * row * index for index in range(strips)]),
+            (273, _LONG8, [offset + _STRIP_ROWS * row * index for index in range(strips)]),
             (277, _SHORT, [channels]),
-            (278, _LONG, [_STRIP]),
+            (278, _LONG, [_STRIP_ROWS]),
             (279, _LONG8, [row * count for count in rows]),
-            (284, _SHORT, [1]),  # The samples of a pixel together.
+            (284, _SHORT, [1]),  # Channels of a pixel are contiguous.
             (339, _SHORT, [3 if dtype.kind == "f" else 1] * channels),
         ]
         if channels > colours:
-            found.insert(-1, (338, _SHORT, [2] * (channels - colours)))  # Alpha, not multiplied in.
+            found.insert(-1, (338, _SHORT, [2] * (channels - colours)))  # Unassociated alpha.
         return found
 
-    # The samples' offset is a value of fixed size, so that the header is as long with any.
+    # The offset of the samples has a fixed size, so that it does not change the length of the header.
     return _packed(fields(len(_packed(fields(0)))))
 
 

@@ -1,4 +1,4 @@
-"""Maps of features, or of an image, kept outside of memory and read and written in rectangles."""
+"""Scratch files: images and feature maps on disk, read and written region by region."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from numpy.typing import NDArray
 
 from ...errors import InputError
 
-#: Rows of a strip.
-_STRIP = 64
+#: Rows that are read at a time to find the extrema.
+_STRIP_ROWS = 64
 
 
-class FeatureFile:
-    """A map in a file without a name: the system removes it when the process ends, however it ends.
+class ScratchFile:
+    """An array [H, W, C] in an unnamed file, which the system removes when the process ends.
 
-    Rows one after the other, pixels in a row one after the other, the channels of a pixel together: a rectangle is as
-    many pieces as it has rows. Read and written by position, not mapped, so that the process's memory stays what the
-    rectangles take; the system keeps as much of the file in memory as is free.
+    Samples are stored row by row, pixel by pixel, channels together. The file is read and written by position instead
+    of being mapped, so that the process only needs memory for the regions in use; the system caches the rest in free
+    memory.
 
     Parameters
     ----------
     folder
-        Where the file lies; plain disks do.
+        Folder for the file.
     height, width, channels, dtype
-        Of the map.
+        Shape and type of the array.
 
     Raises
     ------
     InputError
-        The folder is missing or cannot be written.
+        The folder does not exist or is not writable.
     """
 
     def __init__(self, folder: Path, height: int, width: int, channels: int, dtype: np.dtype[Any]) -> None:
         self.shape, self.dtype = (height, width, channels), np.dtype(dtype)
-        self._pixel = channels * self.dtype.itemsize
+        self._pixel_bytes = channels * self.dtype.itemsize
         self._folder = folder
         try:
             self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - open as long as this is
@@ -50,20 +50,39 @@ class FeatureFile:
             ) from error
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
-        """Return a copy of a rectangle, [height, width, C]."""
+        """Return a copy of a rectangle; see `RegionReader.read`.
+
+        Parameters
+        ----------
+        top, left, height, width
+            The rectangle in pixels.
+
+        Raises
+        ------
+        EOFError
+            Nothing was written there.
+        """
         values = np.empty((height, width, self.shape[2]), self.dtype)
+        # Rows of full width are contiguous in the file.
         pieces = values.reshape(1, -1) if width == self.shape[1] else values.reshape(height, -1)
         for row, piece in enumerate(pieces):
-            view, place = memoryview(cast(Any, piece)).cast("B"), ((top + row) * self.shape[1] + left) * self._pixel
+            view, offset = memoryview(cast(Any, piece)).cast("B"), self._offset(top + row, left)
             while view:
-                count = os.preadv(self._file.fileno(), [view], place)
+                count = os.preadv(self._file.fileno(), [view], offset)
                 if count == 0:
-                    raise EOFError(f"nothing was written at row {top + row}, column {left} of a feature file")
-                view, place = view[count:], place + count
+                    raise EOFError(f"nothing was written at row {top + row}, column {left} of a scratch file")
+                view, offset = view[count:], offset + count
         return values
 
     def write(self, top: int, left: int, values: NDArray[Any]) -> None:
-        """Put [height, width, C] at a place.
+        """Write a rectangle; see `RegionWriter.write`.
+
+        Parameters
+        ----------
+        top, left
+            Where it goes, in pixels.
+        values
+            [height, width, C]
 
         Raises
         ------
@@ -74,14 +93,11 @@ class FeatureFile:
         whole = width == self.shape[1]
         try:
             for row in range(1 if whole else height):
-                piece = np.ascontiguousarray(values if whole else values[row], self.dtype)
-                view, place = (
-                    memoryview(cast(Any, piece.reshape(-1))).cast("B"),
-                    ((top + row) * self.shape[1] + left) * self._pixel,
-                )
+                piece = np.ascontiguousarray(values if whole else values[row], self.dtype).reshape(-1)
+                view, offset = memoryview(cast(Any, piece)).cast("B"), self._offset(top + row, left)
                 while view:
-                    count = os.pwrite(self._file.fileno(), view, place)
-                    view, place = view[count:], place + count
+                    count = os.pwrite(self._file.fileno(), view, offset)
+                    view, offset = view[count:], offset + count
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
@@ -90,32 +106,30 @@ class FeatureFile:
                 "with --scratch"
             ) from error
 
-    @property
-    def ndim(self) -> int:
-        """3, as of an array."""
-        return 3
+    def _offset(self, row: int, column: int) -> int:
+        return (row * self.shape[1] + column) * self._pixel_bytes
 
     def __getitem__(self, part: tuple[slice, slice]) -> NDArray[Any]:
-        """Return a copy of a rectangle, as of an array; slices without steps."""
+        """Return a copy of a rectangle, given as two slices without steps."""
         (top, bottom, _), (left, right, _) = (s.indices(n) for s, n in zip(part, self.shape, strict=False))
         return self.read(top, left, max(0, bottom - top), max(0, right - left))
 
     def min(self) -> Any:
-        """Of all samples; NaN if there is one."""
+        """Return the smallest sample; NaN if there is one."""
         return np.min([strip.min() for strip in self._strips()])
 
     def max(self) -> Any:
-        """Of all samples; NaN if there is one."""
+        """Return the largest sample; NaN if there is one."""
         return np.max([strip.max() for strip in self._strips()])
 
     def _strips(self) -> Iterator[NDArray[Any]]:
-        for top in range(0, self.shape[0], _STRIP):
-            yield self.read(top, 0, min(_STRIP, self.shape[0] - top), self.shape[1])
+        for top in range(0, self.shape[0], _STRIP_ROWS):
+            yield self.read(top, 0, min(_STRIP_ROWS, self.shape[0] - top), self.shape[1])
 
     def fileno(self) -> int:
-        """The file's descriptor."""
+        """Return the file descriptor."""
         return self._file.fileno()
 
     def close(self) -> None:
-        """Give the space back."""
+        """Delete the file."""
         self._file.close()

@@ -1,4 +1,4 @@
-"""What manifests say of inputs and results, and that the restorer obeys it, tiled and whole."""
+"""Requests: inputs and results as the manifest describes them, tiled and whole."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def random(*shape: int, dtype: Any = np.float32) -> Array:
 
 
 class Dispersed(torch.nn.Module):  # type: ignore[misc, name-defined]
-    """A measurement and a mask to bands, each from columns of its own: a snapshot compressive imager."""
+    """Bands from a measurement and a mask, each from its own columns: a snapshot compressive imager."""
 
     def forward(self, image, mask, offset):  # type: ignore[no-untyped-def]
         assert image.shape[2:] == (mask.shape[2] + 1, mask.shape[3] + MARGIN[1])
@@ -43,7 +43,7 @@ class Dispersed(torch.nn.Module):  # type: ignore[misc, name-defined]
 
 
 def dispersed(image: Array, mask: Array, offset: Array) -> Array:
-    """The same, in NumPy and on arrays of a user."""
+    """The same in NumPy, on arrays as users give them."""
     bands = [image[1:, STEP * band : STEP * band + mask.shape[1]] for band in range(BANDS)]
     return np.stack(bands, axis=2) * mask[:, :, None] + offset[:, 1:]
 
@@ -86,7 +86,7 @@ def test_inputs_and_margins_are_cut_at_the_same_place(
 ) -> None:
     image, inputs = measurement(height, width)
     restored = imager().restore(image, inputs=inputs, tile=4 * tile, overlap=4 * min(overlap, tile // 2), batch=batch)
-    # Blending weights add up to 1 but for rounding; wherever nothing is blended, nothing may differ.
+    # Blending weights add up to 1 up to rounding; where nothing is blended, results must be equal.
     np.testing.assert_allclose(restored.image, dispersed(image, **inputs), rtol=1e-5, atol=1e-4)
 
 
@@ -151,7 +151,7 @@ def test_a_mask_that_was_saved_as_a_picture_goes_to_one(imager: Callable[..., Re
 
 
 class Seen(torch.nn.Module):  # type: ignore[misc, name-defined]
-    """Gives back what it sees, and keeps its range."""
+    """Returns its input, and records its range."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -183,7 +183,7 @@ def test_normalisation_is_of_the_whole_image(
     model = Seen()
     manifest = make_manifest(normalisation=way, gain=0.8, value_range=value_range)
     rows, columns = np.mgrid[0:30, 0:20]
-    # The extremes lie in two corners, so that hardly a tile has both.
+    # The extremes are in two corners, so that few tiles have both.
     image = np.repeat((rows * 20 + columns)[..., None], 3, axis=2).astype(dtype) // (4 if dtype == "uint8" else 1)
     image = image - 300 if np.dtype(dtype).kind in "fi" else image
     low, high = value_range
@@ -263,7 +263,7 @@ def test_floats_are_cut_to_the_clamp_too(make_manifest: MakeManifest) -> None:
 
 
 class Bands(torch.nn.Module):  # type: ignore[misc, name-defined]
-    """A picture to so many bands, from -1 to 2 times its first channel."""
+    """Bands that are -1 to 2 times the picture's first channel."""
 
     def __init__(self, bands: int) -> None:
         super().__init__()

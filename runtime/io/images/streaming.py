@@ -1,4 +1,4 @@
-"""Photographs that need not fit in memory: decoded into files of plain samples, and encoded from them, by strips."""
+"""Read and write pictures that need not fit in memory, in strips of rows, through scratch files."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
-from ...errors import InputError
-from ...files import atomic_path
-from . import images, raw_tiff
-from .feature_file import FeatureFile
-from .images import Picture
+from ....errors import InputError
+from ....files import atomic_path
+from ..scratch_file import ScratchFile
+from . import raw_tiff
+from .formats import SAMPLE_TYPES, format_of, reason_of
+from .picture import Picture
+from .reading import colour_channels, metadata_of, open_file, reading_notices, vips_errors
+from .writing import fitted, lost_metadata, save_options, with_metadata
 
-#: Rows of a strip.
-_STRIP = 64
+#: Rows of one strip.
+_STRIP_ROWS = 64
 
-#: EXIF orientation -> a strip of rows of the file, upright. From 5 on, rows become columns.
+#: EXIF orientation -> how a strip of rows of the file is turned upright. From 5 on, rows become columns.
 _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     1: lambda strip: strip,
     2: lambda strip: strip[:, ::-1],
@@ -34,102 +37,112 @@ _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     8: lambda strip: strip.swapaxes(0, 1)[::-1],
 }
 
-#: Orientations whose first rows are the upright picture's last ones (or last columns).
+#: Orientations where the first rows of the file are the last rows (or columns) of the upright picture.
 _FROM_END = (3, 4, 6, 7)
 
 
 def read(path: str | os.PathLike[str], folder: Path, files: contextlib.ExitStack) -> Picture:
-    """Read an image as `images.read` does, into files.
+    """Read a picture as `images.read` does, into scratch files.
 
     Parameters
     ----------
     path
-        The image.
+        The picture.
     folder
-        Where the files lie.
+        Folder for the scratch files.
     files
-        Closes them.
+        Closes the scratch files.
 
     Returns
     -------
     Picture
-        Its pixels and its alpha are `FeatureFile`, [H, W, C] and [H, W, 1].
+        Its pixels and its alpha are `ScratchFile`, [H, W, C] and [H, W, 1].
+
+    Raises
+    ------
+    InputError
+        As `images.read`, or the disk is full.
     """
     file = Path(path)
-    with images.reading(file):
-        image = images.open_file(file)
-        notices = images.reading_notices(image)
+    with vips_errors(file):
+        image = open_file(file)
+        notices = reading_notices(image)
         if image.interpretation == "cmyk":
             image = image.icc_transform("srgb", embedded=True)
-        channels, alpha = images.colour_channels(image, file)
+        channels, alpha = colour_channels(image, file)
         orientation = image.get("orientation") if image.get_typeof("orientation") != 0 else 1
         upright = _UPRIGHT.get(orientation, _UPRIGHT[1])
         turned = orientation in (5, 6, 7, 8)
         shape = (image.width, image.height) if turned else (image.height, image.width)
-        dtype = np.dtype(images.TYPES[image.format])
-        pixels = FeatureFile(folder, *shape, channels, dtype)
+        dtype = np.dtype(SAMPLE_TYPES[image.format])
+        pixels = ScratchFile(folder, *shape, channels, dtype)
         files.callback(pixels.close)
-        opacity = FeatureFile(folder, *shape, 1, dtype) if alpha else None
+        opacity = ScratchFile(folder, *shape, 1, dtype) if alpha else None
         if opacity is not None:
             files.callback(opacity.close)
         region = pyvips.Region.new(image)
-        for top in range(0, image.height, _STRIP):
-            rows = min(_STRIP, image.height - top)
+        for top in range(0, image.height, _STRIP_ROWS):
+            rows = min(_STRIP_ROWS, image.height - top)
             strip = np.frombuffer(region.fetch(0, top, image.width, rows), dtype).reshape(rows, image.width, -1)
             first = image.height - top - rows if orientation in _FROM_END else top
             down, across = (0, first) if turned else (first, 0)
             pixels.write(down, across, upright(strip[:, :, :channels]))
             if opacity is not None:
                 opacity.write(down, across, upright(strip[:, :, channels : channels + 1]))
-        metadata = images.metadata_of(image)
+        metadata = metadata_of(image)
     resolution = (image.xres, image.yres)
     return Picture(cast(Any, pixels), cast(Any, opacity), resolution, metadata, tuple(notices))
 
 
 def write(path: str | os.PathLike[str], picture: Picture, folder: Path) -> list[str]:
-    """Write an image as `images.write` does, from files.
+    """Write a picture as `images.write` does, from scratch files.
 
     Parameters
     ----------
     path
-        The image.
+        The file to write.
     picture
-        Its pixels and its alpha are `FeatureFile`, as `read` gives them.
+        Its pixels and its alpha are `ScratchFile`, as `read` returns them.
     folder
-        Where one more file lies.
+        Folder for one more scratch file.
+
+    Raises
+    ------
+    InputError
+        The picture cannot be written, or the disk is full.
     """
     file = Path(path)
-    name = images.format_of(file)
+    name = format_of(file)
     height, width, _ = picture.pixels.shape
     with contextlib.ExitStack() as files:
-        raw: FeatureFile | None = None
-        for top in range(0, height, _STRIP):
-            strip, notices = images.fitted(_strip(picture, top, min(_STRIP, height - top)), name)
+        raw: ScratchFile | None = None
+        for top in range(0, height, _STRIP_ROWS):
+            strip, notices = fitted(_strip(picture, top, min(_STRIP_ROWS, height - top)), name)
             samples = strip.pixels if strip.pixels.ndim == 3 else strip.pixels[:, :, None]
             channels = samples.shape[2]
             if strip.alpha is not None:
                 samples = np.concatenate([samples, strip.alpha[:, :, None]], axis=2)
             if raw is None:
-                raw = FeatureFile(folder, height, width, samples.shape[2], samples.dtype)
+                raw = ScratchFile(folder, height, width, samples.shape[2], samples.dtype)
                 files.callback(raw.close)
             raw.write(top, 0, samples)
         assert raw is not None
         try:
             final = dataclasses.replace(picture, metadata=strip.metadata)
-            image = images.finished(raw_tiff.image(raw), final, raw.dtype, channels)
+            image = with_metadata(raw_tiff.image(raw), final, raw.dtype, channels)
             with atomic_path(file) as temporary:
                 size = height * width * raw.shape[2] * raw.dtype.itemsize
                 target = pyvips.Target.new_to_file(str(temporary))
-                image.write_to_target(target, file.suffix.lower(), **images.saving(name, raw.dtype, size))
+                image.write_to_target(target, file.suffix.lower(), **save_options(name, raw.dtype, size))
                 written = pyvips.Image.new_from_source(pyvips.Source.new_from_file(str(temporary)), "")
-                return notices + images.missing(written, final, name)
+                return notices + lost_metadata(written, final, name)
         except pyvips.Error as error:
-            raise InputError(f"{file}: the image cannot be written as {name} ({images.reason_of(error)})") from error
+            raise InputError(f"{file}: the image cannot be written as {name} ({reason_of(error)})") from error
 
 
 def _strip(picture: Picture, top: int, rows: int) -> Picture:
-    """Some rows of a picture, in memory."""
-    pixels, alpha = cast(FeatureFile, picture.pixels), cast("FeatureFile | None", picture.alpha)
+    """Return some rows of a picture, in memory."""
+    pixels, alpha = cast(ScratchFile, picture.pixels), cast("ScratchFile | None", picture.alpha)
     values = pixels.read(top, 0, rows, pixels.shape[1])
     return dataclasses.replace(
         picture,

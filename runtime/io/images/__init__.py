@@ -1,0 +1,14 @@
+"""Pictures in files: PNG, JPEG, TIFF and WebP, with their alpha, colour profile and metadata.
+
+Whatever a file cannot hold is reported: reading and writing return lines to show to the user.
+"""
+
+from .formats import FORMATS as FORMATS
+from .picture import Header as Header
+from .picture import Picture as Picture
+from .reading import read as read
+from .reading import read_header as read_header
+from .writing import check_target as check_target
+from .writing import metadata_titles as metadata_titles
+from .writing import with_pixels as with_pixels
+from .writing import write as write

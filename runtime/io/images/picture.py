@@ -1,0 +1,57 @@
+"""Pictures in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says about its picture before it is decoded.
+
+    Attributes
+    ----------
+    height, width
+        Size in pixels, after the EXIF orientation is applied.
+    channels
+        Number of channels, without alpha.
+    alpha
+        True when there is an alpha plane.
+    bits
+        Bits per sample.
+    """
+
+    height: int
+    width: int
+    channels: int
+    alpha: bool
+    bits: int
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture.
+
+    Attributes
+    ----------
+    pixels
+        [H, W] for gray, else [H, W, C]; uint8, uint16, float32 or float64 (0 to 1). Without alpha, and with the EXIF
+        orientation applied.
+    alpha
+        [H, W] of the same type, or None.
+    resolution
+        Pixels per millimetre along x and y.
+    metadata
+        The metadata that is kept: libvips's name -> (its type, value).
+    notices
+        A line for everything that was lost or changed in reading.
+    """
+
+    pixels: NDArray[Any]
+    alpha: NDArray[Any] | None = None
+    resolution: tuple[float, float] = (1.0, 1.0)
+    metadata: dict[str, tuple[int, Any]] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()

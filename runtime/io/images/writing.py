@@ -1,0 +1,226 @@
+"""Write pictures, converted to what the format can hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyvips
+from numpy.typing import NDArray
+
+from ....errors import InputError
+from ....files import atomic_path, check_place
+from .formats import LARGEST_SIDE, VIPS_TYPES, format_of, reason_of
+from .metadata import metadata_title
+from .picture import Picture
+
+
+def check_target(path: str | os.PathLike[str], height: int, width: int, channels: int) -> None:
+    """Check that a picture can be written, before any work.
+
+    Parameters
+    ----------
+    path
+        The file.
+    height, width, channels
+        Size of the picture, without alpha.
+
+    Raises
+    ------
+    InputError
+        The format is unknown or cannot hold the picture, or the file cannot be written there.
+    """
+    file = Path(path)
+    name = format_of(file)
+    limit = LARGEST_SIDE.get(name)
+    if limit is not None and max(height, width) > limit:
+        raise InputError(
+            f"{file}: {name} holds at most {limit} pixels a side, not {height} x {width}; write a .png or .tif"
+        )
+    if channels not in (1, 3) and name != "TIFF":
+        raise InputError(f"{file}: {name} holds 1 or 3 channels, not {channels}; write a .tif")
+    check_place(file)
+
+
+def write(path: str | os.PathLike[str], picture: Picture) -> list[str]:
+    """Write a picture, whole or not at all.
+
+    PNG, TIFF and WebP are lossless; JPEG has quality 95 and full chroma.
+
+    Returns
+    -------
+    list[str]
+        A line for everything that the format cannot hold.
+
+    Raises
+    ------
+    InputError
+        As `check_target`; or the disk is full.
+    """
+    file = Path(path)
+    name = format_of(file)
+    height, width, channels = picture.pixels.shape if picture.pixels.ndim == 3 else (*picture.pixels.shape, 1)
+    check_target(file, height, width, channels)
+    picture, notices = fitted(picture, name)
+    image = vips_image(picture)
+    try:
+        data = image.write_to_buffer(
+            file.suffix.lower(), **save_options(name, picture.pixels.dtype, picture.pixels.nbytes)
+        )
+    except pyvips.Error as error:
+        raise InputError(f"{file}: the image cannot be written as {name} ({reason_of(error)})") from error
+    with atomic_path(file) as temporary:
+        temporary.write_bytes(data)
+    return notices + lost_metadata(pyvips.Image.new_from_buffer(data, "", access="sequential"), picture, name)
+
+
+def save_options(name: str, dtype: np.dtype[Any], size: int) -> dict[str, Any]:
+    """Return libvips's options for writing a format.
+
+    Parameters
+    ----------
+    name
+        Name of the format.
+    dtype
+        Type of the samples.
+    size
+        Bytes of all samples.
+    """
+    formats: dict[str, dict[str, Any]] = {
+        "PNG": {},
+        "JPEG": {"Q": 95, "subsample_mode": "off"},
+        "WebP": {"lossless": True, "exact": True},
+        "TIFF": {
+            "compression": "deflate",
+            "predictor": "float" if dtype.kind == "f" else "horizontal",
+            "bigtiff": size > 2**31,
+        },
+    }
+    return formats[name]
+
+
+def fitted(picture: Picture, name: str) -> tuple[Picture, list[str]]:
+    """Return the picture converted to what a format can hold, and a line for everything that was lost."""
+    pixels, alpha, metadata = picture.pixels, picture.alpha, picture.metadata
+    notices = []
+    bits = {"PNG": 16, "JPEG": 8, "WebP": 8, "TIFF": 32}[name]
+    floating = pixels.dtype.kind == "f"
+    if 8 * pixels.dtype.itemsize > bits or (floating and name != "TIFF"):
+        kind = "floating point" if floating else f"{8 * pixels.dtype.itemsize}-bit"
+        notices.append(f"{kind} reduced to {bits} bits: {name} has no more here")
+        pixels = _reduced(pixels, bits)
+        alpha = None if alpha is None else _reduced(alpha, bits)
+    if name == "JPEG" and alpha is not None:
+        notices.append("alpha flattened onto white: JPEG has none")
+        share = alpha.astype(np.float32) / 255
+        share = share if pixels.ndim == 2 else share[:, :, None]
+        pixels = np.rint(pixels * share + 255 * (1 - share)).astype(np.uint8)
+        alpha = None
+    if name == "WebP" and pixels.ndim == 2:
+        notices.append("gray stored as colour: WebP has no gray")
+        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
+        if "icc-profile-data" in metadata:
+            notices.append("ICC profile dropped: it is for gray")
+            metadata = {key: value for key, value in metadata.items() if key != "icc-profile-data"}
+    return dataclasses.replace(picture, pixels=pixels, alpha=alpha, metadata=metadata), notices
+
+
+def _reduced(values: NDArray[Any], bits: int) -> NDArray[Any]:
+    """Round to fewer bits, mapping white to white; 32 bits are floats."""
+    if bits == 32:
+        return values.astype(np.float32)
+    white = 1.0 if values.dtype.kind == "f" else float(np.iinfo(values.dtype).max)
+    scaled = np.clip(values.astype(np.float64) * ((2**bits - 1) / white), 0, 2**bits - 1)
+    rounded: NDArray[Any] = np.rint(scaled).astype(np.uint8 if bits == 8 else np.uint16)
+    return rounded
+
+
+def vips_image(picture: Picture) -> pyvips.Image:
+    """Return a picture as a libvips image, with its metadata."""
+    pixels = picture.pixels if picture.pixels.ndim == 3 else picture.pixels[:, :, None]
+    channels = pixels.shape[2]
+    if picture.alpha is not None:
+        pixels = np.concatenate([pixels, picture.alpha[:, :, None]], axis=2)
+    dtype = pixels.dtype.newbyteorder("=")
+    native = np.ascontiguousarray(pixels, dtype=np.float32 if dtype == np.float16 else dtype)
+    image = pyvips.Image.new_from_memory(
+        native.data, native.shape[1], native.shape[0], native.shape[2], VIPS_TYPES[native.dtype]
+    )
+    return with_metadata(image, picture, native.dtype, channels)
+
+
+def with_metadata(image: pyvips.Image, picture: Picture, dtype: np.dtype[Any], channels: int) -> pyvips.Image:
+    """Set the colour space, resolution and metadata of a libvips image.
+
+    Parameters
+    ----------
+    image
+        Samples alone.
+    picture
+        Gives resolution and metadata.
+    dtype
+        Type of the samples.
+    channels
+        Number of channels, without alpha.
+    """
+    deep = dtype == np.uint16
+    colours = {1: "grey16" if deep else "b-w", 3: "rgb16" if deep else "srgb"}.get(channels, "multiband")
+    image = image.copy(interpretation=colours, xres=picture.resolution[0], yres=picture.resolution[1])
+    for name, (kind, value) in picture.metadata.items():
+        image.set_type(kind, name, value)
+    # Else libvips writes the orientation and the thumbnail of the source, which are still in the EXIF block.
+    image.set_type(pyvips.GValue.gint_type, "orientation", 1)
+    if "exif-data" in picture.metadata:
+        image.set_type(pyvips.GValue.blob_type, "jpeg-thumbnail-data", b"")
+    return image
+
+
+def metadata_titles(picture: Picture) -> list[str]:
+    """Return the users' names of the metadata that a picture has."""
+    return sorted({title for field in picture.metadata if (title := metadata_title(field)) is not None})
+
+
+def lost_metadata(written: pyvips.Image, picture: Picture, name: str) -> list[str]:
+    """Return a line for the metadata that a written file does not hold.
+
+    Parameters
+    ----------
+    written
+        The written file, opened.
+    picture
+        What was written.
+    name
+        Name of the format.
+    """
+    there = {metadata_title(field) for field in written.get_fields()}
+    titles = [title for title in metadata_titles(picture) if title not in there]
+    return [f"{', '.join(titles)} dropped: not kept in {name}"] if titles else []
+
+
+def with_pixels(picture: Picture, pixels: NDArray[Any]) -> Picture:
+    """Return a copy of a picture with the pixels of its restored image.
+
+    The alpha plane is kept, or resampled (bicubic) when the restored image has another size. The ICC profile is
+    kept only when the number of channels stays the same.
+    """
+    alpha, metadata, notices = picture.alpha, picture.metadata, picture.notices
+    if alpha is not None and pixels.ndim == 3 and pixels.shape[2] != 3:
+        alpha = None
+        notices += (f"alpha dropped: an image of {pixels.shape[2]} channels has none",)
+    if alpha is not None and alpha.shape != pixels.shape[:2]:
+        alpha = _resampled(alpha, pixels.shape[0], pixels.shape[1])
+        notices += ("alpha resampled (bicubic), not restored",)
+    if pixels.shape[2:] != picture.pixels.shape[2:] and "icc-profile-data" in metadata:
+        metadata = {name: value for name, value in metadata.items() if name != "icc-profile-data"}
+        notices += ("ICC profile dropped: it is for another number of channels",)
+    return dataclasses.replace(picture, pixels=pixels, alpha=alpha, metadata=metadata, notices=notices)
+
+
+def _resampled(plane: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    image = vips_image(Picture(plane))
+    larger = image.resize(width / plane.shape[1], vscale=height / plane.shape[0], kernel="cubic")
+    values: NDArray[Any] = larger.cast(image.format).numpy()
+    return values.reshape(height, width)

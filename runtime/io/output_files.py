@@ -1,0 +1,83 @@
+"""Files to write: a result becomes a picture or a spectral cube."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from . import cubes, images
+from .cubes import Cube
+from .images import Picture
+
+
+def holds_cube(path: Path, spectrum: bool) -> bool:
+    """Return whether a result is written as a cube: every spectrum, and pictures in formats for arrays only."""
+    suffix = path.suffix.lower()
+    return spectrum or (suffix in cubes.FORMATS and suffix not in images.FORMATS)
+
+
+def check_target(path: Path, size: tuple[int, int, int], as_cube: bool) -> None:
+    """Check that a result can be written, before any work.
+
+    Parameters
+    ----------
+    path
+        The file.
+    size
+        Height, width and channels of the result.
+    as_cube
+        What `holds_cube` returned.
+
+    Raises
+    ------
+    InputError
+        The format is unknown or cannot hold the result, or the file cannot be written there.
+    """
+    if as_cube:
+        cubes.check_target(path, *size)
+    else:
+        images.check_target(path, *size)
+
+
+def write(
+    path: Path, pixels: NDArray[Any], source: Picture | Cube, *, as_cube: bool, wavelengths: tuple[float, ...]
+) -> list[str]:
+    """Write a result, with the alpha plane and metadata of the picture that it was restored from.
+
+    Parameters
+    ----------
+    path
+        The file.
+    pixels
+        [H, W] or [H, W, C]
+    source
+        What was restored.
+    as_cube
+        What `holds_cube` returned.
+    wavelengths
+        Wavelengths of the bands in nm; empty where unknown.
+
+    Returns
+    -------
+    list[str]
+        A line for everything that was lost.
+
+    Raises
+    ------
+    InputError
+        As `check_target`, or the disk is full.
+    """
+    if isinstance(source, Cube):
+        picture, lost = Picture(pixels), []
+    else:
+        picture = images.with_pixels(source, pixels)
+        lost = list(picture.notices[len(source.notices) :])
+    if not as_cube:
+        return lost + images.write(path, picture)
+    if picture.alpha is not None:
+        lost.append("alpha dropped: a cube has none")
+    if titles := images.metadata_titles(picture):
+        lost.append(f"{', '.join(titles)} dropped: not kept in a cube")
+    return lost + cubes.write(path, Cube(pixels, wavelengths))
