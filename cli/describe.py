@@ -92,7 +92,6 @@ def describe_checkpoint(path: Path) -> Description:
 def _size(loaded: LoadedModel) -> Description:
     """Parameters and multiply-accumulates, what GLMHA and the like save, and what others state."""
     from ..models.macs import count_macs, count_parameters
-    from ..models.published import published
 
     architecture, config = loaded.architecture, loaded.config
     multiple = architecture.interface(config).size_multiple
@@ -114,7 +113,7 @@ def _size(loaded: LoadedModel) -> Description:
             "without attention products": giga(csa_macs.layers - macs.layers),
             "with": giga(csa_macs.total - macs.total),
         }
-    stated = published(architecture.name, config)
+    stated = architecture.published_for(config)
     if stated:
         words["published"] = [f"{entry.words} ({entry.source})" for entry in stated]
     return words

@@ -27,6 +27,9 @@ from ..errors import InputError
 from .architecture import StateDict
 from .configuration import require, shortest_decimal
 
+#: Source of published figures with GLMHA.
+GLMHA_PAPER = "arXiv 2410.00380"
+
 ATTENTIONS = ("csa", "glmha", "linformer", "performer", "reformer")
 
 #: What only layers of an attention have in a state dict, under the layer's name.

@@ -280,7 +280,7 @@ def test_tensors_that_do_not_fit(tmp_path: Path, model: KGT, change: Any, messag
 def test_configurations_that_do_not_fit(tmp_path: Path, model: KGT) -> None:
     path = tmp_path / "model.pth"
     torch.save(model.state_dict(), path)
-    with pytest.raises(InputError, match="shapes do not tell heads, window, k"):
+    with pytest.raises(InputError, match="shapes do not determine heads, window, k"):
         load_checkpoint(path)
     config = tmp_path / "c.json"
     for text, message in (
