@@ -175,7 +175,7 @@ PRESETS: dict[str, KGTConfig] = {
 
 
 class Attention(nn.Module):
-    """Multi-head attention of each node to its neighbours in the key graph: softmax over N(i) of q_i k_j^T / sqrt(D)."""
+    """Multi-head attention of each node i to its neighbours j in the key graph: softmax(q_i k_j^T / sqrt(D)) v_j."""
 
     def __init__(self, channels: int, heads: int, window: int, position_bias: bool) -> None:
         super().__init__()

@@ -163,8 +163,8 @@ def test_key_map(tmp_path: Path, settings: Path, model: KGT) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("no arrow here", r"rules.txt:1: .* is no rule"),
-        ("\n( -> a", r"rules.txt:2: '\(' is no regular expression"),
+        ("no arrow here", r"rules.txt:1: .* is not a rule"),
+        ("\n( -> a", r"rules.txt:2: '\(' is not a regular expression"),
         (".* -> same", "both become 'same'"),
         (r"(.*) -> \2", "does not fit"),
     ],
@@ -297,7 +297,7 @@ def test_configurations_that_do_not_fit(tmp_path: Path, model: KGT) -> None:
 
 def test_no_tensors(tmp_path: Path) -> None:
     torch.save({"epoch": 3}, tmp_path / "none.pth")
-    with pytest.raises(InputError, match="no state dict in it"):
+    with pytest.raises(InputError, match="holds no state dict"):
         load_checkpoint(tmp_path / "none.pth")
 
 
