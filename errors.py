@@ -1,7 +1,7 @@
 """The exceptions of keygraph.
 
-A message is one line: the fact, then what to do, then the valid choices if there are any. The command line prints it and
-exits with the class's `exit_code`.
+A message is one line: the fact, then what to do, then the valid choices if there are any. The command line prints it
+and exits with the class's `exit_code`.
 """
 
 
