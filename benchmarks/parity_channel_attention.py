@@ -92,7 +92,7 @@ class Row:
 def network(config: Any, weights: str) -> nn.Module:
     """A network with random weights."""
     torch.manual_seed(0)
-    architecture = next(a for a in registry.ARCHITECTURES if isinstance(config, a.config_type))
+    architecture = registry.of_config(config)
     module = architecture.build(config).eval()
     if weights == "strong":
         with torch.no_grad():

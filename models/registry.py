@@ -66,19 +66,29 @@ def by_name(name: str) -> Architecture:
     raise InputError(f"the checkpoint says architecture {name!r}, which keygraph does not know; it knows: {names}")
 
 
+def of_config(config: object) -> Architecture:
+    """Return the architecture of a configuration.
+
+    Raises
+    ------
+    ValueError
+        No architecture has configurations of its type.
+    """
+    for architecture in ARCHITECTURES:
+        if isinstance(config, architecture.config_type):
+            return architecture
+    raise ValueError(f"{type(config).__name__} is the configuration of no architecture that keygraph knows")
+
+
 def of(model: nn.Module) -> Architecture:
     """Return the architecture of a network.
 
     Raises
     ------
     ValueError
-        No architecture has the type of its configuration.
+        The type of its `config` is that of no architecture.
     """
-    config = getattr(model, "config", None)
-    for architecture in ARCHITECTURES:
-        if isinstance(config, architecture.config_type):
-            return architecture
-    raise ValueError(f"{type(model).__name__} is of no architecture that keygraph knows")
+    return of_config(getattr(model, "config", None))
 
 
 def detect(state: StateDict) -> Architecture | None:

@@ -11,7 +11,7 @@ from keygraph.export import export
 from keygraph.models import load_checkpoint, mst, restormer, save_checkpoint
 from torch import nn
 
-#: Both attentions in one network: where nothing is reduced, GLMHA's place is taken by CSA.
+#: Both attentions in one network: levels with a reduction of 0 keep CSA.
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "restormer": lambda: restormer.Restormer(
         restormer.RestormerConfig(
@@ -38,7 +38,7 @@ class Exported(NamedTuple):
 
 
 def exported(name: str, folder: Path) -> Exported:
-    """A network and its file in fp16, as `export` writes it."""
+    """Save a network, and export it in fp16."""
     torch.manual_seed(0)
     files = Exported(folder / f"{name}.ckpt", folder / f"{name}.onnx")
     save_checkpoint(files.checkpoint, NETWORKS[name]())

@@ -1,4 +1,4 @@
-"""Checkpoints: round trips, wrappers, key maps, and every way in which a file can be wrong."""
+"""Checkpoints: round trips, wrappers, key maps, and the errors for invalid files."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_manifest_says_what_goes_in_and_out(tmp_path: Path, model: KGT) -> None:
     assert (manifest.size_multiple, manifest.task, manifest.architecture) == (8, "denoising", "kgt")
     assert manifest.neighbours is not None
     assert (manifest.neighbours.default, manifest.neighbours.maximum) == (5, 16)
-    # The container does not change what the weights are.
+    # The digest of the weights does not depend on the file format.
     assert manifest.weights_sha256 == load_checkpoint(tmp_path / "b.safetensors").manifest().weights_sha256
 
 
@@ -210,8 +210,8 @@ def test_a_whole_pickled_module_is_refused(tmp_path: Path, model: KGT) -> None:
         (b"<!DOCTYPE html><html>sign in</html>", "is a web page"),
         (b"\n <html>", "is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
-        (b"hello", "no readable checkpoint"),
-        (b"\x80\x04garbage", "no readable checkpoint"),
+        (b"hello", "cannot be read as a checkpoint"),
+        (b"\x80\x04garbage", "cannot be read as a checkpoint"),
     ],
 )
 @pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])

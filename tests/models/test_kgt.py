@@ -1,4 +1,4 @@
-"""KGT: shapes, k, configuration, and what the paper says of it."""
+"""KGT: shapes, k, configuration, and the properties that the paper states."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_k_is_chosen_in_forward_and_every_layer_of_a_stage_shares_one_graph() ->
     for k, expected in ((None, 5), (3, 3), (torch.tensor([16]), 16)):
         with recorded_graphs() as graphs:
             model(image, k)
-        assert len(graphs) == 2  # one for each stage, not for each layer
+        assert len(graphs) == 2  # One for each stage, not for each layer.
         assert all((unpack_graph(graph, 16).sum(-1) == expected).all() for graph in graphs)
 
 
@@ -131,10 +131,30 @@ def test_rotate_and_pixel_unshuffle_are_torchs() -> None:
     assert torch.equal(pixel_unshuffle(x), torch.nn.functional.pixel_unshuffle(x, 2))
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_presets_build(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "parameters", "size_multiple"),
+    [
+        ("kgt-small-sr", 1_359_543, 32),
+        ("kgt-base-sr", 15_831_543, 32),
+        ("kgt-small", 7_219_411, 128),
+        ("kgt-base", 20_182_683, 128),
+    ],
+)
+def test_sizes_of_the_presets(name: str, parameters: int, size_multiple: int) -> None:
+    config = PRESETS[name]
     with torch.device("meta"):
-        KGT(PRESETS[name])
+        network = KGT(config)
+        channels = config.channels
+        assert sum(parameter.numel() for parameter in network.parameters()) == parameters
+        assert network.body[0].layers[0].attention.qkv.weight.shape == (3 * channels, channels)
+        image = torch.empty(1, 3, size_multiple, size_multiple)
+        assert network(image).shape == (1, 3, config.scale * size_multiple, config.scale * size_multiple)
+    assert [len(stage.layers) for stage in network.body] == list(config.layers)
+    assert config.size_multiple == size_multiple
+
+
+def test_all_presets_have_a_test() -> None:
+    assert list(PRESETS) == ["kgt-small-sr", "kgt-base-sr", "kgt-small", "kgt-base"]
 
 
 @pytest.mark.parametrize(
@@ -201,6 +221,6 @@ def test_padded_heads_compute_the_same_with_the_same_gradients(
     assert sizes == [60, 64]
     epsilon = torch.finfo(dtype).eps
     for one, other in zip(padded, plain, strict=True):
-        # Zeros are added, but may change the order of a sum.
+        # The added zeros may change the order of a sum.
         torch.testing.assert_close(one, other, rtol=0, atol=8 * epsilon * float(other.detach().abs().max()))
     assert padded[0].shape == tokens.shape

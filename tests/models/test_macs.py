@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates: the released networks' exactly, GLMHA's savings, and operators of our own."""
+"""Parameters and multiply-accumulates: the released networks, savings of GLMHA, and keygraph's operators."""
 
 from __future__ import annotations
 
