@@ -14,7 +14,7 @@ import pytest
 import torch
 from keygraph import manifest as manifests
 from keygraph.errors import InputError, KeygraphError
-from keygraph.export import export, exporter
+from keygraph.export import export, exporter, onnx_file
 from keygraph.export.verify import verification_cases
 from keygraph.manifest import Manifest
 from keygraph.models import LoadedModel, load_checkpoint
@@ -162,7 +162,7 @@ def test_no_verify_is_recorded(tmp_path: Path, unet: LoadedModel) -> None:
 def test_weights_above_the_limit_go_beside_the_file(
     tmp_path: Path, unet: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporter, "EXTERNAL_DATA_BYTES", 10_000)
+    monkeypatch.setattr(onnx_file, "EXTERNAL_DATA_BYTES", 10_000)
     manifest = export(unet, tmp_path / "large.onnx")
     assert manifest.verification is not None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["large.onnx", "large.onnx.data"]
