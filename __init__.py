@@ -1,9 +1,9 @@
-"""Trained image-restoration transformers into production.
+"""Take trained image-restoration transformers to production.
 
 >>> import keygraph
 >>> restore = keygraph.load("kgt.onnx")
->>> restored = restore(image)          # H x W x C uint8, uint16 or float, and the same back
->>> cube = restore(measurement, inputs={"mask": mask})     # where the model takes more than an image
+>>> restored = restore(image)  # H x W x C, uint8, uint16 or float; the result has the same type
+>>> cube = restore(measurement, inputs={"mask": mask})  # For models with extra inputs.
 """
 
 from __future__ import annotations
@@ -37,29 +37,34 @@ def load(
         An exported ``.onnx`` file, an engine (``.plan``), or a PyTorch checkpoint (``.ckpt``, ``.pth``, ``.pt``,
         ``.safetensors``).
     device
-        ``"cpu"``, ``"cuda"`` (the first GPU) or ``"cuda:1"``. None: the first GPU for engines and for a `provider` of
-        GPUs, else the CPU. Nothing falls back from one to the other.
+        ``"cpu"``, ``"cuda"`` (the first GPU) or ``"cuda:1"``. None for the first GPU with engines and with a GPU
+        `provider`, else for the CPU. There is no fallback from one device to another.
     provider
-        For ONNX files: ONNX Runtime's execution provider, ``"cpu"``, ``"cuda"`` or ``"tensorrt"``; None for the
-        device's own.
+        For ONNX files: execution provider of ONNX Runtime, ``"cpu"``, ``"cuda"`` or ``"tensorrt"``; None for the
+        device's default.
     library
-        ``"auto"``: keygraph's operators from the installed library; a path: from that library. For ONNX files, which
-        hold them as plain functions too: these where no library is installed, or with None. An engine needs the one
-        that it was built with, if any.
+        Library of keygraph's operators: ``"auto"`` for the installed one, or a path. ONNX files fall back to their own
+        functions where no library is installed; None chooses these. An engine needs the library that it was built
+        with, if any.
     threads
-        Threads per operator on the CPU, at least 1; None for the engine's own choice.
+        Threads per operator on the CPU, at least 1; None for the engine's default.
     allow_host_code
-        For engines: let one run code of its own on this machine's processor, as version-compatible ones do. Only for
-        engines from somebody you trust.
+        For engines: allow the engine to run code on the host, as version-compatible engines do. Only for engines from
+        somebody you trust.
     notice
-        Takes lines that a user should see: choices made in reading a checkpoint, a library that did not load. None
-        makes a Python warning (`KeygraphWarning`) of the latter.
+        Called with lines for the user: choices made in reading a checkpoint, a library that could not be loaded. With
+        None, the latter become Python warnings (`KeygraphWarning`).
+
+    Returns
+    -------
+    Restorer
+        Call it with an image.
 
     Raises
     ------
     InputError
-        The file is missing, damaged or of another kind, a package or library that it needs is not installed, or there
-        is no such device.
+        The file is missing, damaged or of an unknown type, a required package or library is not installed, or there is
+        no such device.
     """
     from .errors import InputError
     from .files import CHECKPOINT_SUFFIXES
@@ -71,9 +76,9 @@ def load(
     suffix = path.suffix.lower()
     if suffix not in (".onnx", ".plan", *CHECKPOINT_SUFFIXES):
         suffixes = ", ".join((".onnx", ".plan", *CHECKPOINT_SUFFIXES))
-        raise InputError(f"{path} is no model by its name; give one that ends with {suffixes}")
+        raise InputError(f"cannot tell the model type from the file name {path}; give a file that ends with {suffixes}")
     if provider is not None and suffix != ".onnx":
-        raise InputError(f"the provider {provider} is for .onnx files, which {path} is not; leave it out")
+        raise InputError(f"the provider {provider} applies to .onnx files only, and {path} is not one; leave it out")
     where = parse_device(device or ("cuda" if suffix == ".plan" or provider not in (None, "cpu") else "cpu"))
     if suffix == ".onnx":
         from .runtime.backends.onnxruntime import OnnxRuntimeSession
@@ -106,7 +111,7 @@ def _checkpoint(path: Path, device: Device, threads: int | None, notice: Callabl
 
 
 def __getattr__(name: str) -> Any:
-    # Both cost an import that `import keygraph` should not pay for.
+    # Imported on demand, to keep `import keygraph` fast.
     if name == "Restorer":
         from .runtime.restorer import Restorer
 

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, and looked at before they are read."""
+"""Write files atomically, and check files before reading them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .errors import InputError
 
-#: What a PyTorch checkpoint's name ends with.
+#: Suffixes of PyTorch checkpoints.
 CHECKPOINT_SUFFIXES = (".ckpt", ".pth", ".pt", ".safetensors")
 
 #: What an engine's name ends with.
@@ -19,9 +19,9 @@ ENGINE_SUFFIX = ".plan"
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` on success, remove it on any failure.
+    """Yield a temporary path beside `path`; rename it to `path` on success, remove it on failure.
 
-    The temporary file exists, is empty, and keeps the suffix of `path`, for writers that choose a format by it.
+    The temporary file exists and is empty. It has the suffix of `path`, by which some writers choose the format.
 
     Raises
     ------
@@ -44,18 +44,18 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def unwritable(target: Path, error: OSError) -> InputError:
-    """The error that says why `target` could not be written."""
+    """Return the `InputError` that says why `target` could not be written."""
     reason = error.strerror or str(error)
     return InputError(f"cannot write {target}: {reason}; choose another place with -o, or make room there")
 
 
 def check_place(path: Path) -> None:
-    """Check that a file can be written at `path`, before any work.
+    """Check, before any work, that a file can be written.
 
     Raises
     ------
     InputError
-        It is a folder, or its folder does not exist or cannot be written.
+        `path` is a folder, or its folder does not exist or cannot be written.
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder; name the file in it")
@@ -66,7 +66,7 @@ def check_place(path: Path) -> None:
 
 
 def read_start(path: Path, wanted: str) -> bytes:
-    """Return the first 512 bytes of a file, and refuse what is plainly not a file that anyone meant to give.
+    """Read the first 512 bytes of a file, and check that it is not one of the usual mistakes.
 
     Parameters
     ----------
@@ -75,10 +75,14 @@ def read_start(path: Path, wanted: str) -> bytes:
     wanted
         What it should be, for messages: "an exported .onnx file".
 
+    Returns
+    -------
+    bytes
+
     Raises
     ------
     InputError
-        It is missing, a folder, unreadable, empty, a web page, or a Git LFS pointer.
+        The file is missing, a folder, unreadable, empty, a web page, or a Git LFS pointer.
     """
     try:
         with path.open("rb") as file:

@@ -9,7 +9,7 @@ from importlib.metadata import version as installed
 
 @functools.cache
 def version() -> str:
-    """Return keygraph's version; ``"0+unknown"`` where it runs from a folder without being installed."""
+    """Return keygraph's version; ``"0+unknown"`` when it is not installed but imported from a folder."""
     try:
         return installed("keygraph")
     except PackageNotFoundError:

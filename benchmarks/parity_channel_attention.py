@@ -32,8 +32,9 @@ import numpy as np
 import skimage.data
 import torch
 from keygraph.export.canonicalize import canonicalize
-from keygraph.export.exporter import plan, save
 from keygraph.export.mixed_precision import to_mixed_precision
+from keygraph.export.onnx_file import save
+from keygraph.export.plan import plan
 from keygraph.export.trace import trace
 from keygraph.instrumentation.key_graphs import GraphProbe
 from keygraph.instrumentation.metrics import psnr
@@ -92,7 +93,7 @@ class Row:
 def network(config: Any, weights: str) -> nn.Module:
     """Return a network with random weights, ``"default"`` or ``"strong"``."""
     torch.manual_seed(0)
-    architecture = next(a for a in registry.ARCHITECTURES if isinstance(config, a.config_type))
+    architecture = registry.of_config(config)
     module = architecture.build(config).eval()
     if weights == "strong":
         with torch.no_grad():
@@ -218,7 +219,7 @@ def write(model: LoadedModel, shape: tuple[int, int, int] | None, folder: Path) 
     files = {precision: folder / f"{precision}.onnx" for precision in ("fp32", "fp16")}
     save(traced, manifest, files["fp32"])
     manifest = plan(model.manifest(), k=None, shape=shape, precision="fp16")
-    manifest = to_mixed_precision(traced, manifest, model.architecture.keep_fp32, [], save, lambda _line: None)
+    manifest = to_mixed_precision(traced, manifest, model.architecture.keep_fp32, [], lambda _line: None)
     save(traced, manifest, files["fp16"])
     print(f"exported in {time.perf_counter() - began:.0f} s", file=sys.stderr)
     return files

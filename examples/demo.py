@@ -1,4 +1,4 @@
-"""The whole path in one go: export the tiny denoiser, verify it, restore a photograph that it has never seen.
+"""The whole path at once: export the tiny denoiser, verify it, and restore a photograph that was not used in training.
 
 make demo        (or: python examples/demo.py -o demo-output)
 """
@@ -28,6 +28,7 @@ UNIT = (0.0, 1.0)
 
 
 def main() -> None:
+    """Run the demo; print and write a summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=Path("demo-output"))
     folder = parser.parse_args().output
@@ -48,9 +49,9 @@ def main() -> None:
     default = manifest.neighbours.default
     restored, seconds = timed(ours, noisy, default)
 
-    # In floating point: what the engines computed, before rounding to 8 bits makes them equal.
+    # Compared in floating point, because rounding to 8 bits would hide differences.
     image = noisy.astype(np.float32) / 255
-    say("the same in PyTorch, and in ONNX Runtime without our library ...")
+    say("restoring it in PyTorch, and in ONNX Runtime without keygraph's library ...")
     result = ours(image, default)
     reference = keygraph.load(CHECKPOINT)(image, default)
     plain = keygraph.load(file, library=None)(image, default)
@@ -79,7 +80,17 @@ def main() -> None:
 
 
 def timed(restorer: keygraph.Restorer, image: np.ndarray, k: int) -> tuple[np.ndarray, float]:
-    """Restore `RUNS` times; the result and the median of the seconds, after one run to warm up."""
+    """Restore an image `RUNS` times after one warm-up run; return the result and the median time in seconds.
+
+    Parameters
+    ----------
+    restorer
+        The model.
+    image
+        uint8[H, W, 3].
+    k
+        Neighbours of each node.
+    """
     restored = restorer(image, k)
     seconds = []
     for _ in range(RUNS):
@@ -90,7 +101,7 @@ def timed(restorer: keygraph.Restorer, image: np.ndarray, k: int) -> tuple[np.nd
 
 
 def side_by_side(*pictures: np.ndarray) -> np.ndarray:
-    """The pictures in a row, and below each its middle, three times enlarged."""
+    """Join pictures in a row, with the centre of each enlarged three times below it."""
     height, width = pictures[0].shape[:2]
     details = []
     for picture in pictures:
@@ -101,23 +112,24 @@ def side_by_side(*pictures: np.ndarray) -> np.ndarray:
 
 
 def describe(summary: dict, folder: Path) -> str:
-    """What a person reads in ten seconds."""
+    """Return the summary as a few lines of text."""
     height, width = summary["size"]
     gain = summary["psnr_output"] - summary["psnr_input"]
     lines = [
         f"photo     '{summary['photo']}' {width} x {height}, unseen in training, noise of sigma {summary['sigma']:.0f}",
         f"quality   {summary['psnr_input']:.2f} -> {summary['psnr_output']:.2f} dB (+{gain:.2f}, k = {summary['k']})",
         f"parity    {summary['parity_psnr']:.0f} dB between ONNX Runtime and PyTorch "
-        f"({summary['parity_psnr_functions']:.0f} dB without our library)",
+        f"({summary['parity_psnr_functions']:.0f} dB without keygraph's library)",
         f"speed     {summary['seconds_per_megapixel']:.1f} s per megapixel on this machine's CPU",
         "one file, any k:",
         *(f"  k = {k:<4} {v['psnr']:.2f} dB  {v['seconds']:.2f} s" for k, v in summary["by_k"].items()),
-        f"look at   {folder}/side-by-side.png  (noisy, restored, clean; below, the middle enlarged)",
+        f"see       {folder}/side-by-side.png  (noisy, restored, clean; below, the centre enlarged)",
     ]
     return "\n".join(lines) + "\n"
 
 
 def say(line: str) -> None:
+    """Print a line of progress."""
     print(line, file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""The photographs that scikit-image and scikit-learn bring along, split into seen and unseen by the demo's training."""
+"""The photographs of scikit-image and scikit-learn, divided into those for the demo's training and a held-out one."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import numpy as np
 import skimage.data
 import sklearn.datasets
 
-#: Never used in training: the demo restores it.
+#: The held-out photograph, which the demo restores.
 UNSEEN = "chelsea"
 
 
 def unseen_photo() -> np.ndarray:
-    """The held-out photograph, uint8 [300, 451, 3]."""
+    """Return the held-out photograph, uint8[300, 451, 3]."""
     return skimage.data.chelsea()
 
 
 def training_photos() -> dict[str, np.ndarray]:
-    """Name -> uint8 [H, W, 3]."""
+    """Return name -> photograph, uint8[H, W, 3]."""
     left, right, _ = skimage.data.stereo_motorcycle()
     return {
         "astronaut": skimage.data.astronaut(),
@@ -30,6 +30,20 @@ def training_photos() -> dict[str, np.ndarray]:
 
 
 def add_noise(image: np.ndarray, sigma: float, seed: int) -> np.ndarray:
-    """White Gaussian noise of standard deviation `sigma` (0 to 255 scale), rounded and clipped as a file has it."""
+    """Add white Gaussian noise, then round and clip as in an image file.
+
+    Parameters
+    ----------
+    image
+        uint8[H, W, C].
+    sigma
+        Standard deviation, on the scale of 0 to 255.
+    seed
+        Seed of the noise.
+
+    Returns
+    -------
+    uint8[H, W, C]
+    """
     noise = np.random.default_rng(seed).normal(0.0, sigma, image.shape)
     return np.clip(np.rint(image + noise), 0, 255).astype(np.uint8)

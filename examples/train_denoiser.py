@@ -2,7 +2,7 @@
 
     python examples/train_denoiser.py -o kgt-denoise-tiny.ckpt
 
-As in the papers, k is drawn anew at every step, so that one set of weights serves any k.
+As in the papers, k is drawn at random in every step, so that the same weights work for any k.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ CONFIG = KGTConfig(
 
 
 def pyramid(photo: np.ndarray) -> list[torch.Tensor]:
-    """The photo as float [3, H, W] at full and at half size; half size is sharper per pixel, and twice the data."""
+    """Return a photo as float [3, H, W] at full and at half size, for more data and sharper edges."""
     full = torch.from_numpy(photo).permute(2, 0, 1).float() / 255
     return [full, torch.nn.functional.avg_pool2d(full, 2)]
 
 
 def batch(images: list[torch.Tensor], size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random crops, flipped and turned, with noise as `add_noise` makes it: (noisy, clean) [size, 3, CROP, CROP]."""
+    """Return random crops, flipped and rotated, as (noisy, clean), both [size, 3, CROP, CROP]."""
     crops = []
     for image in random.choices(images, weights=[i.shape[1] * i.shape[2] for i in images], k=size):
         y, x = (random.randrange(n - CROP + 1) for n in image.shape[1:])
@@ -53,7 +53,7 @@ def batch(images: list[torch.Tensor], size: int) -> tuple[torch.Tensor, torch.Te
 
 @torch.no_grad()
 def gain(model: torch.nn.Module, k: int) -> float:
-    """PSNR won on the unseen photo's middle 256 x 256, in dB. Only reported: nothing is chosen by it."""
+    """Return the gain in PSNR on a 256 x 256 crop of the held-out photo, in dB; reported only, not used to select."""
     photo = unseen_photo()[22:278, 97:353]
     noisy = add_noise(photo, SIGMA, seed=0)
     image = torch.from_numpy(noisy).permute(2, 0, 1)[None].float() / 255
@@ -62,6 +62,7 @@ def gain(model: torch.nn.Module, k: int) -> float:
 
 
 def main() -> None:
+    """Train, and save the averaged weights every 200 steps."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", required=True)
     parser.add_argument("--steps", type=int, default=1500)
@@ -91,7 +92,7 @@ def main() -> None:
         average.update_parameters(model)
         if step % 200 == 0 or step == options.steps:
             gains = ", ".join(f"k={k}: +{gain(average.module, k):.2f} dB" for k in (32, 256))
-            print(f"{step:5d}  {time.monotonic() - start:5.0f} s  loss {loss.item():.4f}  unseen {gains}", flush=True)
+            print(f"{step:5d}  {time.monotonic() - start:5.0f} s  loss {loss.item():.4f}  held out {gains}", flush=True)
             save_checkpoint(options.output, average.module)
 
 

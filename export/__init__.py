@@ -1,4 +1,19 @@
-"""Checkpoint -> portable ONNX: tracing, operators as functions, precision, verification."""
+"""Checkpoint -> portable ONNX: tracing, operators as functions, precision, verification.
+
+A checkpoint passes the modules in this order; `exporter` calls them.
+
+==============================================  ======================================================================
+`plan`                                          Check the options, enter them into the manifest.
+`trace`, `schemas`                              PyTorch module -> ONNX graph.
+`canonicalize`, `channels`, `heads`, `weights`  One form of the graph, laid out for the engines.
+`mixed_precision`, `precision`,                 fp16 and bf16: which nodes stay in FP32, the conversion, the ranges.
+`fp32_patterns`, `activation_ranges`
+`precision_search`                              Which nodes must stay in FP32 to reach a PSNR.
+`onnx_file`, `functions`                        The file: graph, operators as functions, manifest.
+`verify`                                        Comparison with PyTorch.
+`calibrate`, `calibration_data`                 Measuring tiles; the images for all measurements.
+==============================================  ======================================================================
+"""
 
 from .exporter import export
 

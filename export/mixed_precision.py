@@ -9,13 +9,13 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from ..errors import InputError, KeygraphError
+from ..errors import KeygraphError
 from ..instrumentation.metrics import LARGEST
 from ..manifest import Manifest
 from .calibration_data import CalibrationImage
 from .fp32_patterns import check_patterns, matching
 from .precision import HALF_TYPES, float_nodes, to_half
-from .precision_search.measurement import Measurement, Save
+from .precision_search.measurement import Measurement
 from .precision_search.search import search
 
 #: Number of nodes with the largest values that the manifest records.
@@ -27,7 +27,6 @@ def to_mixed_precision(
     manifest: Manifest,
     policy: Sequence[str],
     images: Sequence[CalibrationImage],
-    save: Save,
     progress: Callable[[str], None],
 ) -> Manifest:
     """Convert a traced network in place to the precision that its manifest names.
@@ -43,8 +42,6 @@ def to_mixed_precision(
     images
         Images to measure the tensors' ranges on and, for a precision search, the PSNR; when empty, nothing is
         measured.
-    save
-        Writes the files for these measurements.
     progress
         Called with a line before each step.
 
@@ -70,7 +67,7 @@ def to_mixed_precision(
     with tempfile.TemporaryDirectory(prefix="keygraph-") as folder:
         if images:
             progress("measuring ranges")
-            measurement = Measurement(traced, manifest, images, save, Path(folder))
+            measurement = Measurement(traced, manifest, images, Path(folder))
             ranges = measurement.ranges()
             if requested.target_psnr is not None:
                 found = search(measurement, names, patterns, requested.target_psnr, progress)
@@ -111,31 +108,3 @@ def _check_ranges(largest: Mapping[str, float], precision: str) -> None:
                 f"with --keep-fp32 '{name}', let --precision auto find what to keep, or export with --precision bf16; "
                 "no file was written"
             )
-
-
-def check_precision_options(precision: str, half_io: bool, keep_fp32: Sequence[str], target_psnr: float | None) -> None:
-    """Check the options that apply to some precisions only.
-
-    Parameters
-    ----------
-    precision
-        One of `exporter.PRECISIONS`.
-    half_io, keep_fp32, target_psnr
-        As in `exporter.export`.
-
-    Raises
-    ------
-    InputError
-        An option does not apply to this precision, or the target is not from 10 to 100 dB.
-    """
-    if precision == "fp32":
-        for option, given in (("--half-io", half_io), ("--keep-fp32", bool(keep_fp32))):
-            if given:
-                raise InputError(
-                    f"{option} has no effect with fp32; leave it out, or add --precision fp16, bf16 or auto"
-                )
-    if target_psnr is not None:
-        if precision != "auto":
-            raise InputError("--target-psnr applies to --precision auto only; leave it out, or choose auto")
-        if not 10 <= target_psnr <= 100:
-            raise InputError(f"--target-psnr is {target_psnr:g}; it must be from 10 to 100 dB")

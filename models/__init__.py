@@ -1,7 +1,30 @@
-"""The networks in PyTorch, and reading their checkpoints."""
+"""The networks in PyTorch, and reading their checkpoints.
 
+======================================  ==============================================================================
+`kgt`, `restormer`, `mst`,              The networks, a module each: configuration, modules, and the `Architecture` that
+`mst_plus_plus`                         describes them.
+`architecture`, `registry`              What a description holds, and the registry of them.
+`channel_attention`, `windows`,         Parts that several networks share.
+`heads`, `configuration`
+`checkpoint`, `checkpoint_file`,        From a file to a network: reading it as data, finding the state dict, renaming
+`unwrap`, `key_map`                     foreign keys.
+`enhance`                               Replacing channel attention by GLMHA.
+`macs`                                  Counting parameters and multiply-accumulates.
+======================================  ==============================================================================
+"""
+
+from .architecture import Architecture, Interface
 from .checkpoint import LoadedModel, load_checkpoint, save_checkpoint
 from .enhance import enhance
-from .registry import ARCHITECTURES
+from .registry import ARCHITECTURES, register
 
-__all__ = ["ARCHITECTURES", "LoadedModel", "enhance", "load_checkpoint", "save_checkpoint"]
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "Interface",
+    "LoadedModel",
+    "enhance",
+    "load_checkpoint",
+    "register",
+    "save_checkpoint",
+]

@@ -1,19 +1,19 @@
-"""What keygraph knows of a family of networks, as data: the registry has one `Architecture` each."""
+"""The description of a network architecture, as data: what `models.registry` holds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
-from ..manifest import ExtraInput, Neighbours
+from ..manifest import ExtraInput, Neighbours, Real
 
 StateDict = Mapping[str, Tensor]
 
-#: Operators that no network computes in half: they sum squares or exponentials over many values, which leaves half's
-#: range, or half's 11 bits, first.
+#: FP32 patterns for every architecture: operators that sum squares or exponentials over many values. Their sums leave
+#: the range of fp16, or its 11 bits of precision, first.
 DELICATE_OPERATORS = tuple(
     f"*{operator}"
     for operator in (
@@ -33,53 +33,75 @@ DELICATE_OPERATORS = tuple(
 
 @dataclass(frozen=True)
 class Interface:
-    """What goes into and comes out of a configured network; the fields are those of `manifest.Manifest`."""
+    """Inputs and outputs of a configured network; the fields are those of `manifest.Manifest`."""
 
     task: str
     scale: int
     in_channels: int
     out_channels: int
-    value_range: tuple[float, float]
+    value_range: tuple[Real, Real]
     size_multiple: int
     global_statistics: bool
     neighbours: Neighbours | None = None
     views: tuple[str, ...] = ()
     normalisation: str = "type"
-    gain: float = 1.0
+    gain: Real = 1.0
     margin: tuple[int, int] = (0, 0)
     extra_inputs: tuple[ExtraInput, ...] = ()
-    clamp: tuple[float, float] | None = None
-    wavelengths: tuple[float, ...] = ()
+    clamp: tuple[Real, Real] | None = None
+    wavelengths: tuple[Real, ...] = ()
+
+
+@dataclass(frozen=True)
+class Published:
+    """The size or cost of a network as its authors, or others, state it.
+
+    Attributes
+    ----------
+    words
+        The figures in the source's own rounding. "FLOPs" of these sources are multiply-accumulates.
+    source
+        Where they are stated.
+    fields
+        Values of the configuration that the figures are for.
+    """
+
+    words: str
+    source: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """One family of networks.
+    """A network architecture.
 
     Attributes
     ----------
     name
-        What checkpoints, manifests and messages call it.
+        Name in checkpoints, manifests and messages.
     config_type
-        Frozen dataclass; its constructor validates and raises `InputError`.
+        Frozen dataclass of the configuration, with a default for every field. Its constructor validates and raises
+        `InputError`.
     build
-        Configuration -> module with that configuration in `.config`; `forward(image, *extra_inputs, k)`, without k for
-        families that have no key graph.
+        Configuration -> module, which keeps the configuration as its attribute `config`. Its
+        ``forward(image, *extra_inputs, k)`` takes k only in architectures with a key graph.
     detect
-        True when a state dict with these keys is of this family (others of the family's keys may still be missing).
+        State dict -> whether its keys are of this architecture; other keys of the architecture may be missing.
     infer
-        Configuration from the shapes of a detected state dict and from the values that the user gives. Raises
-        `InputError` that names the settings which neither tells.
+        State dict that `detect` accepts, and configuration values from the user -> configuration. Raises `InputError`
+        that names the fields which neither determines.
     interface
-        Configuration -> what goes in and out.
+        Configuration -> inputs and outputs.
     keep_fp32
-        What stays in FP32 in a half-precision file: patterns over the names of its nodes, see `export.islands`.
+        What stays in FP32 in half-precision files: patterns as in `export.fp32_patterns`.
     carry_over
-        For `enhance`: the state dict of a network with CSA and the configuration of the same with GLMHA -> those
-        tensors of the latter that are made of several or of parts. None for families without channel attention.
+        State dict of a network with CSA, and configuration of the same network with GLMHA -> those tensors of the
+        latter that are made by combining or cutting, for `enhance`. None for architectures without channel attention.
     blocks
-        The modules whose outputs tell where a difference starts, as a regular expression over their whole names: parts
-        of a transformer layer (norms, attention, feed-forward network), the layer itself, and what lies between layers.
+        Regular expression for the full names of the modules whose outputs a comparison by blocks looks at: parts of a
+        transformer layer (norms, attention, feed-forward network), the layer, and what lies between layers.
+    published
+        Figures that are stated for configurations of this architecture.
     """
 
     name: str
@@ -91,3 +113,12 @@ class Architecture:
     keep_fp32: tuple[str, ...] = DELICATE_OPERATORS
     carry_over: Callable[[StateDict, Any], dict[str, Tensor]] | None = None
     blocks: str = ".+"
+    published: tuple[Published, ...] = ()
+
+    def published_for(self, config: Any) -> list[Published]:
+        """Return the published figures that apply to a configuration."""
+        return [
+            entry
+            for entry in self.published
+            if all(getattr(config, name, None) == value for name, value in entry.fields.items())
+        ]

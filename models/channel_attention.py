@@ -1,16 +1,16 @@
-"""Attention between channels: channels are the tokens, pixels their features.
+"""Attention between channels: the tokens are channels, their features are pixels.
 
-``csa`` is the form of Restormer (arXiv 2111.09881, equation 1: MDTA) and of MST (arXiv 2111.07910: MS-MSA):
+``csa`` is the attention of Restormer (arXiv 2111.09881, equation 1: MDTA) and of MST (arXiv 2111.07910: MS-MSA):
 
     softmax(norm(Q) norm(K)^T * temperature) V        Q: [d, HW], K and V: [e, HW] per head; e = d
 
-``glmha`` (arXiv 2410.00380, equations 3 to 7) computes Q as before, derives from Q a factor for every channel of the
-input (`Guide`), and computes fewer keys and values, e < d, from the input that the factors have scaled.
+``glmha`` (arXiv 2410.00380, equations 3 to 7) computes a factor for every channel of the input from Q (`Guide`), scales
+the input by it, and computes fewer keys and values, e < d, from the result.
 
-``linformer``, ``performer`` and ``reformer`` are what the GLMHA paper compares with in the same place (`mixer`): they
-compute all of Q, K and V, and save in the products only.
+``linformer``, ``performer`` and ``reformer`` are the alternatives in the GLMHA paper's comparison (`mixer`): they
+compute all of Q, K and V and save work in the products only.
 
-Sums over pixels run over the whole image, so cutting it into tiles changes the result.
+Sums over pixels run over the whole image, so that tiling changes the result.
 """
 
 from __future__ import annotations
@@ -27,9 +27,12 @@ from ..errors import InputError
 from .architecture import StateDict
 from .configuration import require, shortest_decimal
 
+#: Source of published figures with GLMHA.
+GLMHA_PAPER = "arXiv 2410.00380"
+
 ATTENTIONS = ("csa", "glmha", "linformer", "performer", "reformer")
 
-#: What only layers of an attention have in a state dict, under the layer's name.
+#: Attention -> a state-dict key, below the layer's name, that only layers with this attention have.
 _MARKS = {
     "glmha": "guide.conv.weight",
     "linformer": "mixer.values",
@@ -37,28 +40,32 @@ _MARKS = {
     "reformer": "mixer.hashes.directions",
 }
 
-#: What sums over pixels, for half-precision files: norms, Gram products and the softmax, and random projections.
+#: FP32 patterns of the sums over pixels: norms, Gram products, the softmax, and random projections.
 KEEP_FP32 = ("*.mixer.similarity", "*.mixer.features", "*.mixer.hashes")
 
-#: Least norm of a channel, as in `torch.nn.functional.normalize`.
+#: Smallest norm of a channel, as in `torch.nn.functional.normalize`.
 EPSILON = 1e-12
 
-#: How the share rho of keys and values that is saved depends on the level, and the rho that it starts from.
+#: Presets for the fraction rho of keys and values that is saved at each level, with their default rho.
 REDUCTION_PRESETS = {"uniform": 0.5, "table": 0.7}
 
 
 def preset_reduction(preset: str, heads: Sequence[int | None], rho: float | None = None) -> tuple[float, ...]:
-    """The reduction of every level.
+    """Return the reduction of every level.
 
     Parameters
     ----------
     preset
-        ``"uniform"``: rho everywhere, as the paper's text has it. ``"table"``: rho / heads, which the paper's tables
-        fit better.
+        ``"uniform"``: rho at every level, as in the paper's text. ``"table"``: rho / heads, which agrees better with
+        the paper's tables.
     heads
-        Of every level; None for blocks that ``"table"`` leaves as they are, with rho = 0.
+        Heads of every level; None for levels at which ``"table"`` saves nothing.
     rho
-        The preset's own (`REDUCTION_PRESETS`) unless given.
+        Fraction of keys and values that is saved, 0 <= rho < 1; None for the preset's default.
+
+    Returns
+    -------
+    tuple of float
 
     Raises
     ------
@@ -74,24 +81,24 @@ def preset_reduction(preset: str, heads: Sequence[int | None], rho: float | None
 
 
 def level_attention(attention: str, rho: float) -> str:
-    """The attention of a level: where nothing is to be saved, CSA stays."""
+    """Return the attention of a level: CSA where rho is 0."""
     return attention if rho > 0 else "csa"
 
 
 def reduced_channels(channels: int, rho: float) -> int:
-    """Keys and values of a head that has so many queries."""
+    """Return the number of keys and values of a head with `channels` queries."""
     return round(channels * (1 - rho))
 
 
 def check_attention(config: Any, head_channels: Sequence[int]) -> None:
-    """Check the fields `attention`, `reduction`, `alpha` and `pool` that all families with channel attention have.
+    """Check the fields `attention`, `reduction`, `alpha` and `pool` of a configuration.
 
     Parameters
     ----------
     config
-        Its `reduction` is filled with the uniform preset where another attention than ``csa`` leaves it empty.
+        The configuration. An empty `reduction` is set to the uniform preset, except with ``csa``.
     head_channels
-        Channels of a head for every entry of `reduction`.
+        Channels of a head at every level.
 
     Raises
     ------
@@ -102,7 +109,7 @@ def check_attention(config: Any, head_channels: Sequence[int]) -> None:
     require(config, "attention", attention in ATTENTIONS, f"one of {', '.join(ATTENTIONS)}")
     levels = f"{len(head_channels)} numbers, at least 0 and below 1, one for each level"
     require(config, "reduction", isinstance(config.reduction, (tuple, list)), levels)
-    reduction = tuple(config.reduction)  # from JSON it comes as a list
+    reduction = tuple(config.reduction)  # A list when it comes from JSON.
     if attention == "csa":
         require(config, "reduction", not reduction, "empty for csa, which computes all keys and values")
     else:
@@ -120,14 +127,14 @@ def check_attention(config: Any, head_channels: Sequence[int]) -> None:
 def infer_attention(
     state: StateDict, levels: Sequence[Sequence[str]], channels: Callable[[str], int], kept: Callable[[str], int]
 ) -> dict[str, Any]:
-    """The fields `attention`, `reduction` and `pool`, as far as shapes tell.
+    """Infer the fields `attention`, `reduction` and `pool` from the tensors' shapes.
 
     Parameters
     ----------
     state
         A checkpoint's tensors.
     levels
-        For every entry of `reduction`, names of attention layers that it is for: one of each size.
+        For every entry of `reduction`, the names of attention layers that it applies to: one of each size.
     channels
         Name of an attention layer -> queries of each of its heads.
     kept
@@ -136,7 +143,7 @@ def infer_attention(
     Returns
     -------
     dict
-        Empty for ``csa``. Several reductions may give the same shapes: the one of fewest decimals.
+        Field -> value; empty for ``csa``. Of several reductions that give these shapes, the one with fewest decimals.
 
     Raises
     ------
@@ -173,7 +180,7 @@ def infer_attention(
 
 
 def _rho(heads: Sequence[tuple[int, int]]) -> float:
-    """The reduction that leaves heads of so many channels with so many."""
+    """Return the reduction that gives heads of (channels, kept channels)."""
     rho = shortest_decimal(
         max(1e-9, *(1 - (kept + 0.5) / channels for channels, kept in heads)),
         lambda rho: all(reduced_channels(channels, rho) == kept for channels, kept in heads),
@@ -191,19 +198,19 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 
 
 def norm(x: Tensor) -> Tensor:
-    """Length of each channel of [..., d, N]: [..., d, 1], never 0."""
+    """Return the L2 norm of each channel, at least `EPSILON`: [..., d, N] -> [..., d, 1]."""
     return torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=EPSILON)
 
 
 class ChannelSimilarity(nn.Module):
     """Attention weights between the channels of a head.
 
-    Norms are divided out of the Gram matrix, so that normalised queries and keys are never stored. A module of its own
-    without parameters: what it holds are the sums over pixels, which half-precision files keep in FP32 by its name.
+    The Gram matrix is divided by the norms, so that normalised queries and keys are never stored. The module has no
+    parameters; it gives the sums over pixels a name, by which half-precision files keep them in FP32.
     """
 
     def forward(self, q: Tensor, k: Tensor, temperature: Tensor, pairs: Tensor | None = None) -> Tensor:
-        """Compare channels.
+        """Compute the weights.
 
         Parameters
         ----------
@@ -212,7 +219,7 @@ class ChannelSimilarity(nn.Module):
         temperature
             [h, 1, 1].
         pairs
-            Optional bool[B, h, d, e]: false where a weight is to be 0; true once in every row.
+            Optional bool[B, h, d, e]: false where the weight must be 0; true at least once in every row.
 
         Returns
         -------
@@ -226,14 +233,14 @@ class ChannelSimilarity(nn.Module):
 
 
 class Mixer(nn.Module):
-    """CSA: every channel becomes a weighted mean of its head's values."""
+    """CSA: each channel becomes a weighted mean of its head's values."""
 
     def __init__(self) -> None:
         super().__init__()
         self.similarity = ChannelSimilarity()
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, temperature: Tensor) -> Tensor:
-        """Attend.
+        """Apply the attention.
 
         Parameters
         ----------
@@ -251,7 +258,7 @@ class Mixer(nn.Module):
 
 
 class LinformerMixer(Mixer):
-    """Linformer (arXiv 2006.04768, equation 7): keys and values mixed to fewer ones by learned matrices, one a head."""
+    """Linformer (arXiv 2006.04768, equation 7): learned matrices for each head reduce keys and values to fewer ones."""
 
     def __init__(self, heads: int, channels: int, kept: int) -> None:
         super().__init__()
@@ -259,19 +266,26 @@ class LinformerMixer(Mixer):
         self.values = nn.Parameter(torch.randn(heads, kept, channels) / math.sqrt(channels))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, temperature: Tensor) -> Tensor:
+        """Apply the attention.
+
+        Parameters
+        ----------
+        q, k, v, temperature
+            As for `Mixer.forward`.
+        """
         return super().forward(q, self.keys @ k, self.values @ v, temperature)
 
 
 class PixelProjection(nn.Module):
-    """Projects channels, as vectors of N pixels, on random orthogonal directions, for any N.
+    """Project channels, as vectors of N pixels, on random orthogonal directions, for any N.
 
-    The directions are drawn for `PIXELS` pixels, with components of unit variance, and go on block after block with
-    random signs: a Kronecker product of signs and directions, whose rows are orthogonal as well.
+    The directions are drawn for `PIXELS` pixels, with components of unit variance. They are repeated for every block of
+    pixels, with random signs: the Kronecker product of signs and directions, whose rows are orthogonal, too.
 
     Parameters
     ----------
     directions
-        Their number, at most `PIXELS`.
+        The number of directions, at most `PIXELS`.
     """
 
     PIXELS = 1024
@@ -288,8 +302,8 @@ class PixelProjection(nn.Module):
         self.register_buffer("signs", torch.randint(0, 2, (self.SIGNS,)).mul(2.0).sub(1.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, h, d, N] -> [B, h, d, directions], of the channels at unit length."""
-        blocks = functional.pad(x, (0, -x.shape[-1] % self.PIXELS)).unflatten(-1, (-1, self.PIXELS))
+        """Project the channels, normalised to unit length: [B, h, d, N] -> [B, h, d, directions]."""
+        blocks = functional.pad(x, (0, -x.shape[-1] % self.PIXELS)).unflatten(-1, (-1, self.PIXELS))  # type: ignore[no-untyped-call]
         signs = self.signs[torch.arange(blocks.shape[-2], device=x.device) % self.SIGNS]
         return (signs[None] @ blocks).squeeze(-2) @ self.directions.T / norm(x)
 
@@ -302,8 +316,15 @@ class PerformerMixer(nn.Module):
         self.features = PixelProjection(features)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, temperature: Tensor) -> Tensor:
+        """Apply the attention.
+
+        Parameters
+        ----------
+        q, k, v, temperature
+            As for `Mixer.forward`.
+        """
         q, k = self.features(q) * temperature, self.features(k)
-        # exp(x w - |x|^2 / 2): the lengths, 1 and the temperature, and what is subtracted to keep exp small, cancel.
+        # exp(x w - |x|^2 / 2): the norms (1 and the temperature) and the maxima subtracted cancel in the quotient.
         q = (q - q.amax(-1, keepdim=True)).exp()
         k = (k - k.amax((-2, -1), keepdim=True)).exp()
         total = q @ k.sum(-2).unsqueeze(-1)
@@ -311,10 +332,10 @@ class PerformerMixer(nn.Module):
 
 
 class ReformerMixer(Mixer):
-    """Reformer (arXiv 2001.04451, section 2): a channel attends to those that angular hashing puts in its bucket.
+    """Reformer (arXiv 2001.04451, section 2): a channel attends to the channels in its bucket of an angular hash.
 
-    Queries and keys stay apart, and a query always attends to the key of its own channel, so that none is without. A
-    head has few channels: leaving pairs out is a mask, not a sort.
+    Queries and keys are different here. A query always attends to the key of its own channel, so that no row is empty.
+    Because a head has few channels, pairs are left out by a mask instead of sorting.
     """
 
     def __init__(self, buckets: int) -> None:
@@ -322,6 +343,13 @@ class ReformerMixer(Mixer):
         self.hashes = PixelProjection(buckets // 2)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, temperature: Tensor) -> Tensor:
+        """Apply the attention.
+
+        Parameters
+        ----------
+        q, k, v, temperature
+            As for `Mixer.forward`.
+        """
         pairs = self._bucket(q).unsqueeze(-1) == self._bucket(k).unsqueeze(-2)
         pairs = pairs | torch.eye(q.shape[-2], dtype=torch.bool, device=q.device)
         return self.similarity(q, k, temperature, pairs) @ v
@@ -333,7 +361,7 @@ class ReformerMixer(Mixer):
 
 
 def mixer(attention: str, heads: int, channels: int, rho: float) -> nn.Module:
-    """The products of an attention.
+    """Return the module that computes the products of an attention.
 
     Parameters
     ----------
@@ -342,13 +370,13 @@ def mixer(attention: str, heads: int, channels: int, rho: float) -> nn.Module:
     heads, channels
         Heads, and channels of each.
     rho
-        Share of the work that is saved: ``linformer`` keeps 1 - rho of the keys and values, ``performer`` has so many
-        random features per channel, ``reformer`` 1 / (1 - rho) buckets, rounded to an even number.
+        Fraction of the work that is saved, 0 <= rho < 1: ``linformer`` keeps (1 - rho) * channels keys and values,
+        ``performer`` has as many random features, ``reformer`` has 1 / (1 - rho) buckets, rounded to an even number.
 
     Returns
     -------
     nn.Module
-        `forward` as that of `Mixer`.
+        With the `forward` of `Mixer`.
     """
     kept = reduced_channels(channels, rho)
     if attention == "linformer":
@@ -364,16 +392,17 @@ class Guide(nn.Module):
     """Factors for the channels of the input of keys and values, from the queries (GLMHA, equations 3 to 5).
 
         P = adaptive max pool of Q to pool x pool
-        A = tanh(GELU(depth-wise convolution of P) W^T)       W: [d, d], the same for all heads
+        A = tanh(GELU(depth-wise convolution of P) W^T)       W: [d, d], shared by all heads
+        factors = 1 + alpha A
 
     Parameters
     ----------
     channels, heads
-        Of the queries.
+        Channels and heads of the queries.
     alpha
         Weight of A.
     pool
-        Side of the pooled queries and of the kernel. The paper gives neither; 3 is ours.
+        Side of the pooled queries and of the kernel. The paper does not state it; keygraph's default is 3.
     """
 
     def __init__(self, channels: int, heads: int, alpha: float, pool: int) -> None:
@@ -385,7 +414,7 @@ class Guide(nn.Module):
         self.share = nn.Linear(channels // heads, channels // heads, bias=False)
 
     def forward(self, q: Tensor) -> Tensor:
-        """Queries [B, C, H, W] -> 1 + alpha A, [B, C, 1, 1]."""
+        """Compute the factors: queries [B, C, H, W] -> [B, C, 1, 1]."""
         pooled = pool_to(pool_to(q, self.pool, 2), self.pool, 3)
         v = functional.gelu(self.conv(pooled))
         a = torch.tanh(self.share(v.view(v.shape[0], self.heads, -1)))
@@ -393,9 +422,22 @@ class Guide(nn.Module):
 
 
 def pool_to(x: Tensor, bins: int, axis: int) -> Tensor:
-    """Adaptive max pooling along one axis, with the borders of `torch.nn.functional.adaptive_max_pool1d`.
+    """Apply adaptive max pooling along one axis, as `torch.nn.functional.adaptive_max_pool1d` does.
 
-    Slices and maxima, because ONNX has no adaptive pooling for sizes that are not known when the graph is made.
+    Written with slices and maxima, because ONNX has no adaptive pooling for dynamic sizes.
+
+    Parameters
+    ----------
+    x
+        Tensor of any rank.
+    bins
+        Size of the axis afterwards.
+    axis
+        The axis to pool.
+
+    Returns
+    -------
+    Tensor
     """
     size = x.shape[axis]
     borders = ((i * size // bins, ((i + 1) * size + bins - 1) // bins) for i in range(bins))
@@ -403,12 +445,12 @@ def pool_to(x: Tensor, bins: int, axis: int) -> Tensor:
 
 
 def strongest(strength: Tensor, heads: int, kept: int) -> Tensor:
-    """The channels that stay when a head keeps only some: those of the largest values, in their old order.
+    """Return, of each head, the channels of largest strength, in their old order.
 
     Parameters
     ----------
     strength
-        [C], for instance the norms of the rows that make the values.
+        [C], for instance the norms of the weights that compute the values.
     heads, kept
         Heads, and channels that each keeps.
 

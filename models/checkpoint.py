@@ -1,4 +1,4 @@
-"""Checkpoints: from a file to a network with its weights, and back."""
+"""Load a network with its weights from a checkpoint, and save it."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class LoadedModel:
     Attributes
     ----------
     module
-        float32, in evaluation mode; `forward` as `Architecture.build` says.
+        The network, float32 and in evaluation mode; its `forward` is as `Architecture.build` says.
     architecture, config
-        What it is.
+        Its architecture and configuration.
     source
-        The file that it came from.
+        The checkpoint file.
     notes
-        One line for each choice that was made in reading it.
+        A line for each choice that was made in reading the file.
     """
 
     module: nn.Module
@@ -47,11 +47,11 @@ class LoadedModel:
     notes: tuple[str, ...]
 
     def manifest(self) -> Manifest:
-        """Describe the PyTorch model; an exporter replaces the fields that it decides."""
+        """Return the manifest of the PyTorch model; an export replaces the fields that it determines."""
         interface = self.architecture.interface(self.config)
         return Manifest(
             architecture=self.architecture.name,
-            # As it will come back: JSON has no tuples.
+            # In the form in which it is read back: JSON has no tuples.
             configuration=json.loads(json.dumps(dataclasses.asdict(self.config))),
             shape=None,
             precision="fp32",
@@ -66,28 +66,32 @@ def load_checkpoint(
     key_map: str | os.PathLike[str] | None = None,
     config: str | os.PathLike[str] | None = None,
 ) -> LoadedModel:
-    """Read a trained network.
+    """Load a trained network.
 
     Parameters
     ----------
     path
         ``.ckpt``, ``.pth``, ``.pt`` or ``.safetensors``.
     key_map
-        Rules for foreign keys, see `models.key_map`.
+        File with rules for renaming keys, see `models.key_map`.
     config
-        JSON file with configuration values, for checkpoints that do not store them; they override what is stored.
+        JSON file with configuration values that the checkpoint does not store; they override stored ones.
+
+    Returns
+    -------
+    LoadedModel
 
     Raises
     ------
     InputError
-        The file is no checkpoint, its architecture is unknown, or a tensor is missing, superfluous, of the wrong shape
-        or not finite. Nothing is ever loaded in part.
+        The file is not a checkpoint, its architecture is unknown, or a tensor is missing, unexpected, of the wrong
+        shape, or not finite. Checkpoints are never loaded in part.
     """
     source = Path(path)
     loaded = read_file(source)
     stored = loaded if isinstance(loaded, Mapping) else {}
     rules = read_key_map(Path(key_map)) if key_map is not None else []
-    # With a key map, only the mapped keys can be recognised, so wrappers are opened by name alone.
+    # With a key map, keys can be recognised only after mapping, so wrappers are opened by name alone.
     state, notes = unwrap(loaded, str(source), lambda keys: not rules and registry.detect(keys) is not None)
     if rules:
         state, mapped = apply_key_map(state, rules)
@@ -100,14 +104,21 @@ def load_checkpoint(
 
 
 def save_checkpoint(path: str | os.PathLike[str], model: nn.Module) -> None:
-    """Write a network's weights with its architecture and configuration, as safetensors or as PyTorch's own format.
+    """Save a network's weights with its architecture and configuration.
+
+    Parameters
+    ----------
+    path
+        The file: safetensors for the suffix ``.safetensors``, else PyTorch's format.
+    model
+        A network of a registered architecture.
 
     Raises
     ------
     InputError
-        The place cannot be written.
+        The file cannot be written.
     ValueError
-        No architecture builds a module of this type.
+        The network is of no registered architecture.
     """
     header = {"architecture": registry.of(model).name, "config": dataclasses.asdict(model.config)}  # type: ignore[call-overload]
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
@@ -121,7 +132,7 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module) -> None:
 
 
 def weights_sha256(state: StateDict) -> str:
-    """SHA-256 over names, types, shapes and bytes of the tensors: the same weights in any container give the same."""
+    """Return the SHA-256 over names, types, shapes and bytes of all tensors; it does not depend on the file format."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -209,7 +220,7 @@ def _load_strictly(module: nn.Module, state: StateDict, name: str, source: Path,
 
 
 def _some(keys: list[str]) -> str:
-    """The first few of them, for a message of one line."""
+    """Return the first few keys as text for a message."""
     if not keys:
         return "nothing"
     return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")

@@ -1,4 +1,4 @@
-"""Reading checkpoint files as data: never a pickle's code."""
+"""Read checkpoint files as data; no code from a pickle is run."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from ..files import CHECKPOINT_SUFFIXES, read_start
 
 
 def read_file(path: Path) -> Any:
-    """Load what a checkpoint file holds.
+    """Load the content of a checkpoint file.
 
     Returns
     -------
     Any
-        What was saved. A safetensors file gives a dictionary with its tensors under ``"state_dict"`` and, where
-        `save_checkpoint` wrote it, the other entries of ours.
+        The object that was saved. For a safetensors file, a dictionary with its tensors under ``"state_dict"`` and, if
+        `save_checkpoint` wrote it, keygraph's other entries.
 
     Raises
     ------
     InputError
-        The file is missing, empty, truncated, not a checkpoint, or a pickle that wants to run code.
+        The file is missing, empty, truncated, not a checkpoint, or a pickle that would run code.
     """
     start = read_start(path, f"a checkpoint ({', '.join(CHECKPOINT_SUFFIXES)})")
     size = path.stat().st_size
@@ -53,7 +53,7 @@ def _read_safetensors(path: Path, size: int) -> Any:
 def _read_torch(path: Path, start: bytes, size: int) -> Any:
     if not start.startswith((b"PK", b"\x80")):
         raise _damaged(path, size, "it is neither PyTorch's format nor safetensors")
-    # A zip's directory stands at its end: a file that starts as one and is none has been cut off.
+    # A zip file has its directory at the end: a file with only the start of one has been truncated.
     if start.startswith(b"PK") and not zipfile.is_zipfile(path):
         raise _damaged(path, size, "the end of the file is missing")
     try:
@@ -82,7 +82,7 @@ def _read_torch(path: Path, start: bytes, size: int) -> Any:
 
 
 def _names_objects(path: Path) -> bool:
-    """Whether a file is a plain pickle that refers to Python objects by name; reads it without running it."""
+    """Tell whether a file is a plain pickle that refers to Python objects by name, without running it."""
     try:
         with path.open("rb") as file:
             return any(opcode.name in ("GLOBAL", "STACK_GLOBAL") for opcode, _, _ in pickletools.genops(file))
@@ -93,4 +93,6 @@ def _names_objects(path: Path) -> bool:
 def _damaged(path: Path, size: int, reason: str) -> InputError:
     first = reason.strip().splitlines()[0][:120] if reason.strip() else "unknown format"
     amount = f"{size / 1e3:.0f} KB" if size < 1e6 else f"{size / 1e6:.0f} MB"
-    return InputError(f"{path} ({amount}) is no readable checkpoint: {first}; an incomplete download looks like this")
+    return InputError(
+        f"{path} ({amount}) cannot be read as a checkpoint: {first}; an incomplete download looks like this"
+    )

@@ -8,7 +8,6 @@ from pathlib import Path
 from ..manifest_summary import Description, summarize_model
 from .checkpoint import LoadedModel, load_checkpoint
 from .macs import count_macs, count_parameters
-from .published import published
 
 
 def describe_checkpoint(path: Path) -> Description:
@@ -50,7 +49,7 @@ def _complexity(loaded: LoadedModel) -> Description:
             "without attention products": _giga(csa_macs.layers - macs.layers),
             "with": _giga(csa_macs.total - macs.total),
         }
-    stated = published(architecture.name, config)
+    stated = architecture.published_for(config)
     if stated:
         description["published"] = [f"{entry.words} ({entry.source})" for entry in stated]
     return description

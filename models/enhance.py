@@ -1,4 +1,4 @@
-"""From a network with channel attention as it was trained to one with GLMHA, to be trained further."""
+"""Replace the channel attention of a trained network by GLMHA, as the start of a fine-tuning."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def enhance(
 ) -> nn.Module:
     """Replace the channel attention of a trained network by GLMHA.
 
-    Every weight that has a place in the new network is kept. Of each head the keys and values of the channels with the
-    strongest values stay. The guides are new: their last layer is 0, so that every factor starts as 1 and the network
-    as the old one with fewer keys and values. It is then to be fine-tuned.
+    All weights that the new network has, too, are kept. Each head keeps the keys and values of the channels with the
+    strongest values. The guides are new; their last layer is 0, so that all factors are 1 and the network starts as the
+    old one with fewer keys and values. Fine-tune it before use.
 
     Parameters
     ----------
     model
-        A network of keygraph's with ``csa``, for instance `load_checkpoint(path).module`.
+        A network with ``csa``, for instance ``load_checkpoint(path).module``.
     attention
-        ``"glmha"``; the others have weights of their own that nothing could stand for.
+        ``"glmha"``; the other attentions have weights that cannot be made from those of ``csa``.
     rho
-        Share of the keys and values that is saved, at least 0 and below 1: one number that the preset takes, or one
-        for each entry of the configuration's `reduction`, which then stands as it is. None: the preset's own.
+        Fraction of keys and values that is saved, 0 <= rho < 1: one number for the preset, or one for each entry of the
+        configuration's `reduction`, used without a preset. None for the preset's default.
     preset
         One of `channel_attention.REDUCTION_PRESETS`.
     alpha, pool
@@ -46,7 +46,7 @@ def enhance(
     Returns
     -------
     nn.Module
-        In evaluation mode, on the CPU; `save_checkpoint` writes it.
+        In evaluation mode, on the CPU; to be saved with `save_checkpoint`.
 
     Raises
     ------

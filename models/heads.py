@@ -1,9 +1,9 @@
-"""Attention heads padded with zero channels, so that rows of queries, keys and values start at 16-byte addresses.
+"""Padding of attention heads with zero channels, so that rows of q, k and v are aligned to 16 bytes.
 
-A head of D = 30 halves has 60 bytes: its rows start at multiples of 4 bytes, and a GPU copies 4 bytes at a time. With
-two more channels it copies 16. They are added to the weights of the projections, so that no activation is copied: zero
-rows where q, k and v are made, which leave all scores as they are, and zero columns where the result is taken. The
-attention's scale stays D^-1/2 of the D without padding.
+A head of D = 30 fp16 channels has rows of 60 bytes, aligned to 4, so a GPU copies 4 bytes at a time. With two more
+channels it copies 16. The padding is in the weights of the projections, so that no activation is copied: zero rows in
+the projections that compute q, k and v, which leave all scores unchanged, and zero columns in the projection of the
+result. The attention's scale remains D^-1/2 with D before padding.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-#: Channels of half precision in 16 bytes.
+#: Half-precision channels in 16 bytes.
 MULTIPLE = 8
 
 
 def padded_size(size: int) -> int:
-    """Return the channels of a head of `size` with padding: a multiple of `MULTIPLE`, or `size` where that costs much.
+    """Return the channels of a head after padding: a multiple of `MULTIPLE`, or `size` where that would cost too much.
 
-    Every engine pays for an added channel: a row or column in four projections, and bytes in q, k, v and the result.
-    The limit is an eighth: 30 -> 32 and 60 -> 64, but neither 10 -> 16 nor 20 -> 24. A CPU takes 1 to 2 % longer for 32
-    in place of 30, and 25 % for 16 in place of 10 (docs/performance.md).
+    Every added channel costs time on every engine: a row or column in four projections, and memory traffic for q, k, v
+    and the result. At most an eighth is added: 30 -> 32 and 60 -> 64, but not 10 -> 16 or 20 -> 24. A CPU takes 1 to
+    2 % longer with 32 instead of 30, and 25 % longer with 16 instead of 10 (docs/performance.md).
     """
     padded = -(-size // MULTIPLE) * MULTIPLE
     return padded if (padded - size) * 8 <= size else size
@@ -34,20 +34,20 @@ def pad_heads(tensor: Tensor, heads: int, size: int, dim: int = 0) -> Tensor:
     tensor
         [..., heads * D, ...].
     heads
-        In `dim`, one after the other.
+        Number of heads, which are consecutive in `dim`.
     size
-        Channels of a head afterwards, at least D.
+        Channels of a head after padding, at least D.
     dim
-        The dimension of the heads: 0 of a weight or bias whose results are heads, 1 of a weight that takes them.
+        Dimension of the heads: 0 for a weight or bias that computes heads, 1 for a weight that reads them.
 
     Returns
     -------
     Tensor
-        [..., heads * size, ...]; `tensor` itself where `size` is D.
+        [..., heads * size, ...]; `tensor` itself when `size` is D.
     """
     more = size - tensor.shape[dim] // heads
     if not more:
         return tensor
-    apart = tensor.unflatten(dim, (heads, -1))
+    apart = tensor.reshape(*tensor.shape[:dim], heads, -1, *tensor.shape[dim + 1 :])
     behind = tensor.ndim - 1 - dim
     return torch.nn.functional.pad(apart, (*(0, 0) * behind, 0, more)).flatten(dim, dim + 1)

@@ -1,12 +1,12 @@
-"""Key maps: regular expressions that turn a foreign state dict's keys into ours.
+r"""Key maps: rules that rename the keys of a state dict from other code.
 
-A text file, one rule a line, `#` starts a comment:
+A text file with one rule per line; `#` starts a comment:
 
-    encoder\\.(\\d+)\\.norm_in\\.(weight|bias) -> body.\\1.norm1.\\2
-    criterion\\..*                            ->
+    encoder\.(\d+)\.norm_in\.(weight|bias) -> body.\1.norm1.\2
+    criterion\..*                          ->
 
-A rule applies to a key that its pattern matches as a whole; the first such rule wins; nothing at the right drops the
-tensor; keys that no rule matches stay as they are.
+The first rule whose regular expression matches a whole key applies. An empty right side drops the tensor. Keys that no
+rule matches are not changed.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Rules = list[tuple[re.Pattern[str], str]]
 
 
 def read_key_map(path: Path) -> Rules:
-    """Read the rules.
+    """Read the rules of a key map.
 
     Raises
     ------
     InputError
-        The file is missing, has a line that is no rule, or has a pattern that is no regular expression.
+        The file cannot be read, a line is not a rule, or a pattern is not a regular expression.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -43,21 +43,26 @@ def read_key_map(path: Path) -> Rules:
             continue
         pattern, arrow, replacement = (part.strip() for part in text.partition("->"))
         if not arrow or not pattern:
-            raise InputError(f"{path}:{number}: {text!r} is no rule; write `pattern -> name`")
+            raise InputError(f"{path}:{number}: {text!r} is not a rule; write `pattern -> name`")
         try:
             rules.append((re.compile(pattern), replacement))
         except re.error as error:
-            raise InputError(f"{path}:{number}: {pattern!r} is no regular expression: {error}") from error
+            raise InputError(f"{path}:{number}: {pattern!r} is not a regular expression: {error}") from error
     return rules
 
 
 def apply_key_map(state: Mapping[str, Tensor], rules: Rules) -> tuple[dict[str, Tensor], list[str]]:
-    """Rename and drop; also returns notes on what was done.
+    """Rename and drop tensors.
+
+    Returns
+    -------
+    state, notes
+        The new state dict, and lines that say what was done.
 
     Raises
     ------
     InputError
-        Two tensors get the same name, or a replacement refers to a group that its pattern lacks.
+        Two tensors get the same name, or a replacement refers to a group that its pattern does not have.
     """
     renamed: dict[str, Tensor] = {}
     origin: dict[str, str] = {}

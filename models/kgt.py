@@ -1,13 +1,13 @@
 """KGT, the Key-Graph Transformer (arXiv 2402.02634; also published as SemanIR, arXiv 2405.20008).
 
-The authors' model code is not to be had, so this layout of modules and state-dict keys is the canonical one here.
+The authors' model code is not public, so this module defines the layout of modules and state-dict keys:
 
     head          3x3 convolution, in_channels -> channels
-    body.i        stages (windows -> key graph once -> layers on that same graph -> 3x3 convolution, residual)
+    body.i        stages: windows, one key graph, layers that share it, 3x3 convolution; residual
     downs, ups    U-shaped body only: changes of resolution, with 1x1 convolutions `fuses` after the skips
     tail          3x3 convolution to the image, added to the input; for super-resolution the pixel-shuffle upsampler
 
-What the papers leave open is configuration here, with the defaults of `KGTConfig`.
+What the papers leave open is a field of `KGTConfig`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SIMILARITIES = ("dot", "cosine")
 
 @dataclass(frozen=True)
 class KGTConfig:
-    """Everything that decides a KGT's shape and function.
+    """Configuration of a KGT.
 
     Attributes
     ----------
@@ -46,22 +46,22 @@ class KGTConfig:
         Transformer layers of each stage. Columnar: any number of stages. U-shaped with L down stages: 2 L + 2 entries,
         down 1..L, bottleneck, up L..1, final.
     channels, heads
-        At full resolution; both double with every down stage, so the head size stays the same.
+        Channels and heads at full resolution; both double with every down stage, so the head size is constant.
     window
-        Side of the square windows, at every level; a window has N = window^2 nodes.
+        Side of the square windows at every level; a window has N = window^2 nodes.
     k
-        Neighbours that each node keeps unless `forward` is told otherwise.
+        Default number of neighbours that each node keeps.
     k_trained
         The values that training drew k from; empty when unknown.
     in_channels, out_channels, scale
-        The image: any number of channels, scale 1 to 4 (only 1 for the U-shaped body).
+        Channels of the images, and the scale, 1 to 4 (only 1 for the U-shaped body).
     shift
-        Every second stage uses windows moved by half a window, wrapped around the image's edge.
+        Whether every second stage uses windows shifted by half a window, wrapped around the image's edge.
     position_bias
-        Adds a learned relative-position bias to the scores. Off by default: it costs H x N x N per layer, more than
-        anything else in a sparse layer.
+        Whether a learned relative-position bias is added to the scores. Off by default: it takes H x N x N numbers per
+        layer, more than anything else in a sparse layer.
     ffn_ratio
-        Hidden size of the FFN over channels.
+        Hidden size of the FFN divided by the channels.
     similarity
         ``"dot"`` (S = X X^T, the papers') or ``"cosine"``.
     task
@@ -90,7 +90,7 @@ class KGTConfig:
     task: str = ""
 
     def __post_init__(self) -> None:
-        # Configurations come back from JSON, where tuples have become lists.
+        # From JSON, tuples come as lists.
         object.__setattr__(self, "layers", tuple(self.layers))
         object.__setattr__(self, "k_trained", tuple(self.k_trained))
         require(self, "body", self.body in BODIES, f"one of {', '.join(BODIES)}")
@@ -122,7 +122,7 @@ class KGTConfig:
 
     @property
     def size_multiple(self) -> int:
-        """Height and width of an input must be multiples of this."""
+        """The number that height and width of an input must be multiples of."""
         return self.window * 2**self.levels
 
 
@@ -175,7 +175,7 @@ PRESETS: dict[str, KGTConfig] = {
 
 
 class Attention(nn.Module):
-    """Multi-head attention of every node to its neighbours in the key graph."""
+    """Multi-head attention of each node i to its neighbours j in the key graph: softmax(q_i k_j^T / sqrt(D)) v_j."""
 
     def __init__(self, channels: int, heads: int, window: int, position_bias: bool) -> None:
         super().__init__()
@@ -190,19 +190,19 @@ class Attention(nn.Module):
         nodes, size = graph.shape[2], run_size(self.head_size, tokens)
         width = self.heads * size
         weight, bias = (pad_heads(each, 3 * self.heads, size) for each in (self.qkv.weight, self.qkv.bias))
-        # Three products with the weight's thirds: each result is a tensor of its own, not a slice to be copied out.
+        # Three products with the thirds of the weight: their results are contiguous, slices of one product are not.
         thirds = [slice(i * width, (i + 1) * width) for i in range(3)]
         q, k, v = (nn.functional.linear(tokens, weight[t], bias[t]).view(-1, nodes, width) for t in thirds)
         position_bias = self.position_bias() if self.position_bias is not None else None
         scale = self.head_size**-0.5
         attended = key_graph_attention(q, k, v, graph, position_bias, scale, heads=self.heads).view(-1, width)
         if size == self.head_size:
-            return self.project(attended)  # As a module: exported files name the node after it.
+            return self.project(attended)  # Called as a module, after which the exported node is named.
         return nn.functional.linear(attended, pad_heads(self.project.weight, self.heads, size, 1), self.project.bias)
 
 
 def run_size(size: int, tokens: Tensor) -> int:
-    """Return the channels of a head of `size` to compute with: padded on a GPU, in half precision."""
+    """Return the channels of a head to compute with: `size`, padded on a GPU in half precision."""
     return padded_size(size) if tokens.is_cuda and tokens.element_size() == 2 else size
 
 
@@ -220,12 +220,12 @@ class PositionBias(nn.Module):
         self.register_buffer("index", offset[0] * (2 * window - 1) + offset[1], persistent=False)
 
     def forward(self) -> Tensor:
-        """[H, N, N]."""
+        """Return the bias [H, N, N]."""
         return self.table[:, self.index]
 
 
 class FeedForward(nn.Module):
-    """Linear, GELU, Linear on every token."""
+    """Linear, GELU, Linear, on each token."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -234,13 +234,14 @@ class FeedForward(nn.Module):
         self.reduce = nn.Linear(hidden, channels)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """[W N, C] -> [W N, C]."""
         return self.reduce(self.activation(self.expand(tokens)))
 
 
 class Layer(nn.Module):
-    """x + Attention(LN(x)), then x + FFN(LN(x)), on tokens: the nodes of all windows, one after the other.
+    """x + Attention(LN(x)), then x + FFN(LN(x)), on tokens: the nodes of all windows in sequence.
 
-    Two dimensions, not three: engines then take a linear layer with its bias as one matrix product.
+    Tokens have two dimensions, so that engines compute a linear layer with its bias as one matrix product.
     """
 
     def __init__(self, config: KGTConfig, channels: int, heads: int) -> None:
@@ -257,7 +258,7 @@ class Layer(nn.Module):
 
 
 class Stage(nn.Module):
-    """Windows, one key graph, layers that all use it, a convolution across the windows' borders; residual."""
+    """Windows, one key graph that all layers share, and a 3x3 convolution across window borders; residual."""
 
     def __init__(self, config: KGTConfig, layers: int, level: int, shifted: bool) -> None:
         super().__init__()
@@ -279,7 +280,10 @@ class Stage(nn.Module):
         return x + self.conv(rotate(y, -self.shift) if self.shift else y)
 
     def graph(self, nodes: Tensor, k: Tensor) -> Tensor:
-        """The key graph of windows [W, N, C]: int32[W, 1, N, ceil(N/32)]."""
+        """Compute the key graph: the k largest of S = X X^T for each node.
+
+        Windows [W, N, C] and int64[1] -> int32[W, 1, N, ceil(N/32)].
+        """
         if self.similarity == "cosine":
             nodes = nn.functional.normalize(nodes, dim=-1)
         nodes = nodes.unsqueeze(1)
@@ -294,6 +298,7 @@ class Down(nn.Module):
         self.conv = nn.Conv2d(channels, channels // 2, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, 2 C, H / 2, W / 2]."""
         return pixel_unshuffle(self.conv(x))
 
 
@@ -305,11 +310,12 @@ class Up(nn.Module):
         self.conv = nn.Conv2d(channels, channels * 2, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C / 2, 2 H, 2 W]."""
         return nn.functional.pixel_shuffle(self.conv(x), 2)
 
 
 class Upsampler(nn.Module):
-    """To the super-resolved image: 3x3 convolution and pixel-shuffle by the whole scale, then a 3x3 convolution."""
+    """Features to the super-resolved image: 3x3 convolution, pixel-shuffle by the whole scale, 3x3 convolution."""
 
     def __init__(self, channels: int, out_channels: int, scale: int) -> None:
         super().__init__()
@@ -318,6 +324,7 @@ class Upsampler(nn.Module):
         self.image = nn.Conv2d(channels, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, out_channels, scale * H, scale * W]."""
         return self.image(nn.functional.pixel_shuffle(self.expand(x), self.scale))
 
 
@@ -327,7 +334,7 @@ class KGT(nn.Module):
     Parameters
     ----------
     config
-        Its shape; also gives the default k.
+        Its configuration.
     """
 
     def __init__(self, config: KGTConfig) -> None:
@@ -395,21 +402,21 @@ class KGT(nn.Module):
 
 
 def stage_levels(config: KGTConfig) -> list[int]:
-    """The resolution level of each stage: 0, 1, ..., L, ..., 1, 0, 0 for a U-shaped body, all 0 for a columnar one."""
+    """Return the level of each stage: 0, 1, ..., L, ..., 1, 0, 0 for a U-shaped body, 0 for all of a columnar one."""
     down = list(range(config.levels))
     return [*down, config.levels, *reversed(down), 0] if config.body == "unet" else [0] * len(config.layers)
 
 
 def infer_config(state: StateDict, given: Mapping[str, Any]) -> KGTConfig:
-    """Configuration from shapes, completed by what the user gives.
+    """Infer the configuration from the tensors' shapes; values given by the user take precedence.
 
-    Shapes do not tell heads and window (except through a position bias), nor k, shift and similarity: what is not given
-    of those comes from the preset of the same shapes.
+    Shapes do not determine heads and window (except with a position bias), nor k, shift and similarity. These come from
+    the user, else from the preset with the same shapes.
 
     Raises
     ------
     InputError
-        Neither the user nor a preset with these shapes tells heads and window.
+        Heads, window or k come from neither.
     """
     counts: dict[int, int] = {}
     for key in state:
@@ -441,7 +448,7 @@ def infer_config(state: StateDict, given: Mapping[str, Any]) -> KGTConfig:
     missing = [name for name in ("heads", "window", "k") if name not in known and name not in given]
     if missing:
         raise InputError(
-            "the checkpoint stores no configuration, and shapes do not tell "
+            "the checkpoint stores no configuration, and the tensors' shapes do not determine "
             f"{', '.join(missing)}; give them with --config FILE.json, for instance "
             '{"heads": 6, "window": 16, "k": 128}'
         )
@@ -454,7 +461,7 @@ def is_kgt(state: StateDict) -> bool:
 
 
 def interface(config: KGTConfig) -> Interface:
-    """What goes in and out: images in [0, 1]; tiles are exact but for what lies beyond their borders."""
+    """Return the interface: images in [0, 1]."""
     return Interface(
         task=config.task,
         scale=config.scale,
@@ -467,9 +474,9 @@ def interface(config: KGTConfig) -> Interface:
     )
 
 
-#: In FP32: norms; the L2 norm of cosine similarity, whose epsilon of 1e-12 is 0 in half; and the end: the last
-#: convolution, and the sums at the top (the columnar body's, and the image's own). Not KeyGraph and KeyGraphAttention,
-#: which accumulate in FP32 whatever they are given, nor the residual stream within the stages.
+#: FP32 patterns: norms; the L2 norm of cosine similarity, whose epsilon of 1e-12 is 0 in fp16; the last convolution;
+#: and the sums outside the stages (of the columnar body, and with the image). KeyGraph and KeyGraphAttention accumulate
+#: in FP32 in any case; the residual stream within the stages may be half precision.
 KEEP_FP32 = (*DELICATE_OPERATORS, "body.*/Clip", "body.*/Div", "tail", "Add")
 
 BLOCKS = r"head|body\.\d+(\.conv|\.layers\.\d+(\.\w+)?)?|(downs|ups|fuses)\.\d+|tail"

@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates of a network, counted by PyTorch on shapes alone."""
+"""Count the parameters and multiply-accumulates of a network, without weights or data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .architecture import Architecture
 
-#: Products of two tensors that both depend on the image: attention's. Convolutions and linear layers are the others.
+#: Operators whose factors both depend on the image: products of attention. Others are convolutions and linear layers.
 _ATTENTION = ("bmm", "baddbmm", "key_graph", "key_graph_attention")
 
 
@@ -22,12 +22,12 @@ class Macs:
     Attributes
     ----------
     layers
-        Of convolutions and linear layers.
+        Those of convolutions and linear layers.
     attention
-        Of attention's products.
+        Those of the products in attention.
     norms
-        Operations of layer normalisations, five for each value. Not in `total`; the published figures of MST and MST++
-        hold them, as the counter that made these (fvcore) knows the layer, while Restormer's code hides it from it.
+        Operations of layer normalisations, five for each value. They are not in `total`, but in the published figures
+        of MST and MST++, whose counter (fvcore) counts `nn.LayerNorm`; Restormer has norms of its own.
     """
 
     layers: int
@@ -36,28 +36,32 @@ class Macs:
 
     @property
     def total(self) -> int:
-        """With attention's products, without normalisations."""
+        """Those of layers and attention."""
         return self.layers + self.attention
 
 
 def count_parameters(architecture: Architecture, config: Any) -> int:
-    """Count the numbers that training changes."""
+    """Count the trainable parameters of a configuration."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in architecture.build(config).parameters())
 
 
 def count_macs(architecture: Architecture, config: Any, height: int = 256, width: int = 256) -> Macs:
-    """Count what a network computes for one result of `height` x `width` (over its scale).
+    """Count the multiply-accumulates of a network for one image.
 
-    Sums, activations and other element-wise work are not counted, as is usual. A key graph counts the similarities of
-    all nodes, its attention those that the default k selects.
+    Element-wise operations are not counted, as is usual. A key graph counts the similarities of all nodes, its
+    attention those of the default k.
 
     Parameters
     ----------
     architecture, config
         The network; no weights are needed.
     height, width
-        Pixels, multiples of the interface's `size_multiple`.
+        Size of the input in pixels, without margins; multiples of the interface's `size_multiple`.
+
+    Returns
+    -------
+    Macs
     """
     interface = architecture.interface(config)
     inputs = [(interface.in_channels, interface.margin), *((e.channels, e.margin) for e in interface.extra_inputs)]
@@ -77,13 +81,13 @@ def count_macs(architecture: Architecture, config: Any, height: int = 256, width
 
 
 def _formulas(k: int) -> dict[Any, Callable[..., int]]:
-    """What `FlopCounterMode` does not count by itself: norms, and keygraph's operators for a number k."""
+    """Return formulas for what `FlopCounterMode` does not know: layer norms, and keygraph's operators with this k."""
 
     def key_graph(query: torch.Size, key: torch.Size, *_: Any, **__: Any) -> int:
         return 2 * query.numel() * key[2]
 
     def attention(q: torch.Size, key: torch.Size, v: torch.Size, *_: Any, **__: Any) -> int:
-        # Heads stand side by side, [B, N, H d], or apart, [B, H, N, d]: the count is the same.
+        # The same for both forms, [B, N, H d] and [B, H, N, d].
         return 2 * min(k, key[-2]) * (q.numel() + v.numel() // key[-2] * q[-2])
 
     def layer_norm(x: torch.Size, *_: Any, **__: Any) -> int:

@@ -1,15 +1,15 @@
 """MST, the Mask-guided Spectral-wise Transformer for snapshot compressive imaging (arXiv 2111.07910).
 
-A coded aperture masks the scene, a prism moves each band by two pixels more than the band before it, and one picture,
-the measurement, is the sum of all bands. The network gets the cube of bands back. Two variants were released:
+A coded aperture masks the scene, a prism shifts each band by two pixels more than the band before it, and the sensor
+records the sum of all bands, the measurement. The network reconstructs the bands. Two variants are released:
 
-* simulation: measurement and coded aperture go in; the aperture guides the attention (`MaskGuide`).
-* real data: only the measurement goes in; a 3x3 convolution (`fution`, as it is spelled) stands in front.
+* simulation: takes the measurement and the coded aperture, which guides the attention (`MaskGuide`).
+* real data: takes the measurement only and starts with a 3x3 convolution (``fution`` in the released code).
 
-The state-dict keys are those of the released checkpoints:
+State-dict keys are those of the released checkpoints:
 
     embedding          3x3 convolution, bands -> channels
-    encoder_layers.i   0: blocks; 1: 4x4 convolution to half the size; 2: the same for the mask (simulation only)
+    encoder_layers.i   0: blocks; 1: 4x4 convolution that halves the size; 2: the same for the mask (simulation only)
     bottleneck         blocks
     decoder_layers.i   0: 2x2 transposed convolution; 1: 1x1 convolution after the skip; 2: blocks
     mapping            3x3 convolution, channels -> bands, added to the input
@@ -29,8 +29,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..manifest import ExtraInput
-from .architecture import DELICATE_OPERATORS, Architecture, Interface, StateDict
+from .architecture import DELICATE_OPERATORS, Architecture, Interface, Published, StateDict
 from .channel_attention import (
+    GLMHA_PAPER,
     Guide,
     check_attention,
     infer_attention,
@@ -42,10 +43,10 @@ from .channel_attention import (
 )
 from .configuration import require
 
-#: Columns by which a band lies beside the band before it in a measurement.
+#: Shift of each band against the band before it in a measurement, in columns.
 DISPERSION = 2
 
-#: Centres of the 28 bands in nm, those of the CAVE and KAIST cubes that the released models were trained on.
+#: Centre wavelengths of the 28 bands in nm, of the CAVE and KAIST cubes that the released models were trained on.
 WAVELENGTHS = (
     453.3, 457.6, 462.1, 466.8, 471.6, 476.5, 481.6, 486.9, 492.4, 498.0, 503.9, 509.9, 516.2, 522.7,
     529.5, 536.5, 543.8, 551.4, 558.6, 567.5, 575.3, 584.3, 594.4, 604.2, 614.4, 625.1, 636.3, 648.1,
@@ -54,23 +55,23 @@ WAVELENGTHS = (
 
 @dataclass(frozen=True)
 class MSTConfig:
-    """Everything that decides an MST's shape and function.
+    """Configuration of an MST.
 
     Attributes
     ----------
     bands
-        Of the cube; a measurement is `DISPERSION` * (bands - 1) columns wider than it.
+        Bands of the cube. A measurement is `DISPERSION` * (bands - 1) columns wider than the cube.
     channels
-        At full size, and of each head at every level; the mask-guided variant has as many as bands.
+        Channels at full size, and of each head at every level; equal to `bands` in the mask-guided variant.
     blocks
-        Attention blocks of each level, full size first, the bottleneck last.
+        Attention blocks of each level, from full size to the bottleneck.
     mask_guided
         True for the simulation variant, false for the real-data variant.
     attention
         One of `channel_attention.ATTENTIONS`; ``"csa"`` is MST's own.
     reduction
-        Share rho of keys and values that is saved, at least 0 and below 1, of each level; where it is 0, CSA stays.
-        Empty for ``"csa"``; for others empty means 0.5 everywhere.
+        Fraction rho of keys and values that is saved at each level, 0 <= rho < 1; a level with 0 keeps CSA. Empty for
+        ``"csa"``; for other attentions empty means 0.5 at every level.
     alpha, pool
         For ``"glmha"``: weight of the factors, and side of the pooled queries.
     task
@@ -108,30 +109,37 @@ class MSTConfig:
 
     @property
     def size_multiple(self) -> int:
-        """Height and width of a cube must be multiples of this."""
+        """The number that height and width of a cube must be multiples of."""
         return 2 ** (len(self.blocks) - 1)
 
     @property
     def margin(self) -> int:
-        """Columns by which a measurement is wider than its cube."""
+        """Columns by which a measurement is wider than its cube: `DISPERSION` * (bands - 1)."""
         return DISPERSION * (self.bands - 1)
 
 
 class Levels(Protocol):
-    """The fields of a configuration that decide a `SpectralUNet`'s levels; see `MSTConfig`."""
+    """The fields of a configuration that determine the levels of a `SpectralUNet`; see `MSTConfig`."""
 
     @property
-    def channels(self) -> int: ...
+    def channels(self) -> int:
+        """Channels at full size, and of each head."""
+
     @property
-    def blocks(self) -> tuple[int, ...]: ...
+    def blocks(self) -> tuple[int, ...]:
+        """Attention blocks of each level."""
+
     @property
-    def attention(self) -> str: ...
+    def attention(self) -> str:
+        """One of `channel_attention.ATTENTIONS`."""
+
     @property
-    def reduction(self) -> tuple[float, ...]: ...
+    def reduction(self) -> tuple[float, ...]:
+        """Fraction of keys and values that is saved at each level."""
 
 
 def check_levels(config: Levels) -> None:
-    """Check the fields `blocks`, `attention`, `reduction`, `alpha` and `pool`, and fill `reduction`.
+    """Check the fields `blocks`, `attention`, `reduction`, `alpha` and `pool`, and set the default of `reduction`.
 
     Raises
     ------
@@ -156,32 +164,47 @@ PRESETS: dict[str, MSTConfig] = {
 
 
 def pointwise(x: Tensor, linear: nn.Linear) -> Tensor:
-    """A linear layer over the channels of [B, C, H, W]: the checkpoints hold matrices, the network keeps its layout."""
+    """Apply a linear layer to the channels of [B, C, H, W], as a 1x1 convolution, which needs no transposition."""
     return functional.conv2d(x, linear.weight[:, :, None, None], linear.bias)
 
 
 def columns(x: Tensor, first: int, margin: int) -> Tensor:
-    """Of [..., W + margin] the W columns from `first` on.
+    """Return W columns of x.
 
-    Their end is counted from the right: a constant, whatever W is, so that a graph needs no arithmetic on sizes for it.
+    The end of the slice is counted from the right: it is then a constant for any W, and an exported graph needs no
+    arithmetic on sizes.
+
+    Parameters
+    ----------
+    x
+        [..., W + margin].
+    first
+        The first column, at most `margin`.
+    margin
+        Columns that are left out.
+
+    Returns
+    -------
+    Tensor
+        [..., W].
     """
     return x[..., first : first - margin or None]
 
 
 def shear(x: Tensor, group: int, step: int) -> Tensor:
-    """Move channels to the left, each group of them by one step more than the one before.
+    """Shift groups of channels to the left: group g by g * step columns.
 
-    As one row of numbers with some behind it, cut anew into rows that are a step longer, each group starts a step later
-    in its row. Slices by channel say the same, but a network of them takes minutes to export.
+    Pad, flatten, then view with rows of L + step numbers, where a group has L: each group then starts `step` later than
+    the one before. Slicing each channel gives the same result, but takes minutes to export.
 
     Parameters
     ----------
     x
-        [B, C, H, W + margin]; the margin is the last group's way.
+        [B, C, H, W + margin]; the margin is the shift of the last group.
     group
-        Channels in a group; the last may have fewer.
+        Channels in a group; the last group may have fewer.
     step
-        Columns.
+        Shift from one group to the next, in columns.
 
     Returns
     -------
@@ -201,38 +224,40 @@ def shear(x: Tensor, group: int, step: int) -> Tensor:
 
 
 class MaskGuide(nn.Module):
-    """The mask-guided mechanism (section 3.3): what of the values at each place the aperture let through.
+    """Mask-guided mechanism (section 3.3): weights for the values, from the coded aperture.
+
+    M' = shift(M (1 + sigmoid(DWConv5x5(Conv1x1(M))))), where M is a 1x1 convolution of the dispersed mask.
 
     Parameters
     ----------
     channels
-        Of the dispersed mask's features.
+        Channels of the dispersed mask's features.
     level
-        Halvings of the size: the dispersion per channel is `DISPERSION` / 4^level columns, cut to whole ones.
+        Halvings of the size. The dispersion per channel is `DISPERSION` / 4^level columns, rounded down.
     """
 
     def __init__(self, channels: int, level: int) -> None:
         super().__init__()
-        #: Neighbouring channels that lie at the same place, and columns from there to the next ones' place.
+        # Channels with the same shift, and the shift from one such group to the next.
         self.group, self.step = max(1, 4**level // DISPERSION), max(1, DISPERSION // 4**level)
         self.conv1 = nn.Conv2d(channels, channels, 1)
         self.conv2 = nn.Conv2d(channels, channels, 1)
         self.depth_conv = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
 
     def forward(self, mask: Tensor) -> Tensor:
-        """Dispersed mask [B, C, H, W + margin] -> [B, C, H, W], the channels shifted back."""
+        """Dispersed mask [B, C, H, W + margin] -> weights [B, C, H, W], with the channels shifted back."""
         features = self.conv1(mask)
         features = features * torch.sigmoid(self.depth_conv(self.conv2(features))) + features
         return shear(features, self.group, self.step)
 
 
 class Attention(nn.Module):
-    """Spectral-wise multi-head self-attention (MS-MSA, section 3.2): the tokens are channels, not pixels.
+    """Spectral-wise multi-head self-attention (MS-MSA, section 3.2): the tokens are channels.
 
     Parameters
     ----------
     config
-        The network's.
+        The network's configuration.
     level
         Halvings of the size.
     """
@@ -260,15 +285,15 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """[B, C, H, W] and the dispersed mask [B, C, H, W + margin] -> [B, C, H, W]."""
         q = pointwise(x, self.to_q)
-        through = None if self.mm is None else self.mm(mask)
+        weights = None if self.mm is None else self.mm(mask)
         if self.guide is None:
             v = pointwise(x, self.to_v)
-            guided = v if through is None else v * through
-            # MST's own rows are keys, k q^T: whatever mixes or chooses keys elsewhere does so to queries here.
+            guided = v if weights is None else v * weights
+            # MST computes softmax(k q^T): keys are the rows. A mixer that reduces the columns here reduces queries.
             rows, columns, position = pointwise(x, self.to_k), q, v
         else:
             scaled = x * self.guide(q)
-            guided = pointwise(scaled if through is None else scaled * through, self.to_v)
+            guided = pointwise(scaled if weights is None else scaled * weights, self.to_v)
             rows, columns, position = q, pointwise(scaled, self.to_k), scaled
         rows, columns, guided = (split_heads(t, self.heads) for t in (rows, columns, guided))
         attended = self.mixer(rows, columns, guided, self.rescale).reshape(x.shape)
@@ -290,11 +315,12 @@ class FeedForward(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H, W]."""
         return self.net(x)
 
 
 class PreNorm(nn.Module):
-    """fn(LN(x)), the norm over the channels."""
+    """fn(LN(x)), normalised over the channels."""
 
     def __init__(self, channels: int, fn: nn.Module) -> None:
         super().__init__()
@@ -302,11 +328,12 @@ class PreNorm(nn.Module):
         self.norm = nn.LayerNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H, W]."""
         return self.fn(self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
 
 
 class Blocks(nn.Module):
-    """Some times: x + Attention(x), then x + FFN(LN(x))."""
+    """The blocks of a level, each x + Attention(x), then x + FFN(LN(x))."""
 
     def __init__(self, config: MSTConfig, level: int) -> None:
         super().__init__()
@@ -326,14 +353,14 @@ class Blocks(nn.Module):
 
 
 class SpectralUNet(nn.Module):
-    """The U-shaped body: bands -> bands, at the same size, plus its input.
+    """The U-shaped body: bands -> bands at the same size, added to its input.
 
     Parameters
     ----------
     config
-        Its shape.
+        Its configuration.
     slope
-        Negative slope of the rectifier after the embedding; 1 for none.
+        Negative slope of the leaky ReLU after the embedding; 1 for none.
     """
 
     def __init__(self, config: MSTConfig, slope: float) -> None:
@@ -355,15 +382,15 @@ class SpectralUNet(nn.Module):
         self.mapping = nn.Conv2d(channels, config.bands, 3, padding=1, bias=False)
 
     def reconstruct(self, x: Tensor, shifted_mask: Tensor | None = None) -> Tensor:
-        """The released networks' forward.
+        """Reconstruct cubes.
 
         Parameters
         ----------
         x
-            First guess of the cube, [B, bands, H, W]; H and W multiples of 2^levels.
+            Initial estimate of the cube, [B, bands, H, W]; H and W multiples of 2^levels.
         shifted_mask
             The dispersed coded aperture [B or 1, bands, H, W + margin], for mask-guided networks. (The released code
-            takes the first mask of a batch for all of it; here every image has its own.)
+            uses the first mask for the whole batch; here every image has its own.)
 
         Returns
         -------
@@ -395,7 +422,7 @@ class MST(SpectralUNet):
     Parameters
     ----------
     config
-        Its shape and variant.
+        Its configuration.
     """
 
     def __init__(self, config: MSTConfig) -> None:
@@ -410,8 +437,8 @@ class MST(SpectralUNet):
         Parameters
         ----------
         image
-            Measurements [B, 1, H, W + margin]. Simulation: the plain sum over the bands. Real data: negative samples
-            set to 0, then divided by the largest and multiplied by 0.8.
+            Measurements [B, 1, H, W + margin]. Simulation: the sum over the bands. Real data: negative samples set to
+            0, then divided by the largest and multiplied by 0.8.
         mask
             The coded aperture [B, 1, H, W] in [0, 1], for the simulation variant only.
 
@@ -425,19 +452,26 @@ class MST(SpectralUNet):
         return self.reconstruct(self._undisperse(image / self.config.bands * 2), self._disperse(mask))
 
     def _undisperse(self, measurement: Tensor) -> Tensor:
-        """[B, 1, H, W + margin] -> [B, bands, H, W]: for each band the columns that it fell on."""
+        """[B, 1, H, W + margin] -> [B, bands, H, W]: for each band the columns that recorded it."""
         margin = self.config.margin
         return torch.cat([columns(measurement, first, margin) for first in range(0, margin + 1, DISPERSION)], dim=1)
 
     def _disperse(self, mask: Tensor) -> Tensor:
-        """[B, 1, H, W] -> [B, bands, H, W + margin]: the aperture as each band throws it on the sensor."""
+        """[B, 1, H, W] -> [B, bands, H, W + margin]: the aperture, shifted for each band as the prism shifts it."""
         margin = self.config.margin
         padded = functional.pad(mask, (margin, margin))
         return torch.cat([columns(padded, first, margin) for first in range(margin, -1, -DISPERSION)], dim=1)
 
 
 def infer_levels(state: StateDict, prefix: str = "") -> dict[str, Any]:
-    """The fields `blocks`, `attention`, `reduction` and `pool` of the `SpectralUNet` under a prefix, from its tensors.
+    """Infer the fields `blocks`, `attention`, `reduction` and `pool` of a `SpectralUNet` from its tensors.
+
+    Parameters
+    ----------
+    state
+        A checkpoint's tensors.
+    prefix
+        Prefix of its keys.
 
     Raises
     ------
@@ -464,12 +498,12 @@ def infer_levels(state: StateDict, prefix: str = "") -> dict[str, Any]:
 
 
 def infer_config(state: StateDict, given: Mapping[str, Any]) -> MSTConfig:
-    """Configuration from shapes, completed by what the user gives.
+    """Infer the configuration from the tensors' shapes; values given by the user take precedence.
 
     Raises
     ------
     InputError
-        A value that the user gives does not fit.
+        A value is invalid.
     """
     channels, bands = state["embedding.weight"].shape[:2]
     known = {
@@ -482,10 +516,10 @@ def infer_config(state: StateDict, given: Mapping[str, Any]) -> MSTConfig:
 
 
 def carry_over(state: StateDict, config: Levels) -> dict[str, Tensor]:
-    """What the linear layers of a CSA network become in a GLMHA network of a configuration.
+    """Make the linear layers of a GLMHA network from those of the same network with CSA.
 
-    MST's rows are keys, GLMHA's are queries: the two change places. Of each head those columns stay whose values are
-    strongest, by the norm of their row in `to_v`.
+    The rows of MST's attention are keys, those of GLMHA are queries, so `to_q` and `to_k` are exchanged. Each head
+    keeps the channels with the strongest values: the largest norm of their row in `to_v`.
     """
     carried: dict[str, Tensor] = {}
     for name in (key.removesuffix(".rescale") for key in state if key.endswith(".rescale")):
@@ -500,13 +534,13 @@ def carry_over(state: StateDict, config: Levels) -> dict[str, Tensor]:
 
 
 def is_mst(state: StateDict) -> bool:
-    """Detect by keys: the body, and what one of the variants has beside it."""
+    """Detect by keys: those of the body, and one that only one of the two variants has."""
     body = "embedding.weight" in state and "mapping.weight" in state
     return body and ("fution.weight" in state or "bottleneck.blocks.0.0.mm.conv1.weight" in state)
 
 
 def interface(config: MSTConfig) -> Interface:
-    """What goes in and out: a measurement, for the simulation variant with its coded aperture; a cube of bands."""
+    """Return the interface: a measurement (and the coded aperture in the simulation variant) to a cube."""
     return Interface(
         task=config.task,
         scale=1,
@@ -524,13 +558,31 @@ def interface(config: MSTConfig) -> Interface:
     )
 
 
-#: In FP32: the attention weights, which are sums over all pixels; and the end: the last convolution and the sum with
-#: the input.
+#: FP32 patterns: the attention weights, which are sums over all pixels, and the last convolution and sum.
 KEEP_FP32 = (*DELICATE_OPERATORS, "*.similarity", "mapping", "Add")
 
-#: Of the body: attentions, feed-forward networks and the norms before them; all layers of a level; what lies between.
+#: Blocks of the body: attentions, feed-forward networks and the norms before them; the layers of a level; what lies
+#: between levels.
 BODY_BLOCKS = r"embedding|((en|de)coder_layers\.\d+\.\d|bottleneck)(\.blocks\.\d+\.(0|1\.norm|1\.fn))?|mapping"
 
+_README = "caiyuanhao1998/MST, README"
+
+PUBLISHED = (
+    Published("0.93 M, 12.96 G", _README, {"blocks": (2, 2, 2), "mask_guided": True, "attention": "csa"}),
+    Published("1.50 M, 18.07 G", _README, {"blocks": (2, 4, 4), "mask_guided": True, "attention": "csa"}),
+    Published("2.03 M, 28.15 G", _README, {"blocks": (4, 7, 5), "mask_guided": True, "attention": "csa"}),
+    Published("MST-L: 27k and 1.14 G less than csa", GLMHA_PAPER, {"blocks": (4, 7, 5), "attention": "glmha"}),
+)
+
 ARCHITECTURE = Architecture(
-    "mst", MSTConfig, MST, is_mst, infer_config, interface, KEEP_FP32, carry_over, rf"fution|{BODY_BLOCKS}"
+    "mst",
+    MSTConfig,
+    MST,
+    is_mst,
+    infer_config,
+    interface,
+    KEEP_FP32,
+    carry_over,
+    rf"fution|{BODY_BLOCKS}",
+    PUBLISHED,
 )

@@ -1,10 +1,10 @@
 """MST++, the Multi-stage Spectral-wise Transformer: a cube of 31 bands from an RGB picture (arXiv 2204.07908).
 
-The state-dict keys are those of the released checkpoints:
+State-dict keys are those of the released checkpoints:
 
     conv_in     3x3 convolution, in_channels -> channels
     body.i      stages, each a `models.mst.SpectralUNet` without mask
-    conv_out    3x3 convolution, channels -> out_channels, added to what `conv_in` gave
+    conv_out    3x3 convolution, channels -> out_channels, added to the result of `conv_in`
 """
 
 from __future__ import annotations
@@ -16,30 +16,31 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .architecture import DELICATE_OPERATORS, Architecture, Interface, StateDict
+from .architecture import DELICATE_OPERATORS, Architecture, Interface, Published, StateDict
+from .channel_attention import GLMHA_PAPER
 from .configuration import require
 from .mst import BODY_BLOCKS, MSTConfig, SpectralUNet, carry_over, check_levels, infer_levels
 
-#: Centres of the 31 bands in nm (NTIRE 2022 spectral reconstruction challenge, ARAD_1K).
+#: Centre wavelengths of the 31 bands in nm (NTIRE 2022 spectral reconstruction challenge, ARAD_1K).
 WAVELENGTHS = tuple(400.0 + 10 * band for band in range(31))
 
 
 @dataclass(frozen=True)
 class MSTPlusPlusConfig:
-    """Everything that decides an MST++'s shape and function; the defaults are the released model's.
+    """Configuration of an MST++; the defaults are those of the released model.
 
     Attributes
     ----------
     in_channels
-        Of the picture.
+        Channels of the picture.
     out_channels
-        Bands of the cube. The sum at the end wants as many as `channels`.
+        Bands of the cube; equal to `channels`, because of the sum at the end.
     channels
-        Features of the stages at full size, and of each head at every level.
+        Channels of the stages at full size, and of each head at every level.
     stages
-        Number of U-shaped stages, one after the other.
+        Number of consecutive U-shaped stages.
     blocks
-        Attention blocks of each level of every stage, full size first, the bottleneck last.
+        Attention blocks of each level of every stage, from full size to the bottleneck.
     attention, reduction, alpha, pool
         As in `models.mst.MSTConfig`, the same for every stage.
     task
@@ -71,7 +72,7 @@ class MSTPlusPlusConfig:
 
     @property
     def stage(self) -> MSTConfig:
-        """Shape of a stage."""
+        """Configuration of a stage."""
         same = ("channels", "blocks", "attention", "reduction", "alpha", "pool")
         return MSTConfig(bands=self.channels, mask_guided=False, **{name: getattr(self, name) for name in same})
 
@@ -82,17 +83,18 @@ class MSTPlusPlusConfig:
 
     @property
     def size_multiple(self) -> int:
-        """Height and width of a picture must be multiples of this: the released code pads to 8, though 4 would do."""
+        """The number that height and width must be multiples of: at least 8, to which the released code pads."""
         return max(8, self.stage.size_multiple)
 
 
 class Stage(SpectralUNet):
-    """One stage: a `SpectralUNet` without mask and without a rectifier after the embedding."""
+    """One stage: a `SpectralUNet` without mask and without an activation after the embedding."""
 
     def __init__(self, config: MSTConfig) -> None:
         super().__init__(config, slope=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, channels, H, W] -> [B, channels, H, W]."""
         return self.reconstruct(x)
 
 
@@ -102,7 +104,7 @@ class MSTPlusPlus(nn.Module):
     Parameters
     ----------
     config
-        Its shape.
+        Its configuration.
     """
 
     def __init__(self, config: MSTPlusPlusConfig) -> None:
@@ -118,8 +120,8 @@ class MSTPlusPlus(nn.Module):
         Parameters
         ----------
         image
-            [B, in_channels, H, W], each scaled so that its least sample is 0 and its largest 1; H and W multiples of
-            `config.size_multiple`.
+            [B, in_channels, H, W], each image scaled so that its smallest sample is 0 and its largest 1; H and W
+            multiples of `config.size_multiple`.
 
         Returns
         -------
@@ -131,12 +133,12 @@ class MSTPlusPlus(nn.Module):
 
 
 def infer_config(state: StateDict, given: Mapping[str, Any]) -> MSTPlusPlusConfig:
-    """Configuration from shapes, completed by what the user gives.
+    """Infer the configuration from the tensors' shapes; values given by the user take precedence.
 
     Raises
     ------
     InputError
-        A value that the user gives does not fit.
+        A value is invalid.
     """
     channels, in_channels = state["conv_in.weight"].shape[:2]
     known = {
@@ -155,7 +157,7 @@ def is_mst_plus_plus(state: StateDict) -> bool:
 
 
 def interface(config: MSTPlusPlusConfig) -> Interface:
-    """What goes in and out: a picture stretched to its own range, a cube of bands."""
+    """Return the interface: a picture, normalised to its own range, to a cube."""
     return Interface(
         task=config.task,
         scale=1,
@@ -170,8 +172,15 @@ def interface(config: MSTPlusPlusConfig) -> Interface:
     )
 
 
-#: In FP32: the attention weights, which are sums over all pixels; and the end: the last convolution and sum.
+#: FP32 patterns: the attention weights, which are sums over all pixels, and the last convolution and sum.
 KEEP_FP32 = (*DELICATE_OPERATORS, "*.similarity", "conv_out", "Add")
+
+_PUBLISHED_SHAPE = {"stages": 3, "blocks": (1, 1, 1), "channels": 31}
+
+PUBLISHED = (
+    Published("1.62 M, 23.05 G", "caiyuanhao1998/MST-plus-plus, README", {**_PUBLISHED_SHAPE, "attention": "csa"}),
+    Published("20k and 0.92 G less than csa", GLMHA_PAPER, {**_PUBLISHED_SHAPE, "attention": "glmha"}),
+)
 
 ARCHITECTURE = Architecture(
     "mst_plus_plus",
@@ -182,5 +191,6 @@ ARCHITECTURE = Architecture(
     interface,
     KEEP_FP32,
     carry_over,
-    blocks=rf"conv_in|body\.\d+(\.({BODY_BLOCKS}))?|conv_out",
+    rf"conv_in|body\.\d+(\.({BODY_BLOCKS}))?|conv_out",
+    PUBLISHED,
 )

@@ -1,4 +1,8 @@
-"""The architectures, in the order in which they are tried."""
+"""The registry of architectures.
+
+To add one, describe it in a module of its own (`models/mst_plus_plus.py` is a short example) and register it below.
+Code outside of keygraph does the same with `register`.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +16,48 @@ from ..errors import InputError
 from . import kgt, mst, mst_plus_plus, restormer
 from .architecture import Architecture, StateDict
 
-ARCHITECTURES: tuple[Architecture, ...] = (
-    kgt.ARCHITECTURE,
-    restormer.ARCHITECTURE,
-    mst.ARCHITECTURE,
-    mst_plus_plus.ARCHITECTURE,
-)
+#: All architectures, in the order in which `detect` asks them.
+ARCHITECTURES: list[Architecture] = []
+
+
+def register(architecture: Architecture) -> Architecture:
+    """Add an architecture, so that its checkpoints can be loaded, exported and compared.
+
+    Parameters
+    ----------
+    architecture
+        Its description. `detect` asks it after all that were registered before it.
+
+    Returns
+    -------
+    Architecture
+        The same.
+
+    Raises
+    ------
+    ValueError
+        An architecture of that name, or with that type of configuration, is registered already.
+    """
+    for other in ARCHITECTURES:
+        if architecture.name == other.name or architecture.config_type is other.config_type:
+            raise ValueError(f"{architecture.name} cannot be registered: {other.name} is, with the same name or config")
+    ARCHITECTURES.append(architecture)
+    return architecture
+
+
+register(kgt.ARCHITECTURE)
+register(restormer.ARCHITECTURE)
+register(mst.ARCHITECTURE)
+register(mst_plus_plus.ARCHITECTURE)
 
 
 def by_name(name: str) -> Architecture:
-    """Look an architecture up.
+    """Return the architecture of a name.
 
     Raises
     ------
     InputError
-        There is none of that name.
+        There is none.
     """
     for architecture in ARCHITECTURES:
         if architecture.name == name:
@@ -35,34 +66,44 @@ def by_name(name: str) -> Architecture:
     raise InputError(f"the checkpoint says architecture {name!r}, which keygraph does not know; it knows: {names}")
 
 
-def of(model: nn.Module) -> Architecture:
-    """The architecture that a network is of.
+def of_config(config: object) -> Architecture:
+    """Return the architecture of a configuration.
 
     Raises
     ------
     ValueError
-        No architecture builds a module of this type.
+        No architecture has configurations of its type.
     """
-    config = getattr(model, "config", None)
     for architecture in ARCHITECTURES:
         if isinstance(config, architecture.config_type):
             return architecture
-    raise ValueError(f"{type(model).__name__} is of no architecture that keygraph knows")
+    raise ValueError(f"{type(config).__name__} is the configuration of no architecture that keygraph knows")
+
+
+def of(model: nn.Module) -> Architecture:
+    """Return the architecture of a network.
+
+    Raises
+    ------
+    ValueError
+        The type of its `config` is that of no architecture.
+    """
+    return of_config(getattr(model, "config", None))
 
 
 def detect(state: StateDict) -> Architecture | None:
-    """The first architecture that recognises these keys."""
+    """Return the first architecture that recognises a state dict; None if there is none."""
     return next((a for a in ARCHITECTURES if a.detect(state)), None)
 
 
 def nearest(keys: Iterable[str]) -> tuple[Architecture, list[str], list[str]]:
-    """The architecture whose kind of keys is most like these, for a message.
+    """Find the architecture with the most similar keys, for an error message.
 
     Returns
     -------
     architecture, missing, unknown
-        `missing`: keys of that architecture's default configuration with no counterpart among `keys`; `unknown`: the
-        other way round. Both without regard to the numbers in the keys.
+        `missing` are keys of the architecture's default configuration with no counterpart among `keys`; `unknown` are
+        those of `keys` without one in the architecture. Numbers in keys are ignored.
     """
     found = {_pattern(key): key for key in sorted(keys, reverse=True)}
 
@@ -71,11 +112,11 @@ def nearest(keys: Iterable[str]) -> tuple[Architecture, list[str], list[str]]:
             module = architecture.build(architecture.config_type())
         return {_pattern(key): key for key in reversed(list(module.state_dict()))}
 
-    def likeness(architecture: Architecture) -> float:
+    def similarity(architecture: Architecture) -> float:
         patterns = expected(architecture).keys()
         return len(patterns & found.keys()) / len(patterns | found.keys())
 
-    best = max(ARCHITECTURES, key=likeness)
+    best = max(ARCHITECTURES, key=similarity)
     wanted = expected(best)
     missing = [wanted[p] for p in wanted if p not in found]
     unknown = [found[p] for p in found if p not in wanted]

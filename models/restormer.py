@@ -19,8 +19,9 @@ from torch.nn import functional
 
 from ..errors import InputError
 from . import channel_attention
-from .architecture import DELICATE_OPERATORS, Architecture, Interface, StateDict
+from .architecture import DELICATE_OPERATORS, Architecture, Interface, Published, StateDict
 from .channel_attention import (
+    GLMHA_PAPER,
     Guide,
     Mixer,
     check_attention,
@@ -36,20 +37,20 @@ from .windows import pixel_unshuffle
 
 NORMS = ("WithBias", "BiasFree")
 
-#: Resolutions: three halvings.
+#: Number of resolutions.
 LEVELS = 4
 
 
 @dataclass(frozen=True)
 class RestormerConfig:
-    """Everything that decides a Restormer's shape and function; the defaults are those of all released checkpoints.
+    """Configuration of a Restormer; the defaults are those of the released checkpoints.
 
     Attributes
     ----------
     in_channels, out_channels
-        Of the image; equal, since the input is added to the result, except with `dual_pixel`.
+        Channels of the images; equal, since the input is added to the result, except with `dual_pixel`.
     channels
-        At full resolution (`dim` in the released code); they double with every level.
+        Channels at full resolution (`dim` in the released code); they double with every level.
     blocks
         Transformer blocks of levels 1 to 3 (each for encoder and decoder) and of the latent level.
     refinement_blocks
@@ -57,19 +58,20 @@ class RestormerConfig:
     heads
         Attention heads of each level.
     ffn_expansion
-        Hidden channels of the gated feed-forward network over channels, rounded down.
+        Hidden channels of the gated feed-forward network divided by the channels; the product is rounded down.
     bias
-        Whether the convolutions have one.
+        Whether the convolutions have a bias.
     norm
         Layer normalisation over channels: ``"WithBias"``, or ``"BiasFree"``, which does not subtract the mean.
     dual_pixel
-        The image is two views, left and right; features of the input are added at the end instead of the input.
+        Whether the image is two views, left and right; features of the input are then added at the end instead of the
+        input.
     attention
         One of `channel_attention.ATTENTIONS`; ``"csa"`` is Restormer's own.
     reduction
-        Share rho of keys and values that is saved, at least 0 and below 1: of levels 1 to 3 (encoder and decoder), the
-        latent level and the refinement; where it is 0, CSA stays. Empty for ``"csa"``; for others empty means 0.5
-        everywhere.
+        Fraction rho of keys and values that is saved, 0 <= rho < 1, at levels 1 to 3 (encoder and decoder), the latent
+        level and the refinement; a level with 0 keeps CSA. Empty for ``"csa"``; for other attentions empty means 0.5 at
+        every level.
     alpha, pool
         For ``"glmha"``: weight of the factors, and side of the pooled queries.
     task
@@ -98,7 +100,7 @@ class RestormerConfig:
     task: str = ""
 
     def __post_init__(self) -> None:
-        # Configurations come back from JSON, where tuples have become lists.
+        # From JSON, tuples come as lists.
         for name in ("blocks", "heads"):
             values = getattr(self, name)
             fits = isinstance(values, (tuple, list)) and len(values) == LEVELS
@@ -147,36 +149,39 @@ class WithBiasNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H, W]."""
         y = functional.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, 1e-5)
         return y.permute(0, 3, 1, 2)
 
 
 class BiasFreeNorm(nn.Module):
-    """Division by the standard deviation over the channels of each pixel; the mean stays."""
+    """Division by the standard deviation over the channels of each pixel, without subtracting the mean."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H, W]."""
         centred = x - x.mean(1, keepdim=True)
         variance = (centred * centred).mean(1, keepdim=True)
         return x / torch.sqrt(variance + 1e-5) * self.weight[:, None, None]
 
 
 class LayerNorm(nn.Module):
-    """One of the two, under the released key `body`."""
+    """`WithBiasNorm` or `BiasFreeNorm`, under the released key `body`."""
 
     def __init__(self, channels: int, norm: str) -> None:
         super().__init__()
         self.body = WithBiasNorm(channels) if norm == "WithBias" else BiasFreeNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H, W]."""
         return self.body(x)
 
 
 class Attention(nn.Module):
-    """Attention between channels (MDTA): queries, keys and values by 1x1 and depth-wise 3x3 convolutions."""
+    """Attention between channels (MDTA, equation 1): q, k and v by 1x1 and depth-wise 3x3 convolutions."""
 
     def __init__(self, config: RestormerConfig, channels: int, heads: int, rho: float) -> None:
         super().__init__()
@@ -188,12 +193,13 @@ class Attention(nn.Module):
         self.project_out = nn.Conv2d(channels, channels, 1, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H, W]."""
         q, k, v = (split_heads(y, self.heads) for y in self.qkv_dwconv(self.qkv(x)).chunk(3, dim=1))
         return self.project_out(self.mixer(q, k, v, self.temperature).reshape(x.shape))
 
 
 class GuidedAttention(nn.Module):
-    """GLMHA: queries as before; they scale the input's channels, of which fewer keys and values are made."""
+    """GLMHA: factors from the queries (`Guide`) scale the input, from which fewer keys and values are computed."""
 
     def __init__(self, config: RestormerConfig, channels: int, heads: int, rho: float) -> None:
         super().__init__()
@@ -209,6 +215,7 @@ class GuidedAttention(nn.Module):
         self.project_out = nn.Conv2d(channels, channels, 1, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H, W]."""
         q = self.q_dwconv(self.q(x))
         k, v = self.kv_dwconv(self.kv(x * self.guide(q))).chunk(2, dim=1)
         q, k, v = (split_heads(y, self.heads) for y in (q, k, v))
@@ -216,12 +223,12 @@ class GuidedAttention(nn.Module):
 
 
 def depthwise(channels: int, bias: bool) -> nn.Conv2d:
-    """3x3 convolution of each channel by itself."""
+    """Return a depth-wise 3x3 convolution."""
     return nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=bias)
 
 
 class FeedForward(nn.Module):
-    """Gated feed-forward network with a depth-wise 3x3 convolution (GDFN)."""
+    """Gated feed-forward network with a depth-wise 3x3 convolution (GDFN, equation 2)."""
 
     def __init__(self, channels: int, expansion: float, bias: bool) -> None:
         super().__init__()
@@ -231,12 +238,13 @@ class FeedForward(nn.Module):
         self.project_out = nn.Conv2d(hidden, channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H, W]."""
         gate, y = self.dwconv(self.project_in(x)).chunk(2, dim=1)
         return self.project_out(functional.gelu(gate) * y)
 
 
 class Block(nn.Module):
-    """Attention and feed-forward network, each after a normalisation and added to its input."""
+    """x + Attention(LN(x)), then x + FFN(LN(x))."""
 
     def __init__(self, config: RestormerConfig, channels: int, heads: int, rho: float) -> None:
         super().__init__()
@@ -247,6 +255,7 @@ class Block(nn.Module):
         self.ffn = FeedForward(channels, config.ffn_expansion, config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H, W]."""
         x = x + self.attn(self.norm1(x))
         return x + self.ffn(self.norm2(x))
 
@@ -259,13 +268,15 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, in_channels, H, W] -> [B, channels, H, W]."""
         return self.proj(x)
 
 
 class PixelUnshuffle(nn.Module):
-    """[B, C, 2 H, 2 W] -> [B, 4 C, H, W]."""
+    """`windows.pixel_unshuffle` as a module."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, 2 H, 2 W] -> [B, 4 C, H, W]."""
         return pixel_unshuffle(x)
 
 
@@ -277,6 +288,7 @@ class Down(nn.Module):
         self.body = nn.Sequential(nn.Conv2d(channels, channels // 2, 3, padding=1, bias=False), PixelUnshuffle())
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, 2 C, H / 2, W / 2]."""
         return self.body(x)
 
 
@@ -288,6 +300,7 @@ class Up(nn.Module):
         self.body = nn.Sequential(nn.Conv2d(channels, channels * 2, 3, padding=1, bias=False), nn.PixelShuffle(2))
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C / 2, 2 H, 2 W]."""
         return self.body(x)
 
 
@@ -297,7 +310,7 @@ class Restormer(nn.Module):
     Parameters
     ----------
     config
-        Its shape.
+        Its configuration.
     """
 
     def __init__(self, config: RestormerConfig) -> None:
@@ -338,8 +351,8 @@ class Restormer(nn.Module):
         Parameters
         ----------
         image
-            float [B, in_channels, H, W], nominally in [0, 1]; H and W multiples of 8. For dual pixels: the left view's
-            channels, then the right one's.
+            float [B, in_channels, H, W], nominally in [0, 1]; H and W multiples of 8. For dual pixels the channels of
+            the left view, then those of the right.
 
         Returns
         -------
@@ -361,19 +374,21 @@ class Restormer(nn.Module):
 
 
 def infer_config(state: StateDict, given: Mapping[str, Any]) -> RestormerConfig:
-    """Configuration from shapes, completed by what the user gives; a released variant's task with it.
+    """Infer the configuration from the tensors' shapes; values given by the user take precedence.
+
+    The task comes from the preset with the same configuration, if there is one.
 
     Raises
     ------
     InputError
-        The shapes are of no Restormer.
+        No configuration has these shapes.
     """
     levels = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
     channels, in_channels = state["patch_embed.proj.weight"].shape[:2]
     hidden = [state[f"{level}.0.ffn.project_out.weight"].shape[1] for level in levels]
     attention = infer_attention(
         state,
-        # At level 1 the decoder has twice the encoder's channels.
+        # The decoder has twice the encoder's channels at level 1.
         [(f"{levels[0]}.0.attn", "decoder_level1.0.attn"), *((f"{i}.0.attn",) for i in (*levels[1:], "refinement"))],
         lambda layer: state[f"{layer}.project_out.weight"].shape[0] // state[f"{layer}.temperature"].shape[0],
         lambda layer: state[f"{layer}.kv.weight"].shape[0] // 2 // state[f"{layer}.temperature"].shape[0],
@@ -397,10 +412,10 @@ def infer_config(state: StateDict, given: Mapping[str, Any]) -> RestormerConfig:
 
 
 def carry_over(state: StateDict, config: RestormerConfig) -> dict[str, Tensor]:
-    """What the qkv convolutions of a CSA network become in a GLMHA network of a configuration.
+    """Make the q and kv convolutions of a GLMHA network from those of the same network with CSA.
 
-    All queries, and of each head the keys and values of those channels whose values are strongest: the norm of the
-    1x1 convolution's row times that of the 3x3 kernel.
+    All queries are kept. Each head keeps keys and values of the channels with the strongest values: the largest norm of
+    the row of the 1x1 convolution times the norm of the 3x3 kernel.
     """
     levels = {"encoder_level1": 0, "encoder_level2": 1, "encoder_level3": 2, "latent": 3}
     levels |= {"decoder_level3": 2, "decoder_level2": 1, "decoder_level1": 0, "refinement": LEVELS}
@@ -424,13 +439,13 @@ def carry_over(state: StateDict, config: RestormerConfig) -> dict[str, Tensor]:
 
 
 def _count(state: StateDict, level: str) -> int:
-    """Blocks of a level."""
+    """Count the blocks of a level."""
     found = (re.match(rf"{level}\.(\d+)\.", key) for key in state)
     return 1 + max(int(match[1]) for match in found if match)
 
 
 def _expansion(channels: list[int], hidden: list[int]) -> float:
-    """The shortest decimal that gives all these hidden sizes."""
+    """Return the shortest decimal that gives all these hidden sizes."""
     value = shortest_decimal(
         max(h / c for h, c in zip(hidden, channels, strict=True)),
         lambda value: all(int(c * value) == h for h, c in zip(hidden, channels, strict=True)),
@@ -446,7 +461,7 @@ def is_restormer(state: StateDict) -> bool:
 
 
 def interface(config: RestormerConfig) -> Interface:
-    """What goes in and out: images in [0, 1]; attention sums over all their pixels."""
+    """Return the interface: images in [0, 1], with attention that sums over all pixels."""
     return Interface(
         task=config.task,
         scale=1,
@@ -460,8 +475,8 @@ def interface(config: RestormerConfig) -> Interface:
     )
 
 
-#: In FP32: norms; what sums over pixels in attention (`channel_attention.KEEP_FP32`); and the end: the last convolution
-#: and the sum with the image.
+#: FP32 patterns: norms; sums over pixels in the attention (`channel_attention.KEEP_FP32`); the last convolution and the
+#: sum with the image.
 KEEP_FP32 = (*DELICATE_OPERATORS, *channel_attention.KEEP_FP32, "*.norm1", "*.norm2", "output", "Add")
 
 BLOCKS = (
@@ -469,6 +484,30 @@ BLOCKS = (
     r"(down|up)\d_\d|reduce_chan_\w+|skip_conv|output"
 )
 
+_PUBLISHED_SHAPE = {
+    "in_channels": 3,
+    "channels": 48,
+    "blocks": (4, 6, 6, 8),
+    "refinement_blocks": 4,
+    "dual_pixel": False,
+}
+_CSA, _GLMHA = {**_PUBLISHED_SHAPE, "attention": "csa"}, {**_PUBLISHED_SHAPE, "attention": "glmha"}
+
+PUBLISHED = (
+    Published("140.99 G, without attention products", GLMHA_PAPER, _CSA),
+    Published("motion deblurring: 370k and 7.72 G less than csa", GLMHA_PAPER, _GLMHA),
+    Published("deraining: 350k and 6.46 G less than csa", GLMHA_PAPER, _GLMHA),
+)
+
 ARCHITECTURE = Architecture(
-    "restormer", RestormerConfig, Restormer, is_restormer, infer_config, interface, KEEP_FP32, carry_over, BLOCKS
+    "restormer",
+    RestormerConfig,
+    Restormer,
+    is_restormer,
+    infer_config,
+    interface,
+    KEEP_FP32,
+    carry_over,
+    BLOCKS,
+    PUBLISHED,
 )

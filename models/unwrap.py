@@ -1,12 +1,12 @@
-"""Finding the state dict inside what a training framework saved.
+"""Find the state dict in a file that a training framework saved.
 
-Rules, in this order, repeated until nothing applies:
+These rules apply in order, each until it no longer does:
 
-1. A dictionary that holds one of `CONTAINERS` is replaced by that entry; the earlier name wins, so averaged (EMA)
-   weights are preferred to the raw ones.
-2. When every key starts with one of `PREFIXES`, that prefix is cut off.
-3. When only some keys start with one of `SUBMODULES` (a Lightning module that holds its loss as well), the part that an
-   architecture recognises is taken, and what stays behind is reported.
+1. A dictionary with one of the keys `CONTAINERS` is replaced by that entry. Earlier names take precedence, so averaged
+   (EMA) weights are preferred to raw ones.
+2. A prefix of `PREFIXES` that all keys have is removed.
+3. When only some keys have a prefix of `SUBMODULES` (a Lightning module with its loss), and an architecture recognises
+   these, they are used and the others are reported.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ def unwrap(
     Parameters
     ----------
     loaded
-        What the file held.
+        Content of the file.
     source
         The file's name, for messages.
     recognise
-        Whether an architecture knows these keys.
+        Whether an architecture recognises these keys.
 
     Returns
     -------
     state, notes
-        Names to tensors, and one line for each choice that was made.
+        The state dict, and a line for each choice that was made.
 
     Raises
     ------
     InputError
-        There is no dictionary of tensors in it.
+        The file holds no dictionary of tensors.
     """
     notes: list[str] = []
     while isinstance(loaded, Mapping):
@@ -70,11 +70,11 @@ def unwrap(
         loaded = loaded[held[0]]
     if not isinstance(loaded, Mapping) or not any(isinstance(value, Tensor) for value in loaded.values()):
         raise InputError(
-            f"{source}: no state dict in it (a dictionary of tensors, or one under {', '.join(CONTAINERS)})"
+            f"{source} holds no state dict (a dictionary of tensors, or one under {', '.join(CONTAINERS)})"
         )
     state = {str(key): value for key, value in loaded.items() if isinstance(value, Tensor)}
     if len(state) < len(loaded):
-        notes.append(f"{len(loaded) - len(state)} entries that are no tensors left out")
+        notes.append(f"{len(loaded) - len(state)} entries that are not tensors left out")
     return _strip(state, notes, recognise), notes
 
 

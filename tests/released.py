@@ -1,7 +1,7 @@
-"""The published networks as facts: names and shapes of their tensors, and what they compute from given numbers.
+"""Facts about the published networks: names and shapes of their tensors, and results for given weights and inputs.
 
-`models/released/NAME.json` holds the names and shapes, `models/released/values.json` some results of the published code
-with the weights of `weights` and the input of `sample`.
+`models/released/NAME.json` has the names and shapes, `models/released/values.json` some results of the published code
+with the weights from `weights` and the input from `sample`.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ FOLDER = Path(__file__).parent / "models" / "released"
 
 
 def shapes(name: str) -> dict[str, list[int]]:
-    """Names and shapes of the tensors of a published network."""
+    """Return the names and shapes of the tensors of a published network."""
     return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def values(name: str) -> list[float]:
-    """Results of the published code, see `thinned`."""
+    """Return results of the published code, as `thinned` selects them."""
     return json.loads((FOLDER / "values.json").read_text(encoding="utf-8"))[name]
 
 
 def sample(name: str, *shape: int) -> Tensor:
-    """Numbers in [0, 1), the same on every machine and with every version: float32[shape]."""
-    # NumPy keeps the stream of this generator, and of this one only, as it is for ever.
+    """Return float32[shape] in [0, 1), the same on every machine and with every version."""
+    # The only generator of NumPy whose stream never changes.
     generator = np.random.RandomState(zlib.crc32(name.encode()))
     return torch.from_numpy(generator.uniform(size=shape).astype(np.float32))
 
 
 def weights(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
-    """Weights of about unit gain: norms and factors around 1, biases around 0, all of them different."""
+    """Return weights of about unit gain: norms and factors around 1, biases around 0, all different."""
     state = {}
     for name, shape in shapes.items():
         tensor = 2 * sample(name, *shape) - 1
         if len(shape) == 1:
             tensor = 0.2 * tensor if name.endswith("bias") else 1 + 0.2 * tensor
         elif shape[1:] == [1, 1]:
-            tensor = 4 + tensor  # the temperature: weights far from equal
+            tensor = 4 + tensor  # The temperature: makes attention weights far from equal.
         else:
             tensor = tensor * (3 / np.prod(shape[1:])) ** 0.5
         state[name] = tensor.float()
@@ -50,5 +50,5 @@ def weights(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
 
 
 def thinned(result: Tensor) -> Tensor:
-    """A few of the values of [B, C, H, W], from everywhere."""
+    """Return a few values of [B, C, H, W] from all over the tensor."""
     return torch.stack([result.flatten()[i :: result.numel() // 16][:16] for i in (0, 7)]).flatten()

@@ -1,4 +1,4 @@
-"""A tiny KGT with random weights, as a checkpoint and as an exported file, and faults to plant in the latter."""
+"""A tiny KGT with random weights as a checkpoint and an exported file, and faults to insert into the file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Tiny(NamedTuple):
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """PyTorch's threads wait for each other by spinning: on a busy machine, tiny tensors take ten times as long."""
+    """Run PyTorch with one thread: on a busy machine, its threads spin, and tiny tensors take ten times as long."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -41,11 +41,11 @@ def one_thread() -> Iterator[None]:
 def save_network(
     path: Path, config: KGTConfig, change: Callable[[KGT], None] = lambda _network: None, seed: int = 0
 ) -> Path:
-    """Save a network of this configuration; the same weights for the same seed, but for what `change` does."""
+    """Save a network of this configuration, with weights that depend on the seed, after `change` has modified them."""
     torch.manual_seed(seed)
     network = KGT(config)
     with torch.no_grad():
-        for parameter in network.parameters():  # as after training: no two are equal, not even the norms'
+        for parameter in network.parameters():  # As after training, no two are equal, not even those of norms.
             parameter += 0.02 * torch.randn_like(parameter)
         change(network)
     save_checkpoint(path, network)
@@ -53,7 +53,7 @@ def save_network(
 
 
 def overflowing(network: KGT) -> None:
-    """One branch reaches 1.1e5; the convolution after it brings it back, so FP32 is none the worse."""
+    """Make one branch reach 1.1e5, out of range of fp16; the convolution after it scales it back."""
     reduce = network.body[1].layers[0].ffn.reduce
     reduce.weight *= 2e5
     reduce.bias *= 2e5
@@ -90,8 +90,8 @@ def set_weight(name: str, index: int, value: Callable[[float], float]) -> Callab
 class Reweighted:
     """Exported files for any weights of one configuration, from a single export.
 
-    What is exported is a network whose weights are numbered: each number in the file then tells which weight of the
-    network it is, also where the exporter has cut or turned a tensor.
+    The exported network has numbered weights, so that each number in the file identifies a weight of the network, even
+    where the exporter has split or transposed a tensor.
     """
 
     def __init__(self, folder: Path, config: KGTConfig = CONFIG) -> None:
@@ -106,17 +106,17 @@ class Reweighted:
         }
         used = np.unique(np.concatenate([places.ravel() for places in self._places.values()]))
         count = sum(parameter.numel() for parameter in KGT(config).parameters())
-        # Every weight is in the file, and nothing else is.
+        # The file has every weight, and no other number.
         np.testing.assert_array_equal(used, np.arange(count))
 
     def make(self, folder: Path, seed: int) -> Tiny:
-        """Write a checkpoint with random weights, and the file that an export of it gives."""
+        """Write a checkpoint with random weights, and the file that exporting it gives."""
         files = Tiny(save_network(folder / f"{seed}.ckpt", self.config, seed=seed), folder / f"{seed}.onnx")
         self.write(files.onnx, load_checkpoint(files.checkpoint))
         return files
 
     def write(self, path: Path, loaded: LoadedModel) -> None:
-        """Write the file that an export of this network gives, with its weights and the epsilons of its norms."""
+        """Write the file that exporting this network gives: with its weights, and the epsilons of its norms."""
         values = np.concatenate([p.detach().numpy().ravel() for p in loaded.module.parameters()])
         model = ModelProto()
         model.CopyFrom(self._model)
@@ -140,12 +140,12 @@ def _number(network: KGT) -> None:
 
 
 def fewer_neighbours(model: ModelProto) -> None:
-    """Plant a k that is one too small."""
+    """Insert a k that is one too small."""
     _other_k(model, "Sub")
 
 
 def more_neighbours(model: ModelProto) -> None:
-    """Plant a k that is one too large."""
+    """Insert a k that is one too large."""
     _other_k(model, "Add")
 
 
@@ -157,7 +157,7 @@ def _other_k(model: ModelProto, operator: str) -> None:
 
 
 def next_for_last(model: ModelProto) -> None:
-    """Let the function leave out the k-th neighbour and take the one after it: TopK of k + 1, without its k-th."""
+    """Replace the k-th neighbour by the next one in the function: TopK of k + 1, without the k-th."""
     node = _top_k(model)
     (function,) = (f for f in model.functions if f.name == "KeyGraph")
     position = list(function.node).index(node)
@@ -175,13 +175,13 @@ def next_for_last(model: ModelProto) -> None:
 
 
 def turned(model: ModelProto) -> None:
-    """Plant an output that is rotated by 180 degrees."""
+    """Rotate the output by 180 degrees."""
     limits = {"minus_ones": [-1, -1], "lowest": [-(2**63), -(2**63)], "height_width": [2, 3]}
     _after_output(model, limits, "Slice", "minus_ones", "lowest", "height_width", "minus_ones")
 
 
 def nan_where_bright(model: ModelProto) -> None:
-    """Plant NaN in the output where the input is above 0.9."""
+    """Set the output to NaN where the input is above 0.9."""
     for name, value in (("limit", 0.9), ("not_a_number", np.nan)):
         model.graph.initializer.append(numpy_helper.from_array(np.float32(value), name))
     model.graph.node.append(helper.make_node("Greater", ["image", "limit"], ["bright"]))
@@ -191,7 +191,7 @@ def nan_where_bright(model: ModelProto) -> None:
 
 
 def ten_bits(model: ModelProto) -> None:
-    """Plant TF32: 10 bits of every number that a convolution or a matrix product multiplies."""
+    """Emulate TF32: round the factors of convolutions and matrix products to 10 bits."""
     nodes = []
     for node in model.graph.node:
         if node.op_type in ("Conv", "Gemm", "MatMul"):
@@ -205,14 +205,14 @@ def ten_bits(model: ModelProto) -> None:
 
 
 def swapped_channels(model: ModelProto) -> None:
-    """Plant BGR for RGB in the output."""
+    """Swap the output's channels to BGR."""
     _after_output(model, {"bgr": [2, 1, 0]}, "Gather", "bgr", axis=1)
 
 
 def _after_output(
     model: ModelProto, constants: dict[str, list[int]], operator: str, *inputs: str, **attributes: int
 ) -> None:
-    """Add an operator that takes what the network gives, and these inputs."""
+    """Add an operator after the output, with these further inputs."""
     for node in model.graph.node:
         node.output[:] = ["right" if name == "restored" else name for name in node.output]
     for name, values in constants.items():
@@ -221,13 +221,13 @@ def _after_output(
 
 
 def smallest_chosen(model: ModelProto) -> None:
-    """Plant a KeyGraph that keeps the least similar nodes, in the function."""
+    """Let the function KeyGraph keep the least similar nodes."""
     (attribute,) = (a for a in _top_k(model).attribute if a.name == "largest")
     attribute.i = 0
 
 
 def ties_to_the_highest(model: ModelProto) -> None:
-    """Let the function give ties to the highest index: TopK on the reversed row."""
+    """Let the function resolve ties to the highest index: TopK on the reversed row."""
     node = _top_k(model)
     (function,) = (f for f in model.functions if f.name == "KeyGraph")
     position = list(function.node).index(node)

@@ -11,8 +11,8 @@ from ...errors import KeygraphError
 from ...models import LoadedModel
 from ..calibration_data import CalibrationImage
 from ..canonicalize import canonicalize
-from ..exporter import plan, save
 from ..fp32_patterns import matching
+from ..plan import plan
 from ..precision import float_nodes
 from ..trace import trace
 from .measurement import Measurement
@@ -78,7 +78,7 @@ def search_checkpoint(
     canonicalize(traced)
     names = float_nodes(traced)
     with tempfile.TemporaryDirectory(prefix="keygraph-") as folder:
-        measurement = Measurement(traced, manifest, images, save, Path(folder))
+        measurement = Measurement(traced, manifest, images, Path(folder))
         before = measurement.psnr(matching(names, patterns))
         try:
             found = search(measurement, names, patterns, target, progress)

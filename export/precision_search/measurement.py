@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +20,8 @@ from ...manifest import Manifest
 from ...plugins import library
 from ..activation_ranges import largest_values
 from ..calibration_data import CalibrationImage
+from ..onnx_file import save
 from ..precision import to_half
-
-#: Writes a traced network as an ONNX file: `exporter.save`.
-Save = Callable[[ir.Model, Manifest, Path], None]
 
 
 class Measurement:
@@ -37,10 +35,8 @@ class Measurement:
         Manifest of the half-precision file.
     images
         The images to run on.
-    save
-        Writes the files that are run.
     folder
-        Folder for these files.
+        Folder for the files that are run.
     """
 
     def __init__(
@@ -48,11 +44,10 @@ class Measurement:
         traced: ir.Model,
         manifest: Manifest,
         images: Sequence[CalibrationImage],
-        save: Save,
         folder: Path,
     ) -> None:
         self._proto = ir.to_proto(traced)
-        self._manifest, self._images, self._save = manifest, images, save
+        self._manifest, self._images = manifest, images
         self._reference, self._candidate = folder / "fp32.onnx", folder / "candidate.onnx"
         neighbours = manifest.neighbours
         self._k = neighbours.default if neighbours is not None and neighbours.runtime else None
@@ -87,7 +82,7 @@ class Measurement:
             to_half(candidate, self._manifest.precision, kept, self._manifest.half.half_io)
         except KeygraphError:
             return -math.inf  # A weight is out of range.
-        self._save(candidate, self._manifest, self._candidate)
+        save(candidate, self._manifest, self._candidate)
         probe = GraphProbe(self._candidate, self._library, rounded=True)
         lowest = math.inf
         for image, (expected, graphs) in zip(self._images, self._references(), strict=True):

@@ -1,4 +1,4 @@
-"""What export measures of statistics over the whole image."""
+"""Export measures the cost of statistics over the whole image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MakeManifest = Callable[..., Manifest]
 
 
 def write_model(path: Path, manifest: Manifest, subtracted: str) -> None:
-    """A network that subtracts from the image its mean, or the running sums of its columns."""
+    """Write a network that subtracts its mean from the image, or the running sums of its columns."""
     helper, float_ = onnx.helper, onnx.TensorProto.FLOAT
     node = {
         "mean": helper.make_node("GlobalAveragePool", ["image"], ["mean"], "mean"),
@@ -50,7 +50,7 @@ def test_tiles_are_measured_and_exact_ones_proven(tmp_path: Path, make_manifest:
     assert statistics.exact.psnr > 100
     assert (statistics.exact.sweeps, statistics.exact.disk) == (2, 0.0)
     if Path("/proc/self/clear_refs").exists():
-        assert statistics.memory is not None  # How much is for `growth`'s own test: here, memory freed before serves.
+        assert statistics.memory is not None  # The amount is not checked: memory freed earlier may be used again.
 
 
 def test_a_network_without_exact_tiles_is_marked(tmp_path: Path, make_manifest: MakeManifest) -> None:
@@ -63,7 +63,7 @@ def test_a_network_without_exact_tiles_is_marked(tmp_path: Path, make_manifest: 
 
 
 def test_of_several_pictures_the_one_that_tiles_change_most_counts(tmp_path: Path, make_manifest: MakeManifest) -> None:
-    """Halves in black and white lose all with tiles of their own means, a gray picture nothing."""
+    """Tiles change an image with a black and a white half completely, and a gray image not at all."""
     gray = np.full((350, 350, 3), 128, np.uint8)
     halves = gray.copy()
     halves[:175], halves[175:] = 0, 255

@@ -1,4 +1,4 @@
-"""Networks with attention between channels: several inputs, margins, sums over the whole image in half precision."""
+"""Export of networks with attention between channels: several inputs, margins, and global sums in half precision."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def alone() -> Iterator[None]:
 
 
 def network(config: Any) -> LoadedModel:
-    """A network of this configuration, with weights as after training: no two are equal."""
+    """Return a network of this configuration with weights that are all different, as after training."""
     torch.manual_seed(0)
-    architecture = next(a for a in registry.ARCHITECTURES if isinstance(config, a.config_type))
+    architecture = registry.of_config(config)
     module = architecture.build(config).eval()
     with torch.no_grad():
         for parameter in module.parameters():
@@ -127,7 +127,7 @@ def test_verification_sums_over_many_pixels(half: tuple[Path, Manifest]) -> None
     shapes = [shape for shape, _ in verification_cases(manifest)]
     assert shapes == [(1, 8, 8), (1, 8, 16), (2, 8, 8), (1, 96, 128)]
     assert manifest.verification is not None
-    # The file has none of our operators, so it runs in one way, and rounded as a GPU computes.
+    # The file has none of keygraph's operators: it is verified once, and once with emulated half precision.
     assert manifest.verification.keys() == {"standard operators", "rounded"}
     for record in manifest.verification.values():
         assert [tuple(check["shape"]) for check in record["checks"]] == [*shapes, (1, 192, 192)]
@@ -136,7 +136,7 @@ def test_verification_sums_over_many_pixels(half: tuple[Path, Manifest]) -> None
 
 
 def test_a_wrong_mask_is_noticed(measured: tuple[LoadedModel, Path, Manifest], tmp_path: Path) -> None:
-    """Planted: the file does not look at its mask."""
+    """A file that ignores its mask fails verification."""
     model, path, manifest = measured
     proto = onnx.load(path)
     for node in proto.graph.node:
@@ -173,7 +173,7 @@ def test_sums_over_pixels_are_in_fp32(half: tuple[Path, Manifest]) -> None:
     for node in (*grams, *norms, *softmaxes):
         floats = {types[name] for name in (node.input[0], *node.output)}
         assert floats == {TensorProto.FLOAT}, node.name
-    # The other product, and what is convolved, are half.
+    # The other product and the convolutions are half precision.
     applied = [node for node in products if node.name.endswith("mixer/MatMul")]
     convolutions = [node for node in model.graph.node if node.op_type == "Conv" and "attn" in node.name]
     assert len(applied) == 8
@@ -182,7 +182,7 @@ def test_sums_over_pixels_are_in_fp32(half: tuple[Path, Manifest]) -> None:
 
 
 def test_a_block_is_well_shaped(half: tuple[Path, Manifest]) -> None:
-    """One Gram product a block, no normalised queries or keys, maxima of slices; sizes are computed once for all."""
+    """One Gram product per block, no normalised queries or keys, maxima of slices; sizes are computed once."""
     model = onnx.load(half[0])
     nodes = {node.name: node for node in model.graph.node}
     made = {name: node for node in model.graph.node for name in node.output}
@@ -211,7 +211,7 @@ CASES = {
     "gray, bf16": (RestormerConfig(**SMALL, in_channels=1, out_channels=1), "bf16"),
     "linformer, fp16": (RestormerConfig(**SMALL, attention="linformer"), "fp16"),
     "performer, fp16": (RestormerConfig(**SMALL, attention="performer"), "fp16"),
-    # Other buckets after rounding: a choice, as that of neighbours is.
+    # Rounding may change buckets: a discrete choice, like that of neighbours.
     "reformer, fp32": (RestormerConfig(**SMALL, attention="reformer"), "fp32"),
     "MST, real data, fp16": (MSTConfig(bands=4, channels=4, blocks=(1, 1), mask_guided=False), "fp16"),
     "MST, glmha, bf16": (MSTConfig(bands=4, channels=4, blocks=(1, 1), attention="glmha"), "bf16"),

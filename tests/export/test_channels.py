@@ -1,4 +1,4 @@
-"""Channels between convolutions: what is changed, what is left alone, and that nothing is computed differently."""
+"""Layout of channels between convolutions: which graphs are changed, which are not, and that results stay the same."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def gated(g: Builder, bias: bool = False) -> str:
 
 
 def attention(g: Builder) -> str:
-    """Three parts that are reshaped: nothing can be filled up."""
+    """Three parts that are reshaped: nothing can be padded."""
     y = g.depthwise(g.conv("image", CHANNELS, 3 * CHANNELS), 3 * CHANNELS)
     sizes = g.constant(np.array([CHANNELS] * 3, np.int64))
     shape = g.constant(np.array([0, 0, -1], np.int64))
@@ -81,7 +81,7 @@ def straight(g: Builder) -> str:
 
 
 def convolutions(model: ir.Model) -> list[tuple[int, ...]]:
-    """Shapes of their weights."""
+    """Return the shapes of the weights."""
     convs = (node for node in model.graph if node.op_type == "Conv")
     return [node.inputs[1].const_value.numpy().shape for node in convs]  # type: ignore[union-attr]
 
@@ -91,10 +91,10 @@ def operators(model: ir.Model) -> set[str]:
 
 
 def arranged(proto: onnx.ModelProto) -> ir.Model:
-    """The model, changed; its results are what they were."""
+    """Return the model after `arrange_channels`; check that its results are the same."""
     model = ir.from_proto(proto)
     arrange_channels(model.graph)
-    # Types and shapes are what half precision goes by.
+    # The conversion to half precision needs types and shapes.
     assert all(value.dtype is not None and value.shape is not None for value in model.graph.initializers.values())
     changed = ir.to_proto(model)
     onnx.checker.check_model(changed, full_check=True)

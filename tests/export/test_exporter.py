@@ -1,4 +1,4 @@
-"""The exported file: what it computes, what it says, what it is made of, and that it is written whole or not at all."""
+"""The exported file: its results, its manifest, its nodes, and that it is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import torch
 from keygraph import manifest as manifests
 from keygraph.errors import InputError, KeygraphError
-from keygraph.export import export, exporter
+from keygraph.export import export, exporter, onnx_file
 from keygraph.export.verify import verification_cases
 from keygraph.manifest import Manifest
 from keygraph.models import LoadedModel, load_checkpoint
@@ -41,7 +41,7 @@ def test_any_size_and_any_k_from_one_file(
     restored = session(exported[0], with_library).run(["restored"], {"image": image, "k": np.array([k])})[0]
     with torch.inference_mode():
         expected = unet.module(torch.from_numpy(image), k).numpy()
-    # Near ties may go either way, and then differ in a few pixels by more than rounding.
+    # Near ties may be resolved differently, which changes a few pixels by more than rounding.
     assert np.quantile(np.abs(restored - expected), 0.99) < 1e-4
 
 
@@ -104,7 +104,7 @@ def test_names_lead_back_to_the_module(exported: tuple[Path, Manifest], unet: Lo
     assert len(names) == len(model.graph.node)
     modules = {name for name, _ in unet.module.named_modules()}
     assert {name.rpartition("/")[0] for name in names} <= modules
-    # Weights have the parameter's name, or the place where a part of one is used.
+    # Weights are named after the parameter, or after the node that uses a part of one.
     weights = {i.name for i in model.graph.initializer if not i.name.startswith("constant/")}
     parameters = set(unet.module.state_dict())
     assert len(weights & parameters) > 40
@@ -162,7 +162,7 @@ def test_no_verify_is_recorded(tmp_path: Path, unet: LoadedModel) -> None:
 def test_weights_above_the_limit_go_beside_the_file(
     tmp_path: Path, unet: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporter, "EXTERNAL_DATA_BYTES", 10_000)
+    monkeypatch.setattr(onnx_file, "EXTERNAL_DATA_BYTES", 10_000)
     manifest = export(unet, tmp_path / "large.onnx")
     assert manifest.verification is not None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["large.onnx", "large.onnx.data"]
@@ -173,7 +173,7 @@ def test_weights_above_the_limit_go_beside_the_file(
 
 
 def skip_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests of what comes after it: it takes most of the time."""
+    """Skip tracing, which takes most of the time, in tests of later steps."""
     monkeypatch.setattr(exporter, "trace", lambda _model, _manifest: None)
     monkeypatch.setattr(exporter, "canonicalize", lambda _traced: None)
 
@@ -242,7 +242,7 @@ def test_a_wrong_file_is_an_error_and_leaves_nothing(
         ({"precision": "int8"}, "there is no precision 'int8'; choose one of: fp32, fp16, bf16, auto"),
     ],
 )
-def test_impossible_wishes(tmp_path: Path, unet: LoadedModel, options: dict, message: str) -> None:
+def test_invalid_options(tmp_path: Path, unet: LoadedModel, options: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         export(unet, tmp_path / "x.onnx", **options)
     assert list(tmp_path.iterdir()) == []
@@ -260,7 +260,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, unet: LoadedModel, monkeypat
 
 
 def test_forced_graphs_are_what_the_file_chose(exported: tuple[Path, Manifest], unet: LoadedModel) -> None:
-    """The verification's own claim: with the file's graphs, PyTorch's result is the file's to rounding."""
+    """With the file's key graphs, PyTorch gives the file's result up to rounding, as verification assumes."""
     model = onnx.load(exported[0])
     names = [n.output[0] for n in model.graph.node if n.op_type == "KeyGraph"]
     model.graph.output.extend(onnx.helper.make_tensor_value_info(n, onnx.TensorProto.INT32, None) for n in names)

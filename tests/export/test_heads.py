@@ -1,4 +1,4 @@
-"""Heads padded in exported files: which, that nothing else changes, and that nothing is computed differently."""
+"""Padding of heads in exported files: which heads are padded, and that nothing else changes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from keygraph.models.kgt import KGTConfig
 from onnx import TensorProto, helper, numpy_helper
 from tiny_kgt import save_network
 
-# One stage: its key graph depends on nothing that padding could change.
+# With one stage, padding cannot affect a key graph.
 CONFIG = KGTConfig(layers=(2,), channels=60, heads=2, window=8, k=20, position_bias=True)
 IMAGE = np.random.default_rng(0).random((1, 3, 16, 16), np.float32)
 
@@ -65,8 +65,8 @@ def test_heads_of_30_channels_are_padded(
         assert (one.name, one.op_type, list(one.output)) == (other.name, other.op_type, list(other.output))
         assert list(one.attribute) == list(other.attribute)  # among them the attention's scale
     if precision == "bf16":
-        return  # No engine on a CPU computes it.
-    # Added zeros may change the order of a sum, nothing else.
+        return  # No CPU engine computes bf16.
+    # The added zeros may change the order of a sum.
     tolerance = 1e-5 if precision == "fp32" else 2e-3
     for options in ({}, {"library": None}):
         one, other = (
@@ -88,7 +88,7 @@ WIDTH = HEADS * SIZE
 
 
 def attention(change: Callable[[list[onnx.NodeProto]], None], form: dict[str, object]) -> ir.Model:
-    """A graph of one attention between its projections, with a fault."""
+    """Return a graph of one attention between its projections, with a fault."""
     weights = [
         numpy_helper.from_array(np.ones((WIDTH, WIDTH), np.float32), "weight"),
         numpy_helper.from_array(np.array([-1, NODES, WIDTH]), "windows"),
@@ -111,7 +111,7 @@ def attention(change: Callable[[list[onnx.NodeProto]], None], form: dict[str, ob
 
 
 def padded(model: ir.Model) -> bool:
-    """Whether padding changes a weight."""
+    """Tell whether padding changes a weight."""
     before = [node.inputs for node in model.graph]
     pad_attention_heads(model.graph)
     return before != [node.inputs for node in model.graph]

@@ -1,4 +1,4 @@
-"""Half precision: what is in the file, what it computes, and that overflow is caught, named and repaired."""
+"""Half precision: types in the file, results, and that overflow is detected, named and repaired."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def half(
 
 
 def types_of(model: ModelProto) -> dict[str, int]:
-    """Value -> element type, by strict inference, which is also a check."""
+    """Return value -> element type, by strict inference, which also checks the types."""
     inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     values = (*inferred.graph.input, *inferred.graph.output, *inferred.graph.value_info)
     return {v.name: v.type.tensor_type.elem_type for v in values} | {
@@ -61,7 +61,7 @@ def types_of(model: ModelProto) -> dict[str, int]:
 
 
 def check_borders(model: ModelProto) -> None:
-    """Casts are where a value changes sides, once for each, and nowhere else."""
+    """Check that a value has at most one Cast to each type, and weights have none."""
     made = {name: node for node in model.graph.node for name in node.output}
     weights = {weight.name for weight in model.graph.initializer}
     casts = [node for node in model.graph.node if node.op_type == "Cast"]
@@ -86,7 +86,7 @@ def test_types_in_the_file(half: tuple[Path, Manifest], unet: LoadedModel) -> No
             assert {types[i] for i in node.input} == {TensorProto.FLOAT}, name
         if node.op_type in ("Gemm", "Gelu", "KeyGraphAttention") or (node.op_type == "Conv" and name != "tail/Conv"):
             assert types[node.output[0]] == half_type, name
-    # The image's own sum is where the network ends.
+    # The sum with the image is the end of the network.
     assert {types[name] for name in nodes["Add"].input} == {TensorProto.FLOAT}
     assert types[nodes["body.0/KeyGraph"].input[0]] == half_type
     parameters = sum(p.numel() for p in unet.module.parameters())
@@ -109,7 +109,7 @@ def test_half_agrees_with_pytorch(half: tuple[Path, Manifest]) -> None:
 
 
 def test_head_room_is_that_of_the_largest_value(half: tuple[Path, Manifest], unet: LoadedModel) -> None:
-    """Against hooks in PyTorch, for the modules that are nodes of their own."""
+    """Compared with hooks in PyTorch, for modules that are single nodes."""
     manifest = half[1]
     assert manifest.half is not None
     assert len(manifest.half.largest) == 8
@@ -130,7 +130,7 @@ def test_head_room_is_that_of_the_largest_value(half: tuple[Path, Manifest], une
     known = [
         (seen[module], value) for node, value in manifest.half.largest if (module := node.rpartition("/")[0]) in seen
     ]
-    # A module's last node has the module's output; others of its nodes are not seen by the hook.
+    # The hook sees the output of a module's last node only.
     assert any(value == pytest.approx(expected, rel=1e-2) for expected, value in known)
 
 
@@ -156,7 +156,7 @@ def test_a_session_runs_it_and_compare_accepts_it(half: tuple[Path, Manifest], u
 
 
 def test_rounding_is_what_pytorch_rounds(unet: LoadedModel, half: tuple[Path, Manifest]) -> None:
-    """The first convolution, in float32 on rounded inputs and weights, is rounded in turn."""
+    """The first convolution computes in float32 from rounded inputs and weights, and its result is rounded."""
     path, manifest = half
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[manifest.precision]
     model = emulate_half(onnx.load(path))
@@ -169,7 +169,7 @@ def test_rounding_is_what_pytorch_rounds(unet: LoadedModel, half: tuple[Path, Ma
     with torch.inference_mode():
         expected = torch.nn.functional.conv2d(given, weight, bias, padding=1).to(dtype).float()
     assert torch.equal(features, features.to(dtype).float())
-    # Sums in another order may round the other way.
+    # A different order of summation may round differently.
     assert (features != expected).float().mean() < 0.01
 
 
@@ -228,7 +228,7 @@ def test_every_kind_of_network_verifies_in_half(tmp_path: Path, config: KGTConfi
     export(load_checkpoint(save_network(tmp_path / "kgt.ckpt", config)), path, precision=precision)
     model = onnx.load(path)
     types = types_of(model)
-    # An epsilon of 1e-12 would be 0 in fp16, and 0/0 follow.
+    # An epsilon of 1e-12 would be 0 in fp16, and lead to 0/0.
     norms = [node for node in model.graph.node if node.op_type == "ReduceL2"]
     assert len(norms) == (len(config.layers) if config.similarity == "cosine" else 0)
     assert all(types[name] == TensorProto.FLOAT for node in norms for name in (node.input[0], *node.output))

@@ -1,4 +1,4 @@
-"""Files of half precision in TensorRT-RTX, which builds without a GPU; skipped where it is not installed."""
+"""Half-precision files build in TensorRT-RTX, which needs no GPU to build; skipped where it is not installed."""
 
 from __future__ import annotations
 

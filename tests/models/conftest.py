@@ -1,4 +1,4 @@
-"""What the tests of the networks share."""
+"""One thread for all tests of the networks."""
 
 from __future__ import annotations
 

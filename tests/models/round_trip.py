@@ -1,4 +1,4 @@
-"""The one proof that a network comes back from a file, with its configuration stored and with names and shapes only."""
+"""Round trips of networks through checkpoint files, with the configuration stored and with it inferred from shapes."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from torch import nn
 
 
 def network(config: Any) -> nn.Module:
-    """With weights that are all different, in evaluation mode."""
-    architecture = next(a for a in registry.ARCHITECTURES if isinstance(config, a.config_type))
+    """Return a network with weights that are all different, in evaluation mode."""
+    architecture = registry.of_config(config)
     module = architecture.build(config)
     state = module.state_dict()
     weights = released.weights({name: list(tensor.shape) for name, tensor in state.items()})
-    # Drawn once for ever, not trained: they stay as they are drawn.
+    # Buffers are random projections, which are drawn once and not trained.
     drawn = dict(module.named_buffers())
     module.load_state_dict({**weights, **drawn})
     return module.eval()
 
 
 def round_trip(folder: Path, config: Any) -> Any:
-    """Write and read a network in every way; returns the configuration that was inferred from shapes."""
+    """Write and read a network in all formats; return the configuration that was inferred from shapes."""
     model = network(config)
     expected = model.state_dict()
 

@@ -1,4 +1,4 @@
-"""Checkpoints: round trips, wrappers, key maps, and every way in which a file can be wrong."""
+"""Checkpoints: round trips, wrappers, key maps, and the errors for invalid files."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_manifest_says_what_goes_in_and_out(tmp_path: Path, model: KGT) -> None:
     assert (manifest.size_multiple, manifest.task, manifest.architecture) == (8, "denoising", "kgt")
     assert manifest.neighbours is not None
     assert (manifest.neighbours.default, manifest.neighbours.maximum) == (5, 16)
-    # The container does not change what the weights are.
+    # The digest of the weights does not depend on the file format.
     assert manifest.weights_sha256 == load_checkpoint(tmp_path / "b.safetensors").manifest().weights_sha256
 
 
@@ -163,8 +163,8 @@ def test_key_map(tmp_path: Path, settings: Path, model: KGT) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("no arrow here", r"rules.txt:1: .* is no rule"),
-        ("\n( -> a", r"rules.txt:2: '\(' is no regular expression"),
+        ("no arrow here", r"rules.txt:1: .* is not a rule"),
+        ("\n( -> a", r"rules.txt:2: '\(' is not a regular expression"),
         (".* -> same", "both become 'same'"),
         (r"(.*) -> \2", "does not fit"),
     ],
@@ -210,8 +210,8 @@ def test_a_whole_pickled_module_is_refused(tmp_path: Path, model: KGT) -> None:
         (b"<!DOCTYPE html><html>sign in</html>", "is a web page"),
         (b"\n <html>", "is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
-        (b"hello", "no readable checkpoint"),
-        (b"\x80\x04garbage", "no readable checkpoint"),
+        (b"hello", "cannot be read as a checkpoint"),
+        (b"\x80\x04garbage", "cannot be read as a checkpoint"),
     ],
 )
 @pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
@@ -280,7 +280,7 @@ def test_tensors_that_do_not_fit(tmp_path: Path, model: KGT, change: Any, messag
 def test_configurations_that_do_not_fit(tmp_path: Path, model: KGT) -> None:
     path = tmp_path / "model.pth"
     torch.save(model.state_dict(), path)
-    with pytest.raises(InputError, match="shapes do not tell heads, window, k"):
+    with pytest.raises(InputError, match="shapes do not determine heads, window, k"):
         load_checkpoint(path)
     config = tmp_path / "c.json"
     for text, message in (
@@ -297,7 +297,7 @@ def test_configurations_that_do_not_fit(tmp_path: Path, model: KGT) -> None:
 
 def test_no_tensors(tmp_path: Path) -> None:
     torch.save({"epoch": 3}, tmp_path / "none.pth")
-    with pytest.raises(InputError, match="no state dict in it"):
+    with pytest.raises(InputError, match="holds no state dict"):
         load_checkpoint(tmp_path / "none.pth")
 
 

@@ -1,4 +1,4 @@
-"""`enhance` on Restormer: what is carried over, what is new, what comes back from a file, what is refused."""
+"""`enhance` on Restormer: weights carried over, new weights, round trips, and errors."""
 
 from __future__ import annotations
 

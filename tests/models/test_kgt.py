@@ -1,4 +1,4 @@
-"""KGT: shapes, k, configuration, and what the paper says of it."""
+"""KGT: shapes, k, configuration, and the properties that the paper states."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_k_is_chosen_in_forward_and_every_layer_of_a_stage_shares_one_graph() ->
     for k, expected in ((None, 5), (3, 3), (torch.tensor([16]), 16)):
         with recorded_graphs() as graphs:
             model(image, k)
-        assert len(graphs) == 2  # one for each stage, not for each layer
+        assert len(graphs) == 2  # One for each stage, not for each layer.
         assert all((unpack_graph(graph, 16).sum(-1) == expected).all() for graph in graphs)
 
 
@@ -212,6 +212,6 @@ def test_padded_heads_compute_the_same_with_the_same_gradients(
     assert sizes == [60, 64]
     epsilon = torch.finfo(dtype).eps
     for one, other in zip(padded, plain, strict=True):
-        # Zeros are added, but may change the order of a sum.
+        # The added zeros may change the order of a sum.
         torch.testing.assert_close(one, other, rtol=0, atol=8 * epsilon * float(other.detach().abs().max()))
     assert padded[0].shape == tokens.shape

@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates: the released networks' exactly, GLMHA's savings, and operators of our own."""
+"""Parameters and multiply-accumulates: the released networks, savings of GLMHA, and keygraph's operators."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import released
-from keygraph.models import ARCHITECTURES, kgt, restormer
+from keygraph.models import ARCHITECTURES, Architecture, kgt, restormer
 from keygraph.models.channel_attention import preset_reduction
 from keygraph.models.kgt import KGTConfig
 from keygraph.models.macs import Macs, count_macs, count_parameters
-from keygraph.models.published import PUBLISHED, published
 from keygraph.models.restormer import PRESETS, RestormerConfig
 
 COLOUR = PRESETS["restormer"]
@@ -104,12 +103,12 @@ def test_key_graphs_are_counted_for_k(k: int) -> None:
     ],
 )
 def test_published_figures_stand_beside_the_networks_that_they_are_for(config: Any, words: list[str]) -> None:
-    assert [entry.words for entry in published("restormer", config)] == words
+    assert [entry.words for entry in restormer.ARCHITECTURE.published_for(config)] == words
 
 
-def test_published_figures_name_fields_that_exist() -> None:
-    types = {architecture.name: architecture.config_type for architecture in ARCHITECTURES}
-    for entry in PUBLISHED:
-        config = types[entry.architecture]()
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda architecture: architecture.name)
+def test_published_figures_name_fields_that_exist(architecture: Architecture) -> None:
+    for entry in architecture.published:
+        config = architecture.config_type()
         assert all(hasattr(config, name) for name in entry.fields)
-        assert entry in published(entry.architecture, replace(config, **entry.fields))
+        assert entry in architecture.published_for(replace(config, **entry.fields))

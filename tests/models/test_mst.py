@@ -19,7 +19,7 @@ TINY_REAL = MSTConfig(bands=4, channels=6, blocks=(1, 1, 1), mask_guided=False)
 
 
 def network(config: MSTConfig) -> MST:
-    """With weights that are all different, in evaluation mode."""
+    """Return a network with weights that are all different, in evaluation mode."""
     module = MST(config)
     module.load_state_dict(released.weights({k: list(v.shape) for k, v in module.state_dict().items()}))
     return module.eval()
@@ -97,7 +97,7 @@ def test_dispersion_shrinks_with_the_level_whatever_the_size(level: int, bands: 
             conv.weight.copy_(torch.eye(channels)[:, :, None, None])
             conv.bias.zero_()
         guide.depth_conv.weight.zero_()
-        guide.depth_conv.bias.fill_(100.0)  # the sigmoid is 1, so the features are twice the mask
+        guide.depth_conv.bias.fill_(100.0)  # The sigmoid is 1, so the features are twice the mask.
         mask = released.sample("mask", 2, channels, 3, width + shifts[-1])
         result = guide(mask) / 2
     assert result.shape == (2, channels, 3, width)
@@ -154,7 +154,7 @@ def test_round_trips_and_inference_from_bare_tensors(tmp_path: Path, config: MST
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "pickle"])
 def test_pickled_real_data_module_is_refused_and_its_conversion_loads(tmp_path: Path, zipped: bool) -> None:
     model = network(TINY_REAL)
-    parallel = nn.DataParallel(model)  # as the authors save it
+    parallel = nn.DataParallel(model)  # As the authors save it.
     torch.save(parallel, tmp_path / "module.pth", _use_new_zipfile_serialization=zipped)
     with pytest.raises(InputError, match=r"authors' code.*torch\.save\(model\.state_dict\(\), ") as caught:
         load_checkpoint(tmp_path / "module.pth")

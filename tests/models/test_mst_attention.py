@@ -26,8 +26,8 @@ TINY = (SIMULATION, REAL, PLUS_PLUS)
 
 
 def network(config: Any) -> nn.Module:
-    """With weights that are all different, in evaluation mode."""
-    architecture = next(a for a in registry.ARCHITECTURES if isinstance(config, a.config_type))
+    """Return a network with weights that are all different, in evaluation mode."""
+    architecture = registry.of_config(config)
     module = architecture.build(config)
     module.load_state_dict(released.weights({k: list(v.shape) for k, v in module.state_dict().items()}))
     return module.eval()
@@ -41,7 +41,7 @@ def inputs(config: Any, height: int = 16, width: int = 8) -> list[Tensor]:
 
 
 def guided_attention(layer: Attention, x: Tensor, through: Tensor | float) -> Tensor:
-    """GLMHA as its equations stand (arXiv 2410.00380), pixel by pixel and head by head: [C, H, W] -> [C, H, W]."""
+    """GLMHA by its equations (arXiv 2410.00380), for each pixel and head: [C, H, W] -> [C, H, W]."""
     state = layer.state_dict()
     channels, height, width = x.shape
     pixels = x.flatten(1)
@@ -111,7 +111,7 @@ def test_enhanced_networks_attend_to_the_strongest_values(config: Any) -> None:
         x = released.sample("features", 1, 8 * layer.heads, 6, 6) - 0.5
         with torch.no_grad():
             for each in (layer, kept):
-                each.pos_emb[2].weight.zero_()  # its input is another in GLMHA
+                each.pos_emb[2].weight.zero_()  # In GLMHA its input is different.
             q, k, v = (linear(x[0].flatten(1).T).T for linear in (layer.to_q, layer.to_k, layer.to_v))
             q, k, v = (t.reshape(layer.heads, 8, -1) for t in (q, k, v))
             scores = functional.normalize(k, dim=2) @ functional.normalize(q, dim=2).mT * layer.rescale
@@ -131,7 +131,7 @@ def test_enhancing_keeps_every_weight_that_has_a_place(tmp_path: Path, config: A
     carried = load_checkpoint(tmp_path / "enhanced.safetensors").module.state_dict()
     for name, tensor in model.state_dict().items():
         projection = name.rpartition(".to_")[2] in ("q.weight", "k.weight", "v.weight")
-        if projection and tensor.shape[0] == 8:  # the level of full size
+        if projection and tensor.shape[0] == 8:  # The full-size level.
             assert carried[name].shape[0] == (8 if name.endswith("q.weight") else 4)
         else:
             assert torch.equal(carried[name], tensor)
@@ -162,7 +162,7 @@ def macs(config: Any, height: int = 256, width: int = 256) -> Macs:
         (mst.PRESETS["mst-m-real"], 256, 256, 14.385),
         (mst.PRESETS["mst-l-real"], 256, 256, 22.697),
         (MSTPlusPlusConfig(), 256, 256, 22.290),
-        (MSTPlusPlusConfig(), 488, 512, 84.982),  # what 482 x 512 is padded to
+        (MSTPlusPlusConfig(), 488, 512, 84.982),  # 482 x 512 after padding.
     ],
 )
 def test_macs_are_the_published_ones(config: Any, height: int, width: int, published: float) -> None:

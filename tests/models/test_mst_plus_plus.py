@@ -1,4 +1,4 @@
-"""MST++: the published network's tensors and results, other shapes, and which of its neighbours a file belongs to."""
+"""MST++: the published network's tensors and results, other shapes, and detection among similar networks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TINY = MSTPlusPlusConfig(out_channels=4, channels=4, stages=2)
 
 
 def network(config: MSTPlusPlusConfig) -> MSTPlusPlus:
-    """With weights that are all different, in evaluation mode."""
+    """Return a network with weights that are all different, in evaluation mode."""
     module = MSTPlusPlus(config)
     module.load_state_dict(released.weights({k: list(v.shape) for k, v in module.state_dict().items()}))
     return module.eval()

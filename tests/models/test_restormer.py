@@ -69,7 +69,7 @@ def test_results_are_those_of_the_released_code(tmp_path: Path, name: str) -> No
 )
 def test_networks_come_back_from_files(tmp_path: Path, config: RestormerConfig) -> None:
     inferred = round_trip(tmp_path, config)
-    # What shapes do not tell, or only within bounds.
+    # Fields that shapes do not determine, or only within bounds.
     open_fields = ("task", "alpha", "reduction", "ffn_expansion")
     assert replace(inferred, **{name: getattr(config, name) for name in open_fields}) == config
     assert [rho > 0 for rho in inferred.reduction] == [rho > 0 for rho in config.reduction]
@@ -110,7 +110,7 @@ def test_bias_free_norm_keeps_the_mean() -> None:
 
 
 def guided_attention(layer: torch.nn.Module, x: Tensor, rho: float) -> Tensor:
-    """GLMHA as its equations stand (arXiv 2410.00380), head by head: [1, C, H, W] -> [1, C, H, W]."""
+    """GLMHA by its equations (arXiv 2410.00380), for each head: [1, C, H, W] -> [1, C, H, W]."""
     state, heads, channels = layer.state_dict(), layer.heads, x.shape[1]
     q = functional.conv2d(functional.conv2d(x, state["q.weight"]), state["q_dwconv.weight"], padding=1, groups=channels)
     pooled = functional.adaptive_max_pool2d(q, 3)[0]
@@ -167,7 +167,7 @@ def test_training_reaches_every_parameter() -> None:
 
 
 def change(state: dict[str, Tensor], how: str) -> dict[str, Tensor]:
-    """What of a neighbour, or of a damaged file, looks like a Restormer."""
+    """State dicts of other networks, or of damaged files, that resemble a Restormer."""
     return {
         # PromptIR: a Restormer with prompts between the levels of its decoder.
         "prompts": {**state, "prompt1.prompt_param": torch.ones(1, 5, 64, 96, 96)},

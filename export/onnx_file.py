@@ -1,0 +1,87 @@
+"""Write a traced network as an ONNX file.
+
+The graph is edited with onnx_ir. Protobuf appears here only, for what surrounds it in the file: functions, opsets, the
+producer, and the manifest.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from onnx import ModelProto
+
+from ..errors import KeygraphError
+from ..manifest import METADATA_KEY, Manifest
+from .functions import DOMAIN, VERSION, operator_functions
+from .precision import OPSETS
+
+#: Above this size the weights are stored in a file beside the model: protobuf is limited to 2 GB.
+EXTERNAL_DATA_BYTES = 1_500_000_000
+
+#: The newest ONNX IR version that the oldest supported ONNX Runtime and TensorRT read.
+IR_VERSION = 10
+
+
+def save(traced: ir.Model, manifest: Manifest, path: Path) -> None:
+    """Write a traced network as an ONNX file with its operators' functions and its manifest.
+
+    Parameters
+    ----------
+    traced
+        The network after `canonicalize`, in the manifest's precision. It is not changed.
+    manifest
+        The manifest to store in the file.
+    path
+        The file; above `EXTERNAL_DATA_BYTES` the weights go to ``<path>.data``.
+
+    Raises
+    ------
+    KeygraphError
+        The network uses `key_graph_attention` in several forms.
+    """
+    proto = ir.to_proto(traced)
+    proto.ir_version = IR_VERSION
+    proto.producer_name, proto.producer_version = "keygraph", manifest.made_with["keygraph"]
+    used = {node.op_type for node in proto.graph.node if node.domain == DOMAIN}
+    opset = OPSETS[manifest.precision]
+    proto.functions.extend(f for f in operator_functions(*_attention_form(proto), opset) if f.name in used)
+    del proto.opset_import[:]
+    proto.opset_import.append(onnx.helper.make_opsetid("", opset))
+    if used:
+        proto.opset_import.append(onnx.helper.make_opsetid(DOMAIN, VERSION))
+    _store_manifest(proto, manifest)
+    if proto.ByteSize() > EXTERNAL_DATA_BYTES:
+        onnx.save(proto, path, save_as_external_data=True, all_tensors_to_one_file=True, location=f"{path.name}.data")
+    else:
+        path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _attention_form(proto: ModelProto) -> tuple[bool, bool]:
+    """Tell whether the KeyGraphAttention nodes have a bias, and whether their heads are last.
+
+    Raises
+    ------
+    KeygraphError
+        The nodes differ in this; a file can hold only one function of that name.
+    """
+    nodes = [node for node in proto.graph.node if node.op_type == "KeyGraphAttention"]
+    forms = {(len(node.input) == 5, any(a.name == "heads" for a in node.attribute)) for node in nodes}
+    if len(forms) > 1:
+        raise KeygraphError(
+            "the network calls key_graph_attention in several forms; use one form everywhere, with or without bias"
+        )
+    return forms.pop() if forms else (False, False)
+
+
+def set_manifest(path: Path, manifest: Manifest) -> None:
+    """Replace the manifest in an ONNX file."""
+    proto = onnx.load(path, load_external_data=False)
+    _store_manifest(proto, manifest)
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _store_manifest(proto: ModelProto, manifest: Manifest) -> None:
+    del proto.metadata_props[:]
+    proto.metadata_props.add(key=METADATA_KEY, value=manifest.to_json())
