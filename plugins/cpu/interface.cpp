@@ -3,7 +3,7 @@
 // The C interface: checks arguments, splits the work, hands it to the host's threads.
 #include <atomic>
 
-#include "../checks.h"
+#include "../common/checks.h"
 #include "kernels.h"
 #include "keygraph/cpu.h"
 

@@ -6,7 +6,7 @@
 #include <initializer_list>
 #include <string>
 
-#include "../checks.h"
+#include "../common/checks.h"
 #include "context.h"
 #include "keygraph/cuda.h"
 

@@ -6,7 +6,7 @@
 #include <limits>
 #include <string>
 
-#include "../checks.h"
+#include "../common/checks.h"
 
 namespace keygraph::cuda {
 namespace {

@@ -4,6 +4,7 @@
 // CPU provider and, where the library is built with the GPU's kernels, for the CUDA provider. Errors come back as
 // OrtStatus, one line that names the node; no exception crosses the boundary.
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -45,6 +46,16 @@ struct Kernel {
   const Provider* provider;
 };
 
+// An attribute of a node, or nothing if the node has none of this name and type.
+template <class Value, class Get>
+std::optional<Value> attribute(const Api* api, Get get, const OrtKernelInfo* info, const char* name) {
+  Value value{};
+  OrtStatus* const status = get(info, name, &value);
+  if (!status) return value;
+  api->ReleaseStatus(status);
+  return std::nullopt;
+}
+
 OrtStatus* create_kernel(const CustomOp* op, const Api* api, const OrtKernelInfo* info, void** kernel) {
   const char* const name = text(self(op).name);
   return guarded(api, name, [&] {
@@ -54,21 +65,15 @@ OrtStatus* create_kernel(const CustomOp* op, const Api* api, const OrtKernelInfo
     check(api->KernelInfo_GetNodeName(info, node.data(), &size));
     node.resize(size ? size - 1 : 0);
     const std::string where = std::string(name) + " node '" + node + "'";
-    float scale = 0;
-    bool has_scale = false;
-    int64_t heads = 0;
+    std::optional<float> scale;
+    std::optional<int64_t> heads;
     if (self(op).name == Name::kKeyGraphAttention) {
-      OrtStatus* status = api->KernelInfoGetAttribute_float(info, "scale", &scale);
-      has_scale = !status;
-      if (status) api->ReleaseStatus(status);
-      int64_t number = 0;
-      status = has_scale ? nullptr : api->KernelInfoGetAttribute_int64(info, "scale", &number);
-      if (!has_scale && !status) throw Error{kInvalidArgument, "node '" + node + "': scale must be a float"};
-      if (status) api->ReleaseStatus(status);
-      status = api->KernelInfoGetAttribute_int64(info, "heads", &heads);
-      if (status) api->ReleaseStatus(status);
+      scale = attribute<float>(api, api->KernelInfoGetAttribute_float, info, "scale");
+      if (!scale && attribute<int64_t>(api, api->KernelInfoGetAttribute_int64, info, "scale"))
+        throw Error{kInvalidArgument, "node '" + node + "': scale must be a float"};
+      heads = attribute<int64_t>(api, api->KernelInfoGetAttribute_int64, info, "heads");
     }
-    *kernel = new Kernel{{api, where, self(op).dtype, has_scale, scale, heads}, self(op).provider};
+    *kernel = new Kernel{{api, where, self(op).dtype, scale, heads}, self(op).provider};
   });
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// On NVIDIA GPUs, on the provider's stream. k stays on the device, so what it is cannot be checked here.
+// The operators on NVIDIA GPUs, on the provider's stream. k stays on the device, so its value cannot be checked here.
 #include <string>
 
 #include "keygraph/cuda.h"

@@ -5,19 +5,14 @@
 
 #include <NvInferRuntime.h>
 
-#include <stdexcept>
+#include <exception>
 #include <string>
 
-#include "keygraph/types.h"
+#include "../common/operator_shapes.h"
 
 namespace keygraph::trt {
 
 using Severity = nvinfer1::ILogger::Severity;
-
-struct Error : std::runtime_error {
-  Error(keygraph_status what, const std::string& message) : std::runtime_error(message), status(what) {}
-  keygraph_status status;
-};
 
 // Where TensorRT's logger is asked for from now on; null, or one of a TensorRT whose loggers we cannot call: nowhere.
 void set_logger_finder(nvinfer1::ILoggerFinder* finder) noexcept;
@@ -31,7 +26,7 @@ int32_t guarded(const std::string& where, Body body) noexcept {
   try {
     body();
     return 0;
-  } catch (const Error& error) {
+  } catch (const OperatorError& error) {
     log(Severity::kERROR, where, error.what());
     return error.status;
   } catch (const std::exception& error) {

@@ -22,7 +22,7 @@ constexpr const char* kNameField = "keygraph_node";
 template <class Number>
 Number number(const PluginField& field, PluginFieldType type, const char* wanted) {
   if (field.type != type || field.length != 1 || !field.data)
-    throw Error(KEYGRAPH_BAD_DTYPE, std::string("attribute ") + field.name + " must be " + wanted + ", got type " +
+    throw OperatorError(KEYGRAPH_BAD_DTYPE, std::string("attribute ") + field.name + " must be " + wanted + ", got type " +
                                         std::to_string(static_cast<int32_t>(field.type)) + " with " +
                                         std::to_string(field.length) + " values");
   Number value;
@@ -32,7 +32,7 @@ Number number(const PluginField& field, PluginFieldType type, const char* wanted
 
 std::string text(const PluginField& field) {
   if (field.type != PluginFieldType::kCHAR || field.length < 0 || (field.length && !field.data))
-    throw Error(KEYGRAPH_BAD_DTYPE, std::string("field ") + field.name + " must be text");
+    throw OperatorError(KEYGRAPH_BAD_DTYPE, std::string("field ") + field.name + " must be text");
   const char* begin = static_cast<const char*>(field.data);
   return std::string(begin, std::find(begin, begin + field.length, '\0'));
 }
@@ -60,9 +60,9 @@ Node Node::from_fields(const char* name, const nvinfer1::PluginFieldCollection* 
     }
   }
   if (node.heads && *node.heads < 1)
-    throw Error(KEYGRAPH_BAD_SHAPE, "attribute heads is " + std::to_string(*node.heads) + ", it must be at least 1");
+    throw OperatorError(KEYGRAPH_BAD_SHAPE, "attribute heads is " + std::to_string(*node.heads) + "; it must be at least 1");
   if (serialized && format != kFormat)
-    throw Error(KEYGRAPH_BAD_DTYPE,
+    throw OperatorError(KEYGRAPH_BAD_DTYPE,
                 "the engine holds this plugin in format " + std::to_string(format) + ", this library reads format " +
                     std::to_string(kFormat) + "; build the engine again, or use the library that it was built with");
   return node;

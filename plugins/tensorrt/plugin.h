@@ -86,7 +86,7 @@ class Plugin final : public nvinfer1::IPluginV3,
                           int32_t outputs, nvinfer1::IExprBuilder& builder) noexcept override {
     return guarded(where_, [&] {
       expect_tensors(count, outputs);
-      Operator::shape(node_, inputs, shapes[0], builder);
+      Operator::shape(node_, inputs, count, shapes[0], builder);
     });
   }
 
@@ -161,7 +161,7 @@ class Plugin final : public nvinfer1::IPluginV3,
   int32_t enqueue(const Desc*, const Desc*, const void* const* inputs, void* const* outputs, void*,
                   cudaStream_t stream) noexcept override {
     return guarded(where_, [&] {
-      if (!problem_) throw Error(KEYGRAPH_BAD_SHAPE, "enqueue without a good onShapeChange before it");
+      if (!problem_) throw OperatorError(KEYGRAPH_BAD_SHAPE, "enqueue without a good onShapeChange before it");
       keygraph_status status = Operator::enqueue(*problem_, inputs, outputs[0], variant_, stream);
       // Addresses are not known before, nor is a context that has changed since.
       const bool misfit = status == KEYGRAPH_BAD_ALIGNMENT || status == KEYGRAPH_NO_KERNEL;
@@ -169,7 +169,7 @@ class Plugin final : public nvinfer1::IPluginV3,
         status = Operator::enqueue(*problem_, inputs, outputs[0], KEYGRAPH_AUTOMATIC, stream);
       if (status == KEYGRAPH_OK) return;
       const char* detail = keygraph_cuda_error();
-      throw Error(status, detail && *detail ? detail : keygraph_status_message(status));
+      throw OperatorError(status, detail && *detail ? detail : keygraph_status_message(status));
     });
   }
 
@@ -186,7 +186,7 @@ class Plugin final : public nvinfer1::IPluginV3,
 
   static void expect_tensors(int32_t inputs, int32_t outputs) {
     if (!Operator::takes(inputs) || outputs != 1)
-      throw Error(KEYGRAPH_BAD_SHAPE, std::to_string(inputs) + " inputs and " + std::to_string(outputs) +
+      throw OperatorError(KEYGRAPH_BAD_SHAPE, std::to_string(inputs) + " inputs and " + std::to_string(outputs) +
                                           " outputs: not what the operator has");
   }
 

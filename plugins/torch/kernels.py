@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .shapes import check_k
+
 #: Attribute of a graph's tensor: the share of the nodes that its rows keep, where the host knew k.
 _SHARE = "_keygraph_share"
 
@@ -32,8 +34,7 @@ def kernel_key_graph(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
     share = None
     if k.device.type == "cpu":
         keep = int(k.item())
-        if keep < 1:
-            raise ValueError(f"key_graph: k is {keep}; it must be at least 1")
+        check_k(keep)
         share = min(1.0, keep / max(1, key.shape[2]))
         # Written by a kernel: unlike a copy from the host, that neither waits nor forbids the capture of a CUDA graph.
         k = torch.full((1,), keep, dtype=torch.int64, device=query.device)

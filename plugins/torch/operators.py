@@ -16,6 +16,7 @@ from torch import Tensor
 from .attention import Attention, chosen_attention, differentiable_attention
 from .graph_bits import pack_graph, words
 from .kernels import kernel_key_graph
+from .shapes import check_k, check_key_graph, check_key_graph_attention, default_scale
 
 #: Called as observer(query, key, graph) by every `key_graph`, returns the graph to use; see `selection`.
 graph_observer: ContextVar[Callable[[Tensor, Tensor, Tensor], Tensor] | None] = ContextVar(
@@ -26,8 +27,7 @@ graph_observer: ContextVar[Callable[[Tensor, Tensor, Tensor], Tensor] | None] = 
 @torch.library.custom_op("keygraph::key_graph", mutates_args=())
 def _key_graph(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
     keep = int(k.item())
-    if keep < 1:
-        raise ValueError(f"key_graph: k is {keep}; it must be at least 1")
+    check_k(keep)
     similarity = query.float() @ key.float().mT
     return _observed(query, key, pack_graph(_largest(similarity, min(keep, key.shape[2]))))
 
@@ -146,10 +146,7 @@ def key_graph(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
     MissingDependencyError
         The tensors are on a GPU, and Triton is not installed.
     """
-    if query.ndim != 4 or key.ndim != 4 or query.shape[:2] != key.shape[:2] or query.shape[3] != key.shape[3]:
-        raise ValueError(
-            f"key_graph: query {tuple(query.shape)} and key {tuple(key.shape)} must be [B, G, M, C] and [B, G, N, C]"
-        )
+    check_key_graph(query.shape, key.shape, k.shape)
     return _key_graph(query.detach(), key.detach(), k)
 
 
@@ -190,28 +187,9 @@ def key_graph_attention(
     MissingDependencyError
         The tensors are on a GPU, and Triton is not installed.
     """
-    heads_last = q.ndim == 3 and heads is not None and heads >= 1
-    if not heads_last and (q.ndim != 4 or heads is not None):
-        raise ValueError(f"key_graph_attention: q {tuple(q.shape)} must be [B, H, M, D], or [B, M, H D] with heads")
-    nodes_axis = 1 if heads_last else 2
-    batch, rows, nodes, width = q.shape[0], q.shape[nodes_axis], k.shape[nodes_axis], q.shape[-1]
-    outer = (batch, nodes) if heads_last else (batch, q.shape[1], nodes)
-    if k.shape != (*outer, width) or v.shape[:-1] != outer:
-        raise ValueError(
-            f"key_graph_attention: q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)} "
-            "must be [B, H, M, D], [B, H, N, D], [B, H, N, Dv], or [B, M, H D], [B, N, H D], [B, N, H Dv]"
-        )
-    count = heads if heads_last and heads is not None else q.shape[1]
-    if heads_last and (width % count or v.shape[-1] % count):
-        raise ValueError(f"key_graph_attention: {width} and {v.shape[-1]} channels must be multiples of {count} heads")
-    if graph.shape[1] not in (1, count) or graph.shape != (batch, graph.shape[1], rows, words(nodes)):
-        raise ValueError(
-            f"key_graph_attention: graph {tuple(graph.shape)} must be [B, 1 or H, M, ceil(N/32)] = "
-            f"[{batch}, 1 or {count}, {rows}, {words(nodes)}]"
-        )
-    if bias is not None and bias.shape != (count, rows, nodes):
-        raise ValueError(f"key_graph_attention: bias {tuple(bias.shape)} must be [H, M, N]")
-    size = width // count if heads_last else width
+    count, channels = check_key_graph_attention(
+        heads, q.shape, k.shape, v.shape, graph.shape, None if bias is None else bias.shape
+    )
     return _key_graph_attention(
-        q, k, v, graph, bias, size**-0.5 if scale is None else scale, count if heads_last else 0
+        q, k, v, graph, bias, default_scale(channels) if scale is None else scale, 0 if heads is None else count
     )

@@ -234,7 +234,7 @@ void ask_output(IPluginV3OneBuild& build, const Case& play) {
   say("output type status", build.getOutputDataTypes(&type, 1, types.data(), count));
   say("output type", name_of(type));
 
-  for (const bool constant : {false, true}) {
+  for (const bool constant : {true, false}) {
     Sizes sizes;
     std::vector<DimsExprs> inputs(count);
     for (int32_t i = 0; i < count; ++i) {
@@ -246,7 +246,8 @@ void ask_output(IPluginV3OneBuild& build, const Case& play) {
     DimsExprs output{};
     const int32_t status = build.getOutputShapes(inputs.data(), count, nullptr, 0, &output, 1, sizes);
     say("output shape status", status);
-    if (status) throw Broken("no output shape");
+    if (status && !constant) throw Broken("no output shape");
+    if (status) continue;  // dimensions that are known do not fit: configurePlugin must refuse them too
     std::string from, values;
     for (int32_t i = 0; i < output.nbDims; ++i) {
       const auto* size = static_cast<const Size*>(output.d[i]);
