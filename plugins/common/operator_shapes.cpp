@@ -17,9 +17,7 @@ std::string text(const Shape& shape) {
   return result + "]";
 }
 
-bool may_equal(int64_t size, int64_t expected) {
-  return size == kUnknown || expected == kUnknown || size == expected;
-}
+bool may_equal(int64_t size, int64_t expected) { return size == kUnknown || expected == kUnknown || size == expected; }
 
 bool may_equal(const Shape& shape, const Shape& expected) {
   return std::equal(shape.begin(), shape.end(), expected.begin(), expected.end(),
@@ -82,9 +80,7 @@ keygraph_graph_shape key_graph_shape(const Shape& query, const Shape& key, const
   return {query[0], query[1], query[2], key[2], query[3]};
 }
 
-std::vector<OutputDimension> key_graph_output() {
-  return {{0, 0, false}, {0, 1, false}, {0, 2, false}, {1, 2, true}};
-}
+std::vector<OutputDimension> key_graph_output() { return {{0, 0, false}, {0, 1, false}, {0, 2, false}, {1, 2, true}}; }
 
 void check_k(int64_t k) {
   if (k < 1) refuse("k is " + std::to_string(k) + "; it must be at least 1", KEYGRAPH_BAD_K);
@@ -115,8 +111,6 @@ std::vector<OutputDimension> key_graph_attention_output(size_t rank) {
   return dimensions;
 }
 
-float default_scale(int64_t channels) {
-  return 1.0f / std::sqrt(static_cast<float>(std::max<int64_t>(channels, 1)));
-}
+float default_scale(int64_t channels) { return 1.0f / std::sqrt(static_cast<float>(std::max<int64_t>(channels, 1))); }
 
 }  // namespace keygraph

@@ -3,15 +3,15 @@
 // KeyGraphAttention: splits the work, reads the graph once for all heads that share it, and takes for each batch of R
 // rows the sparse or the dense way, whichever costs less.
 
-constexpr int64_t kPackBytes = 1 << 19;      // packed k and v of one block of nodes
-constexpr int64_t kListEntries = 1 << 17;    // selected nodes of one chunk of rows
-constexpr int64_t kWantedTasks = 12;         // enough to share evenly among a few threads
+constexpr int64_t kPackBytes = 1 << 19;    // packed k and v of one block of nodes
+constexpr int64_t kListEntries = 1 << 17;  // selected nodes of one chunk of rows
+constexpr int64_t kWantedTasks = 12;       // enough to share evenly among a few threads
 
 struct AttentionPlan {
   Layout layout;
   int64_t node_block, node_blocks;
-  int64_t task_rows, row_tasks;     // rows are split first,
-  int64_t task_heads, head_tasks;   // then heads; the heads of a task share one graph
+  int64_t task_rows, row_tasks;    // rows are split first,
+  int64_t task_heads, head_tasks;  // then heads; the heads of a task share one graph
   int64_t list_entries;
   float *k, *v, *q, *state, *weights, *rows_buffer;
   int64_t weight_step;
@@ -122,7 +122,8 @@ static void sparse_heads(const AttentionProblem& p, const AttentionPlan& plan, i
                          int64_t first_row, int64_t rows, const bool* dense) {
   const int64_t heads = least(W / P, p.heads - head), vectors = plan.layout.vectors, step = plan.layout.step();
   const int64_t state_step = step + 2 * W;
-  const Rows q_rows = rows_of(p, batch, head, p.rows, p.channels), k_rows = rows_of(p, batch, head, p.nodes, p.channels),
+  const Rows q_rows = rows_of(p, batch, head, p.rows, p.channels),
+             k_rows = rows_of(p, batch, head, p.nodes, p.channels),
              v_rows = rows_of(p, batch, head, p.nodes, p.value_channels),
              output_rows = rows_of(p, batch, head, p.rows, p.value_channels);
   const int64_t q_head = p.heads_last ? p.channels : p.rows * p.channels,
@@ -139,10 +140,10 @@ static void sparse_heads(const AttentionProblem& p, const AttentionPlan& plan, i
   for (int64_t block = 0; block < plan.node_blocks; ++block) {
     const int64_t first_node = block * plan.node_block;
     const int64_t nodes = least(plan.node_block, p.nodes - first_node);
-    pack_heads<P>(p.dtype, p.k, k_rows.from(first_node), k_head, heads, nodes, p.channels, 1.0f, vectors, plan.k,
+    pack_heads<P>(p.dtype, p.k, k_rows.from(first_node), k_head, heads, nodes, p.channels, 1.0f, vectors, plan.k, step,
+                  plan.rows_buffer);
+    pack_heads<P>(p.dtype, p.v, v_rows.from(first_node), v_head, heads, nodes, p.value_channels, 1.0f, vectors, plan.v,
                   step, plan.rows_buffer);
-    pack_heads<P>(p.dtype, p.v, v_rows.from(first_node), v_head, heads, nodes, p.value_channels, 1.0f, vectors,
-                  plan.v, step, plan.rows_buffer);
     memset(plan.k + nodes * step, 0, static_cast<size_t>(step) * 4);
     memset(plan.v + nodes * step, 0, static_cast<size_t>(step) * 4);
     for (int64_t i = 0; i < rows; i += R) {
@@ -159,8 +160,22 @@ static void sparse_heads(const AttentionProblem& p, const AttentionPlan& plan, i
       const int64_t bias_offset = (head * p.rows + first_row + i) * p.nodes + first_node;
       const void* bias =
           p.bias ? static_cast<const char*>(p.bias) + bias_offset * static_cast<int64_t>(size_of(p.dtype)) : nullptr;
-      SparseBatch sparse = {count, next, end, 0, vectors, plan.q, plan.k, plan.v, plan.weights, plan.weight_step,
-                            plan.state + i * state_step, bias, p.dtype, p.nodes, p.rows * p.nodes, heads};
+      SparseBatch sparse = {count,
+                            next,
+                            end,
+                            0,
+                            vectors,
+                            plan.q,
+                            plan.k,
+                            plan.v,
+                            plan.weights,
+                            plan.weight_step,
+                            plan.state + i * state_step,
+                            bias,
+                            p.dtype,
+                            p.nodes,
+                            p.rows * p.nodes,
+                            heads};
       for (int64_t node = 0; node < nodes; node += range) {
         sparse.limit = node + range < nodes ? node + range : nodes + 1;  // the last one takes what pads the lists
         kernel(sparse);
@@ -207,7 +222,8 @@ static void attention_task(const AttentionProblem& p, size_t task, char* scratch
       int64_t selected = 0;
       for (int64_t i = 0; i < count; ++i) {
         int64_t total = 0;
-        for (int64_t word = 0; word < p.words; ++word) total += __builtin_popcount(graph_word(p, words + i * p.words, word));
+        for (int64_t word = 0; word < p.words; ++word)
+          total += __builtin_popcount(graph_word(p, words + i * p.words, word));
         plan.total[rows + i] = total;
         selected += total;
       }
@@ -215,8 +231,8 @@ static void attention_task(const AttentionProblem& p, size_t task, char* scratch
       if (is_dense && finite < 0) {
         finite = 1;
         for (int64_t head = first_head; head < last_head && finite; ++head)
-          finite = all_finite(p.dtype, p.v, rows_of(p, batch, head, p.nodes, p.value_channels), p.nodes,
-                              p.value_channels);
+          finite =
+              all_finite(p.dtype, p.v, rows_of(p, batch, head, p.nodes, p.value_channels), p.nodes, p.value_channels);
       }
       is_dense = is_dense && finite == 1;
       if (!is_dense) {

@@ -67,7 +67,8 @@ static void add_bias(const AttentionProblem& p, int64_t head, int64_t first_row,
 // `selected[row]`: whether the row has any node; others get zeros.
 static void dense_batch(const AttentionProblem& p, int64_t batch, int64_t head, int64_t first_row, int64_t rows,
                         const uint32_t* masks, const int64_t* selected, const DenseScratch& s) {
-  const Rows q_rows = rows_of(p, batch, head, p.rows, p.channels), k_rows = rows_of(p, batch, head, p.nodes, p.channels),
+  const Rows q_rows = rows_of(p, batch, head, p.rows, p.channels),
+             k_rows = rows_of(p, batch, head, p.nodes, p.channels),
              v_rows = rows_of(p, batch, head, p.nodes, p.value_channels),
              output_rows = rows_of(p, batch, head, p.rows, p.value_channels);
   pack_panel<2>(p.dtype, p.q, q_rows.from(first_row), rows, p.channels, p.scale * kLog2E, s.panel, s.rows_buffer);
@@ -132,8 +133,7 @@ static void dense_batch(const AttentionProblem& p, int64_t batch, int64_t head, 
     for (int64_t lane = 0; lane < least(W, rows - r * W); ++lane) {
       float* row = s.rows_buffer + lane * padded;
       if (!selected[r * W + lane]) memset(row, 0, static_cast<size_t>(p.value_channels) * 4);
-      narrow(p.dtype, row, p.value_channels, p.output,
-             output_rows.at(first_row + r * W + lane));
+      narrow(p.dtype, row, p.value_channels, p.output, output_rows.at(first_row + r * W + lane));
     }
   }
 }

@@ -16,9 +16,9 @@ KEYGRAPH_INLINE int64_t range_of(int64_t step) { return most(32, kRangeBytes / 4
 
 // How heads lie in vectors.
 struct Layout {
-  int64_t parts;    // P
-  int64_t heads;    // W / P
-  int64_t vectors;  // per row of k, and per row of v
+  int64_t parts;                                // P
+  int64_t heads;                                // W / P
+  int64_t vectors;                              // per row of k, and per row of v
   int64_t step() const { return vectors * W; }  // in floats
 };
 
@@ -87,13 +87,13 @@ struct SparseBatch {
   const uint16_t** end;   // [rows] the list's end; what pads it to a multiple of W entries follows
   int64_t limit;          // nodes from here on wait for their range
   int64_t vectors;
-  const float* q;         // [rows][vectors], scaled by log2(e)
-  const float* k;         // [nodes + 1][vectors]
-  const float* v;         // [nodes + 1][vectors]
-  float* weights;         // room for one row's groups in one range
+  const float* q;  // [rows][vectors], scaled by log2(e)
+  const float* k;  // [nodes + 1][vectors]
+  const float* v;  // [nodes + 1][vectors]
+  float* weights;  // room for one row's groups in one range
   int64_t weight_step;
-  float* state;           // [rows][vectors + 2]: running weighted sum of v, sum of weights, origin of the weights
-  const void* bias;       // of the batch's first row, the first head and the block's first node, or null
+  float* state;      // [rows][vectors + 2]: running weighted sum of v, sum of weights, origin of the weights
+  const void* bias;  // of the batch's first row, the first head and the block's first node, or null
   keygraph_dtype bias_dtype;
   int64_t bias_row, bias_head, bias_heads;
 };

@@ -60,7 +60,8 @@ static void widen(keygraph_dtype dtype, const void* from, int64_t offset, int64_
   } else {
     const uint16_t* source = static_cast<const uint16_t*>(from) + offset;
     const bool half = dtype == KEYGRAPH_FLOAT16;
-    for (int64_t i = 0; i < whole; i += W) store(to + i, mul(f, half ? load_half(source + i) : load_bfloat(source + i)));
+    for (int64_t i = 0; i < whole; i += W)
+      store(to + i, mul(f, half ? load_half(source + i) : load_bfloat(source + i)));
     if (rest) {
       uint16_t last[W] = {};
       memcpy(last, source + whole, static_cast<size_t>(rest) * 2);
@@ -235,9 +236,10 @@ template <int T, int RV>
 static __attribute__((noinline)) void product_tile(const Product& p) {
   F sum[T][RV];
   KEYGRAPH_UNROLL
-  for (int t = 0; t < T; ++t)
+  for (int t = 0; t < T; ++t) {
     KEYGRAPH_UNROLL
     for (int v = 0; v < RV; ++v) sum[t][v] = p.accumulate ? load(p.out + (t * RV + v) * W) : set1(0.0f);
+  }
   const float* panel = p.panel;
   const int64_t step = p.scalar_step;
   const int64_t depth_step = p.depth_step;
@@ -261,9 +263,10 @@ static __attribute__((noinline)) void product_tile(const Product& p) {
     for (int i = 0; i < kPointers; ++i) scalars[i] += depth_step;
   }
   KEYGRAPH_UNROLL
-  for (int t = 0; t < T; ++t)
+  for (int t = 0; t < T; ++t) {
     KEYGRAPH_UNROLL
     for (int v = 0; v < RV; ++v) store(p.out + (t * RV + v) * W, sum[t][v]);
+  }
 }
 
 template <int T, int RV>

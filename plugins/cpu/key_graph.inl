@@ -13,7 +13,7 @@ struct GraphPlan {
   int64_t blocks;   // blocks per window
   int64_t blocks_per_task, tasks_per_window;
   float *panel, *rows_buffer, *chunk;
-  int32_t* keys;    // [block, if symmetric][node][row of the block]
+  int32_t* keys;  // [block, if symmetric][node][row of the block]
   int64_t block_keys;
 };
 
@@ -56,9 +56,10 @@ template <int RV>
 KEYGRAPH_INLINE void count_at_least(const int32_t* keys, int64_t nodes, const I (&pivot)[RV], I (&count)[RV]) {
   KEYGRAPH_UNROLL
   for (int v = 0; v < RV; ++v) count[v] = iset1(0);
-  for (int64_t j = 0; j < nodes; ++j)
+  for (int64_t j = 0; j < nodes; ++j) {
     KEYGRAPH_UNROLL
     for (int v = 0; v < RV; ++v) count[v] = count_if(count[v], ige(iload(keys + (j * RV + v) * W), pivot[v]));
+  }
 }
 
 // Writes the rows' bits. Each lane searches its own row for a value with exactly k keys at or above it; where ties
@@ -114,7 +115,8 @@ static void select_nodes(const int32_t* keys, int64_t nodes, int64_t k, int64_t 
     for (int v = 0; v < RV; ++v) {
       const M enough = ige(count[v], wanted);
       const I next_low = ichoose(enough, pivot[v], low[v]), next_low_count = ichoose(enough, count[v], low_count[v]);
-      const I next_high = ichoose(enough, high[v], pivot[v]), next_high_count = ichoose(enough, high_count[v], count[v]);
+      const I next_high = ichoose(enough, high[v], pivot[v]),
+              next_high_count = ichoose(enough, high_count[v], count[v]);
       low[v] = ichoose(done[v], low[v], next_low);
       low_count[v] = ichoose(done[v], low_count[v], next_low_count);
       high[v] = ichoose(done[v], high[v], next_high);

@@ -29,9 +29,13 @@ KEYGRAPH_INLINE I ixor(I a, I b) { return _mm512_xor_si512(a, b); }
 KEYGRAPH_INLINE I imax(I a, I b) { return _mm512_max_epi32(a, b); }
 KEYGRAPH_INLINE I imin(I a, I b) { return _mm512_min_epi32(a, b); }
 template <int n>
-KEYGRAPH_INLINE I shl(I a) { return _mm512_slli_epi32(a, n); }
+KEYGRAPH_INLINE I shl(I a) {
+  return _mm512_slli_epi32(a, n);
+}
 template <int n>
-KEYGRAPH_INLINE I shr(I a) { return _mm512_srli_epi32(a, n); }
+KEYGRAPH_INLINE I shr(I a) {
+  return _mm512_srli_epi32(a, n);
+}
 KEYGRAPH_INLINE I sign(I a) { return _mm512_srai_epi32(a, 31); }
 KEYGRAPH_INLINE I bits(F a) { return _mm512_castps_si512(a); }
 KEYGRAPH_INLINE F from_bits(I a) { return _mm512_castsi512_ps(a); }
@@ -74,11 +78,9 @@ KEYGRAPH_INLINE uint16_t* append_nodes(uint16_t* list, uint32_t word, int first)
                                  _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
   const I high = _mm512_add_epi32(low, _mm512_set1_epi32(16));
   const M m0 = static_cast<M>(word), m1 = static_cast<M>(word >> 16);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(list),
-                      _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(m0, low)));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(list), _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(m0, low)));
   list += __builtin_popcount(m0);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(list),
-                      _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(m1, high)));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(list), _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(m1, high)));
   return list + __builtin_popcount(m1);
 }
 

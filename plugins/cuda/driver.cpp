@@ -28,7 +28,8 @@ Driver open_driver() {
   void* const library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
   if (!library) {
     const char* const reason = dlerror();
-    throw Failure{KEYGRAPH_NO_DRIVER, std::string("the NVIDIA driver's library does not open: ") + (reason ? reason : "")};
+    throw Failure{KEYGRAPH_NO_DRIVER,
+                  std::string("the NVIDIA driver's library does not open: ") + (reason ? reason : "")};
   }
   Driver driver{};
   find(library, "cuCtxGetId", driver.CtxGetId);
@@ -60,7 +61,8 @@ const Driver& driver() {
 }
 
 void check(const Driver& driver, Result result, const char* call) {
-  if (result != kSuccess) throw Failure{KEYGRAPH_CUDA_FAILED, std::string(call) + " fails: " + words_for(driver, result)};
+  if (result != kSuccess)
+    throw Failure{KEYGRAPH_CUDA_FAILED, std::string(call) + " fails: " + words_for(driver, result)};
 }
 
 }  // namespace keygraph::cuda

@@ -61,7 +61,8 @@ const Usable& usable_on(const Context& context, const Variant& variant) {
   for (const Usable& usable : context.usable())
     if (usable.variant == &variant) return usable;
   if (!context.target()) throw_no_target(context.capability());
-  throw Failure{KEYGRAPH_NO_KERNEL, std::string(variant.name) + " is not for this GPU: it needs a newer one, or more shared memory"};
+  throw Failure{KEYGRAPH_NO_KERNEL,
+                std::string(variant.name) + " is not for this GPU: it needs a newer one, or more shared memory"};
 }
 
 // Why none of those fits: what the one says that came closest.
@@ -99,7 +100,8 @@ void launch(const Problem& problem, keygraph_variant number, keygraph_stream str
   void* no_scratch = nullptr;
   std::fill(std::copy(arguments.begin(), arguments.end(), parameters.begin()), parameters.end(), &no_scratch);
   if (static_cast<size_t>(kernel.image->parameters) > parameters.size())
-    throw Failure{KEYGRAPH_NO_KERNEL, std::string(usable.variant->name) + " has parameters that this library does not know"};
+    throw Failure{KEYGRAPH_NO_KERNEL,
+                  std::string(usable.variant->name) + " has parameters that this library does not know"};
   const Driver& driver = cuda::driver();
   check(driver,
         driver.LaunchKernel(kernel.function, static_cast<unsigned>(grid_of(*usable.variant, problem)), 1, 1,

@@ -21,7 +21,9 @@ const char* name_of(keygraph_dtype dtype) {
   return dtype == KEYGRAPH_FLOAT32 ? "float32" : dtype == KEYGRAPH_FLOAT16 ? "float16" : "bfloat16";
 }
 
-std::string dotted(int32_t capability) { return std::to_string(capability / 10) + "." + std::to_string(capability % 10); }
+std::string dotted(int32_t capability) {
+  return std::to_string(capability / 10) + "." + std::to_string(capability % 10);
+}
 
 // Machine code runs on devices of its own major version with the same or a higher minor one. Not so Triton's for 9.0 and
 // newer, which uses instructions of exactly that target, and what NVIDIA makes for its embedded devices.
@@ -165,7 +167,8 @@ Failure explain(Misfit why, const Variant& variant, const Problem& problem) {
 }
 
 int64_t grid_of(const Variant& variant, const Problem& problem) {
-  return product({blocks(problem.rows, variant.block_rows), blocks(problem.value_channels, variant.block_value_channels),
+  return product({blocks(problem.rows, variant.block_rows),
+                  blocks(problem.value_channels, variant.block_value_channels),
                   blocks(problem.heads, variant.block_heads), problem.windows});
 }
 

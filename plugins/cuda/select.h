@@ -45,7 +45,19 @@ std::vector<Usable> usable_variants(const Target* target, int32_t shared_bytes);
 const Variant* variant_of(int32_t number);
 
 // Why a variant cannot compute a problem. The last two remain where all else fits: an answer says those first.
-enum class Misfit { kNone, kOperator, kDtype, kBias, kChannels, kValueChannels, kNodes, kMultiple, kGroups, kSize, kAlignment };
+enum class Misfit {
+  kNone,
+  kOperator,
+  kDtype,
+  kBias,
+  kChannels,
+  kValueChannels,
+  kNodes,
+  kMultiple,
+  kGroups,
+  kSize,
+  kAlignment
+};
 Misfit misfit(const Variant& variant, const Problem& problem);
 Failure explain(Misfit why, const Variant& variant, const Problem& problem);
 

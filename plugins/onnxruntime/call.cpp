@@ -73,8 +73,7 @@ AttentionCall attention_call(const Node& node, OrtKernelContext* context) {
   if (q.type != k.type) throw Error{kInvalidArgument, "q and k have different element types"};
   const keygraph_attention_shape shape =
       key_graph_attention_shape(node.heads, q.shape, k.shape, v.shape, graph.shape, has_bias ? &bias.shape : nullptr);
-  void* output =
-      make_output(node.api, context, output_shape(key_graph_attention_output(q.shape.size()), {&q, &k, &v}));
+  void* output = make_output(node.api, context, output_shape(key_graph_attention_output(q.shape.size()), {&q, &k, &v}));
   return {shape,
           q.data,
           k.data,

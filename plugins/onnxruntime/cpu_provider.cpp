@@ -32,15 +32,16 @@ void key_graph(const Node& node, OrtKernelContext* context, const GraphCall& cal
   check_k(*call.k);
   SessionThreads threads{node.api, context};
   const keygraph_parallel parallel{&SessionThreads::run, &threads};
-  require(keygraph_cpu_key_graph(&call.shape, node.dtype, call.query, call.key, *call.k, call.graph, &parallel), threads);
+  require(keygraph_cpu_key_graph(&call.shape, node.dtype, call.query, call.key, *call.k, call.graph, &parallel),
+          threads);
 }
 
 void key_graph_attention(const Node& node, OrtKernelContext* context, const AttentionCall& call) {
   SessionThreads threads{node.api, context};
   const keygraph_parallel parallel{&SessionThreads::run, &threads};
   require(keygraph_cpu_key_graph_attention(&call.shape, node.dtype, call.q, call.k, call.v, call.graph, call.bias,
-                                         call.scale, call.output, &parallel),
-        threads);
+                                           call.scale, call.output, &parallel),
+          threads);
 }
 
 }  // namespace

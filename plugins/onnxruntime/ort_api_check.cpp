@@ -47,8 +47,8 @@ struct Plain<Result (*)(Arguments...) noexcept> {
   using type = typename Plain<Result>::type (*)(typename Plain<Arguments>::type...);
 };
 
-#define KEYGRAPH_CHECK(our_struct, official_struct, name)                                                       \
-  static_assert(offsetof(our_struct, name) == offsetof(official_struct, name), #name " stands elsewhere");      \
+#define KEYGRAPH_CHECK(our_struct, official_struct, name)                                                              \
+  static_assert(offsetof(our_struct, name) == offsetof(official_struct, name), #name " stands elsewhere");             \
   static_assert(std::is_same_v<Plain<decltype(our_struct::name)>::type, Plain<decltype(official_struct::name)>::type>, \
                 #name " has another signature")
 #define KEYGRAPH_CHECK_API(name) KEYGRAPH_CHECK(ours::Api, OrtApi, name)

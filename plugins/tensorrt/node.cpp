@@ -22,9 +22,9 @@ constexpr const char* kNameField = "keygraph_node";
 template <class Number>
 Number number(const PluginField& field, PluginFieldType type, const char* wanted) {
   if (field.type != type || field.length != 1 || !field.data)
-    throw OperatorError(KEYGRAPH_BAD_DTYPE, std::string("attribute ") + field.name + " must be " + wanted + ", got type " +
-                                        std::to_string(static_cast<int32_t>(field.type)) + " with " +
-                                        std::to_string(field.length) + " values");
+    throw OperatorError(KEYGRAPH_BAD_DTYPE, std::string("attribute ") + field.name + " must be " + wanted +
+                                                ", got type " + std::to_string(static_cast<int32_t>(field.type)) +
+                                                " with " + std::to_string(field.length) + " values");
   Number value;
   std::memcpy(&value, field.data, sizeof value);
   return value;
@@ -39,8 +39,7 @@ std::string text(const PluginField& field) {
 
 }  // namespace
 
-Node Node::from_fields(const char* name, const nvinfer1::PluginFieldCollection* fields,
-                       nvinfer1::TensorRTPhase phase) {
+Node Node::from_fields(const char* name, const nvinfer1::PluginFieldCollection* fields, nvinfer1::TensorRTPhase phase) {
   const bool serialized = phase == nvinfer1::TensorRTPhase::kRUNTIME;
   Node node;
   node.name = name ? name : "";
@@ -60,11 +59,12 @@ Node Node::from_fields(const char* name, const nvinfer1::PluginFieldCollection* 
     }
   }
   if (node.heads && *node.heads < 1)
-    throw OperatorError(KEYGRAPH_BAD_SHAPE, "attribute heads is " + std::to_string(*node.heads) + "; it must be at least 1");
+    throw OperatorError(KEYGRAPH_BAD_SHAPE,
+                        "attribute heads is " + std::to_string(*node.heads) + "; it must be at least 1");
   if (serialized && format != kFormat)
-    throw OperatorError(KEYGRAPH_BAD_DTYPE,
-                "the engine holds this plugin in format " + std::to_string(format) + ", this library reads format " +
-                    std::to_string(kFormat) + "; build the engine again, or use the library that it was built with");
+    throw OperatorError(KEYGRAPH_BAD_DTYPE, "the engine holds this plugin in format " + std::to_string(format) +
+                                                ", this library reads format " + std::to_string(kFormat) +
+                                                "; build the engine again, or use the library that it was built with");
   return node;
 }
 

@@ -104,8 +104,7 @@ void KeyGraphAttention::shape(const Node& node, const DimsExprs* inputs, int32_t
   set_output(output, key_graph_attention_output(inputs[0].nbDims), inputs, builder);
 }
 
-KeyGraphAttention::Problem KeyGraphAttention::problem(const Node& node, const PluginTensorDesc* inputs,
-                                                      int32_t count) {
+KeyGraphAttention::Problem KeyGraphAttention::problem(const Node& node, const PluginTensorDesc* inputs, int32_t count) {
   const keygraph_attention_shape shape = attention_shape(node, count, [&](int32_t i) { return inputs[i].dims; });
   return {shape, storage(inputs[0]), count > 4, node.scale.value_or(default_scale(shape.channels))};
 }
@@ -117,10 +116,9 @@ int32_t KeyGraphAttention::variants(const Problem& problem, keygraph_variant* va
 
 keygraph_status KeyGraphAttention::enqueue(const Problem& problem, const void* const* inputs, void* output,
                                            keygraph_variant variant, keygraph_stream stream) {
-  return keygraph_cuda_key_graph_attention(&problem.shape, problem.dtype, inputs[0], inputs[1], inputs[2],
-                                           static_cast<const int32_t*>(inputs[3]),
-                                           problem.has_bias ? inputs[4] : nullptr, problem.scale, output, variant,
-                                           stream);
+  return keygraph_cuda_key_graph_attention(
+      &problem.shape, problem.dtype, inputs[0], inputs[1], inputs[2], static_cast<const int32_t*>(inputs[3]),
+      problem.has_bias ? inputs[4] : nullptr, problem.scale, output, variant, stream);
 }
 
 }  // namespace keygraph::trt

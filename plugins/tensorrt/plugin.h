@@ -187,7 +187,7 @@ class Plugin final : public nvinfer1::IPluginV3,
   static void expect_tensors(int32_t inputs, int32_t outputs) {
     if (!Operator::takes(inputs) || outputs != 1)
       throw OperatorError(KEYGRAPH_BAD_SHAPE, std::to_string(inputs) + " inputs and " + std::to_string(outputs) +
-                                          " outputs: not what the operator has");
+                                                  " outputs: not what the operator has");
   }
 
   // Empty where no device is current: that is no error before enqueue.

@@ -37,9 +37,9 @@ KEYGRAPH_EXPORT keygraph_status keygraph_cuda_key_graph(const keygraph_graph_sha
 /* output = as keygraph_cpu_key_graph_attention; `bias` may be null. */
 KEYGRAPH_EXPORT keygraph_status keygraph_cuda_key_graph_attention(const keygraph_attention_shape* shape,
                                                                   keygraph_dtype dtype, const void* q, const void* k,
-                                                                  const void* v, const int32_t* graph,
-                                                                  const void* bias, float scale, void* output,
-                                                                  keygraph_variant variant, keygraph_stream stream);
+                                                                  const void* v, const int32_t* graph, const void* bias,
+                                                                  float scale, void* output, keygraph_variant variant,
+                                                                  keygraph_stream stream);
 
 /* The variants that can compute this problem on devices of compute capability `capability` (90 for 9.0; 0: the current
  * context's device), the automatic choice first. Writes at most `capacity` and returns how many there are, which may be

@@ -20,11 +20,7 @@ extern "C" {
 #endif
 
 /* How numbers are stored; sums are always accumulated in float32. The values are part of the ABI. */
-typedef enum keygraph_dtype {
-  KEYGRAPH_FLOAT32 = 1,
-  KEYGRAPH_FLOAT16 = 2,
-  KEYGRAPH_BFLOAT16 = 3
-} keygraph_dtype;
+typedef enum keygraph_dtype { KEYGRAPH_FLOAT32 = 1, KEYGRAPH_FLOAT16 = 2, KEYGRAPH_BFLOAT16 = 3 } keygraph_dtype;
 
 /* The values are part of the ABI; `keygraph_status_message` has the sentence for each. */
 typedef enum keygraph_status {
@@ -36,8 +32,8 @@ typedef enum keygraph_status {
   KEYGRAPH_BAD_GROUPS = 5,
   KEYGRAPH_OUT_OF_MEMORY = 6,
   KEYGRAPH_BAD_ISA = 7,
-  KEYGRAPH_NO_DRIVER = 8,   /* libcuda cannot be opened, or has no device or no current context */
-  KEYGRAPH_NO_KERNEL = 9,   /* no embedded kernel fits the device, or the variant not the problem */
+  KEYGRAPH_NO_DRIVER = 8,    /* libcuda cannot be opened, or has no device or no current context */
+  KEYGRAPH_NO_KERNEL = 9,    /* no embedded kernel fits the device, or the variant not the problem */
   KEYGRAPH_CUDA_FAILED = 10, /* a call of the driver failed: keygraph_cuda_error */
   KEYGRAPH_BAD_ALIGNMENT = 11
 } keygraph_status;
