@@ -114,7 +114,8 @@ def attend_gathered(
 
     def pick(nodes: Tensor) -> Tensor:
         flat = index.flatten(2).unsqueeze(-1).expand(-1, -1, -1, nodes.shape[-1])
-        return nodes.gather(2, flat).unflatten(2, (rows, -1))
+        gathered: Tensor = nodes.gather(2, flat).unflatten(2, (rows, -1))
+        return gathered
 
     scores = torch.einsum("bhmd,bhmjd->bhmj", q, pick(k)) * scale
     if bias is not None:

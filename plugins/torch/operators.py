@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,23 +97,25 @@ def _(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor | None, scale
     return v.new_empty((*q.shape[:-1], v.shape[-1]))
 
 
-def _save_for_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     q, k, v, graph, bias, ctx.scale, ctx.heads = inputs
     # Chosen here: on GPUs autograd runs the backward in another thread, where `use_attention` has no effect.
     ctx.attention = differentiable_attention(q.device)
     ctx.save_for_backward(q, k, v, graph, bias)
 
 
-def _backward(ctx, gradient):  # type: ignore[no-untyped-def]
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     """Recompute the attention with autograd: nothing of size M x N is kept between forward and backward."""
-    q, k, v, graph, bias = ctx.saved_tensors
-    leaves = [None if t is None else t.detach().requires_grad_() for t in (q, k, v, bias)]
+    *inputs, graph, bias = ctx.saved_tensors
+    q, k, v = (t.detach().requires_grad_() for t in inputs)
+    leaves = [q, k, v]
+    if bias is not None:
+        bias = bias.detach().requires_grad_()
+        leaves.append(bias)
     with torch.enable_grad():
-        output = _attend(ctx.attention, leaves[0], leaves[1], leaves[2], graph, leaves[3], ctx.scale, ctx.heads)
-    wanted = [t for t in leaves if t is not None]
-    grads = iter(torch.autograd.grad(output, wanted, gradient))
-    dq, dk, dv, dbias = (None if t is None else next(grads) for t in leaves)
-    return dq, dk, dv, None, dbias, None, None
+        output = _attend(ctx.attention, q, k, v, graph, bias, ctx.scale, ctx.heads)
+    dq, dk, dv, *dbias = torch.autograd.grad(output, leaves, gradient)
+    return dq, dk, dv, None, dbias[0] if dbias else None, None, None
 
 
 torch.library.register_autograd("keygraph::key_graph_attention", _backward, setup_context=_save_for_backward)
@@ -147,7 +150,8 @@ def key_graph(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
         The tensors are on a GPU, and Triton is not installed.
     """
     check_key_graph(query.shape, key.shape, k.shape)
-    return _key_graph(query.detach(), key.detach(), k)
+    graph: Tensor = _key_graph(query.detach(), key.detach(), k)
+    return graph
 
 
 def key_graph_attention(
@@ -190,6 +194,7 @@ def key_graph_attention(
     count, channels = check_key_graph_attention(
         heads, q.shape, k.shape, v.shape, graph.shape, None if bias is None else bias.shape
     )
-    return _key_graph_attention(
+    output: Tensor = _key_graph_attention(
         q, k, v, graph, bias, default_scale(channels) if scale is None else scale, 0 if heads is None else count
     )
+    return output
