@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// KeyGraphAttention: splits the work, reads the graph once for all heads that share it, and takes for each batch of R
-// rows the sparse or the dense way, whichever costs less.
+// KeyGraphAttention: splits the work, reads the graph once for all heads that share it, and computes each batch of R
+// rows by the sparse or the dense kernel, whichever costs less.
 
 constexpr int64_t kPackBytes = 1 << 19;    // packed k and v of one block of nodes
 constexpr int64_t kListEntries = 1 << 17;  // selected nodes of one chunk of rows
-constexpr int64_t kWantedTasks = 12;       // enough to share evenly among a few threads
+constexpr int64_t kWantedTasks = 12;       // enough for an even split among a few threads
 
 struct AttentionPlan {
   Layout layout;
@@ -29,7 +29,7 @@ static AttentionPlan plan_attention(const AttentionProblem& p, Arena& arena) {
   plan.node_block = most(1, least(p.nodes, most(32, fitting / 32 * 32)));  // whole words; indices fit in 16 bits
   plan.node_block = least(plan.node_block, 32768);
   plan.node_blocks = most(1, split_up(p.nodes, plan.node_block));
-  // Packing k and v costs as much as a few nodes per row: many rows must share it, more where there are more nodes.
+  // Packing k and v costs as much as a few nodes per row: many rows must share it, the more the more nodes there are.
   const int64_t wanted_rows = p.nodes <= 4096 ? 256 : 512;
   const int64_t fitting_rows = (1 << 16) / (step + 2 * W) / R * R;
   plan.task_rows = least(round_up(p.rows, R), most(R, least(wanted_rows, fitting_rows)));
@@ -45,7 +45,7 @@ static AttentionPlan plan_attention(const AttentionProblem& p, Arena& arena) {
   plan.v = take<float>(arena, (plan.node_block + 1) * step);
   plan.q = take<float>(arena, R * step);
   plan.state = take<float>(arena, plan.task_rows * (step + 2 * W));
-  // A range's nodes, and what earlier ranges left because it did not fill a group.
+  // The nodes of a range, and those left over from earlier ranges because they did not fill a group.
   plan.weight_step = (split_up(least(plan.node_block, range_of(step)), plan.layout.parts) + 1) * W;
   plan.weights = take<float>(arena, R * plan.weight_step);
   const int64_t padded = round_up(most(p.channels, p.value_channels), W);
@@ -66,16 +66,16 @@ static Split attention_split(const AttentionProblem& p) {
 }
 
 static bool all_finite(keygraph_dtype dtype, const void* from, Rows rows, int64_t count, int64_t channels) {
-  if (rows.step == channels) {  // rows without gaps are one long row
+  if (rows.step == channels) {  // without gaps, treat the rows as one long row
     channels *= count;
     count = 1;
   }
   F sum = set1(0.0f);
   for (int64_t row = 0; row < count; ++row) {
     for (int64_t i = 0; i < channels; i += W) {
-      float x[2 * W];  // W are used; GCC 12 does not see that, and warns
+      float x[2 * W];  // W elements are used; twice as many avoid a false warning of GCC 12
       const int64_t n = least(W, channels - i);
-      widen(dtype, from, rows.at(row) + i, n, 0.0f, x, W);  // 0 times what is not finite is NaN
+      widen(dtype, from, rows.at(row) + i, n, 0.0f, x, W);  // 0 * x is NaN if x is not finite
       sum = add(sum, load(x));
     }
   }
@@ -83,17 +83,17 @@ static bool all_finite(keygraph_dtype dtype, const void* from, Rows rows, int64_
 }
 
 KEYGRAPH_INLINE uint32_t graph_word(const AttentionProblem& p, const int32_t* row, int64_t word) {
-  const int64_t left = p.nodes - word * 32;  // bits past the last node mean nothing
+  const int64_t left = p.nodes - word * 32;  // bits past the last node are ignored
   const uint32_t bits_of_word = static_cast<uint32_t>(row[word]);
   return left >= 32 ? bits_of_word : bits_of_word & ((1u << left) - 1);
 }
 
-// Where the two ways cost the same was measured for each instruction set: docs/performance.md.
+// The crossover of the two kernels was measured for each instruction set: docs/performance.md.
 KEYGRAPH_INLINE bool dense_is_faster(int64_t selected, int64_t possible) {
   return selected * 100 > possible * kDensePercent;
 }
 
-// The rows' selected nodes, block by block, each block's part padded to whole groups.
+// Lists of the rows' selected nodes, block by block; each block's part is padded to whole groups.
 static int64_t list_nodes(const AttentionProblem& p, const AttentionPlan& plan, const int32_t* graph, int64_t rows,
                           int64_t first, int64_t used) {
   for (int64_t row = first; row < first + rows; ++row) {
@@ -116,7 +116,7 @@ static int64_t list_nodes(const AttentionProblem& p, const AttentionPlan& plan, 
   return used;
 }
 
-// The heads from `head` on that one layout holds.
+// Computes the heads from `head` on that fit in one layout.
 template <int P>
 static void sparse_heads(const AttentionProblem& p, const AttentionPlan& plan, int64_t batch, int64_t head,
                          int64_t first_row, int64_t rows, const bool* dense) {
@@ -177,7 +177,7 @@ static void sparse_heads(const AttentionProblem& p, const AttentionPlan& plan, i
                             p.rows * p.nodes,
                             heads};
       for (int64_t node = 0; node < nodes; node += range) {
-        sparse.limit = node + range < nodes ? node + range : nodes + 1;  // the last one takes what pads the lists
+        sparse.limit = node + range < nodes ? node + range : nodes + 1;  // the last one includes the lists' padding
         kernel(sparse);
       }
     }
@@ -211,9 +211,9 @@ static void attention_task(const AttentionProblem& p, size_t task, char* scratch
   const int64_t group = p.groups == 1 ? 0 : first_head;
   const int32_t* graph = p.graph + (batch * p.groups + group) * p.rows * p.words;
 
-  int finite = -1;  // looked at once, and only if a batch wants the dense way
+  int finite = -1;  // computed once, and only if a batch needs the dense kernel
   for (int64_t row = first_row; row < last_row;) {
-    // A chunk: as many batches as the list of selected nodes has room for.
+    // A chunk: as many batches as fit in the list of selected nodes.
     int64_t rows = 0, used = 0;
     bool dense[kMaxBatches], any_sparse = false;
     while (row + rows < last_row) {

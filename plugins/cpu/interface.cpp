@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The C interface: checks arguments, splits the work, hands it to the host's threads.
+// The C interface on the CPU: checks arguments, splits the work into tasks, and runs them on the host's threads.
 #include <atomic>
 
 #include "../common/checks.h"

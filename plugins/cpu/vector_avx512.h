@@ -72,7 +72,7 @@ KEYGRAPH_INLINE F load_half(const uint16_t* p) {
 KEYGRAPH_INLINE void store_half(uint16_t* p, F a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
 }
-// The nodes of one graph word, appended to a list that has room for 32 more than it will use.
+// Appends the nodes of one graph word to a list, whose buffer has room for 32 more than it will use.
 KEYGRAPH_INLINE uint16_t* append_nodes(uint16_t* list, uint32_t word, int first) {
   const I low = _mm512_add_epi32(_mm512_set1_epi32(first),
                                  _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
@@ -84,7 +84,7 @@ KEYGRAPH_INLINE uint16_t* append_nodes(uint16_t* list, uint32_t word, int first)
   return list + __builtin_popcount(m1);
 }
 
-// 2^x in fewer steps than the generic text: x = floor(x) + r, and scaling by 2^floor(x) is one instruction that also
+// 2^x in fewer steps than the generic code: x = floor(x) + r, and scaling by 2^floor(x) is one instruction that also
 // rounds down to 0. The polynomial is for r in [0, 1); relative error at most 1.8e-7 (1.5 ulp), NaN for NaN.
 #define KEYGRAPH_HAS_EXP2
 KEYGRAPH_INLINE F exp2_negative(F x) {

@@ -24,7 +24,7 @@ bool find(void* library, const char* name, Function& function) {
 }
 
 Driver open_driver() {
-  // Never closed: a process keeps its driver until it ends.
+  // Never closed: the driver stays loaded until the process ends.
   void* const library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
   if (!library) {
     const char* const reason = dlerror();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// libkeygraph_ort: KeyGraph and KeyGraphAttention as custom operators of ONNX Runtime, in the domain "keygraph", for the
-// CPU provider and, where the library is built with the GPU's kernels, for the CUDA provider. Errors come back as
+// libkeygraph_ort: KeyGraph and KeyGraphAttention as custom operators of ONNX Runtime, in the domain "keygraph", for
+// the CPU provider and, where the library is built with the GPU's kernels, for the CUDA provider. Errors come back as
 // OrtStatus, one line that names the node; no exception crosses the boundary.
 #include <mutex>
 #include <optional>
@@ -17,9 +17,9 @@
 namespace keygraph::ort {
 namespace {
 
-// An operator is registered once per provider and element type, and the kernel is chosen by the inputs' types. ONNX
-// Runtime takes an output's type from the first registration, though, or from the one input whose type is left open: for
-// KeyGraphAttention that is q. That q has k's type is therefore checked when the kernel runs.
+// An operator is registered once per provider and element type, and the kernel is chosen by the inputs' types. But ONNX
+// Runtime takes an output's type from the first registration, or from the one input whose type is left open: q for
+// KeyGraphAttention. So q's type is compared with k's when the kernel runs.
 
 enum class Name { kKeyGraph, kKeyGraphAttention };
 
@@ -40,7 +40,7 @@ ElementType element_of(keygraph_dtype dtype) {
   return dtype == KEYGRAPH_FLOAT32 ? kFloat : dtype == KEYGRAPH_FLOAT16 ? kFloat16 : kBfloat16;
 }
 
-// A node with what its provider does for it.
+// A node, and the provider that computes it.
 struct Kernel {
   Node node;
   const Provider* provider;
@@ -112,7 +112,7 @@ Op::Op(const Api* its_api, const Provider& where, Name which, keygraph_dtype sto
   };
   GetOutputCharacteristic = [](const CustomOp*, size_t) { return kRequired; };
   GetInputMemoryType = [](const CustomOp*, size_t) { return kMemoryDefault; };
-  // Asked for only of variadic inputs and outputs, of which there are none.
+  // Called for variadic inputs and outputs only, of which there are none.
   GetVariadicInputMinArity = GetVariadicOutputMinArity = [](const CustomOp*) { return 1; };
   GetVariadicInputHomogeneity = GetVariadicOutputHomogeneity = [](const CustomOp*) { return 1; };
   CreateKernelV2 = create_kernel;
@@ -158,7 +158,7 @@ extern "C" KEYGRAPH_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* optio
   using namespace keygraph::ort;
   const Api* api = base->GetApi(kApiVersion);
   if (!api) {
-    // Creating a status has been in the table since its first version.
+    // CreateStatus is in the table since its first version.
     const Api* first = base->GetApi(1);
     return first ? first->CreateStatus(kNotImplemented, "libkeygraph_ort needs ONNX Runtime 1.17 or newer") : nullptr;
   }

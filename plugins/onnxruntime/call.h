@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One call of an operator: its tensors, with their shapes checked. It reads no tensor's contents, so every provider uses
-// it.
+// One call of an operator: its tensors, with their shapes checked. It reads no tensor's contents, so every provider
+// uses it.
 #pragma once
 
 #include <optional>

@@ -13,7 +13,7 @@ namespace ours = keygraph::ort;
 
 namespace {
 
-// Our types stand for the official ones by name; enumerations are compared as the integers that they are.
+// Our types correspond to the official ones of the same name; enumerations are compared as integers.
 template <class T, class = void>
 struct Plain {
   using type = T;

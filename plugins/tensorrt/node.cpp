@@ -13,8 +13,8 @@ namespace {
 using nvinfer1::PluginField;
 using nvinfer1::PluginFieldType;
 
-// The version of what is stored in engines. A field may be added without a new one, for older libraries to ignore; what
-// they must not ignore needs a new one.
+// The version of the fields stored in engines. Older libraries ignore fields that they do not know; a field that they
+// must not ignore needs a new version.
 constexpr const char* kFormatField = "keygraph_format";
 constexpr int32_t kFormat = 1;
 constexpr const char* kNameField = "keygraph_node";

@@ -31,8 +31,8 @@ class KeyGraph {
   // The role of a tensor; numbered as in TensorRT, the inputs first, then the output.
   static Role role(int32_t tensor, int32_t inputs);
 
-  // Set the output's dimensions as expressions of the inputs'. Throws OperatorError if the inputs do not fit each other,
-  // as far as their dimensions are constants.
+  // Set the output's dimensions as expressions of the inputs'. Throws OperatorError if the inputs do not fit each
+  // other, as far as their dimensions are constants.
   static void shape(const Node& node, const nvinfer1::DimsExprs* inputs, int32_t count, nvinfer1::DimsExprs& output,
                     nvinfer1::IExprBuilder& builder);
   // The sizes of one call. Throws OperatorError.

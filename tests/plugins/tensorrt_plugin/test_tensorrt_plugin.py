@@ -313,7 +313,7 @@ def test_enqueue_before_sizes_are_known_is_an_error(tmp_path: Path) -> None:
     answers = CPU_KERNELS.play(tmp_path, "KeyGraph", *graph_of())
     assert answers.one("early enqueue status") != "0"
     (line,) = answers.all("log")
-    assert "KeyGraph node 'layers.3/the node': enqueue without a good onShapeChange" in line
+    assert "KeyGraph node 'layers.3/the node': enqueue was called without a successful onShapeChange" in line
 
 
 @pytest.mark.parametrize(
