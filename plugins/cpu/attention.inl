@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// KeyGraphAttention: splits the work, reads the graph once for all heads that share it, and takes for each batch of R
-// rows the sparse or the dense way, whichever costs less.
+// KeyGraphAttention: splits the work, reads the graph once for all heads that share it, and computes each batch of R
+// rows by the sparse or the dense kernel, whichever costs less.
 
-constexpr int64_t kPackBytes = 1 << 19;      // packed k and v of one block of nodes
-constexpr int64_t kListEntries = 1 << 17;    // selected nodes of one chunk of rows
-constexpr int64_t kWantedTasks = 12;         // enough to share evenly among a few threads
+constexpr int64_t kPackBytes = 1 << 19;    // packed k and v of one block of nodes
+constexpr int64_t kListEntries = 1 << 17;  // selected nodes of one chunk of rows
+constexpr int64_t kWantedTasks = 12;       // enough for an even split among a few threads
 
 struct AttentionPlan {
   Layout layout;
   int64_t node_block, node_blocks;
-  int64_t task_rows, row_tasks;     // rows are split first,
-  int64_t task_heads, head_tasks;   // then heads; the heads of a task share one graph
+  int64_t task_rows, row_tasks;    // rows are split first,
+  int64_t task_heads, head_tasks;  // then heads; the heads of a task share one graph
   int64_t list_entries;
   float *k, *v, *q, *state, *weights, *rows_buffer;
   int64_t weight_step;
@@ -29,7 +29,7 @@ static AttentionPlan plan_attention(const AttentionProblem& p, Arena& arena) {
   plan.node_block = most(1, least(p.nodes, most(32, fitting / 32 * 32)));  // whole words; indices fit in 16 bits
   plan.node_block = least(plan.node_block, 32768);
   plan.node_blocks = most(1, split_up(p.nodes, plan.node_block));
-  // Packing k and v costs as much as a few nodes per row: many rows must share it, more where there are more nodes.
+  // Packing k and v costs as much as a few nodes per row: many rows must share it, the more the more nodes there are.
   const int64_t wanted_rows = p.nodes <= 4096 ? 256 : 512;
   const int64_t fitting_rows = (1 << 16) / (step + 2 * W) / R * R;
   plan.task_rows = least(round_up(p.rows, R), most(R, least(wanted_rows, fitting_rows)));
@@ -45,7 +45,7 @@ static AttentionPlan plan_attention(const AttentionProblem& p, Arena& arena) {
   plan.v = take<float>(arena, (plan.node_block + 1) * step);
   plan.q = take<float>(arena, R * step);
   plan.state = take<float>(arena, plan.task_rows * (step + 2 * W));
-  // A range's nodes, and what earlier ranges left because it did not fill a group.
+  // The nodes of a range, and those left over from earlier ranges because they did not fill a group.
   plan.weight_step = (split_up(least(plan.node_block, range_of(step)), plan.layout.parts) + 1) * W;
   plan.weights = take<float>(arena, R * plan.weight_step);
   const int64_t padded = round_up(most(p.channels, p.value_channels), W);
@@ -66,16 +66,16 @@ static Split attention_split(const AttentionProblem& p) {
 }
 
 static bool all_finite(keygraph_dtype dtype, const void* from, Rows rows, int64_t count, int64_t channels) {
-  if (rows.step == channels) {  // rows without gaps are one long row
+  if (rows.step == channels) {  // without gaps, treat the rows as one long row
     channels *= count;
     count = 1;
   }
   F sum = set1(0.0f);
   for (int64_t row = 0; row < count; ++row) {
     for (int64_t i = 0; i < channels; i += W) {
-      float x[2 * W];  // W are used; GCC 12 does not see that, and warns
+      float x[2 * W];  // W elements are used; twice as many avoid a false warning of GCC 12
       const int64_t n = least(W, channels - i);
-      widen(dtype, from, rows.at(row) + i, n, 0.0f, x, W);  // 0 times what is not finite is NaN
+      widen(dtype, from, rows.at(row) + i, n, 0.0f, x, W);  // 0 * x is NaN if x is not finite
       sum = add(sum, load(x));
     }
   }
@@ -83,17 +83,17 @@ static bool all_finite(keygraph_dtype dtype, const void* from, Rows rows, int64_
 }
 
 KEYGRAPH_INLINE uint32_t graph_word(const AttentionProblem& p, const int32_t* row, int64_t word) {
-  const int64_t left = p.nodes - word * 32;  // bits past the last node mean nothing
+  const int64_t left = p.nodes - word * 32;  // bits past the last node are ignored
   const uint32_t bits_of_word = static_cast<uint32_t>(row[word]);
   return left >= 32 ? bits_of_word : bits_of_word & ((1u << left) - 1);
 }
 
-// Where the two ways cost the same was measured for each instruction set: docs/performance.md.
+// The crossover of the two kernels was measured for each instruction set: docs/performance.md.
 KEYGRAPH_INLINE bool dense_is_faster(int64_t selected, int64_t possible) {
   return selected * 100 > possible * kDensePercent;
 }
 
-// The rows' selected nodes, block by block, each block's part padded to whole groups.
+// Lists of the rows' selected nodes, block by block; each block's part is padded to whole groups.
 static int64_t list_nodes(const AttentionProblem& p, const AttentionPlan& plan, const int32_t* graph, int64_t rows,
                           int64_t first, int64_t used) {
   for (int64_t row = first; row < first + rows; ++row) {
@@ -116,13 +116,14 @@ static int64_t list_nodes(const AttentionProblem& p, const AttentionPlan& plan, 
   return used;
 }
 
-// The heads from `head` on that one layout holds.
+// Computes the heads from `head` on that fit in one layout.
 template <int P>
 static void sparse_heads(const AttentionProblem& p, const AttentionPlan& plan, int64_t batch, int64_t head,
                          int64_t first_row, int64_t rows, const bool* dense) {
   const int64_t heads = least(W / P, p.heads - head), vectors = plan.layout.vectors, step = plan.layout.step();
   const int64_t state_step = step + 2 * W;
-  const Rows q_rows = rows_of(p, batch, head, p.rows, p.channels), k_rows = rows_of(p, batch, head, p.nodes, p.channels),
+  const Rows q_rows = rows_of(p, batch, head, p.rows, p.channels),
+             k_rows = rows_of(p, batch, head, p.nodes, p.channels),
              v_rows = rows_of(p, batch, head, p.nodes, p.value_channels),
              output_rows = rows_of(p, batch, head, p.rows, p.value_channels);
   const int64_t q_head = p.heads_last ? p.channels : p.rows * p.channels,
@@ -139,10 +140,10 @@ static void sparse_heads(const AttentionProblem& p, const AttentionPlan& plan, i
   for (int64_t block = 0; block < plan.node_blocks; ++block) {
     const int64_t first_node = block * plan.node_block;
     const int64_t nodes = least(plan.node_block, p.nodes - first_node);
-    pack_heads<P>(p.dtype, p.k, k_rows.from(first_node), k_head, heads, nodes, p.channels, 1.0f, vectors, plan.k,
+    pack_heads<P>(p.dtype, p.k, k_rows.from(first_node), k_head, heads, nodes, p.channels, 1.0f, vectors, plan.k, step,
+                  plan.rows_buffer);
+    pack_heads<P>(p.dtype, p.v, v_rows.from(first_node), v_head, heads, nodes, p.value_channels, 1.0f, vectors, plan.v,
                   step, plan.rows_buffer);
-    pack_heads<P>(p.dtype, p.v, v_rows.from(first_node), v_head, heads, nodes, p.value_channels, 1.0f, vectors,
-                  plan.v, step, plan.rows_buffer);
     memset(plan.k + nodes * step, 0, static_cast<size_t>(step) * 4);
     memset(plan.v + nodes * step, 0, static_cast<size_t>(step) * 4);
     for (int64_t i = 0; i < rows; i += R) {
@@ -159,10 +160,24 @@ static void sparse_heads(const AttentionProblem& p, const AttentionPlan& plan, i
       const int64_t bias_offset = (head * p.rows + first_row + i) * p.nodes + first_node;
       const void* bias =
           p.bias ? static_cast<const char*>(p.bias) + bias_offset * static_cast<int64_t>(size_of(p.dtype)) : nullptr;
-      SparseBatch sparse = {count, next, end, 0, vectors, plan.q, plan.k, plan.v, plan.weights, plan.weight_step,
-                            plan.state + i * state_step, bias, p.dtype, p.nodes, p.rows * p.nodes, heads};
+      SparseBatch sparse = {count,
+                            next,
+                            end,
+                            0,
+                            vectors,
+                            plan.q,
+                            plan.k,
+                            plan.v,
+                            plan.weights,
+                            plan.weight_step,
+                            plan.state + i * state_step,
+                            bias,
+                            p.dtype,
+                            p.nodes,
+                            p.rows * p.nodes,
+                            heads};
       for (int64_t node = 0; node < nodes; node += range) {
-        sparse.limit = node + range < nodes ? node + range : nodes + 1;  // the last one takes what pads the lists
+        sparse.limit = node + range < nodes ? node + range : nodes + 1;  // the last one includes the lists' padding
         kernel(sparse);
       }
     }
@@ -196,9 +211,9 @@ static void attention_task(const AttentionProblem& p, size_t task, char* scratch
   const int64_t group = p.groups == 1 ? 0 : first_head;
   const int32_t* graph = p.graph + (batch * p.groups + group) * p.rows * p.words;
 
-  int finite = -1;  // looked at once, and only if a batch wants the dense way
+  int finite = -1;  // computed once, and only if a batch needs the dense kernel
   for (int64_t row = first_row; row < last_row;) {
-    // A chunk: as many batches as the list of selected nodes has room for.
+    // A chunk: as many batches as fit in the list of selected nodes.
     int64_t rows = 0, used = 0;
     bool dense[kMaxBatches], any_sparse = false;
     while (row + rows < last_row) {
@@ -207,7 +222,8 @@ static void attention_task(const AttentionProblem& p, size_t task, char* scratch
       int64_t selected = 0;
       for (int64_t i = 0; i < count; ++i) {
         int64_t total = 0;
-        for (int64_t word = 0; word < p.words; ++word) total += __builtin_popcount(graph_word(p, words + i * p.words, word));
+        for (int64_t word = 0; word < p.words; ++word)
+          total += __builtin_popcount(graph_word(p, words + i * p.words, word));
         plan.total[rows + i] = total;
         selected += total;
       }
@@ -215,8 +231,8 @@ static void attention_task(const AttentionProblem& p, size_t task, char* scratch
       if (is_dense && finite < 0) {
         finite = 1;
         for (int64_t head = first_head; head < last_head && finite; ++head)
-          finite = all_finite(p.dtype, p.v, rows_of(p, batch, head, p.nodes, p.value_channels), p.nodes,
-                              p.value_channels);
+          finite =
+              all_finite(p.dtype, p.v, rows_of(p, batch, head, p.nodes, p.value_channels), p.nodes, p.value_channels);
       }
       is_dense = is_dense && finite == 1;
       if (!is_dense) {

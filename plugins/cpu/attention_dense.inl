@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// KeyGraphAttention where many nodes are selected: all nodes, masked, as two blocked products with one row per lane.
-// Needs v to be finite: a weight of 0 must remove what is not selected.
+// KeyGraphAttention for rows that select many nodes: all nodes, masked, as two blocked products with one row per lane.
+// v must be finite: unselected nodes have the weight 0.
 
 constexpr int64_t kDenseNodes = 8 * kTile > 64 ? 96 : 64;  // nodes per step: their scores stay in the first-level cache
 
@@ -64,10 +64,11 @@ static void add_bias(const AttentionProblem& p, int64_t head, int64_t first_row,
   }
 }
 
-// `selected[row]`: whether the row has any node; others get zeros.
+// `selected[row]`: whether the row selects any node; if not, it is zeros.
 static void dense_batch(const AttentionProblem& p, int64_t batch, int64_t head, int64_t first_row, int64_t rows,
                         const uint32_t* masks, const int64_t* selected, const DenseScratch& s) {
-  const Rows q_rows = rows_of(p, batch, head, p.rows, p.channels), k_rows = rows_of(p, batch, head, p.nodes, p.channels),
+  const Rows q_rows = rows_of(p, batch, head, p.rows, p.channels),
+             k_rows = rows_of(p, batch, head, p.nodes, p.channels),
              v_rows = rows_of(p, batch, head, p.nodes, p.value_channels),
              output_rows = rows_of(p, batch, head, p.rows, p.value_channels);
   pack_panel<2>(p.dtype, p.q, q_rows.from(first_row), rows, p.channels, p.scale * kLog2E, s.panel, s.rows_buffer);
@@ -132,8 +133,7 @@ static void dense_batch(const AttentionProblem& p, int64_t batch, int64_t head, 
     for (int64_t lane = 0; lane < least(W, rows - r * W); ++lane) {
       float* row = s.rows_buffer + lane * padded;
       if (!selected[r * W + lane]) memset(row, 0, static_cast<size_t>(p.value_channels) * 4);
-      narrow(p.dtype, row, p.value_channels, p.output,
-             output_rows.at(first_row + r * W + lane));
+      narrow(p.dtype, row, p.value_channels, p.output, output_rows.at(first_row + r * W + lane));
     }
   }
 }

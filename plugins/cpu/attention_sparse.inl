@@ -1,29 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// KeyGraphAttention where few nodes are selected: gathers the selected rows of k and v, and nothing else.
+// KeyGraphAttention for rows that select few nodes: gathers only the selected rows of k and v.
 //
-// Adding up the lanes of a product costs as much as the product itself. So a vector holds P channels of each of W / P
-// heads, lane part * heads + head, and only log2(P) steps are left; heads that share the graph share its lists, too. P
-// nodes at a time make one vector of scores, lane node * heads + head. Lists of selected nodes are padded with the index
-// of a row of zeros behind the packed nodes; the padding's scores are -inf, so that its weights are 0.
+// Summing the lanes of a product costs as much as the product itself. So a vector holds P channels of each of W / P
+// heads, lane part * heads + head, and only log2(P) steps remain; heads that share the graph also share its lists. P
+// nodes at a time make one vector of scores, lane node * heads + head. Lists of selected nodes are padded with the
+// index of a row of zeros behind the packed nodes; the padding's scores are -inf, so that its weights are 0.
 
-constexpr int64_t kRangeBytes = 1 << 16;  // packed k, or v, of nodes that are visited together: more thrashes caches
+constexpr int64_t kRangeBytes = 1 << 16;  // packed k, or v, of the nodes of one range: more would thrash the caches
 constexpr int kVectors = 8;               // vectors per row up to which a kernel keeps a row in registers
 constexpr int kFewParts = W > 8 ? W / 8 : 1;
 
-// How many packed nodes are visited together.
+// Number of packed nodes in one range.
 KEYGRAPH_INLINE int64_t range_of(int64_t step) { return most(32, kRangeBytes / 4 / step / 32 * 32); }
 
-// How heads lie in vectors.
+// Layout of heads in vectors.
 struct Layout {
-  int64_t parts;    // P
-  int64_t heads;    // W / P
-  int64_t vectors;  // per row of k, and per row of v
+  int64_t parts;                                // P
+  int64_t heads;                                // W / P
+  int64_t vectors;                              // per row of k, and per row of v
   int64_t step() const { return vectors * W; }  // in floats
 };
 
-// Operations on vectors for W visited nodes and all heads. Of P nodes: two products, 3 for each of P - 1 steps of adding
-// up, 11 for the softmax.
+// Cost in vector operations for W nodes and all heads. For P nodes: two products, 3 for each of P - 1 summation steps,
+// 11 for the softmax.
 KEYGRAPH_INLINE int64_t visit_cost(int64_t heads, const Layout& layout) {
   return split_up(heads, layout.heads) * (W * (2 * layout.vectors + 3) + (11 - 3) * layout.heads);
 }
@@ -36,7 +36,7 @@ KEYGRAPH_INLINE Layout layout_of(int64_t parts, int64_t channels) {
 static Layout choose_layout(const AttentionProblem& p) {
   const int64_t channels = most(p.channels, p.value_channels);
   Layout best = layout_of(W, channels);
-  if (p.groups != 1) return best;  // every head has nodes of its own
+  if (p.groups != 1) return best;  // every head has its own graph
   constexpr int kOthers[] = {W / 2, kFewParts};
   for (const int parts : kOthers) {
     const Layout layout = layout_of(parts, channels);
@@ -45,7 +45,7 @@ static Layout choose_layout(const AttentionProblem& p) {
   return best;
 }
 
-// to[row][vector][part * heads + head] = factor * from[row][head][vector * parts + part]; zeros where there is no such
+// to[row][vector][part * heads + head] = factor * from[row][head][vector * parts + part]; zeros past the last
 // head or channel.
 template <int P>
 static void pack_heads(keygraph_dtype dtype, const void* from, Rows rows, int64_t head_step, int64_t heads,
@@ -80,20 +80,20 @@ static void pack_heads(keygraph_dtype dtype, const void* from, Rows rows, int64_
   }
 }
 
-// What one range of nodes adds to one batch of at most R rows, for the heads of one layout.
+// One range of nodes for one batch of at most R rows, and the heads of one layout.
 struct SparseBatch {
   int64_t rows;
-  const uint16_t** next;  // [rows] where each row's list goes on; moves along
-  const uint16_t** end;   // [rows] the list's end; what pads it to a multiple of W entries follows
-  int64_t limit;          // nodes from here on wait for their range
+  const uint16_t** next;  // [rows] position in each row's list; advances
+  const uint16_t** end;   // [rows] end of the list, before its padding to a multiple of W entries
+  int64_t limit;          // nodes from here on belong to later ranges
   int64_t vectors;
-  const float* q;         // [rows][vectors], scaled by log2(e)
-  const float* k;         // [nodes + 1][vectors]
-  const float* v;         // [nodes + 1][vectors]
-  float* weights;         // room for one row's groups in one range
+  const float* q;  // [rows][vectors], scaled by log2(e)
+  const float* k;  // [nodes + 1][vectors]
+  const float* v;  // [nodes + 1][vectors]
+  float* weights;  // room for one row's groups in one range
   int64_t weight_step;
-  float* state;           // [rows][vectors + 2]: running weighted sum of v, sum of weights, origin of the weights
-  const void* bias;       // of the batch's first row, the first head and the block's first node, or null
+  float* state;      // [rows][vectors + 2]: running weighted sum of v, sum of weights, origin of the weights
+  const void* bias;  // of the batch's first row, the first head and the block's first node, or null
   keygraph_dtype bias_dtype;
   int64_t bias_row, bias_head, bias_heads;
 };
@@ -110,10 +110,10 @@ static __attribute__((noinline)) F bias_of(const SparseBatch& b, int64_t row, co
 }
 
 // Weights are 2^(score - origin). The origin need not be the largest score so far: as long as none exceeds it by more
-// than this, nothing overflows and nothing that counts is lost.
+// than this, nothing overflows and no significant weight is lost.
 constexpr float kSlack = 16.0f;
 
-// Vectors per row are V, or known at run time only where V is 0.
+// V is the number of vectors per row; 0 means that it is known at run time only.
 template <int P, int V>
 static void sparse_weights(const SparseBatch& b) {
   constexpr int H = W / P;
@@ -218,7 +218,7 @@ static auto sparse_kernel(int64_t vectors) {
   return kernels[vectors <= kVectors ? vectors : 0];
 }
 
-// The finished rows of `heads` heads, from the state of one row. `row` holds W floats.
+// Writes the finished rows of `heads` heads from the state of one row. `row` is a buffer of W floats.
 template <int P>
 static void unpack_heads(const float* state, int64_t vectors, bool selected, keygraph_dtype dtype, void* to,
                          int64_t offset, int64_t head_step, int64_t heads, int64_t channels) {

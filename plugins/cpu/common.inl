@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What both operators use: storage types, 2^x, transposition, and the product of a panel with rows of scalars.
+// Shared by both operators: storage types, 2^x, transposition, and the product of a panel with rows of scalars.
 
-constexpr int R = 2 * W;  // rows that are worked on together: one lane per row, two vectors
+constexpr int R = 2 * W;  // rows computed together: one lane per row, two vectors
 
 KEYGRAPH_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 KEYGRAPH_INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 KEYGRAPH_INLINE int64_t round_up(int64_t a, int64_t unit) { return (a + unit - 1) / unit * unit; }
 KEYGRAPH_INLINE int64_t split_up(int64_t a, int64_t unit) { return (a + unit - 1) / unit; }
 
-// Hands out parts of a task's scratch memory, each on its own cache lines; a first pass with null only adds up sizes.
+// Allocates parts of a task's scratch memory, each on its own cache lines; a first pass with null only sums the sizes.
 struct Arena {
   char* base;
   size_t used;
@@ -60,7 +60,8 @@ static void widen(keygraph_dtype dtype, const void* from, int64_t offset, int64_
   } else {
     const uint16_t* source = static_cast<const uint16_t*>(from) + offset;
     const bool half = dtype == KEYGRAPH_FLOAT16;
-    for (int64_t i = 0; i < whole; i += W) store(to + i, mul(f, half ? load_half(source + i) : load_bfloat(source + i)));
+    for (int64_t i = 0; i < whole; i += W)
+      store(to + i, mul(f, half ? load_half(source + i) : load_bfloat(source + i)));
     if (rest) {
       uint16_t last[W] = {};
       memcpy(last, source + whole, static_cast<size_t>(rest) * 2);
@@ -92,7 +93,7 @@ static void narrow(keygraph_dtype dtype, const float* from, int64_t count, void*
   }
 }
 
-// Where the rows of a matrix lie in a tensor, in elements.
+// Offsets of the rows of a matrix in a tensor, in elements.
 struct Rows {
   int64_t first, step;
   int64_t at(int64_t row) const { return first + row * step; }
@@ -110,7 +111,7 @@ struct FloatRows {
   int64_t step;
 };
 
-// Rows as float32: those of the tensor itself where it is float32 already, else a widened copy in `buffer`.
+// Rows as float32: the tensor's own if it is float32, else a widened copy in `buffer`.
 KEYGRAPH_INLINE FloatRows as_float(keygraph_dtype dtype, const void* from, Rows rows, int64_t count, int64_t channels,
                                    float* buffer) {
   if (dtype == KEYGRAPH_FLOAT32) return {static_cast<const float*>(from) + rows.first, rows.step};
@@ -143,8 +144,8 @@ KEYGRAPH_INLINE F exp2_negative(F x) {
 constexpr float kLog2E = 1.44269504088896341f;
 constexpr float kLowest = -3.402823466e38f;
 
-// Interleaves x[i] with x[i + n/2], log2(times) times: the bits of an element's place, vector before lane, rotate by one
-// each time. So W times transposes W vectors, and W / n times more undoes what n times have done.
+// Interleaves x[i] with x[i + n/2], log2(times) times: the bits of an element's place, vector before lane, rotate by
+// one each time. So W times transposes W vectors, and W / n times more undoes what n times have done.
 template <int n, int times>
 KEYGRAPH_INLINE void interleave(F (&x)[n]) {
   if constexpr (n > 1 && times > 1) {
@@ -169,8 +170,8 @@ struct Largest {
   static KEYGRAPH_MEMBER F of(F a, F b) { return max_or_second(a, b); }
 };
 
-// Combines `count` vectors, each over its lanes that lie a multiple of W / count apart, halving their number until one is
-// left: its lane i * (W / count) + j has what became of x[i]'s lanes j.
+// Reduces `count` vectors, each over its lanes that are a multiple of W / count apart, halving the number of vectors
+// until one is left: its lane i * (W / count) + j holds the result of x[i]'s lanes j.
 template <class Op, int count, int distance>
 KEYGRAPH_INLINE F reduce(F (&x)[count]) {
   if constexpr (count == 1) {
@@ -183,7 +184,7 @@ KEYGRAPH_INLINE F reduce(F (&x)[count]) {
   }
 }
 
-// Each lane combined with all that lie a multiple of H apart.
+// Reduces each lane with all lanes that are a multiple of H apart.
 template <class Op, int H, int distance>
 KEYGRAPH_INLINE F combine_parts(F x) {
   if constexpr (distance < H)
@@ -221,7 +222,7 @@ static void pack_panel(keygraph_dtype dtype, const void* from, Rows source, int6
 
 // ---- the product ----
 // out[t][row] (+)= sum over c of scalars[t * scalar_step + c * depth_step] * panel[c][row], rows in lanes.
-// One multiply-add per lane and term, in the order of c: S[i][j] comes out the same whichever side is the panel.
+// One multiply-add per lane and term, in the order of c: S[i][j] is the same whichever side is the panel.
 
 struct Product {
   const float* panel;
@@ -235,9 +236,10 @@ template <int T, int RV>
 static __attribute__((noinline)) void product_tile(const Product& p) {
   F sum[T][RV];
   KEYGRAPH_UNROLL
-  for (int t = 0; t < T; ++t)
+  for (int t = 0; t < T; ++t) {
     KEYGRAPH_UNROLL
     for (int v = 0; v < RV; ++v) sum[t][v] = p.accumulate ? load(p.out + (t * RV + v) * W) : set1(0.0f);
+  }
   const float* panel = p.panel;
   const int64_t step = p.scalar_step;
   const int64_t depth_step = p.depth_step;
@@ -261,9 +263,10 @@ static __attribute__((noinline)) void product_tile(const Product& p) {
     for (int i = 0; i < kPointers; ++i) scalars[i] += depth_step;
   }
   KEYGRAPH_UNROLL
-  for (int t = 0; t < T; ++t)
+  for (int t = 0; t < T; ++t) {
     KEYGRAPH_UNROLL
     for (int v = 0; v < RV; ++v) store(p.out + (t * RV + v) * W, sum[t][v]);
+  }
 }
 
 template <int T, int RV>

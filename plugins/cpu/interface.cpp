@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The C interface: checks arguments, splits the work, hands it to the host's threads.
+// The C interface on the CPU: checks arguments, splits the work into tasks, and runs them on the host's threads.
 #include <atomic>
 
-#include "../checks.h"
+#include "../common/checks.h"
 #include "kernels.h"
 #include "keygraph/cpu.h"
 
@@ -53,17 +53,23 @@ extern "C" keygraph_status keygraph_cpu_key_graph(const keygraph_graph_shape* sh
   if (k < 1) return KEYGRAPH_BAD_K;
   if (shape->batch * shape->groups == 0 || shape->rows == 0 || shape->nodes == 0) return KEYGRAPH_OK;
   if (!graph || (shape->channels != 0 && (!query || !key))) return KEYGRAPH_NULL_POINTER;
-  const GraphProblem problem{shape->batch * shape->groups,     shape->rows, shape->nodes, shape->channels,
-                             keygraph::words_of(shape->nodes), dtype,       query,        key,
-                             k,                                graph};
+  const GraphProblem problem{shape->batch * shape->groups,
+                             shape->rows,
+                             shape->nodes,
+                             shape->channels,
+                             keygraph::words_of(shape->nodes),
+                             dtype,
+                             query,
+                             key,
+                             k,
+                             graph};
   return execute(problem, kernels->graph_split(problem), kernels->graph_task, parallel);
 }
 
-extern "C" keygraph_status keygraph_cpu_key_graph_attention(const keygraph_attention_shape* shape,
-                                                            keygraph_dtype dtype, const void* q, const void* k,
-                                                            const void* v, const int32_t* graph, const void* bias,
-                                                            float scale, void* output,
-                                                            const keygraph_parallel* parallel) {
+extern "C" keygraph_status keygraph_cpu_key_graph_attention(const keygraph_attention_shape* shape, keygraph_dtype dtype,
+                                                            const void* q, const void* k, const void* v,
+                                                            const int32_t* graph, const void* bias, float scale,
+                                                            void* output, const keygraph_parallel* parallel) {
   const Kernels* kernels = selected_kernels();
   if (!kernels) return KEYGRAPH_BAD_ISA;
   if (const keygraph_status status = keygraph::check(shape, dtype, bias != nullptr); status != KEYGRAPH_OK)
@@ -71,8 +77,22 @@ extern "C" keygraph_status keygraph_cpu_key_graph_attention(const keygraph_atten
   if (shape->batch == 0 || shape->heads == 0 || shape->rows == 0 || shape->value_channels == 0) return KEYGRAPH_OK;
   if (!output || (shape->nodes != 0 && (!graph || !v || (shape->channels != 0 && (!q || !k)))))
     return KEYGRAPH_NULL_POINTER;
-  const AttentionProblem problem{shape->batch, shape->heads, shape->groups, shape->rows, shape->nodes, shape->channels,
-                                 shape->value_channels, keygraph::words_of(shape->nodes), shape->heads_last != 0, dtype,
-                                 q, k, v, graph, bias, scale, output};
+  const AttentionProblem problem{shape->batch,
+                                 shape->heads,
+                                 shape->groups,
+                                 shape->rows,
+                                 shape->nodes,
+                                 shape->channels,
+                                 shape->value_channels,
+                                 keygraph::words_of(shape->nodes),
+                                 shape->heads_last != 0,
+                                 dtype,
+                                 q,
+                                 k,
+                                 v,
+                                 graph,
+                                 bias,
+                                 scale,
+                                 output};
   return execute(problem, kernels->attention_split(problem), kernels->attention_task, parallel);
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Between the C interface and the kernels. One `Kernels` table exists per instruction set, all made from the same text.
-// No inline function or template may stand here: the linker would keep one copy of it, perhaps the AVX-512 one.
+// The interface between the C interface and the kernels. One `Kernels` table exists per instruction set, all compiled
+// from the same source. Declare no inline function or template here: the linker would keep one copy of it, perhaps the
+// AVX-512 one.
 #pragma once
 
 #include <stddef.h>
@@ -33,7 +34,7 @@ struct AttentionProblem {
   void* output;
 };
 
-// How a problem is split: a function of the shapes alone, so that results never depend on the threads.
+// How a problem is split into tasks. It depends on the shapes only, so that results do not depend on the threads.
 struct Split {
   size_t tasks;
   size_t scratch_bytes;  // per running task
@@ -53,10 +54,10 @@ extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
 #endif
 
-// The table in use, or null where KEYGRAPH_CPU_ISA cannot be had.
+// The table in use, or null if KEYGRAPH_CPU_ISA names an instruction set that is not available.
 const Kernels* selected_kernels();
 
-// Memory of the calling thread, aligned to 64 bytes, kept for its next task; null when there is none to be had.
+// Memory of the calling thread, aligned to 64 bytes and kept for its next task; null if it cannot be allocated.
 char* thread_scratch(size_t bytes);
 
 }  // namespace keygraph::cpu

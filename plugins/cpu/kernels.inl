@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The kernels' text, compiled once per instruction set. Everything is in a namespace of its own without linkage, and
-// nothing of the C++ standard library is used: a shared inline function compiled here could end up in the others' code.
-// Loops whose arrays must live in registers: the compiler keeps an array in memory unless it unrolls early.
+// The source of the kernels, compiled once per instruction set. Everything is in an unnamed namespace, and nothing of
+// the C++ standard library is used: the linker may merge inline functions compiled for different instruction sets.
+
+// For loops whose arrays must be in registers: the compiler keeps an array in memory unless the loop is unrolled early.
 #if defined(__clang__)
 #define KEYGRAPH_UNROLL _Pragma("unroll")
 #else
@@ -17,11 +18,13 @@ namespace {
 namespace KEYGRAPH_ISA {
 
 #include KEYGRAPH_VECTOR_HEADER
+// clang-format off: the order matters
 #include "common.inl"
 #include "key_graph.inl"
 #include "attention_sparse.inl"
 #include "attention_dense.inl"
 #include "attention.inl"
+// clang-format on
 
 }  // namespace KEYGRAPH_ISA
 }  // namespace

@@ -1,31 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// KeyGraph. A block of rows at a time, one row per lane: similarities to all nodes by the blocked product, then the k-th
-// largest of each row by a search on the similarities' order, then the bits. The block is all that is ever stored.
+// KeyGraph. A block of rows at a time, one row per lane: similarities to all nodes by the blocked product, then the
+// k-th largest of each row by a search on the similarities' order, then the bits. Only one block is stored at a time.
 
-constexpr int64_t kBlockBytes = 1 << 20;  // similarities of one block; half of a thread's allowance
+constexpr int64_t kBlockBytes = 1 << 20;  // similarities of one block; half of a thread's scratch memory
 constexpr int64_t kChunkNodes = 8 * kTile;
-constexpr int64_t kSymmetricWindows = 16;  // enough to share evenly among a few threads
+constexpr int64_t kSymmetricWindows = 16;  // enough for an even split among a few threads
 
 struct GraphPlan {
-  bool symmetric;   // the window's similarities are all kept, and each pair of blocks is multiplied once
+  bool symmetric;   // store all similarities of a window, and multiply each pair of blocks once
   int64_t vectors;  // rows of a block, in vectors
   int64_t blocks;   // blocks per window
   int64_t blocks_per_task, tasks_per_window;
   float *panel, *rows_buffer, *chunk;
-  int32_t* keys;    // [block, if symmetric][node][row of the block]
+  int32_t* keys;  // [block, if symmetric][node][row of the block]
   int64_t block_keys;
 };
 
 static GraphPlan plan_graph(const GraphProblem& p, Arena& arena) {
   GraphPlan plan;
-  // A window is one task then, so there must be windows for all threads.
+  // Then a window is one task, so there must be windows for all threads.
   plan.symmetric = p.query == p.key && p.rows == p.nodes && p.nodes % R == 0 && p.nodes * p.nodes * 4 <= kBlockBytes &&
                    p.windows >= kSymmetricWindows;
   const bool narrow_block = p.nodes * R * 4 > kBlockBytes || p.rows <= W;
   plan.vectors = narrow_block ? 1 : 2;
   plan.blocks = split_up(p.rows, plan.vectors * W);
-  // A task is long enough to hide what it costs to hand it to a thread: about 4 million multiply-adds.
+  // A task is long enough to hide the cost of dispatching it to a thread: about 4 million multiply-adds.
   const int64_t block_work = plan.vectors * W * p.nodes * (p.channels + 16);
   plan.blocks_per_task =
       plan.symmetric ? plan.blocks : most(1, least(plan.blocks, (int64_t{1} << 22) / most(1, block_work)));
@@ -44,7 +44,7 @@ static Split graph_split(const GraphProblem& p) {
   return {static_cast<size_t>(p.windows * plan.tasks_per_window), arena.used};
 }
 
-// Integers in the order of the floats: -0 equals +0, NaN is below everything.
+// Maps floats to integers of the same order: -0 equals +0, NaN is below everything.
 KEYGRAPH_INLINE I key_of(F similarity) {
   const I b = bits(add(similarity, set1(0.0f)));
   const I key = ixor(b, shr<1>(sign(b)));
@@ -56,9 +56,10 @@ template <int RV>
 KEYGRAPH_INLINE void count_at_least(const int32_t* keys, int64_t nodes, const I (&pivot)[RV], I (&count)[RV]) {
   KEYGRAPH_UNROLL
   for (int v = 0; v < RV; ++v) count[v] = iset1(0);
-  for (int64_t j = 0; j < nodes; ++j)
+  for (int64_t j = 0; j < nodes; ++j) {
     KEYGRAPH_UNROLL
     for (int v = 0; v < RV; ++v) count[v] = count_if(count[v], ige(iload(keys + (j * RV + v) * W), pivot[v]));
+  }
 }
 
 // Writes the rows' bits. Each lane searches its own row for a value with exactly k keys at or above it; where ties
@@ -100,7 +101,7 @@ static void select_nodes(const int32_t* keys, int64_t nodes, int64_t k, int64_t 
     KEYGRAPH_UNROLL
     for (int v = 0; v < RV; ++v) {
       if (pass % 3 == 2) {
-        // Halving the integers bounds the number of passes whatever the values are.
+        // Bisecting the integers bounds the number of passes for any values.
         pivot[v] = iadd(low[v], shr<1>(isub(high[v], low[v])));
       } else {
         const F from = float_of(low[v]), to = float_of(high[v]);
@@ -114,7 +115,8 @@ static void select_nodes(const int32_t* keys, int64_t nodes, int64_t k, int64_t 
     for (int v = 0; v < RV; ++v) {
       const M enough = ige(count[v], wanted);
       const I next_low = ichoose(enough, pivot[v], low[v]), next_low_count = ichoose(enough, count[v], low_count[v]);
-      const I next_high = ichoose(enough, high[v], pivot[v]), next_high_count = ichoose(enough, high_count[v], count[v]);
+      const I next_high = ichoose(enough, high[v], pivot[v]),
+              next_high_count = ichoose(enough, high_count[v], count[v]);
       low[v] = ichoose(done[v], low[v], next_low);
       low_count[v] = ichoose(done[v], low_count[v], next_low_count);
       high[v] = ichoose(done[v], high[v], next_high);
@@ -123,8 +125,8 @@ static void select_nodes(const int32_t* keys, int64_t nodes, int64_t k, int64_t 
   }
 
   bool ties = false;
-  I remaining[RV];  // how many nodes with exactly the k-th key are taken
-  I above[RV];      // keys from here on are taken without counting
+  I remaining[RV];  // how many nodes with exactly the k-th key are selected
+  I above[RV];      // keys from here on are selected without counting
   KEYGRAPH_UNROLL
   for (int v = 0; v < RV; ++v) {
     const M exact = ieq(low_count[v], wanted);
@@ -179,8 +181,8 @@ static void compare_nodes(const GraphProblem& p, const GraphPlan& plan, int64_t 
   }
 }
 
-// What a block's rows are to later blocks' nodes, those blocks' rows are to this block's nodes: the product adds up in
-// the same order either way, so that the bits agree.
+// The similarities of a block's rows to a later block's nodes are those of that block's rows to this block's nodes,
+// transposed: the product sums in the same order either way, so the bits agree.
 template <int RV>
 static void mirror_block(const GraphPlan& plan, int64_t block) {
   const float* from = reinterpret_cast<const float*>(plan.keys + block * plan.block_keys);

@@ -32,9 +32,13 @@ KEYGRAPH_INLINE I ixor(I a, I b) { return _mm256_xor_si256(a, b); }
 KEYGRAPH_INLINE I imax(I a, I b) { return _mm256_max_epi32(a, b); }
 KEYGRAPH_INLINE I imin(I a, I b) { return _mm256_min_epi32(a, b); }
 template <int n>
-KEYGRAPH_INLINE I shl(I a) { return _mm256_slli_epi32(a, n); }
+KEYGRAPH_INLINE I shl(I a) {
+  return _mm256_slli_epi32(a, n);
+}
 template <int n>
-KEYGRAPH_INLINE I shr(I a) { return _mm256_srli_epi32(a, n); }
+KEYGRAPH_INLINE I shr(I a) {
+  return _mm256_srli_epi32(a, n);
+}
 KEYGRAPH_INLINE I sign(I a) { return _mm256_srai_epi32(a, 31); }
 KEYGRAPH_INLINE I bits(F a) { return _mm256_castps_si256(a); }
 KEYGRAPH_INLINE F from_bits(I a) { return _mm256_castsi256_ps(a); }

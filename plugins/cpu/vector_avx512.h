@@ -29,9 +29,13 @@ KEYGRAPH_INLINE I ixor(I a, I b) { return _mm512_xor_si512(a, b); }
 KEYGRAPH_INLINE I imax(I a, I b) { return _mm512_max_epi32(a, b); }
 KEYGRAPH_INLINE I imin(I a, I b) { return _mm512_min_epi32(a, b); }
 template <int n>
-KEYGRAPH_INLINE I shl(I a) { return _mm512_slli_epi32(a, n); }
+KEYGRAPH_INLINE I shl(I a) {
+  return _mm512_slli_epi32(a, n);
+}
 template <int n>
-KEYGRAPH_INLINE I shr(I a) { return _mm512_srli_epi32(a, n); }
+KEYGRAPH_INLINE I shr(I a) {
+  return _mm512_srli_epi32(a, n);
+}
 KEYGRAPH_INLINE I sign(I a) { return _mm512_srai_epi32(a, 31); }
 KEYGRAPH_INLINE I bits(F a) { return _mm512_castps_si512(a); }
 KEYGRAPH_INLINE F from_bits(I a) { return _mm512_castsi512_ps(a); }
@@ -68,21 +72,19 @@ KEYGRAPH_INLINE F load_half(const uint16_t* p) {
 KEYGRAPH_INLINE void store_half(uint16_t* p, F a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
 }
-// The nodes of one graph word, appended to a list that has room for 32 more than it will use.
+// Appends the nodes of one graph word to a list, whose buffer has room for 32 more than it will use.
 KEYGRAPH_INLINE uint16_t* append_nodes(uint16_t* list, uint32_t word, int first) {
   const I low = _mm512_add_epi32(_mm512_set1_epi32(first),
                                  _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
   const I high = _mm512_add_epi32(low, _mm512_set1_epi32(16));
   const M m0 = static_cast<M>(word), m1 = static_cast<M>(word >> 16);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(list),
-                      _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(m0, low)));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(list), _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(m0, low)));
   list += __builtin_popcount(m0);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(list),
-                      _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(m1, high)));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(list), _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(m1, high)));
   return list + __builtin_popcount(m1);
 }
 
-// 2^x in fewer steps than the generic text: x = floor(x) + r, and scaling by 2^floor(x) is one instruction that also
+// 2^x in fewer steps than the generic code: x = floor(x) + r, and scaling by 2^floor(x) is one instruction that also
 // rounds down to 0. The polynomial is for r in [0, 1); relative error at most 1.8e-7 (1.5 ulp), NaN for NaN.
 #define KEYGRAPH_HAS_EXP2
 KEYGRAPH_INLINE F exp2_negative(F x) {

@@ -2,8 +2,8 @@
 //
 // Vectors of 4 lanes in the compiler's own vector types: SSE2 on x86-64, NEON on aarch64, scalars elsewhere.
 // The vocabulary of the kernels: the other vector_*.h files define the same names, wider.
-constexpr int W = 4;      // lanes of F and I
-constexpr int kTile = 4;  // the product works on kTile x 2 accumulators
+constexpr int W = 4;               // lanes of F and I
+constexpr int kTile = 4;           // the product works on kTile x 2 accumulators
 constexpr int kDensePercent = 92;  // of the nodes selected: from here on the dense way is faster (measured)
 typedef float F __attribute__((vector_size(16), may_alias));
 typedef int32_t I __attribute__((vector_size(16), may_alias));
@@ -40,9 +40,13 @@ KEYGRAPH_INLINE I isub(I a, I b) { return reinterpret_cast<I>(reinterpret_cast<U
 KEYGRAPH_INLINE I iand(I a, I b) { return a & b; }
 KEYGRAPH_INLINE I ixor(I a, I b) { return a ^ b; }
 template <int n>
-KEYGRAPH_INLINE I shl(I a) { return reinterpret_cast<I>(reinterpret_cast<U>(a) << n); }
+KEYGRAPH_INLINE I shl(I a) {
+  return reinterpret_cast<I>(reinterpret_cast<U>(a) << n);
+}
 template <int n>
-KEYGRAPH_INLINE I shr(I a) { return reinterpret_cast<I>(reinterpret_cast<U>(a) >> n); }
+KEYGRAPH_INLINE I shr(I a) {
+  return reinterpret_cast<I>(reinterpret_cast<U>(a) >> n);
+}
 KEYGRAPH_INLINE I sign(I a) { return a >> 31; }
 KEYGRAPH_INLINE F to_float(I a) { return __builtin_convertvector(a, F); }
 

@@ -1,9 +1,10 @@
 """Compile the Triton kernels ahead of time; CMake runs this as a script. Needs Triton, and no GPU.
 
-    compile.py variants OUTPUT.cpp               the list of variants
-    compile.py target TARGET OUTPUT.cpp          every variant's code for one target, as OUTPUT.bin and its table
+    compile.py variants OUTPUT.cpp               write the list of variants
+    compile.py target TARGET OUTPUT.cpp          write every variant's code for one target as OUTPUT.bin, and its table
 
-TARGET is a compute capability such as ``90``, or ``80-virtual``: PTX, which newer devices compile when it is loaded.
+TARGET is a compute capability such as ``90``; or ``80-virtual`` for PTX, which newer devices compile when they load
+it.
 """
 
 from __future__ import annotations
@@ -23,27 +24,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# No line numbers, and with them no path of this machine, in what is compiled. Triton reads this when it is imported.
+# No line numbers in the compiled code: they contain paths of this machine. Triton reads this when it is imported.
 os.environ["TRITON_DISABLE_LINE_INFO"] = "1"
 
 KERNELS = Path(__file__).parent.parent / "triton"
 
-#: The newest instruction set of PTX that our portable code may need: drivers of CUDA 12.0 and newer know it.
+#: PTX version of the code for virtual targets: drivers of CUDA 12.0 and newer support it.
 PORTABLE_PTX_VERSION = 80
 
 _ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 _DTYPES = {"fp32": "KEYGRAPH_FLOAT32", "fp16": "KEYGRAPH_FLOAT16", "bf16": "KEYGRAPH_BFLOAT16"}
-#: Columns of tensor memory that a block of threads can have (10.0 and newer).
+#: Columns of tensor memory available to a block of threads (10.0 and newer).
 _TENSOR_MEMORY = 512
 
 
 class CompileError(Exception):
-    """A kernel does not compile, or needs what the launcher does not give."""
+    """A kernel does not compile, or needs something that the launcher does not provide."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What to compile for: a capability, and whether its PTX is wanted instead of machine code."""
+    """What to compile for: a compute capability, and whether to produce PTX instead of machine code."""
 
     capability: int
     virtual: bool = False
@@ -58,17 +59,18 @@ class Target:
 
     @property
     def number(self) -> int:
-        """As `keygraph_cuda_targets` has it."""
+        """Number of the target in `keygraph_cuda_targets`."""
         return self.capability + (1000 if self.virtual else 0)
 
     @property
     def name(self) -> str:
+        """Name for messages, such as ``sm_90`` or ``PTX_80``."""
         return f"{'PTX' if self.virtual else 'sm'}_{self.capability}"
 
 
 @dataclass(frozen=True)
 class Image:
-    """One variant's code for one target, and what starting it needs."""
+    """One variant's code for one target, and its launch parameters."""
 
     variant: int
     function: str
@@ -80,7 +82,7 @@ class Image:
 
 @functools.cache
 def variants() -> Any:
-    """The module of the variants, from its folder: keygraph need not be installed."""
+    """Return the module `plugins/triton/variants`, loaded from its folder: keygraph need not be installed."""
     name = "keygraph_kernels"
     spec = importlib.util.spec_from_file_location(
         name, KERNELS / "__init__.py", submodule_search_locations=[str(KERNELS)]
@@ -94,12 +96,12 @@ def variants() -> Any:
 
 
 def wanted(target: Target) -> list[Any]:
-    """The variants that a target can run, in the order of preference."""
+    """Return the variants that a target can run, in the order of preference."""
     return [variant for variant in variants().VARIANTS if variant.runs_on(target.capability)]
 
 
 def source(variant: Any) -> Any:
-    """What Triton compiles: the kernel, its types and constants, and what pointers are multiples of."""
+    """Return the source for Triton's compiler: kernel, types, constants, and alignments of pointers."""
     from triton.compiler import ASTSource
 
     types: Mapping[str, str] = variants().SIGNATURES[variant.op]
@@ -116,10 +118,10 @@ def source(variant: Any) -> Any:
 
 
 def promised_alignments(variant: Any) -> dict[str, int]:
-    """What the compiler may take for granted of addresses, in bytes by the parameter's name; the launcher checks it.
+    """Return the alignment in bytes that the compiler may assume, by parameter; the launcher checks it.
 
-    Rows of channels start at such multiples, so that no more is asked of the tensors themselves. A bias has rows of
-    nodes, of which there may be any number: to align its start would gain nothing, and exclude slices.
+    It is the alignment of the rows of channels; a tensor needs no more. A bias has rows of nodes, whose number is
+    arbitrary: an aligned start would gain nothing, and exclude slices.
     """
     alignment = min(16, variant.channel_multiple * _ELEMENT_BYTES[variant.dtype])
     types: Mapping[str, str] = variants().SIGNATURES[variant.op]
@@ -131,7 +133,7 @@ def _type(name: str, dtype: str) -> str:
 
 
 def compiled(variant: Any, target: Target) -> Any:
-    """The kernel as Triton returns it, checked to need nothing that the launcher does not give."""
+    """Compile a kernel with Triton, and check that the launcher provides everything it needs."""
     import triton
     from triton.backends.compiler import GPUTarget
 
@@ -142,7 +144,7 @@ def compiled(variant: Any, target: Target) -> Any:
     metadata = kernel.metadata
     for name in ("global_scratch_size", "profile_scratch_size"):
         if getattr(metadata, name, 0):
-            raise CompileError(f"it needs memory of its own ({name} = {getattr(metadata, name)})")
+            raise CompileError(f"it needs scratch memory ({name} = {getattr(metadata, name)})")
     if getattr(metadata, "num_ctas", 1) != 1 or getattr(metadata, "launch_cooperative_grid", False):
         raise CompileError("it needs a cluster or a cooperative launch")
     if (getattr(metadata, "tmem_size", 0) or 0) > _TENSOR_MEMORY:
@@ -156,7 +158,7 @@ def image(variant: Any, target: Target) -> Image:
     ptx = kernel.asm["ptx"]
     entry = re.search(rf"\.entry {re.escape(kernel.metadata.name)}\(([^)]*)\)", ptx)
     assert entry is not None
-    # The driver wants PTX with a zero at its end.
+    # The driver expects PTX to end with a zero byte.
     code = re.sub(r"//[^\n]*", "", ptx).encode() + b"\0" if target.virtual else kernel.asm["cubin"]
     if str(KERNELS.parent).encode() in code:
         raise CompileError("a path of this machine is in its code")
@@ -171,7 +173,7 @@ def image(variant: Any, target: Target) -> Image:
 
 
 def image_at(index: int, target: Target) -> Image:
-    """`image` of a variant by its place in the list, which is all that another process needs; errors say its name."""
+    """Return `image` of the index-th of the `wanted` variants, for a worker process; errors name the variant."""
     variant = wanted(target)[index]
     try:
         return image(variant, target)
@@ -180,7 +182,7 @@ def image_at(index: int, target: Target) -> Image:
 
 
 def images(target: Target, jobs: int) -> Iterator[Image]:
-    """Compile all variants of a target in that many processes."""
+    """Compile all variants of a target in `jobs` processes."""
     places = range(len(wanted(target)))
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork")) as pool:
         futures = [pool.submit(image_at, place, target) for place in places]
@@ -191,7 +193,7 @@ def images(target: Target, jobs: int) -> Iterator[Image]:
             error = future.exception()
             if isinstance(error, CompileError):
                 raise error
-            if error is not None:  # The compiler took its process with it.
+            if error is not None:  # the compiler ended its process
                 names = ", ".join(wanted(target)[futures.index(f)].name for f in futures if f.exception() is not None)
                 raise CompileError(f"the compiler died at one of these for {target.name}: {names}")
         for future in futures:
@@ -214,13 +216,30 @@ def write_variants(path: Path) -> None:
         rows.append(f"    {{{', '.join(fields)}}},")
     numbers = [v.number for v in variants().VARIANTS]
     if len(set(numbers)) != len(numbers) or min(numbers) < 1:
-        raise CompileError("variants must have numbers of their own, from 1")
+        raise CompileError("variants must have distinct numbers, from 1")
     table = f"const Variant variants[] = {{\n{_lines(rows)}\n}};"
     path.write_text(_cpp(f"{table}\nconst size_t variant_count = {len(rows)};"))
 
 
 def write_target(target: Target, path: Path, jobs: int, compress: bool) -> None:
-    """Write the code of all variants, one after the other, and the table that says what lies where."""
+    """Write the code of all variants into one file, and the C++ table of its contents.
+
+    Parameters
+    ----------
+    target
+        What to compile for.
+    path
+        The C++ file; the code is beside it, with the suffix ``.bin``.
+    jobs
+        Number of processes, at least 1.
+    compress
+        Whether to compress each variant's code with zlib.
+
+    Raises
+    ------
+    CompileError
+        A variant does not compile.
+    """
     data, rows, plain = bytearray(), [], 0
     for item in images(target, jobs):
         stored = zlib.compress(item.code, 9) if compress else item.code
@@ -240,7 +259,7 @@ def write_target(target: Target, path: Path, jobs: int, compress: bool) -> None:
             f"{{{target.number}, images, {len(rows)}, {symbol}, {'true' if compress else 'false'}}};",
             inner_namespace=True,
             before=(
-                # Assembled from the file as it is: as a C array, megabytes of it would take minutes to compile.
+                # Included by the assembler: compiling megabytes as a C array would take minutes.
                 '__asm__(".pushsection .rodata\\n"\n'
                 f'        ".globl {symbol}\\n.hidden {symbol}\\n{symbol}:\\n"\n'
                 f'        ".incbin \\"{blob}\\"\\n.popsection\\n");\n'
@@ -270,6 +289,7 @@ def _cpp(body: str, before: str = "", inner_namespace: bool = False) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     listing = commands.add_parser("variants")

@@ -19,7 +19,7 @@ std::shared_ptr<Context> Context::current() {
   CUctx_st* handle = nullptr;
   check(driver, driver.CtxGetCurrent(&handle), "cuCtxGetCurrent");
   if (!handle) throw Failure{KEYGRAPH_NO_DRIVER, "no CUDA context is current in this thread"};
-  // A context that was destroyed may leave its address to a new one, in which nothing is loaded. Its id is its own.
+  // A new context may have the address of a destroyed one, with nothing loaded in it. Ids are unique.
   unsigned long long id = 0;
   if (driver.CtxGetId) check(driver, driver.CtxGetId(handle, &id), "cuCtxGetId");
 
@@ -27,7 +27,7 @@ std::shared_ptr<Context> Context::current() {
     unsigned long long id;
     std::shared_ptr<Context> context;
   };
-  // Never destroyed: the driver may be gone before us at the end of the process.
+  // Never destroyed: at the end of the process the driver may be unloaded first.
   static std::mutex& mutex = *new std::mutex;
   static auto& known = *new std::map<CUctx_st*, Entry>;
   const std::lock_guard<std::mutex> lock(mutex);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What is loaded into a CUDA context: every kernel once, when it is first wanted.
+// The kernels loaded into a CUDA context: each is loaded once, when it is first needed.
 #pragma once
 
 #include <map>
@@ -20,7 +20,7 @@ struct Kernel {
 
 class Context {
  public:
-  // The one that is current in this thread; throws Failure.
+  // The context that is current in this thread; throws Failure.
   static std::shared_ptr<Context> current();
 
   int32_t capability() const { return capability_; }
@@ -29,7 +29,7 @@ class Context {
   // In the order of preference.
   const std::vector<Usable>& usable() const { return usable_; }
 
-  // Loads the kernel at the first call; throws Failure. Only while this context is current.
+  // Loads the kernel at the first call; this context must be current. Throws Failure.
   Kernel kernel(const Usable& usable);
 
  private:

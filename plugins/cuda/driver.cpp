@@ -24,11 +24,12 @@ bool find(void* library, const char* name, Function& function) {
 }
 
 Driver open_driver() {
-  // Never closed: a process keeps its driver until it ends.
+  // Never closed: the driver stays loaded until the process ends.
   void* const library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
   if (!library) {
     const char* const reason = dlerror();
-    throw Failure{KEYGRAPH_NO_DRIVER, std::string("the NVIDIA driver's library does not open: ") + (reason ? reason : "")};
+    throw Failure{KEYGRAPH_NO_DRIVER,
+                  std::string("the NVIDIA driver's library does not open: ") + (reason ? reason : "")};
   }
   Driver driver{};
   find(library, "cuCtxGetId", driver.CtxGetId);
@@ -60,7 +61,8 @@ const Driver& driver() {
 }
 
 void check(const Driver& driver, Result result, const char* call) {
-  if (result != kSuccess) throw Failure{KEYGRAPH_CUDA_FAILED, std::string(call) + " fails: " + words_for(driver, result)};
+  if (result != kSuccess)
+    throw Failure{KEYGRAPH_CUDA_FAILED, std::string(call) + " fails: " + words_for(driver, result)};
 }
 
 }  // namespace keygraph::cuda

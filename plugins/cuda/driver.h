@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The part of the CUDA driver API that the launcher uses, declared by ourselves and opened at run time, so that nothing
-// links against CUDA. driver_check.cpp holds the declarations against the official header.
+// The part of the CUDA driver API that the launcher uses, declared here and opened at run time, so that nothing links
+// against CUDA. driver_check.cpp compares the declarations with the official header.
 #pragma once
 
 #include <cstddef>
@@ -19,12 +19,12 @@ enum Result : int { kSuccess = 0 };
 enum DeviceAttribute : int {
   kCapabilityMajor = 75,
   kCapabilityMinor = 76,
-  kMaxSharedBytesPerBlock = 97,  // what a kernel that asks for it can have
+  kMaxSharedBytesPerBlock = 97,  // with opt-in, per kernel
 };
 
 enum FunctionAttribute : int { kMaxDynamicSharedBytes = 8 };
 
-// A kernel can have so much shared memory without asking.
+// Shared memory that a kernel can have without opt-in.
 constexpr int kSharedBytesUnasked = 48 * 1024;
 
 // clang-format off
@@ -33,7 +33,7 @@ struct Driver {
   Result (*GetErrorName)(Result error, const char** name);
   Result (*GetErrorString)(Result error, const char** text);
   Result (*CtxGetCurrent)(CUctx_st** context);
-  Result (*CtxGetId)(CUctx_st* context, unsigned long long* id);  // since CUDA 12; null where it is missing
+  Result (*CtxGetId)(CUctx_st* context, unsigned long long* id);  // since CUDA 12; null in older drivers
   Result (*CtxGetDevice)(int* device);
   Result (*DeviceGetAttribute)(int* value, DeviceAttribute attribute, int device);
   Result (*ModuleLoadData)(CUmod_st** module, const void* image);
@@ -45,11 +45,10 @@ struct Driver {
 };
 // clang-format on
 
-// Opens libcuda.so.1 and initialises it at the first call; throws Failure (KEYGRAPH_NO_DRIVER), and tries again at the
-// next one.
+// Opens and initializes libcuda.so.1 at the first call. Throws Failure (KEYGRAPH_NO_DRIVER); the next call tries again.
 const Driver& driver();
 
-// Throws Failure (KEYGRAPH_CUDA_FAILED) with the driver's words for a result other than success.
+// Throws Failure (KEYGRAPH_CUDA_FAILED) with the driver's message for a result other than success.
 void check(const Driver& driver, Result result, const char* call);
 
 }  // namespace keygraph::cuda

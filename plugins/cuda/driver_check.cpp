@@ -27,8 +27,8 @@ struct Plain<Result (*)(Arguments...)> {
 #define KEYGRAPH_TEXT(name) KEYGRAPH_TEXT_OF(name)
 constexpr bool same(const char* a, const char* b) { return *a == *b && (*a == 0 || same(a + 1, b + 1)); }
 
-#define KEYGRAPH_CHECK(name)                                                                                    \
-  static_assert(same(KEYGRAPH_TEXT(cu##name), "cu" #name), "cu" #name " has a newer version");                  \
+#define KEYGRAPH_CHECK(name)                                                                                   \
+  static_assert(same(KEYGRAPH_TEXT(cu##name), "cu" #name), "cu" #name " has a newer version");                 \
   static_assert(std::is_same_v<Plain<decltype(ours::Driver::name)>::type, Plain<decltype(&::cu##name)>::type>, \
                 "cu" #name " has another signature")
 

@@ -15,7 +15,8 @@ std::vector<char> code_of(const Target& target, const Image& image) {
 #if defined(KEYGRAPH_ZLIB)
   std::vector<char> code(image.bytes);
   uLongf bytes = static_cast<uLongf>(code.size());
-  if (uncompress(reinterpret_cast<Bytef*>(code.data()), &bytes, stored, static_cast<uLong>(image.stored_bytes)) == Z_OK &&
+  if (uncompress(reinterpret_cast<Bytef*>(code.data()), &bytes, stored, static_cast<uLong>(image.stored_bytes)) ==
+          Z_OK &&
       bytes == image.bytes)
     return code;
 #endif

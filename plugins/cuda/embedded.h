@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What is embedded: the list of variants, and their code for every target. plugins/cuda/compile.py makes the tables.
+// The embedded tables: the list of variants, and their code for every target. plugins/cuda/compile.py writes them.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +11,7 @@
 
 namespace keygraph::cuda {
 
-// The fields of plugins/triton/variants.py; 0 is no limit, or a block that holds all there are.
+// The fields of plugins/triton/variants.py; 0 means no limit, or a block that holds everything.
 struct Variant {
   int32_t number;
   const char* name;
@@ -30,7 +30,7 @@ extern const size_t variant_count;
 struct Image {
   int32_t variant;
   const char* function;
-  int32_t parameters;  // with those that Triton adds at the end
+  int32_t parameters;  // including those that Triton appends
   int32_t threads, shared_bytes;
   size_t offset, stored_bytes, bytes;
 };
@@ -51,7 +51,7 @@ struct Target {
 extern const Target* const targets[];
 extern const size_t target_count;
 
-// An image as the driver wants it.
+// An image's code, decompressed, as the driver loads it.
 std::vector<char> code_of(const Target& target, const Image& image);
 
 }  // namespace keygraph::cuda

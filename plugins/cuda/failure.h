@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// An error on its way to the boundary of the library.
+// The exception inside the library; it becomes a status at the C interface.
 #pragma once
 
 #include <string>

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The C interface: checks arguments, chooses a variant, starts its kernel. No exception crosses it.
+// The C interface on GPUs: checks arguments, chooses a variant, launches its kernel. No exception crosses it.
 #include <algorithm>
 #include <array>
 #include <initializer_list>
 #include <string>
 
-#include "../checks.h"
+#include "../common/checks.h"
 #include "context.h"
 #include "keygraph/cuda.h"
 
@@ -38,7 +38,7 @@ void require_pointers(std::initializer_list<const void*> pointers) {
     if (!pointer) require(KEYGRAPH_NULL_POINTER);
 }
 
-// The largest power of two, up to 16, of which all addresses are multiples. No problem is one of null.
+// The largest power of two, up to 16, that divides all addresses. Null counts as aligned.
 int64_t alignment_of(std::initializer_list<const void*> pointers) {
   uintptr_t bits = 16;
   for (const void* pointer : pointers) bits |= reinterpret_cast<uintptr_t>(pointer);
@@ -61,10 +61,11 @@ const Usable& usable_on(const Context& context, const Variant& variant) {
   for (const Usable& usable : context.usable())
     if (usable.variant == &variant) return usable;
   if (!context.target()) throw_no_target(context.capability());
-  throw Failure{KEYGRAPH_NO_KERNEL, std::string(variant.name) + " is not for this GPU: it needs a newer one, or more shared memory"};
+  throw Failure{KEYGRAPH_NO_KERNEL,
+                std::string(variant.name) + " is not for this GPU: it needs a newer one, or more shared memory"};
 }
 
-// Why none of those fits: what the one says that came closest.
+// Throws the reason of the variant that came closest to fitting.
 [[noreturn]] void throw_none_fits(const std::vector<Usable>& usable, const Problem& problem) {
   const Variant* closest = nullptr;
   Misfit least = Misfit::kNone;
@@ -74,7 +75,7 @@ const Usable& usable_on(const Context& context, const Variant& variant) {
   throw explain(least, *closest, problem);
 }
 
-// The named variant, or the first that fits.
+// The variant asked for, or the first that fits.
 const Usable& choose(const Context& context, const Problem& problem, keygraph_variant number) {
   if (number != KEYGRAPH_AUTOMATIC) {
     const Variant& variant = named(number);
@@ -87,7 +88,7 @@ const Usable& choose(const Context& context, const Problem& problem, keygraph_va
   throw_none_fits(context.usable(), problem);
 }
 
-// `arguments`: pointers to the kernel's arguments, without those that Triton adds.
+// `arguments`: pointers to the kernel's arguments, without those that Triton appends.
 template <size_t count>
 void launch(const Problem& problem, keygraph_variant number, keygraph_stream stream,
             const std::array<void*, count>& arguments) {
@@ -99,7 +100,8 @@ void launch(const Problem& problem, keygraph_variant number, keygraph_stream str
   void* no_scratch = nullptr;
   std::fill(std::copy(arguments.begin(), arguments.end(), parameters.begin()), parameters.end(), &no_scratch);
   if (static_cast<size_t>(kernel.image->parameters) > parameters.size())
-    throw Failure{KEYGRAPH_NO_KERNEL, std::string(usable.variant->name) + " has parameters that this library does not know"};
+    throw Failure{KEYGRAPH_NO_KERNEL,
+                  std::string(usable.variant->name) + " has parameters that this library does not know"};
   const Driver& driver = cuda::driver();
   check(driver,
         driver.LaunchKernel(kernel.function, static_cast<unsigned>(grid_of(*usable.variant, problem)), 1, 1,
@@ -109,7 +111,7 @@ void launch(const Problem& problem, keygraph_variant number, keygraph_stream str
         usable.variant->name);
 }
 
-// How many variants can compute a problem; writes the first of them.
+// Returns how many variants can compute a problem, and writes the first `capacity` of them.
 int32_t list_variants(const Problem& problem, int32_t capability, keygraph_variant* numbers, int32_t capacity) {
   std::vector<Usable> usable;
   if (capability == 0) {

@@ -6,7 +6,7 @@
 #include <limits>
 #include <string>
 
-#include "../checks.h"
+#include "../common/checks.h"
 
 namespace keygraph::cuda {
 namespace {
@@ -21,17 +21,19 @@ const char* name_of(keygraph_dtype dtype) {
   return dtype == KEYGRAPH_FLOAT32 ? "float32" : dtype == KEYGRAPH_FLOAT16 ? "float16" : "bfloat16";
 }
 
-std::string dotted(int32_t capability) { return std::to_string(capability / 10) + "." + std::to_string(capability % 10); }
+std::string dotted(int32_t capability) {
+  return std::to_string(capability / 10) + "." + std::to_string(capability % 10);
+}
 
-// Machine code runs on devices of its own major version with the same or a higher minor one. Not so Triton's for 9.0 and
-// newer, which uses instructions of exactly that target, and what NVIDIA makes for its embedded devices.
+// Machine code runs on devices of the same major version and the same or a higher minor version. Exceptions: Triton's
+// code for 9.0 and newer uses instructions of exactly that target, and code for embedded devices runs on nothing else.
 bool runs_on(int32_t built_for, int32_t capability) {
   const auto apart = [](int32_t c) { return c >= 90 || c == 72 || c == 87; };
   if (built_for == capability) return true;
   return !apart(built_for) && !apart(capability) && built_for / 10 == capability / 10 && built_for < capability;
 }
 
-// Saturates instead of overflowing: what matters is only whether it is too large.
+// The product, saturated: only whether it is too large matters.
 int64_t product(std::initializer_list<int64_t> factors) {
   int64_t result = 1;
   for (const int64_t factor : factors)
@@ -39,7 +41,7 @@ int64_t product(std::initializer_list<int64_t> factors) {
   return result;
 }
 
-// Kernels count in int32 inside one batch index; a block of nodes may end beyond the last one.
+// Kernels use int32 inside one batch index; a block of nodes may end beyond the last node.
 bool counts_in_int32(const Problem& problem) {
   const int64_t longest = std::max(problem.rows, problem.nodes) + 4096;
   const int64_t channels = std::max({problem.channels, problem.value_channels, int64_t{1}});
@@ -135,11 +137,11 @@ Failure explain(Misfit why, const Variant& variant, const Problem& problem) {
       case Misfit::kNone:
         return "it does";
       case Misfit::kOperator:
-        return problem.attention ? "it is no KeyGraphAttention" : "it is no KeyGraph";
+        return problem.attention ? "it is not a variant of KeyGraphAttention" : "it is not a variant of KeyGraph";
       case Misfit::kDtype:
         return std::string("the tensors are ") + name_of(problem.dtype);
       case Misfit::kBias:
-        return problem.bias ? "it takes no bias" : "it needs a bias";
+        return problem.bias ? "it does not support a bias" : "it needs a bias";
       case Misfit::kChannels:
         return at_most(variant.max_channels, "channels", problem.channels);
       case Misfit::kValueChannels:
@@ -165,7 +167,8 @@ Failure explain(Misfit why, const Variant& variant, const Problem& problem) {
 }
 
 int64_t grid_of(const Variant& variant, const Problem& problem) {
-  return product({blocks(problem.rows, variant.block_rows), blocks(problem.value_channels, variant.block_value_channels),
+  return product({blocks(problem.rows, variant.block_rows),
+                  blocks(problem.value_channels, variant.block_value_channels),
                   blocks(problem.heads, variant.block_heads), problem.windows});
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Which target a device uses, and which variants can compute a problem on it. Knows nothing of the driver.
+// Which target a device uses, and which variants can compute a problem on it. Does not use the driver.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@
 
 namespace keygraph::cuda {
 
-// What a variant is chosen by. Sizes that the operator does not have are 1.
+// The properties of a call that decide which variants fit. Sizes that the operator does not have are 1.
 struct Problem {
   bool attention;
   keygraph_dtype dtype;
@@ -19,18 +19,18 @@ struct Problem {
   int64_t windows;  // KeyGraph: batch x groups; KeyGraphAttention: batch
   int64_t heads, groups, rows, nodes, channels, value_channels;
   bool heads_last;
-  int64_t alignment = 16;  // bytes that the tensors' addresses are multiples of
+  int64_t alignment = 16;  // of the tensors' addresses, in bytes
 };
 
 Problem problem_of(const keygraph_graph_shape& shape, keygraph_dtype dtype);
 Problem problem_of(const keygraph_attention_shape& shape, keygraph_dtype dtype, bool bias);
 
-// The target for devices of a compute capability (90 for 9.0), or null. PTX only where no machine code runs there, or
-// where nothing else is wanted.
+// The target for devices of a compute capability (90 for 9.0), or null. PTX is used only if no machine code runs
+// there; ptx_for considers PTX alone.
 const Target* target_for(int32_t capability);
 const Target* ptx_for(int32_t capability);
 
-// Shared memory that a block of threads can have there, in bytes.
+// Shared memory available to a block of threads on such devices, in bytes.
 int32_t shared_bytes_for(int32_t capability);
 
 struct Usable {
@@ -39,17 +39,29 @@ struct Usable {
   const Image* image;
 };
 
-// The variants of a target that fit into so much shared memory, in the order of preference.
+// The variants of a target that fit in the given shared memory, in the order of preference.
 std::vector<Usable> usable_variants(const Target* target, int32_t shared_bytes);
 
 const Variant* variant_of(int32_t number);
 
-// Why a variant cannot compute a problem. The last two remain where all else fits: an answer says those first.
-enum class Misfit { kNone, kOperator, kDtype, kBias, kChannels, kValueChannels, kNodes, kMultiple, kGroups, kSize, kAlignment };
+// Why a variant cannot compute a problem, in the order of the checks: a later one means that more of it fits.
+enum class Misfit {
+  kNone,
+  kOperator,
+  kDtype,
+  kBias,
+  kChannels,
+  kValueChannels,
+  kNodes,
+  kMultiple,
+  kGroups,
+  kSize,
+  kAlignment
+};
 Misfit misfit(const Variant& variant, const Problem& problem);
 Failure explain(Misfit why, const Variant& variant, const Problem& problem);
 
-// How many programs compute a problem.
+// Number of programs that compute a problem.
 int64_t grid_of(const Variant& variant, const Problem& problem);
 
 // Throws Failure (KEYGRAPH_NO_KERNEL): "... has no code for compute capability 7.0 ...".

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// libkeygraph_ort: KeyGraph and KeyGraphAttention as custom operators of ONNX Runtime, in the domain "keygraph", for the
-// CPU provider and, where the library is built with the GPU's kernels, for the CUDA provider. Errors come back as
+// libkeygraph_ort: KeyGraph and KeyGraphAttention as custom operators of ONNX Runtime, in the domain "keygraph", for
+// the CPU provider and, where the library is built with the GPU's kernels, for the CUDA provider. Errors come back as
 // OrtStatus, one line that names the node; no exception crosses the boundary.
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,9 +17,9 @@
 namespace keygraph::ort {
 namespace {
 
-// An operator is registered once per provider and element type, and the kernel is chosen by the inputs' types. ONNX
-// Runtime takes an output's type from the first registration, though, or from the one input whose type is left open: for
-// KeyGraphAttention that is q. That q has k's type is therefore checked when the kernel runs.
+// An operator is registered once per provider and element type, and the kernel is chosen by the inputs' types. But ONNX
+// Runtime takes an output's type from the first registration, or from the one input whose type is left open: q for
+// KeyGraphAttention. So q's type is compared with k's when the kernel runs.
 
 enum class Name { kKeyGraph, kKeyGraphAttention };
 
@@ -39,11 +40,21 @@ ElementType element_of(keygraph_dtype dtype) {
   return dtype == KEYGRAPH_FLOAT32 ? kFloat : dtype == KEYGRAPH_FLOAT16 ? kFloat16 : kBfloat16;
 }
 
-// A node with what its provider does for it.
+// A node, and the provider that computes it.
 struct Kernel {
   Node node;
   const Provider* provider;
 };
+
+// An attribute of a node, or nothing if the node has none of this name and type.
+template <class Value, class Get>
+std::optional<Value> attribute(const Api* api, Get get, const OrtKernelInfo* info, const char* name) {
+  Value value{};
+  OrtStatus* const status = get(info, name, &value);
+  if (!status) return value;
+  api->ReleaseStatus(status);
+  return std::nullopt;
+}
 
 OrtStatus* create_kernel(const CustomOp* op, const Api* api, const OrtKernelInfo* info, void** kernel) {
   const char* const name = text(self(op).name);
@@ -54,21 +65,15 @@ OrtStatus* create_kernel(const CustomOp* op, const Api* api, const OrtKernelInfo
     check(api->KernelInfo_GetNodeName(info, node.data(), &size));
     node.resize(size ? size - 1 : 0);
     const std::string where = std::string(name) + " node '" + node + "'";
-    float scale = 0;
-    bool has_scale = false;
-    int64_t heads = 0;
+    std::optional<float> scale;
+    std::optional<int64_t> heads;
     if (self(op).name == Name::kKeyGraphAttention) {
-      OrtStatus* status = api->KernelInfoGetAttribute_float(info, "scale", &scale);
-      has_scale = !status;
-      if (status) api->ReleaseStatus(status);
-      int64_t number = 0;
-      status = has_scale ? nullptr : api->KernelInfoGetAttribute_int64(info, "scale", &number);
-      if (!has_scale && !status) throw Error{kInvalidArgument, "node '" + node + "': scale must be a float"};
-      if (status) api->ReleaseStatus(status);
-      status = api->KernelInfoGetAttribute_int64(info, "heads", &heads);
-      if (status) api->ReleaseStatus(status);
+      scale = attribute<float>(api, api->KernelInfoGetAttribute_float, info, "scale");
+      if (!scale && attribute<int64_t>(api, api->KernelInfoGetAttribute_int64, info, "scale"))
+        throw Error{kInvalidArgument, "node '" + node + "': scale must be a float"};
+      heads = attribute<int64_t>(api, api->KernelInfoGetAttribute_int64, info, "heads");
     }
-    *kernel = new Kernel{{api, where, self(op).dtype, has_scale, scale, heads}, self(op).provider};
+    *kernel = new Kernel{{api, where, self(op).dtype, scale, heads}, self(op).provider};
   });
 }
 
@@ -107,7 +112,7 @@ Op::Op(const Api* its_api, const Provider& where, Name which, keygraph_dtype sto
   };
   GetOutputCharacteristic = [](const CustomOp*, size_t) { return kRequired; };
   GetInputMemoryType = [](const CustomOp*, size_t) { return kMemoryDefault; };
-  // Asked for only of variadic inputs and outputs, of which there are none.
+  // Called for variadic inputs and outputs only, of which there are none.
   GetVariadicInputMinArity = GetVariadicOutputMinArity = [](const CustomOp*) { return 1; };
   GetVariadicInputHomogeneity = GetVariadicOutputHomogeneity = [](const CustomOp*) { return 1; };
   CreateKernelV2 = create_kernel;
@@ -153,7 +158,7 @@ extern "C" KEYGRAPH_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* optio
   using namespace keygraph::ort;
   const Api* api = base->GetApi(kApiVersion);
   if (!api) {
-    // Creating a status has been in the table since its first version.
+    // CreateStatus is in the table since its first version.
     const Api* first = base->GetApi(1);
     return first ? first->CreateStatus(kNotImplemented, "libkeygraph_ort needs ONNX Runtime 1.17 or newer") : nullptr;
   }

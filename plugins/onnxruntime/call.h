@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One call of an operator: its tensors, with their shapes checked. The same for every provider, since it looks at no
-// tensor's contents.
+// One call of an operator: its tensors, with their shapes checked. It reads no tensor's contents, so every provider
+// uses it.
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "keygraph/types.h"
@@ -16,9 +17,8 @@ struct Node {
   const Api* api;
   std::string where;  // "KeyGraph node 'name'": how messages start
   keygraph_dtype dtype;
-  bool has_scale;
-  float scale;
-  int64_t heads;  // of the form with three sizes; 0 where the node does not say
+  std::optional<float> scale;
+  std::optional<int64_t> heads;  // needed where q, k and v are [B, N, H*D]
 };
 
 struct GraphCall {
@@ -37,7 +37,7 @@ struct AttentionCall {
   void* output;
 };
 
-// Check the inputs' shapes and make the output; throw Error or StatusError.
+// Check the inputs' shapes and allocate the output. Throw OperatorError, Error or StatusError.
 GraphCall graph_call(const Node& node, OrtKernelContext* context);
 AttentionCall attention_call(const Node& node, OrtKernelContext* context);
 

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// On the CPU, with the session's own threads.
-#include <string>
-
+// The operators on the CPU, with the session's own threads.
+#include "../common/operator_shapes.h"
 #include "keygraph/cpu.h"
 #include "provider.h"
 #include "status.h"
@@ -10,7 +9,7 @@
 namespace keygraph::ort {
 namespace {
 
-// The session's own threads, as the C interface wants them.
+// The session's own threads behind keygraph_parallel.
 struct SessionThreads {
   const Api* api;
   OrtKernelContext* context;
@@ -30,18 +29,19 @@ void require(keygraph_status status, const SessionThreads& threads) {
 }
 
 void key_graph(const Node& node, OrtKernelContext* context, const GraphCall& call) {
-  if (*call.k < 1) throw Error{kInvalidArgument, "k is " + std::to_string(*call.k) + ", it must be at least 1"};
+  check_k(*call.k);
   SessionThreads threads{node.api, context};
   const keygraph_parallel parallel{&SessionThreads::run, &threads};
-  require(keygraph_cpu_key_graph(&call.shape, node.dtype, call.query, call.key, *call.k, call.graph, &parallel), threads);
+  require(keygraph_cpu_key_graph(&call.shape, node.dtype, call.query, call.key, *call.k, call.graph, &parallel),
+          threads);
 }
 
 void key_graph_attention(const Node& node, OrtKernelContext* context, const AttentionCall& call) {
   SessionThreads threads{node.api, context};
   const keygraph_parallel parallel{&SessionThreads::run, &threads};
   require(keygraph_cpu_key_graph_attention(&call.shape, node.dtype, call.q, call.k, call.v, call.graph, call.bias,
-                                         call.scale, call.output, &parallel),
-        threads);
+                                           call.scale, call.output, &parallel),
+          threads);
 }
 
 }  // namespace

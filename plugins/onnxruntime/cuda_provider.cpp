@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// On NVIDIA GPUs, on the provider's stream. k stays on the device, so what it is cannot be checked here.
+// The operators on NVIDIA GPUs, on the provider's stream. k stays on the device, so its value cannot be checked here.
 #include <string>
 
 #include "keygraph/cuda.h"
@@ -18,19 +18,20 @@ keygraph_stream stream_of(const Node& node, const OrtKernelContext* context) {
 
 void require(keygraph_status status) {
   if (status == KEYGRAPH_OK) return;
-  const bool is_input = status == KEYGRAPH_BAD_SHAPE || status == KEYGRAPH_NULL_POINTER || status == KEYGRAPH_BAD_GROUPS;
+  const bool is_input =
+      status == KEYGRAPH_BAD_SHAPE || status == KEYGRAPH_NULL_POINTER || status == KEYGRAPH_BAD_GROUPS;
   throw Error{is_input ? kInvalidArgument : kFail,
               std::string(keygraph_status_message(status)) + ": " + keygraph_cuda_error()};
 }
 
 void key_graph(const Node& node, OrtKernelContext* context, const GraphCall& call) {
   require(keygraph_cuda_key_graph(&call.shape, node.dtype, call.query, call.key, call.k, call.graph, KEYGRAPH_AUTOMATIC,
-                                stream_of(node, context)));
+                                  stream_of(node, context)));
 }
 
 void key_graph_attention(const Node& node, OrtKernelContext* context, const AttentionCall& call) {
   require(keygraph_cuda_key_graph_attention(&call.shape, node.dtype, call.q, call.k, call.v, call.graph, call.bias,
-                                          call.scale, call.output, KEYGRAPH_AUTOMATIC, stream_of(node, context)));
+                                            call.scale, call.output, KEYGRAPH_AUTOMATIC, stream_of(node, context)));
 }
 
 }  // namespace

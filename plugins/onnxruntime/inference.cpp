@@ -4,13 +4,14 @@
 #include <string>
 #include <vector>
 
-#include "../checks.h"
+#include "../common/checks.h"
+#include "../common/operator_shapes.h"
 #include "status.h"
 
 namespace keygraph::ort {
 namespace {
 
-// A shape at the time a model is loaded: sizes that are known, or named, or neither.
+// A shape while the model is loaded: each dimension has a size, a name, or neither.
 struct Symbolic {
   std::vector<int64_t> sizes;
   std::vector<std::string> names;
@@ -18,9 +19,9 @@ struct Symbolic {
   bool known(size_t i) const { return sizes[i] >= 0 || !names[i].empty(); }
 };
 
-// All sizes, or none where the model does not say how many there are.
+// An input's shape; without any dimension if the model does not give its rank.
 Symbolic input_shape(const Api* api, const OrtShapeInferContext* context, size_t index) {
-  OrtTensorTypeAndShapeInfo* info = nullptr;  // belongs to the context
+  OrtTensorTypeAndShapeInfo* info = nullptr;  // owned by the context
   check(api->ShapeInferContext_GetInputTypeShape(context, index, &info));
   size_t rank = 0;
   check(api->GetDimensionsCount(info, &rank));
@@ -37,7 +38,7 @@ Symbolic input_shape(const Api* api, const OrtShapeInferContext* context, size_t
 
 void set_output_shape(const Api* api, const OrtShapeInferContext* context, const Symbolic& shape) {
   for (size_t i = 0; i < shape.sizes.size(); ++i)
-    if (!shape.known(i)) return;  // a size without a name cannot be said
+    if (!shape.known(i)) return;  // ONNX Runtime has no way to express such a dimension
   OrtTensorTypeAndShapeInfo* info = nullptr;
   check(api->CreateTensorTypeAndShapeInfo(&info));
   std::vector<const char*> names;
@@ -53,20 +54,20 @@ void set_output_shape(const Api* api, const OrtShapeInferContext* context, const
 }  // namespace
 
 void infer_shape(const Api* api, const OrtShapeInferContext* context, bool is_graph) {
-  Symbolic shape = input_shape(api, context, 0);
-  const Symbolic other = input_shape(api, context, is_graph ? 1 : 2);
-  if (shape.sizes.empty() || other.sizes.size() != shape.sizes.size()) return;
-  if (is_graph) {
-    if (shape.sizes.size() != 4) return;
-    const int64_t nodes = other.sizes[2];
-    shape.sizes[3] = nodes >= 0 ? words_of(nodes) : -1;
-    shape.names[3] = nodes >= 0 || other.names[2].empty() ? "" : "ceil(" + other.names[2] + "/32)";
-  } else {
-    shape.sizes.back() = other.sizes.back();
-    shape.names.back() = other.names.back();
+  const std::vector<Symbolic> inputs = {input_shape(api, context, 0), input_shape(api, context, 1),
+                                        is_graph ? Symbolic{} : input_shape(api, context, 2)};
+  const size_t rank = inputs[0].sizes.size();
+  Symbolic output;
+  output.type = is_graph ? kInt32 : inputs[0].type;
+  for (const OutputDimension& dimension : is_graph ? key_graph_output() : key_graph_attention_output(rank)) {
+    const Symbolic& input = inputs[dimension.input];
+    if (input.sizes.size() != rank || dimension.axis >= rank) return;
+    const int64_t size = input.sizes[dimension.axis];
+    const std::string& name = input.names[dimension.axis];
+    output.sizes.push_back(dimension.in_words && size >= 0 ? words_of(size) : size);
+    output.names.push_back(dimension.in_words && !name.empty() ? "ceil(" + name + "/32)" : name);
   }
-  if (is_graph) shape.type = kInt32;
-  set_output_shape(api, context, shape);
+  set_output_shape(api, context, output);
 }
 
 }  // namespace keygraph::ort

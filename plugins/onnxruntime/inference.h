@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The output's shape at the time a model is loaded, with the names of sizes that are not known yet.
+// Shape inference while a model is loaded; dimensions that are not known yet keep their names.
 #pragma once
 
 #include "ort_api.h"
 
 namespace keygraph::ort {
 
-// Says what is known of a KeyGraph's, or else a KeyGraphAttention's output; throws Error or StatusError.
+// Report what is known of the output's shape, of KeyGraph if `is_graph`, else of KeyGraphAttention. Throws StatusError.
 void infer_shape(const Api* api, const OrtShapeInferContext* context, bool is_graph);
 
 }  // namespace keygraph::ort

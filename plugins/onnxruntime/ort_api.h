@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The part of ONNX Runtime's C API that the adapter uses, declared by ourselves: no package registry carries the
-// official header for every platform. The API is a table of function pointers that is only ever appended to, so the
-// slots below are right for every version since kApiVersion. ort_api_check.cpp holds them against the official header.
+// The part of ONNX Runtime's C API that the adapter uses, declared here because no package registry has the official
+// header for every platform. The API is a table of function pointers that is only ever appended to, so the slots below
+// are valid for every version since kApiVersion. ort_api_check.cpp compares them with the official header.
 #pragma once
 
 #include <stddef.h>

@@ -13,7 +13,7 @@ namespace ours = keygraph::ort;
 
 namespace {
 
-// Our types stand for the official ones by name; enumerations are compared as the integers that they are.
+// Our types correspond to the official ones of the same name; enumerations are compared as integers.
 template <class T, class = void>
 struct Plain {
   using type = T;
@@ -47,8 +47,8 @@ struct Plain<Result (*)(Arguments...) noexcept> {
   using type = typename Plain<Result>::type (*)(typename Plain<Arguments>::type...);
 };
 
-#define KEYGRAPH_CHECK(our_struct, official_struct, name)                                                       \
-  static_assert(offsetof(our_struct, name) == offsetof(official_struct, name), #name " stands elsewhere");      \
+#define KEYGRAPH_CHECK(our_struct, official_struct, name)                                                              \
+  static_assert(offsetof(our_struct, name) == offsetof(official_struct, name), #name " stands elsewhere");             \
   static_assert(std::is_same_v<Plain<decltype(our_struct::name)>::type, Plain<decltype(official_struct::name)>::type>, \
                 #name " has another signature")
 #define KEYGRAPH_CHECK_API(name) KEYGRAPH_CHECK(ours::Api, OrtApi, name)

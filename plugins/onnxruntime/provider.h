@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The operators on one of ONNX Runtime's execution providers. All tensors, k too, are where the provider keeps its own.
+// The operators on one of ONNX Runtime's execution providers. All tensors, including k, are in the
+// provider's memory.
 #pragma once
 
 #include "call.h"
 
 namespace keygraph::ort {
 
-// Throw Error or StatusError.
+// The functions throw OperatorError, Error or StatusError.
 struct Provider {
   const char* name;
   void (*key_graph)(const Node& node, OrtKernelContext* context, const GraphCall& call);

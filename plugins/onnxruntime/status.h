@@ -1,22 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Errors on their way to the boundary of the library, where they become an OrtStatus of one line.
+// Exceptions of the adapter, and their conversion to an OrtStatus with a message of one line at the library's boundary.
 #pragma once
 
 #include <exception>
 #include <string>
 
+#include "../common/operator_shapes.h"
 #include "ort_api.h"
 
 namespace keygraph::ort {
 
-// What has gone wrong with us.
+// An error found by the adapter.
 struct Error {
   ErrorCode code;
   std::string message;
 };
 
-// An error of ONNX Runtime itself, passed on as it is.
+// An error returned by ONNX Runtime, passed on unchanged.
 struct StatusError {
   OrtStatus* status;
 };
@@ -25,7 +26,16 @@ inline void check(OrtStatus* status) {
   if (status) throw StatusError{status};
 }
 
-// Runs `body`; what it throws becomes a status that starts with `where`.
+inline OrtStatus* status_of(const Api* api, ErrorCode code, const std::string& where,
+                            const std::string& message) noexcept {
+  try {
+    return api->CreateStatus(code, (where + ": " + message).c_str());
+  } catch (...) {
+    return api->CreateStatus(code, "keygraph: an error, and no memory left to describe it");
+  }
+}
+
+// Run `body` and return null; what it throws becomes a status whose message starts with `where`.
 template <class Body>
 OrtStatus* guarded(const Api* api, const std::string& where, Body body) noexcept {
   try {
@@ -34,11 +44,9 @@ OrtStatus* guarded(const Api* api, const std::string& where, Body body) noexcept
   } catch (const StatusError& error) {
     return error.status;
   } catch (const Error& error) {
-    try {
-      return api->CreateStatus(error.code, (where + ": " + error.message).c_str());
-    } catch (...) {
-      return api->CreateStatus(error.code, "keygraph: an error, and no memory left to describe it");
-    }
+    return status_of(api, error.code, where, error.message);
+  } catch (const OperatorError& error) {
+    return status_of(api, kInvalidArgument, where, error.what());
   } catch (const std::exception& error) {
     return api->CreateStatus(kFail, error.what());
   } catch (...) {

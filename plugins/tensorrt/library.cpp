@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What TensorRT finds in libkeygraph_trt.so: the creators, and where it leaves its logger.
+// The entry points of libkeygraph_trt.so: the creators, and the setter of TensorRT's logger finder.
 #include <NvInferRuntime.h>
 
 #include <algorithm>
@@ -47,7 +47,7 @@ class Creator final : public nvinfer1::IPluginCreatorV3One {
   const char* getPluginNamespace() const noexcept override { return kNamespace; }
 
  private:
-  // What the ONNX parser takes from a node; both may be missing.
+  // The attributes that the ONNX parser reads from a node; both are optional.
   const PluginField attributes_[2] = {{"scale", nullptr, PluginFieldType::kFLOAT32, 1},
                                       {"heads", nullptr, PluginFieldType::kINT32, 1}};
   const nvinfer1::PluginFieldCollection collection_{Operator::kHasAttributes ? 2 : 0, attributes_};

@@ -11,9 +11,9 @@ namespace {
 
 std::atomic<nvinfer1::ILoggerFinder*> logger_finder{nullptr};
 
-// The interfaces of plugins are the same in TensorRT 10 and 11, but for the logger's and its finder's, whose functions
-// moved: to call those of the other version would end the process. Asks the library that the finder comes from.
-// (TensorRT-RTX counts its versions from 1 and has the interfaces of 11.)
+// The interfaces of plugins are the same in TensorRT 10 and 11, except those of the logger and its finder, whose
+// virtual functions moved: calling the other version's would crash. So the version of the finder's library is checked.
+// (TensorRT-RTX numbers its versions from 1 and has the interfaces of 11.)
 bool same_logger_interface(nvinfer1::ILoggerFinder* finder) {
   Dl_info library;
   const void* functions = *reinterpret_cast<void* const*>(finder);
@@ -22,7 +22,7 @@ bool same_logger_interface(nvinfer1::ILoggerFinder* finder) {
   if (!handle) return true;
   const auto major = reinterpret_cast<int32_t (*)()>(dlsym(handle, "getInferLibMajorVersion"));
   const bool same = !major || (major() == 10) == (NV_TENSORRT_MAJOR == 10);
-  dlclose(handle);  // the count of this function: the library stays
+  dlclose(handle);  // only the reference taken here: the library stays loaded
   return same;
 }
 
@@ -40,7 +40,7 @@ void log(Severity severity, const std::string& where, const char* message) noexc
       logger->log(severity, line.c_str());
     else if (severity <= Severity::kERROR)
       std::fprintf(stderr, "%s\n", line.c_str());
-  } catch (...) {  // out of memory, or the application's finder throws: there is nobody left to tell
+  } catch (...) {  // out of memory, or the application's finder throws: no way left to report it
   }
 }
 

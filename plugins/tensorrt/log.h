@@ -1,37 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Errors inside the plugin, and how they leave it: through TensorRT's logger, never as an exception.
+// Logging, and the conversion of exceptions into status numbers: no exception leaves the plugin.
 #pragma once
 
 #include <NvInferRuntime.h>
 
-#include <stdexcept>
+#include <exception>
 #include <string>
 
-#include "keygraph/types.h"
+#include "../common/operator_shapes.h"
 
 namespace keygraph::trt {
 
 using Severity = nvinfer1::ILogger::Severity;
 
-struct Error : std::runtime_error {
-  Error(keygraph_status what, const std::string& message) : std::runtime_error(message), status(what) {}
-  keygraph_status status;
-};
-
-// Where TensorRT's logger is asked for from now on; null, or one of a TensorRT whose loggers we cannot call: nowhere.
+// Set where to get TensorRT's logger. Null, or the finder of a TensorRT with another logger interface, means no logger.
 void set_logger_finder(nvinfer1::ILoggerFinder* finder) noexcept;
 
-// Writes "keygraph: <where>: <message>". Where there is no logger, errors go to stderr and the rest nowhere.
+// Log "keygraph: <where>: <message>". Without a logger, errors go to stderr and the rest is dropped.
 void log(Severity severity, const std::string& where, const char* message) noexcept;
 
-// Runs body() and returns 0; an exception is logged and becomes a number other than 0, a keygraph_status where it has one.
+// Run body() and return 0; an exception is logged, and its keygraph_status, or -1 if it has none, is returned.
 template <class Body>
 int32_t guarded(const std::string& where, Body body) noexcept {
   try {
     body();
     return 0;
-  } catch (const Error& error) {
+  } catch (const OperatorError& error) {
     log(Severity::kERROR, where, error.what());
     return error.status;
   } catch (const std::exception& error) {

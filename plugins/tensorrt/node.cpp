@@ -13,8 +13,8 @@ namespace {
 using nvinfer1::PluginField;
 using nvinfer1::PluginFieldType;
 
-// The version of what is stored in engines. A field may be added without a new one, for older libraries to ignore; what
-// they must not ignore needs a new one.
+// The version of the fields stored in engines. Older libraries ignore fields that they do not know; a field that they
+// must not ignore needs a new version.
 constexpr const char* kFormatField = "keygraph_format";
 constexpr int32_t kFormat = 1;
 constexpr const char* kNameField = "keygraph_node";
@@ -22,9 +22,9 @@ constexpr const char* kNameField = "keygraph_node";
 template <class Number>
 Number number(const PluginField& field, PluginFieldType type, const char* wanted) {
   if (field.type != type || field.length != 1 || !field.data)
-    throw Error(KEYGRAPH_BAD_DTYPE, std::string("attribute ") + field.name + " must be " + wanted + ", got type " +
-                                        std::to_string(static_cast<int32_t>(field.type)) + " with " +
-                                        std::to_string(field.length) + " values");
+    throw OperatorError(KEYGRAPH_BAD_DTYPE, std::string("attribute ") + field.name + " must be " + wanted +
+                                                ", got type " + std::to_string(static_cast<int32_t>(field.type)) +
+                                                " with " + std::to_string(field.length) + " values");
   Number value;
   std::memcpy(&value, field.data, sizeof value);
   return value;
@@ -32,15 +32,14 @@ Number number(const PluginField& field, PluginFieldType type, const char* wanted
 
 std::string text(const PluginField& field) {
   if (field.type != PluginFieldType::kCHAR || field.length < 0 || (field.length && !field.data))
-    throw Error(KEYGRAPH_BAD_DTYPE, std::string("field ") + field.name + " must be text");
+    throw OperatorError(KEYGRAPH_BAD_DTYPE, std::string("field ") + field.name + " must be text");
   const char* begin = static_cast<const char*>(field.data);
   return std::string(begin, std::find(begin, begin + field.length, '\0'));
 }
 
 }  // namespace
 
-Node Node::from_fields(const char* name, const nvinfer1::PluginFieldCollection* fields,
-                       nvinfer1::TensorRTPhase phase) {
+Node Node::from_fields(const char* name, const nvinfer1::PluginFieldCollection* fields, nvinfer1::TensorRTPhase phase) {
   const bool serialized = phase == nvinfer1::TensorRTPhase::kRUNTIME;
   Node node;
   node.name = name ? name : "";
@@ -60,11 +59,12 @@ Node Node::from_fields(const char* name, const nvinfer1::PluginFieldCollection* 
     }
   }
   if (node.heads && *node.heads < 1)
-    throw Error(KEYGRAPH_BAD_SHAPE, "attribute heads is " + std::to_string(*node.heads) + ", it must be at least 1");
+    throw OperatorError(KEYGRAPH_BAD_SHAPE,
+                        "attribute heads is " + std::to_string(*node.heads) + "; it must be at least 1");
   if (serialized && format != kFormat)
-    throw Error(KEYGRAPH_BAD_DTYPE,
-                "the engine holds this plugin in format " + std::to_string(format) + ", this library reads format " +
-                    std::to_string(kFormat) + "; build the engine again, or use the library that it was built with");
+    throw OperatorError(KEYGRAPH_BAD_DTYPE, "the engine holds this plugin in format " + std::to_string(format) +
+                                                ", this library reads format " + std::to_string(kFormat) +
+                                                "; build the engine again, or use the library that it was built with");
   return node;
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a node of the network says, and how it travels: as plugin fields from the ONNX parser, and in an engine.
+// The name and attributes of a node, read from the plugin fields of the ONNX parser or of an engine.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -16,15 +16,16 @@ struct Node {
   std::optional<float> scale;
   std::optional<int32_t> heads;
 
-  // Reads the fields and copies what they point to; names it does not know are ignored. In the run-time phase they are
-  // those of `fields`, and the name that was serialized is the node's. Throws Error where a field cannot be.
+  // Read the fields and copy what they point to; unknown names are ignored. In the run-time phase the fields are those
+  // that `fields` returned when the engine was serialized, the node's name among them. Throws OperatorError if a field
+  // has a wrong type or value.
   static Node from_fields(const char* name, const nvinfer1::PluginFieldCollection* fields,
                           nvinfer1::TensorRTPhase phase);
 
-  // All that rebuilds the node. Points into it: valid while the node neither changes nor moves.
+  // The fields to serialize. They point into the node: valid while it is neither changed nor moved.
   std::vector<nvinfer1::PluginField> fields() const;
 
-  // The attributes as text, each with the digits that tell two floats apart.
+  // The attributes as text; floats with enough digits to be distinguished.
   std::string attributes() const;
 };
 

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "operators.h"
 
-#include <cmath>
-#include <initializer_list>
-#include <string>
+#include <algorithm>
+#include <vector>
 
-#include "../checks.h"
-#include "log.h"
+#include "../common/checks.h"
+#include "../common/operator_shapes.h"
 
 namespace keygraph::trt {
 namespace {
@@ -16,54 +15,39 @@ using nvinfer1::DimsExprs;
 using nvinfer1::IExprBuilder;
 using nvinfer1::PluginTensorDesc;
 
-std::string text(const Dims& dims) {
-  std::string all = "[";
-  for (int32_t i = 0; i < dims.nbDims; ++i) all += (i ? ", " : "") + std::to_string(dims.d[i]);
-  return all + "]";
+Shape shape_of(const Dims& dims) { return {dims.d, dims.d + std::max(dims.nbDims, 0)}; }
+
+// Dimensions that are constants while TensorRT builds have their size, the others are unknown.
+Shape shape_of(const DimsExprs& dims) {
+  Shape shape;
+  for (int32_t i = 0; i < dims.nbDims; ++i)
+    shape.push_back(dims.d[i]->isConstant() ? dims.d[i]->getConstantValue() : kUnknown);
+  return shape;
 }
 
-[[noreturn]] void refuse(const std::string& message) { throw Error(KEYGRAPH_BAD_SHAPE, message); }
-
-// Refuses unless the tensor has as many sizes, each the one given or anything (-1).
-void expect(const char* name, const Dims& dims, std::initializer_list<int64_t> sizes, const std::string& meaning) {
-  bool good = dims.nbDims == static_cast<int32_t>(sizes.size());
-  const int64_t* size = sizes.begin();
-  for (int32_t i = 0; good && i < dims.nbDims; ++i) good = size[i] < 0 || dims.d[i] == size[i];
-  if (!good) refuse(std::string(name) + " has shape " + text(dims) + ", expected " + meaning);
+void set_output(DimsExprs& output, const std::vector<OutputDimension>& dimensions, const DimsExprs* inputs,
+                IExprBuilder& builder) {
+  output.nbDims = 0;
+  for (const OutputDimension& dimension : dimensions) {
+    const nvinfer1::IDimensionExpr* size = inputs[dimension.input].d[dimension.axis];
+    if (dimension.in_words)
+      size = builder.operation(nvinfer1::DimensionOperation::kCEIL_DIV, *size, *builder.constant(kWordBits));
+    output.d[output.nbDims++] = size;
+  }
 }
 
-void expect_sizes(const char* name, const DimsExprs& dims, int32_t count) {
-  if (dims.nbDims != count)
-    refuse(std::string(name) + " has " + std::to_string(dims.nbDims) + " sizes, expected " + std::to_string(count));
+// The attention's shape from TensorRT's descriptions of its inputs, Dims or DimsExprs; `dims` returns the i-th one.
+template <class DimsOf>
+keygraph_attention_shape attention_shape(const Node& node, int32_t count, DimsOf dims) {
+  const Shape bias = count > 4 ? shape_of(dims(4)) : Shape{};
+  return key_graph_attention_shape(node.heads, shape_of(dims(0)), shape_of(dims(1)), shape_of(dims(2)),
+                                   shape_of(dims(3)), count > 4 ? &bias : nullptr);
 }
 
 keygraph_dtype storage(const PluginTensorDesc& tensor) {
   const keygraph_dtype dtype = dtype_of(tensor.type);
-  if (!dtype) throw Error(KEYGRAPH_BAD_DTYPE, keygraph_status_message(KEYGRAPH_BAD_DTYPE));
+  if (!dtype) throw OperatorError(KEYGRAPH_BAD_DTYPE, keygraph_status_message(KEYGRAPH_BAD_DTYPE));
   return dtype;
-}
-
-// As the attention with four sizes, but for the place of the heads.
-struct Heads {
-  bool last;
-  int64_t count, rows, nodes, channels, value_channels;
-};
-
-Heads heads_of(const Node& node, const Dims& q, const Dims& k, const Dims& v) {
-  if (q.nbDims != 3) {
-    expect("q", q, {-1, -1, -1, -1}, "[B, H, M, D], or [B, M, H D] with the attribute heads");
-    expect("k", k, {q.d[0], q.d[1], -1, q.d[3]}, "[B, H, N, D] as q's " + text(q));
-    expect("v", v, {q.d[0], q.d[1], k.d[2], -1}, "[B, H, N, Dv] as k's " + text(k));
-    return {false, q.d[1], q.d[2], k.d[2], q.d[3], v.d[3]};
-  }
-  if (!node.heads) refuse("q has three sizes, so the attribute heads must say how many it holds");
-  const int64_t heads = *node.heads;
-  expect("k", k, {q.d[0], -1, q.d[2]}, "[B, N, H D] as q's " + text(q));
-  expect("v", v, {q.d[0], k.d[1], -1}, "[B, N, H Dv] as k's " + text(k));
-  if (q.d[2] % heads != 0 || v.d[2] % heads != 0)
-    refuse("the last sizes of q " + text(q) + " and v " + text(v) + " must be multiples of the " +
-           std::to_string(heads) + " heads");
-  return {true, heads, q.d[1], k.d[1], q.d[2] / heads, v.d[2] / heads};
 }
 
 }  // namespace
@@ -87,20 +71,14 @@ Role KeyGraph::role(int32_t tensor, int32_t inputs) {
   return tensor == inputs ? Role::kGraph : tensor == 2 ? Role::kCount : Role::kStorage;
 }
 
-void KeyGraph::shape(const Node&, const DimsExprs* inputs, DimsExprs& output, IExprBuilder& builder) {
-  expect_sizes("query", inputs[0], 4);
-  expect_sizes("key", inputs[1], 4);
-  output = inputs[0];
-  output.d[3] =
-      builder.operation(nvinfer1::DimensionOperation::kCEIL_DIV, *inputs[1].d[2], *builder.constant(kWordBits));
+void KeyGraph::shape(const Node&, const DimsExprs* inputs, int32_t, DimsExprs& output, IExprBuilder& builder) {
+  key_graph_shape(shape_of(inputs[0]), shape_of(inputs[1]), shape_of(inputs[2]));
+  set_output(output, key_graph_output(), inputs, builder);
 }
 
 KeyGraph::Problem KeyGraph::problem(const Node&, const PluginTensorDesc* inputs, int32_t) {
-  const Dims &query = inputs[0].dims, &key = inputs[1].dims, &k = inputs[2].dims;
-  expect("query", query, {-1, -1, -1, -1}, "[B, G, M, C]");
-  expect("key", key, {query.d[0], query.d[1], -1, query.d[3]}, "[B, G, N, C] as query's " + text(query));
-  if (k.nbDims != 0) expect("k", k, {1}, "one number");
-  return {{query.d[0], query.d[1], query.d[2], key.d[2], query.d[3]}, storage(inputs[0])};
+  return {key_graph_shape(shape_of(inputs[0].dims), shape_of(inputs[1].dims), shape_of(inputs[2].dims)),
+          storage(inputs[0])};
 }
 
 int32_t KeyGraph::variants(const Problem& problem, keygraph_variant* variants, int32_t capacity) {
@@ -120,38 +98,15 @@ Role KeyGraphAttention::role(int32_t tensor, int32_t inputs) {
   return tensor == 3 && inputs > 3 ? Role::kGraph : Role::kStorage;
 }
 
-void KeyGraphAttention::shape(const Node& node, const DimsExprs* inputs, DimsExprs& output, IExprBuilder&) {
-  const int32_t sizes = inputs[0].nbDims == 3 ? 3 : 4;
-  if (sizes == 3 && !node.heads) refuse("q has three sizes, so the attribute heads must say how many it holds");
-  expect_sizes("q", inputs[0], sizes);
-  expect_sizes("k", inputs[1], sizes);
-  expect_sizes("v", inputs[2], sizes);
-  expect_sizes("graph", inputs[3], 4);
-  output = inputs[0];
-  output.d[sizes - 1] = inputs[2].d[sizes - 1];
+void KeyGraphAttention::shape(const Node& node, const DimsExprs* inputs, int32_t count, DimsExprs& output,
+                              IExprBuilder& builder) {
+  attention_shape(node, count, [&](int32_t i) { return inputs[i]; });
+  set_output(output, key_graph_attention_output(inputs[0].nbDims), inputs, builder);
 }
 
-KeyGraphAttention::Problem KeyGraphAttention::problem(const Node& node, const PluginTensorDesc* inputs,
-                                                      int32_t count) {
-  const Dims &q = inputs[0].dims, &graph = inputs[3].dims;
-  const Heads heads = heads_of(node, q, inputs[1].dims, inputs[2].dims);
-  const int64_t words = words_of(heads.nodes);
-  expect("graph", graph, {q.d[0], -1, heads.rows, words},
-         "[" + std::to_string(q.d[0]) + ", 1 or " + std::to_string(heads.count) + ", " + std::to_string(heads.rows) +
-             ", " + std::to_string(words) + "]: one bit per node of k's " + text(inputs[1].dims));
-  if (graph.d[1] != 1 && graph.d[1] != heads.count)
-    throw Error(KEYGRAPH_BAD_GROUPS, "graph has " + std::to_string(graph.d[1]) + " groups, expected 1 or the " +
-                                         std::to_string(heads.count) + " heads");
-  const bool has_bias = count > 4;
-  if (has_bias)
-    expect("bias", inputs[4].dims, {heads.count, heads.rows, heads.nodes},
-           "[H, M, N] = " + text(Dims{3, {heads.count, heads.rows, heads.nodes}}));
-  const float scale =
-      node.scale ? *node.scale : 1.0f / std::sqrt(static_cast<float>(heads.channels > 0 ? heads.channels : 1));
-  return {{q.d[0], heads.count, graph.d[1], heads.rows, heads.nodes, heads.channels, heads.value_channels, heads.last},
-          storage(inputs[0]),
-          has_bias,
-          scale};
+KeyGraphAttention::Problem KeyGraphAttention::problem(const Node& node, const PluginTensorDesc* inputs, int32_t count) {
+  const keygraph_attention_shape shape = attention_shape(node, count, [&](int32_t i) { return inputs[i].dims; });
+  return {shape, storage(inputs[0]), count > 4, node.scale.value_or(default_scale(shape.channels))};
 }
 
 int32_t KeyGraphAttention::variants(const Problem& problem, keygraph_variant* variants, int32_t capacity) {
@@ -161,10 +116,9 @@ int32_t KeyGraphAttention::variants(const Problem& problem, keygraph_variant* va
 
 keygraph_status KeyGraphAttention::enqueue(const Problem& problem, const void* const* inputs, void* output,
                                            keygraph_variant variant, keygraph_stream stream) {
-  return keygraph_cuda_key_graph_attention(&problem.shape, problem.dtype, inputs[0], inputs[1], inputs[2],
-                                           static_cast<const int32_t*>(inputs[3]),
-                                           problem.has_bias ? inputs[4] : nullptr, problem.scale, output, variant,
-                                           stream);
+  return keygraph_cuda_key_graph_attention(
+      &problem.shape, problem.dtype, inputs[0], inputs[1], inputs[2], static_cast<const int32_t*>(inputs[3]),
+      problem.has_bias ? inputs[4] : nullptr, problem.scale, output, variant, stream);
 }
 
 }  // namespace keygraph::trt

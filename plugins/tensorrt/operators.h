@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the two operators are to TensorRT: their tensors, their shapes, and the call that computes them. One class per
-// operator with the same functions, which `Plugin` is made of.
+// The two operators as TensorRT needs them: their tensors, their shapes, and the call that computes them. One class per
+// operator, with the same functions; the template `Plugin` is instantiated with each.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -11,10 +11,10 @@
 
 namespace keygraph::trt {
 
-// What a tensor holds: numbers of the operator's storage type, words of the graph (int32), or k (int64).
+// What a tensor holds: values of the operator's storage type, words of the graph (int32), or k (int64).
 enum class Role { kStorage, kGraph, kCount };
 
-// TensorRT's types that are storage types; 0 for the others.
+// The storage type for a type of TensorRT; 0 if it is none.
 keygraph_dtype dtype_of(nvinfer1::DataType type);
 
 class KeyGraph {
@@ -28,13 +28,14 @@ class KeyGraph {
   };
 
   static bool takes(int32_t inputs) { return inputs == 3; }
-  // Tensors are numbered as TensorRT does: the inputs, then the output.
+  // The role of a tensor; numbered as in TensorRT, the inputs first, then the output.
   static Role role(int32_t tensor, int32_t inputs);
 
-  // The output's sizes as expressions of the inputs'. Throws Error where the inputs have not the number of sizes.
-  static void shape(const Node& node, const nvinfer1::DimsExprs* inputs, nvinfer1::DimsExprs& output,
+  // Set the output's dimensions as expressions of the inputs'. Throws OperatorError if the inputs do not fit each
+  // other, as far as their dimensions are constants.
+  static void shape(const Node& node, const nvinfer1::DimsExprs* inputs, int32_t count, nvinfer1::DimsExprs& output,
                     nvinfer1::IExprBuilder& builder);
-  // The call's sizes, all checked. Throws Error.
+  // The sizes of one call. Throws OperatorError.
   static Problem problem(const Node& node, const nvinfer1::PluginTensorDesc* inputs, int32_t count);
 
   static int32_t variants(const Problem& problem, keygraph_variant* variants, int32_t capacity);
@@ -57,7 +58,7 @@ class KeyGraphAttention {
   static bool takes(int32_t inputs) { return inputs == 4 || inputs == 5; }
   static Role role(int32_t tensor, int32_t inputs);
 
-  static void shape(const Node& node, const nvinfer1::DimsExprs* inputs, nvinfer1::DimsExprs& output,
+  static void shape(const Node& node, const nvinfer1::DimsExprs* inputs, int32_t count, nvinfer1::DimsExprs& output,
                     nvinfer1::IExprBuilder& builder);
   static Problem problem(const Node& node, const nvinfer1::PluginTensorDesc* inputs, int32_t count);
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The life of a plugin in TensorRT, the same for both operators.
+// IPluginV3 for both operators.
 //
-// Tactics are the numbers of the kernels' variants. They come from the device at hand; where there is none (TensorRT-RTX
-// builds for other GPUs) none are offered, and the choice is made at run time. A tactic is a wish: where it fits neither
-// the device nor the sizes at run time, the library's own choice computes instead.
+// Tactics are the numbers of the kernels' variants that the current device can run. Without a device (TensorRT-RTX
+// builds for other GPUs) there are none, and the choice is made at run time. If a tactic does not fit the device or the
+// sizes at run time, the library's automatic choice is used instead.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -25,7 +25,7 @@ namespace keygraph::trt {
 inline constexpr const char* kNamespace = "keygraph";
 inline constexpr const char* kVersion = "1";  // of the operators, not of the library
 
-// Changes with everything that may change how fast a variant is: part of the keys of timing caches.
+// Part of the keys of timing caches: changes with everything that may change a variant's speed.
 const std::string& library_identity();
 
 template <class Operator>
@@ -86,7 +86,7 @@ class Plugin final : public nvinfer1::IPluginV3,
                           int32_t outputs, nvinfer1::IExprBuilder& builder) noexcept override {
     return guarded(where_, [&] {
       expect_tensors(count, outputs);
-      Operator::shape(node_, inputs, shapes[0], builder);
+      Operator::shape(node_, inputs, count, shapes[0], builder);
     });
   }
 
@@ -106,10 +106,10 @@ class Plugin final : public nvinfer1::IPluginV3,
     return false;
   }
 
-  // One for each storage type.
+  // One per storage type.
   int32_t getFormatCombinationLimit() noexcept override { return 3; }
 
-  // Collects the tactics for the sizes that TensorRT will time, the profile's optimum.
+  // Collects the tactics for the sizes that TensorRT times, which are the profile's optimum.
   int32_t configurePlugin(const DynamicDesc* inputs, int32_t count, const DynamicDesc*,
                           int32_t outputs) noexcept override {
     tactics_.clear();
@@ -161,15 +161,16 @@ class Plugin final : public nvinfer1::IPluginV3,
   int32_t enqueue(const Desc*, const Desc*, const void* const* inputs, void* const* outputs, void*,
                   cudaStream_t stream) noexcept override {
     return guarded(where_, [&] {
-      if (!problem_) throw Error(KEYGRAPH_BAD_SHAPE, "enqueue without a good onShapeChange before it");
+      if (!problem_)
+        throw OperatorError(KEYGRAPH_BAD_SHAPE, "enqueue was called without a successful onShapeChange before it");
       keygraph_status status = Operator::enqueue(*problem_, inputs, outputs[0], variant_, stream);
-      // Addresses are not known before, nor is a context that has changed since.
+      // Addresses are known only here, and the context may have changed.
       const bool misfit = status == KEYGRAPH_BAD_ALIGNMENT || status == KEYGRAPH_NO_KERNEL;
       if (misfit && variant_ != KEYGRAPH_AUTOMATIC)
         status = Operator::enqueue(*problem_, inputs, outputs[0], KEYGRAPH_AUTOMATIC, stream);
       if (status == KEYGRAPH_OK) return;
       const char* detail = keygraph_cuda_error();
-      throw Error(status, detail && *detail ? detail : keygraph_status_message(status));
+      throw OperatorError(status, detail && *detail ? detail : keygraph_status_message(status));
     });
   }
 
@@ -182,15 +183,15 @@ class Plugin final : public nvinfer1::IPluginV3,
   }
 
  private:
-  Plugin(const Plugin&) = default;  // fields_ is made anew before every use
+  Plugin(const Plugin&) = default;  // fields_ is set before every use
 
   static void expect_tensors(int32_t inputs, int32_t outputs) {
     if (!Operator::takes(inputs) || outputs != 1)
-      throw Error(KEYGRAPH_BAD_SHAPE, std::to_string(inputs) + " inputs and " + std::to_string(outputs) +
-                                          " outputs: not what the operator has");
+      throw OperatorError(KEYGRAPH_BAD_SHAPE, std::to_string(inputs) + " inputs and " + std::to_string(outputs) +
+                                                  " outputs do not fit the operator");
   }
 
-  // Empty where no device is current: that is no error before enqueue.
+  // Empty if no device is current, which is an error in enqueue only.
   static std::vector<int32_t> variants_of(const typename Operator::Problem& problem) {
     std::vector<int32_t> variants(16);
     for (;;) {
@@ -201,8 +202,8 @@ class Plugin final : public nvinfer1::IPluginV3,
     }
   }
 
-  // The variant for the tactic and the sizes, its kernel loaded. What fails here fails again in enqueue, which reports it:
-  // TensorRT also comes here while it builds, where there may be no device at all.
+  // Choose the variant for the tactic and the sizes, and load its kernel. Errors are left to enqueue to report:
+  // TensorRT also calls this while building, when there may be no device.
   void choose() {
     if (!problem_) return;
     const std::vector<int32_t> variants = variants_of(*problem_);

@@ -1,4 +1,4 @@
-"""PyTorch host: the operators as `torch.library` operators, and the ways of computing the attention."""
+"""The operators as `torch.library` operators of PyTorch, and the implementations of the attention."""
 
 from .attention import ATTENTION_IMPLEMENTATIONS, use_attention
 from .graph_bits import pack_graph, unpack_graph

@@ -1,8 +1,8 @@
-"""Ways of computing KeyGraphAttention in PyTorch, all with the contract's result.
+"""Implementations of KeyGraphAttention in PyTorch, all with the contract's result.
 
-`mask` is the reference: the definition, word for word. `triton` are the kernels, which is what GPUs use. `gather` is
-the papers' Torch-Gather, `sdpa` PyTorch's fused attention with a boolean mask, `flex` its FlexAttention; they are here
-to be measured against, and `sdpa` to train faster.
+`mask` is the reference: the definition, written out. `triton` are the kernels, the default on GPUs. `gather` is the
+papers' Torch-Gather, `sdpa` PyTorch's fused attention with a boolean mask, `flex` its FlexAttention: these are measured
+against, and `sdpa` also makes training faster.
 """
 
 from __future__ import annotations
@@ -18,12 +18,19 @@ from .flex import flex_attention
 from .graph_bits import unpack_graph
 from .kernels import kernel_attention
 
-#: (q, k, v, graph, bias, scale) -> output, all of `key_graph_attention`'s form with four sizes, in any strides.
+#: (q, k, v, graph, bias, scale) -> output: T[B, H, M, D], T[B, H, N, D], T[B, H, N, Dv], int32[B, G, M, ceil(N/32)],
+#: T[H, M, N] or None, the factor of the scores; T[B, H, M, Dv]. Tensors may have any strides.
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor, "Tensor | None", float], Tensor]
 
 
 def mask_attention(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    """Dense scores, the unselected ones excluded from the softmax (the papers' Torch-Mask)."""
+    """Compute dense scores and exclude the unselected ones from the softmax (the papers' Torch-Mask).
+
+    Parameters
+    ----------
+    q, k, v, graph, bias, scale
+        As in `Attention`.
+    """
     selected = unpack_graph(graph, k.shape[2])
     scores = (q.float() @ k.float().mT) * scale
     if bias is not None:
@@ -38,6 +45,11 @@ def gather_attention(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tenso
     """Copy every row's selected keys and values together first (the papers' Torch-Gather), in float32.
 
     Stores B x H x M x max(selected) x D elements, twice.
+
+    Parameters
+    ----------
+    q, k, v, graph, bias, scale
+        As in `Attention`.
     """
     index, valid = selected_indices(graph, k.shape[2])
     bias = None if bias is None else bias.float()
@@ -58,15 +70,16 @@ def selected_indices(graph: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
     -------
     index
         int64[B, G, M, K], where K is the largest number of nodes that a row selects: those nodes in ascending order,
-        then others.
+        then zeros.
     valid
         bool[B, G, M, K]: which of them are selected.
     """
     selected = unpack_graph(graph, nodes)
-    most = int(selected.sum(-1).max())
-    # Stable and descending: the selected nodes first, in the order of their indices.
-    index = selected.byte().argsort(dim=-1, descending=True, stable=True)[..., :most]
-    return index, selected.gather(-1, index)
+    counts = selected.sum(-1, keepdim=True)
+    valid = torch.arange(int(counts.max()), device=graph.device) < counts
+    index = torch.zeros_like(valid, dtype=torch.int64)
+    index[valid] = selected.nonzero()[:, -1]  # both sides in row-major order
+    return index, valid
 
 
 def attend_gathered(
@@ -101,7 +114,8 @@ def attend_gathered(
 
     def pick(nodes: Tensor) -> Tensor:
         flat = index.flatten(2).unsqueeze(-1).expand(-1, -1, -1, nodes.shape[-1])
-        return nodes.gather(2, flat).unflatten(2, (rows, -1))
+        gathered: Tensor = nodes.gather(2, flat).unflatten(2, (rows, -1))
+        return gathered
 
     scores = torch.einsum("bhmd,bhmjd->bhmj", q, pick(k)) * scale
     if bias is not None:
@@ -115,7 +129,13 @@ def attend_gathered(
 
 
 def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    """`scaled_dot_product_attention` with the graph as a boolean mask (as a float one where there is a bias)."""
+    """Run `scaled_dot_product_attention` with the graph as a boolean mask, or as a float mask if there is a bias.
+
+    Parameters
+    ----------
+    q, k, v, graph, bias, scale
+        As in `Attention`.
+    """
     selected = unpack_graph(graph, k.shape[2])
     mask = selected
     if bias is not None:
@@ -131,7 +151,7 @@ ATTENTION_IMPLEMENTATIONS: dict[str, Attention] = {
     "flex": flex_attention,
     "triton": kernel_attention,
 }
-#: What autograd can follow; the gradients of the others are those of `sdpa`.
+#: Implementations that autograd can differentiate; the gradients of the others are computed by `sdpa`.
 _DIFFERENTIABLE = (mask_attention, gather_attention, sdpa_attention)
 
 _chosen: ContextVar[Attention | None] = ContextVar("keygraph_attention", default=None)
@@ -139,11 +159,16 @@ _chosen: ContextVar[Attention | None] = ContextVar("keygraph_attention", default
 
 @contextmanager
 def use_attention(name: str) -> Iterator[None]:
-    """Compute `key_graph_attention` this way inside the `with` block, in this thread or task.
+    """Select the implementation of `key_graph_attention` inside the `with` block, for this thread or asyncio task.
 
-    The gradient of what was computed in the block is computed this way too, whichever thread autograd uses and wherever
-    ``backward`` is called. What `torch.compile` has compiled keeps the gradient of its first call; what
-    `torch.utils.checkpoint` computes again, it computes as the thread that does so.
+    The gradients of calls in the block use it too, whichever thread autograd runs in and wherever ``backward`` is
+    called. A function compiled by `torch.compile` keeps the gradient of its first call; `torch.utils.checkpoint`
+    recomputes with the implementation in force where it recomputes.
+
+    Parameters
+    ----------
+    name : {"mask", "gather", "sdpa", "flex", "triton"}
+        A key of `ATTENTION_IMPLEMENTATIONS`.
 
     Raises
     ------
@@ -160,11 +185,11 @@ def use_attention(name: str) -> Iterator[None]:
 
 
 def chosen_attention(device: torch.device) -> Attention:
-    """The implementation in force: what `use_attention` says, else `triton` on GPUs and `mask` elsewhere."""
+    """Return the implementation in force: that of `use_attention`, else `triton` on GPUs and `mask` elsewhere."""
     return _chosen.get() or (kernel_attention if device.type == "cuda" else mask_attention)
 
 
 def differentiable_attention(device: torch.device) -> Attention:
-    """The implementation in force, or the one whose gradients stand for it."""
+    """Return the implementation in force, or `sdpa` if autograd cannot differentiate it."""
     chosen = chosen_attention(device)
     return chosen if chosen in _DIFFERENTIABLE else sdpa_attention

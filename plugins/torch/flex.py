@@ -1,4 +1,4 @@
-"""KeyGraphAttention by PyTorch's FlexAttention, compiled, with the graph's bits as its mask."""
+"""KeyGraphAttention by PyTorch's FlexAttention, compiled, with the graph as its block mask."""
 
 from __future__ import annotations
 
@@ -9,16 +9,22 @@ import torch
 from torch import Tensor
 from torch.nn.attention import flex_attention as flex
 
-#: Rows and nodes of a block that is skipped where nothing in it is selected.
+#: Rows and nodes of a block, which is skipped if nothing in it is selected.
 _BLOCK = 128
 _BLOCK_WORDS = _BLOCK // 32
-#: FlexAttention takes no heads that are smaller.
+#: The least head size that FlexAttention accepts.
 _LEAST_CHANNELS = 16
 
 
 def flex_attention(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    """`flex_attention` with a mask of blocks and bits, both made from the graph; compiled at its first use."""
-    q, k, v = (t.detach() for t in (q, k, v))  # Its own backward exists on GPUs only.
+    """Run FlexAttention with a block mask made from the graph; compiled at its first use.
+
+    Parameters
+    ----------
+    q, k, v, graph, bias, scale
+        As in `attention.Attention`.
+    """
+    q, k, v = (t.detach() for t in (q, k, v))  # FlexAttention's backward exists on GPUs only
     value_channels = v.shape[3]
     q, k, v = (torch.nn.functional.pad(t, (0, max(0, _LEAST_CHANNELS - t.shape[3]))) for t in (q, k, v))
     score = None
@@ -33,7 +39,7 @@ def flex_attention(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor 
 
 
 def block_mask(graph: Tensor, nodes: int) -> flex.BlockMask:
-    """FlexAttention's mask: which blocks have a bit, made from the words without unpacking them, and the bits.
+    """Return FlexAttention's block mask for a graph, made from its words without unpacking them.
 
     Parameters
     ----------
@@ -63,9 +69,9 @@ def block_mask(graph: Tensor, nodes: int) -> flex.BlockMask:
 
 @functools.cache
 def compiled() -> Callable[..., Tensor]:
-    """FlexAttention through the compiler: otherwise it makes all scores.
+    """Return FlexAttention compiled; uncompiled, it stores all scores.
 
-    For each shape anew: its code for run-time sizes does not compile on CPUs where there is a bias (PyTorch 2.13).
+    It is compiled for each shape: its code for dynamic shapes does not compile on CPUs with a bias (PyTorch 2.13).
     """
     function: Callable[..., Tensor] = torch.compile(flex.flex_attention, dynamic=False)
     return function

@@ -1,4 +1,4 @@
-"""The key graph's storage: one bit per pair of nodes, 32 to an int32 word."""
+"""Storage of the key graph: one bit per pair of nodes, 32 in an int32 word."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ WORD_BITS = 32
 
 
 def words(nodes: int) -> int:
-    """Words that hold one row of `nodes` bits."""
+    """Return the number of words for one row of `nodes` bits."""
     return (nodes + WORD_BITS - 1) // WORD_BITS
 
 
 def pack_graph(selected: Tensor) -> Tensor:
-    """Pack a selection into words.
+    """Pack a boolean selection into words.
 
     Parameters
     ----------
     selected
-        bool[..., N]; true where the row attends to the node.
+        bool[..., N]; True where the row attends to the node.
 
     Returns
     -------
@@ -28,9 +28,10 @@ def pack_graph(selected: Tensor) -> Tensor:
     """
     nodes = selected.shape[-1]
     padded = torch.nn.functional.pad(selected, (0, words(nodes) * WORD_BITS - nodes))
-    bits = padded.unflatten(-1, (words(nodes), WORD_BITS))
-    # Distinct powers of two: the sum is their bitwise or, and bit 31 is the int32's sign.
-    return (bits * _bit_values(selected.device)).sum(-1, dtype=torch.int32)
+    bits = torch.unflatten(padded, -1, (words(nodes), WORD_BITS))
+    # The sum of distinct powers of two is their bitwise or; bit 31 is the sign of the int32.
+    packed: Tensor = (bits * _bit_values(selected.device)).sum(-1, dtype=torch.int32)
+    return packed
 
 
 def unpack_graph(graph: Tensor, nodes: int) -> Tensor:
@@ -40,5 +41,5 @@ def unpack_graph(graph: Tensor, nodes: int) -> Tensor:
 
 
 def _bit_values(device: torch.device) -> Tensor:
-    """int32[32]: 1, 2, 4, ..., 2^30, -2^31."""
+    """Return int32[32]: 1, 2, 4, ..., 2^30, -2^31."""
     return torch.ones((), dtype=torch.int32, device=device) << torch.arange(WORD_BITS, dtype=torch.int32, device=device)

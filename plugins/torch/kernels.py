@@ -1,30 +1,39 @@
-"""The operators through the GPU kernels, each call with the variant that was fastest here for a problem like it."""
+"""The operators by the GPU kernels; each call uses the variant that was measured fastest for its kind of problem."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-#: Attribute of a graph's tensor: the share of the nodes that its rows keep, where the host knew k.
+from .shapes import check_k
+
+#: Attribute of a graph tensor: the share of the nodes that its rows select, set if k was on the CPU.
 _SHARE = "_keygraph_share"
 
 
 def remember_share(graph: Tensor, share: float) -> None:
-    """Let the attention know what share of the nodes a graph's rows keep, without looking into the graph."""
+    """Record the share of nodes that a graph's rows select, so that the attention need not read the graph."""
     setattr(graph, _SHARE, share)
 
 
 def kernel_key_graph(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
-    """`key_graph` by the kernels, without waiting for the device: a k on it is read there.
+    """Run `key_graph` by the kernels, without waiting for the device.
+
+    Parameters
+    ----------
+    query, key
+        float32, float16 or bfloat16 [B, G, M, C] and [B, G, N, C].
+    k
+        int64[1], on the CPU or on the device of `query`, where the kernel reads it.
 
     Raises
     ------
     ValueError
-        k is on the host and below 1, or on another device.
+        k is on the CPU and below 1, or on another device.
     MissingDependencyError
         Triton is not installed.
     InputError
-        The kernels compute no such type.
+        The kernels do not support the type.
     """
     from ..triton import jit
     from .tuning import Problem, choose
@@ -32,13 +41,12 @@ def kernel_key_graph(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
     share = None
     if k.device.type == "cpu":
         keep = int(k.item())
-        if keep < 1:
-            raise ValueError(f"key_graph: k is {keep}; it must be at least 1")
+        check_k(keep)
         share = min(1.0, keep / max(1, key.shape[2]))
-        # Written by a kernel: unlike a copy from the host, that neither waits nor forbids the capture of a CUDA graph.
+        # Filled by a kernel: a copy from the CPU would wait, and could not be captured in a CUDA graph.
         k = torch.full((1,), keep, dtype=torch.int64, device=query.device)
     elif k.device != query.device:
-        raise ValueError(f"key_graph: k is on {k.device}; it must be on the CPU or beside query, on {query.device}")
+        raise ValueError(f"key_graph: k is on {k.device}; it must be on the CPU or on query's device, {query.device}")
     sizes = jit.graph_sizes(query, key)
     variant = choose(
         Problem("KeyGraph", query.dtype, sizes), query.device, lambda: lambda each: jit.key_graph(query, key, k, each)
@@ -50,27 +58,32 @@ def kernel_key_graph(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
 
 
 def kernel_attention(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    """`key_graph_attention` by the kernels; see `attention.Attention`.
+    """Run `key_graph_attention` by the kernels.
 
-    [B, H, N, D] may also be views of contiguous [B, N, H, D]: the kernels read either, and write what they read.
+    [B, H, N, D] may be views of contiguous [B, N, H, D]: the kernels read both layouts, and write the one they read.
+
+    Parameters
+    ----------
+    q, k, v, graph, bias, scale
+        As in `attention.Attention`.
 
     Raises
     ------
     MissingDependencyError
         Triton is not installed.
     InputError
-        The kernels compute no such type.
+        The kernels do not support the type.
     """
     from ..triton import jit
     from .tuning import Launch, Problem, choose
 
-    turned = [t.transpose(1, 2) for t in (q, k, v)]
-    heads_last = all(t.is_contiguous() for t in turned)
+    transposed = [t.transpose(1, 2) for t in (q, k, v)]
+    heads_last = all(t.is_contiguous() for t in transposed)
     if heads_last:
-        q, k, v = turned
+        q, k, v = transposed
     sizes = jit.attention_sizes(q, k, v, graph, heads_last)
-    # How long gathering takes depends on how many nodes are selected. Where nobody knows that without waiting for the
-    # device, the choice is the one for all nodes, which is never a bad one.
+    # The time of the gather kernel depends on how many nodes are selected. If that is unknown without waiting for the
+    # device, choose for a graph that selects all nodes: never a slow choice.
     share = getattr(graph, _SHARE, None)
 
     def launches() -> Launch:

@@ -1,14 +1,15 @@
-"""`keygraph::key_graph` and `keygraph::key_graph_attention`: the operator contract as PyTorch operators.
+"""The operators `keygraph::key_graph` and `keygraph::key_graph_attention` of PyTorch.
 
-On the CPU they are the reference, on GPUs the kernels of `plugins/triton`. Opaque to `torch.export` and
-`torch.compile`, so that an exported graph holds them as single nodes. The attention has a gradient with respect to q,
-k, v and bias, for training; the graph is a discrete choice and has none.
+On the CPU they are the reference implementation, on GPUs the kernels of `plugins/triton`. They are opaque to
+`torch.export` and `torch.compile`, so that an exported graph holds them as single nodes. The attention has a gradient
+with respect to q, k, v and bias, for training; the graph is a discrete choice and has none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +17,9 @@ from torch import Tensor
 from .attention import Attention, chosen_attention, differentiable_attention
 from .graph_bits import pack_graph, words
 from .kernels import kernel_key_graph
+from .shapes import check_k, check_key_graph, check_key_graph_attention, default_scale
 
-#: Called as observer(query, key, graph) by every `key_graph`, returns the graph to use; see `selection`.
+#: If set, every `key_graph` returns observer(query, key, graph) in place of its graph; see `selection`.
 graph_observer: ContextVar[Callable[[Tensor, Tensor, Tensor], Tensor] | None] = ContextVar(
     "keygraph_observer", default=None
 )
@@ -26,8 +28,7 @@ graph_observer: ContextVar[Callable[[Tensor, Tensor, Tensor], Tensor] | None] = 
 @torch.library.custom_op("keygraph::key_graph", mutates_args=())
 def _key_graph(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
     keep = int(k.item())
-    if keep < 1:
-        raise ValueError(f"key_graph: k is {keep}; it must be at least 1")
+    check_k(keep)
     similarity = query.float() @ key.float().mT
     return _observed(query, key, pack_graph(_largest(similarity, min(keep, key.shape[2]))))
 
@@ -53,8 +54,8 @@ def _largest(similarity: Tensor, k: int) -> Tensor:
     above = similarity > threshold
     tied = similarity == threshold
     if int(above.sum() + tied.sum()) == k * (tied.numel() // tied.shape[-1]):
-        return above | tied  # no row has more candidates than places: the usual case, and several times cheaper
-    # Places among the tied, from 1: by index, the genuine values before the NaN (these only ever tie with -inf).
+        return above | tied  # no row has ties to break: the usual case, and several times cheaper
+    # Rank of each tied node, from 1: by index, numbers before NaN (which was replaced by -inf and ties only with it).
     tied_nan = tied & is_nan
     tied = tied & ~is_nan
     place = torch.where(tied_nan, tied.sum(-1, keepdim=True) + tied_nan.cumsum(-1), tied.cumsum(-1))
@@ -84,10 +85,10 @@ def _attend(
     scale: float,
     heads: int,
 ) -> Tensor:
-    """Call the implementation, with heads and rows exchanged where the heads come last (`heads` above 0)."""
+    """Call the implementation on [B, H, N, D]; `heads` above 0 says that the tensors are [B, N, H*D]."""
     if not heads:
         return attention(q, k, v, graph, bias, scale)
-    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
+    q, k, v = (torch.unflatten(t, -1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
     return attention(q, k, v, graph, bias, scale).transpose(1, 2).flatten(2)
 
 
@@ -96,33 +97,35 @@ def _(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor | None, scale
     return v.new_empty((*q.shape[:-1], v.shape[-1]))
 
 
-def _save_for_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     q, k, v, graph, bias, ctx.scale, ctx.heads = inputs
-    # Chosen here: autograd comes back in a thread of its own on GPUs, which `use_attention` does not reach.
+    # Chosen here: on GPUs autograd runs the backward in another thread, where `use_attention` has no effect.
     ctx.attention = differentiable_attention(q.device)
     ctx.save_for_backward(q, k, v, graph, bias)
 
 
-def _backward(ctx, gradient):  # type: ignore[no-untyped-def]
-    """Recompute the attention with autograd on: nothing of size M x N is kept between forward and backward."""
-    q, k, v, graph, bias = ctx.saved_tensors
-    leaves = [None if t is None else t.detach().requires_grad_() for t in (q, k, v, bias)]
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """Recompute the attention with autograd: nothing of size M x N is kept between forward and backward."""
+    *inputs, graph, bias = ctx.saved_tensors
+    q, k, v = (t.detach().requires_grad_() for t in inputs)
+    leaves = [q, k, v]
+    if bias is not None:
+        bias = bias.detach().requires_grad_()
+        leaves.append(bias)
     with torch.enable_grad():
-        output = _attend(ctx.attention, leaves[0], leaves[1], leaves[2], graph, leaves[3], ctx.scale, ctx.heads)
-    wanted = [t for t in leaves if t is not None]
-    grads = iter(torch.autograd.grad(output, wanted, gradient))
-    dq, dk, dv, dbias = (None if t is None else next(grads) for t in leaves)
-    return dq, dk, dv, None, dbias, None, None
+        output = _attend(ctx.attention, q, k, v, graph, bias, ctx.scale, ctx.heads)
+    dq, dk, dv, *dbias = torch.autograd.grad(output, leaves, gradient)
+    return dq, dk, dv, None, dbias[0] if dbias else None, None, None
 
 
 torch.library.register_autograd("keygraph::key_graph_attention", _backward, setup_context=_save_for_backward)
 
 
 def key_graph(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
-    """Choose for every row the k nodes most similar to it.
+    """Select for every row the k nodes with the largest similarity S = query . key^T, accumulated in FP32.
 
-    S = query . key^T, accumulated in FP32. Ties go to the lowest node index, NaN ranks below everything, k >= N keeps
-    all nodes. (KGT, arXiv 2402.02634: the key graph; SemanIR, arXiv 2405.20008.)
+    Ties go to the lowest node index, NaN ranks below everything, k >= N keeps all nodes. (KGT, arXiv 2402.02634: the
+    key graph; SemanIR, arXiv 2405.20008.)
 
     Parameters
     ----------
@@ -131,8 +134,8 @@ def key_graph(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
     key
         Same type, [B, G, N, C].
     k
-        int64[1], at least 1. On a GPU it may be on the host or on the device; there it is read when the device comes to
-        it, and below 1 keeps one node.
+        int64[1], at least 1. If `query` is on a GPU, k may be on the CPU or on that GPU; on the GPU it is read by the
+        kernel, and a value below 1 keeps one node.
 
     Returns
     -------
@@ -142,15 +145,13 @@ def key_graph(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
     Raises
     ------
     ValueError
-        The shapes do not fit, or k is below 1.
+        A shape does not fit, or k is below 1.
     MissingDependencyError
         The tensors are on a GPU, and Triton is not installed.
     """
-    if query.ndim != 4 or key.ndim != 4 or query.shape[:2] != key.shape[:2] or query.shape[3] != key.shape[3]:
-        raise ValueError(
-            f"key_graph: query {tuple(query.shape)} and key {tuple(key.shape)} must be [B, G, M, C] and [B, G, N, C]"
-        )
-    return _key_graph(query.detach(), key.detach(), k)
+    check_key_graph(query.shape, key.shape, k.shape)
+    graph: Tensor = _key_graph(query.detach(), key.detach(), k)
+    return graph
 
 
 def key_graph_attention(
@@ -162,56 +163,38 @@ def key_graph_attention(
     scale: float | None = None,
     heads: int | None = None,
 ) -> Tensor:
-    """Attend to the selected nodes only: softmax over them of scale * q.k (+ bias), times v.
+    """Attend to the selected nodes only: softmax over them of scale * q.k (+ bias), times v, accumulated in FP32.
 
     Parameters
     ----------
     q, k, v
-        float32, float16 or bfloat16 [B, H, M, D], [B, H, N, D], [B, H, N, Dv]; or, with `heads`, what linear layers
-        make: [B, M, H D], [B, N, H D], [B, N, H Dv].
+        float32, float16 or bfloat16 [B, H, M, D], [B, H, N, D], [B, H, N, Dv]; or, with `heads`, [B, M, H*D],
+        [B, N, H*D], [B, N, H*Dv], as linear layers produce them.
     graph
-        int32[B, G, M, ceil(N/32)] with G = 1 or H, as from `key_graph`.
+        int32[B, G, M, ceil(N/32)] with G = 1 or H, as `key_graph` returns it.
     bias
         Optional [H, M, N], the type of q.
     scale
-        D^-1/2 by default.
+        Factor of the scores; D^-1/2 by default.
     heads
-        H where the tensors have three sizes, else None.
+        H if q, k and v have three dimensions, else None.
 
     Returns
     -------
     Tensor
-        [B, H, M, Dv] or [B, M, H Dv], the type of v; zeros in a row with nothing selected.
+        [B, H, M, Dv] or [B, M, H*Dv], the type of v; zeros in a row that selects nothing.
 
     Raises
     ------
     ValueError
-        The shapes do not fit.
+        A shape does not fit.
     MissingDependencyError
         The tensors are on a GPU, and Triton is not installed.
     """
-    heads_last = q.ndim == 3 and heads is not None and heads >= 1
-    if not heads_last and (q.ndim != 4 or heads is not None):
-        raise ValueError(f"key_graph_attention: q {tuple(q.shape)} must be [B, H, M, D], or [B, M, H D] with heads")
-    nodes_axis = 1 if heads_last else 2
-    batch, rows, nodes, width = q.shape[0], q.shape[nodes_axis], k.shape[nodes_axis], q.shape[-1]
-    outer = (batch, nodes) if heads_last else (batch, q.shape[1], nodes)
-    if k.shape != (*outer, width) or v.shape[:-1] != outer:
-        raise ValueError(
-            f"key_graph_attention: q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)} "
-            "must be [B, H, M, D], [B, H, N, D], [B, H, N, Dv], or [B, M, H D], [B, N, H D], [B, N, H Dv]"
-        )
-    count = heads if heads_last and heads is not None else q.shape[1]
-    if heads_last and (width % count or v.shape[-1] % count):
-        raise ValueError(f"key_graph_attention: {width} and {v.shape[-1]} channels must be multiples of {count} heads")
-    if graph.shape[1] not in (1, count) or graph.shape != (batch, graph.shape[1], rows, words(nodes)):
-        raise ValueError(
-            f"key_graph_attention: graph {tuple(graph.shape)} must be [B, 1 or H, M, ceil(N/32)] = "
-            f"[{batch}, 1 or {count}, {rows}, {words(nodes)}]"
-        )
-    if bias is not None and bias.shape != (count, rows, nodes):
-        raise ValueError(f"key_graph_attention: bias {tuple(bias.shape)} must be [H, M, N]")
-    size = width // count if heads_last else width
-    return _key_graph_attention(
-        q, k, v, graph, bias, size**-0.5 if scale is None else scale, count if heads_last else 0
+    count, channels = check_key_graph_attention(
+        heads, q.shape, k.shape, v.shape, graph.shape, None if bias is None else bias.shape
     )
+    output: Tensor = _key_graph_attention(
+        q, k, v, graph, bias, default_scale(channels) if scale is None else scale, 0 if heads is None else count
+    )
+    return output

@@ -1,7 +1,7 @@
-"""Comparing the discrete part of a key-graph network apart from its arithmetic.
+"""Compare the selections of two key-graph networks separately from their arithmetic.
 
-Two correct programs choose different neighbours where similarities nearly tie. So the selections are compared as sets,
-with a tolerance at the k-th similarity, and the numbers separately, with the same graphs forced on both.
+Two correct programs select different nodes where similarities nearly tie. So the selections are compared as sets, with
+a tolerance at the k-th similarity, and the outputs separately, with the same graphs forced on both programs.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from .operators import graph_observer
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two selections of one stage agree.
+    """Agreement of two selections of one stage.
 
     Attributes
     ----------
     jaccard
-        Selected by both over selected by either, summed over all rows.
+        Pairs selected by both graphs over pairs selected by either, in all rows together; 0 to 1.
     selected
-        Links in the reference's graph.
+        Number of pairs in the reference's graph.
     different
-        Links in the reference's graph that the other lacks.
+        Number of pairs in the reference's graph that the other lacks.
     beyond_tolerance
-        Links in which the two differ though their similarity is further from the row's k-th than the tolerance; or rows
-        with different numbers of neighbours. More than zero means a bug, not rounding.
+        Number of pairs in which the graphs differ and whose similarity is further from the row's k-th than the
+        tolerance, plus rows that select different numbers of nodes. Above 0 it is a bug, not rounding.
     """
 
     jaccard: float
@@ -46,11 +46,11 @@ def compare_selections(query: Tensor, key: Tensor, reference: Tensor, other: Ten
     Parameters
     ----------
     query, key
-        [B, G, M, C] and [B, G, N, C], as the reference had them.
+        [B, G, M, C] and [B, G, N, C]; the inputs of the reference.
     reference, other
         int32[B, G, M, ceil(N/32)].
     tolerance
-        How far two programs' similarities may be apart, as a share of the row's largest similarity.
+        Largest difference of two programs' similarities, relative to the row's largest similarity.
     """
     ours, theirs = unpack_graph(reference, key.shape[2]), unpack_graph(other, key.shape[2])
     similarity = query.float() @ key.float().mT
@@ -70,10 +70,22 @@ def compare_selections(query: Tensor, key: Tensor, reference: Tensor, other: Ten
 
 @contextmanager
 def forced_graphs(graphs: Sequence[Tensor], tolerance: float) -> Iterator[list[Agreement]]:
-    """Make the i-th call of `key_graph` in the block return `graphs[i]`, and compare that with its own choice.
+    """Make the i-th call of `key_graph` in the block return `graphs[i]`, and compare it with the call's own graph.
 
-    Yields the list that the comparisons are added to. With the other program's graphs forced, both compute from the
-    same features up to rounding, stage after stage, so each comparison is of that stage's selection alone.
+    With the other program's graphs forced, both programs compute every stage from the same features up to rounding, so
+    each comparison concerns that stage's selection alone.
+
+    Parameters
+    ----------
+    graphs
+        int32[B, G, M, ceil(N/32)] each, one per call.
+    tolerance
+        As in `compare_selections`.
+
+    Yields
+    ------
+    list[Agreement]
+        One comparison for each call so far.
     """
     agreements: list[Agreement] = []
     remaining = iter(graphs)
@@ -92,7 +104,7 @@ def forced_graphs(graphs: Sequence[Tensor], tolerance: float) -> Iterator[list[A
 
 @contextmanager
 def recorded_graphs() -> Iterator[list[Tensor]]:
-    """Yields the list that every `key_graph` call inside the block adds its graph to."""
+    """Yield a list to which every `key_graph` call inside the block appends its graph."""
     graphs: list[Tensor] = []
 
     def observe(_query: Tensor, _key: Tensor, graph: Tensor) -> Tensor:

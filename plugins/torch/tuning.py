@@ -1,4 +1,4 @@
-"""Which variant of a kernel is fastest here: measured once per kind of problem, remembered in memory and on disk."""
+"""Autotuning: the fastest variant of a kernel, measured once per kind of problem, cached in memory and on disk."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from ...version import version
 from ..triton.jit import DTYPES, Sizes, capability, fitting
 from ..triton.variants import Variant
 
-#: Starts a variant on a problem's tensors.
+#: Launches a variant on a problem's tensors.
 Launch = Callable[[Variant], Any]
 
 _ROUNDS = 5
 _LAUNCHES_PER_ROUND = 4
-#: What takes so many times longer than the fastest runs in no further round.
-_HOPELESS = 2.0
-#: Clock cycles, some 0.5 ms, that the GPU is kept busy beforehand for every launch, so that all of a round are queued
-#: when the first one begins: no gap between them is Python's, which takes a fifth of that.
-_HEAD_START = 1_000_000
+#: A variant that is slower than the fastest by this factor is not measured in the remaining rounds.
+_DROP_FACTOR = 2.0
+#: Clock cycles, about 0.5 ms, that the GPU is kept busy before a round, per launch, so that all launches are queued
+#: when the first one starts and the times hold no gaps from Python, which needs a fifth of that per launch.
+_DELAY_CYCLES = 1_000_000
 
-#: Device's `_machine` -> problem's `kind` -> number of the fastest variant; what is on disk, once it has been read.
+#: `_machine` of a device -> `kind` of a problem -> number of the fastest variant; the file's content, once read.
 _choices: dict[str, dict[str, int]] = {}
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What a choice is made for.
+    """A problem to choose a variant for.
 
     Attributes
     ----------
     op, dtype, sizes, bias
         As in `jit.fitting`.
     heads_last
-        How q, k and v lie.
+        Whether q, k and v are [B, N, H, D].
     share
-        Selected nodes per node, above 0 and up to 1; the graph's own problem has none.
+        Share of the nodes that a row selects, above 0 and up to 1; 0 for KeyGraph.
     """
 
     op: str
@@ -60,30 +60,30 @@ class Problem:
 
     @property
     def kind(self) -> str:
-        """One name for what is alike: sizes up to the next power of two, but channels, which variants are made for."""
+        """Cache key: sizes rounded up to a power of two, except channels, which variants are specialized for."""
         sizes = self.sizes
         rounded = (_power_of_two(n) for n in (sizes.batch, sizes.rows, sizes.nodes))
         words = [self.op, DTYPES[self.dtype], *map(str, rounded), *map(str, (sizes.groups, sizes.heads))]
         words += [str(sizes.channels), str(sizes.value_channels)]
         if self.share:
-            # Steps of 1/16: the crossover from gathering to the dense form lies somewhere among the small shares.
+            # Steps of 1/16: the crossover from the gather to the dense kernel lies among the small shares.
             words.append(f"{max(1, round(16 * self.share))}/16")
         return " ".join(words) + " bias" * self.bias + " heads-last" * self.heads_last
 
 
 def choose(problem: Problem, device: torch.device, launches: Callable[[], Launch]) -> Variant | None:
-    """The fastest variant for a problem; the first that fits where nothing may be measured now; None where none fits.
+    """Return the fastest variant for a problem, or None if none fits it.
 
-    Nothing is measured on the CPU, nor while a CUDA graph is captured, in which nothing may be waited for.
+    On the CPU and while a CUDA graph is captured nothing can be measured: then it is the first variant that fits.
 
     Parameters
     ----------
     problem
         What is to be computed.
     device
-        Where.
+        Device of the tensors.
     launches
-        Called where variants are measured; what it returns starts one of them.
+        Called only if variants are measured; returns the function that launches one.
     """
     candidates = fitting(problem.op, problem.dtype, problem.sizes, problem.bias, capability(device))
     if len(candidates) < 2 or device.type != "cuda":
@@ -92,7 +92,7 @@ def choose(problem: Problem, device: torch.device, launches: Callable[[], Launch
     known = _known(machine)
     by_number = {variant.number: variant for variant in candidates}
     if known.get(kind) not in by_number:
-        with torch.cuda.device(device):  # Events, and what is captured, belong to the current one.
+        with torch.cuda.device(device):  # events and captures belong to the current device
             if torch.cuda.is_current_stream_capturing():
                 return candidates[0]
             known[kind] = _fastest(candidates, launches()).number
@@ -101,13 +101,13 @@ def choose(problem: Problem, device: torch.device, launches: Callable[[], Launch
 
 
 def cache_file() -> Path:
-    """Where choices are kept between processes; may be deleted at any time."""
+    """Return the path of the cache on disk; the file may be deleted at any time."""
     folder = os.environ.get("XDG_CACHE_HOME")
     return (Path(folder) if folder else Path.home() / ".cache") / "keygraph" / "variants.json"
 
 
 def _fastest(candidates: Sequence[Variant], launch: Launch) -> Variant:
-    """Time the variants in turn on the current GPU and stream: the least median of a few rounds."""
+    """Time the variants in turn on the current GPU and stream, and return the one of least median."""
     contenders = _working(candidates, launch)
     if len(contenders) == 1:
         return contenders[0]
@@ -119,17 +119,17 @@ def _fastest(candidates: Sequence[Variant], launch: Launch) -> Variant:
     for _ in range(_ROUNDS):
         for variant, milliseconds in zip(contenders, _round(contenders, launch), strict=True):
             times[variant.number].append(milliseconds)
-        limit = _HOPELESS * min(map(median, contenders))
+        limit = _DROP_FACTOR * min(map(median, contenders))
         contenders = [variant for variant in contenders if median(variant) <= limit]
-        contenders = contenders[1:] + contenders[:1]  # Nobody comes first, when caches are cold, every time.
+        contenders = contenders[1:] + contenders[:1]  # each is the first, with cold caches, in one round only
     return min(contenders, key=median)
 
 
 def _working(candidates: Sequence[Variant], launch: Launch) -> list[Variant]:
-    """The variants that compile and start, after they have.
+    """Launch each variant once and return those that compile and start.
 
-    Others are left out: for want of registers or shared memory in silence, else with a warning. Where none is left, the
-    first one's error is raised.
+    The others are left out: silently if they need too many registers or too much shared memory, else with a warning. If
+    none is left, the first one's error is raised.
     """
     failures = {variant.number: _failure(variant, launch) for variant in candidates}
     working = [variant for variant in candidates if failures[variant.number] is None]
@@ -140,7 +140,7 @@ def _working(candidates: Sequence[Variant], launch: Launch) -> list[Variant]:
         if not isinstance(error, triton.runtime.errors.OutOfResources):
             reason = (str(error).splitlines() or [""])[0]
             warnings.warn(
-                f"{name} is left out, it does not start on this GPU: {type(error).__name__}: {reason}",
+                f"{name} is left out because it does not start on this GPU: {type(error).__name__}: {reason}",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -148,20 +148,20 @@ def _working(candidates: Sequence[Variant], launch: Launch) -> list[Variant]:
 
 
 def _failure(variant: Variant, launch: Launch) -> Exception | None:
-    """Start a variant once; what of the compiler's or the driver's kept it from starting."""
+    """Launch a variant once and return the compiler's or the driver's error, if any."""
     try:
         launch(variant)
     except torch.OutOfMemoryError:
-        raise  # Of what every variant would need.
+        raise  # of memory that every variant needs
     except (triton.errors.TritonError, RuntimeError) as error:
         return error
     return None
 
 
 def _round(variants: Sequence[Variant], launch: Launch) -> list[float]:
-    """Milliseconds of a launch of each."""
+    """Return the milliseconds of one launch of each variant."""
     events = [tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)) for _ in variants]
-    torch.cuda._sleep(_HEAD_START * _LAUNCHES_PER_ROUND * len(variants))
+    torch.cuda._sleep(_DELAY_CYCLES * _LAUNCHES_PER_ROUND * len(variants))
     for variant, (start, end) in zip(variants, events, strict=True):
         start.record()
         for _ in range(_LAUNCHES_PER_ROUND):
@@ -173,7 +173,7 @@ def _round(variants: Sequence[Variant], launch: Launch) -> list[float]:
 
 @functools.cache
 def _machine(device: torch.device) -> str:
-    """What choices depend on beyond the problem."""
+    """Return the part of the cache key that does not depend on the problem: device and versions."""
     name = torch.cuda.get_device_properties(device).name
     return f"{name}, keygraph {version()}, torch {torch.__version__}, triton {triton.__version__}"
 
@@ -185,7 +185,7 @@ def _known(machine: str) -> dict[str, int]:
 
 
 def _read() -> dict[str, dict[str, int]]:
-    """What is on disk; nothing where the file is missing or damaged, which costs a measurement and no more."""
+    """Return the content of the file; empty if it is missing or damaged, so that variants are measured again."""
     try:
         content = json.loads(cache_file().read_text())
         return {
@@ -197,7 +197,7 @@ def _read() -> dict[str, dict[str, int]]:
 
 
 def _remember(machine: str, known: dict[str, int]) -> None:
-    """Add to the file, as other processes do; without a place to write the choices live in memory only."""
+    """Merge choices into the file, which other processes write too; without write access keep them in memory."""
     content = _read()
     content[machine] = {**content.get(machine, {}), **known}
     with suppress(OSError, InputError):

@@ -1,1 +1,1 @@
-"""The GPU kernels, one text for every host, and the variants of them that exist. Needs Triton."""
+"""The GPU kernels, one source for every host, and their variants. Needs Triton."""

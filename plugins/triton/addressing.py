@@ -1,4 +1,4 @@
-"""Where a program works, and where its tensors' parts lie; the same for all attention kernels."""
+"""Which part of the problem a program computes, and the addresses of its tensors, for all attention kernels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def locate(
     BLOCK_VALUE_CHANNELS: tl.constexpr,
     BLOCK_HEADS: tl.constexpr,
 ):
-    """First row, first value channel, first head and batch of this program: the order of docs/gpu.md."""
+    """Return the program's first row, first value channel, first head, and batch, in the order of docs/gpu.md."""
     row_blocks = tl.cdiv(rows, BLOCK_ROWS)
     value_blocks = tl.cdiv(value_channels, BLOCK_VALUE_CHANNELS)
     head_blocks = tl.cdiv(heads, BLOCK_HEADS)
@@ -29,7 +29,7 @@ def locate(
 
 @triton.jit
 def base_offsets(batch, head, heads, rows, channels, value_channels, heads_last):
-    """Where a head's first row lies in two tensors of `channels` and `value_channels` channels, in elements (int64)."""
+    """Return the offsets (int64, in elements) of a head's first row in tensors of `channels` and `value_channels`."""
     # [B, H, N, D], or [B, N, H, D] with the heads last.
     first = batch.to(tl.int64) * heads * rows + tl.where(heads_last != 0, head, head * rows)
     return first * channels, first * value_channels
@@ -37,11 +37,11 @@ def base_offsets(batch, head, heads, rows, channels, value_channels, heads_last)
 
 @triton.jit
 def row_stride(channels, heads, heads_last):
-    """Elements from one row of a head to the next."""
+    """Return the number of elements from one row of a head to the next."""
     return channels * tl.where(heads_last != 0, heads, 1)
 
 
 @triton.jit
 def load_rows(row_starts, column, in_rows, columns):
-    """A block of a matrix, zeros outside of it."""
+    """Load a block of a matrix, with zeros outside the matrix."""
     return tl.load(row_starts + column[None, :], mask=in_rows[:, None] & (column < columns)[None, :], other=0.0)

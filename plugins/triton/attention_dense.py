@@ -1,10 +1,10 @@
-"""KeyGraphAttention over all nodes, masked: tensor cores, the graph's bits read block by block.
+"""KeyGraphAttention over all nodes with a mask, on tensor cores; the graph's bits are read block by block.
 
-Flash attention (arXiv 2205.14135, 2307.08691) with the mask in 32 nodes to a word: scores of one block of nodes at a
-time, a running maximum and sum per row, nothing of size M x N in memory.
+Flash attention (arXiv 2205.14135, 2307.08691) with a mask of one bit per node: scores of one block of nodes at a time,
+a running maximum and sum per row, nothing of size M x N in memory.
 
-A product of matrices gives every row a share of every node, with the weight 0 where the row does not select it, and
-0 * inf is NaN. So a block of rows whose result is not finite is computed once more, by `attention_exact`.
+The matrix product multiplies unselected nodes by the weight 0, and 0 * inf is NaN. So a block of rows whose result is
+not finite is computed again by `attention_exact`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ import triton.language as tl
 from .addressing import base_offsets, load_rows, locate, row_stride
 from .attention_exact import write_exactly
 from .bits import count_bits, load_words, mask_of
+from .constants import LOG2_E
 
-LOG2_E = tl.constexpr(1.4426950408889634)
-
-#: Blocks of nodes that are looked at together for one that has a bit.
+#: Number of blocks of nodes that are searched together for selected nodes.
 _SKIPPED_AHEAD = tl.constexpr(16)
 
 
@@ -47,14 +46,25 @@ def attention_dense(
     WHOLE_ROWS: tl.constexpr,
     SKIP_EMPTY: tl.constexpr,
 ):
-    """One program: BLOCK_ROWS rows of one head, BLOCK_VALUE_CHANNELS of their output.
+    """Compute BLOCK_ROWS rows of one head, BLOCK_VALUE_CHANNELS value channels of them, per program.
 
-    WHOLE_ROWS: the blocks of channels and value channels hold all there are, so that q stays where it is; otherwise
-    channels are walked in blocks, and every block of value channels has a program of its own.
-    SKIP_EMPTY: looks first which blocks of nodes have a bit, and walks only those. The other parameters are those of
-    docs/gpu.md.
+    Parameters
+    ----------
+    q, k, v, graph, bias, output, rows, nodes, heads, groups, channels, value_channels, heads_last, scale
+        The kernel's parameters in docs/gpu.md.
+    CHANNEL_MULTIPLE
+        `channels` and `value_channels` are multiples of it.
+    HAS_BIAS
+        Whether `bias` is read.
+    BLOCK_ROWS, BLOCK_NODES, BLOCK_CHANNELS, BLOCK_VALUE_CHANNELS
+        Block sizes, powers of two.
+    WHOLE_ROWS
+        Whether one block holds all channels and one all value channels: then q is loaded once. Otherwise the kernel
+        loops over blocks of channels, and each block of value channels has a program of its own.
+    SKIP_EMPTY
+        Whether blocks of nodes in which no row selects a node are found first and skipped.
     """
-    # The compiler learns what the rows' addresses are multiples of.
+    # Tells the compiler the alignment of the rows.
     channels = channels // CHANNEL_MULTIPLE * CHANNEL_MULTIPLE
     value_channels = value_channels // CHANNEL_MULTIPLE * CHANNEL_MULTIPLE
     first_row, first_value, head, batch = locate(rows, value_channels, heads, BLOCK_ROWS, BLOCK_VALUE_CHANNELS, 1)
@@ -82,21 +92,21 @@ def attention_dense(
     graph_rows = graph + row * words_per_row
     bias_rows = bias + row[:, None].to(tl.int64) * nodes
 
-    # Scores are compared and subtracted in units of log2. A negative scale goes into q, where negation is exact, so
-    # that the largest score is the largest product; a tiny one replaces 0, which would make -inf NaN.
+    # Scores are in units of log2. A negative scale negates q, which is exact, so that the largest score belongs to the
+    # largest product. 0 is replaced by a tiny scale, because 0 * -inf is NaN.
     log2_scale = tl.maximum(tl.abs(scale) * LOG2_E, 1e-30)
     largest = tl.full([BLOCK_ROWS], -float("inf"), tl.float32)
     total = tl.zeros([BLOCK_ROWS], tl.float32)
     acc = tl.zeros([BLOCK_ROWS, BLOCK_VALUE_CHANNELS], tl.float32)
     negative = scale < 0
-    q_block = q_rows  # of use only where it holds whole rows
+    q_block = q_rows  # a placeholder unless WHOLE_ROWS
     if WHOLE_ROWS:
         q_block = load_rows(q_rows, channel, in_rows, channels)
         q_block = tl.where(negative, -q_block, q_block)
 
     if SKIP_EMPTY:
-        # Which of the next 16 blocks have a bit is known before any of them is loaded: the loop over those has no
-        # branch in it, so that the compiler can start its loads steps ahead.
+        # Which of the next 16 blocks have a selected node is known before any of them is loaded, so the loop over
+        # these has no branch, and the compiler can prefetch.
         for chunk in range(0, nodes, _SKIPPED_AHEAD * BLOCK_NODES):
             blocks = blocks_with_bits(graph_rows, in_rows, chunk, nodes, BLOCK_ROWS, BLOCK_NODES)
             for _ in range(0, count_bits(blocks)):
@@ -110,7 +120,7 @@ def attention_dense(
                     HAS_BIAS, BLOCK_ROWS, BLOCK_NODES, BLOCK_CHANNELS, BLOCK_VALUE_CHANNELS, WHOLE_ROWS,
                 )  # fmt: skip
     else:
-        # The graph's words are loaded one step ahead: unlike k and v, the compiler does not fetch them early.
+        # The graph's words are loaded one step ahead here; the compiler prefetches only k and v.
         words = load_words(graph_rows, in_rows, 0, nodes, BLOCK_NODES)
         for first in range(0, nodes, BLOCK_NODES):
             next_words = load_words(graph_rows, in_rows, first + BLOCK_NODES, nodes, BLOCK_NODES)
@@ -167,13 +177,12 @@ def attend(
     BLOCK_VALUE_CHANNELS: tl.constexpr,
     WHOLE_ROWS: tl.constexpr,
 ):
-    """The running maximum, sum and weighted sum of v, with the block of nodes from `first` on added."""
+    """Add the block of nodes from `first` on: return the new running maximum, sum, and weighted sum of v."""
     node = first + tl.arange(0, BLOCK_NODES)
     in_nodes = node < nodes
     channel = tl.arange(0, BLOCK_CHANNELS)
     k_rows = k + node[:, None] * channel_stride
-    # What the products are added to: the mask is ready when they are, and costs no pass over them. So does the bias,
-    # in the products' units.
+    # The products accumulate onto the mask, and onto the bias in the products' units, which saves a pass over them.
     score = mask_of(words, BLOCK_ROWS, BLOCK_NODES)
     if HAS_BIAS:
         score += load_rows(bias_rows, node, in_rows, nodes).to(tl.float32) * (LOG2_E / log2_scale)
@@ -185,16 +194,16 @@ def attend(
             k_part = load_rows(k_rows, first_channel + channel, in_nodes, channels)
             score = tl.dot(tl.where(negative, -q_part, q_part), k_part.T, score, input_precision="ieee")
     new_largest = tl.maximum(largest, tl.max(score, axis=1) * log2_scale)
-    # Nothing selected so far: any finite number keeps the weights at 0, where -inf would make them NaN.
+    # If nothing is selected so far, any finite origin keeps the weights at 0; -inf would make them NaN.
     origin = tl.where(new_largest == -float("inf"), 0.0, new_largest)
-    # The scale has not been applied yet: here it takes part in one multiply-add.
+    # The scale is applied here, in one multiply-add.
     weight = tl.exp2(score * log2_scale - origin[:, None])
     rescale = tl.exp2(largest - origin)
     value = first_value + tl.arange(0, BLOCK_VALUE_CHANNELS)
     v_block = load_rows(v + node[:, None] * value_stride, value, in_nodes, value_channels)
     total = total * rescale + tl.sum(weight, axis=1)
-    # Not with acc as what the product is added to: on 9.0 the compiler then waits after every product (C7515), since
-    # the next scores' mask is written while this one is under way.
+    # acc is not the accumulator of this product: on 9.0 the compiler would then wait after every product (C7515), since
+    # the next scores' mask is written while it runs.
     weighted = tl.dot(weight.to(v_block.dtype), v_block, input_precision="ieee")
     acc = tl.fma(acc, tl.broadcast_to(rescale[:, None], [BLOCK_ROWS, BLOCK_VALUE_CHANNELS]), weighted)
     return new_largest, total, acc
@@ -202,7 +211,7 @@ def attend(
 
 @triton.jit
 def blocks_with_bits(graph_rows, in_rows, first, nodes, BLOCK_ROWS: tl.constexpr, BLOCK_NODES: tl.constexpr):
-    """uint32: bit i says that some row selects a node of the i-th block of nodes from `first` on."""
+    """Return uint32, whose bit i says that some row selects a node of the i-th block of nodes from `first` on."""
     words = load_words(graph_rows, in_rows, first, nodes, _SKIPPED_AHEAD * BLOCK_NODES)
     used = tl.max((words != 0).to(tl.int32), axis=0)
     blocks = tl.max(tl.reshape(used, [_SKIPPED_AHEAD, BLOCK_NODES // 32]), axis=1)

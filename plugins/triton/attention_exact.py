@@ -1,8 +1,8 @@
-"""KeyGraphAttention where something is not finite: what a row does not select has no influence on it.
+"""KeyGraphAttention for inputs that are not finite: a node that a row does not select has no influence on the row.
 
-A product of matrices gives every row a share of every node, with the weight 0 where the row does not select it, and
-0 * inf is NaN. Here scores are chosen by the graph's bits, one product sums the finite values of v, and further ones
-find which rows select values that are not. For the blocks of rows in which `attention_dense` meets such numbers.
+The matrix product multiplies unselected nodes by the weight 0, and 0 * inf is NaN. Here scores are selected by the
+graph's bits, one product sums the finite values of v, and further products find the rows that select values that are
+not finite. `attention_dense` calls it for the blocks of rows whose result is not finite.
 
 Several times slower, and in small blocks: a kernel needs the registers of its most demanding part, which must not be
 this one.
@@ -15,12 +15,11 @@ import triton.language as tl
 
 from .addressing import load_rows
 from .bits import load_words, mask_of
-
-LOG2_E = tl.constexpr(1.4426950408889634)
+from .constants import LOG2_E
 
 _ROWS = tl.constexpr(32)
 _NODES = tl.constexpr(32)
-#: What is looked for in v: inf, -inf, NaN, and infinities at selected nodes whose weight is 0.
+#: What the passes look for in v: inf, -inf, NaN, and infinities at selected nodes whose weight is 0.
 _POSITIVE, _NEGATIVE, _UNDEFINED, _WEIGHTLESS = (tl.constexpr(kind) for kind in range(4))
 
 
@@ -46,9 +45,9 @@ def write_exactly(
     BLOCK_CHANNELS: tl.constexpr,
     BLOCK_VALUE_CHANNELS: tl.constexpr,
 ):
-    """Write BLOCK_ROWS rows of the output; pointers are those of one head, in which `first_row` counts."""
+    """Write BLOCK_ROWS rows of the output, from `first_row` on; the pointers are to the head's first row."""
     value = first_value + tl.arange(0, BLOCK_VALUE_CHANNELS)
-    # One step at a time, and nothing prepared ahead of a loop: both need registers.
+    # No pipelining and no hoisting out of loops: both need registers.
     for part in tl.range(0, BLOCK_ROWS, _ROWS, num_stages=1, disable_licm=True):
         row = first_row + part + tl.arange(0, _ROWS)
         largest = tl.full([_ROWS], -float("inf"), tl.float32)
@@ -110,7 +109,7 @@ def exact_scores(
     HAS_BIAS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """Which of the nodes from `first` on each row selects, and their scores in units of log2; -inf at the others."""
+    """Return which nodes from `first` on each row selects, and their scores in units of log2, -inf for the others."""
     in_rows = row < rows
     node = first + tl.arange(0, _NODES)
     score = tl.zeros([_ROWS, _NODES], tl.float32)
@@ -129,7 +128,7 @@ def exact_scores(
 
 @triton.jit
 def is_of_kind(kind, v):
-    """Where v has the values that a pass looks for."""
+    """Return where v has the values that a pass looks for."""
     infinite = tl.where(kind == _NEGATIVE, v == -float("inf"), v == float("inf"))
     infinite = tl.where(kind == _WEIGHTLESS, tl.abs(v) == float("inf"), infinite)
     return tl.where(kind == _UNDEFINED, v != v, infinite)
@@ -137,13 +136,13 @@ def is_of_kind(kind, v):
 
 @triton.jit
 def is_counted(kind, selected, score):
-    """Nodes at which a row meets them: those that it selects; an infinity counts otherwise where its weight is 0."""
+    """Return which nodes of a row the pass counts: selected ones, for infinities with or without a weight above 0."""
     has_weight = score > -float("inf")
     return selected & ((kind == _UNDEFINED) | tl.where(kind == _WEIGHTLESS, has_weight == 0, has_weight))
 
 
 @triton.jit
 def contribution(kind):
-    """What they add to the result: 0 * inf is NaN."""
+    """Return what such a value adds to the result; 0 * inf is NaN."""
     infinity = tl.where(kind == _NEGATIVE, -float("inf"), float("inf"))
     return tl.where(kind >= _UNDEFINED, float("nan"), infinity)

@@ -1,6 +1,6 @@
-"""KeyGraphAttention over the selected nodes only: walks the graph's set bits and gathers their rows of k and v.
+"""KeyGraphAttention over the selected nodes only: gathers the rows of k and v for the graph's set bits.
 
-For windows in which a row selects few of many nodes. One program has one row, for several heads that share its graph.
+For rows that select few of many nodes. One program computes one row, for several heads that share a graph.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import triton.language as tl
 
 from .addressing import base_offsets, locate, row_stride
 from .bits import bits_of_nodes, count_bits
+from .constants import LOG2_E
 
-LOG2_E = tl.constexpr(1.4426950408889634)
-
-#: Words of the graph that are looked at together.
+#: Words of the graph per step.
 _WORDS = tl.constexpr(32)
 
 
@@ -40,9 +39,22 @@ def attention_gather(
     BLOCK_CHANNELS: tl.constexpr,
     BLOCK_VALUE_CHANNELS: tl.constexpr,
 ):
-    """One program: one row of BLOCK_HEADS heads (1 where every head has a graph of its own), BLOCK_SELECTED at a time.
+    """Compute one row of BLOCK_HEADS heads per program.
 
-    The blocks of channels and value channels hold all there are. The other parameters are those of docs/gpu.md.
+    Parameters
+    ----------
+    q, k, v, graph, bias, output, rows, nodes, heads, groups, channels, value_channels, heads_last, scale
+        The kernel's parameters in docs/gpu.md.
+    CHANNEL_MULTIPLE
+        `channels` and `value_channels` are multiples of it.
+    HAS_BIAS
+        Whether `bias` is read.
+    BLOCK_HEADS
+        1 if every head has a graph of its own.
+    BLOCK_SELECTED
+        Selected nodes per step.
+    BLOCK_CHANNELS, BLOCK_VALUE_CHANNELS
+        Powers of two that are at least `channels` and `value_channels`.
     """
     channels = channels // CHANNEL_MULTIPLE * CHANNEL_MULTIPLE
     value_channels = value_channels // CHANNEL_MULTIPLE * CHANNEL_MULTIPLE
@@ -100,7 +112,7 @@ def attention_gather(
                 score += added.to(tl.float32) * LOG2_E
             score = tl.where(in_selected[None, :], score, -float("inf"))
             new_largest = tl.maximum(largest, tl.max(score, axis=1))
-            # All scores -inf: the weights become 0 and the result 0/0, as it should be.
+            # If all scores are -inf, the weights are 0 and the result is 0/0 = NaN, as a softmax gives.
             origin = tl.where(new_largest == -float("inf"), 0.0, new_largest)
             weight = tl.exp2(score - origin[:, None])
             rescale = tl.exp2(largest - origin)
@@ -108,7 +120,7 @@ def attention_gather(
             acc = acc * rescale[:, None] + tl.sum(weight[:, :, None] * v_rows.to(tl.float32), axis=1)
             largest = new_largest
 
-    # A row that selects nothing gets zeros.
+    # A row that selects nothing is zeros.
     result = tl.where(seen == 0, 0.0, acc / tl.where(seen == 0, 1.0, total)[:, None])
     tl.store(
         output + output_base[:, None] + row * value_stride + value[None, :],
@@ -119,19 +131,19 @@ def attention_gather(
 
 @triton.jit
 def load_words(graph_row, word, words, nodes):
-    """uint32: words of the graph, without the bits past the last node."""
+    """Return uint32 words of the graph, without the bits past the last node."""
     loaded = tl.load(graph_row + word, mask=word < words, other=0)
     return (loaded & bits_of_nodes(word, nodes)).to(tl.uint32, bitcast=True)
 
 
 @triton.jit
 def node_at(place, ends, graph_row, first_word, words, nodes):
-    """The node of the place-th set bit. `ends`: how many bits are set up to and with each of the words."""
+    """Return the node of the place-th set bit; `ends` is the number of set bits up to and including each word."""
     before = ends[None, :] <= place[:, None]
     word = first_word + tl.sum(before.to(tl.int32), axis=1)
     rank = place - tl.max(tl.where(before, ends[None, :], 0), axis=1)
     bits = load_words(graph_row, word, words, nodes)
-    # The rank-th set bit of the word, by halves.
+    # The rank-th set bit of the word, by bisection.
     bit = tl.zeros_like(rank)
     for step in tl.static_range(5):
         low = count_bits(bits & ((1 << (16 >> step)) - 1))

@@ -1,24 +1,24 @@
-"""The graph's words: which of their bits count, how many are set, and the mask that they make of scores."""
+"""Operations on the graph's words: bits of existing nodes, number of set bits, and the mask for scores."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-#: Triton's interpreter knows no machine instructions.
+#: Triton's interpreter cannot run inline assembly.
 _INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @triton.jit
 def bits_of_nodes(word, nodes):
-    """int32: the bits of a word that stand for nodes; none past the last."""
+    """Return int32 with the bits of a word set that belong to nodes."""
     left = nodes - word * 32
     return tl.where(left >= 32, -1, (1 << tl.minimum(tl.maximum(left, 0), 31)) - 1)
 
 
 @triton.jit
 def count_bits(bits):
-    """How many bits of each uint32 are set (Warren, Hacker's Delight, 5-1): int32."""
+    """Return the number of set bits of each uint32, as int32 (Warren, Hacker's Delight, 5-1)."""
     bits = bits - ((bits >> 1) & 0x55555555)
     bits = (bits & 0x33333333) + ((bits >> 2) & 0x33333333)
     bits = (bits + (bits >> 4)) & 0x0F0F0F0F
@@ -27,10 +27,10 @@ def count_bits(bits):
 
 @triton.jit
 def permute_bytes(low, high, selector):
-    """int32: four bytes chosen from those of `low` (0 to 3) and `high` (4 to 7), by four bits each of `selector`.
+    """Return int32 made of four bytes of `low` (0 to 3) and `high` (4 to 7), each selected by four bits of `selector`.
 
-    The fourth bit asks for eight copies of the byte's sign (PTX ISA, `prmt`). The three are broadcast against each
-    other.
+    The highest of the four bits selects eight copies of the byte's sign instead (PTX ISA, `prmt`). The three are
+    broadcast against each other.
     """
     if _INTERPRETED:
         selector += tl.zeros_like(low)
@@ -48,7 +48,7 @@ def permute_bytes(low, high, selector):
 
 @triton.jit
 def load_words(graph_rows, in_rows, first, nodes, BLOCK_NODES: tl.constexpr):
-    """int32[rows, BLOCK_NODES / 32] of the graph from the node `first` on, without the bits past the last node."""
+    """Load int32[rows, BLOCK_NODES / 32] of the graph from node `first` on, without the bits past the last node."""
     word = first // 32 + tl.arange(0, BLOCK_NODES // 32)
     words = tl.load(graph_rows[:, None] + word[None, :], mask=in_rows[:, None] & (word * 32 < nodes)[None, :], other=0)
     return words & bits_of_nodes(word, nodes)[None, :]
@@ -56,10 +56,10 @@ def load_words(graph_rows, in_rows, first, nodes, BLOCK_NODES: tl.constexpr):
 
 @triton.jit
 def mask_of(words, BLOCK_ROWS: tl.constexpr, BLOCK_NODES: tl.constexpr):
-    """float32[BLOCK_ROWS, BLOCK_NODES]: -inf where the row does not select the node, 2^-126 where it does.
+    """Return float32[BLOCK_ROWS, BLOCK_NODES]: -inf where the row does not select the node, 2^-126 where it does.
 
-    One instruction per number. -inf is nine ones and then zeros: a node's bit, inverted, is moved to the sign of its
-    byte, which is then spread over the highest eight; the ninth is always set.
+    One instruction per element. -inf is nine ones followed by zeros: the inverted bit of a node is moved to the sign of
+    its byte, which is then copied to the highest eight bits; the ninth bit is always set.
     """
     bit = tl.arange(0, 32)[None, None, :]
     signs = ~words[:, :, None] << (7 - bit % 8)

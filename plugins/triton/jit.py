@@ -1,7 +1,7 @@
-"""Starting a variant of the kernels from PyTorch's tensors, compiled just in time.
+"""Launch a variant of the kernels on PyTorch's tensors, compiled just in time.
 
-On CUDA tensors; on CPU tensors where Triton's interpreter is on (`TRITON_INTERPRET=1`, before Triton is imported),
-which is how the kernels are tested without a GPU.
+The tensors are on a CUDA device, or on the CPU if Triton's interpreter is on (`TRITON_INTERPRET=1`, before Triton is
+imported): that is how the kernels are tested without a GPU.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ except ModuleNotFoundError as error:
 from .variants import VARIANTS, Variant
 
 DTYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
-#: What compiled kernels take for granted: rows at such addresses are read in wide loads, which fail anywhere else.
+#: Alignment in bytes that compiled kernels assume: at other addresses their wide loads fail.
 ALIGNMENT = 16
-#: Kernels count in int32: elements inside one batch index, and programs in a grid of one dimension.
+#: Kernels use int32 for elements inside one batch index, and for programs in a grid of one dimension.
 _INT32 = 2**31 - 1
-#: How far beyond the last node a block may end.
+#: Largest block size: a block may end so far beyond the last row or node.
 _LARGEST_BLOCK = 4096
-#: The interpreter computes whatever a GPU of the newest capability does.
+#: Capability of the interpreter: that of no GPU, above them all.
 _INTERPRETER = 1000
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """A problem's sizes. KeyGraph has neither heads nor value channels."""
+    """Sizes of a problem. KeyGraph has neither heads nor value channels."""
 
     batch: int
     groups: int
@@ -50,13 +50,19 @@ class Sizes:
 
 
 def graph_sizes(query: Tensor, key: Tensor) -> Sizes:
-    """Sizes of `key_graph`'s problem."""
+    """Return the sizes of `key_graph`'s problem."""
     batch, groups, rows, channels = query.shape
     return Sizes(batch, groups, rows, key.shape[2], channels)
 
 
 def attention_sizes(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, heads_last: bool) -> Sizes:
-    """Sizes of `key_graph_attention`'s problem."""
+    """Return the sizes of `key_graph_attention`'s problem.
+
+    Parameters
+    ----------
+    q, k, v, graph, heads_last
+        As in `key_graph_attention`.
+    """
     heads_axis, rows_axis = (2, 1) if heads_last else (1, 2)
     return Sizes(
         q.shape[0], graph.shape[1], q.shape[rows_axis], k.shape[rows_axis], q.shape[3], q.shape[heads_axis], v.shape[3]
@@ -67,7 +73,7 @@ def attention_sizes(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, heads_last: 
 def fitting(
     op: str, dtype: torch.dtype, sizes: Sizes, bias: bool = False, capability: int = _INTERPRETER
 ) -> tuple[Variant, ...]:
-    """Variants that compute a problem, the automatic choice first: the rule of docs/gpu.md.
+    """Return the variants that can compute a problem, the automatic choice first, by the rule of docs/gpu.md.
 
     Parameters
     ----------
@@ -110,7 +116,13 @@ def fitting(
 
 
 def require_int32(op: str, sizes: Sizes) -> None:
-    """Refuse what kernels cannot count in int32, as the launcher in C++ does; raises `InputError`."""
+    """Check that a problem's sizes fit in the kernels' int32, as the launcher in C++ does.
+
+    Raises
+    ------
+    InputError
+        They do not.
+    """
     graph = op == "KeyGraph"
     longest = max(sizes.rows, sizes.nodes) + _LARGEST_BLOCK
     elements = sizes.heads * longest * max(sizes.channels, sizes.value_channels, 1)
@@ -124,12 +136,12 @@ def require_int32(op: str, sizes: Sizes) -> None:
 
 
 def programs(variant: Variant, sizes: Sizes) -> int:
-    """How many programs compute a problem: the grid of docs/gpu.md."""
+    """Return the number of programs that compute a problem: the grid of docs/gpu.md."""
     count = _windows(variant.op, sizes) * triton.cdiv(sizes.rows, variant.block_rows)
     if variant.op == "KeyGraphAttention":
         count *= triton.cdiv(sizes.value_channels, variant.block_value_channels or max(1, sizes.value_channels))
         count *= triton.cdiv(sizes.heads, variant.block_heads or max(1, sizes.heads))
-    return count
+    return int(count)
 
 
 def _windows(op: str, sizes: Sizes) -> int:
@@ -137,7 +149,7 @@ def _windows(op: str, sizes: Sizes) -> int:
 
 
 def capability(device: torch.device) -> int:
-    """What `fitting` wants to know of a device."""
+    """Return a device's compute capability for `fitting`, as 80 for 8.0."""
     if device.type != "cuda":
         return _INTERPRETER
     major, minor = torch.cuda.get_device_capability(device)
@@ -150,9 +162,9 @@ def key_graph(query: Tensor, key: Tensor, k: Tensor, variant: Variant | None = N
     Parameters
     ----------
     query, key
-        [B, G, M, C] and [B, G, N, C] of one type and device. Copied where they are not contiguous or not aligned.
+        [B, G, M, C] and [B, G, N, C] of one type and device. Copied if they are not contiguous or not aligned.
     k
-        int64[1] on the same device. Below 1 it keeps one node: nobody looks at it before the device does.
+        int64[1] on the same device. A value below 1 keeps one node: only the kernel reads it.
     variant
         One of `fitting`; the automatic choice by default.
 
@@ -164,8 +176,8 @@ def key_graph(query: Tensor, key: Tensor, k: Tensor, variant: Variant | None = N
     Raises
     ------
     InputError
-        No variant fits the problem, it has 2^31 elements or more per batch index, or the tensors are on a device that
-        kernels do not run on.
+        No variant fits the problem, it has 2^31 elements or more per batch index, or kernels cannot run on the
+        tensors' device.
     """
     sizes = graph_sizes(query, key)
     require_int32("KeyGraph", sizes)
@@ -196,7 +208,7 @@ def key_graph_attention(
     ----------
     q, k, v
         [B, H, M, D], [B, H, N, D], [B, H, N, Dv], or with `heads_last` [B, M, H, D], [B, N, H, D], [B, N, H, Dv];
-        of one type and device. Copied where they are not contiguous or not aligned.
+        of one type and device. Copied if they are not contiguous or not aligned.
     graph
         int32[B, G, M, ceil(N/32)], G = 1 or H.
     bias
@@ -216,8 +228,8 @@ def key_graph_attention(
     Raises
     ------
     InputError
-        No variant fits the problem, it has 2^31 elements or more per batch index, or the tensors are on a device that
-        kernels do not run on.
+        No variant fits the problem, it has 2^31 elements or more per batch index, or kernels cannot run on the
+        tensors' device.
     """
     sizes = attention_sizes(q, k, v, graph, heads_last)
     require_int32("KeyGraphAttention", sizes)
@@ -226,7 +238,7 @@ def key_graph_attention(
     q = _aligned(q)
     launch(
         variant,
-        # Where there is no bias nothing is read there, but Triton compiles only what has a type.
+        # Without a bias nothing is read through its pointer, but Triton needs one that has a type.
         (q, _aligned(k), _aligned(v), _aligned(graph), q if bias is None else _aligned(bias), output),
         (
             sizes.rows,
@@ -244,16 +256,16 @@ def key_graph_attention(
 
 
 def launch(variant: Variant, tensors: Sequence[Tensor], numbers: Sequence[float], count: int) -> None:
-    """Start a variant's kernel on the tensors' device and the current stream; compile it at its first use.
+    """Launch a variant's kernel on the tensors' device and the current stream; it is compiled at its first use.
 
     Parameters
     ----------
     variant
-        What to start.
+        The variant to launch.
     tensors, numbers
         The kernel's arguments in their order (`variants.SIGNATURES`).
     count
-        Programs; nothing is started where it is 0.
+        Number of programs; 0 launches nothing.
 
     Raises
     ------
@@ -264,11 +276,12 @@ def launch(variant: Variant, tensors: Sequence[Tensor], numbers: Sequence[float]
     if device.type != "cuda" and isinstance(variant.kernel, triton.JITFunction):
         raise InputError(
             f"Triton's kernels need a CUDA device, the tensors are on {device}; "
-            "move them there, or compute in another way: use_attention('mask')"
+            "move them there, or use another implementation: use_attention('mask')"
         )
     if device.type != "cuda" and variant.dtype == "bf16":
         raise InputError(
-            "Triton's interpreter multiplies bfloat16's bits as integers; use float16 or float32, or a GPU"
+            "Triton's interpreter does not support bfloat16: it multiplies the bits as integers; "
+            "use float16 or float32, or a GPU"
         )
     if count > _INT32:
         raise InputError(f"{variant.name} would need {count:,} programs, a GPU starts {_INT32:,}; split the batch")

@@ -1,13 +1,13 @@
-"""KeyGraph: similarities on tensor cores, the k-th largest of each row by a search over thresholds, then the bits.
+"""KeyGraph: similarities on tensor cores, a search for the k-th largest of each row, then the bits.
 
-Two forms. *Resident*: a block of rows with all of its similarities in registers. *Streamed*, for windows of any size:
-the similarities are computed again for every step of the search, which looks at three pivots at a time. No similarity
-is ever in global memory.
+Two kernels. *Resident*: a block of rows with all of its similarities in registers. *Streamed*, for windows of any size:
+the similarities are recomputed for every step of the search, which tests three pivots at a time. Neither stores
+similarities in global memory.
 
-The search counts, for a pivot in each row, the similarities that are not below it. The first pivot is where the k-th
-largest of N normal numbers with the row's mean and deviation is expected, the next are interpolated. The bracket around
-the k-th value is kept as integers in the order of the floats, so that halving it ends after 32 steps whatever the
-similarities are. benchmarks/key_graph_search.py counts the steps.
+The search counts, for a pivot in each row, the similarities that are at least the pivot. The first pivot is the
+expected k-th largest of N normal numbers with the row's mean and deviation; the next ones are interpolated. The bracket
+around the k-th value is stored as integers in the order of the floats, so that bisection ends after 32 steps for any
+similarities. benchmarks/key_graph_search.py counts the steps.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import triton.language as tl
 _NAN = tl.constexpr(-0x7F800002)
 _PAST_INFINITY = tl.constexpr(0x7F800001)
 
-#: Steps that follow the similarities alone; after them the bracket is halved every other step.
+#: Steps with interpolated pivots only; after them every second step bisects the bracket.
 _FREE_STEPS = tl.constexpr(8)
-#: The same where each step is a pass over the nodes with three pivots.
+#: The same for the streamed kernel, whose steps are passes over the nodes with three pivots.
 _FREE_PASSES = tl.constexpr(6)
 
 
@@ -39,7 +39,17 @@ def key_graph_resident(
     BLOCK_NODES: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """One program: BLOCK_ROWS rows of a window of at most BLOCK_NODES nodes. Parameters as in docs/gpu.md."""
+    """Compute BLOCK_ROWS rows of a window of at most BLOCK_NODES nodes per program.
+
+    Parameters
+    ----------
+    query, key, k, graph, rows, nodes, channels
+        The kernel's parameters in docs/gpu.md.
+    CHANNEL_MULTIPLE
+        `channels` is a multiple of it.
+    BLOCK_ROWS, BLOCK_NODES, BLOCK_CHANNELS
+        Block sizes, powers of two.
+    """
     channels = channels // CHANNEL_MULTIPLE * CHANNEL_MULTIPLE
     row, window = rows_of_program(rows, BLOCK_ROWS)
     node = interleaved_nodes(BLOCK_NODES)
@@ -47,8 +57,8 @@ def key_graph_resident(
     key_rows = key + window * nodes * channels
     similarity = similarities(query_rows, key_rows, node, nodes, channels, BLOCK_ROWS, BLOCK_NODES, BLOCK_CHANNELS)
     wanted = neighbours(k, nodes)
-    # Adds 0, which the compiler cannot know: otherwise it keeps all that follows from the nodes in registers from here
-    # on, and spills during the product.
+    # Adds 0, which the compiler cannot know: otherwise it computes everything that depends on the nodes before the
+    # product, and spills registers during it.
     node += tl.minimum(wanted, 0)
     in_window = (node < nodes)[None, :]
     if nodes < BLOCK_NODES:
@@ -60,7 +70,7 @@ def key_graph_resident(
 
     tied, above, remaining = threshold(low, low_count, high, high_count, wanted)
     words = pack_interleaved(similarity >= above[:, None], BLOCK_ROWS, BLOCK_NODES)
-    # Among nodes that tie at the k-th value the first ones are taken: those before `end`, found by halving.
+    # Among nodes that tie at the k-th value the first ones are selected: those before `end`, found by bisection.
     if tl.max(remaining, axis=0) != 0:
         begin = tl.zeros([BLOCK_ROWS], tl.int32)
         end = tl.zeros([BLOCK_ROWS], tl.int32) + nodes
@@ -91,7 +101,17 @@ def key_graph_streamed(
     BLOCK_NODES: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """One program: BLOCK_ROWS rows, BLOCK_NODES nodes at a time. Parameters as in docs/gpu.md."""
+    """Compute BLOCK_ROWS rows per program, in steps of BLOCK_NODES nodes.
+
+    Parameters
+    ----------
+    query, key, k, graph, rows, nodes, channels
+        The kernel's parameters in docs/gpu.md.
+    CHANNEL_MULTIPLE
+        `channels` is a multiple of it.
+    BLOCK_ROWS, BLOCK_NODES, BLOCK_CHANNELS
+        Block sizes, powers of two.
+    """
     channels = channels // CHANNEL_MULTIPLE * CHANNEL_MULTIPLE
     row, window = rows_of_program(rows, BLOCK_ROWS)
     block_node = tl.arange(0, BLOCK_NODES)
@@ -119,7 +139,7 @@ def key_graph_streamed(
     low, low_count, high, high_count = bracket_of_all(nodes, BLOCK_ROWS)
     step = 0
     while tl.max(distance(low, low_count, high, high_count, wanted), axis=0) > 0:
-        # One where the k-th is expected, and one at either side of it.
+        # One pivot at the expected k-th value, and one on either side of it.
         margin = tl.sqrt(tl.minimum(low_count - wanted, wanted - high_count)) - 0.5
         turn = tl.where(step < _FREE_PASSES, 1, step)
         pivot_0 = choose_pivot(
@@ -162,7 +182,7 @@ def key_graph_streamed(
 
 @triton.jit
 def rows_of_program(rows, BLOCK_ROWS: tl.constexpr):
-    """This program's rows, and its window (int64)."""
+    """Return the program's rows, and its window (int64)."""
     row_blocks = tl.cdiv(rows, BLOCK_ROWS)
     block = tl.program_id(0)
     return block % row_blocks * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS), (block // row_blocks).to(tl.int64)
@@ -170,7 +190,7 @@ def rows_of_program(rows, BLOCK_ROWS: tl.constexpr):
 
 @triton.jit
 def neighbours(k, nodes):
-    """How many nodes a row keeps: k, at least 1 and at most all."""
+    """Return the number of nodes that a row selects: k, at least 1 and at most `nodes`."""
     return tl.minimum(tl.maximum(tl.load(k), 1), nodes.to(tl.int64)).to(tl.int32)
 
 
@@ -185,9 +205,9 @@ def similarities(
     BLOCK_NODES: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """float32[BLOCK_ROWS, BLOCK_NODES]: the products; 0 past the last node, unless a query is not finite."""
+    """Return the products, float32[BLOCK_ROWS, BLOCK_NODES]. Columns past the last node hold the last node's."""
     similarity = tl.zeros([BLOCK_ROWS, BLOCK_NODES], tl.float32)
-    # Without nodes there is nothing to read.
+    # Without nodes there is no key to load.
     for first in range(0, tl.where(nodes > 0, channels, 0), BLOCK_CHANNELS):
         channel = first + tl.arange(0, BLOCK_CHANNELS)
         in_channels = channel[None, :] < channels
@@ -203,15 +223,15 @@ def similarities(
 def search(similarity, expected, spacing, wanted, nodes, BLOCK_ROWS: tl.constexpr):
     """Find the bracket of each row's k-th similarity, in at most 72 steps.
 
-    `similarity` is NaN past the last node. Rows that are done wait for the others of the block. Returns low, low_count,
-    high, high_count.
+    `similarity` is NaN past the last node. All rows of the block take as many steps as the slowest. Returns low,
+    low_count, high, high_count.
     """
     low, low_count, high, high_count = bracket_of_all(nodes, BLOCK_ROWS)
     step = 0
     farthest = tl.max(distance(low, low_count, high, high_count, wanted), axis=0)
     while farthest > 0:
         turn = tl.where(step < _FREE_STEPS, 1, step % 4)
-        # Where one node is too many or missing, the pivot that leaves it out or takes it is certain.
+        # If one node is too many or missing, the next value in the row is the right pivot.
         if (turn == 3) | ((turn == 1) & (farthest == 1)):
             pivot = next_value(similarity, low, low_count, high, high_count, wanted)
         else:
@@ -226,9 +246,9 @@ def search(similarity, expected, spacing, wanted, nodes, BLOCK_ROWS: tl.constexp
 
 @triton.jit
 def expect(total, squares, wanted, nodes):
-    """Where the k-th of N normal numbers is expected, and how far apart numbers are there.
+    """Return the expected k-th largest of N normal numbers, and the expected spacing of the numbers there.
 
-    From the row's sum and sum of squares. The normal quantile: Abramowitz and Stegun, 26.2.23, to 4.5e-4.
+    Both follow from the row's sum and sum of squares. The normal quantile: Abramowitz and Stegun, 26.2.23, to 4.5e-4.
     """
     inverse = 1.0 / nodes.to(tl.float32)
     mean = total * inverse
@@ -239,14 +259,14 @@ def expect(total, squares, wanted, nodes):
     z = t - (2.515517 + t * (0.802853 + t * 0.010328)) / (1.0 + t * (1.432788 + t * (0.189269 + t * 0.001308)))
     density = tl.exp(-0.5 * z * z) * 0.3989423
     z = tl.where(share > 0.5, -z, z)
-    # All nodes: nothing but NaN is below -inf.
+    # k = N: only NaN is below -inf.
     expected = tl.where(wanted == nodes, float("-inf"), mean + z * deviation)
     return expected, deviation * inverse / density
 
 
 @triton.jit
 def bracket_of_all(nodes, BLOCK_ROWS: tl.constexpr):
-    """All nodes are >= low, none is >= high: low, low_count, high, high_count."""
+    """Return the bracket with all nodes >= low and none >= high: low, low_count, high, high_count."""
     none = tl.zeros([BLOCK_ROWS], tl.float32)
     return (
         tl.full([BLOCK_ROWS], _NAN, tl.int32),
@@ -258,35 +278,35 @@ def bracket_of_all(nodes, BLOCK_ROWS: tl.constexpr):
 
 @triton.jit
 def key_of(number):
-    """Integers in the order of the floats that are not NaN."""
+    """Map floats other than NaN to integers of the same order."""
     bits = number.to(tl.int32, bitcast=True)
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
 @triton.jit
 def number_of(key):
-    """Undo `key_of`; NaN where a key is outside of the floats."""
+    """Undo `key_of`; keys outside the floats' range give NaN."""
     return (key ^ ((key >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def count(similarity, pivot):
-    """How many similarities of each row are not below its pivot, as float32, which adds up faster than integers."""
+    """Return how many similarities of each row are at least its pivot, as float32, whose sum is faster than int32's."""
     return tl.sum(tl.where(similarity >= number_of(pivot)[:, None], 1.0, 0.0), axis=1)
 
 
 @triton.jit
 def equal(similarity, number):
-    """Whether similarities equal a number, which may be NaN."""
+    """Return whether similarities equal a number; NaN equals NaN."""
     return (similarity == number) | ((similarity != similarity) & (number != number))
 
 
 @triton.jit
 def distance(low, low_count, high, high_count, wanted):
-    """How many nodes must be passed until exactly `wanted` are left, from the nearer end of the bracket; 0 when done.
+    """Return the number of nodes between the k-th value and the nearer end of the bracket; 0 if the row is done.
 
-    A row is done when exactly `wanted` nodes are >= low, or only one value is left. The ends that no pivot has found
-    yet are far away.
+    A row is done when exactly `wanted` nodes are >= low, or the bracket holds a single value. An initial end of the
+    bracket counts as far away.
     """
     above = tl.where(low == _NAN, 1e9, low_count - wanted)
     below = tl.where(high == _PAST_INFINITY, 1e9, wanted - high_count)
@@ -295,11 +315,11 @@ def distance(low, low_count, high, high_count, wanted):
 
 @triton.jit
 def choose_pivot(low, low_count, high, high_count, expected, spacing, wanted, aim, quarters, turn, step):
-    """A key between low and high, of a value that `aim` nodes are expected to be at or above.
+    """Return a key between low and high, of a value that `aim` nodes are expected to reach.
 
-    Between the ends of the bracket by interpolation; beyond the only end that is known, by the spacing of normal
-    numbers and a bit farther every time. Every second turn, or where there is no such number, so many quarters of the
-    way between the integers.
+    By interpolation between the ends of the bracket; from the only known end, by the spacing of normal numbers, with a
+    step that grows every time. On every second turn, and if that gives no number, `quarters` quarters of the way from
+    low to high as integers.
     """
     smallest = number_of(low)
     largest = number_of(high)
@@ -313,7 +333,7 @@ def choose_pivot(low, low_count, high, high_count, expected, spacing, wanted, ai
     outside = start + spacing * excess * tl.where(step == 0, 1.0, reach)
     number = tl.where(no_low | no_high, outside, inside)
 
-    way = (high - low).to(tl.uint32, bitcast=True)  # which may pass int32
+    way = (high - low).to(tl.uint32, bitcast=True)  # may exceed int32
     middle = low + (way // 4 * quarters + way % 4 * quarters // 4).to(tl.int32, bitcast=True)
     pivot = tl.where((turn % 2 == 0) | (number != number), middle, key_of(number))
     return tl.maximum(low + 1, tl.minimum(high - 1, pivot))
@@ -321,11 +341,11 @@ def choose_pivot(low, low_count, high, high_count, expected, spacing, wanted, ai
 
 @triton.jit
 def next_value(similarity, low, low_count, high, high_count, wanted):
-    """The pivot that moves the nearer end of the bracket past the next value in the row.
+    """Return the pivot that moves the nearer end of the bracket past the next value in the row.
 
-    Distances from that end are taken as floats and compared as unsigned integers, so that those to the other side,
-    which are negative, and NaN are larger than all others. They are exact near the end; where they are not, the pivot
-    is as good as any other.
+    Distances from that end are computed as floats and compared as unsigned integers, so that values outside the
+    bracket, whose distance is negative, and NaN compare largest. Distances are exact near the end; elsewhere an inexact
+    one still gives a valid pivot.
     """
     from_low = low_count - wanted <= wanted - high_count
     sign = tl.where(from_low, 1.0, -1.0)
@@ -338,7 +358,7 @@ def next_value(similarity, low, low_count, high, high_count, wanted):
 
 @triton.jit
 def narrow(pivot, count, wanted, low, low_count, high, high_count):
-    """The bracket, with what a pivot's count says; a pivot outside of it says nothing new."""
+    """Return the bracket narrowed by a pivot's count; a pivot outside the bracket does not change it."""
     rises = (count >= wanted) & (pivot > low)
     falls = (count < wanted) & (pivot < high)
     return (
@@ -351,7 +371,7 @@ def narrow(pivot, count, wanted, low, low_count, high, high_count):
 
 @triton.jit
 def threshold(low, low_count, high, high_count, wanted):
-    """The k-th value where nodes tie at it, the value from which on all are taken, and how many tied ones are."""
+    """Return the k-th value, the value from which on all nodes are selected, and how many tied nodes to add."""
     exact = (low_count == wanted) & (low != _NAN)
     return (
         number_of(low),
@@ -362,10 +382,10 @@ def threshold(low, low_count, high, high_count, wanted):
 
 @triton.jit
 def interleaved_nodes(BLOCK_NODES: tl.constexpr):
-    """The nodes in an order in which a thread has whole words of them.
+    """Return the nodes in an order in which every thread holds whole words.
 
-    Of a product on tensor cores a thread has every 4 W-th pair of columns, where W is the number of warps: so the pairs
-    of a word are BLOCK_NODES / 32 pairs apart. Any order would be right.
+    Of a product on tensor cores a thread holds every 4 W-th pair of columns, W being the number of warps; so the pairs
+    of a word are BLOCK_NODES / 32 pairs apart. The result does not depend on the order.
     """
     WORDS: tl.constexpr = BLOCK_NODES // 32
     place = tl.arange(0, BLOCK_NODES)
@@ -375,7 +395,7 @@ def interleaved_nodes(BLOCK_NODES: tl.constexpr):
 
 @triton.jit
 def pack_interleaved(selected, BLOCK_ROWS: tl.constexpr, BLOCK_NODES: tl.constexpr):
-    """Words of bool[BLOCK_ROWS, BLOCK_NODES] whose columns are `interleaved_nodes`."""
+    """Pack bool[BLOCK_ROWS, BLOCK_NODES], whose columns are `interleaved_nodes`, into words."""
     WORDS: tl.constexpr = BLOCK_NODES // 32
     bits = tl.reshape(selected.to(tl.int32), [BLOCK_ROWS, 16, WORDS, 2])
     bits <<= (2 * tl.arange(0, 16)[:, None, None] + tl.arange(0, 2)[None, None, :])[None, :, :, :]
@@ -384,14 +404,14 @@ def pack_interleaved(selected, BLOCK_ROWS: tl.constexpr, BLOCK_NODES: tl.constex
 
 @triton.jit
 def pack(selected, BLOCK_ROWS: tl.constexpr, BLOCK_NODES: tl.constexpr):
-    """Words of int32[BLOCK_ROWS, BLOCK_NODES] of 0 and 1."""
+    """Pack int32[BLOCK_ROWS, BLOCK_NODES] of 0 and 1 into words."""
     bits = tl.reshape(selected, [BLOCK_ROWS, BLOCK_NODES // 32, 32])
     return tl.sum(bits << tl.arange(0, 32)[None, None, :], axis=2)
 
 
 @triton.jit
 def store_words(graph, words, window, row, rows, first, nodes, BLOCK_NODES: tl.constexpr):
-    """Write a block's words, whose first node is `first`."""
+    """Store a block's words, the first of which belongs to node `first`."""
     row_words = (nodes + 31) // 32
     word = first // 32 + tl.arange(0, BLOCK_NODES // 32)
     place = (window * rows + row)[:, None] * row_words + word[None, :]

@@ -1,7 +1,7 @@
-"""The kernels' variants: the constants each is compiled with, and the problems it fits.
+"""The variants of the kernels: the constants that each is compiled with, and the problems that it fits.
 
 One list for every host: PyTorch compiles from it just in time, `plugins/cuda` ahead of time. A variant's number is part
-of the C interface and of timing caches: numbers are never used again for something else.
+of the C interface and of timing caches: a number is never given to another variant.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Variant:
     Attributes
     ----------
     number, name
-        What identifies it, for machines and for people.
+        Identify it, to programs and to readers.
     op
         ``"KeyGraph"`` or ``"KeyGraphAttention"``.
     kernel
@@ -31,19 +31,19 @@ class Variant:
     constants
         Values of the kernel's `tl.constexpr` parameters.
     block_rows, block_value_channels, block_heads
-        What one program computes, which the grid is made of; 0: all of them.
+        Rows, value channels and heads that one program computes, from which the grid follows; 0: all of them.
     max_channels, max_value_channels, max_nodes, max_groups
-        Limits of what fits; 0: none.
+        Largest sizes that it computes; 0: no limit.
     channel_multiple
-        Channels and value channels must be multiples of it: rows start at addresses that wide loads can use.
+        Channels and value channels must be multiples of it, so that rows are aligned for wide loads.
     bias
         Whether a bias is given.
     warps, stages
-        Warps per program, and how many steps of a loop are in flight.
+        Warps per program, and pipeline stages of a loop.
     max_registers
-        Registers that the compiler may give a thread, so that more programs run on a multiprocessor; 0: its choice.
+        Limit of the registers per thread, so that more programs run on a multiprocessor; 0: the compiler's choice.
     min_capability, max_capability
-        Compute capabilities it is for, as 80 for 8.0; 0: no limit.
+        Range of compute capabilities, as 80 for 8.0; 0: no limit.
     """
 
     number: int
@@ -68,12 +68,12 @@ class Variant:
     max_capability: int = 0
 
     def runs_on(self, capability: int) -> bool:
-        """Whether it is for devices of a compute capability."""
+        """Return whether devices of a compute capability, as 80 for 8.0, can run it."""
         return self.min_capability <= capability <= (self.max_capability or capability)
 
     @property
     def compiler_options(self) -> dict[str, int]:
-        """Triton's options, just in time and ahead of time."""
+        """Options for Triton's compiler, just in time and ahead of time."""
         options = {"num_warps": self.warps, "num_stages": self.stages}
         return {**options, "maxnreg": self.max_registers} if self.max_registers else options
 
@@ -201,15 +201,18 @@ def _graph(
 
 
 def _least_capability(dtype: str, turing: bool, half: int = 80) -> int:
-    """Half precision needs the tensor cores of 8.0. On 7.5 Triton multiplies with ordinary multiply-adds."""
+    """Return the least capability of a dense kernel.
+
+    Half precision needs the tensor cores of 8.0; for 7.5 Triton compiles products to ordinary multiply-adds.
+    """
     return 0 if dtype == "fp32" or turing else half
 
 
 def _half_variants(dtype: str) -> dict[int, Variant]:
-    """float16 or bfloat16: tensor cores. Loads of at least 4 bytes need channels in twos."""
+    """Return the variants of float16 or bfloat16, on tensor cores. Loads of at least 4 bytes need even channels."""
     return {
         0: _dense(dtype, 16, 2, 128, 64, 8),
-        # Few instructions a score, or many warps to hide latency behind: docs/performance.md.
+        # Few instructions per score, or many warps to hide latency: docs/performance.md.
         25: _dense(dtype, 32, 8, 64, 128, 4, max_registers=168),
         26: _dense(dtype, 32, 8, 128, 128, 8, max_registers=168, min_capability=90),
         27: _dense(dtype, 32, 8, 128, 128, 8, max_registers=128, min_capability=90),
@@ -232,7 +235,7 @@ def _half_variants(dtype: str) -> dict[int, Variant]:
         10: _dense(dtype, 32, 1, 64, 32, 4, whole_rows=False, bias=True),
         11: _gather(dtype, 32, 2, 2),
         12: _gather(dtype, 64, 2, 1),
-        # 128 similarities of two rows in a thread's registers: the more of a row, the less its search costs each.
+        # A thread holds 128 similarities of two rows: the more of a row it has, the less the search costs per element.
         20: _graph(dtype, 16, 256, 16, 1, 4, tag="_w1"),
         13: _graph(dtype, 32, 256, 32, 8, 4),
         21: _graph(dtype, 16, 512, 16, 2, 4, tag="_w2"),
@@ -249,7 +252,7 @@ def _half_variants(dtype: str) -> dict[int, Variant]:
 
 
 def _turing_variants() -> dict[int, Variant]:
-    """float16 before 8.0: blocks that ordinary multiply-adds hold in registers."""
+    """Return the variants of float16 before 8.0: blocks whose multiply-adds fit in registers."""
     return {
         0: _dense("fp16", 32, 2, 64, 32, 8, turing=True),
         1: _dense("fp16", 64, 2, 64, 32, 8, turing=True),
@@ -262,7 +265,7 @@ def _turing_variants() -> dict[int, Variant]:
 
 
 def _single_variants() -> dict[int, Variant]:
-    """float32: ordinary multiply-adds, never TF32."""
+    """Return the variants of float32, by ordinary multiply-adds, never TF32."""
     return {
         0: _dense("fp32", 16, 1, 64, 32, 8),
         1: _dense("fp32", 32, 1, 64, 32, 8),
@@ -281,14 +284,14 @@ def _single_variants() -> dict[int, Variant]:
 
 
 def _numbered(blocks: dict[int, dict[int, Variant]]) -> tuple[Variant, ...]:
-    """Give each variant its number: its block's first one plus its place among the block's hundred."""
+    """Assign each variant its number: the first number of its block plus its key, below 100, in the block."""
     return tuple(
         replace(variant, number=first + place) for first, block in blocks.items() for place, variant in block.items()
     )
 
 
-#: All of them in the order of preference: of those that fit a problem, the first is the automatic choice. A new variant
-#: stands where it is preferred and takes the next number that its block has never had.
+#: All variants in the order of preference: the first one that fits a problem is the automatic choice. A new variant is
+#: inserted where it is preferred, and gets the next number that its block has never had.
 VARIANTS = _numbered(
     {100: _single_variants(), 400: _turing_variants(), 200: _half_variants("fp16"), 300: _half_variants("bf16")}
 )

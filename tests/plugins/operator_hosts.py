@@ -184,17 +184,22 @@ def session(
     functions: bool,
     heads: int | None = None,
     provider: str = "CPUExecutionProvider",
+    ranked: bool = True,
 ) -> Any:
-    """A session of one node, of run-time shapes: with our library, or with the operators as functions instead.
+    """Make a session of one node with run-time shapes, with our library or with the operators as functions instead.
 
-    `dtype`: NumPy's, or "bfloat16". `heads`: of the form with three sizes. `provider`: must run the node itself.
+    `dtype`: NumPy's, or "bfloat16". `heads`: for q, k and v of three dimensions. `provider`: must run the node itself.
+    `ranked`: False leaves the inputs' ranks open, so that ONNX Runtime does not check them.
     """
     import onnx
     import onnxruntime
 
     bfloat16 = onnx.TensorProto.BFLOAT16
     element = bfloat16 if dtype == "bfloat16" else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    value = onnx.helper.make_tensor_value_info
+
+    def value(name: str, element: int, sizes: list[Any] | None) -> Any:
+        return onnx.helper.make_tensor_value_info(name, element, sizes if ranked else None)
+
     attributes: dict[str, Any] = {"plugin_namespace": "keygraph", "plugin_version": "1"}
     if op == "KeyGraph":
         inputs = [

@@ -446,7 +446,7 @@ class TestCalls:
         graph = next(v for v in VARIANTS if v.op == "KeyGraph" and v.dtype == "fp16")
         narrow = next(v for v in VARIANTS if v.op == "KeyGraphAttention" and v.dtype == "fp16" and v.max_channels == 16)
         said = self.log("".join(map(self.attention, (graph.number, narrow.number, 12345))), driver)
-        assert said[0] == f"9 {graph.name} does not fit: it is no KeyGraphAttention"
+        assert said[0] == f"9 {graph.name} does not fit: it is not a variant of KeyGraphAttention"
         assert said[1] == f"9 {narrow.name} does not fit: at most 16 channels, there are 30"
         assert said[2] == "9 there is no variant 12345"
 

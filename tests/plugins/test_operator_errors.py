@@ -1,4 +1,4 @@
-"""Bad input at the C interface and in ONNX Runtime: one line that says what is wrong, never a crash."""
+"""Bad input at the C interface, in ONNX Runtime and in PyTorch: a message of one line, never a crash."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import ctypes
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from bad_calls import BAD_CALLS, BadCall
 from operator_hosts import (
     AttentionShape,
     GraphShape,
-    OnnxRuntime,
     cpu_library,
     declare,
     instruction_sets,
@@ -169,60 +170,36 @@ def test_selecting_an_unknown_instruction_set_changes_nothing() -> None:
     assert library.keygraph_cpu_isa() == before
 
 
+def onnx_runtime_message(call: BadCall) -> str:
+    """The error of ONNX Runtime, which names the operator and the node."""
+    run = session(call.op, np.float32, "bias" in call.shapes, None, 1, False,
+                  call.heads, ranked=False)  # fmt: skip
+    with pytest.raises(Exception, match=f"{call.op} node 'the_node': ") as caught:
+        run.run(None, call.inputs())
+    return str(caught.value)
+
+
+def torch_message(call: BadCall) -> str:
+    """The error of the PyTorch operators, which names the function."""
+    import torch
+    from keygraph.plugins.torch import key_graph, key_graph_attention
+
+    tensors = {name: torch.from_numpy(array) for name, array in call.inputs().items()}
+    function: Any = key_graph if call.op == "KeyGraph" else key_graph_attention
+    name = "key_graph" if call.op == "KeyGraph" else "key_graph_attention"
+    with pytest.raises(ValueError, match=f"^{name}: ") as caught:
+        function(**tensors, **({} if call.heads is None else {"heads": call.heads}))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("message", [onnx_runtime_message, torch_message], ids=["onnxruntime", "torch"])
+@pytest.mark.parametrize("call", BAD_CALLS, ids=lambda call: call.name)
+def test_every_host_refuses_a_bad_call_in_the_same_words(call: BadCall, message: Callable[[BadCall], str]) -> None:
+    """TensorRT's turn with the same calls is in tensorrt_plugin/test_tensorrt_plugin.py."""
+    assert message(call).endswith(f": {call.message}")
+
+
 class TestOnnxRuntime:
-    """Messages name the operator and the node."""
-
-    host = OnnxRuntime()
-
-    def failure(self, call: Any, *arguments: Any) -> str:
-        with pytest.raises(Exception, match="the_node") as caught:
-            call(*arguments)
-        return str(caught.value)
-
-    @pytest.mark.parametrize("k", [0, -3])
-    def test_k_below_1(self, k: int) -> None:
-        message = self.failure(self.host.key_graph, array(1, 1, 4, 2), array(1, 1, 4, 2), k)
-        assert f"KeyGraph node 'the_node': k is {k}, it must be at least 1" in message
-
-    def test_key_of_other_channels(self) -> None:
-        message = self.failure(self.host.key_graph, array(1, 1, 4, 2), array(1, 1, 4, 3), 1)
-        assert "key has shape [1, 1, 4, 3], expected [B, G, N, C] as query's [1, 1, 4, 2]" in message
-
-    def test_wrong_groups(self) -> None:
-        graph = np.ones((1, 2, 4, 1), np.int32)
-        q = array(1, 3, 4, 2)
-        message = self.failure(self.host.key_graph_attention, q, q, q, graph)
-        assert "graph has 2 groups, expected 1 or the 3 heads" in message
-
-    def test_wrong_words(self) -> None:
-        q = array(1, 1, 40, 2)
-        message = self.failure(self.host.key_graph_attention, q, q, q, np.ones((1, 1, 40, 1), np.int32))
-        assert "graph has shape [1, 1, 40, 1], expected [1, 1 or 1, 40, 2]" in message
-
-    def test_values_of_other_nodes(self) -> None:
-        q = array(1, 1, 4, 2)
-        message = self.failure(self.host.key_graph_attention, q, q, array(1, 1, 5, 2), np.ones((1, 1, 4, 1), np.int32))
-        assert "v has shape [1, 1, 5, 2]" in message
-
-    def test_wrong_bias(self) -> None:
-        q = array(1, 1, 4, 2)
-        graph = np.ones((1, 1, 4, 1), np.int32)
-        message = self.failure(self.host.key_graph_attention, q, q, q, graph, array(2, 4, 4))
-        assert "bias has shape [2, 4, 4], expected [H, M, N] = [1, 4, 4]" in message
-
-    @pytest.mark.parametrize(
-        ("heads", "channels", "message"),
-        [
-            (0, 6, "q has three sizes, so the attribute heads must say how many it holds"),
-            (4, 6, "the last sizes of q [1, 4, 6] and v [1, 4, 6] must be multiples of the 4 heads"),
-        ],
-    )
-    def test_three_sizes_need_heads_that_fit(self, heads: int, channels: int, message: str) -> None:
-        run = session("KeyGraphAttention", np.float32, False, None, 1, False, heads)
-        x = array(1, 4, channels)
-        feeds = {"q": x, "k": x, "v": x, "graph": np.ones((1, 1, 4, 1), np.int32)}
-        assert message in self.failure(run.run, None, feeds)
-
     def test_bfloat16(self) -> None:
         """The third storage type: what the C interface computes."""
         import onnxruntime

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The operators on the CPU. Each thread that runs a task keeps at most 2 MB of scratch memory until it ends
- * (for windows of up to 16,384 nodes); nothing else is allocated.
+ * The operators on the CPU.
+ *
+ * All functions may be called from any thread, also at the same time, except keygraph_cpu_select_isa. Each thread that
+ * runs a task keeps at most 2 MB of scratch memory until it ends (for windows of up to 16,384 nodes); nothing else is
+ * allocated. Results do not depend on the number of threads.
  */
 #ifndef KEYGRAPH_CPU_H
 #define KEYGRAPH_CPU_H
@@ -12,26 +15,56 @@
 extern "C" {
 #endif
 
-/* graph = for each row, the k nodes of largest query . key; ties go to the lowest node, NaN ranks below everything.
- * k >= nodes keeps all nodes, k < 1 is KEYGRAPH_BAD_K. Bit j % 32 of word j / 32 stands for node j. */
+/* KeyGraph: for each row, select the k nodes with the largest query . key. Ties go to the lowest node index, NaN ranks
+ * below everything. Sums are accumulated in float32.
+ *
+ *   shape     sizes of the tensors below
+ *   dtype     element type of query and key
+ *   query     [batch, groups, rows, channels]
+ *   key       [batch, groups, nodes, channels]; may be the same pointer as query
+ *   k         number of nodes to select, at least 1; k >= nodes selects all
+ *   graph     output, [batch, groups, rows, ceil(nodes / 32)]: bit j % 32 of word j / 32 says that the row selects node
+ *             j; bits past the last node are 0
+ *   parallel  the host's threads, or null for the calling thread alone
+ *
+ * Pointers of tensors without elements may be null. Returns KEYGRAPH_OK, KEYGRAPH_NULL_POINTER, KEYGRAPH_BAD_SHAPE,
+ * KEYGRAPH_BAD_DTYPE, KEYGRAPH_BAD_K, KEYGRAPH_BAD_ISA, or KEYGRAPH_OUT_OF_MEMORY, after which the content of `graph`
+ * is undefined. */
 KEYGRAPH_EXPORT keygraph_status keygraph_cpu_key_graph(const keygraph_graph_shape* shape, keygraph_dtype dtype,
                                                        const void* query, const void* key, int64_t k, int32_t* graph,
                                                        const keygraph_parallel* parallel);
 
-/* output = softmax over the row's selected nodes of (scale * q . k + bias), times v; zeros where nothing is selected.
- * `bias` may be null. The operator's default scale is channels^-1/2: the caller computes it. */
+/* KeyGraphAttention: for each row, the softmax over its selected nodes of scale * q . k + bias, times v. A row that
+ * selects nothing is zeros. Sums are accumulated in float32.
+ *
+ *   shape     sizes of the tensors below; with shape->heads_last, [batch, rows or nodes, heads, ...] instead
+ *   dtype     element type of q, k, v, bias and output
+ *   q         [batch, heads, rows, channels]
+ *   k         [batch, heads, nodes, channels]
+ *   v         [batch, heads, nodes, value_channels]
+ *   graph     [batch, groups, rows, ceil(nodes / 32)] as from keygraph_cpu_key_graph, groups being 1 or heads; bits
+ *             past the last node are ignored
+ *   bias      [heads, rows, nodes], or null for none
+ *   scale     factor of the products; the operator's default, channels^-1/2, is computed by the caller
+ *   output    [batch, heads, rows, value_channels]
+ *   parallel  the host's threads, or null for the calling thread alone
+ *
+ * Pointers of tensors without elements may be null. Returns KEYGRAPH_OK, KEYGRAPH_NULL_POINTER, KEYGRAPH_BAD_SHAPE,
+ * KEYGRAPH_BAD_DTYPE, KEYGRAPH_BAD_GROUPS, KEYGRAPH_BAD_ISA, or KEYGRAPH_OUT_OF_MEMORY, after which the content of
+ * `output` is undefined. */
 KEYGRAPH_EXPORT keygraph_status keygraph_cpu_key_graph_attention(const keygraph_attention_shape* shape,
                                                                  keygraph_dtype dtype, const void* q, const void* k,
                                                                  const void* v, const int32_t* graph, const void* bias,
                                                                  float scale, void* output,
                                                                  const keygraph_parallel* parallel);
 
-/* The instruction set in use: "baseline", "avx2" or "avx512"; null where KEYGRAPH_CPU_ISA in the environment names
- * none that this machine has (every operator then returns KEYGRAPH_BAD_ISA). */
+/* Return the instruction set in use: "baseline", "avx2" or "avx512". Null if the environment variable KEYGRAPH_CPU_ISA
+ * names one that does not exist or that this machine lacks; every operator then returns KEYGRAPH_BAD_ISA. */
 KEYGRAPH_EXPORT const char* keygraph_cpu_isa(void);
 
-/* Switches the whole process to a named instruction set, or back to the automatic choice (null); for tests and
- * benchmarks, and not while an operator runs. KEYGRAPH_BAD_ISA leaves the choice as it was. */
+/* Switch the whole process to the named instruction set, or back to the automatic choice if `name` is null. For tests
+ * and benchmarks; must not be called while an operator runs. Returns KEYGRAPH_OK, or KEYGRAPH_BAD_ISA, which leaves the
+ * choice as it was. */
 KEYGRAPH_EXPORT keygraph_status keygraph_cpu_select_isa(const char* name);
 
 #ifdef __cplusplus

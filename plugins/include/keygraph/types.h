@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What every host of the two operators shares: types, status codes, shapes and the host's threads.
- * Plain C, and no framework's header, so that one adapter per framework is all that a new host needs.
+ * Types of the C interface of the operators KeyGraph and KeyGraphAttention: element types, status codes, shapes, and
+ * the host's threads. Plain C without any framework's header: a new host needs one adapter. The values of enumerations
+ * and the layouts of structures are part of the ABI; values are only ever appended.
  */
 #ifndef KEYGRAPH_TYPES_H
 #define KEYGRAPH_TYPES_H
@@ -19,54 +20,55 @@
 extern "C" {
 #endif
 
-/* How numbers are stored; sums are always accumulated in float32. The values are part of the ABI. */
+/* Element type of tensors; sums are always accumulated in float32. */
 typedef enum keygraph_dtype {
-  KEYGRAPH_FLOAT32 = 1,
-  KEYGRAPH_FLOAT16 = 2,
-  KEYGRAPH_BFLOAT16 = 3
+  KEYGRAPH_FLOAT32 = 1, /* IEEE 754 binary32 */
+  KEYGRAPH_FLOAT16 = 2, /* IEEE 754 binary16 */
+  KEYGRAPH_BFLOAT16 = 3 /* the upper half of a binary32 */
 } keygraph_dtype;
 
-/* The values are part of the ABI; `keygraph_status_message` has the sentence for each. */
+/* Result of a call; keygraph_status_message has a message for each. */
 typedef enum keygraph_status {
   KEYGRAPH_OK = 0,
-  KEYGRAPH_NULL_POINTER = 1,
-  KEYGRAPH_BAD_SHAPE = 2,
-  KEYGRAPH_BAD_DTYPE = 3,
-  KEYGRAPH_BAD_K = 4,
-  KEYGRAPH_BAD_GROUPS = 5,
-  KEYGRAPH_OUT_OF_MEMORY = 6,
-  KEYGRAPH_BAD_ISA = 7,
-  KEYGRAPH_NO_DRIVER = 8,   /* libcuda cannot be opened, or has no device or no current context */
-  KEYGRAPH_NO_KERNEL = 9,   /* no embedded kernel fits the device, or the variant not the problem */
-  KEYGRAPH_CUDA_FAILED = 10, /* a call of the driver failed: keygraph_cuda_error */
-  KEYGRAPH_BAD_ALIGNMENT = 11
+  KEYGRAPH_NULL_POINTER = 1,  /* a pointer to a tensor with elements, or to the shape, is null */
+  KEYGRAPH_BAD_SHAPE = 2,     /* a size is negative, or a tensor is too large to address */
+  KEYGRAPH_BAD_DTYPE = 3,     /* not a keygraph_dtype */
+  KEYGRAPH_BAD_K = 4,         /* k is below 1 */
+  KEYGRAPH_BAD_GROUPS = 5,    /* the graph's groups are neither 1 nor the number of heads */
+  KEYGRAPH_OUT_OF_MEMORY = 6, /* no scratch memory for a thread */
+  KEYGRAPH_BAD_ISA = 7,       /* the instruction set is unknown, or this machine lacks it */
+  KEYGRAPH_NO_DRIVER = 8,     /* libcuda cannot be opened, or has no device or no current context */
+  KEYGRAPH_NO_KERNEL = 9,     /* no embedded kernel fits the device, or the variant does not fit the problem */
+  KEYGRAPH_CUDA_FAILED = 10,  /* a call of the driver failed: keygraph_cuda_error */
+  KEYGRAPH_BAD_ALIGNMENT = 11 /* an address is not a multiple of what its element type or the variant needs */
 } keygraph_status;
 
-/* query [batch, groups, rows, channels], key [batch, groups, nodes, channels],
- * graph int32 [batch, groups, rows, ceil(nodes / 32)]; all dense and row-major. */
+/* Sizes of KeyGraph's tensors, which are dense and row-major: query [batch, groups, rows, channels],
+ * key [batch, groups, nodes, channels], graph int32 [batch, groups, rows, ceil(nodes / 32)]. Sizes may be 0. */
 typedef struct keygraph_graph_shape {
   int64_t batch, groups, rows, nodes, channels;
 } keygraph_graph_shape;
 
-/* q [batch, heads, rows, channels], k [batch, heads, nodes, channels], v [batch, heads, nodes, value_channels],
+/* Sizes of KeyGraphAttention's tensors, which are dense and row-major: q [batch, heads, rows, channels],
+ * k [batch, heads, nodes, channels], v [batch, heads, nodes, value_channels],
  * graph int32 [batch, groups, rows, ceil(nodes / 32)] with groups 1 or heads, bias [heads, rows, nodes],
- * output [batch, heads, rows, value_channels]; all dense and row-major.
- * With `heads_last` other than 0, heads and rows (or nodes) of q, k, v and output change places: [batch, rows, heads,
- * channels], which is what a linear layer makes. */
+ * output [batch, heads, rows, value_channels]. Sizes may be 0.
+ * If `heads_last` is not 0, q, k, v and output are [batch, rows or nodes, heads, channels] instead, as linear layers
+ * produce them. */
 typedef struct keygraph_attention_shape {
   int64_t batch, heads, groups, rows, nodes, channels, value_channels;
   int64_t heads_last;
 } keygraph_attention_shape;
 
-/* The host's threads. `run` calls task(argument, index) once for every index in [0, tasks), in any order and on any
- * threads, and returns when all are done. A null `keygraph_parallel*` means the calling thread alone.
- * Results do not depend on it: the split into tasks comes from the shapes only. */
+/* The host's threads. `run` must call task(argument, index) once for every index in [0, tasks), in any order and on any
+ * threads, and return when all calls are done; it gets `context` as its first argument. Results do not depend on the
+ * threads: the split into tasks depends on the shapes only. */
 typedef struct keygraph_parallel {
   void (*run)(void* context, size_t tasks, void (*task)(void* argument, size_t index), void* argument);
   void* context;
 } keygraph_parallel;
 
-/* One line for a person; a string that lives as long as the library. */
+/* Return the message of a status: one line, valid as long as the library is loaded. */
 KEYGRAPH_EXPORT const char* keygraph_status_message(keygraph_status status);
 
 #ifdef __cplusplus

@@ -128,7 +128,9 @@ Driver host() {
 const Target* const targets[] = {&target};
 const size_t target_count = std::size(targets);
 
-std::vector<char> code_of(const Target& of, const Image& image) { return {of.data + image.offset, of.data + image.offset + 1}; }
+std::vector<char> code_of(const Target& of, const Image& image) {
+  return {of.data + image.offset, of.data + image.offset + 1};
+}
 
 const Driver& driver() {
   static const Driver opened = host();

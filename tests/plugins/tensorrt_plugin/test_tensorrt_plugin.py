@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import operator_oracle as oracle
 import pytest
+from bad_calls import BAD_CALLS, BadCall
 from harness import Answers, built, play
 from operator_cases import ATTENTION_CASES, GRAPH_CASES, AttentionCase, GraphCase, attention_inputs, graph_inputs
 from operator_hosts import four_sizes, three_sizes
@@ -312,7 +313,7 @@ def test_enqueue_before_sizes_are_known_is_an_error(tmp_path: Path) -> None:
     answers = CPU_KERNELS.play(tmp_path, "KeyGraph", *graph_of())
     assert answers.one("early enqueue status") != "0"
     (line,) = answers.all("log")
-    assert "KeyGraph node 'layers.3/the node': enqueue without a good onShapeChange" in line
+    assert "KeyGraph node 'layers.3/the node': enqueue was called without a successful onShapeChange" in line
 
 
 @pytest.mark.parametrize(
@@ -321,7 +322,7 @@ def test_enqueue_before_sizes_are_known_is_an_error(tmp_path: Path) -> None:
         ({"scale": ("kINT32", 1)}, "attribute scale must be one float32"),
         ({"heads": ("kFLOAT32", 2.0)}, "attribute heads must be one int32"),
         ({"heads": ("kCHAR", "two")}, "attribute heads must be one int32"),
-        ({"heads": ("kINT32", 0)}, "attribute heads is 0, it must be at least 1"),
+        ({"heads": ("kINT32", 0)}, "attribute heads is 0; it must be at least 1"),
     ],
 )
 def test_bad_attributes(fields: dict, message: str, tmp_path: Path) -> None:
@@ -350,43 +351,24 @@ def test_all_attributes_are_serialized(tmp_path: Path) -> None:
     assert answers.all("serialized") == ["keygraph_format", "keygraph_node", "scale", "heads"]
 
 
-def wrong(place: int, change: Any, **attention: Any) -> tuple[str, list[np.ndarray], tuple]:
-    inputs, output = attention_of(**attention)
-    inputs[place] = np.ascontiguousarray(change(inputs[place]))
-    return "KeyGraphAttention", inputs, output
-
-
-def wrong_graph(place: int, change: Any) -> tuple[str, list[np.ndarray], tuple]:
-    inputs, output = graph_of()
-    inputs[place] = np.ascontiguousarray(change(inputs[place]))
-    return "KeyGraph", inputs, output
-
-
-TWO_HEADS = {"heads": ("kINT32", 2)}
-
-
-@pytest.mark.parametrize(
-    ("case", "fields", "message"),
-    [
-        (wrong(1, lambda k: k[..., :7]), {}, "k has shape [1, 2, 40, 7], expected [B, H, N, D]"),
-        (wrong(2, lambda v: v[:, :, :39]), {}, "v has shape [1, 2, 39, 6], expected [B, H, N, Dv]"),
-        (wrong(3, lambda graph: graph[..., :1]), {}, "graph has shape [1, 1, 33, 1], expected [1, 1 or 2, 33, 2]"),
-        (wrong(3, lambda graph: np.repeat(graph, 3, 1)), {}, "graph has 3 groups, expected 1 or the 2 heads"),
-        (wrong(4, lambda bias: bias[:1], bias=True), {}, "bias has shape [1, 33, 40], expected [H, M, N]"),
-        (wrong(0, lambda q: q, heads_last=True), {}, "the attribute heads must say how many"),
-        (wrong(0, lambda q: q, heads_last=True), {"heads": ("kINT32", 3)}, "must be multiples of the 3 heads"),
-        (wrong(0, lambda q: q[0]), TWO_HEADS, "k has 4 sizes, expected 3"),
-        (wrong_graph(1, lambda key: key[..., :7]), {}, "key has shape [2, 1, 33, 7], expected [B, G, N, C]"),
-        (wrong_graph(2, lambda k: np.array([7, 7])), {}, "k has shape [2], expected one number"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_bad_shapes_are_refused_while_building(case: tuple, fields: dict, message: str, tmp_path: Path) -> None:
-    op, inputs, output = case
-    answers = CPU_KERNELS.play(tmp_path, op, inputs, output, fields=fields, ends=False)
-    line = answers.all("log")[-1]
-    assert f"{op} node 'layers.3/the node': " in line
-    assert message in line
+@pytest.mark.parametrize("call", [call for call in BAD_CALLS if not call.value_is_bad], ids=lambda call: call.name)
+def test_bad_calls_are_refused_while_building(call: BadCall, tmp_path: Path) -> None:
+    """The message is that of the other hosts (test_operator_errors.py), in every build step that sees the shapes."""
+    fields = {} if call.heads is None else {"heads": ("kINT32", call.heads)}
+    output = ((1,), np.int32 if call.op == "KeyGraph" else np.float32)
+    created = call.heads is None or call.heads >= 1
+    inputs = list(call.inputs().values())
+    answers = CPU_KERNELS.play(tmp_path, call.op, inputs, output, fields=fields, ends=not created)
+    if not created:
+        assert answers.one("created") == "no"
+    prefix = f"{call.op} node 'layers.3/the node': "
+    refused = [line for line in answers.all("log") if prefix in line]
+    ranks_fit = "0" in answers.all("output shape status")
+    assert len(refused) == 1 if not created else len(refused) == 2
+    assert refused[0].endswith(call.message)
+    # Then either the sizes that are run-time ones in the network, or the unknown ones, of which only the rank is known.
+    assert refused[-1].endswith(call.message) or not ranks_fit
+    assert created == bool(answers.all("configure status") if ranks_fit else answers.all("output shape status"))
 
 
 # ---- the library ----

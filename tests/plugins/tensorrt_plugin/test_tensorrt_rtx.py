@@ -142,5 +142,5 @@ def test_an_error_names_the_node(loader_path: Path, plugin: Path, tmp_path: Path
     result = build(loader_path, changed(good, tmp_path / "bad.onnx", no_heads), plugin)
     assert result["engine"] is None
     said = [line for severity, line in result["log"] if severity == "ERROR"] + result["stderr"].splitlines()
-    line = "keygraph: KeyGraphAttention node 'an attention': attribute heads is 0, it must be at least 1"
+    line = "keygraph: KeyGraphAttention node 'an attention': attribute heads is 0; it must be at least 1"
     assert said.count(line) == 1

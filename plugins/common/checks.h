@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What every implementation of the C interface checks before it looks at a pointer.
+// Checks of the arguments of the C interface, shared by its implementations, made before any pointer is read.
 #pragma once
 
 #include "keygraph/types.h"
@@ -9,9 +9,10 @@ namespace keygraph {
 
 inline constexpr int64_t kWordBits = 32;
 
-// Words that hold one row of the graph.
+// Number of words of one row of the graph.
 constexpr int64_t words_of(int64_t nodes) { return nodes / kWordBits + (nodes % kWordBits != 0); }
 
+// Return KEYGRAPH_OK, or why the operator cannot be called with this shape and type.
 keygraph_status check(const keygraph_graph_shape* shape, keygraph_dtype dtype);
 keygraph_status check(const keygraph_attention_shape* shape, keygraph_dtype dtype, bool has_bias);
 

@@ -11,7 +11,7 @@ bool valid(keygraph_dtype dtype) {
   return dtype == KEYGRAPH_FLOAT32 || dtype == KEYGRAPH_FLOAT16 || dtype == KEYGRAPH_BFLOAT16;
 }
 
-// False for a negative size or a product that does not fit: every tensor must be addressable.
+// Whether no size is negative, and the tensor's bytes, at 4 per element, fit in int64.
 bool addressable(std::initializer_list<int64_t> sizes) {
   int64_t product = 4;
   bool empty = false;
@@ -79,7 +79,7 @@ extern "C" const char* keygraph_status_message(keygraph_status status) {
     case KEYGRAPH_CUDA_FAILED:
       return "a call of the CUDA driver failed";
     case KEYGRAPH_BAD_ALIGNMENT:
-      return "a tensor's address is no multiple of what its element type, or the variant asked for, needs";
+      return "a tensor's address is not aligned as its element type, or the variant asked for, needs";
   }
   return "unknown status";
 }
