@@ -12,8 +12,9 @@ export KEYGRAPH_CUDA_TARGETS ?= 80;90
 
 # Worker processes of the tests, one per core and at most 8; `make test WORKERS=0` runs all in one process.
 WORKERS ?= auto
-# A file's tests stay together: they share fixtures, and a few use what an earlier one wrote.
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile
+# A file's tests stay together: they share fixtures, and a few use what an earlier one wrote. In the order of collection
+# the files that take longest do not come last.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-slow check sanitize tensorrt benchmark screenshots gpu gpu-package wheel clean
 

@@ -10,14 +10,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
+from exported import ExportStore
 from keygraph.cli import main
-from keygraph.export import export
 from keygraph.manifest import GlobalStatistics, Tiling
-from keygraph.models import load_checkpoint, save_checkpoint
-from keygraph.models.restormer import Restormer, RestormerConfig
 from keygraph.runtime.io import images
 from keygraph.runtime.io.images import Picture
+from tiny_channel_attention import CSA
 from tiny_kgt import changed, set_manifest, set_weight
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -26,14 +24,9 @@ TILE = 64
 
 
 @pytest.fixture(scope="module")
-def restormer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def restormer(exports: ExportStore) -> Path:
     """A small Restormer as an exported file, not calibrated."""
-    folder = tmp_path_factory.mktemp("restormer")
-    torch.manual_seed(0)
-    config = RestormerConfig(channels=8, blocks=(1,) * 4, refinement_blocks=1, heads=(1, 2, 2, 2))
-    save_checkpoint(folder / "restormer.ckpt", Restormer(config))
-    export(load_checkpoint(folder / "restormer.ckpt"), folder / "restormer.onnx", verification=False)
-    return folder / "restormer.onnx"
+    return exports.get(CSA, "restormer").onnx
 
 
 @pytest.fixture(scope="module")

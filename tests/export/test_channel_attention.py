@@ -223,7 +223,11 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+#: Of these, what differs from the others is in the network, whose own tests cover it.
+SLOW = {"gray, bf16", "performer, fp16", "reformer, fp32", "MST++, glmha, fp32"}
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.slow if case in SLOW else ()) for case in CASES])
 def test_every_kind_of_network_verifies(case: str, tmp_path: Path) -> None:
     config, precision = CASES[case]
     model = network(config)

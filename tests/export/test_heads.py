@@ -50,7 +50,7 @@ def test_sizes() -> None:
     assert [padded_size(size) for size in (10, 20, 28, 4, 1)] == [10, 20, 28, 4, 1]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_heads_of_30_channels_are_padded(
     base: LoadedModel, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

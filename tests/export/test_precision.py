@@ -214,7 +214,7 @@ def test_patterns_keep_what_they_name(unet: LoadedModel, tmp_path: Path) -> None
     assert manifest.half.largest == ()
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("precision", ["fp16", pytest.param("bf16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "config",
     [
@@ -315,7 +315,7 @@ def test_a_pattern_that_matches_nothing(unet: LoadedModel, tmp_path: Path) -> No
         export(unet, tmp_path / "kgt.onnx", precision="fp16", keep_fp32=["body.2.layer"], verification=False)
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("precision", ["fp16", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_the_demo_promises(tmp_path: Path, precision: str) -> None:
     """At least 50 dB from FP32 PyTorch in fp16, and no more than 0.02 dB from its PSNR, each with its own graphs."""
     checkpoint = EXAMPLES / "kgt-denoise-tiny.ckpt"

@@ -11,7 +11,7 @@ from keygraph.models import LoadedModel
 trt = pytest.importorskip("tensorrt_rtx_bindings", reason="needs tensorrt_rtx_cu13_libs and tensorrt_rtx_cu13_bindings")
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("precision", ["fp16", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_it_builds_strongly_typed(unet: LoadedModel, tmp_path: Path, precision: str) -> None:
     path = tmp_path / "kgt.onnx"
     export(unet, path, precision=precision, verification=False)

@@ -13,6 +13,9 @@ import pytest
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "kernel_resources.py"
 
+#: Compiles every kernel for two GPUs.
+pytestmark = pytest.mark.slow
+
 #: Problems of base networks, which the automatic choice has to serve well: type, channels of a head, nodes, bias.
 USUAL = [
     (dtype, channels, nodes, bias)

@@ -70,11 +70,7 @@ def of_any_bits(data: Any) -> np.ndarray:
     return words.astype(np.uint32).view(np.float32)
 
 
-@counted_by_interpreter
-@forms
-@settings(max_examples=40, derandomize=True)
-@given(data=st.data())
-def test_any_floats(name: str, data: Any) -> None:
+def check_any_floats(name: str, data: Any) -> None:
     """One channel, so that the similarities are the key's own bits, or their negatives."""
     key = of_any_bits(data).reshape(1, 1, -1, 1)
     query = np.array([1, -1, 1], np.float32).reshape(1, 1, 3, 1)
@@ -82,6 +78,23 @@ def test_any_floats(name: str, data: Any) -> None:
     variant = GRAPH_VARIANTS[name]
     oracle.check_graph(Triton(variant).key_graph(query, key, k), query, key, k, exact=True)
     assert max(steps(variant, query, key, k)) <= (READS if name == RESIDENT else PASSES)
+
+
+@counted_by_interpreter
+@forms
+@settings(max_examples=10, derandomize=True)
+@given(data=st.data())
+def test_any_floats(name: str, data: Any) -> None:
+    check_any_floats(name, data)
+
+
+@pytest.mark.slow
+@counted_by_interpreter
+@forms
+@settings(max_examples=40, derandomize=True)
+@given(data=st.data())
+def test_many_floats(name: str, data: Any) -> None:
+    check_any_floats(name, data)
 
 
 @forms

@@ -37,6 +37,12 @@ ONE_OF_A_KIND = list(
     {(v.kernel, v.dtype, v.bias, v.constants.get("WHOLE_ROWS")): v for v in ATTENTION_VARIANTS}.values()
 )
 
+#: All variants, those beyond one of a kind marked slow.
+EVERY_ATTENTION_VARIANT = [
+    pytest.param(variant, marks=() if variant in ONE_OF_A_KIND else pytest.mark.slow, id=variant.name)
+    for variant in ATTENTION_VARIANTS
+]
+
 #: Cases that take the interpreter minutes; a GPU runs them (tests/gpu).
 _LONG = {"window", "window, dense", "wide", "several blocks of nodes", "several dense steps"}
 SHORT_GRAPH_CASES = [case for case in GRAPH_CASES if case.name not in _LONG]
@@ -112,7 +118,7 @@ def widest_case(variant: Any, **changes: Any) -> AttentionCase:
     return dataclasses.replace(case, **changes)
 
 
-@pytest.mark.parametrize("variant", ATTENTION_VARIANTS, ids=lambda variant: variant.name)
+@pytest.mark.parametrize("variant", EVERY_ATTENTION_VARIANT)
 def test_every_variant_of_key_graph_attention(variant: Any) -> None:
     skip_bfloat16(variant)
     check_attention(variant, widest_case(variant))
@@ -124,7 +130,7 @@ def test_heads_last(variant: Any) -> None:
     check_attention(variant, widest_case(variant, nodes=70), heads_last=True)
 
 
-@pytest.mark.parametrize("variant", ATTENTION_VARIANTS, ids=lambda variant: variant.name)
+@pytest.mark.parametrize("variant", EVERY_ATTENTION_VARIANT)
 def test_every_variant_keeps_apart_what_is_not_finite(variant: Any) -> None:
     skip_bfloat16(variant)
     case = widest_case(variant, batch=1, heads=2, rows=4, nodes=40, values="not finite elsewhere")

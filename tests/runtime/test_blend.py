@@ -45,15 +45,15 @@ def test_weights_sum_to_one(cutting: tuple[int, int, Axis], scale: int) -> None:
     np.testing.assert_allclose(total, 1, rtol=0, atol=3e-7)
 
 
-@given(axes())
-def test_the_quarter_of_an_overlap_beside_a_cut_edge_has_no_weight(cutting: tuple[int, int, Axis]) -> None:
+@given(axes(), st.integers(1, 3))
+def test_the_quarter_of_an_overlap_beside_a_cut_edge_has_no_weight(cutting: tuple[int, int, Axis], scale: int) -> None:
     _, overlap, axis = cutting
-    unused = overlap // 4
-    for index, row in enumerate(weights(axis)):
+    unused = overlap * scale // 4
+    for index, row in enumerate(weights(axis, scale)):
         if index > 0:
             assert not row[:unused].any()
         if index < len(axis.origins) - 1:
-            assert not row[axis.tile - unused :].any()
+            assert not row[axis.tile * scale - unused :].any()
 
 
 @given(axes(), axes(), st.integers(1, 2))
@@ -111,3 +111,4 @@ def test_the_seam_metric_sees_seams_and_nothing_else() -> None:
         stepped[origin:] += 5 * (-1) ** number
     assert seam_ratio(stepped, plan) > 1.5
     assert seam_ratio(np.zeros((256, 256)), plan) == 1
+    assert seam_ratio(smooth, Plan(cut(256, 256, 0, 8), cut(256, 256, 0, 8))) == 1

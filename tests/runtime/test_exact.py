@@ -7,7 +7,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -21,6 +21,9 @@ from keygraph.runtime.io.scratch_file import ScratchFile
 from keygraph.runtime.restore_files import restore_file
 from keygraph.runtime.restorer import Restorer
 from keygraph.runtime.tiling.exact.executor import tiles
+
+if TYPE_CHECKING:
+    from exported import ExportStore
 
 onnx = pytest.importorskip("onnx")
 
@@ -39,30 +42,13 @@ def image(height: int, width: int, channels: int = 3) -> Array:
 
 
 @pytest.fixture(scope="session")
-def networks(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def networks(exports: ExportStore) -> Callable[[str], Path]:
     """Tiny networks by name, exported without verification when they are first asked for."""
-    torch = pytest.importorskip("torch")
-    from keygraph.export import export
-    from keygraph.models import LoadedModel, mst_plus_plus, restormer
+    pytest.importorskip("torch")
+    from tiny_channel_attention import CSA, GLMHA
 
-    folder = tmp_path_factory.mktemp("networks")
-    small = {"channels": 8, "blocks": (1, 1, 1, 1), "refinement_blocks": 1, "heads": (1, 2, 2, 4)}
-    spectral = {"channels": 6, "out_channels": 6, "stages": 1, "blocks": (1, 1), "attention": "glmha"}
-    known: dict[str, tuple[Any, Any]] = {
-        "csa": (restormer.ARCHITECTURE, restormer.RestormerConfig(**small, norm="BiasFree")),
-        "glmha": (mst_plus_plus.ARCHITECTURE, mst_plus_plus.MSTPlusPlusConfig(**spectral)),
-    }
-
-    def make(name: str) -> Path:
-        path = folder / f"{name}.onnx"
-        if not path.exists():
-            torch.manual_seed(0)
-            architecture, config = known[name]
-            model = LoadedModel(architecture.build(config).eval(), architecture, config, Path(name), ())
-            export(model, path, verification=False)
-        return path
-
-    return make
+    known = {"csa": (CSA, "restormer"), "glmha": (GLMHA, "mst_plus_plus")}
+    return lambda name: exports.get(*known[name]).onnx
 
 
 @pytest.mark.parametrize("name", ["csa", "glmha"])
