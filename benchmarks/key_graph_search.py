@@ -24,7 +24,8 @@ from keygraph.plugins.torch.operators import graph_observer
 
 os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel's module is imported
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
-sys.path[:0] = [str(Path(__file__).parent.parent / "tests"), str(Path(__file__).parent.parent / "tests" / "plugins")]
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "plugins"))
 from keygraph.plugins.triton.variants import VARIANTS, Variant
 from load_module import load_module
 from photos import add_noise, unseen_photo
