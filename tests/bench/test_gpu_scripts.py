@@ -21,6 +21,7 @@ def run(script: str, *arguments: str, gpu: bool = True) -> subprocess.CompletedP
     return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | pretended)
 
 
+@pytest.mark.slow
 def test_the_script_for_the_operators_writes_its_tables(tmp_path: Path) -> None:
     words = ["--dtype", "float32", "--without", "flex", "--json", str(tmp_path / "o.json")]
     done = run("gpu_operators.py", *words)
@@ -38,6 +39,7 @@ def test_the_script_for_the_operators_writes_its_tables(tmp_path: Path) -> None:
     assert "fastest of SDPA and Flex / ours" in report["tables"][2]["header"]
 
 
+@pytest.mark.slow
 def test_the_script_for_channel_attention_writes_its_table(tmp_path: Path) -> None:
     done = run("gpu_channel_attention.py", "--dtype", "float32", "--json", str(tmp_path / "c.json"))
     assert done.returncode == 0, done.stderr
@@ -52,6 +54,7 @@ def test_the_script_for_channel_attention_writes_its_table(tmp_path: Path) -> No
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it would measure")
 def test_without_a_gpu_the_scripts_say_so() -> None:
     for script in ("gpu_operators.py", "gpu_memory.py", "gpu_channel_attention.py"):

@@ -15,6 +15,7 @@ CPU = torch.device("cpu")
 TINY = Problem(2, 3, 40, 5, 7, "float32", 15)
 
 
+@pytest.mark.slow
 def test_everyone_is_measured_and_agrees() -> None:
     times = measure(TINY, CPU, rounds=1)
     attention, graph = times["KeyGraphAttention"], times["KeyGraph"]
