@@ -117,7 +117,8 @@ def masked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor
         bool[B, 1, N, N].
     """
     scores = (q @ k.mT) * q.shape[-1] ** -0.5
-    return scores.masked_fill(~mask, -torch.inf).softmax(-1) @ v
+    result: torch.Tensor = scores.masked_fill(~mask, -torch.inf).softmax(-1) @ v
+    return result
 
 
 @by_head

@@ -72,7 +72,8 @@ def enlarged(side: int) -> Run:
 
     def noisy(image: Picture, sigma: float) -> Picture:
         noise: Picture = random.standard_normal(image.shape, np.float32)
-        return image + np.float32(sigma) * noise
+        result: Picture = image + np.float32(sigma) * noise
+        return result
 
     reference = noisy(clean, 2 / 255)
     given = np.rint(np.clip(noisy(clean, 25 / 255), 0, 1) * 255).astype(np.uint8)

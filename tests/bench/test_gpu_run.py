@@ -23,7 +23,7 @@ from gpu_runner import Runner, Step
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 
-#: What the machine with the GPU has not.
+#: Packages that the machine with the GPU does not have.
 ABSENT = (
     "pyvips", "polygraphy", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "tensorrt_libs", "spectral", "h5py",
     "sklearn", "selenium", "mypy",

@@ -6,12 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from keygraph.bench.configurations import RunConfiguration, run_configurations
-from keygraph.bench.models import Measurement, measure
 from keygraph.cli import main
-from keygraph.errors import InputError
 
 ModelFile = Callable[..., Path]
 K = {"default": 64, "maximum": 256, "trained": (), "runtime": True}
@@ -20,22 +16,6 @@ QUICK = ["--tile", "16", "--batch", "1,3", "--rounds", "1", "--threads", "1"]
 
 def run(*arguments: object) -> int:
     return main(["bench", *map(str, arguments)])
-
-
-def test_every_form_of_a_network_is_a_configuration() -> None:
-    found = run_configurations(["a.onnx", "b.plan", "c.ckpt"], "d.ckpt", "cpu", threads=2)
-    assert [one.name for one in found] == [
-        "PyTorch",
-        "torch.compile",
-        "ONNX Runtime, our operators a.onnx",
-        "ONNX Runtime, functions a.onnx",
-        "engine b.plan",
-        "PyTorch c.ckpt",
-    ]
-    assert [one.compiled for one in found] == [False, True, False, False, False, False]
-    assert [one.library for one in found][2:4] == ["auto", None]
-    assert found[4].device is None  # an engine runs on its GPU, whatever the others run on
-    assert run_configurations(["a.onnx"], None, None)[0].name == "ONNX Runtime, our operators"
 
 
 def test_json(make_model: ModelFile, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,24 +48,6 @@ def test_a_table_with_what_failed_below(
         assert part in said
     assert said.count("note: ONNX Runtime") == 2
     assert "broken.onnx did not run: " in said
-
-
-def test_results_that_differ_are_seen(make_model: ModelFile, tmp_path: Path) -> None:
-    first = make_model("add_k", neighbours=K)
-    other = make_model("identity", tmp_path / "other.onnx", neighbours={**K, "default": 100, "runtime": False})
-    configurations = [
-        RunConfiguration("first", str(first), library=None),
-        RunConfiguration("other", str(other), library=None),
-    ]
-    report = measure(configurations, tile=16, batches=[1], k=100, rounds=1, memory=False)
-    one, two = report.measurements
-    assert isinstance(one, Measurement)
-    assert two.psnr == pytest.approx(20, abs=1e-3)  # 0.1 everywhere
-    assert np.isfinite(two.milliseconds)
-    gray = make_model("identity", tmp_path / "gray.onnx", in_channels=1, out_channels=1)
-    configurations[1] = RunConfiguration("gray", str(gray), library=None)
-    with pytest.raises(InputError, match="another network"):
-        measure(configurations, rounds=1)
 
 
 @pytest.mark.parametrize(
