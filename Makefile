@@ -31,11 +31,12 @@ test-slow: .venv/.ready
 check: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $$(git ls-files '*.cpp' '*.h' '*.inl')
 	# By the package's name, whatever this folder's is.
 	mkdir -p build/types && ln -sfn ../.. build/types/keygraph
 	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml
-	# Imports follow the layers and are not circular.
-	$(BIN)/python -m pytest -q tests/test_layers.py
+	# Imports follow the layers and are not circular; docstrings have their parameters; links and commands in documents.
+	$(BIN)/python -m pytest -q tests/test_layers.py tests/test_docstrings.py tests/test_docs.py
 
 # The documentation as a site, in build/site; broken links and anchors are errors.
 .PHONY: docs

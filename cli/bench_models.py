@@ -46,7 +46,7 @@ def bench(
     as_json: Json = False,
     quiet: NoProgress = False,
 ) -> None:
-    """Measure forms of one network side by side. For the operators alone: keygraph bench operators --help
+    """Measure forms of one network side by side (the operators alone: keygraph bench operators --help).
 
     Engines always run on a GPU. ms: one batch, from host memory to host memory. host: what cutting, converting and
     joining tiles adds to the inference time of a whole restoration. PSNR: against the first row.

@@ -20,7 +20,7 @@ def padded_size(size: int) -> int:
 
     Every added channel costs time on every engine: a row or column in four projections, and memory traffic for q, k, v
     and the result. At most an eighth is added: 30 -> 32 and 60 -> 64, but not 10 -> 16 or 20 -> 24. A CPU takes 1 to
-    2 % longer with 32 instead of 30, and 25 % longer with 16 instead of 10 (docs/performance.md).
+    2 % longer with 32 instead of 30, and 25 % longer with 16 instead of 10 (docs/measurements/performance.md).
     """
     padded = -(-size // MULTIPLE) * MULTIPLE
     return padded if (padded - size) * 8 <= size else size

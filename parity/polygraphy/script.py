@@ -83,8 +83,8 @@ SIMILARITY = {similarity:g}
 AS_RUN_PSNR = {as_run:g}
 """
 
-#: Lowest PSNR in dB of networks with key graphs as run, each side with its own neighbours; docs/polygraphy.md has the
-#: measurements. Used unless the tolerance of the precisions is lower.
+#: Lowest PSNR in dB of networks with key graphs as run, each side with its own neighbours; measured in
+#: docs/how-to/use-polygraphy.md. Used unless the tolerance of the precisions is lower.
 AS_RUN_PSNR = 60.0
 
 _LIMIT = "compare_outputs = ImageCompareFunc(VALUE_RANGE, psnr=PSNR)"

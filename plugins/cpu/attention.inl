@@ -88,7 +88,7 @@ KEYGRAPH_INLINE uint32_t graph_word(const AttentionProblem& p, const int32_t* ro
   return left >= 32 ? bits_of_word : bits_of_word & ((1u << left) - 1);
 }
 
-// The crossover of the two kernels was measured for each instruction set: docs/performance.md.
+// The crossover of the two kernels was measured for each instruction set: docs/measurements/performance.md.
 KEYGRAPH_INLINE bool dense_is_faster(int64_t selected, int64_t possible) {
   return selected * 100 > possible * kDensePercent;
 }

@@ -15,7 +15,7 @@ def locate(
     BLOCK_VALUE_CHANNELS: tl.constexpr,
     BLOCK_HEADS: tl.constexpr,
 ):
-    """Return the program's first row, first value channel, first head, and batch, in the order of docs/gpu.md."""
+    """Return the first row, value channel, head, and batch of a program (order: docs/reference/kernels.md)."""
     row_blocks = tl.cdiv(rows, BLOCK_ROWS)
     value_blocks = tl.cdiv(value_channels, BLOCK_VALUE_CHANNELS)
     head_blocks = tl.cdiv(heads, BLOCK_HEADS)

@@ -44,7 +44,7 @@ def attention_gather(
     Parameters
     ----------
     q, k, v, graph, bias, output, rows, nodes, heads, groups, channels, value_channels, heads_last, scale
-        The kernel's parameters in docs/gpu.md.
+        The kernel's parameters in docs/reference/kernels.md.
     CHANNEL_MULTIPLE
         `channels` and `value_channels` are multiples of it.
     HAS_BIAS

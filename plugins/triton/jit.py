@@ -73,7 +73,7 @@ def attention_sizes(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, heads_last: 
 def fitting(
     op: str, dtype: torch.dtype, sizes: Sizes, bias: bool = False, capability: int = _INTERPRETER
 ) -> tuple[Variant, ...]:
-    """Return the variants that can compute a problem, the automatic choice first, by the rule of docs/gpu.md.
+    """Return the variants that can compute a problem, the automatic choice first (docs/reference/kernels.md).
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def require_int32(op: str, sizes: Sizes) -> None:
 
 
 def programs(variant: Variant, sizes: Sizes) -> int:
-    """Return the number of programs that compute a problem: the grid of docs/gpu.md."""
+    """Return the number of programs that compute a problem: the grid of docs/reference/kernels.md."""
     count = _windows(variant.op, sizes) * triton.cdiv(sizes.rows, variant.block_rows)
     if variant.op == "KeyGraphAttention":
         count *= triton.cdiv(sizes.value_channels, variant.block_value_channels or max(1, sizes.value_channels))

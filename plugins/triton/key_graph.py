@@ -44,7 +44,7 @@ def key_graph_resident(
     Parameters
     ----------
     query, key, k, graph, rows, nodes, channels
-        The kernel's parameters in docs/gpu.md.
+        The kernel's parameters in docs/reference/kernels.md.
     CHANNEL_MULTIPLE
         `channels` is a multiple of it.
     BLOCK_ROWS, BLOCK_NODES, BLOCK_CHANNELS
@@ -106,7 +106,7 @@ def key_graph_streamed(
     Parameters
     ----------
     query, key, k, graph, rows, nodes, channels
-        The kernel's parameters in docs/gpu.md.
+        The kernel's parameters in docs/reference/kernels.md.
     CHANNEL_MULTIPLE
         `channels` is a multiple of it.
     BLOCK_ROWS, BLOCK_NODES, BLOCK_CHANNELS

@@ -212,7 +212,7 @@ def _half_variants(dtype: str) -> dict[int, Variant]:
     """Return the variants of float16 or bfloat16, on tensor cores. Loads of at least 4 bytes need even channels."""
     return {
         0: _dense(dtype, 16, 2, 128, 64, 8),
-        # Few instructions per score, or many warps to hide latency: docs/performance.md.
+        # Few instructions per score, or many warps to hide latency: docs/measurements/gpu-kernels.md.
         25: _dense(dtype, 32, 8, 64, 128, 4, max_registers=168),
         26: _dense(dtype, 32, 8, 128, 128, 8, max_registers=168, min_capability=90),
         27: _dense(dtype, 32, 8, 128, 128, 8, max_registers=128, min_capability=90),

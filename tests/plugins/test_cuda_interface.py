@@ -43,7 +43,7 @@ KIB = {75: 64, 80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 12
 
 
 def expected_target(capability: int) -> int:
-    """The rule of docs/gpu.md."""
+    """The rule of docs/reference/kernels.md."""
     if capability in TARGETS:
         return capability
     apart = {72, 87}
@@ -57,7 +57,7 @@ def expected_target(capability: int) -> int:
 
 
 def fits(variant: Any, op: str, dtype: str, sizes: dict[str, int], bias: bool) -> bool:
-    """The rule of docs/gpu.md."""
+    """The rule of docs/reference/kernels.md."""
     channels = [sizes["channels"], *([sizes["value_channels"]] if op == "KeyGraphAttention" else [])]
     limits = ("max_channels", "max_value_channels", "max_nodes", "max_groups")
     return (

@@ -66,7 +66,7 @@ def test_the_automatic_choice_does_not_spill(resources: dict[str, dict[str, Any]
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_instructions_of_a_score(resources: dict[str, dict[str, Any]], dtype: str) -> None:
-    """Heads of 30 channels, which exported networks fill up to 32 (docs/gpu.md), and of 24."""
+    """Heads of 30 channels, which exported networks fill up to 32 (docs/reference/kernels.md), and of 24."""
     for channels in (24, 32):
         name = automatic("KeyGraphAttention", dtype, channels, 1024, False, 90)
         assert resources["90"][name]["instructions_per_score"] <= 9.5, name
