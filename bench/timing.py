@@ -66,7 +66,7 @@ def gpu_medians(calls: dict[str, Sequence[Callable[[], Any]]], rounds: int, laun
     def once(name: str) -> list[float]:
         number = max(launches, len(calls[name]))
         events = [(event(), event()) for _ in range(number)]
-        torch.cuda._sleep(_HEAD_START)  # type: ignore[no-untyped-call]
+        torch.cuda._sleep(_HEAD_START)
         for (start, end), call in zip(events, itertools.cycle(calls[name]), strict=False):
             start.record()
             call()

@@ -303,7 +303,7 @@ class PixelProjection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Project the channels, normalised to unit length: [B, h, d, N] -> [B, h, d, directions]."""
-        blocks = functional.pad(x, (0, -x.shape[-1] % self.PIXELS)).unflatten(-1, (-1, self.PIXELS))  # type: ignore[no-untyped-call]
+        blocks = functional.pad(x, (0, -x.shape[-1] % self.PIXELS)).unflatten(-1, (-1, self.PIXELS))
         signs = self.signs[torch.arange(blocks.shape[-2], device=x.device) % self.SIGNS]
         return (signs[None] @ blocks).squeeze(-2) @ self.directions.T / norm(x)
 

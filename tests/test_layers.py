@@ -48,7 +48,7 @@ _EXCEPTIONS = {
 }
 
 
-def _modules(root: Path) -> dict[str, Path]:
+def modules(root: Path) -> dict[str, Path]:
     """Return the file of each module by its name within the package; the root's `__init__` is "keygraph"."""
     files = [*root.glob("*.py"), *(file for folder in _LAYERS for file in (root / folder).rglob("*.py"))]
     parts = {file: file.relative_to(root).with_suffix("").parts for file in files}
@@ -72,8 +72,8 @@ def _imports(name: str, file: Path, modules: dict[str, Path]) -> Iterator[str]:
 
 
 def _graph(root: Path) -> dict[str, set[str]]:
-    modules = _modules(root)
-    return {name: set(_imports(name, file, modules)) for name, file in modules.items()}
+    found = modules(root)
+    return {name: set(_imports(name, file, found)) for name, file in found.items()}
 
 
 def _upward(graph: dict[str, set[str]]) -> set[tuple[str, str]]:
