@@ -1,4 +1,4 @@
-"""Public functions of several arguments document them. That a docstring is there, and its form, is for ruff's rules D."""
+"""Public functions of several arguments document them. That docstrings exist, and their form: ruff's rules D."""
 
 from __future__ import annotations
 
