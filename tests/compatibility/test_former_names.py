@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from keygraph.parity.output import report
 from keygraph.runtime.backends import engine_metadata
 from keygraph.runtime.io import cubes
 
@@ -24,6 +25,11 @@ from keygraph.runtime.io import cubes
             engine_metadata.LoadEnvironment,
             "keygraph.runtime.backends.engine_metadata.LoadEnvironment",
         ),
+        (
+            "from keygraph.parity.report import write_report as name",
+            report.write_report,
+            "keygraph.parity.output.report.write_report",
+        ),
     ],
 )
 def test_a_former_name_warns_and_works(statement: str, expected: object, new: str) -> None:
@@ -41,7 +47,12 @@ def test_the_warning_shows_the_line_of_the_user() -> None:
 
 
 @pytest.mark.parametrize(
-    "statement", ["from keygraph.runtime import absent", "from keygraph.runtime.sidecar import _gpu"]
+    "statement",
+    [
+        "from keygraph.runtime import absent",
+        "from keygraph.runtime.sidecar import _gpu",
+        "from keygraph.parity.report import absent",
+    ],
 )
 def test_a_name_that_never_was_is_no_attribute(statement: str) -> None:
     with pytest.raises(ImportError, match="cannot import name"):
