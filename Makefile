@@ -35,6 +35,9 @@ check: .venv/.ready
 	# By the package's name, whatever this folder's is.
 	mkdir -p build/types && ln -sfn ../.. build/types/keygraph
 	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml
+	for folder in benchmarks docs examples packaging tests; do \
+	  (cd $$folder && MYPYPATH="$(CURDIR)/build/types:$(CURDIR)/examples:$(CURDIR)/tests" \
+	  ../$(BIN)/mypy --config-file ../pyproject.toml --explicit-package-bases .) || exit; done
 	# Imports follow the layers and are not circular; docstrings have their parameters; links and commands in documents.
 	$(BIN)/python -m pytest -q tests/test_layers.py tests/test_docstrings.py tests/test_docs.py
 

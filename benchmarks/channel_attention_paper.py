@@ -99,7 +99,7 @@ class Operator(Kernel):
     pointwise: bool = False
 
 
-class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Counter(TorchDispatchMode):
     """Notes every operator that runs inside the `with` block and is no view."""
 
     def __init__(self) -> None:

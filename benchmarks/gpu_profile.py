@@ -49,10 +49,10 @@ def launch(place: torch.device, tiny: bool) -> None:
         call = just_in_time(case, case.fitting(place)[0], tensors(case, place))
         call()
         torch.cuda.synchronize()
-        torch.cuda.profiler.start()  # type: ignore[no-untyped-call]
+        torch.cuda.profiler.start()
         call()
         torch.cuda.synchronize()
-        torch.cuda.profiler.stop()  # type: ignore[no-untyped-call]
+        torch.cuda.profiler.stop()
 
 
 def read(page: str) -> dict[str, dict[str, str]]:

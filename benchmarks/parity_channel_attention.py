@@ -122,7 +122,7 @@ def degraded(manifest: Manifest, height: int, width: int) -> tuple[np.ndarray, d
     height, width
         Size of the image.
     """
-    left, right, _ = skimage.data.stereo_motorcycle()  # type: ignore[no-untyped-call]
+    left, right, _ = skimage.data.stereo_motorcycle()
     views = [view[:height, :width] for view in (left, right)]
     random = np.random.default_rng(0)
     if manifest.margin != (0, 0):

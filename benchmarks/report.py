@@ -65,7 +65,7 @@ def enlarged(side: int) -> Run:
     with tempfile.TemporaryDirectory() as folder:
         export(load_checkpoint(CHECKPOINT), Path(folder) / "kgt.onnx", verification=False)
         run = compare([Path(folder) / "kgt.onnx"], CHECKPOINT)
-    photo: NDArray[np.uint8] = skimage.data.coffee()  # type: ignore[no-untyped-call]
+    photo: NDArray[np.uint8] = skimage.data.coffee()
     repeats = (-(-side // photo.shape[0]), -(-side // photo.shape[1]), 1)
     clean: Picture = np.tile(photo, repeats)[:side, :side].astype(np.float32) / np.float32(255)
     random = np.random.default_rng(0)

@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import keygraph
 import numpy as np
@@ -40,13 +41,15 @@ def main() -> None:
     file = folder / "kgt-denoise.onnx"
     say(f"exporting {CHECKPOINT.name} and verifying it against PyTorch ...")
     manifest = export(load_checkpoint(CHECKPOINT), file)
+    neighbours = manifest.neighbours
+    assert neighbours is not None  # A KGT has them.
     ours = keygraph.load(file)
     say(f"restoring '{UNSEEN}' with {ours.description} ...")
     by_k = {}
-    for k in (32, 100, manifest.neighbours.maximum):
+    for k in (32, 100, neighbours.maximum):
         picture, seconds = timed(ours, noisy, k)
         by_k[k] = {"psnr": psnr(picture, clean, BYTES), "seconds": seconds}
-    default = manifest.neighbours.default
+    default = neighbours.default
     restored, seconds = timed(ours, noisy, default)
 
     # Compared in floating point, because rounding to 8 bits would hide differences.
@@ -111,7 +114,7 @@ def side_by_side(*pictures: np.ndarray) -> np.ndarray:
     return np.concatenate([np.concatenate(pictures, 1), np.concatenate(details, 1)], 0)
 
 
-def describe(summary: dict, folder: Path) -> str:
+def describe(summary: dict[str, Any], folder: Path) -> str:
     """Return the summary as a few lines of text."""
     height, width = summary["size"]
     gain = summary["psnr_output"] - summary["psnr_input"]

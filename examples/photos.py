@@ -12,7 +12,8 @@ UNSEEN = "chelsea"
 
 def unseen_photo() -> np.ndarray:
     """Return the held-out photograph, uint8[300, 451, 3]."""
-    return skimage.data.chelsea()
+    photo: np.ndarray = skimage.data.chelsea()
+    return photo
 
 
 def training_photos() -> dict[str, np.ndarray]:

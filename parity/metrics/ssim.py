@@ -48,7 +48,7 @@ def structural_similarity(a: NDArray[np.float32], b: NDArray[np.float32], value_
         for top in range(0, height - WINDOW + 1, _ROWS):
             bottom = min(top + _ROWS + WINDOW - 1, height)
             strips = (np.asarray(image[top:bottom, :, channel], np.float64) for image in (a, b))
-            mean: float = metrics.structural_similarity(  # type: ignore[no-untyped-call]
+            mean: float = metrics.structural_similarity(
                 *strips,
                 data_range=value_range[1] - value_range[0],
                 gaussian_weights=True,

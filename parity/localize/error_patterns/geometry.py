@@ -152,7 +152,7 @@ def _phase_correlation(ours: Image, theirs: Image) -> Offset:
     windowed = [(gray - gray.mean()) * window for gray in (ours, theirs)]
     if not all(image.any() for image in windowed):
         return 0, 0  # A constant image has no phase.
-    (down, right), _, _ = phase_cross_correlation(*windowed)  # type: ignore[no-untyped-call]
+    (down, right), _, _ = phase_cross_correlation(*windowed)
     return int(down), int(right)
 
 
