@@ -29,6 +29,7 @@ _MODULES = {
     "cuda-bindings": "cuda.bindings",
     "pillow": "PIL",
     "pyvips-binary": None,
+    "scikit-image": "skimage",
     "tensorrt_rtx_cu13_libs": None,
     "tensorrt_rtx_cu13_bindings": "tensorrt_rtx_bindings",
 }

@@ -149,7 +149,7 @@ def test_a_wrong_mask_is_noticed(measured: tuple[LoadedModel, Path, Manifest], t
             break
     proto.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(1, np.float32), "zero"))
     onnx.save(proto, tmp_path / "wrong.onnx")
-    with pytest.raises(KeygraphError, match=r"differs from PyTorch at 1x2x2: \d+\.\d dB, needs 90 dB"):
+    with pytest.raises(KeygraphError, match=r"differs from PyTorch at 1x2x2: \d+\.\d dB; 90 dB are needed"):
         verify(tmp_path / "wrong.onnx", model.module, manifest, None)
 
 

@@ -34,7 +34,7 @@ def test_provider_and_device_must_go_together(make_model: ModelFile) -> None:
     ):
         with pytest.raises(InputError, match=message):
             keygraph.load(model, library=None, **options)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"for \.onnx files"):
+    with pytest.raises(InputError, match=r"applies to \.onnx files only"):
         keygraph.load("model.ckpt", provider="cpu")
 
 

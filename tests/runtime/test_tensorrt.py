@@ -454,7 +454,7 @@ def test_plugins_are_loaded_once_and_looked_for(
 def test_an_engine_runs_on_gpus_only(make_engine: EngineFile) -> None:
     with pytest.raises(InputError, match="does not run on the device cpu"):
         keygraph.load(make_engine(), device="cpu")
-    with pytest.raises(InputError, match=r"for \.onnx files"):
+    with pytest.raises(InputError, match=r"applies to \.onnx files only"):
         keygraph.load(make_engine(), provider="tensorrt")
 
 
