@@ -37,7 +37,7 @@ check: .venv/.ready
 	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml
 	for folder in benchmarks docs examples packaging tests; do \
 	  (cd $$folder && MYPYPATH="$(CURDIR)/build/types:$(CURDIR)/examples:$(CURDIR)/tests" \
-	  ../$(BIN)/mypy --config-file ../pyproject.toml --explicit-package-bases .) || exit; done
+	  MYPY_CACHE_DIR="$(CURDIR)/build/types-cache/$$folder" ../$(BIN)/mypy --config-file ../pyproject.toml --explicit-package-bases .) || exit; done
 	# Imports follow the layers and are not circular; docstrings have their parameters; links and commands in documents.
 	$(BIN)/python -m pytest -q tests/test_layers.py tests/test_docstrings.py tests/test_docs.py
 
