@@ -42,7 +42,8 @@ def on_device(array: np.ndarray, dtype: str) -> Any:
 
 def as_stored(array: np.ndarray, dtype: str) -> np.ndarray:
     """Round an array to a dtype and return it as float64, the input of the oracle."""
-    return torch.from_numpy(array.astype(np.float32)).to(TORCH[dtype]).to(torch.float64).numpy()
+    rounded: np.ndarray = torch.from_numpy(array.astype(np.float32)).to(TORCH[dtype]).to(torch.float64).numpy()
+    return rounded
 
 
 @every_dtype
@@ -64,7 +65,9 @@ def expected_attention(case: AttentionCase, dtype: str) -> np.ndarray:
     inputs = attention_inputs(case, np.float32)
     q, k, v = (as_stored(inputs[name], dtype) for name in ("q", "k", "v"))
     bias = None if inputs["bias"] is None else as_stored(inputs["bias"], dtype)
-    return oracle.key_graph_attention(q, k, v, oracle.unpack(inputs["graph"], case.nodes), bias, case.scale)
+    selected = oracle.unpack(inputs["graph"], case.nodes)
+    expected: np.ndarray = oracle.key_graph_attention(q, k, v, selected, bias, case.scale)
+    return expected
 
 
 @every_dtype

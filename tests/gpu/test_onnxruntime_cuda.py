@@ -21,7 +21,7 @@ try:
 except MissingDependencyError as error:
     pytest.skip(str(error), allow_module_level=True)
 
-TOLERANCE = {np.float32: 1e-5, np.float16: 2e-3}
+TOLERANCE: dict[type, float] = {np.float32: 1e-5, np.float16: 2e-3}
 every_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float16], ids=["float32", "float16"])
 
 
@@ -43,7 +43,9 @@ def test_key_graph(case: GraphCase, dtype: type) -> None:
 def expected_attention(case: AttentionCase, dtype: type) -> np.ndarray:
     inputs = attention_inputs(case, dtype)
     selected = oracle.unpack(inputs["graph"], case.nodes)
-    return oracle.key_graph_attention(inputs["q"], inputs["k"], inputs["v"], selected, inputs["bias"], case.scale)
+    q, k, v, bias = (inputs[name] for name in ("q", "k", "v", "bias"))
+    expected: np.ndarray = oracle.key_graph_attention(q, k, v, selected, bias, case.scale)
+    return expected
 
 
 @every_dtype

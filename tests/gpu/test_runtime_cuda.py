@@ -119,7 +119,7 @@ def test_what_goes_with_an_image_reaches_the_gpu(make_model: Callable[..., Path]
     restorer = cuda_restorer(make_model("masked", extra_inputs=(ExtraInput("mask", 1),)), library=None)
     mask = np.random.default_rng(1).random(photo.shape[:2], np.float32)
     for options in ({"tile": "none"}, {"tile": 64, "overlap": 0, "batch": 3}):
-        restored = restorer.restore(photo, inputs={"mask": mask}, **options).image  # type: ignore[arg-type]
+        restored = restorer.restore(photo, inputs={"mask": mask}, **options).image
         close(restored, photo * mask[:, :, None], 100)
 
 

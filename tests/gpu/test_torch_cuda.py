@@ -49,7 +49,9 @@ def fresh(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def expected_attention(case: AttentionCase, dtype: type) -> np.ndarray:
     inputs = attention_inputs(case, dtype)
     selected = oracle.unpack(inputs["graph"], case.nodes)
-    return oracle.key_graph_attention(inputs["q"], inputs["k"], inputs["v"], selected, inputs["bias"], case.scale)
+    q, k, v, bias = (inputs[name] for name in ("q", "k", "v", "bias"))
+    expected: np.ndarray = oracle.key_graph_attention(q, k, v, selected, bias, case.scale)
+    return expected
 
 
 def check_attention(host: Any, case: AttentionCase, dtype: type) -> None:
@@ -207,7 +209,7 @@ def test_gradients_are_those_of_the_definition() -> None:
 
     def gradients() -> list[torch.Tensor]:
         leaves = [t.detach().float().requires_grad_() for t in (q, key, v)]
-        key_graph_attention(*leaves, graph).square().sum().backward()
+        key_graph_attention(leaves[0], leaves[1], leaves[2], graph).square().sum().backward()  # type: ignore[no-untyped-call]
         return [t.grad for t in leaves if t.grad is not None]
 
     ours = gradients()

@@ -76,9 +76,10 @@ def key_graph(
     stream: int | None = None,
 ) -> int:
     """The status of a call with addresses of device memory."""
-    return cuda_library().keygraph_cuda_key_graph(
+    status: int = cuda_library().keygraph_cuda_key_graph(
         shape and GraphShape(*shape), DTYPES.get(dtype, dtype), query, key, k, graph, variant, stream
     )
+    return status
 
 
 def key_graph_attention(
@@ -95,14 +96,17 @@ def key_graph_attention(
     stream: int | None = None,
 ) -> int:
     """The status of a call with addresses of device memory."""
-    return cuda_library().keygraph_cuda_key_graph_attention(
+    status: int = cuda_library().keygraph_cuda_key_graph_attention(
         shape and AttentionShape(*shape), DTYPES.get(dtype, dtype), q, k, v, graph, bias, scale, output, variant, stream
     )
+    return status
 
 
 def last_error() -> str:
-    return cuda_library().keygraph_cuda_error().decode()
+    text: str = cuda_library().keygraph_cuda_error().decode()
+    return text
 
 
 def message(status: int) -> str:
-    return cuda_library().keygraph_status_message(status).decode()
+    text: str = cuda_library().keygraph_status_message(status).decode()
+    return text

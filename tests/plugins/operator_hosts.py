@@ -171,7 +171,8 @@ def three_sizes(x: np.ndarray) -> np.ndarray:
 
 def four_sizes(x: np.ndarray, heads: int) -> np.ndarray:
     """[B, N, H D] -> [B, H, N, D]."""
-    return x.reshape(*x.shape[:2], heads, x.shape[2] // heads).swapaxes(1, 2)
+    split: np.ndarray = x.reshape(*x.shape[:2], heads, x.shape[2] // heads).swapaxes(1, 2)
+    return split
 
 
 @functools.cache
@@ -259,9 +260,9 @@ def to_numpy(tensor: Any) -> np.ndarray:
     import torch
 
     tensor = tensor.cpu()
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(BFLOAT16)
-    return tensor.numpy()
+    bfloat16 = tensor.dtype == torch.bfloat16
+    array: np.ndarray = tensor.view(torch.int16).numpy().view(BFLOAT16) if bfloat16 else tensor.numpy()
+    return array
 
 
 class Torch:
@@ -299,10 +300,12 @@ class Torch:
         heads = q.shape[1]
         if self.heads_last:
             q, k, v = (three_sizes(x) for x in (q, k, v))
-        tensors = (to_torch(array, self.device) for array in (q, k, v, graph))
+        torch_q, torch_k, torch_v, torch_graph = (to_torch(array, self.device) for array in (q, k, v, graph))
         torch_bias = None if bias is None else to_torch(bias, self.device)
         with use_attention(self.implementation) if self.implementation else contextlib.nullcontext():
-            result = key_graph_attention(*tensors, torch_bias, scale, heads if self.heads_last else None)
+            result = key_graph_attention(
+                torch_q, torch_k, torch_v, torch_graph, torch_bias, scale, heads if self.heads_last else None
+            )
         array = to_numpy(result)
         return four_sizes(array, heads) if self.heads_last else array
 
@@ -329,8 +332,10 @@ class OnnxRuntime:
         self.functions = functions
 
     def key_graph(self, query: np.ndarray, key: np.ndarray, k: int) -> np.ndarray:
-        run = session("KeyGraph", query.dtype.type, False, None, self.threads, self.functions, None, self.provider)
-        return run.run(None, {"query": query, "key": key, "k": np.array([k])})[0]
+        dtype: type = query.dtype.type
+        run = session("KeyGraph", dtype, False, None, self.threads, self.functions, None, self.provider)
+        graph: np.ndarray = run.run(None, {"query": query, "key": key, "k": np.array([k])})[0]
+        return graph
 
     def key_graph_attention(
         self,
@@ -345,9 +350,10 @@ class OnnxRuntime:
             scale = q.shape[3] ** -0.5  # a function's attribute cannot have a default that depends on a shape
         heads = q.shape[1]
         form = heads if self.heads_last else None
+        dtype: type = q.dtype.type
         run = session(
             "KeyGraphAttention",
-            q.dtype.type,
+            dtype,
             bias is not None,
             scale,
             self.threads,
@@ -392,8 +398,8 @@ class Triton:
     def key_graph(self, query: np.ndarray, key: np.ndarray, k: int) -> np.ndarray:
         from keygraph.plugins.triton import jit
 
-        tensors = (to_torch(array, self.device()) for array in (query, key, np.array([k])))
-        return to_numpy(jit.key_graph(*tensors, variant=self.variant))
+        torch_query, torch_key, torch_k = (to_torch(array, self.device()) for array in (query, key, np.array([k])))
+        return to_numpy(jit.key_graph(torch_query, torch_key, torch_k, self.variant))
 
     def key_graph_attention(
         self,
@@ -409,9 +415,12 @@ class Triton:
         scale = q.shape[3] ** -0.5 if scale is None else scale
         if self.heads_last:
             q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-        tensors = (to_torch(array, self.device()) for array in (q, k, v, graph))
+        torch_q, torch_k, torch_v, torch_graph = (to_torch(array, self.device()) for array in (q, k, v, graph))
         added = None if bias is None else to_torch(bias, self.device())
-        result = to_numpy(jit.key_graph_attention(*tensors, added, scale, self.heads_last, self.variant))
+        output = jit.key_graph_attention(
+            torch_q, torch_k, torch_v, torch_graph, added, scale, self.heads_last, self.variant
+        )
+        result = to_numpy(output)
         return result.swapaxes(1, 2) if self.heads_last else result
 
 

@@ -8,7 +8,8 @@ import numpy as np
 def unpack(graph: np.ndarray, nodes: int) -> np.ndarray:
     """Graph words [..., ceil(nodes / 32)] to booleans [..., nodes]."""
     words = graph.view(np.uint32)[..., :, None] >> np.arange(32, dtype=np.uint32)
-    return (words & 1).astype(bool).reshape(*graph.shape[:-1], -1)[..., :nodes]
+    selected: np.ndarray = (words & 1).astype(bool).reshape(*graph.shape[:-1], -1)[..., :nodes]
+    return selected
 
 
 def pack(selected: np.ndarray) -> np.ndarray:
@@ -17,12 +18,14 @@ def pack(selected: np.ndarray) -> np.ndarray:
     padded = np.zeros((*selected.shape[:-1], (nodes + 31) // 32 * 32), dtype=np.uint32)
     padded[..., :nodes] = selected
     words = padded.reshape(*selected.shape[:-1], -1, 32) << np.arange(32, dtype=np.uint32)
-    return words.sum(-1, dtype=np.uint32).view(np.int32)
+    packed: np.ndarray = words.sum(-1, dtype=np.uint32).view(np.int32)
+    return packed
 
 
 def similarity(query: np.ndarray, key: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", over="ignore"):
-        return np.einsum("bgmc,bgnc->bgmn", query.astype(np.float64), key.astype(np.float64))
+        scores: np.ndarray = np.einsum("bgmc,bgnc->bgmn", query.astype(np.float64), key.astype(np.float64))
+    return scores
 
 
 def key_graph(query: np.ndarray, key: np.ndarray, k: int) -> np.ndarray:
@@ -32,7 +35,7 @@ def key_graph(query: np.ndarray, key: np.ndarray, k: int) -> np.ndarray:
     for place in np.ndindex(scores.shape[:-1]):
         row = scores[place]
         numbers = np.flatnonzero(~np.isnan(row))
-        ranking = sorted(numbers.tolist(), key=lambda node, row=row: (-row[node], node))
+        ranking = [node for _, node in sorted((-row[node], node) for node in numbers.tolist())]
         ranking += np.flatnonzero(np.isnan(row)).tolist()
         selected[place][ranking[:k]] = True
     return selected
@@ -93,5 +96,5 @@ def check_attention(output: np.ndarray, expected: np.ndarray, tolerance: float) 
     np.testing.assert_array_equal(np.isfinite(output), finite)
     np.testing.assert_array_equal(np.isnan(output), np.isnan(expected))
     difference = np.where(finite, output.astype(np.float64), 0) - np.where(finite, expected, 0)
-    norm = np.linalg.norm(np.where(finite, expected, 0))
+    norm = float(np.linalg.norm(np.where(finite, expected, 0)))
     assert np.linalg.norm(difference) <= tolerance * max(norm, 1e-30)

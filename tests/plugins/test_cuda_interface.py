@@ -284,7 +284,8 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a driver of our own making."""
     folder = tmp_path_factory.mktemp("driver")
     source = Path(__file__).with_name("fake_driver.c")
-    command = ["cc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", folder / "libcuda.so.1", source]
+    library = folder / "libcuda.so.1"
+    command: list[str | Path] = ["cc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", library, source]
     subprocess.run(command, check=True)
     return folder
 
@@ -488,7 +489,7 @@ class TestCalls:
                 broken = promised[shifted] > element if shifted in promised else False
                 places[shifted] = 0x10000 + (promised[shifted] // 2 if broken else element)
                 if op == "KeyGraph":
-                    shape = (2, 3, 100, min(200, variant.max_nodes or 200), 16)
+                    shape: tuple[int, ...] = (2, 3, 100, min(200, variant.max_nodes or 200), 16)
                     call = f"key_graph({shape}, {variant.dtype!r}, {', '.join(map(str, places.values()))}"
                 else:
                     *inputs, output = (str(address) for address in places.values())

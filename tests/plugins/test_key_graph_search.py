@@ -67,7 +67,8 @@ def of_any_bits(data: Any) -> np.ndarray:
     span = data.draw(st.sampled_from([2, 40, 1 << 20, 1 << 32]))
     signs = random.integers(0, 2, nodes, dtype=np.uint64) << np.uint64(31)
     words = (random.integers(low, low + span, nodes, dtype=np.uint64) ^ signs) & np.uint64(0xFFFFFFFF)
-    return words.astype(np.uint32).view(np.float32)
+    floats: np.ndarray = words.astype(np.uint32).view(np.float32)
+    return floats
 
 
 def check_any_floats(name: str, data: Any) -> None:

@@ -46,7 +46,9 @@ every_dtype = pytest.mark.parametrize("dtype", FLOATS, ids=[str(np.dtype(dtype))
 def expected_attention(case: AttentionCase, dtype: type) -> np.ndarray:
     inputs = attention_inputs(case, dtype)
     selected = oracle.unpack(inputs["graph"], case.nodes)
-    return oracle.key_graph_attention(inputs["q"], inputs["k"], inputs["v"], selected, inputs["bias"], case.scale)
+    q, k, v, bias = (inputs[name] for name in ("q", "k", "v", "bias"))
+    expected: np.ndarray = oracle.key_graph_attention(q, k, v, selected, bias, case.scale)
+    return expected
 
 
 @with_dtypes(HOSTS)
@@ -95,7 +97,7 @@ def test_graph_of_a_window_with_itself_is_the_same_as_with_a_copy(
     isa: str, dtype: type, shape: tuple[int, ...]
 ) -> None:
     """Whatever is made of query and key being one tensor, the bits must not show it."""
-    query = np.random.default_rng(3).standard_normal(shape).astype(dtype)
+    query: np.ndarray = np.random.default_rng(3).standard_normal(shape).astype(dtype)
     query[:, :, 5::11] = np.nan
     query[:, :, 1::7] = query[:, :, ::7][:, :, : query[:, :, 1::7].shape[2]]  # ties
     host = Cpu(isa)

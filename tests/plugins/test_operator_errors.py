@@ -31,7 +31,8 @@ def graph_status(shape: GraphShape | None, dtype: int = 1, k: int = 1, null: boo
     memory = array(64)
     pointer = None if null else memory.ctypes.data
     status = cpu_library().keygraph_cpu_key_graph(shape, dtype, pointer, pointer, k, pointer, None)
-    return cpu_library().keygraph_status_message(status).decode()
+    text: str = cpu_library().keygraph_status_message(status).decode()
+    return text
 
 
 def test_c_interface_rejects_bad_graph_arguments() -> None:
@@ -53,7 +54,8 @@ def test_c_interface_rejects_bad_attention_arguments() -> None:
         memory = array(64)
         p = None if null else memory.ctypes.data
         code = cpu_library().keygraph_cpu_key_graph_attention(shape, dtype, p, p, p, p, None, 1.0, p, None)
-        return cpu_library().keygraph_status_message(code).decode()
+        text: str = cpu_library().keygraph_status_message(code).decode()
+        return text
 
     assert status(AttentionShape(1, 2, 1, 2, 2, 2, 2)) == "no error"
     assert "groups" in status(AttentionShape(1, 3, 2, 2, 2, 2, 2))

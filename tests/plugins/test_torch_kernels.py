@@ -7,12 +7,13 @@ import dataclasses
 import json
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from keygraph.errors import InputError
 from keygraph.plugins.torch import key_graph, key_graph_attention, use_attention
 from keygraph.plugins.torch.kernels import kernel_attention, kernel_key_graph
 
@@ -43,9 +44,10 @@ def test_both_forms_give_the_reference_result_in_their_own_layout() -> None:
     with use_attention("triton"):
         torch.testing.assert_close(key_graph_attention(q, k, v, graph), expected)
         rows = [t.transpose(1, 2).flatten(2) for t in (q, k, v)]
-        torch.testing.assert_close(key_graph_attention(*rows, graph, heads=2), expected.transpose(1, 2).flatten(2))
+        output = key_graph_attention(rows[0], rows[1], rows[2], graph, heads=2)
+        torch.testing.assert_close(output, expected.transpose(1, 2).flatten(2))
     turned = [t.transpose(1, 2).contiguous().transpose(1, 2) for t in (q, k, v)]
-    output = kernel_attention(*turned, graph, None, 8**-0.5)
+    output = kernel_attention(turned[0], turned[1], turned[2], graph, None, 8**-0.5)
     assert output.transpose(1, 2).is_contiguous()
 
 
@@ -53,9 +55,12 @@ def test_views_and_odd_addresses_are_copied(monkeypatch: pytest.MonkeyPatch) -> 
     q, k, v, graph = tensors()
     seen: list[torch.Tensor] = []
     launch = jit.launch
-    monkeypatch.setattr(
-        jit, "launch", lambda variant, given, *rest: (seen.extend(given), launch(variant, given, *rest))
-    )
+
+    def seen_launch(variant: Any, given: Sequence[torch.Tensor], *rest: Any) -> None:
+        seen.extend(given)
+        launch(variant, given, *rest)
+
+    monkeypatch.setattr(jit, "launch", seen_launch)
     wide = torch.cat([torch.zeros_like(q[..., :1]), q], dim=-1)
     flat = torch.empty(k.numel() + 1)
     flat[1:] = k.flatten()
@@ -69,7 +74,7 @@ def test_the_gradient_is_that_of_the_definition() -> None:
 
     def gradients() -> list[Any]:
         leaves = [t.detach().clone().requires_grad_() for t in (q, k, v)]
-        key_graph_attention(*leaves, graph).square().sum().backward()
+        key_graph_attention(leaves[0], leaves[1], leaves[2], graph).square().sum().backward()  # type: ignore[no-untyped-call]
         return [t.grad for t in leaves]
 
     expected = gradients()
@@ -86,7 +91,7 @@ def test_the_largest_window_and_every_type_has_a_variant() -> None:
             sizes = jit.Sizes(1, 3, 1, 10**6, 257, 3, 129)
             assert jit.fitting("KeyGraphAttention", dtype, sizes, bias, capability)
     assert not jit.fitting("KeyGraph", torch.float64, jit.Sizes(1, 1, 1, 10, 7))
-    with pytest.raises(jit.InputError, match="float64"):
+    with pytest.raises(InputError, match="float64"):
         kernel_key_graph(torch.zeros(1, 1, 4, 2).double(), torch.zeros(1, 1, 4, 2).double(), torch.tensor([1]))
 
 
@@ -95,9 +100,9 @@ def test_what_int32_cannot_count_is_refused_before_anything_is_launched() -> Non
     long = torch.empty(1, 1, 2**22, 600, device="meta")
     graph = torch.empty(1, 1, 2**22, 2**17, dtype=torch.int32, device="meta")
     (*_, variant) = jit.fitting("KeyGraph", torch.float32, jit.Sizes(1, 1, 1, 64, 60))
-    with pytest.raises(jit.InputError, match=r"KeyGraph: there are 2\^31 elements or more .*; attend within smaller"):
+    with pytest.raises(InputError, match=r"KeyGraph: there are 2\^31 elements or more .*; attend within smaller"):
         jit.key_graph(long, long, torch.tensor([1]), variant)
-    with pytest.raises(jit.InputError, match=r"KeyGraphAttention: there are 2\^31 elements or more"):
+    with pytest.raises(InputError, match=r"KeyGraphAttention: there are 2\^31 elements or more"):
         jit.key_graph_attention(long, long, long, graph, None, 1.0, False, variant)
 
 
@@ -259,7 +264,7 @@ def test_where_no_variant_starts_the_first_error_says_why(gpu: FakeGpu) -> None:
     assert not tuning.cache_file().exists()
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), jit.InputError("wrong")])
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), InputError("wrong")])
 def test_an_error_of_the_problem_is_no_variants_fault(gpu: FakeGpu, error: Exception) -> None:
     gpu.errors = {CANDIDATES[0].name: error}
     with pytest.raises(type(error)):

@@ -153,8 +153,8 @@ def test_what_is_not_finite_is_found_beyond_the_first_blocks(dtype: str, values:
     oracle.check_attention(output, expected, TOLERANCE[DTYPES[dtype]])
 
 
-@triton.jit
-def permute_kernel(low, high, selector, result, COUNT: tl.constexpr):
+@triton.jit  # type: ignore[untyped-decorator]
+def permute_kernel(low, high, selector, result, COUNT: tl.constexpr):  # type: ignore[no-untyped-def]
     place = tl.arange(0, COUNT)
     chosen = permute_bytes(tl.load(low + place), tl.load(high + place), tl.load(selector + place))
     tl.store(result + place, chosen)

@@ -190,7 +190,8 @@ class FakeGpu:
 
     def read(self, address: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        return self.memory[address][:size].view(dtype).reshape(shape)
+        array: np.ndarray[Any, Any] = self.memory[address][:size].view(dtype).reshape(shape)
+        return array
 
     def run_all(self) -> None:
         while any(not work.done for work in self.history):

@@ -7,6 +7,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ IMAGES = np.zeros((1, 3, 8, 8), np.float32)
 
 def precisions() -> list[str]:
     """Return the precision of products and convolutions on GPUs and CPU, and the older settings, which must agree."""
-    backends = torch.backends
+    backends: Any = torch.backends  # which makes attributes at run time
     found = [
         backends.cuda.matmul,
         backends.cudnn.conv,

@@ -181,7 +181,7 @@ def test_alpha_is_kept_or_resampled(tmp_path: Path) -> None:
     assert same.alpha is alpha
     larger = images.with_pixels(picture, noise(30, 30, 3, dtype="uint16"))
     assert larger.alpha is not None
-    assert (larger.alpha.shape, larger.alpha.dtype) == ((30, 30), np.uint16)
+    assert (larger.alpha.shape, larger.alpha.dtype) == ((30, 30), np.dtype(np.uint16))
     assert (larger.alpha[:, :12] == 0).all()
     assert (larger.alpha[:, -12:] == 65535).all()
     assert larger.notices == ("alpha resampled (bicubic), not restored",)

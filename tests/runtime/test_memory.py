@@ -31,7 +31,7 @@ def test_the_least_of_machine_and_container_counts(tmp_path: Path) -> None:
         ("tight", {"free": 8 * GIB, "limit": str(4 * GIB), "used": 3 * GIB, "files": GIB}, 2 * GIB),
     ):
         (tmp_path / name).mkdir()
-        assert memory.available(system(tmp_path / name, **options)) == expected  # type: ignore[arg-type]
+        assert memory.available(system(tmp_path / name, **options)) == expected
     (tmp_path / "tight/sys/fs/cgroup/memory.stat").unlink()
     assert memory.available(tmp_path / "tight") == GIB
     assert memory.available(tmp_path / "nothing") is None

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from keygraph import plugins
 from keygraph.errors import InputError, MissingDependencyError
-from keygraph.manifest import METADATA_KEY, ExtraInput, Manifest
+from keygraph.manifest import METADATA_KEY, ExtraInput, Manifest, Neighbours
 from keygraph.runtime.backends.onnxruntime import OnnxRuntimeSession
 
 ModelFile = Callable[..., Path]
@@ -123,7 +123,7 @@ def test_an_onnx_file_that_is_not_ours_is_newer_or_damaged(
     for text, message in ((None, "not one that keygraph exported"), (newer, "newer"), ("{}", "damaged")):
         with pytest.raises(InputError, match=message):
             keygraph.load(rewrite(path, text), library=None)
-    neighbours = {"default": 1, "maximum": 64, "trained": (), "runtime": True}
+    neighbours = Neighbours(default=1, maximum=64, trained=(), runtime=True)
     wants_k = dataclasses.replace(make_manifest(), neighbours=neighbours).to_json()
     wants_mask = dataclasses.replace(make_manifest(), extra_inputs=(ExtraInput("mask", 1),)).to_json()
     for text in (wants_k, wants_mask):

@@ -281,7 +281,7 @@ def test_spectra_are_float32_whatever_they_are_made_from(
     manifest = make_manifest(out_channels=bands, wavelengths=wavelengths, clamp=(0.0, 1.0))
     image = random(10, 12, 3, dtype=dtype)
     restored = Restorer(TorchSession(Bands(bands), manifest)).restore(image, tile=8, overlap=0).image
-    assert (restored.dtype, restored.shape) == (np.float32, (10, 12, bands))
+    assert (restored.dtype, restored.shape) == (np.dtype(np.float32), (10, 12, bands))
     white = 1 if np.dtype(dtype).kind == "f" else np.iinfo(dtype).max
     expected = np.clip(image[..., :1].astype(np.float64) / white * np.linspace(-1, 2, bands), 0, 1)
     np.testing.assert_allclose(restored, expected, atol=1e-6)

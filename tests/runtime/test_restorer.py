@@ -136,7 +136,7 @@ def test_k_reaches_the_model_and_is_never_clamped(make_model: ModelFile) -> None
     black = np.zeros((8, 8, 3))
     assert restorer(black).max() == pytest.approx(0.064)
     assert restorer(black, 128).max() == pytest.approx(0.128)
-    assert restorer.restore(black, np.int64(100)).k == 100  # type: ignore[arg-type]
+    assert restorer.restore(black, np.int64(100)).k == 100
     with pytest.warns(KeygraphWarning, match="trained with 64 to 128"):
         restorer(black, 200)
     for wrong in (0, -1, 257, "many", 2.5, True):

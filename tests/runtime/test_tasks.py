@@ -17,7 +17,7 @@ from keygraph.models.mst_plus_plus import MSTPlusPlus, MSTPlusPlusConfig  # noqa
 from keygraph.models.restormer import Restormer, RestormerConfig  # noqa: E402
 
 Array = np.ndarray[Any, Any]
-RESTORMER = {"channels": 4, "blocks": (1, 1, 1, 1), "refinement_blocks": 1, "heads": (1, 1, 1, 1)}
+RESTORMER: dict[str, Any] = {"channels": 4, "blocks": (1, 1, 1, 1), "refinement_blocks": 1, "heads": (1, 1, 1, 1)}
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -81,7 +81,7 @@ def test_mst_of_a_measurement_and_a_mask(tmp_path: Path) -> None:
     measurement, mask = 14 * random.random((31, 35 + 54)), (random.random((31, 35)) > 0.5).astype(np.uint8)
     expected = run(network, measurement[..., None], mask[..., None], multiple=2)
     restored = keygraph.load(tmp_path / "a.ckpt").restore(measurement, inputs={"mask": mask})
-    assert (restored.image.dtype, restored.image.shape, restored.padded) == (np.float32, (31, 35, 28), True)
+    assert (restored.image.dtype, restored.image.shape, restored.padded) == (np.dtype(np.float32), (31, 35, 28), True)
     np.testing.assert_allclose(restored.image, expected, atol=1e-5)
 
 

@@ -112,7 +112,8 @@ def noise(*shape: int) -> np.ndarray[Any, Any]:
 
 
 def added(image: np.ndarray[Any, Any], k: int) -> np.ndarray[Any, Any]:
-    return np.rint(np.clip(image + np.float32(255 * k / 1000), 0, 255))
+    result: np.ndarray[Any, Any] = np.rint(np.clip(image + np.float32(255 * k / 1000), 0, 255))
+    return result
 
 
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
@@ -375,7 +376,7 @@ def test_sizes_and_k_that_an_engine_was_not_built_for(make_engine: EngineFile, g
         ({"k": 257}, "from 1 to 256, the most that this engine was built for"),
     ):
         with pytest.raises(InputError, match=message):
-            restorer.restore(noise(1000, 1000, 3), **options)  # type: ignore[arg-type]
+            restorer.restore(noise(1000, 1000, 3), **options)
     with pytest.raises(InputError, match="does not take 1 images of 256 x 256 pixels, but 1 to 4 of 32 x 32"):
         restorer.session.run(np.zeros((1, 3, 256, 256), np.float32), 1)
     np.testing.assert_array_equal(restorer(noise(128, 100, 3), 110, tile=128), added(noise(128, 100, 3), 110))

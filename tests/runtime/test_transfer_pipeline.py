@@ -113,7 +113,7 @@ def test_half_precision_is_converted_on_the_host() -> None:
         gpu.submit("compute", stream, run)
 
     results = TransferPipeline(gpu, launch).run(batches(2), lambda shape: 2, same, np.dtype(np.float16))
-    assert [(result.dtype, float(result.min())) for result in results] == [(np.float16, 2.0)]
+    assert [(result.dtype, float(result.min())) for result in results] == [(np.dtype(np.float16), 2.0)]
 
 
 def test_who_stops_in_the_middle_leaves_nothing_running() -> None:

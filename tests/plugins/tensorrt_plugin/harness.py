@@ -13,7 +13,13 @@ import numpy as np
 import pytest
 
 #: How the harness names types; bfloat16 is in `uint16` arrays, which numpy has no type for.
-TYPES = {np.float32: "float32", np.float16: "float16", np.uint16: "bfloat16", np.int32: "int32", np.int64: "int64"}
+TYPES: dict[type, str] = {
+    np.float32: "float32",
+    np.float16: "float16",
+    np.uint16: "bfloat16",
+    np.int32: "int32",
+    np.int64: "int64",
+}
 
 
 def built(name: str) -> Path:
@@ -116,7 +122,7 @@ def play(
     answers = [(key, value) for key, _, value in (line.partition("\t") for line in result.stdout.splitlines())]
     assert result.returncode == (0 if ends else 1), result.stdout + result.stderr
     assert answers[-1][0] == ("end" if ends else "broken")
-    outputs = {
+    outputs: dict[str, np.ndarray] = {
         path.name.removeprefix("output.bin").lstrip(".") or "run": np.fromfile(path, dtype).reshape(shape)
         for path in folder.glob("output.bin*")
     }

@@ -15,7 +15,7 @@ from typing import Any
 import tensorrt_rtx_bindings as trt
 
 
-class Log(trt.ILogger):
+class Log(trt.ILogger):  # type: ignore[misc]
     def __init__(self) -> None:
         trt.ILogger.__init__(self)
         self.lines: list[tuple[str, str]] = []

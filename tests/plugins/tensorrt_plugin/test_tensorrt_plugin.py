@@ -51,6 +51,9 @@ every_host = pytest.mark.parametrize(
 )
 
 
+Output = tuple[tuple[int, ...], type]  # shape and type
+
+
 def stored(array: np.ndarray, dtype: str) -> np.ndarray:
     """As the operator stores it; bfloat16 rounded to nearest even, in uint16."""
     if dtype != "bfloat16":
@@ -64,7 +67,7 @@ def loaded(array: np.ndarray) -> np.ndarray:
     return (array.astype(np.uint32) << 16).view(np.float32) if array.dtype == np.uint16 else array
 
 
-def graph_of(nodes: int = 33, rows: int = 33, channels: int = 8) -> tuple[list[np.ndarray], tuple[tuple, type]]:
+def graph_of(nodes: int = 33, rows: int = 33, channels: int = 8) -> tuple[list[np.ndarray], Output]:
     """Inputs and output of a small KeyGraph."""
     random = np.random.default_rng(0)
     query = random.standard_normal((2, 1, rows, channels)).astype(np.float32)
@@ -72,7 +75,7 @@ def graph_of(nodes: int = 33, rows: int = 33, channels: int = 8) -> tuple[list[n
     return [query, key, np.array([7])], ((2, 1, rows, (nodes + 31) // 32), np.int32)
 
 
-def attention_of(heads_last: bool = False, bias: bool = False) -> tuple[list[np.ndarray], tuple[tuple, type]]:
+def attention_of(heads_last: bool = False, bias: bool = False) -> tuple[list[np.ndarray], Output]:
     """Inputs and output of a small KeyGraphAttention: 2 heads of 8 channels, 40 nodes, values of 6 channels."""
     case = AttentionCase("small", value_channels=6, bias=bias)
     inputs = [array for array in attention_inputs(case, np.float32).values() if array is not None]
@@ -121,7 +124,8 @@ def test_key_graph_attention(host: Host, heads_last: bool, dtype: str, case: Att
     """The default, every tactic and the replayed CUDA graph are the oracle's numbers."""
     made = attention_inputs(case, np.float32)
     graph = made.pop("graph")
-    q, k, v, bias = (None if array is None else stored(array, dtype) for array in made.values())
+    q, k, v = (stored(made[name], dtype) for name in ("q", "k", "v"))
+    bias = None if made["bias"] is None else stored(made["bias"], dtype)
     expected = oracle.key_graph_attention(
         loaded(q), loaded(k), loaded(v), oracle.unpack(graph, case.nodes),
         None if bias is None else loaded(bias), case.scale,
@@ -175,7 +179,9 @@ def test_output_shapes_are_expressions_of_the_inputs(tmp_path: Path) -> None:
 
 def test_timing_cache_id_is_of_the_attributes_and_the_library(tmp_path: Path) -> None:
     def key(**changes: Any) -> str:
-        return CPU_KERNELS.play(tmp_path, "KeyGraphAttention", *attention_of(), **changes).one("timing cache id")
+        answers = CPU_KERNELS.play(tmp_path, "KeyGraphAttention", *attention_of(), **changes)
+        identity: str = answers.one("timing cache id")
+        return identity
 
     plain = key()
     assert "keygraph=" in plain
@@ -240,12 +246,11 @@ def test_addresses_between_two_elements_are_an_error(tmp_path: Path) -> None:
     assert "KeyGraphAttention node 'layers.3/the node': a tensor's address" in answers.all("log")[-1]
 
 
-def over_fake_driver(
-    folder: Path, op: str, inputs: list[np.ndarray], output: tuple[tuple, type], offset: int = 0
-) -> Answers:
+def over_fake_driver(folder: Path, op: str, inputs: list[np.ndarray], output: Output, offset: int = 0) -> Answers:
     """Play with the library itself over a driver that computes nothing and writes down what it is asked."""
     source = Path(__file__).parents[1] / "fake_driver.c"
-    command = ["cc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", folder / "libcuda.so.1", source]
+    library = folder / "libcuda.so.1"
+    command: list[str | Path] = ["cc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", library, source]
     subprocess.run(command, check=True)
     answers = play(
         folder, op, inputs, output, library=built(GPU.file), memory="host", offset=offset,
@@ -325,7 +330,7 @@ def test_enqueue_before_sizes_are_known_is_an_error(tmp_path: Path) -> None:
         ({"heads": ("kINT32", 0)}, "attribute heads is 0; it must be at least 1"),
     ],
 )
-def test_bad_attributes(fields: dict, message: str, tmp_path: Path) -> None:
+def test_bad_attributes(fields: dict[str, tuple[str, object]], message: str, tmp_path: Path) -> None:
     answers = CPU_KERNELS.play(tmp_path, "KeyGraphAttention", *attention_of(), fields=fields)
     assert answers.one("created") == "no"
     assert f"KeyGraphAttention node 'layers.3/the node': {message}" in answers.all("log")[0]

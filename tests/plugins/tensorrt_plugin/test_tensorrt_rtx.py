@@ -46,7 +46,7 @@ def loader_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def plugin() -> Path:
     try:
-        path = native("tensorrt").absolute()
+        path: Path = native("tensorrt").absolute()
     except MissingDependencyError as error:
         pytest.skip(str(error))
     if not path.is_file():
@@ -61,7 +61,7 @@ def tiny(exports: ExportStore) -> Path:
 
 def build(loader_path: Path, model: Path, plugin: Path | None = None) -> dict[str, Any]:
     script = Path(__file__).with_name("rtx_build.py")
-    command = [sys.executable, script, model] + ([] if plugin is None else [plugin])
+    command: list[str | Path] = [sys.executable, script, model, *([] if plugin is None else [plugin])]
     search = os.pathsep.join(filter(None, [str(loader_path), os.environ.get("LD_LIBRARY_PATH")]))
     run = subprocess.run(
         command, capture_output=True, text=True, env=os.environ | {"LD_LIBRARY_PATH": search}, check=False
@@ -82,7 +82,7 @@ def operators_of(model: Path) -> list[str]:
 def two_nodes(path: Path, dtype: type) -> Path:
     """KeyGraph and KeyGraphAttention in one storage type: 2 heads, windows of a run-time number."""
     element = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    sizes = {"x": ["windows", 64, 16], "v": ["windows", 64, 20]}
+    sizes: dict[str, list[str | int | None]] = {"x": ["windows", 64, 16], "v": ["windows", 64, 20]}
     node = helper.make_node
     graph = helper.make_graph(
         [
