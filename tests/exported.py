@@ -88,7 +88,7 @@ def _export(
     if isinstance(network, Path):
         shutil.copy(network, checkpoint)
     elif isinstance(network, KGTConfig):
-        save_network(checkpoint, network, *([change] if change else []))
+        save_network(checkpoint, network, change)
     else:
         torch.manual_seed(0)
         architecture = next(one for one in registry.ARCHITECTURES if isinstance(network, one.config_type))

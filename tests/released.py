@@ -19,12 +19,14 @@ FOLDER = Path(__file__).parent / "models" / "released"
 
 def shapes(name: str) -> dict[str, list[int]]:
     """Return the names and shapes of the tensors of a published network."""
-    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    found: dict[str, list[int]] = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    return found
 
 
 def values(name: str) -> list[float]:
     """Return results of the published code, as `thinned` selects them."""
-    return json.loads((FOLDER / "values.json").read_text(encoding="utf-8"))[name]
+    found: list[float] = json.loads((FOLDER / "values.json").read_text(encoding="utf-8"))[name]
+    return found
 
 
 def sample(name: str, *shape: int) -> Tensor:

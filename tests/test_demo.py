@@ -34,7 +34,8 @@ def portable(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def noisy() -> np.ndarray:
-    return add_noise(unseen_photo(), 25.0, seed=1)
+    photo: np.ndarray = add_noise(unseen_photo(), 25.0, seed=1)
+    return photo
 
 
 def test_the_checkpoint_is_small_and_the_photo_unseen() -> None:

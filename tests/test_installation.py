@@ -118,5 +118,7 @@ def test_here(tmp_path: Path) -> None:
 
 def test_a_damaged_record_is_as_none(install: Install) -> None:
     install("file:///a/source")
-    Path(str(installation._distribution()._path), "direct_url.json").write_text("{")
+    distribution = installation._distribution()
+    assert isinstance(distribution, metadata.PathDistribution)
+    Path(str(distribution._path), "direct_url.json").write_text("{")
     assert installation.install_line("cpu") == "pip install 'keygraph[cpu]'"

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -38,26 +38,24 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def save_network(
-    path: Path, config: KGTConfig, change: Callable[[KGT], None] = lambda _network: None, seed: int = 0
-) -> Path:
+def save_network(path: Path, config: KGTConfig, change: Callable[[KGT], None] | None = None, seed: int = 0) -> Path:
     """Save a network of this configuration, with weights that depend on the seed, after `change` has modified them."""
     torch.manual_seed(seed)
     network = KGT(config)
     with torch.no_grad():
         for parameter in network.parameters():  # As after training, no two are equal, not even those of norms.
-            parameter += 0.02 * torch.randn_like(parameter)
-        change(network)
+            parameter.add_(0.02 * torch.randn_like(parameter))
+        if change is not None:
+            change(network)
     save_checkpoint(path, network)
     return path
 
 
 def overflowing(network: KGT) -> None:
     """Make one branch reach 1.1e5, out of range of fp16; the convolution after it scales it back."""
-    reduce = network.body[1].layers[0].ffn.reduce
-    reduce.weight *= 2e5
-    reduce.bias *= 2e5
-    network.body[1].conv.weight *= 1e-5
+    network.get_parameter("body.1.layers.0.ffn.reduce.weight").mul_(2e5)
+    network.get_parameter("body.1.layers.0.ffn.reduce.bias").mul_(2e5)
+    network.get_parameter("body.1.conv.weight").mul_(1e-5)
 
 
 def changed(source: Path, target: Path, change: Callable[[ModelProto], None]) -> Path:
@@ -68,7 +66,7 @@ def changed(source: Path, target: Path, change: Callable[[ModelProto], None]) ->
     return target
 
 
-def set_manifest(model: ModelProto, **changes: object) -> None:
+def set_manifest(model: ModelProto, **changes: Any) -> None:
     """Replace fields of the manifest."""
     (entry,) = (entry for entry in model.metadata_props if entry.key == METADATA_KEY)
     manifest: Manifest = from_json(entry.value, "test")
@@ -210,7 +208,7 @@ def swapped_channels(model: ModelProto) -> None:
 
 
 def _after_output(
-    model: ModelProto, constants: dict[str, list[int]], operator: str, *inputs: str, **attributes: int
+    model: ModelProto, constants: dict[str, list[int]], operator: str, *inputs: str, **attributes: Any
 ) -> None:
     """Add an operator after the output, with these further inputs."""
     for node in model.graph.node:
@@ -262,6 +260,7 @@ def key_graphs(model: ModelProto) -> list[onnx.NodeProto]:
 
 
 def _top_k(model: ModelProto) -> onnx.NodeProto:
+    node: onnx.NodeProto
     (function,) = (f for f in model.functions if f.name == "KeyGraph")
     (node,) = (node for node in function.node if node.op_type == "TopK")
     return node

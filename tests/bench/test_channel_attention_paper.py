@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -25,9 +26,7 @@ GPU = Gpu(tensor_tflops=1, single_tflops=1, gigabytes=1, multiprocessors=1, giga
 def paper(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script as a module."""
     monkeypatch.syspath_prepend(BENCHMARKS)
-    import channel_attention_paper
-
-    return channel_attention_paper
+    return importlib.import_module("channel_attention_paper")
 
 
 class Small(nn.Module):
@@ -42,7 +41,8 @@ class Small(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (split_heads(y, 2) for y in nn.functional.gelu(self.qkv(x)).chunk(3, dim=1))
-        return x + self.project(self.mixer(q, k, v, self.temperature).reshape(x.shape))
+        projected: Tensor = self.project(self.mixer(q, k, v, self.temperature).reshape(x.shape))
+        return x + projected
 
 
 def test_bytes_and_operations_are_those_done_by_hand(paper: ModuleType) -> None:
@@ -121,6 +121,6 @@ def test_small_networks(paper: ModuleType, name: str, config: object, layers: in
 
 @pytest.mark.slow
 def test_the_script_prints_its_table() -> None:
-    script = [sys.executable, BENCHMARKS / "channel_attention_paper.py"]
+    script = [sys.executable, str(BENCHMARKS / "channel_attention_paper.py")]
     table = subprocess.run(script, capture_output=True, text=True, check=True).stdout
     assert table.count("| restormer, 480 x 720, ") == table.count("| mst_plus_plus, 488 x 512, ") == 4

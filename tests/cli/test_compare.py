@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny_kgt
 from keygraph.cli import main
+from keygraph.models.kgt import KGTConfig
 from keygraph.runtime.io import images
 from keygraph.runtime.io.images import Picture
 from tiny_kgt import Tiny, changed, set_weight
@@ -179,9 +180,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     foreign = onnx.load(tiny.onnx)
     del foreign.metadata_props[:]
     onnx.save(foreign, "foreign.onnx")
-    tiny_kgt.save_network(
-        Path("other.ckpt"), tiny_kgt.KGTConfig(layers=(1,), channels=8, heads=2, window=8, k=9, scale=2)
-    )
+    tiny_kgt.save_network(Path("other.ckpt"), KGTConfig(layers=(1,), channels=8, heads=2, window=8, k=9, scale=2))
     before = sorted(tmp_path.rglob("*"))
     assert run(*arguments.split()) == 2
     said = capsys.readouterr()
@@ -212,7 +211,7 @@ def test_several_candidates_each_in_its_own_way(tiny: Tiny, photos: Path, capsys
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert lines[0].startswith(f"{candidates[1]}: {photos / 'a.png'}: ")
-    assert lines[1].startswith(candidates[2])
+    assert lines[1].startswith(str(candidates[2]))
 
 
 def test_the_threshold_that_was_asked_for_is_stated(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:

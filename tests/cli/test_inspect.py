@@ -16,6 +16,7 @@ import torch
 from keygraph.cli import main
 from keygraph.manifest import Neighbours, Tiling
 from keygraph.models import enhance, load_checkpoint, restormer, save_checkpoint
+from keygraph.models.kgt import KGT
 from keygraph.models.macs import count_macs
 from keygraph.models.restormer import Restormer, RestormerConfig
 from keygraph.runtime.io import cubes
@@ -36,7 +37,7 @@ def inspected(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str,
 
 def test_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tiny_kgt.save_network(tmp_path / "a.ckpt", CONFIG)
-    network = tiny_kgt.KGT(CONFIG)
+    network = KGT(CONFIG)
     values, words = inspected(path, capsys)
     assert values["kind"] == "checkpoint"
     assert values["bytes"] == path.stat().st_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -33,7 +34,7 @@ def add(*nodes: onnx.NodeProto, **constants: np.ndarray) -> Change:
     return change
 
 
-def node(op_type: str, inputs: list[str], name: str = "body.1.layers.0.mlp/X", **attributes: object) -> onnx.NodeProto:
+def node(op_type: str, inputs: list[str], name: str = "body.1.layers.0.mlp/X", **attributes: Any) -> onnx.NodeProto:
     return helper.make_node(op_type, inputs, ["nowhere"], name=name, **attributes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -127,7 +128,7 @@ def test_memory_that_files_only_cache_is_room(single: Path, tmp_path: Path, monk
 def test_no_room_is_found_before_the_work(single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_model(single)
     preflight.check(model, tmp_path)
-    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _folder: SimpleNamespace(free=1 << 20))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=1 << 20))
     with pytest.raises(InputError, match=r"has 1 MiB free, and an engine needs about \d+ MiB; make room"):
         preflight.check(model, tmp_path)
     monkeypatch.setattr(memory, "available", lambda: 100 << 20)

@@ -54,9 +54,9 @@ def test_targets_have_names() -> None:
 
 
 def test_the_tiny_model_is_what_it_says() -> None:
-    from onnx import TensorProto, helper
+    from onnx import TensorProto, ValueInfoProto, helper
 
-    def value(name: str, kind: int, shape: list[int]) -> object:
+    def value(name: str, kind: int, shape: list[int]) -> ValueInfoProto:
         return helper.make_tensor_value_info(name, kind, shape)
 
     graph = helper.make_graph(

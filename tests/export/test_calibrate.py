@@ -36,7 +36,8 @@ def write_model(path: Path, manifest: Manifest, subtracted: str) -> None:
 
 
 def test_tiles_are_measured_and_exact_ones_proven(tmp_path: Path, make_manifest: MakeManifest) -> None:
-    manifest, said = make_manifest(global_statistics=True), []
+    manifest = make_manifest(global_statistics=True)
+    said: list[str] = []
     write_model(tmp_path / "mean.onnx", manifest, "mean")
     pictures = statistics_images(manifest, None, {})
     measured = calibrate(tmp_path / "mean.onnx", manifest, pictures, said.append)
@@ -54,7 +55,8 @@ def test_tiles_are_measured_and_exact_ones_proven(tmp_path: Path, make_manifest:
 
 
 def test_a_network_without_exact_tiles_is_marked(tmp_path: Path, make_manifest: MakeManifest) -> None:
-    manifest, said = make_manifest(global_statistics=True), []
+    manifest = make_manifest(global_statistics=True)
+    said: list[str] = []
     write_model(tmp_path / "running.onnx", manifest, "running")
     measured = calibrate(tmp_path / "running.onnx", manifest, statistics_images(manifest, None, {}), said.append)
     assert measured.statistics is not None

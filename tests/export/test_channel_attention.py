@@ -16,7 +16,7 @@ from keygraph import manifest as manifests
 from keygraph.cli import main
 from keygraph.errors import InputError, KeygraphError
 from keygraph.export import export, exporter
-from keygraph.export.calibration_data import calibration_images
+from keygraph.export.calibration_data import CalibrationImage, calibration_images
 from keygraph.export.verify import verification_cases, verify
 from keygraph.instrumentation.metrics import TOLERANCES, psnr
 from keygraph.instrumentation.synthetic import test_inputs as sample_inputs
@@ -51,7 +51,7 @@ def network(config: Any) -> LoadedModel:
     module = architecture.build(config).eval()
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter += 0.02 * torch.randn_like(parameter)
+            parameter.add_(0.02 * torch.randn_like(parameter))
     return LoadedModel(module, architecture, config, Path("test"), ())
 
 
@@ -89,12 +89,14 @@ def photo(height: int, width: int, channels: int, seed: int) -> np.ndarray:
 def run(path: Path, inputs: tuple[np.ndarray, ...]) -> np.ndarray:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
-    return session.run(["restored"], dict(zip(names, inputs, strict=True)))[0]
+    restored: np.ndarray = session.run(["restored"], dict(zip(names, inputs, strict=True)))[0]
+    return restored
 
 
 def expected(model: LoadedModel, inputs: tuple[np.ndarray, ...]) -> np.ndarray:
     with torch.inference_mode():
-        return model.module(*map(torch.from_numpy, inputs)).numpy()
+        restored: torch.Tensor = model.module(*map(torch.from_numpy, inputs))
+    return restored.numpy()
 
 
 def test_inputs_stand_in_the_order_of_the_manifest(measured: tuple[LoadedModel, Path, Manifest]) -> None:
@@ -245,7 +247,7 @@ def test_every_kind_of_network_verifies(case: str, tmp_path: Path) -> None:
 
 def test_calibration_without_what_goes_beside(dual_pixel: LoadedModel, tmp_path: Path) -> None:
     write(tmp_path / "a.png", Picture(photo(64, 80, 3, 0)))
-    wishes = {"precision": "fp16", "calibration": tmp_path}
+    wishes: dict[str, Any] = {"precision": "fp16", "calibration": tmp_path}
     with pytest.raises(InputError, match=r"takes right beside the image, and right is missing; give --input right="):
         export(dual_pixel, tmp_path / "x.onnx", **wishes)
     (tmp_path / "right").mkdir()
@@ -277,9 +279,9 @@ def test_the_command_line_exports_with_several_inputs(
     def stop(_module: Any, _manifest: Manifest) -> None:
         raise InputError("far enough")
 
-    def pictures(manifest: Manifest, *given: Any) -> list:
-        seen["pictures"] = calibration_images(manifest, *given)
-        return seen["pictures"]
+    def pictures(manifest: Manifest, *given: Any) -> list[CalibrationImage]:
+        found = seen["pictures"] = calibration_images(manifest, *given)
+        return found
 
     monkeypatch.setattr(exporter, "trace", stop)
     monkeypatch.setattr(exporter, "calibration_images", pictures)

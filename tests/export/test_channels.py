@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,11 +24,11 @@ class Builder:
         self.weights: list[onnx.TensorProto] = []
         self.random = np.random.default_rng(0)
 
-    def constant(self, numbers: NDArray) -> str:
+    def constant(self, numbers: NDArray[np.float32]) -> str:
         self.weights.append(onnx.numpy_helper.from_array(numbers, f"weight.{len(self.weights)}"))
         return self.weights[-1].name
 
-    def add(self, operator: str, *inputs: str, outputs: int = 1, **attributes: object) -> list[str]:
+    def add(self, operator: str, *inputs: str, outputs: int = 1, **attributes: Any) -> list[str]:
         names = [f"value.{len(self.nodes)}.{i}" for i in range(outputs)]
         self.nodes.append(onnx.helper.make_node(operator, list(inputs), names, **attributes))
         return names

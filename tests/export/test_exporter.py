@@ -242,7 +242,7 @@ def test_a_wrong_file_is_an_error_and_leaves_nothing(
         ({"precision": "int8"}, "there is no precision 'int8'; choose one of: fp32, fp16, bf16, auto"),
     ],
 )
-def test_invalid_options(tmp_path: Path, unet: LoadedModel, options: dict, message: str) -> None:
+def test_invalid_options(tmp_path: Path, unet: LoadedModel, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         export(unet, tmp_path / "x.onnx", **options)
     assert list(tmp_path.iterdir()) == []

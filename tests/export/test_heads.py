@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import keygraph
 import numpy as np
@@ -68,7 +69,8 @@ def test_heads_of_30_channels_are_padded(
         return  # No CPU engine computes bf16.
     # The added zeros may change the order of a sum.
     tolerance = 1e-5 if precision == "fp32" else 2e-3
-    for options in ({}, {"library": None}):
+    ways: tuple[dict[str, Any], ...] = ({}, {"library": None})
+    for options in ways:
         one, other = (
             keygraph.load(tmp_path / name, threads=1, **options).session.run(IMAGE, CONFIG.k)
             for name in ("padded.onnx", "plain.onnx")
@@ -87,7 +89,7 @@ HEADS, SIZE, NODES = 2, 15, 4
 WIDTH = HEADS * SIZE
 
 
-def attention(change: Callable[[list[onnx.NodeProto]], None], form: dict[str, object]) -> ir.Model:
+def attention(change: Callable[[list[onnx.NodeProto]], None], form: dict[str, Any]) -> ir.Model:
     """Return a graph of one attention between its projections, with a fault."""
     weights = [
         numpy_helper.from_array(np.ones((WIDTH, WIDTH), np.float32), "weight"),

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import keygraph
 import numpy as np
@@ -119,7 +120,7 @@ def test_head_room_is_that_of_the_largest_value(half: tuple[Path, Manifest], une
     assert manifest.half.headroom == pytest.approx(limit / values[0], rel=1e-2)
     seen: dict[str, float] = {}
 
-    def hook(name: str) -> Callable:
+    def hook(name: str) -> Callable[[Any, Any, torch.Tensor], None]:
         return lambda _module, _inputs, output: seen.__setitem__(name, float(output.abs().max()))
 
     handles = [module.register_forward_hook(hook(name)) for name, module in unet.module.named_modules() if name]
@@ -164,7 +165,9 @@ def test_rounding_is_what_pytorch_rounds(unet: LoadedModel, half: tuple[Path, Ma
     image = np.random.default_rng(3).random((1, 3, 16, 16), np.float32)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     features = torch.from_numpy(session.run(["head/Conv"], {"image": image, "k": np.array([20])})[0])
-    head = unet.module.head
+    head = unet.module.get_submodule("head")
+    assert isinstance(head, torch.nn.Conv2d)
+    assert head.bias is not None
     given, weight, bias = (t.to(dtype).float() for t in (torch.from_numpy(image), head.weight, head.bias))
     with torch.inference_mode():
         expected = torch.nn.functional.conv2d(given, weight, bias, padding=1).to(dtype).float()
@@ -279,7 +282,7 @@ def test_auto_adds_nothing_where_nothing_is_needed(unet: LoadedModel, tmp_path: 
 
 def test_weights_beyond_half_are_named(tmp_path: Path) -> None:
     def heavy(network: KGT) -> None:
-        network.body[0].conv.weight[0, 0] = 1e6
+        network.get_parameter("body.0.conv.weight")[0, 0] = 1e6
 
     model = load_checkpoint(save_network(tmp_path / "heavy.ckpt", SMALL, heavy))
     with pytest.raises(KeygraphError, match=r"body\.0\.conv\.weight reaches 1e\+06, more than fp16 holds"):

@@ -13,7 +13,7 @@ from keygraph.errors import InputError
 from keygraph.models import enhance, load_checkpoint, save_checkpoint
 from keygraph.models.channel_attention import pool_to, preset_reduction, strongest
 from keygraph.models.kgt import KGT, KGTConfig
-from keygraph.models.restormer import RestormerConfig
+from keygraph.models.restormer import Attention, Restormer, RestormerConfig
 from round_trip import network
 from torch.nn import functional
 
@@ -23,6 +23,7 @@ TINY = RestormerConfig(channels=8, blocks=(1, 1, 1, 1), refinement_blocks=1, bia
 def test_a_reduction_that_rounds_to_nothing_changes_nothing() -> None:
     model, image = network(TINY), released.sample("picture", 1, 3, 16, 24)
     enhanced = enhance(model, rho=0.001)
+    assert isinstance(enhanced, Restormer)
     assert enhanced.config.reduction == (0.001,) * 5
     with torch.inference_mode():
         torch.testing.assert_close(enhanced(image), model(image), atol=1e-5, rtol=1e-5)
@@ -33,6 +34,7 @@ def test_a_level_attends_to_its_strongest_values() -> None:
     enhanced = enhance(model, preset="uniform", rho=0.5)
     for name, heads in (("encoder_level1.0", 1), ("encoder_level2.0", 2), ("decoder_level1.0", 1), ("latent.0", 8)):
         old, new = (m.get_submodule(f"{name}.attn") for m in (model, enhanced))
+        assert isinstance(old, Attention)
         channels = old.qkv.weight.shape[1]
         x = released.sample(name, 1, channels, 6, 5) - 0.5
         with torch.inference_mode():
@@ -70,6 +72,7 @@ def test_every_weight_with_a_place_is_kept_and_the_result_is_read_back(tmp_path:
 def test_one_reduction_for_each_level() -> None:
     reduction = (0.5, 0.0, 0.25, 0.5, 0.0)
     enhanced = enhance(network(TINY), rho=reduction)
+    assert isinstance(enhanced, Restormer)
     assert enhanced.config.reduction == reduction
     assert hasattr(enhanced.encoder_level2[0].attn, "qkv")
 
@@ -77,7 +80,9 @@ def test_one_reduction_for_each_level() -> None:
 def test_guides_learn_from_their_first_step() -> None:
     enhanced = enhance(network(TINY), rho=0.5).train()
     enhanced(released.sample("picture", 1, 3, 8, 8)).square().sum().backward()
-    assert enhanced.latent[0].attn.guide.share.weight.grad.abs().max() > 0
+    gradient = enhanced.get_parameter("latent.0.attn.guide.share.weight").grad
+    assert gradient is not None
+    assert gradient.abs().max() > 0
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from keygraph.errors import InputError
 from keygraph.models import kgt
-from keygraph.models.kgt import KGT, PRESETS, Attention, KGTConfig, run_size, stage_levels
+from keygraph.models.kgt import KGT, PRESETS, Attention, KGTConfig, Layer, Stage, run_size, stage_levels
 from keygraph.models.windows import merge_windows, partition_windows, pixel_unshuffle, rotate
 from keygraph.plugins.torch import key_graph, key_graph_attention, recorded_graphs, unpack_graph, use_attention
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 UNET = KGTConfig(body="unet", layers=(1, 1, 1, 1), channels=8, heads=2, window=4, k=5)
+
+
+def first_stage(model: KGT) -> Stage:
+    stage = model.body[0]
+    assert isinstance(stage, Stage)
+    return stage
 
 
 def random_model(config: KGTConfig) -> KGT:
@@ -54,8 +62,10 @@ def test_k_changes_the_result() -> None:
 
 def test_a_layer_attends_to_the_selected_nodes_only() -> None:
     model = random_model(KGTConfig(layers=(1,), channels=8, heads=2, window=4, k=4))
-    layer, nodes = model.body[0].layers[0], torch.randn(1, 16, 8)
-    graph = model.body[0].graph(nodes, torch.tensor([4]))
+    stage, nodes = first_stage(model), torch.randn(1, 16, 8)
+    layer = stage.layers[0]
+    assert isinstance(layer, Layer)
+    graph = stage.graph(nodes, torch.tensor([4]))
     selected = unpack_graph(graph, 16)[0, 0, 0]
     outside = (~selected).nonzero()[-1]
     changed = nodes.clone()
@@ -67,7 +77,7 @@ def test_a_layer_attends_to_the_selected_nodes_only() -> None:
 
 
 def test_windows_are_independent_without_convolutions_and_shift() -> None:
-    stage = random_model(KGTConfig(layers=(1,), channels=8, heads=2, window=4, k=16, shift=False)).body[0]
+    stage = first_stage(random_model(KGTConfig(layers=(1,), channels=8, heads=2, window=4, k=16, shift=False)))
     torch.nn.init.dirac_(stage.conv.weight)
     x = torch.randn(1, 8, 8, 8)
     changed = x.clone()
@@ -89,12 +99,12 @@ def test_position_bias_and_cosine_similarity_work() -> None:
     image = torch.rand(1, 3, 8, 8)
     before = model(image)
     with torch.no_grad():
-        model.body[0].layers[0].attention.position_bias.table.normal_()
+        model.get_parameter("body.0.layers.0.attention.position_bias.table").normal_()
     assert not torch.equal(before, model(image))
 
 
 def test_cosine_similarity_ignores_length() -> None:
-    stage = random_model(KGTConfig(layers=(1,), channels=8, heads=2, window=4, similarity="cosine")).body[0]
+    stage = first_stage(random_model(KGTConfig(layers=(1,), channels=8, heads=2, window=4, similarity="cosine")))
     nodes = torch.randn(1, 16, 8)
     longer = nodes.clone()
     longer[:, 3] *= 50
@@ -166,7 +176,7 @@ def test_presets_build(name: str) -> None:
         ({"in_channels": "3"}, "in_channels"),
     ],
 )
-def test_impossible_configurations_are_named(changes: dict, field: str) -> None:
+def test_impossible_configurations_are_named(changes: dict[str, Any], field: str) -> None:
     with pytest.raises(InputError, match=rf"KGTConfig\.{field} is .*; it must be"):
         KGTConfig(**changes)
 
@@ -194,7 +204,8 @@ def test_padded_heads_compute_the_same_with_the_same_gradients(
     torch.manual_seed(0)
     attention = Attention(channels=60, heads=2, window=8, position_bias=bias).to(dtype)
     tokens = torch.randn(2 * 64, 60).to(dtype)
-    graph = key_graph(*[tokens.view(2, 1, 64, 60)] * 2, torch.tensor([20]))
+    nodes = tokens.view(2, 1, 64, 60)
+    graph = key_graph(nodes, nodes, torch.tensor([20]))
     sizes = []
 
     def run(size: int) -> list[torch.Tensor]:

@@ -95,8 +95,10 @@ def test_dispersion_shrinks_with_the_level_whatever_the_size(level: int, bands: 
     with torch.no_grad():
         for conv in (guide.conv1, guide.conv2):
             conv.weight.copy_(torch.eye(channels)[:, :, None, None])
+            assert conv.bias is not None
             conv.bias.zero_()
         guide.depth_conv.weight.zero_()
+        assert guide.depth_conv.bias is not None
         guide.depth_conv.bias.fill_(100.0)  # The sigmoid is 1, so the features are twice the mask.
         mask = released.sample("mask", 2, channels, 3, width + shifts[-1])
         result = guide(mask) / 2

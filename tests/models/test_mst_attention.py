@@ -57,20 +57,26 @@ def guided_attention(layer: Attention, x: Tensor, through: Tensor | float) -> Te
         qh, kh, vh = (t.chunk(layer.heads)[head] for t in (q, k, v))
         scores = functional.normalize(qh, dim=1) @ functional.normalize(kh, dim=1).T * state["rescale"][head]
         heads.append(scores.softmax(dim=1) @ vh)
-    attended = state["proj.weight"] @ torch.cat(heads) + state["proj.bias"][:, None]
-    return attended.view(x.shape) + layer.pos_emb(scaled.view(1, *x.shape))[0]
+    attended: Tensor = state["proj.weight"] @ torch.cat(heads) + state["proj.bias"][:, None]
+    positions: Tensor = layer.pos_emb(scaled.view(1, *x.shape))[0]
+    return attended.view(x.shape) + positions
 
 
 @pytest.mark.parametrize("config", [SIMULATION, REAL])
 def test_glmha_is_what_its_equations_say(config: MSTConfig) -> None:
     model = network(dataclasses.replace(config, attention="glmha", reduction=(0.5,) * len(config.blocks)))
-    for level, layer in enumerate((model.encoder_layers[0][0].blocks[0][0], model.bottleneck.blocks[0][0])):
+    for level, name in enumerate(("encoder_layers.0.0.blocks.0.0", "bottleneck.blocks.0.0")):
+        layer = model.get_submodule(name)
+        assert isinstance(layer, Attention)
         level *= len(config.blocks) - 1
         x = released.sample("features", 1, 8 * 2**level, 7, 11) - 0.5
         margin = 2 * (8 * 2**level - 1) // 4**level
         mask = released.sample("mask", 1, 8 * 2**level, 7, 11 + margin) if config.mask_guided else None
         with torch.inference_mode():
-            through = 1.0 if mask is None else layer.mm(mask)[0]
+            through: Tensor | float = 1.0
+            if mask is not None:
+                assert layer.mm is not None
+                through = layer.mm(mask)[0]
             expected, got = guided_attention(layer, x[0], through), layer(x, mask)[0]
         torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
 
@@ -111,7 +117,7 @@ def test_enhanced_networks_attend_to_the_strongest_values(config: Any) -> None:
         x = released.sample("features", 1, 8 * layer.heads, 6, 6) - 0.5
         with torch.no_grad():
             for each in (layer, kept):
-                each.pos_emb[2].weight.zero_()  # In GLMHA its input is different.
+                each.get_parameter("pos_emb.2.weight").zero_()  # In GLMHA its input is different.
             q, k, v = (linear(x[0].flatten(1).T).T for linear in (layer.to_q, layer.to_k, layer.to_v))
             q, k, v = (t.reshape(layer.heads, 8, -1) for t in (q, k, v))
             scores = functional.normalize(k, dim=2) @ functional.normalize(q, dim=2).mT * layer.rescale

@@ -112,6 +112,7 @@ def test_bias_free_norm_keeps_the_mean() -> None:
 def guided_attention(layer: torch.nn.Module, x: Tensor, rho: float) -> Tensor:
     """GLMHA by its equations (arXiv 2410.00380), for each head: [1, C, H, W] -> [1, C, H, W]."""
     state, heads, channels = layer.state_dict(), layer.heads, x.shape[1]
+    assert isinstance(heads, int)
     q = functional.conv2d(functional.conv2d(x, state["q.weight"]), state["q_dwconv.weight"], padding=1, groups=channels)
     pooled = functional.adaptive_max_pool2d(q, 3)[0]
     v = functional.gelu((pooled * state["guide.conv.weight"][:, 0]).sum((1, 2)))

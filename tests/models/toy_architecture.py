@@ -23,7 +23,8 @@ class Toy(nn.Module):
         self.toy_out = nn.Conv2d(config.channels, 3, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
-        return image + self.toy_out(self.toy_in(image).relu())
+        residual: Tensor = self.toy_out(self.toy_in(image).relu())
+        return image + residual
 
 
 def infer(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> ToyConfig:

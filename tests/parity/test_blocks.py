@@ -296,8 +296,8 @@ def test_a_small_fault_within_the_rule_is_hinted_at(tiny: Tiny, with_fault: Any)
 
 def test_a_wrong_epsilon_in_a_module(restormer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = load_checkpoint(restormer)
-    norm = wrong.module.latent[0].norm2.body
-    right = torch.nn.functional.layer_norm
+    norm = wrong.module.get_submodule("latent.0.norm2.body")
+    right: Callable[..., Tensor] = torch.nn.functional.layer_norm
 
     def with_epsilon(*arguments: Any) -> Tensor:
         return right(*arguments[:-1], 1e-1 if arguments[2] is norm.weight else arguments[-1])
@@ -316,7 +316,7 @@ def test_a_dropped_bias(tiny: Tiny, with_fault: Any) -> None:
 
 def test_a_dropped_bias_in_a_module(tiny: Tiny) -> None:
     wrong = load_checkpoint(tiny.checkpoint)
-    wrong.module.body[0].layers[0].attention.project.bias = None
+    wrong.module.get_submodule("body.0.layers.0.attention.project").register_parameter("bias", None)
     for reference in tiny:
         comparison = compare(TorchProbe(wrong), reference)
         assert start(comparison) == ("block", "body.0.layers.0.attention")
@@ -324,11 +324,12 @@ def test_a_dropped_bias_in_a_module(tiny: Tiny) -> None:
 
 def test_a_residual_that_is_left_out_is_the_layers_own(tiny: Tiny) -> None:
     wrong = load_checkpoint(tiny.checkpoint)
-    layer = wrong.module.body[1].layers[0]
+    layer: Any = wrong.module.get_submodule("body.1.layers.0")
 
     def forward(tokens: Tensor, graph: Tensor) -> Tensor:
         tokens = layer.attention(layer.norm1(tokens), graph)
-        return tokens + layer.ffn(layer.norm2(tokens))
+        change: Tensor = layer.ffn(layer.norm2(tokens))
+        return tokens + change
 
     layer.forward = forward
     assert start(compare(TorchProbe(wrong), tiny.checkpoint)) == ("block", "body.1.layers.0")
@@ -404,7 +405,7 @@ def test_rounding_accuses_no_block(tiny: Tiny, restormer: Path, family: str) -> 
 def test_a_fault_among_rounding_is_found(restormer: Path) -> None:
     wrong = load_checkpoint(restormer)
     with torch.no_grad():
-        wrong.module.latent[0].ffn.project_out.weight[0, 0] += 1
+        wrong.module.get_parameter("latent.0.ffn.project_out.weight")[0, 0] += 1
     assert start(compare(Tf32(wrong), restormer)) == ("block", "latent.0.ffn")
 
 

@@ -107,7 +107,7 @@ def test_numbers_that_differ_before_a_stage_are_not_blamed_on_its_selection(tiny
 
 def test_a_changed_weight_between_checkpoints_is_found(tiny: Tiny, tmp_path: Path) -> None:
     def change(network: KGT) -> None:
-        network.tail.weight[0, 0, 0, 0] += 0.01
+        network.get_parameter("tail.weight")[0, 0, 0, 0] += 0.01
 
     other = tiny_kgt.save_network(tmp_path / "other.ckpt", CONFIG, change)
     comparison = compare(other, tiny.checkpoint, [PICTURE])

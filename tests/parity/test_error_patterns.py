@@ -126,7 +126,7 @@ def test_gain_and_offset(change: Callable[[Image], Image], words: str) -> None:
 
 
 def test_gain_and_offset_of_each_channel() -> None:
-    mean, deviation = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+    mean, deviation = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], np.float32)
     cause = named((picture() - mean) / deviation, picture())
     assert cause.kind == "gain"
     assert cause.details["gain"] == pytest.approx((1 / deviation).tolist(), rel=1e-3)
@@ -260,7 +260,8 @@ def test_noise_that_follows_the_image_gets_no_name(seed: int) -> None:
     """Errors of networks are larger at edges, smooth, or an image of their own; none of that is a cause."""
     image, other = picture(seed=seed), picture(seed=seed + 50)
     y, x = np.mgrid[:HEIGHT, :WIDTH, :1][:2]
-    blurred = sum(np.roll(image, shift, axis=(0, 1)) for shift in ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))) / 5
+    shifts = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))
+    blurred = sum((np.roll(image, shift, axis=(0, 1)) for shift in shifts), np.zeros_like(image)) / 5
     for candidate in (
         image + 0.01 * (image - 0.5) ** 2,
         image + 0.02 * np.float32(np.sin(y / 9) * np.cos(x / 11)),

@@ -32,7 +32,9 @@ def test_pieces_show_every_pixel_once(make_manifest: Any, size: tuple[int, int],
 
     found = in_pieces(image, needs, ways, lambda: done.append(1))
     assert len(done) == count_pieces(image, needs)
-    expected = normalisation(manifest, image.request.image)(image.request.image)
+    picture = image.request.image
+    assert isinstance(picture, np.ndarray)
+    expected = normalisation(manifest, picture)(picture)
     np.testing.assert_array_equal(found, np.stack([expected, -expected]))
 
 
@@ -43,7 +45,9 @@ def test_tiles_are_joined_as_the_runtime_does(make_manifest: Any, shape: Any) ->
     plan = Plan(cut(50, 16, 8, 8), cut(37, 16, 8, 8))
     assert len(plan.tiles) > 9
     found = in_tiles(image, needs, plan, lambda tensor: np.stack([tensor.repeat(2, axis=2).repeat(2, axis=3)] * 2))
-    expected = image.request.image.repeat(2, axis=0).repeat(2, axis=1)
+    picture = image.request.image
+    assert isinstance(picture, np.ndarray)
+    expected = picture.repeat(2, axis=0).repeat(2, axis=1)
     np.testing.assert_allclose(found, np.stack([expected] * 2), atol=1e-6)
 
 

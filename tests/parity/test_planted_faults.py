@@ -17,6 +17,7 @@ from keygraph.manifest import Tiling
 from keygraph.parity import compare, open_probe
 from keygraph.runtime.io import images
 from keygraph.runtime.io.images import Picture
+from keygraph.runtime.tiling import blend as blending
 from keygraph.runtime.tiling import run as tiled_run
 from numpy.typing import NDArray
 from onnx import ModelProto
@@ -156,7 +157,7 @@ def paste_beside(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int, tuple[i
     """Let the runtime paste one tile beside its place, in one of the images that it restores."""
 
     def plant(image: int, tile: int, offset: tuple[int, int]) -> None:
-        original, calls = tiled_run.blend, 0
+        original, calls = blending.blend, 0
 
         def blend(plan: Any, restored: Any, scale: int = 1) -> Any:
             nonlocal calls
@@ -212,10 +213,11 @@ def test_a_tile_shifted_by_one_pixel_is_named_without_key_graphs(
     assert "is shifted 1 pixel down (undone: equal there)" in found.reasons[0]
 
 
-def test_sides_that_were_calibrated_otherwise_are_cut_alike(tiny: Tiny) -> None:
+def test_sides_that_were_calibrated_otherwise_are_cut_alike(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """An exported file advises an overlap, the checkpoint that it came from none."""
     file = open_probe(tiny.onnx)
-    file.session.manifest = dataclasses.replace(file.manifest, tiling=Tiling(tile=32, overlap=8, psnr=100.0))
+    manifest = dataclasses.replace(file.manifest, tiling=Tiling(tile=32, overlap=8, psnr=100.0))
+    monkeypatch.setattr(file.session, "manifest", manifest)
     run = compare([file], tiny.checkpoint, [PHOTO], tile=32, keep_images=True)
     assert run.good, run.reasons
     assert not any("different tiles" in line for line in run.comparisons[0].notices)

@@ -112,7 +112,10 @@ class Page:
         return int(self.find("#handle").get_attribute("aria-valuenow"))
 
     def box(self, selector: str) -> dict[str, float]:
-        return self.js("return document.querySelector(arguments[0]).getBoundingClientRect().toJSON()", selector)
+        box: dict[str, float] = self.js(
+            "return document.querySelector(arguments[0]).getBoundingClientRect().toJSON()", selector
+        )
+        return box
 
     def place(self, layer: str = "right") -> tuple[float, float, float]:
         """Where a picture is in its pane: left, top, and pixels of the screen to one of its own."""
@@ -124,7 +127,8 @@ class Page:
 def key(name: str) -> str:
     from selenium.webdriver.common.keys import Keys
 
-    return getattr(Keys, name)
+    code: str = getattr(Keys, name)
+    return code
 
 
 def test_it_opens_with_the_worst_image_and_both_verdicts(page: Page, run: Run) -> None:
@@ -229,19 +233,20 @@ def test_the_difference_is_what_the_run_has(page: Page, run: Run) -> None:
     )
 
     def pixel(row: int, column: int) -> list[int]:
-        return page.js(
+        colour: list[int] = page.js(
             "return [...document.getElementById('difference-picture').getContext('2d')"
             ".getImageData(arguments[1], arguments[0], 1, 1).data.slice(0, 3)]",
             int(row),
             int(column),
         )
+        return colour
 
-    least = np.unravel_index(np.where(steps > 0, steps, np.inf).argmin(), steps.shape)
-    absolute = pixel(*least)
+    row, column = map(int, np.unravel_index(np.where(steps > 0, steps, np.inf).argmin(), steps.shape))
+    absolute = pixel(row, column)
     assert sum(pixel(y, x)) > sum(absolute)
     assert page.find("#legend .scale").get_attribute("aria-label").startswith("Colours from ")
     page.choose("colours", "fit")
-    assert sum(pixel(*least)) < sum(absolute)
+    assert sum(pixel(row, column)) < sum(absolute)
     assert page.find("#right").get_attribute("value") == "reference"
     assert page.find("#left").get_attribute("value") == "candidate-1"
     page.choose("right", "clean")
@@ -270,16 +275,18 @@ def test_tiles_are_drawn_where_they_are(page: Page, run: Run) -> None:
 
 def test_the_charts_have_the_data(page: Page, run: Run) -> None:
     def table(section: str) -> list[list[str]]:
-        return page.js(
+        cells: list[list[str]] = page.js(
             "return [...document.querySelectorAll(`#${arguments[0]} details tbody tr`)]"
             ".map(row => [...row.cells].map(cell => cell.textContent))",
             section,
         )
+        return cells
 
     def marks(section: str, label: str, shape: str) -> int:
-        return page.js(
+        count: int = page.js(
             "return document.querySelectorAll(arguments[0]).length", f"#{section} svg [aria-label='{label}'] {shape}"
         )
+        return count
 
     for candidate, comparison in enumerate(run.comparisons):
         page.choose("candidate", candidate)

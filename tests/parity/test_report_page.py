@@ -280,6 +280,7 @@ def test_what_would_mend_a_candidate_is_said(run_of: Any, report: Report) -> Non
         dataclasses.replace(run, comparisons=(dataclasses.replace(run.comparisons[0], precision_search=search),))
     )
     assert "Precision search it takes head in FP32" in page.words
+    assert search.command is not None
     assert search.command in page.words
 
 
