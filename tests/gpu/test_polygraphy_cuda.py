@@ -53,16 +53,16 @@ def test_pytorch(tiny: Tiny, feed: OrderedDict[str, Any], precision: str, psnr: 
 def test_the_clock_waits_for_the_gpu(tiny: Tiny, feed: OrderedDict[str, Any]) -> None:
     """What a network leaves on the stream is over when the clock stops: an event behind it has happened."""
     model = ModelFromCheckpoint(tiny.checkpoint)()
-    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event = torch.cuda.Event()
 
     def busy(*_: Any) -> None:
-        torch.cuda._sleep(200_000_000)  # type: ignore[no-untyped-call]
+        torch.cuda._sleep(200_000_000)
         event.record()
 
     model.module.register_forward_hook(busy)
     with TorchRunner(lambda: model, device="cuda") as runner:
         runner.infer(feed)
-        assert event.query()  # type: ignore[no-untyped-call]
+        assert event.query()
 
 
 def test_onnx_runtime(tiny: Tiny, feed: OrderedDict[str, Any]) -> None:

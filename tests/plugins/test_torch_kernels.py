@@ -74,7 +74,7 @@ def test_the_gradient_is_that_of_the_definition() -> None:
 
     def gradients() -> list[Any]:
         leaves = [t.detach().clone().requires_grad_() for t in (q, k, v)]
-        key_graph_attention(leaves[0], leaves[1], leaves[2], graph).square().sum().backward()  # type: ignore[no-untyped-call]
+        key_graph_attention(leaves[0], leaves[1], leaves[2], graph).square().sum().backward()
         return [t.grad for t in leaves]
 
     expected = gradients()

@@ -99,7 +99,7 @@ def test_the_gradient_is_computed_as_the_forward_was(
     assert called == [ATTENTION_IMPLEMENTATIONS[chosen], ATTENTION_IMPLEMENTATIONS[gradient]]
     with use_attention(chosen):
         result = key_graph_attention(q, k, v, graph).sum()
-    result.backward()  # type: ignore[no-untyped-call]
+    result.backward()
     assert called[2:] == called[:2]
 
 
