@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from keygraph.instrumentation.key_graphs import Selection
+from keygraph.instrumentation.metrics import psnr
 from keygraph.manifest import Manifest
 from keygraph.parity import Difference, StageAgreement
 from keygraph.parity.localize.tile_regions import tile_regions
@@ -212,3 +213,9 @@ def test_what_a_selection_does_wrong(choice: list[int], slip: str | None) -> Non
     # Too few rows to call it a habit.
     mixed = [*turned([0, 1])[:2], *turned(choice)[2:]]
     assert agreement(rows, mixed, turned([0, 1]), 2).slip is None
+
+
+@pytest.mark.parametrize("value_range", [(-1.0, 1.0), (0.0, 2.0), (1.0, 3.0)])
+def test_psnr_counts_from_black_to_white(value_range: tuple[float, float]) -> None:
+    a = np.zeros((4, 4, 3), np.float32)
+    assert psnr(a, a + 0.5, value_range) == pytest.approx(10 * math.log10(2**2 / 0.25))
