@@ -16,6 +16,10 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 _NAME = "keygraph"
+
+#: Replaces ONNX Runtime's package for CPUs by the one for GPUs; both provide the module `onnxruntime`.
+USE_GPU_RUNTIME = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'keygraph[gpu]'"
+
 _EXTRA = re.compile(r"""\s*(?:\band\s+)?extra\s*==\s*['"]([\w.-]+)['"]\s*(?:and\s+)?""")
 _OURS = re.compile(rf"{_NAME}\[([\w.,-]+)\]")
 

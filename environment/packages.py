@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from importlib import import_module
 
+from ..installation import USE_GPU_RUNTIME
 from .findings import BROKEN, MISSING, OK, Finding, one_line
 
 #: The extras that users choose from -> what each is for.
@@ -36,7 +37,6 @@ _MODULES = {
 
 #: Two packages that provide the same module: installing the second overwrites files of the first.
 _CONFLICTING = ("onnxruntime", "onnxruntime-gpu")
-_GPU_REMEDY = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'keygraph[gpu]'"
 
 
 def examine_packages() -> Iterator[Finding]:
@@ -55,7 +55,7 @@ def examine_packages() -> Iterator[Finding]:
                 yield package(extra or "core", name, minimum)
     if all(map(is_installed, _CONFLICTING)):
         detail = f"{' and '.join(_CONFLICTING)} are both installed and overwrite each other"
-        yield Finding("gpu", "onnxruntime", BROKEN, detail, _GPU_REMEDY)
+        yield Finding("gpu", "onnxruntime", BROKEN, detail, USE_GPU_RUNTIME)
 
 
 def parse_requirement(requirement: str) -> tuple[str, str, str]:
@@ -83,7 +83,7 @@ def package(extra: str, name: str, minimum: str) -> Finding:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         if name in _CONFLICTING and any(map(is_installed, _CONFLICTING)):
-            remedy = _GPU_REMEDY if extra == "gpu" else ""
+            remedy = USE_GPU_RUNTIME if extra == "gpu" else ""
             return Finding(extra, name, MISSING, "not installed; its rival is, and only one can be", remedy)
         # The core is not optional: an installation without it is broken.
         return Finding(extra, name, BROKEN if extra == "core" else MISSING, "not installed", remedy)

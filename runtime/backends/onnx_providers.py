@@ -17,6 +17,7 @@ from pathlib import Path
 import onnxruntime
 
 from ...errors import InputError, KeygraphError, MissingDependencyError
+from ...installation import USE_GPU_RUNTIME
 from ..device.cuda_driver import require_gpu
 from ..device.spec import Device
 from .user_cache import cache_folder
@@ -26,8 +27,6 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "te
 
 #: Domain of keygraph's operators.
 _DOMAIN = "keygraph"
-
-_INSTALL = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'keygraph[gpu]'"
 
 #: Levels of ONNX Runtime's log. The current level cannot be queried, so the default is restored.
 _DEFAULT, _FATAL = 2, 4
@@ -96,7 +95,7 @@ def open_session(
         available = ", ".join(onnxruntime.get_available_providers())
         raise MissingDependencyError(
             f"this ONNX Runtime ({onnxruntime.__version__}) is built without {wanted} (it has {available}); "
-            f"replace it by the package for GPUs with: {_INSTALL}"
+            f"replace it by the package for GPUs with: {USE_GPU_RUNTIME}"
         )
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if provider == "cpu":
