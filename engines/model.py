@@ -15,6 +15,7 @@ from ..runtime.backends.onnx_file import metadata_of, read_onnx
 try:
     # Exported again, so that only this module says what to install.
     import onnx as onnx
+    import onnx_ir  # noqa: F401 - fp32_matmul_rewrite needs it
 except ImportError as error:
     raise MissingDependencyError(
         f"building engines needs {error.name}; install it with: pip install 'keygraph[rtx]', or 'keygraph[tensorrt]'"
