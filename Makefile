@@ -49,12 +49,12 @@ docs: .venv/.ready
 # The native operators under AddressSanitizer and UndefinedBehaviorSanitizer, through their C interface.
 sanitize: .venv/.ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/sanitize -G Ninja -DKEYGRAPH_SANITIZE=ON -DKEYGRAPH_CUDA_TARGETS=80
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/sanitize --target keygraph_cpu keygraph_cuda
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/sanitize --target keygraph_cpu keygraph_cuda keygraph_ort
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	KEYGRAPH_LIBRARY_DIR=build/sanitize $(PYTEST) --dist load -q tests/plugins/test_operator_conformance.py \
 	tests/plugins/test_operator_fuzz.py tests/plugins/test_operator_errors.py tests/plugins/test_cuda_interface.py \
-	-k "not functions and not torch and not nnx"
+	-k "not functions and not torch"
 
 # The TensorRT plugin and its tests; TENSORRT_ROOT is an SDK, or a folder whose include/ holds its headers.
 tensorrt: .venv/.ready
