@@ -1,0 +1,300 @@
+"""A session that runs an exported ONNX file in OpenVINO, on the CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ... import plugins
+from ...errors import InputError, KeygraphError, MissingDependencyError
+from ...files import read_start
+from ...manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, Manifest, from_metadata
+from ..errors import SessionMemoryError
+from ..notices import warn
+from .base import check_threads, image_inputs
+from .user_cache import cache_folder
+
+if TYPE_CHECKING:
+    from ..tiling.exact.executor import Run
+    from ..tiling.exact.model import ExactModel
+
+try:
+    import openvino
+    from openvino.preprocess import PrePostProcessor
+except ImportError as error:
+    raise MissingDependencyError(
+        f"OpenVINO cannot be imported ({error}); install it with: pip install 'keygraph[openvino]'"
+    ) from error
+
+#: Values of `precision_hint`.
+PRECISION_HINTS = ("f32", "bf16", "auto")
+
+#: What bfloat16 must agree with float32 by on the first batch, for the hint "auto" to use it: dB of the value range.
+AUTO_PSNR = 55.0
+
+_OUT_OF_MEMORY = ("bad_alloc", "out of memory", "Cannot allocate memory", "Failed to allocate")
+
+
+class OpenVinoSession:
+    """Runs an ONNX file that keygraph exported. It may be shared by threads, which run at the same time.
+
+    Parameters
+    ----------
+    path
+        The file.
+    library
+        Library of keygraph's operators for OpenVINO: ``"auto"`` for the installed one, or a path. None: the plain
+        functions in the file, which the package onnx is needed for.
+    threads
+        Threads in all, at least 1; None for OpenVINO's default, one per physical core.
+    precision_hint
+        Type that the network computes in, whatever the file stores: ``"f32"``; ``"bf16"``, which is faster on CPUs with
+        AMX or AVX512-BF16; or ``"auto"``: bf16 where the CPU has one of these and the first batch then agrees with
+        f32 by at least `AUTO_PSNR`. OpenVINO keeps sums and what it knows to be sensitive in f32.
+    notice
+        Called with a line for what ``"auto"`` chose, and when the installed library does not load.
+
+    Raises
+    ------
+    MissingDependencyError
+        OpenVINO or the operators' library is not installed.
+    InputError
+        The file is missing, damaged or not exported by keygraph; the library does not load; the hint is unknown, or
+        this CPU has no bf16.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        library: str | os.PathLike[str] | None = "auto",
+        threads: int | None = None,
+        precision_hint: str = "f32",
+        notice: Callable[[str], None] = warn,
+    ) -> None:
+        file = Path(path)
+        read_start(file, "an exported .onnx file")
+        check_threads(threads)
+        core = openvino.Core()
+        self._choices = _precisions(core, precision_hint)
+        self._notice = notice
+        model, operators = _read(core, file, library, notice)
+        self.manifest: Manifest = from_metadata(_metadata(model), file)
+        self._check_tensors(file, model)
+        model = _with_float32_images(model)
+        self._file, self._threads = file, threads
+        compiled = [_Compiled(core, model, precision, threads) for precision in self._choices]
+        self._models = dict(zip(self._choices, compiled, strict=True))
+        self._choosing = threading.Lock()
+        self._core, self._operators = core, operators
+        self._exact: ExactModel | None = None
+
+    @property
+    def precision(self) -> str:
+        """``"f32"`` or ``"bf16"``; ``"auto"`` until the first batch decides."""
+        return self._choices[0] if len(self._choices) == 1 else "auto"
+
+    @property
+    def description(self) -> str:
+        """See `Session.description`."""
+        version = openvino.__version__.split("-", 1)[0]
+        return f"OpenVINO {version}, CPU in {self.precision}, {self._operators}"
+
+    def run(self, images: NDArray[np.float32], k: int | None, *extras: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Session.run`."""
+        inputs = zip(image_inputs(self.manifest), (images, *extras), strict=True)
+        feeds: dict[str, NDArray[Any]] = {given.name: np.ascontiguousarray(x, np.float32) for given, x in inputs}
+        if k is not None:
+            feeds[K_INPUT] = np.array([k], np.int64)
+        try:
+            if len(self._choices) > 1:
+                with self._choosing:
+                    if len(self._choices) > 1:
+                        return self._choose(feeds)
+            return self._models[self._choices[0]].run([IMAGE_OUTPUT], feeds)[0]
+        except Exception as error:
+            raise _failure(error, images.shape) from error
+
+    def exact(self) -> ExactModel:
+        """See `DivisibleSession.exact`."""
+        from ..tiling.exact.model import ExactModel
+
+        if self._exact is None:
+            open_model = functools.partial(_open_part, self._core, self._choices[-1], self._threads)
+            self._exact = ExactModel(self._file, self.manifest, open_model)
+        return self._exact
+
+    def _check_tensors(self, file: Path, model: openvino.Model) -> None:
+        runtime_k = self.manifest.neighbours is not None and self.manifest.neighbours.runtime
+        expected = {*(given.name for given in image_inputs(self.manifest)), *([K_INPUT] if runtime_k else [])}
+        inputs = [tensor.any_name for tensor in model.inputs]
+        outputs = [name for tensor in model.outputs for name in tensor.names]
+        if set(inputs) != expected or IMAGE_OUTPUT not in outputs:
+            raise InputError(
+                f"{file}: inputs {', '.join(inputs)} and outputs {', '.join(outputs)} are not those of its manifest; "
+                "export it again"
+            )
+
+    def _choose(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Run the first batch in both precisions, and keep bf16 where it is close enough."""
+        fast, exact = (self._models[precision].run([IMAGE_OUTPUT], feeds)[0] for precision in self._choices)
+        low, high = self.manifest.value_range
+        error = float(np.mean(np.square(fast - exact, dtype=np.float64)))
+        psnr = math.inf if error == 0 else 10 * math.log10((high - low) ** 2 / error)
+        taken = self._choices[0 if psnr >= AUTO_PSNR else 1]
+        verdict = f"at least {AUTO_PSNR:.0f}" if psnr >= AUTO_PSNR else f"below {AUTO_PSNR:.0f}"
+        self._notice(
+            f"OpenVINO computes in {taken}: bf16 agrees with f32 by {psnr:.1f} dB on the first batch, {verdict}"
+        )
+        self._choices = (taken,)
+        self._models = {taken: self._models[taken]}
+        return fast if taken == "bf16" else exact
+
+
+class _Compiled:
+    """A compiled model with its infer requests, one for each thread that runs at the same time."""
+
+    def __init__(self, core: openvino.Core, model: openvino.Model, precision: str, threads: int | None) -> None:
+        config: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "PERFORMANCE_HINT": "LATENCY",
+            "CACHE_DIR": str(cache_folder() / "openvino"),
+        }
+        if threads is not None:
+            config["INFERENCE_NUM_THREADS"] = threads
+        self._model = core.compile_model(model, "CPU", config)
+        self._idle: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Return copies of some outputs."""
+        with self._request() as request:
+            request.infer(dict(feeds), share_inputs=True)
+            return [request.get_tensor(name).data.copy() for name in outputs]
+
+    @property
+    def inputs(self) -> set[str]:
+        """Names of the inputs."""
+        return {name for tensor in self._model.inputs for name in tensor.names}
+
+    @contextlib.contextmanager
+    def _request(self) -> Iterator[openvino.InferRequest]:
+        try:
+            request = self._idle.get_nowait()
+        except queue.Empty:
+            request = self._model.create_infer_request()
+        try:
+            yield request
+        finally:
+            self._idle.put(request)
+
+
+def _precisions(core: openvino.Core, hint: str) -> tuple[str, ...]:
+    """Return the types to compile for: two where the first batch decides, bf16 first."""
+    if hint not in PRECISION_HINTS:
+        raise InputError(f"the precision hint is {hint!r}; give one of {', '.join(PRECISION_HINTS)}")
+    has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if hint == "bf16" and not has_bf16:
+        raise InputError("this CPU has neither AMX nor AVX512-BF16, so bf16 would not be faster; leave the hint out")
+    if hint == "auto":
+        return ("bf16", "f32") if has_bf16 else ("f32",)
+    return (hint,)
+
+
+def _read(
+    core: openvino.Core, file: Path, library: str | os.PathLike[str] | None, notice: Callable[[str], None]
+) -> tuple[openvino.Model, str]:
+    """Read a file; return it with the source of its operators, in words."""
+    try:
+        return core.read_model(file), "no operators of keygraph in the file"
+    except Exception as error:
+        if "keygraph.KeyGraph" not in str(error):
+            raise InputError(f"{file} cannot be opened: {_reason(error)}; export or download it again") from error
+    if library is not None and (path := _add_operators(core, library, notice)):
+        return core.read_model(file), f"operators from {path.name}"
+    # OpenVINO knows no functions of ONNX files.
+    return core.read_model(_without_functions(file)), "operators from the functions in the file"
+
+
+def _add_operators(core: openvino.Core, library: str | os.PathLike[str], notice: Callable[[str], None]) -> Path | None:
+    """Register the operators' library; return its path, or None after a notice that the installed one is missing."""
+    path = None
+    try:
+        path = plugins.library("openvino") if library == "auto" else Path(library)
+        if not path.is_file():
+            raise InputError(f"the operator library {path} does not exist")
+        core.add_extension(path)
+    except Exception as error:
+        why = str(error) if isinstance(error, KeygraphError) else f"{path} does not load: {_reason(error)}"
+        if library != "auto":
+            raise InputError(f"{why}; give another library, or none to use the functions in the file") from error
+        notice(f"slower plain functions are used in place of keygraph's operators: {why}")
+        return None
+    return path
+
+
+def _with_float32_images(model: openvino.Model) -> openvino.Model:
+    """Return a model whose images and results are float32, whatever the file has."""
+    processor = PrePostProcessor(model)
+    for index, tensor in enumerate(model.inputs):
+        if tensor.any_name != K_INPUT:
+            processor.input(index).tensor().set_element_type(openvino.Type.f32)
+    for index in range(len(model.outputs)):
+        processor.output(index).tensor().set_element_type(openvino.Type.f32)
+    return processor.build()
+
+
+def _without_functions(file: Path) -> bytes:
+    """Return a file's model with its functions inlined."""
+    try:
+        import onnx
+        from onnx import inliner
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"{file} has operators of keygraph, which OpenVINO runs from keygraph's library or, with the package "
+            "onnx, from the functions in the file; install it with: pip install 'onnx>=1.19'"
+        ) from error
+    return bytes(inliner.inline_local_functions(onnx.load(file)).SerializeToString())
+
+
+def _metadata(model: openvino.Model) -> dict[str, str]:
+    """Return the metadata of an ONNX file."""
+    if "framework" not in model.rt_info:
+        return {}
+    return {key: str(value.value) for key, value in model.rt_info["framework"].items()}
+
+
+def _open_part(core: openvino.Core, precision: str, threads: int | None, model: bytes) -> Run:
+    """Open a part of a network with the settings of the network's session."""
+    part = _Compiled(core, core.read_model(model), precision, threads)
+    names = part.inputs
+
+    def run(outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
+        given = {name: np.ascontiguousarray(values) for name, values in feeds.items() if name in names}
+        try:
+            return part.run(outputs, given)
+        except Exception as error:
+            raise _failure(error, max((values.shape for values in given.values()), key=math.prod)) from error
+
+    return run
+
+
+def _failure(error: Exception, shape: tuple[int, ...]) -> KeygraphError:
+    """Return the error for an exception of OpenVINO."""
+    if isinstance(error, MemoryError) or any(phrase in str(error) for phrase in _OUT_OF_MEMORY):
+        return SessionMemoryError("OpenVINO ran out of memory")
+    return KeygraphError(f"OpenVINO failed on an image tensor of shape {shape}: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    """Return the end of an OpenVINO message, in one line and without the places in its source."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return "; ".join(line for line in lines if line and not line.startswith(("Exception from", "Check '"))) or str(error)
