@@ -22,8 +22,9 @@ from .canonicalize import canonicalize
 from .mixed_precision import to_mixed_precision
 from .onnx_file import save, set_manifest
 from .plan import plan
+from .reference import Reference
 from .trace import trace
-from .verify import as_record, verify
+from .verify import as_record, required, verify
 
 Progress = Callable[[str], None]
 
@@ -163,11 +164,12 @@ def _verify(
         configurations = {"standard operators": (installed, emulated)}
     if manifest.precision == "fp16":
         configurations["rounded"] = (installed, True)
+    reference = Reference(model.module, manifest.value_range, required(manifest).similarity)
     records = {}
     for name, (operators, rounded) in configurations.items():
         try:
             progress(f"verifying with {name}")
-            checks = verify(draft, model.module, manifest, operators, progress, images=images, rounded=rounded)
+            checks = verify(draft, reference, manifest, operators, progress, images=images, rounded=rounded)
         except KeygraphError as error:
             raise KeygraphError(f"verification with {name} failed: {error}; no file was written") from error
         records[name] = as_record(checks, "library" if operators else "functions", manifest, rounded)

@@ -9,19 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from ..errors import KeygraphError
 from ..instrumentation.key_graphs import GraphProbe
 from ..instrumentation.metrics import EQUAL_DB, TOLERANCES, Tolerance, psnr
 from ..instrumentation.synthetic import test_inputs
 from ..manifest import Manifest
-from ..plugins.torch import forced_graphs
 from ..runtime.backends.base import Inputs, result_shape
 from ..runtime.preprocess.padding import round_up
 from .activation_ranges import first_nonfinite
 from .calibration_data import CalibrationImage
+from .reference import Reference
 
 #: Smallest height and width of the largest test image for a network with global statistics, so that they are sums over
 #: many pixels. A Restormer of 26 million parameters takes 29 GMAC for it, one or two seconds.
@@ -78,7 +76,7 @@ def verification_cases(manifest: Manifest) -> list[tuple[tuple[int, int, int], i
 
 def verify(
     path: Path,
-    model: nn.Module,
+    reference: Reference,
     manifest: Manifest,
     library: Path | None,
     progress: Callable[[str], None] | None = None,
@@ -96,7 +94,7 @@ def verify(
     ----------
     path
         The exported file.
-    model
+    reference
         The network that it was exported from.
     manifest
         The file's manifest.
@@ -136,14 +134,11 @@ def verify(
         restored, selections = probe.record(tensor, k if runtime_k else None, *extras)
         if not np.isfinite(restored).all():
             raise _not_finite(path, inputs, k if runtime_k else None, library, where)
-        arguments = [*map(torch.from_numpy, inputs), *([k] if k is not None else [])]
-        forced = [torch.from_numpy(selection.graph) for selection in selections]
-        with torch.inference_mode(), forced_graphs(forced, tolerance.similarity) as agreements:
-            reference = model(*arguments).numpy()
+        expected, agreements = reference.restore(inputs, k, [selection.graph for selection in selections])
         wrong = [f"key graph {i}: {a.beyond_tolerance} links" for i, a in enumerate(agreements) if a.beyond_tolerance]
         if wrong:
             raise KeygraphError(f"the exported file selects other neighbours than PyTorch {where} ({'; '.join(wrong)})")
-        result = psnr(restored, reference, manifest.value_range)
+        result = psnr(restored, expected, manifest.value_range)
         if not result >= tolerance.psnr:
             raise KeygraphError(
                 f"the exported file differs from PyTorch {where}: {result:.1f} dB; {tolerance.psnr:.0f} dB are needed"
@@ -152,8 +147,7 @@ def verify(
         different = sum(a.different for a in agreements) / links if links else 0.0
         as_run = None
         if name is not None:
-            with torch.inference_mode():
-                own = model(*arguments).numpy()
+            own, _ = reference.restore(inputs, k)
             as_run = _tenths(psnr(restored, own, manifest.value_range))
         checks.append(Check(shape, k, _tenths(result), float(f"{different:.1e}"), name, as_run))
     return checks

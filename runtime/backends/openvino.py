@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ... import plugins
 from ...errors import InputError, KeygraphError, MissingDependencyError
 from ...files import read_start
-from ...manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, Manifest, from_metadata
+from ...manifest import IMAGE_OUTPUT, K_INPUT, Manifest, from_metadata
 from ..errors import SessionMemoryError
 from ..notices import warn
 from .base import check_threads, image_inputs
@@ -297,4 +297,6 @@ def _failure(error: Exception, shape: tuple[int, ...]) -> KeygraphError:
 def _reason(error: Exception) -> str:
     """Return the end of an OpenVINO message, in one line and without the places in its source."""
     lines = [line.strip() for line in str(error).splitlines()]
-    return "; ".join(line for line in lines if line and not line.startswith(("Exception from", "Check '"))) or str(error)
+    return "; ".join(line for line in lines if line and not line.startswith(("Exception from", "Check '"))) or str(
+        error
+    )

@@ -17,6 +17,7 @@ from keygraph.cli import main
 from keygraph.errors import InputError, KeygraphError
 from keygraph.export import export, exporter
 from keygraph.export.calibration_data import CalibrationImage, calibration_images
+from keygraph.export.reference import Reference
 from keygraph.export.verify import verification_cases, verify
 from keygraph.instrumentation.metrics import TOLERANCES, psnr
 from keygraph.instrumentation.synthetic import test_inputs as sample_inputs
@@ -152,7 +153,7 @@ def test_a_wrong_mask_is_noticed(measured: tuple[LoadedModel, Path, Manifest], t
     proto.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(1, np.float32), "zero"))
     onnx.save(proto, tmp_path / "wrong.onnx")
     with pytest.raises(KeygraphError, match=r"differs from PyTorch at 1x2x2: \d+\.\d dB; 90 dB are needed"):
-        verify(tmp_path / "wrong.onnx", model.module, manifest, None)
+        verify(tmp_path / "wrong.onnx", Reference(model.module, manifest.value_range, 1e-4), manifest, None)
 
 
 def types_of(model: ModelProto) -> dict[str, int]:
