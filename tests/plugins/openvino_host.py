@@ -8,24 +8,36 @@ from typing import Any
 import numpy as np
 import pytest
 from operator_cases import BFLOAT16, FLOATS
-from operator_hosts import four_sizes, one_node, three_sizes
+from operator_hosts import four_sizes, native, one_node, three_sizes
+
+
+def read_node(functions: bool, *arguments: Any, **options: Any) -> tuple[Any, Any]:
+    """Read `operator_hosts.one_node` of these arguments, with our library or with the functions: a core and a model."""
+    openvino = pytest.importorskip("openvino")
+    from onnx import inliner
+
+    model = one_node(*arguments, functions=functions, **options)
+    core = openvino.Core()
+    if functions:
+        model = inliner.inline_local_functions(model)
+    else:
+        core.add_extension(str(native("openvino")))
+    return core, core.read_model(model.SerializeToString())
 
 
 @functools.cache
 def compiled_node(
-    op: str, dtype: type | str, bias: bool, scale: float | None, functions: bool, heads: int | None = None
+    op: str,
+    dtype: type | str,
+    bias: bool,
+    scale: float | None,
+    functions: bool,
+    heads: int | None = None,
+    threads: int = 2,
 ) -> Any:
-    """Compile `operator_hosts.one_node`, computing in float32."""
-    openvino = pytest.importorskip("openvino")
-    from onnx import inliner
-
-    model = inliner.inline_local_functions(one_node(op, dtype, bias, scale, functions, heads))
-    core = openvino.Core()
-    return core.compile_model(
-        core.read_model(model.SerializeToString()),
-        "CPU",
-        {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 2},
-    )
+    """Compile a node for the CPU, which computes in float32."""
+    core, model = read_node(functions, op, dtype, bias, scale, heads=heads)
+    return core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads})
 
 
 def to_openvino(array: np.ndarray) -> Any:
@@ -39,14 +51,14 @@ def to_openvino(array: np.ndarray) -> Any:
 
 
 class OpenVino:
-    """OpenVINO on the CPU, with the operators as functions, which it needs inlined.
+    """OpenVINO on the CPU with libkeygraph_openvino, or with the operators as functions, which it needs inlined.
 
-    Its TopK selects any of equal values, and not the first.
+    The CPU plugin converts inputs of half precision to float32. OpenVINO's TopK selects any of equal values.
     """
 
     dtypes = FLOATS
 
-    def __init__(self, functions: bool, heads_last: bool = False) -> None:
+    def __init__(self, functions: bool = False, heads_last: bool = False) -> None:
         self.functions = functions
         self.finite_only = functions
         self.lowest_of_equals = not functions
@@ -55,8 +67,8 @@ class OpenVino:
     def _run(self, compiled: Any, *inputs: np.ndarray, dtype: np.dtype) -> np.ndarray:
         request = compiled.create_infer_request()
         request.infer([to_openvino(array) for array in inputs])
-        output: np.ndarray = request.get_output_tensor(0).data
-        return output.view(dtype).copy()
+        output: np.ndarray = np.array(request.get_output_tensor(0).data).view(dtype)
+        return output
 
     def key_graph(self, query: np.ndarray, key: np.ndarray, k: int) -> np.ndarray:
         model = compiled_node("KeyGraph", name_of(query.dtype), False, None, self.functions)

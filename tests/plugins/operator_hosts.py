@@ -460,6 +460,7 @@ def hosts() -> dict[str, Any]:
         **{f"cpu-{isa}": Cpu(isa) for isa in instruction_sets()},
         "onnxruntime": OnnxRuntime(),
         "functions": OnnxRuntime(functions=True),
+        "openvino": OpenVino(),
         "functions-openvino": OpenVino(functions=True),
         "torch": Torch(),
     }
@@ -473,6 +474,7 @@ def heads_last_hosts() -> dict[str, Any]:
         **{f"cpu-{isa}": Cpu(isa, heads_last=True) for isa in instruction_sets()},
         "onnxruntime": OnnxRuntime(heads_last=True),
         "functions": OnnxRuntime(functions=True, heads_last=True),
+        "openvino": OpenVino(heads_last=True),
         "functions-openvino": OpenVino(functions=True, heads_last=True),
         "torch": Torch(heads_last=True),
     }
