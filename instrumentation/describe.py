@@ -13,7 +13,7 @@ from ..manifest_summary import Description, summarize_export
 from ..runtime.backends.onnx_file import metadata_of, read_onnx
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ValueInfoProto
+    from onnx import FunctionProto, GraphProto, ValueInfoProto
 
 
 def describe_onnx(path: Path) -> Description:
@@ -45,6 +45,7 @@ def describe_onnx(path: Path) -> Description:
         "parameters": sum(math.prod(tensor.dims) for tensor in graph.initializer),
         "external data": sorted({e.value for t in external for e in t.external_data if e.key == "location"}),
         "functions": [f"{_domain(function.domain)}.{function.name}" for function in model.functions],
+        **_integers(model.functions),
         "operators": dict(Counter(_operator(node.domain, node.op_type) for node in graph.node).most_common()),
     }
 
@@ -53,6 +54,24 @@ def _real_inputs(graph: GraphProto) -> Iterable[ValueInfoProto]:
     """Leave out the weights, which files of IR version 3 and older list among the inputs."""
     weights = {tensor.name for tensor in graph.initializer}
     return (value for value in graph.input if value.name not in weights)
+
+
+def _integers(functions: Iterable[FunctionProto]) -> Description:
+    """Say which integers the operators' functions need: only those of earlier files have constants above 24 bits.
+
+    Engines such as OpenVINO compute int32 in float32, which has 24 exact bits.
+    """
+    from onnx import numpy_helper
+
+    ours = [function for function in functions if function.domain == "keygraph"]
+    if not ours:
+        return {}
+    constants = [
+        numpy_helper.to_array(a.t) for f in ours for node in f.node for a in node.attribute if a.name == "value"
+    ]
+    large = any(abs(int(x)) > 2**24 for c in constants if c.dtype.kind == "i" for x in c.flat)
+    said = "all 32 bits of int32: wrong in OpenVINO; export the file again" if large else "24 bits of int32"
+    return {"functions need": said}
 
 
 def _value(value: ValueInfoProto) -> str:
