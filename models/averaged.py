@@ -54,15 +54,22 @@ def looks_averaged(*names: str) -> bool:
     return False
 
 
-def exchanged(loaded: Any) -> dict[str, bool]:
-    """Return entries whose names mislead, with whether their weights are averaged: top-level names, or `FLAT`."""
+def exchanged(loaded: Any) -> dict[str, tuple[bool, list[Mapping[Any, Any]]]]:
+    """Return entries whose names mislead: top-level names, or `FLAT`.
+
+    Returns
+    -------
+    dict
+        Whether the weights of an entry are averaged, and where the counter of the average is.
+    """
     top = entries(loaded) or {}
     meta = entries(top.get("meta")) or {}
     if "averaging_state" in top and "current_model_state" in top:
-        return {"state_dict": updated([entries(top["averaging_state"]) or {}]), "current_model_state": False}
+        return {"state_dict": (True, [entries(top["averaging_state"]) or {}]), "current_model_state": (False, [])}
     if "ema_state_dict" in top and "mmengine_version" in meta:
-        return {"state_dict": True, "ema_state_dict": False}
-    return {FLAT: False} if "mmcv_version" in meta and "mmengine_version" not in meta else {}
+        counter = {name: value for name, value in (entries(top["ema_state_dict"]) or {}).items() if name == "steps"}
+        return {"state_dict": (True, [counter]), "ema_state_dict": (False, [])}
+    return {FLAT: (False, [])} if "mmcv_version" in meta and "mmengine_version" not in meta else {}
 
 
 def updated(beside: Iterable[Mapping[Any, Any]]) -> bool:

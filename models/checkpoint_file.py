@@ -12,7 +12,7 @@ from ..files import CHECKPOINT_SUFFIXES, read_start
 from . import shards
 from .foreign_files import foreign, foreign_folder, foreign_zip, zip_names
 from .pickled.archive import read_pickle, read_zip
-from .pickled.values import DamagedPickleError, Ignored, RefusedPickleError, entries
+from .pickled.values import DamagedPickleError, Log, RefusedPickleError, entries
 
 #: First bytes of pickles of protocols 0 and 1, which have no header.
 _OLD_PICKLES = (b"(d", b"(l", b"(i", b"c", b"}", b"]")
@@ -32,7 +32,7 @@ def read_file(path: Path) -> tuple[Any, list[str]]:
     content, notes
         The object that was saved, with `pickled.values.Stub` for what is neither data nor tensor. For a safetensors
         file, a dictionary with its tensors under ``"state_dict"`` and, if `save_checkpoint` wrote it, keygraph's other
-        entries. The notes are a line for each thing that was ignored.
+        entries. The notes are lines for the user.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def _read_whole(path: Path, start: bytes) -> tuple[Any, list[str]]:
         if unknown is not None:
             raise unknown
         return _read_safetensors(path, size)
-    ignored = Ignored()
+    log = Log()
     try:
         if start.startswith(b"PK"):
             # A zip file has its directory at the end: a file with only the start of one has been truncated.
@@ -73,9 +73,9 @@ def _read_whole(path: Path, start: bytes) -> tuple[Any, list[str]]:
             unknown = foreign_zip(path, zip_names(path))
             if unknown is not None:
                 raise unknown
-            return read_zip(path, ignored), ignored.notes()
+            return read_zip(path, log), log.notes()
         if start.startswith(b"\x80") or (start.startswith(_OLD_PICKLES) and foreign(path, start[:16]) is None):
-            return read_pickle(path, ignored), ignored.notes()
+            return read_pickle(path, log), log.notes()
     except RefusedPickleError as error:
         raise InputError(
             f"{path} is not only data, and loading it would run code from the file ({error}); where you trust it, load "

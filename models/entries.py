@@ -41,6 +41,8 @@ class Entry:
         The tensors.
     averaged
         Whether they are averages.
+    stale
+        Whether they are an average that was never updated: a copy of the first weights.
     filled
         Number of tensors that have no average and are raw.
     beside
@@ -51,6 +53,7 @@ class Entry:
     prefix: str
     state: State
     averaged: bool = False
+    stale: bool = False
     filled: int = 0
     beside: int = 0
 
@@ -58,6 +61,11 @@ class Entry:
     def name(self) -> str:
         """What ``--entry`` takes: ``params_ema``, ``state_dict/model.``; ``/`` for the file's own top level."""
         return "/".join((*self.path, self.prefix) if self.prefix else self.path) or "/"
+
+    @property
+    def quoted(self) -> str:
+        """The name for a message of one line."""
+        return f"'{''.join(c if c.isprintable() else '?' for c in self.name)}'"
 
 
 @dataclass(frozen=True)
@@ -81,11 +89,8 @@ class _Unknown:
 def collections(loaded: Any) -> Iterator[Collection]:
     """Yield all collections of tensors in the content of a file, outer ones first."""
     pending: list[tuple[tuple[str, ...], Any, Mapping[Any, Any]]] = [((), loaded, {})]
-    seen: set[int] = set()
+    # What contains itself ends at _DEEPEST.
     for path, value, holder in pending:  # grows while it is read
-        if id(value) in seen or len(path) > _DEEPEST or len(seen) > _MOST:
-            continue
-        seen.add(id(value))
         parts: list[tuple[str, Any]]
         if isinstance(value, Stub) and ("_modules" in value.attributes or "_parameters" in value.attributes):
             parts, within = list(module_tensors(value, lambda part: as_tensor(part) is not None)), value.attributes
@@ -101,6 +106,8 @@ def collections(loaded: Any) -> Iterator[Collection]:
                 yield Collection(path, list(tensors.values()), holder)
         elif tensors:
             yield Collection(path, tensors, within)
+        if len(path) == _DEEPEST or len(pending) > _MOST:
+            continue
         pending += [
             ((*path, name), part, within)
             for name, part in parts
@@ -148,11 +155,11 @@ def find_entries(loaded: Any, found: list[Collection], recognise: Recognise) -> 
             average = flat or averaged.looks_averaged(*one.path, *prefix.split("."))
             average |= any("n_averaged" in tensors for tensors in beside)
             if len(one.path) == 1 and one.path[0] in misleading:
-                average = misleading[one.path[0]]
-            elif average and not averaged.updated(beside):
-                notes.append(f"{entry.name!r} is not taken for averaged weights: it was never updated")
-                average = False
-            recognised.append(replace(entry, averaged=average))
+                average, beside = misleading[one.path[0]]
+            stale = average and not averaged.updated(beside)
+            if stale:
+                notes.append(_stale(entry))
+            recognised.append(replace(entry, averaged=average and not stale, stale=stale))
         if not any(known for _, _, known in parts) and averaged.looks_averaged(*one.path):
             unknown.append(_Unknown(Entry(one.path, "", {}, True), one.tensors, one.holder))
     return _complete(recognised) + _fit(recognised, unknown, notes), notes
@@ -216,9 +223,13 @@ def _fit(recognised: list[Entry], unknown: list[_Unknown], notes: list[str]) -> 
             continue  # averages of something else, such as of the loss
         found = next((f for other in recognised if (f := averaged.fit(other.state, one.tensors)) is not None), None)
         if found is None:
-            notes.append(f"{one.entry.name!r} looks like averaged weights, but does not fit the others: not taken")
+            notes.append(f"{one.entry.quoted} looks like averaged weights, but does not fit the others: not taken")
         elif one.entry.averaged and not averaged.updated([one.holder]):
-            notes.append(f"{one.entry.name!r} is not taken for averaged weights: it was never updated")
+            notes.append(_stale(one.entry))
         else:
             fitted.append(replace(one.entry, state=found[0], filled=found[1]))
     return fitted
+
+
+def _stale(entry: Entry) -> str:
+    return f"{entry.quoted} is an average that was never updated: not taken"

@@ -102,9 +102,8 @@ def some(keys: list[str]) -> str:
 
 
 def _kind(tensor: Tensor, wanted: torch.dtype) -> set[str]:
-    if tensor.is_quantized or tensor.layout != torch.strided:
-        form = "quantized" if tensor.is_quantized else "sparse"
-        return {f"{str(tensor.dtype).removeprefix('torch.')} ({form})"}
+    if tensor.layout != torch.strided:
+        return {f"{str(tensor.dtype).removeprefix('torch.')} (sparse)"}
     return set() if tensor.dtype == wanted else {str(tensor.dtype).removeprefix("torch.")}
 
 
@@ -116,8 +115,6 @@ def _converted(key: str, tensor: Tensor, wanted: torch.dtype, source: Path) -> T
     InputError
         The values mean nothing without others (integers and their scales), or would change.
     """
-    if tensor.is_quantized:
-        tensor = tensor.dequantize()
     if tensor.layout != torch.strided:
         tensor = tensor.to_dense()
     if tensor.dtype == wanted:

@@ -70,12 +70,12 @@ def unwrap(
     return chosen.state, [*_said(chosen, [one for one in candidates if one is not chosen]), *notes]
 
 
-def _rank(entry: Entry) -> tuple[bool, bool, int, int, int]:
+def _rank(entry: Entry) -> tuple[bool, bool, bool, int, int, int]:
     """Return the sort key of an entry: what is preferred comes first."""
     names = [*entry.path, *entry.prefix.split(".")]
     words = {word for name in names for word in averaged.words(name)}
     usual = min((PREFERRED.index(name) for name in names if name in PREFERRED), default=len(PREFERRED))
-    return not entry.averaged, bool(words & _AUXILIARY), entry.filled, usual, -len(entry.state)
+    return not entry.averaged, entry.stale, bool(words & _AUXILIARY), entry.filled, usual, -len(entry.state)
 
 
 def _by_name(one: Collection) -> Entry:
@@ -91,11 +91,11 @@ def _said(chosen: Entry, others: list[Entry]) -> list[str]:
     """Return the line that says what was taken, and what else there is."""
     if chosen.name == "/" and not chosen.averaged and not others and not chosen.beside:
         return []
-    average = f"averaged, {chosen.name!r}" if chosen.averaged else repr(chosen.name)
+    average = f"averaged, {chosen.quoted}" if chosen.averaged else chosen.quoted
     filled = f" ({chosen.filled} of {len(chosen.state)} tensors have no average: raw)" if chosen.filled else ""
     line = f"weights: {average}{filled}"
     if others:
-        listed = [f"{one.name!r}{', averaged' if one.averaged else ''}" for one in others[:4]]
+        listed = [f"{one.quoted}{', averaged' if one.averaged else ''}" for one in others[:4]]
         more = f" and {len(others) - 4} more" if len(others) > 4 else ""
         line += f"; the file also has {', '.join(listed)}{more} (take it with --entry)"
     elif chosen.beside:

@@ -3,7 +3,7 @@
 ======================  ==============================================================================================
 `machine`               Interprets the opcodes of a pickle.
 `policy`                Which globals a pickle may name, and which it may call.
-`values`                The records: `Global`, `Stub`, and what was ignored.
+`values`                The records: `Global`, `Stub`, and the log of a file.
 `rebuild`, `arrays`     The few calls that give real values: containers, tensors, NumPy arrays.
 `archive`               PyTorch's file formats: zip, and the one before version 1.6.
 ======================  ==============================================================================================

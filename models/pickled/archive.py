@@ -15,7 +15,7 @@ import torch
 
 from .machine import interpret
 from .rebuild import Storage, StorageType
-from .values import DamagedPickleError, Global, Ignored, Stub
+from .values import DamagedPickleError, Global, Log, Stub
 
 #: First value of a file in the format before PyTorch 1.6.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -24,14 +24,14 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _MOST_EXPANSION = 50
 
 
-def read_zip(path: Path, ignored: Ignored) -> Any:
+def read_zip(path: Path, log: Log) -> Any:
     """Read a file that ``torch.save`` of PyTorch 1.6 or newer wrote.
 
     Parameters
     ----------
     path
         The file.
-    ignored
+    log
         Gets the classes of all records.
 
     Returns
@@ -81,26 +81,26 @@ def read_zip(path: Path, ignored: Ignored) -> Any:
             return Storage(dtype, storages[key])
 
         data = memoryview(archive.read(records[f"{folder}data.pkl"]))
-        return interpret(data, ignored=ignored, persistent=persistent, nested=_nested(ignored))[0]
+        return interpret(data, log=log, persistent=persistent, nested=_nested(log))[0]
 
 
-def read_pickle(path: Path, ignored: Ignored) -> Any:
+def read_pickle(path: Path, log: Log) -> Any:
     """Read a pickle, or a file in PyTorch's format before version 1.6; parameters and errors as for `read_zip`."""
-    return _read_legacy(_map(path), ignored, _nested(ignored))
+    return _read_legacy(_map(path), log, _nested(log))
 
 
-def _nested(ignored: Ignored) -> Callable[[bytes], Any]:
+def _nested(log: Log) -> Callable[[bytes], Any]:
     """Return a function that reads a storage which ``pickle.dump`` wrote as the bytes of a file of its own."""
-    return lambda data: _read_legacy(_bytes(data), ignored, None)
+    return lambda data: _read_legacy(_bytes(data), log, None)
 
 
-def _read_legacy(mapped: torch.UntypedStorage, ignored: Ignored, nested: Callable[[bytes], Any] | None) -> Any:
+def _read_legacy(mapped: torch.UntypedStorage, log: Log, nested: Callable[[bytes], Any] | None) -> Any:
     data = memoryview(torch.tensor([], dtype=torch.uint8).set_(mapped).numpy())  # type: ignore[call-overload]
-    first, position = interpret(data, ignored=ignored, nested=nested)
+    first, position = interpret(data, log=log, nested=nested)
     if first != LEGACY_MAGIC:
         return first
-    _, position = interpret(data, position, ignored=ignored)
-    system, start = interpret(data, position, ignored=ignored)
+    _, position = interpret(data, position, log=log)
+    system, start = interpret(data, position, log=log)
     little = system.get("little_endian", True) if isinstance(system, dict) else True
     swap = little != (sys.byteorder == "little")
     # The storages follow the pickle, whose end and types are known only after reading it once.
@@ -113,8 +113,8 @@ def _read_legacy(mapped: torch.UntypedStorage, ignored: Ignored, nested: Callabl
         types.setdefault(key, dtype)
         return Stub("torch.Storage")
 
-    _, position = interpret(data, start, ignored=Ignored(), persistent=note, nested=nested)
-    keys, position = interpret(data, position, ignored=ignored)
+    _, position = interpret(data, start, log=Log(), persistent=note, nested=nested)
+    keys, position = interpret(data, position, log=log)
     storages: dict[str, torch.UntypedStorage] = {}
     for key in keys:
         dtype = types[key]
@@ -139,7 +139,7 @@ def _read_legacy(mapped: torch.UntypedStorage, ignored: Ignored, nested: Callabl
             raise DamagedPickleError("a view reaches beyond its storage")
         return Storage(dtype, storages[key][offset * dtype.itemsize : (offset + count) * dtype.itemsize])
 
-    value, _ = interpret(data, start, ignored=ignored, persistent=persistent, nested=nested)
+    value, _ = interpret(data, start, log=log, persistent=persistent, nested=nested)
     return value
 
 

@@ -16,7 +16,7 @@ import torch
 
 from . import arrays, policy
 from .rebuild import Calls, StorageType, check_key, constant
-from .values import DamagedPickleError, Global, Ignored, RefusedPickleError, Stub
+from .values import DamagedPickleError, Global, Log, RefusedPickleError, Stub
 
 #: No name or number in text is longer; a cut-off file would otherwise be read to its end as one line.
 _LONGEST_LINE = 1 << 16
@@ -57,7 +57,7 @@ def interpret(
     data: memoryview,
     position: int = 0,
     *,
-    ignored: Ignored,
+    log: Log,
     persistent: Callable[[Any], Any] | None = None,
     nested: Callable[[bytes], Any] | None = None,
 ) -> tuple[Any, int]:
@@ -69,7 +69,7 @@ def interpret(
         Bytes that hold it.
     position
         Where it begins.
-    ignored
+    log
         Gets the classes of all records.
     persistent
         Gives the object of a persistent id; without it there may be none.
@@ -89,7 +89,7 @@ def interpret(
         It is no pickle or is cut off.
     """
     source = _Source(data, position)
-    machine = _Machine(ignored, persistent, Calls(len(data) - position, nested).known)
+    machine = _Machine(log, persistent, Calls(len(data) - position, log, nested).known)
     try:
         for opcode, argument, _ in pickletools.genops(source):
             if opcode.name == "STOP":
@@ -104,12 +104,10 @@ def interpret(
 class _Machine:
     """Stack and memo of one pickle, and the effect of each opcode on them."""
 
-    def __init__(
-        self, ignored: Ignored, persistent: Callable[[Any], Any] | None, known: dict[str, Callable[..., Any]]
-    ) -> None:
+    def __init__(self, log: Log, persistent: Callable[[Any], Any] | None, known: dict[str, Callable[..., Any]]) -> None:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
-        self.ignored, self.persistent = ignored, persistent
+        self.log, self.persistent = log, persistent
         self.known = {**known, **arrays.CALLS}
 
     def pop(self) -> Any:
@@ -243,6 +241,9 @@ class _Machine:
             return call(*arguments)
         if not policy.may_call(function, arguments):
             raise RefusedPickleError(f"{opcode} of {function}")
+        if str(function) == "builtins.getattr":
+            owner, member = arguments
+            return self._record(f"{owner.name if isinstance(owner, Stub) else owner}.{member}", ())
         return self._record(str(function), arguments)
 
     def _make(self, opcode: str, cls: Any, arguments: Any) -> Any:
@@ -255,7 +256,7 @@ class _Machine:
         return self._record(str(cls), arguments)
 
     def _record(self, name: str, arguments: tuple[Any, ...]) -> Stub:
-        self.ignored.classes[name] += 1
+        self.log.classes[name] += 1
         return Stub(name, arguments)
 
     def _build(self, state: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .values import DamagedPickleError, Stub
+from .values import DamagedPickleError, Log, Stub
 
 #: An expanded or sparse tensor may have this many elements, or as many as its storage.
 _EXPANDED = 1 << 24
@@ -75,12 +75,15 @@ class Calls:
     budget
         Entries that containers copied from others may have, together. A pickle of n bytes can define a list once and
         then ask for n copies of it.
+    log
+        Counts what was converted.
     nested
         Reads a storage that is stored as the bytes of a file of its own.
     """
 
-    def __init__(self, budget: int, nested: Callable[[bytes], Any] | None = None) -> None:
+    def __init__(self, budget: int, log: Log, nested: Callable[[bytes], Any] | None = None) -> None:
         self._budget = budget
+        self._log = log
         self._nested = nested
         self.known: dict[str, Callable[..., Any]] = {
             "collections.OrderedDict": lambda pairs=(): OrderedDict(self._pairs(pairs)),
@@ -101,7 +104,7 @@ class Calls:
             "torch._utils._rebuild_tensor_v3": lambda *a: tensor(*a[:4], dtype=a[6]),
             "torch._utils._rebuild_parameter": lambda data, *_: data,
             "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
-            "torch._utils._rebuild_qtensor": quantized,
+            "torch._utils._rebuild_qtensor": self._dequantized,
             "torch._utils._rebuild_sparse_tensor": sparse,
             "torch._utils._rebuild_meta_tensor_no_storage": lambda dtype, size, stride, *_: torch.empty_strided(
                 _sizes(size), _sizes(stride), dtype=dtype, device="meta"
@@ -137,6 +140,11 @@ class Calls:
         if self._nested is None or not isinstance(data, (bytes, bytearray)):
             raise DamagedPickleError("a storage within a storage")
         return self._nested(bytes(self._copied(data)))
+
+    def _dequantized(self, *arguments: Any) -> Any:
+        value = dequantized(*arguments)
+        self._log.quantized += isinstance(value, torch.Tensor)
+        return value
 
     def _from_type(self, function: Any, _type: Any, arguments: Any, _state: Any) -> Any:
         """Return the tensor of a subclass of Tensor, without the subclass."""
@@ -190,18 +198,19 @@ def tensor(
     return torch.empty(0, dtype=kind).set_(storage.data, offset, shape, strides)
 
 
-def quantized(storage: Any, offset: Any, size: Any, stride: Any, parameters: Any, *_: Any) -> torch.Tensor | Stub:
-    """Return a quantized tensor as PyTorch has it: integers with their scales."""
+def dequantized(storage: Any, offset: Any, size: Any, stride: Any, parameters: Any, *_: Any) -> torch.Tensor | Stub:
+    """Return a quantized tensor as float32: (value - zero point) * scale."""
     values = tensor(storage, offset, size, stride)
     if isinstance(values, Stub):
         return values
     match parameters:
-        case (Quantization(scheme="per_tensor_affine"), (int() | float()) as scale, int(zero)):
-            return torch._make_per_tensor_quantized_tensor(values, scale, zero)
-        case (Quantization(scheme="per_channel_affine"), scales, zeros, int(axis)):
-            return torch._make_per_channel_quantized_tensor(
-                values, torch.as_tensor(scales), torch.as_tensor(zeros), axis
-            )
+        case (Quantization("per_tensor_affine"), (int() | float()) as scale, int(zero)):
+            return (values.to(torch.float64) - zero).mul(scale).float()
+        case (Quantization("per_channel_affine"), scales, zeros, int(axis)) if -values.ndim <= axis < values.ndim:
+            shape = [1] * values.ndim
+            shape[axis] = -1
+            scale, zero_points = (torch.as_tensor(part, dtype=torch.float64).reshape(shape) for part in (scales, zeros))
+            return ((values.to(torch.float64) - zero_points) * scale).float()
     raise DamagedPickleError("a quantized tensor of an unknown scheme")
 
 

@@ -66,19 +66,34 @@ class Stub:
 
 
 @dataclass
-class Ignored:
-    """What of a file was recorded without being made: the number of objects of each class."""
+class Log:
+    """What a reader of a file should know of it.
+
+    Attributes
+    ----------
+    classes
+        The classes of which there are records, and how many.
+    quantized
+        Number of quantized tensors.
+    """
 
     classes: Counter[str] = field(default_factory=Counter)
+    quantized: int = 0
 
     def notes(self) -> list[str]:
-        """Return at most one line for the user."""
-        if not self.classes:
-            return []
-        named = [f"{name} ({count})" if count > 1 else name for name, count in self.classes.most_common(4)]
-        more = f" and {len(self.classes) - 4} more classes" if len(self.classes) > 4 else ""
-        total = self.classes.total()
-        return [f"{total} object{'s' * (total > 1)} beside the weights ignored, not run: {', '.join(named)}{more}"]
+        """Return a line for each kind of thing."""
+        lines: list[str] = []
+        if self.classes:
+            named = [f"{name} ({count})" if count > 1 else name for name, count in self.classes.most_common(4)]
+            more = f" and {len(self.classes) - 4} more classes" if len(self.classes) > 4 else ""
+            total = self.classes.total()
+            lines.append(
+                f"{total} object{'s' * (total > 1)} read as plain data, without running their code: "
+                f"{', '.join(named)}{more}"
+            )
+        if self.quantized:
+            lines.append(f"{self.quantized} quantized tensor{'s' * (self.quantized > 1)} converted to float32")
+        return lines
 
 
 def entries(value: Any) -> Mapping[Any, Any] | None:
