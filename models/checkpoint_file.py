@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..files import CHECKPOINT_SUFFIXES, read_start
+from ..files import CHECKPOINT_SUFFIXES, is_safetensors, read_start
 from . import shards
 from .foreign_files import foreign, foreign_folder, foreign_zip, zip_names
 from .pickled.archive import read_pickle, read_zip
 from .pickled.values import DamagedPickleError, Log, RefusedPickleError, entries
 
 #: First bytes of pickles of protocols 0 and 1, which have no header.
-_OLD_PICKLES = (b"(d", b"(l", b"(i", b"c", b"}", b"]")
+_OLD_PICKLES = (b"(", b"c", b"}", b"]")
 
 
 def read_file(path: Path) -> tuple[Any, list[str]]:
@@ -74,7 +74,7 @@ def _read_whole(path: Path, start: bytes) -> tuple[Any, list[str]]:
             if unknown is not None:
                 raise unknown
             return read_zip(path, log), log.notes()
-        if start.startswith(b"\x80") or (start.startswith(_OLD_PICKLES) and foreign(path, start[:16]) is None):
+        if start.startswith((b"\x80", *_OLD_PICKLES)):
             return read_pickle(path, log), log.notes()
     except RefusedPickleError as error:
         raise InputError(
@@ -82,16 +82,12 @@ def _read_whole(path: Path, start: bytes) -> tuple[Any, list[str]]:
             "it with its authors' code and save only the weights: torch.save(model.state_dict(), path), or safetensors"
         ) from error
     except (DamagedPickleError, zipfile.BadZipFile, OSError, ValueError, RuntimeError, NotImplementedError) as error:
-        raise _damaged(path, size, str(error), download=not start.startswith(b"PK")) from error
+        unknown = foreign(path, start) if start.startswith(_OLD_PICKLES) else None
+        raise unknown or _damaged(path, size, str(error), download=not start.startswith(b"PK")) from error
     unknown = foreign(path, start)
     if unknown is not None:
         raise unknown
     raise _damaged(path, size, f"it is neither PyTorch's format nor safetensors: it begins with {start[:8].hex(' ')}")
-
-
-def is_safetensors(start: bytes) -> bool:
-    """Tell whether a file is in the safetensors format, by its first bytes: the length of a JSON object, and that."""
-    return len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= 100_000_000
 
 
 def _read_safetensors(path: Path, size: int) -> tuple[Any, list[str]]:

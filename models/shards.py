@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-
-#: What the name of an index ends with.
-INDEX_SUFFIX = ".index.json"
+from ..files import CHECKPOINT_INDEX
 
 _NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
 
 
 def is_index(start: bytes, path: Path) -> bool:
     """Tell whether a file is an index, by its name or first bytes."""
-    return path.name.endswith(INDEX_SUFFIX) or (start.lstrip().startswith(b"{") and b'"weight_map"' in start)
+    return path.name.endswith(CHECKPOINT_INDEX) or (start.lstrip().startswith(b"{") and b'"weight_map"' in start)
 
 
 def read_index(path: Path, read: Callable[[Path], dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:

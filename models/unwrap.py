@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import InputError
 from . import averaged
 from .entries import Collection, Entry, Recognise, collections, find_entries
-from .pickled.values import entries, kind
+from .pickled.values import DamagedPickleError, entries, kind
 
 #: Names of entries with the weights of the network itself, the most usual first.
 PREFERRED = (
@@ -53,7 +53,10 @@ def unwrap(
     InputError
         The file holds no tensors, or no entry of that name.
     """
-    found = list(collections(loaded))
+    try:
+        found = list(collections(loaded))
+    except DamagedPickleError as error:
+        raise InputError(f"{source} cannot be read as a checkpoint: {error}") from error
     candidates, notes = find_entries(loaded, found, recognise)
     if not candidates:
         candidates = [_by_name(one) for one in found if isinstance(one.tensors, dict)]

@@ -18,8 +18,8 @@ from . import arrays, policy
 from .rebuild import Calls, StorageType, check_key, constant
 from .values import DamagedPickleError, Global, Log, RefusedPickleError, Stub
 
-#: No name or number in text is longer; a cut-off file would otherwise be read to its end as one line.
-_LONGEST_LINE = 1 << 16
+#: No line of a pickle in text is longer; a damaged file would otherwise be read to its end as one line.
+_LONGEST_LINE = 1 << 28
 
 #: What a malformed argument raises in the decoder or in a call.
 _FAULTS = (ArithmeticError, AttributeError, IndexError, KeyError, MemoryError, RuntimeError, TypeError, ValueError)
@@ -44,10 +44,13 @@ class _Source:
         return part
 
     def readline(self) -> bytes:
-        line = bytes(self._data[self._position : self._position + _LONGEST_LINE]).partition(b"\n")
-        part = line[0] + line[1]
-        self._position += len(part)
-        return part
+        length = 1 << 10
+        while True:
+            part, newline, _ = bytes(self._data[self._position : self._position + length]).partition(b"\n")
+            if newline or length > min(len(self._data) - self._position, _LONGEST_LINE):
+                self._position += len(part) + len(newline)
+                return part + newline
+            length *= 4
 
     def tell(self) -> int:
         return self._position
@@ -89,7 +92,7 @@ def interpret(
         It is no pickle or is cut off.
     """
     source = _Source(data, position)
-    machine = _Machine(log, persistent, Calls(len(data) - position, log, nested).known)
+    machine = _Machine(log, persistent, Calls(4 * (len(data) - position), log, nested).known)
     try:
         for opcode, argument, _ in pickletools.genops(source):
             if opcode.name == "STOP":

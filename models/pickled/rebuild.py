@@ -118,7 +118,7 @@ class Calls:
     def _copied(self, values: Any) -> Any:
         self._budget -= len(values)
         if self._budget < 0:
-            raise DamagedPickleError("it asks for more copies of a list than it has bytes")
+            raise DamagedPickleError("it asks for many times more entries than it has bytes")
         return values
 
     def _pairs(self, pairs: Any) -> Iterable[tuple[Any, Any]]:
