@@ -7,7 +7,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....errors import MissingDependencyError
+from .cube import Field
 
 #: Exceptions that the libraries raise for damaged files.
 DAMAGE = (
@@ -66,12 +67,18 @@ class Contents:
         Wavelengths of the bands in nm from the format's own field; empty where there are none.
     notices
         Lines to show to whoever reads the samples.
+    notices_of
+        Such lines for some of the arrays, by name.
+    fields
+        What the file says besides, by the format's own names.
     """
 
     arrays: Mapping[str, Stored]
     load: Callable[[str], NDArray[Any]]
     wavelengths: tuple[float, ...] = ()
     notices: tuple[str, ...] = ()
+    notices_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    fields: Mapping[str, Field] = field(default_factory=dict)
 
 
 def native(dtype: np.dtype[Any]) -> np.dtype[Any]:
