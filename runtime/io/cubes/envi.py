@@ -46,7 +46,9 @@ def open_envi(path: Path) -> Contents:
     array = stored((header.rows, header.columns, header.bands), stored_type)
     if array.dtype is not None:
         array = Stored(array.shape, _value_type(header), array.kind)
-    return Contents({"": array}, lambda _: _load(header, samples), header.wavelengths, tuple(notices), header.fields)
+    return Contents(
+        {"": array}, lambda _: _load(header, samples), header.wavelengths, tuple(notices), fields=header.fields
+    )
 
 
 def samples_file(path: Path) -> Path:

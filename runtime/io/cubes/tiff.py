@@ -68,7 +68,7 @@ def open_tiff(path: Path) -> Contents:
                     "is; if larger samples are brighter, set the tag to 1, for instance with: tiffset -s 262 1"
                 )
             notices.append("samples inverted: in this file 0 is white (PhotometricInterpretation 0)")
-        if len(file.series) > 1:
+        if len(file.series) > 1 or len(series.levels) > 1:
             notices.append("reduced copies and masks in the file left out")
         fields = {title: Field(tag, holds_for) for title, tag, holds_for in _tags(page)}
     if 'role="scale"' in str(fields.get("GDAL metadata")) or 'role="offset"' in str(fields.get("GDAL metadata")):
