@@ -321,7 +321,9 @@ def from_json(text: str, source: str) -> Manifest:
         version = values["format_version"]
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{damaged}; export the model again") from error
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if not isinstance(version, int):
+        raise InputError(f"{damaged} (its format is {version!r}); export the model again")
+    if version > FORMAT_VERSION:
         raise InputError(
             f"{source}: manifest format {version} is newer than this keygraph reads ({FORMAT_VERSION}); "
             "upgrade with: pip install --upgrade keygraph"

@@ -201,7 +201,9 @@ def read(engine: str | os.PathLike[str]) -> EngineMetadata:
         version = values["format_version"]
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(damaged) from error
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if not isinstance(version, int):
+        raise InputError(f"{damaged} (its format is {version!r})")
+    if version > FORMAT_VERSION:
         raise InputError(
             f"{path}: format {version} is newer than this keygraph reads ({FORMAT_VERSION}); upgrade with: "
             "pip install --upgrade keygraph"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import random
 import sys
 import warnings
 
 import atheris
+import mutators
 import torch  # noqa: F401 - large, and not to be instrumented
 
-# Only modules that are imported inside, also later, get their coverage traced.
-with atheris.instrument_imports(include=["keygraph", "targets", "scipy.io", "numpy.lib.format", "json"]):
+# Only modules of these packages that are imported inside, also later, get their coverage traced.
+with atheris.instrument_imports(include=["keygraph", "targets", "scipy"]):
     import targets
 
 
@@ -25,8 +27,13 @@ def main() -> None:
     def one_input(data: bytes) -> None:
         targets.run(target, data)
 
-    options = ["-timeout=30", "-rss_limit_mb=4096", "-max_len=65536"]
-    atheris.Setup([sys.argv[0], *options, *sys.argv[2:]], one_input)
+    def mutated(data: bytes, limit: int, seed: int) -> bytes:
+        rng = random.Random(seed)
+        return mutators.MUTATORS[sys.argv[1]](data, rng, atheris.Mutate, limit)[:limit]
+
+    own = {"custom_mutator": mutated} if sys.argv[1] in mutators.MUTATORS else {}
+    options = ["-timeout=30", "-rss_limit_mb=4096", "-max_len=65536", "-keep_seed=1", "-len_control=0"]
+    atheris.Setup([sys.argv[0], *options, *sys.argv[2:]], one_input, **own)
     atheris.Fuzz()
 
 

@@ -90,9 +90,10 @@ def run(target: Target, data: bytes) -> bool:
 def _read_cube(path: Path) -> None:
     free, memory.available = memory.available, lambda: FREE_MEMORY
     try:
-        cubes.describe_arrays(path)
-        header = cubes.read_header(path, bands=3)
-        cube = cubes.read(path, bands=3)
+        arrays = [line.partition(":")[0] for line in cubes.describe_arrays(path)]
+        variable = "cube" if len(arrays) > 1 and "cube" in arrays else None
+        header = cubes.read_header(path, variable, bands=3)
+        cube = cubes.read(path, variable, bands=3)
         bands = 1 if cube.pixels.ndim == 2 else cube.pixels.shape[2]
         assert (*cube.pixels.shape[:2], bands) == (header.height, header.width, header.bands)
         assert (cube.pixels.dtype, cube.wavelengths) == (header.dtype, header.wavelengths)

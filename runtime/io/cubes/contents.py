@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import struct
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -16,22 +13,6 @@ from numpy.typing import NDArray
 
 from ....errors import MissingDependencyError
 from .cube import Field
-
-#: Exceptions that the libraries raise for damaged files.
-DAMAGE = (
-    ValueError,
-    OSError,
-    EOFError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-    zipfile.BadZipFile,
-)
-
 
 @dataclass(frozen=True)
 class Stored:

@@ -16,7 +16,7 @@ from ....errors import InputError, KeygraphError
 from ....files import read_start
 from ...device import memory
 from . import envi, matlab, numpy_files, tiff
-from .contents import DAMAGE, Contents, Stored
+from .contents import Contents, Stored
 from .cube import FORMATS, VARIABLE, WAVELENGTH_VARIABLES, Cube, Field, Header, format_of
 from .wavelengths import nanometres
 
@@ -141,10 +141,15 @@ def _other_arrays(contents: Contents, name: str, wavelengths: bool) -> dict[str,
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Raise `InputError` in place of the libraries' errors about a damaged file."""
+    """Raise `InputError` in place of the libraries' errors about a damaged file.
+
+    They raise whatever the damage leads them to: SciPy even `UnboundLocalError`.
+    """
     try:
         yield
-    except DAMAGE as error:
+    except (KeygraphError, MemoryError):
+        raise
+    except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise InputError(
             f"{path} is damaged, cut off, or no {format_of(path)} file ({reason}); give a whole "
