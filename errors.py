@@ -4,11 +4,17 @@ A message is one line: the fact, then what to do, then the valid choices if ther
 and exits with the class's `exit_code`.
 """
 
+from __future__ import annotations
+
 
 class KeygraphError(Exception):
     """A failure that the user's input did not cause, such as a failed verification. Base class of all others."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """Return the message, with line breaks and control characters, which names and files may bring, escaped."""
+        return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in super().__str__())
 
 
 class InputError(KeygraphError):

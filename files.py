@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from .errors import InputError
 
@@ -66,6 +68,20 @@ def check_place(path: Path) -> None:
         raise InputError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise InputError(f"cannot write {path}: no permission to write in {path.parent}; choose another place with -o")
+
+
+def decode_json(text: str | bytes) -> Any:
+    """Decode JSON that comes from a file.
+
+    Raises
+    ------
+    ValueError
+        The text is not JSON, or nested too deeply for Python.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its JSON is nested too deeply") from None
 
 
 def read_start(path: Path, wanted: str) -> bytes:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
 from .errors import InputError
+from .files import decode_json
 
 T = TypeVar("T")
 
@@ -316,11 +317,13 @@ def from_json(text: str, source: str) -> Manifest:
     """
     damaged = f"{source}: the keygraph manifest is damaged"
     try:
-        values = json.loads(text)
+        values = decode_json(text)
         version = values["format_version"]
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{damaged}; export the model again") from error
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if not isinstance(version, int):
+        raise InputError(f"{damaged} (its format is {version!r}); export the model again")
+    if version > FORMAT_VERSION:
         raise InputError(
             f"{source}: manifest format {version} is newer than this keygraph reads ({FORMAT_VERSION}); "
             "upgrade with: pip install --upgrade keygraph"
@@ -378,10 +381,12 @@ def decode(values: Any, kind: type[T]) -> T:
 
     try:
         result = msgspec.convert(values, kind)
-    except msgspec.ValidationError as error:
+        # For dataclasses, msgspec ignores unknown fields.
+        unknown = _first_unknown(values, msgspec.to_builtins(result), "$")
+    except (msgspec.ValidationError, OverflowError) as error:
         raise ValueError(str(error)) from error
-    # For dataclasses, msgspec ignores unknown fields.
-    unknown = _first_unknown(values, msgspec.to_builtins(result), "$")
+    except RecursionError:
+        raise ValueError("Nested too deeply") from None
     if unknown is not None:
         raise ValueError(f"Unknown field `{unknown}`")
     return result

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..files import atomic_path
+from ..files import atomic_path, decode_json
 from ..manifest import Manifest
 from . import registry
 from .architecture import Architecture, StateDict
@@ -207,7 +207,7 @@ def _configuration(
     given: dict[str, Any] = {}
     if config is not None:
         try:
-            given = dict(json.loads(Path(config).read_text(encoding="utf-8")))
+            given = dict(decode_json(Path(config).read_bytes()))
         except (OSError, ValueError, TypeError) as error:
             raise InputError(f"{config}: cannot be read as a configuration ({error}); give a JSON object") from error
     names = [f.name for f in dataclasses.fields(architecture.config_type)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ...files import read_start
+from ...files import decode_json, read_start
 from ...instrumentation.metrics import EQUAL_DB
 from ..pass_criteria import Failures, judge_image
 from ..results import InputResult, Run, plain_values
@@ -33,7 +32,7 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, Any]:
     expected = "the output of keygraph compare --json, or a run.json from --save"
     read_start(Path(path), expected)
     try:
-        values = json.loads(Path(path).read_text())
+        values = decode_json(Path(path).read_bytes())
         for comparison in values["comparisons"]:
             for side in ("candidate", "reference"):
                 str(comparison[side]["name"]), str(comparison[side]["weights_sha256"])

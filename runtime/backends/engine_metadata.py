@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ...files import read_start
-from ...manifest import Manifest, from_json
+from ...files import decode_json, read_start
+from ...manifest import Manifest, decode, from_json
 from ..notices import warn
 
 FORMAT_VERSION = 1
@@ -197,23 +197,21 @@ def read(engine: str | os.PathLike[str]) -> EngineMetadata:
     read_start(path, "an engine's .json")
     damaged = f"{path} is damaged; build the engine again with: keygraph build MODEL.onnx --force"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = decode_json(path.read_bytes())
         version = values["format_version"]
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(damaged) from error
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if not isinstance(version, int):
+        raise InputError(f"{damaged} (its format is {version!r})")
+    if version > FORMAT_VERSION:
         raise InputError(
             f"{path}: format {version} is newer than this keygraph reads ({FORMAT_VERSION}); upgrade with: "
             "pip install --upgrade keygraph"
         )
+    from_json(json.dumps(values.get("manifest")), str(path))  # Its own errors, and those of its format.
     try:
-        values["capability"] = tuple(values["capability"])
-        values["attempts"] = tuple(values["attempts"])
-        values["tensors"] = tuple(Tensor(**{**t, "shape": tuple(t["shape"])}) for t in values["tensors"])
-        values["plugin"] = values["plugin"] and Plugin(**values["plugin"])
-        values["manifest"] = from_json(json.dumps(values["manifest"]), str(path))
-        return EngineMetadata(**values)
-    except (TypeError, KeyError, AttributeError) as error:
+        return decode(values, EngineMetadata)
+    except ValueError as error:
         raise InputError(f"{damaged} ({error})") from error
 
 

@@ -70,7 +70,14 @@ def write(
         As `check_target`, or the disk is full.
     """
     if isinstance(source, Cube):
-        picture, lost = Picture(pixels), []
+        cube, lost = cubes.restored_cube(source, pixels, wavelengths)
+        if as_cube:
+            return lost + cubes.write(path, cube)
+        if cube.fields:
+            lost.append(cubes.dropped_fields(cube, "pictures"))
+        if cube.wavelengths:
+            lost.append("wavelengths dropped: not kept in pictures")
+        picture = Picture(pixels)
     else:
         picture = images.with_pixels(source, pixels)
         lost = list(picture.notices[len(source.notices) :])

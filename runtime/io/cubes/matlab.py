@@ -2,7 +2,8 @@
 
 Version 7.3 has MATLAB's column-major order, so that HDF5 lists the axes in reverse: a cube of H x W x C is a dataset of
 C x W x H. That is so in files written by MATLAB, by hdf5storage (NTIRE's ARAD_1K and the results of the released
-MST++), and by keygraph.
+MST++), and by keygraph: they have a user block that names MATLAB, or name each dataset's MATLAB class. A plain HDF5
+file that is only called ``.mat`` has neither, and its axes are as HDF5 lists them.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ _CLASSES = {
     "logical": "?",
     **{f"{sign}int{bits}": f"{kind}{bits // 8}" for sign, kind in (("", "i"), ("u", "u")) for bits in (8, 16, 32, 64)},
 }
+
+#: Version 4: the largest number of a type, and the bytes of a sample by the type's digit of tens.
+_VERSION_4_LARGEST = 5000
+_VERSION_4_BYTES = (8, 4, 4, 2, 2, 1)
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -93,15 +98,50 @@ class _ErrorHoldingFile(io.FileIO):
 
 
 def _is_hdf5(path: Path) -> bool:
+    """Tell whether an HDF5 file begins at 0, or behind a user block of 512 bytes times a power of two."""
+    size, start = path.stat().st_size, 0
     with path.open("rb") as file:
-        if file.read(len(_HDF5_SIGNATURE)) == _HDF5_SIGNATURE:
-            return True
-        file.seek(_USER_BLOCK)
-        return file.read(len(_HDF5_SIGNATURE)) == _HDF5_SIGNATURE
+        while start < size:
+            file.seek(start)
+            if file.read(len(_HDF5_SIGNATURE)) == _HDF5_SIGNATURE:
+                return True
+            start = 2 * start or _USER_BLOCK
+    return False
+
+
+def _names_matlab(path: Path) -> bool:
+    """Tell whether a file begins with MATLAB's user block."""
+    with path.open("rb") as file:
+        return file.read(6) == b"MATLAB"
+
+
+def _check_version_4(path: Path) -> None:
+    """Check that the variables of a version 4 file follow each other to its end; SciPy follows negative sizes for ever.
+
+    Does nothing for version 5, which has no zero among the first four bytes.
+    """
+    size, position = path.stat().st_size, 0
+    with path.open("rb") as file:
+        start = file.read(4)
+        if 0 not in start:
+            return
+        order = "<" if 0 <= int.from_bytes(start, "little", signed=True) <= _VERSION_4_LARGEST else ">"
+        while position < size:
+            file.seek(position)
+            kind, rows, columns, is_complex, name = struct.unpack(f"{order}5i", file.read(20))
+            sample, matrix = kind // 10 % 10, kind % 10
+            if not 0 <= kind <= _VERSION_4_LARGEST or sample >= len(_VERSION_4_BYTES) or min(rows, columns, name) < 0:
+                raise ValueError("it has a variable of a negative size, or of an unknown type")
+            # Sparse matrices list the imaginary part as a column.
+            parts = 2 if is_complex and matrix != 2 else 1
+            position += 20 + name + rows * columns * _VERSION_4_BYTES[sample] * parts
+    if position > size:
+        raise ValueError(f"it has {size:,} bytes, and its variables {position:,}")
 
 
 def _open_version_5(path: Path) -> Contents:
     scipy_io = library("scipy.io", path)
+    _check_version_4(path)
     try:
         listed = scipy_io.whosmat(path, appendmat=False)
     except scipy_io.matlab.MatReadError as error:
@@ -133,28 +173,54 @@ def _open_version_5(path: Path) -> Contents:
 
 def _open_hdf5(path: Path) -> Contents:
     h5py = library("h5py", path)
+    reverse = _names_matlab(path)
     with h5py.File(path, "r") as file:
-        arrays = {
-            name: _stored(item) for name, item in file.items() if not name.startswith("#") and name != "__header__"
+        items = {name: _item(file, name) for name in file if not name.startswith("#") and name != "__header__"}
+        reversed_names = {
+            name for name, item in items.items() if reverse or "MATLAB_class" in getattr(item, "attrs", ())
         }
+        arrays = {name: _stored(item, name in reversed_names) for name, item in items.items()}
 
     def load(name: str) -> NDArray[Any]:
         with h5py.File(path, "r") as file:
-            values: NDArray[Any] = file[name][()].T
+            dataset = file[name]
+            _check_sources(dataset, path)
+            values: NDArray[Any] = dataset[()].T if name in reversed_names else dataset[()]
         if arrays[name].kind == "logical":
             values = values.astype(np.bool_)
         return values.astype(native(values.dtype), copy=False)
 
-    return Contents(arrays, load)
+    plain = "no MATLAB file but plain HDF5: axes taken in HDF5's order, not reversed"
+    return Contents(arrays, load, notices_of=dict.fromkeys(arrays.keys() - reversed_names, (plain,)))
 
 
-def _stored(item: Any) -> Stored:
-    """Describe a dataset or a group (a structure, or a sparse matrix) of an HDF5 file."""
+def _item(file: Any, name: str) -> Any:
+    """Return a dataset or group; None for a link to nothing."""
+    try:
+        return file[name]
+    except (KeyError, OSError):
+        return None
+
+
+def _check_sources(dataset: Any, path: Path) -> None:
+    """Check that the files are there from which a virtual dataset is put together: HDF5 fills in zeros for them."""
+    for source in dataset.virtual_sources() if dataset.is_virtual else ():
+        if source.file_name != "." and not (path.parent / source.file_name).is_file():
+            raise InputError(
+                f"{path}:{dataset.name.strip('/')} is put together from {source.file_name}, which is missing; copy it "
+                f"beside {path.name}"
+            )
+
+
+def _stored(item: Any, is_reversed: bool) -> Stored:
+    """Describe a dataset, a group (a structure, or a sparse matrix) or a link to nothing (None) of an HDF5 file."""
+    if item is None:
+        return Stored((), None, "a link to nothing")
     kind = item.attrs.get("MATLAB_class", b"")
-    kind = kind.decode() if isinstance(kind, bytes) else str(kind)
+    kind = kind.decode(errors="replace") if isinstance(kind, bytes) else str(kind)
     if not hasattr(item, "shape") or item.shape is None or "MATLAB_empty" in item.attrs:
         return Stored((), None, kind or "group")
-    shape = item.shape[::-1]
+    shape = item.shape[::-1] if is_reversed else item.shape
     if item.dtype.names:
         return Stored(shape, None, "complex")
     if kind not in ("", *_CLASSES):

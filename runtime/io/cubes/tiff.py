@@ -9,14 +9,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyvips
 from numpy.typing import NDArray
 
-from ....errors import MissingDependencyError
-from .contents import DAMAGE, Contents, Stored, library, stored
+from ....errors import InputError
+from .contents import Contents, Stored, library, stored
+from .cube import Field, HoldsFor
 from .wavelengths import nanometres
 
 # Damaged files raise errors. Without a handler Python would also print what tifffile logs about them.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+#: Tags beside the samples that are kept or reported: code -> title, and what a result must share to have them.
+_KEPT_TAGS: dict[int, tuple[str, HoldsFor]] = {
+    270: ("description", "file"),  # tifffile's writer needs its place.
+    306: ("date", "always"),
+    315: ("artist", "always"),
+    33432: ("copyright", "always"),
+    33550: ("GeoTIFF pixel scale", "size"),
+    33922: ("GeoTIFF tie points", "size"),
+    34264: ("GeoTIFF transformation", "size"),
+    34735: ("GeoTIFF keys", "size"),
+    34736: ("GeoTIFF numbers", "size"),
+    34737: ("GeoTIFF texts", "size"),
+    34675: ("ICC profile", "file"),
+    42112: ("GDAL metadata", "samples"),
+    42113: ("nodata", "samples"),
+}
 
 
 def is_cube(path: Path) -> bool:
@@ -29,27 +48,47 @@ def is_cube(path: Path) -> bool:
             page = file.pages.first
             gray = page.samplesperpixel == 1 and page.photometric.name in ("MINISBLACK", "MINISWHITE")
             return bool(page.samplesperpixel > 4 or (gray and len(file.pages) > 1 and len(file.series) == 1))
-    except (MissingDependencyError, *DAMAGE):
+    except Exception:  # whatever the damage leads tifffile to
         return False
 
 
 def open_tiff(path: Path) -> Contents:
     """Open a TIFF file whose pages, all of one size, are the bands."""
     with _opened(path) as file:
-        series = file.series[0]
-        if len(file.series) > 1:
-            sizes = " and ".join(str(tuple(one.shape)) for one in file.series[:3])
-            raise ValueError(f"its pages are of different kinds, {sizes}")
+        series = _image(file)
         array = stored(series.shape, series.dtype)
         axes, shape = _squeezed(series.axes, array.shape)
         described: Any = file.shaped_metadata or ({},)
         values = described[0].get("wavelengths", ())
+        page, notices = series.keyframe, []
+        if page.photometric.name == "MINISWHITE" and array.dtype is not None:
+            if array.dtype.kind not in "bu":
+                raise InputError(
+                    f"{path} says that 0 is white (PhotometricInterpretation 0), and for {array.kind} not what black "
+                    "is; if larger samples are brighter, set the tag to 1, for instance with: tiffset -s 262 1"
+                )
+            notices.append("samples inverted: in this file 0 is white (PhotometricInterpretation 0)")
+        if len(file.series) > 1 or len(series.levels) > 1:
+            notices.append("reduced copies and masks in the file left out")
+        fields = {title: Field(tag, holds_for) for title, tag, holds_for in _tags(page)}
+    if 'role="scale"' in str(fields.get("GDAL metadata")) or 'role="offset"' in str(fields.get("GDAL metadata")):
+        notices.append("the file's scale and offset (GDAL metadata) are not applied")
+    if "nodata" in fields:
+        notices.append(f"samples of {fields['nodata'].value[3]}, for the file no data, are taken like any others")
     order = _order(axes)
     shape = tuple(shape[axis] for axis in order)
-    return Contents({"": Stored(shape, array.dtype, array.kind)}, lambda _: _load(path, order), nanometres(values))
+    return Contents(
+        {"": Stored(shape, array.dtype, array.kind)},
+        lambda _: _load(path, order),
+        nanometres(values),
+        tuple(notices),
+        fields=fields,
+    )
 
 
-def write_tiff(path: Path, pixels: NDArray[Any], wavelengths: tuple[float, ...]) -> None:
+def write_tiff(
+    path: Path, pixels: NDArray[Any], wavelengths: tuple[float, ...], fields: dict[str, Field] | None = None
+) -> None:
     """Write one page for each band, uncompressed; needs memory for one more band.
 
     Parameters
@@ -60,6 +99,8 @@ def write_tiff(path: Path, pixels: NDArray[Any], wavelengths: tuple[float, ...])
         [H, W, C]
     wavelengths
         Wavelengths of the bands in nm; empty where unknown.
+    fields
+        Tags of the first page, from `open_tiff`.
     """
     height, width, bands = pixels.shape
     library("tifffile", path).imwrite(
@@ -70,6 +111,8 @@ def write_tiff(path: Path, pixels: NDArray[Any], wavelengths: tuple[float, ...])
         photometric="minisblack",
         metadata={"axes": "CYX", **({"wavelengths": list(wavelengths), "unit": "nm"} if wavelengths else {})},
         bigtiff=pixels.nbytes > 2**31,
+        # The last item: of the first page only.
+        extratags=[(*field.value, True) for field in (fields or {}).values()],
     )
 
 
@@ -88,13 +131,62 @@ def _pages(pixels: NDArray[Any]) -> Iterator[NDArray[Any]]:
         yield np.ascontiguousarray(pixels[:, :, band])
 
 
+def _image(file: Any) -> Any:
+    """Return the series of pages that is the image, without reduced copies (overviews) and masks.
+
+    Raises
+    ------
+    ValueError
+        There is none, or there are several.
+    """
+    whole = [series for series in file.series if not (series.keyframe.is_reduced or series.keyframe.is_mask)]
+    if len(whole) != 1:
+        sizes = " and ".join(str(tuple(one.shape)) for one in whole[:3])
+        raise ValueError(f"its pages are of different kinds, {sizes}" if whole else "it has no page of an image")
+    return whole[0]
+
+
+def _tags(page: Any) -> Iterator[tuple[str, tuple[int, int, int, Any], HoldsFor]]:
+    """Yield title, (code, type, count, value) and what it holds for, of each tag in `_KEPT_TAGS` that a page has."""
+    for code, (title, holds_for) in _KEPT_TAGS.items():
+        tag = page.tags.get(code)
+        # tifffile's own description has the shape, and our wavelengths: they are written anew.
+        if tag is not None and not (code == 270 and page.is_shaped):
+            yield title, (code, int(tag.dtype), tag.count, tag.value), holds_for
+
+
 def _load(path: Path, order: tuple[int, ...]) -> NDArray[Any]:
     with _opened(path) as file:
-        series = file.series[0]
-        values: NDArray[Any] = series.asarray()
+        series = _image(file)
+        try:
+            values: NDArray[Any] = series.asarray()
+        except ValueError as error:
+            if "imagecodecs" not in str(error):
+                raise
+            values = _decoded_by_libvips(path, series, str(error))
+        else:
+            if series.keyframe.photometric.name == "MINISWHITE":
+                values = ~values if values.dtype.kind == "b" else (2**series.keyframe.bitspersample - 1) - values
         _, shape = _squeezed(series.axes, values.shape)
     bands_last: NDArray[Any] = values.reshape(shape).transpose(order)
     return bands_last
+
+
+def _decoded_by_libvips(path: Path, series: Any, reason: str) -> NDArray[Any]:
+    """Decode what tifffile cannot without the package imagecodecs: LZW, ZSTD, floats with a predictor, and more."""
+    missing = InputError(f"{path} cannot be decoded here ({reason}); install it with: pip install imagecodecs")
+    try:
+        image = pyvips.Image.new_from_source(pyvips.Source.new_from_file(str(path)), "", fail_on="error", n=-1)
+        values: NDArray[Any] = image.numpy()
+    except pyvips.Error:
+        raise missing from None
+    rows, columns = series.keyframe.imagelength, series.keyframe.imagewidth
+    values = values.reshape(-1, rows, columns, image.bands)
+    # Planar samples, [bands, H, W] for tifffile, are [H, W, bands] for libvips.
+    values = np.moveaxis(values, 3, 1) if "S" not in series.axes or series.keyframe.planarconfig == 2 else values
+    if values.size != series.size or values.dtype != series.dtype.newbyteorder("="):
+        raise missing
+    return values.reshape(series.shape)
 
 
 def _squeezed(axes: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
