@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -134,7 +135,7 @@ def compare(
     else:
         texts, pictures = _apart(models or [], inputs)
         named = [spec.parse_spec(text).by_default(device, provider) for text in texts]
-        images, targets = _pictures(pictures, beside or [], clean)
+        images, targets = _pictures(pictures, beside or [], clean, no_note if quiet else note)
         options = {
             "inputs": images,
             "clean": targets,
@@ -218,11 +219,11 @@ def _apart(arguments: list[str], inputs: list[Path] | None) -> tuple[list[str], 
 
 
 def _pictures(
-    given: list[Path], beside: list[str], clean: Path | None
+    given: list[Path], beside: list[str], clean: Path | None, notice: Callable[[str], None]
 ) -> tuple[list[dict[str, InputFile]], list[InputFile]]:
     """Return the images, each with its extra inputs, and the clean images."""
     others = parse_inputs(beside)
-    found = find_images(given, others)
+    found = find_images(given, others, notice)
     for option in [*(["--input"] if others else []), *(["--clean"] if clean else [])]:
         if not found:
             raise InputError(f"{option} goes with images, and there are none; give them with --inputs IMAGE")

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..errors import InputError, MissingDependencyError
 from ..files import check_place, unwritable
 from ..runtime.backends.engine_metadata import EngineMetadata, check_digest, metadata_path, read
+from ..runtime.companion_files import log_path as log_path
 from . import cache_key
 
 try:
@@ -36,11 +37,6 @@ def engine_path(model: Path, target: str, folder: Path | None) -> Path:
         The folder of the engine; None for the ONNX file's folder.
     """
     return (folder or model.parent) / f"{model.stem}.{target.replace('_', '')}.plan"
-
-
-def log_path(engine: Path) -> Path:
-    """Return the path of an engine's build log."""
-    return engine.with_name(f"{engine.name}.log")
 
 
 def find(engine: Path, ingredients: dict[str, str]) -> tuple[EngineMetadata | None, str]:
