@@ -23,6 +23,7 @@ from ..parity.output.baseline import changed_numbers, find_regressions, read_run
 from ..parity.output.report import check_report, write_report
 from ..parity.pass_criteria import Failures, find_failures
 from ..parity.sides import spec
+from ..runtime.companion_files import check_outputs
 from ..runtime.io.input_files import InputFile, matching_inputs
 from .arguments import Device, ExtraInputs, Json, Provider, parse_pixels
 from .comparison_tables import show_run
@@ -115,9 +116,11 @@ def compare(
         check_report(report)
     if save is not None:
         archive.check_folder(save)
+    written = [path for path in (junit_file, report, save, emit_polygraphy) if path is not None]
     at_least = None if fail_under is None else _decibels(fail_under)
     options: dict[str, Any]
     earlier = None
+    images: list[dict[str, InputFile]] = []
     if emit_polygraphy is not None and (
         replay or clean or tile or save or junit_file or report or baseline or fail_under or blocks or bisect
     ):
@@ -132,6 +135,7 @@ def compare(
         at_least = settings.get("at_least") if at_least is None else at_least
         blocks = blocks or bool(settings.get("blocks"))
         command = ["--replay", str(replay)]
+        read = list(replay.rglob("*"))
     else:
         texts, pictures = _apart(models or [], inputs)
         named = [spec.parse_spec(text).by_default(device, provider) for text in texts]
@@ -143,11 +147,15 @@ def compare(
             "tile": None if tile is None else parse_pixels(tile, "--tile", "none", "auto"),
         }
         command = _command(named, pictures, beside or [], clean, k, tile)
-        if emit_polygraphy is not None:
-            _emit(emit_polygraphy, named, images, k, command)
-            if not quiet:
-                print(f"wrote {emit_polygraphy}; run it with: python {emit_polygraphy}")
-            return
+        read = [file.path for file in (*(file for image in images for file in image.values()), *targets)]
+    if replay is not None and save is not None and save.exists() and save.samefile(replay):
+        written.remove(save)  # The repeated run takes the place of the earlier one, with the same inputs.
+    check_outputs(written, [*read, *(model.path for model in named), *([baseline] if baseline is not None else [])])
+    if emit_polygraphy is not None:
+        _emit(emit_polygraphy, named, images, k, command)
+        if not quiet:
+            print(f"wrote {emit_polygraphy}; run it with: python {emit_polygraphy}")
+        return
     if fail_under is not None:
         command += ["--fail-under", fail_under]
     command += [*(["--blocks"] if blocks else []), *(["--bisect"] if bisect else [])]

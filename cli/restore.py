@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +13,8 @@ import typer
 
 from .. import load
 from ..runtime.restore_files import Report, run_jobs
-from ..runtime.restore_job import FailedImage, RestoreJob, plan_jobs
+from ..runtime.restore_job import FailedImage, plan_jobs
 from ..runtime.restore_options import RestoreOptions
-from ..runtime.tiling.progress import Progress
 from .arguments import (
     AllowHostCode,
     Batch,
@@ -40,7 +39,8 @@ def restore(
         list[Path],
         typer.Argument(
             metavar="IN...",
-            help="Images (PNG, JPEG, TIFF, WebP, AVIF, HEIC), cubes (.mat, .npy, .npz, .hdr, TIFF; FILE:VARIABLE), or folders.",
+            help="Images (PNG, JPEG, TIFF, WebP, AVIF, HEIC), cubes (.mat, .npy, .npz, .hdr, TIFF; FILE:VARIABLE), "
+            "or folders.",
         ),
     ],
     out: Annotated[
@@ -117,12 +117,8 @@ def restore(
     if as_json:
         for failure in failed:
             _print_json(failure)
-
-    def progress(job: RestoreJob) -> AbstractContextManager[Progress | None]:
-        return progress_bar(job.image.file.path.name, quiet=quiet)
-
     stop = fail_fast or (len(images) == 1 and not into_folder)
-    for result in run_jobs(restorer, plan.jobs, progress, fail_fast=stop):
+    for result in run_jobs(restorer, plan.jobs, partial(progress_bar, quiet=quiet), fail_fast=stop):
         if isinstance(result, FailedImage):
             failed.append(result)
         if as_json:

@@ -16,6 +16,7 @@ from ..files import unwritable
 from ..manifest import Manifest
 from ..models import LoadedModel
 from ..plugins import library
+from ..runtime.companion_files import check_outputs, written_with
 from .calibrate import calibrate, statistics_images
 from .calibration_data import CalibrationImage, calibration_images
 from .canonicalize import canonicalize
@@ -111,6 +112,7 @@ def export(
     images = calibration_images(manifest, folder, beside) if half and verification else []
     tiled_images = statistics_images(manifest, folder, beside) if verification else []
     target = Path(path)
+    check_outputs([target], [model.source])
     progress("tracing")
     traced = trace(model.module, manifest)
     canonicalize(traced)
@@ -127,9 +129,14 @@ def export(
                 manifest = replace(manifest, verification=_verify(draft, model, manifest, images, progress))
                 manifest = calibrate(draft, manifest, tiled_images, progress)
                 set_manifest(draft, manifest)
+            check_outputs([target], [model.source])
+            earlier = {file for file in written_with(target) if file.exists()}
             # External data first, so that the model never exists without its weights.
-            for file in sorted(Path(scratch).iterdir(), key=lambda file: file == draft):
+            files = sorted(Path(scratch).iterdir(), key=lambda file: file == draft)
+            for file in files:
                 os.replace(file, target.with_name(file.name))
+            for file in earlier - {target.with_name(file.name) for file in files}:
+                file.unlink()  # The weights of an earlier, larger model of this name.
     except OSError as error:
         raise unwritable(target, error) from error
     return manifest

@@ -92,8 +92,8 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
             raise InputError(_conflict(output, file, *found))
         if file != output and not _belongs(file, output):
             raise InputError(
-                f"{file} exists and does not belong to {output}, which is written with it; choose another name, or "
-                f"move {file.name} away"
+                f"{file} exists and does not belong to {output} alone, which may be written with it; choose another "
+                "name, or move that file away"
             )
 
 
@@ -104,8 +104,11 @@ def _check_distinct(named: Iterable[Path], written: Iterable[tuple[Path, Path]])
     for output, file in claims:
         same = claimed.setdefault((_folder(file), unicodedata.normalize("NFC", file.name).casefold()), [])
         for other, its_file in same:
-            if other is not output and (its_file.name == file.name or _one_name(its_file, file)):
-                raise InputError(f"{other} and {output} would both be written to {file}; choose different names")
+            if other is output or not (its_file.name == file.name or _one_name(its_file, file)):
+                continue
+            if other == output:
+                raise InputError(f"{output} is named for two outputs; choose different names")
+            raise InputError(f"{other} and {output} would both be written to {file}; choose different names")
         same.append((output, file))
 
 
@@ -157,7 +160,8 @@ def _belongs(file: Path, output: Path) -> bool:
     if not output.is_file():
         return False
     if suffix == ".onnx":
-        return file.name in _external_data(output)
+        others = (other for other in output.parent.glob("*.onnx") if not other.samefile(output))
+        return file.name in _external_data(output) and not any(file.name in _external_data(other) for other in others)
     samples = next(_samples_of(output), None)
     return (
         samples is not None

@@ -127,7 +127,7 @@ def restore_file(
 def run_jobs(
     restorer: Restorer,
     jobs: Sequence[RestoreJob],
-    progress: Callable[[RestoreJob], AbstractContextManager[Progress | None]] = lambda _job: nullcontext(),
+    progress: Callable[[str], AbstractContextManager[Progress | None]] = lambda _name: nullcontext(),
     *,
     fail_fast: bool = False,
 ) -> Iterator[Report | FailedImage]:
@@ -142,7 +142,7 @@ def run_jobs(
     jobs
         What is read and written, and how.
     progress
-        Called with each job: a context that gives `run_job` its `progress`.
+        Called with the name of each image; gives the context, in which the image is restored, of its `progress`.
     fail_fast
         Raise the error of the first image that fails.
 
@@ -162,7 +162,7 @@ def run_jobs(
             yield FailedImage(str(job.image.file), f"{job.image.file}: not restored, because the disk is full")
             continue
         try:
-            with progress(job) as of_job:
+            with progress(job.image.file.path.name) as of_job:
                 report = run_job(restorer, job, of_job)
         except Exception as error:
             if fail_fast:

@@ -154,7 +154,7 @@ def test_a_picture_becomes_a_cube(make_model: ModelFile, tmp_path: Path, capsys:
             "--preview is for one",
         ),
         ([tmp_path / "a.png", "-o", tmp_path / "b.mat", "--preview", tmp_path / "a.png"], "is the input itself"),
-        ([tmp_path / "a.png", "-o", tmp_path / "b.tif", "--preview", tmp_path / "b.tif"], "is the place of the result"),
+        ([tmp_path / "a.png", "-o", tmp_path / "b.tif", "--preview", tmp_path / "b.tif"], "is named for two outputs"),
     ):
         assert run("restore", *arguments, "--model", model) == 2
         assert message in capsys.readouterr().err

@@ -59,7 +59,7 @@ def write_with_little_room(folder: Path, size: int) -> None:
     try:
         cache.commit(folder / "kgt.sm86.plan", content, metadata_for(content))
     except InputError as error:
-        words = ("cannot write", "kgt.sm86.plan: File too large", "make room there")
+        words = ("cannot write", "kgt.sm86.plan: File too large", "choose a place that takes larger files")
         os._exit(0 if all(word in str(error) for word in words) else 2)
     os._exit(1)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ....files import unwritable
+from ....files import temporary_path, unwritable
 from .contents import Contents, library, native, stored
 from .wavelengths import nanometres
 
@@ -70,8 +69,7 @@ def write_envi(path: Path, pixels: NDArray[Any], wavelengths: tuple[float, ...])
     }
     if wavelengths:
         header |= {"wavelength units": "Nanometers", "wavelength": [f"{value:g}" for value in wavelengths]}
-    mark = secrets.token_hex(4)
-    samples, text = (path.with_name(f".{path.stem}-{mark}{suffix}") for suffix in (DATA_SUFFIX, path.suffix))
+    samples, text = temporary_path(path.with_suffix(DATA_SUFFIX)), temporary_path(path)
     try:
         with samples.open("xb") as file:
             for band in range(bands):

@@ -75,23 +75,15 @@ def check_read(path: Path) -> None:
         raise InputError(f"{path} is a {name} file, which keygraph does not read; convert it to PNG, TIFF or WebP")
 
 
-def check_codec(image: pyvips.Image, path: Path) -> None:
-    """Check that libvips decodes the codec of a HEIF file; whether it does depends on how it was built.
-
-    Raises
-    ------
-    InputError
-        It does not.
-    """
+def missing_codec(image: pyvips.Image) -> str | None:
+    """Return the codec of a HEIF file if this libvips cannot decode it, which depends on how it was built."""
     if image.get_typeof("heif-compression") == 0 or image.get("heif-compression") == "av1":
-        return
+        return None
     try:
         image.crop(0, 0, 1, 1).avg()
-    except pyvips.Error as error:
-        raise InputError(
-            f"{path} is a HEIF file with the codec {str(image.get('heif-compression')).upper()}, which this libvips "
-            f"cannot decode ({reason_of(error)}); convert it to PNG, JPEG, TIFF or WebP"
-        ) from error
+    except pyvips.Error:
+        return str(image.get("heif-compression")).upper()
+    return None
 
 
 def reason_of(error: pyvips.Error) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import pyvips
 
 from ....errors import InputError
-from .formats import LOADERS, SAMPLE_TYPES, check_codec, check_read, reason_of
+from .formats import LOADERS, SAMPLE_TYPES, check_read, missing_codec, reason_of
 from .metadata import metadata_title
 from .picture import Header, Picture
 
@@ -21,7 +21,10 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     """Read the size, channels and type of a picture without decoding it; errors are those of `read`."""
     with vips_errors(path):
         image = open_file(Path(path))
-        check_codec(image, Path(path))
+        if codec := missing_codec(image):
+            raise InputError(
+                f"{path} is compressed with {codec}, which this libvips cannot decode; convert it to PNG, JPEG or TIFF"
+            )
         channels, alpha = colour_channels(image, Path(path))
         turned = image.get_typeof("orientation") != 0 and image.get("orientation") >= 5
         height, width = (image.width, image.height) if turned else (image.height, image.width)
