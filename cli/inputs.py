@@ -42,7 +42,7 @@ def find_images(
             found += [InputFile(image) for image in folder.images]
             if folder.notice is not None:
                 notice(folder.notice)
-        elif os.path.exists(file.path):
+        elif os.path.lexists(file.path):
             found.append(file)
         else:
             raise InputError(f"{path} does not exist; give an image file or a folder of them")
