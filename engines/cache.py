@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -61,6 +62,11 @@ def find(engine: Path, ingredients: dict[str, str]) -> tuple[EngineMetadata | No
     return metadata, ""
 
 
+def _hidden_name(engine: Path) -> str:
+    """Return how the names of an engine's lock and partial files begin; short, whatever the engine is called."""
+    return f".keygraph-{hashlib.sha256(os.fsencode(engine.name)).hexdigest()[:16]}"
+
+
 @contextmanager
 def locked(engine: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """Hold the lock of an engine inside the block, so that one process builds it at a time.
@@ -81,7 +87,7 @@ def locked(engine: Path, waiting: Callable[[], None]) -> Iterator[None]:
         The folder does not exist or cannot be written.
     """
     check_place(engine)  # filelock would create a missing folder.
-    path = engine.with_name(f".{engine.name}.lock")
+    path = engine.with_name(f"{_hidden_name(engine)}.lock")
     lock = FileLock(path)
     try:
         try:
@@ -92,7 +98,7 @@ def locked(engine: Path, waiting: Callable[[], None]) -> Iterator[None]:
     except OSError as error:
         raise unwritable(engine, error) from error
     try:
-        for partial in engine.parent.glob(f".{engine.name}.*{_PARTIAL}"):
+        for partial in engine.parent.glob(f"{_hidden_name(engine)}.*{_PARTIAL}"):
             partial.unlink(missing_ok=True)
         yield
     finally:
@@ -125,7 +131,7 @@ def commit(engine: Path, data: memoryview | bytes, metadata: EngineMetadata) -> 
     partials: list[Path] = []
     try:
         for content in (data, metadata.to_json().encode()):
-            partial = engine.with_name(f".{engine.name}.{secrets.token_hex(4)}{_PARTIAL}")
+            partial = engine.with_name(f"{_hidden_name(engine)}.{secrets.token_hex(4)}{_PARTIAL}")
             partials.append(partial)
             with partial.open("xb") as file:
                 file.write(content)

@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 
 from ..errors import InputError, KeygraphError, MissingDependencyError
-from ..files import unwritable
+from ..files import check_space, unwritable
 from ..manifest import Manifest
 from ..models import LoadedModel
 from ..plugins import library
@@ -113,6 +113,7 @@ def export(
     tiled_images = statistics_images(manifest, folder, beside) if verification else []
     target = Path(path)
     check_outputs([target], [model.source])
+    check_space(target.parent, _weights_bytes(model, half), "the exported file needs")
     progress("tracing")
     traced = trace(model.module, manifest)
     canonicalize(traced)
@@ -140,6 +141,12 @@ def export(
     except OSError as error:
         raise unwritable(target, error) from error
     return manifest
+
+
+def _weights_bytes(model: LoadedModel, half: bool) -> int:
+    """Return the bytes of a network's weights in its file; in half precision, at least half of those in FP32."""
+    size = sum(tensor.numel() * tensor.element_size() for tensor in model.module.state_dict().values())
+    return size // 2 if half else size
 
 
 def _verify(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -206,7 +207,10 @@ def plan_jobs(
             jobs.append(plan_job(restorer, image, inputs, target, options, preview))
     if not jobs:
         failures.raise_misfit()
-    check_places(jobs, [*(image.path for image in images), *read])
+    given = [image.path for image in images]
+    if targets[0] != out:
+        _check_in_place(jobs, given)
+    check_places(jobs, [*given, *read])
     made = _make_folder(out) if jobs and targets[0] != out else []
     fitting: list[RestoreJob] = []
     try:
@@ -219,6 +223,20 @@ def plan_jobs(
             for folder in made:
                 folder.rmdir()
     return RestorePlan(tuple(fitting), tuple(failures.images))
+
+
+def _check_in_place(jobs: Iterable[RestoreJob], images: Sequence[Path]) -> None:
+    """Check that no result is named like another file beside the images, such as the cube ``a.mat`` of ``a.png``.
+
+    Elsewhere such a file is an earlier result, and is replaced.
+    """
+    folders = {os.path.realpath(path.parent) for path in images}
+    for job in jobs:
+        if job.target.exists() and os.path.realpath(job.target.parent) in folders and job.target not in images:
+            raise InputError(
+                f"{job.target} exists beside the images, and would be replaced by the result of "
+                f"{job.image.file.path.name}; choose another folder with -o"
+            )
 
 
 def check_places(jobs: Sequence[RestoreJob], read: Iterable[Path]) -> None:
