@@ -23,5 +23,9 @@ class InputError(KeygraphError):
     exit_code = 2
 
 
+class DiskFullError(InputError):
+    """There is no space left where an output is written."""
+
+
 class MissingDependencyError(InputError):
     """A required package or library is not installed; the message has the command that installs it."""

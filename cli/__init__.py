@@ -6,9 +6,11 @@ from `arguments`, and add a line to `COMMANDS`.
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -132,7 +134,8 @@ def _guarded(arguments: list[str], run: Callable[[list[str]], Any]) -> int:
     rest = [argument for argument in arguments if argument != "--debug"]
     debug = len(rest) < len(arguments)
     try:
-        return int(run(rest) or 0)
+        with _printable_names():
+            return int(run(rest) or 0)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except ModuleNotFoundError as error:
@@ -155,6 +158,20 @@ def _guarded(arguments: list[str], run: Callable[[list[str]], Any]) -> int:
             traceback.print_exc()
         name = "out of memory" if isinstance(error, MemoryError) else f"unexpected {type(error).__name__}: {error}"
         return _fail(f"{name} (--debug shows where)", 1)
+
+
+@contextmanager
+def _printable_names() -> Iterator[None]:
+    """Print characters that stdout cannot encode as escapes: the bytes of a file's name need not be UTF-8."""
+    stream = sys.stdout
+    if not isinstance(stream, io.TextIOWrapper) or stream.errors != "strict":
+        yield
+        return
+    stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        stream.reconfigure(errors="strict")
 
 
 def _missing(error: ModuleNotFoundError) -> KeygraphError:

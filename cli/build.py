@@ -27,6 +27,7 @@ from ..engines.options import (
 from ..engines.targets import TARGETS, can_build, find_target
 from ..errors import InputError, MissingDependencyError
 from ..runtime.backends.engine_metadata import BACKENDS
+from ..runtime.companion_files import check_outputs
 from .arguments import Json, Quiet
 from .output import no_note, note, progress_bar
 from .table import show
@@ -144,6 +145,8 @@ def build(
         )
         for one in targets
     ]
+    read = [model] if library is None else [model, library]
+    check_outputs([*(job.engine for job in jobs), *([timing_cache] if timing_cache else [])], read)
     with progress_bar(f"building with {software}", quiet=quiet) as progress:
         outcomes = build_engines(loaded, jobs, notice=no_note if quiet else note, progress=progress)
     _report(loaded, outcomes, str(software), as_json=as_json, quiet=quiet)

@@ -80,8 +80,8 @@ def calibration_images(
         return [CalibrationImage("generated picture", test_inputs(manifest, (batch, height, width)))]
     from ..runtime.io.input_files import (  # libvips is needed for files only
         InputFile,
-        images_in_folder,
         matching_inputs,
+        read_folder,
     )
 
     if not folder.is_dir():
@@ -89,7 +89,7 @@ def calibration_images(
     others = {name: InputFile.parse(path) for name, path in (beside or {}).items()}
     check_names(manifest, others)
     found = []
-    for path in images_in_folder(folder, {other.path.resolve() for other in others.values()})[:most]:
+    for path in read_folder(folder, {other.path.resolve() for other in others.values()}).images[:most]:
         image = InputFile(path)
         planes = _crop({IMAGE_INPUT: image, **matching_inputs(image, others)}, manifest, height, width)
         found.append(CalibrationImage(path.name, planes))

@@ -14,6 +14,7 @@ from onnx import ModelProto
 
 from ..errors import KeygraphError
 from ..manifest import METADATA_KEY, Manifest
+from ..runtime.companion_files import external_data_path
 from .functions import DOMAIN, VERSION, operator_functions
 from .precision import OPSETS
 
@@ -53,7 +54,8 @@ def save(traced: ir.Model, manifest: Manifest, path: Path) -> None:
         proto.opset_import.append(onnx.helper.make_opsetid(DOMAIN, VERSION))
     _store_manifest(proto, manifest)
     if proto.ByteSize() > EXTERNAL_DATA_BYTES:
-        onnx.save(proto, path, save_as_external_data=True, all_tensors_to_one_file=True, location=f"{path.name}.data")
+        location = external_data_path(path).name
+        onnx.save(proto, path, save_as_external_data=True, all_tensors_to_one_file=True, location=location)
     else:
         path.write_bytes(proto.SerializeToString(deterministic=True))
 

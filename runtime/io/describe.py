@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def describe_image(path: Path) -> Description:
     """Describe an image file; raises `InputError` as `images.read_header` does."""
     header = images.read_header(path)
     # Through a source, because libvips reads options out of file names.
-    image = pyvips.Image.new_from_source(pyvips.Source.new_from_file(str(path)), "")
+    image = pyvips.Image.new_from_source(pyvips.Source.new_from_file(os.fsencode(path)), "")
     fields = set(image.get_fields())
     profile = image.get("icc-profile-data") if "icc-profile-data" in fields else None
     orientation = image.get("orientation") if "orientation" in fields else 1

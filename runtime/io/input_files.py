@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from ...errors import InputError
 from ...manifest import IMAGE_INPUT
+from ..companion_files import read_with
 from . import cubes, images
 from .cubes import Cube
 from .images import Picture
 
 #: Suffixes of files that can be read.
-SUFFIXES = tuple(dict.fromkeys((*images.FORMATS, *cubes.FORMATS)))
+SUFFIXES = tuple(dict.fromkeys((*images.FORMATS, *images.READ_ONLY, *cubes.FORMATS)))
+
+#: Bits of a picture's samples -> their type.
+_PICTURE_TYPES = {8: np.uint8, 16: np.uint16, 32: np.float32, 64: np.float64}
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,8 @@ class InputHeader:
         True for a spectral cube, False for a picture.
     expected_channels
         The channels that the model expects, which `read` needs to find the band axis of a cube.
+    dtype
+        Type of the samples.
     """
 
     file: InputFile
@@ -69,6 +79,7 @@ class InputHeader:
     channels: int
     is_cube: bool
     expected_channels: int
+    dtype: np.dtype[Any]
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -120,9 +131,10 @@ def read_header(file: InputFile, channels: int) -> InputHeader:
     """
     if _is_cube(file.path):
         cube = cubes.read_header(file.path, file.variable, channels)
-        return InputHeader(file, cube.height, cube.width, cube.bands, True, channels)
+        return InputHeader(file, cube.height, cube.width, cube.bands, True, channels, cube.dtype)
     picture = images.read_header(file.path)
-    return InputHeader(file, picture.height, picture.width, picture.channels, False, channels)
+    dtype = np.dtype(_PICTURE_TYPES[picture.bits])
+    return InputHeader(file, picture.height, picture.width, picture.channels, False, channels, dtype)
 
 
 def read(file: InputFile, channels: int) -> Picture | Cube:
@@ -145,27 +157,66 @@ def _decoded(file: InputFile, is_cube: bool, channels: int) -> Picture | Cube:
     return cubes.read(file.path, file.variable, channels) if is_cube else images.read(file.path)
 
 
-def images_in_folder(folder: Path, exclude: Collection[Path] = ()) -> list[Path]:
-    """Return the pictures in a folder, or its cubes where it holds no picture, sorted by name.
+@dataclass(frozen=True)
+class Folder:
+    """What is in a folder of images.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    images
+        The images, sorted by name.
+    left_out
+        What else is in it, and is not read: a number and a kind each, such as ``"2 hidden"``.
+    """
+
+    path: Path
+    images: tuple[Path, ...]
+    left_out: tuple[str, ...]
+
+    @property
+    def notice(self) -> str | None:
+        """One line about what is not read, or None when nothing is left out."""
+        return f"not read in {self.path}: {', '.join(self.left_out)}" if self.left_out else None
+
+
+def read_folder(folder: Path, exclude: Collection[Path] = ()) -> Folder:
+    """Find the pictures in a folder, or its cubes where it holds no picture.
+
+    Hidden files are left out: those of macOS and editors, and what an interrupted write of keygraph's left.
 
     Parameters
     ----------
     folder
         The folder; its subfolders are not searched.
     exclude
-        Resolved paths to leave out.
+        Resolved paths to leave out without a word.
 
     Raises
     ------
     InputError
-        There is no image.
+        There is no image, or the folder cannot be read.
     """
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.resolve() not in exclude)
-    for suffixes in (images.FORMATS, cubes.FORMATS):
-        found = [path for path in files if path.suffix.lower() in suffixes]
-        if found:
-            return found
-    raise InputError(f"{folder} holds no image; it takes {', '.join(SUFFIXES)}")
+    try:
+        entries = sorted(path for path in folder.iterdir() if Path(os.path.realpath(path)) not in exclude)
+    except OSError as error:
+        raise InputError(f"cannot read the folder {folder}: {error.strerror}; give another folder") from error
+    hidden = [path for path in entries if path.name.startswith(".")]
+    folders = [path for path in entries if path not in hidden and path.is_dir()]
+    files = [path for path in entries if path not in hidden and path not in folders]
+    taken: list[Path] = []
+    for suffixes in ((*images.FORMATS, *images.READ_ONLY), cubes.FORMATS):
+        taken = taken or [path for path in files if path.suffix.lower() in suffixes]
+    companions = {other for path in taken for other in read_with(path)}
+    others = Counter(path.suffix.lower() or "without a suffix" for path in files if path not in companions)
+    left_out = [f"{count} {suffix}" for suffix, count in sorted(others.items())]
+    left_out += [f"{len(hidden)} hidden"] if hidden else []
+    left_out += [f"{len(folders)} subfolder{'s' if len(folders) > 1 else ''}"] if folders else []
+    if not taken:
+        held = f" ({', '.join(left_out)})" if left_out else ""
+        raise InputError(f"{folder} holds no image{held}; it takes {', '.join(SUFFIXES)}")
+    return Folder(folder, tuple(taken), tuple(left_out))
 
 
 def matching_inputs(image: InputFile, inputs: Mapping[str, InputFile]) -> dict[str, InputFile]:

@@ -244,3 +244,20 @@ def test_inspect_refuses_what_does_not_belong_together(tmp_path: Path, capsys: p
     metadata_path(engine).unlink()
     assert main(["inspect", str(engine)]) == 2
     assert "kgt.sm86.plan.json is missing" in capsys.readouterr().err
+
+
+@needs_rtx
+def test_what_is_written_with_an_engine_replaces_nothing_else(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    foreign = model.with_name("kgt.sm89.plan.json")
+    foreign.write_text('{"layers": []}')
+    assert main(["build", str(model), *SMALL]) == 2
+    assert (
+        f"{foreign} exists and does not belong to {model.with_name('kgt.sm89.plan')} alone" in capsys.readouterr().err
+    )
+    assert foreign.read_text() == '{"layers": []}'
+    foreign.unlink()
+    model.with_name("kgt.sm89.plan").symlink_to(model.name)
+    before = model.read_bytes()
+    assert main(["build", str(model), *SMALL]) == 2
+    assert "kgt.sm89.plan is the input itself" in capsys.readouterr().err
+    assert model.read_bytes() == before

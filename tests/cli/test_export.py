@@ -139,3 +139,20 @@ def test_an_existing_file_survives_a_failed_export(checkpoint: Path, monkeypatch
 def test_debug_shows_the_traceback(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(checkpoint), "--shape", "1x5x8", "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_file_replaces_nothing_that_is_read(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    linked, weights = tmp_path / "linked.onnx", tmp_path / "weights.onnx.data"
+    linked.hardlink_to(checkpoint)
+    checkpoint.rename(weights)
+    before = weights.read_bytes()
+    for out, message in (
+        (linked, "linked.onnx is the input itself"),
+        (tmp_path / "weights.onnx", f"is written with {weights}, which is the input itself"),
+    ):
+        assert main(["export", str(weights), "-o", str(out)]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["export", str(linked), "-o", str(tmp_path / "a.onnx"), "--key-map", str(tmp_path / "a.onnx")]) == 2
+    assert weights.read_bytes() == linked.read_bytes() == before

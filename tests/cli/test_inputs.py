@@ -66,9 +66,9 @@ def test_folders_of_both(make_model: ModelFile, tmp_path: Path, capsys: pytest.C
         np.testing.assert_array_equal(images.read(tmp_path / "out" / name).pixels, pixels)
     assert "mask: integers up to 255 divided by 255" in capsys.readouterr().out
     (tmp_path / "masks" / "b.png").unlink()
-    assert run(*arguments, "-o", tmp_path / "new") == 2
+    assert run(*arguments, "-o", tmp_path / "new") == 1
     assert "holds no b.png, which" in capsys.readouterr().err
-    assert not (tmp_path / "new").exists()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]
 
 
 def test_what_cannot_be_is_one_line_before_any_work(
@@ -154,7 +154,7 @@ def test_a_picture_becomes_a_cube(make_model: ModelFile, tmp_path: Path, capsys:
             "--preview is for one",
         ),
         ([tmp_path / "a.png", "-o", tmp_path / "b.mat", "--preview", tmp_path / "a.png"], "is the input itself"),
-        ([tmp_path / "a.png", "-o", tmp_path / "b.tif", "--preview", tmp_path / "b.tif"], "is the place of the result"),
+        ([tmp_path / "a.png", "-o", tmp_path / "b.tif", "--preview", tmp_path / "b.tif"], "is named for two outputs"),
     ):
         assert run("restore", *arguments, "--model", model) == 2
         assert message in capsys.readouterr().err

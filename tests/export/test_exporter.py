@@ -172,6 +172,25 @@ def test_weights_above_the_limit_go_beside_the_file(
     )
 
 
+def test_weights_of_an_earlier_file_go_with_it_and_unrelated_ones_stay(
+    tmp_path: Path, unet: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, data = tmp_path / "model.onnx", tmp_path / "model.onnx.data"
+    monkeypatch.setattr(onnx_file, "EXTERNAL_DATA_BYTES", 10_000)
+    data.write_bytes(b"not of this model")
+    with pytest.raises(InputError, match=r"model\.onnx\.data exists and does not belong to .*model\.onnx alone"):
+        export(unet, path, verification=False)
+    assert data.read_bytes() == b"not of this model"
+    data.unlink()
+    export(unet, path, verification=False)
+    before = data.read_bytes()
+    export(unet, path, verification=False)
+    assert data.read_bytes() == before
+    monkeypatch.undo()
+    export(unet, path, verification=False)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+
+
 def skip_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Skip tracing, which takes most of the time, in tests of later steps."""
     monkeypatch.setattr(exporter, "trace", lambda _model, _manifest: None)

@@ -73,7 +73,7 @@ def write_report(path: str | os.PathLike[str], run: Run) -> None:
         "licences": _read("vendor/LICENSES.txt"),
         "pictures": ((name, Markup(as_text(encode(pixels)))) for name, pixels in pictures(page.shown, page.first)),
     }
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(template.generate(**values))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....errors import InputError
-from ....files import unwritable
+from ....files import temporary_path, unwritable
 from .contents import Contents, Stored, native, stored
 from .cube import Field
 from .envi_header import INTERLEAVES, EnviHeader, header_text, read_header
@@ -93,8 +92,7 @@ def write_envi(
     """
     texts = {name: str(field.value) for name, field in (fields or {}).items()}
     text = header_text(*pixels.shape, pixels.dtype, wavelengths, texts)
-    mark = secrets.token_hex(4)
-    samples, header = (path.with_name(f".{path.stem}-{mark}{suffix}") for suffix in (DATA_SUFFIX, path.suffix))
+    samples, header = temporary_path(path.with_suffix(DATA_SUFFIX)), temporary_path(path)
     try:
         with samples.open("xb") as file:
             for band in range(pixels.shape[2]):

@@ -4,6 +4,7 @@ Whatever a file cannot hold is reported: reading and writing return lines to sho
 """
 
 from .formats import FORMATS as FORMATS
+from .formats import READ_ONLY as READ_ONLY
 from .picture import Header as Header
 from .picture import Picture as Picture
 from .reading import read as read

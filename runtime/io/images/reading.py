@@ -12,7 +12,7 @@ import numpy as np
 import pyvips
 
 from ....errors import InputError
-from .formats import LOADERS, SAMPLE_TYPES, reason_of
+from .formats import LOADERS, SAMPLE_TYPES, check_read, missing_codec, reason_of
 from .metadata import metadata_title
 from .picture import Header, Picture
 
@@ -21,6 +21,10 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     """Read the size, channels and type of a picture without decoding it; errors are those of `read`."""
     with vips_errors(path):
         image = open_file(Path(path))
+        if codec := missing_codec(image):
+            raise InputError(
+                f"{path} is compressed with {codec}, which this libvips cannot decode; convert it to PNG, JPEG or TIFF"
+            )
         channels, alpha = colour_channels(image, Path(path))
         turned = image.get_typeof("orientation") != 0 and image.get("orientation") >= 5
         height, width = (image.width, image.height) if turned else (image.height, image.width)
@@ -82,13 +86,20 @@ def open_file(path: Path) -> pyvips.Image:
         raise InputError(f"{path} does not exist; give an image file or a folder of them")
     if path.is_dir():
         raise InputError(f"{path} is a folder; give an image file")
+    if not path.is_file():
+        raise InputError(f"{path} is a device or a pipe; write the image into a file first")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty (0 bytes); give a whole image file")
     if not os.access(path, os.R_OK):
         raise InputError(f"cannot read {path}: no permission")
-    # Through a source, because libvips parses options in file names, and "a[1].png" is a legal name.
-    source = pyvips.Source.new_from_file(str(path))
-    image = pyvips.Image.new_from_source(source, "", access="sequential", fail_on="error")
+    # Through a source, because libvips parses options in file names, and "a[1].png" is a legal name. By its bytes,
+    # because a name need not be UTF-8.
+    source = pyvips.Source.new_from_file(os.fsencode(path))
+    try:
+        image = pyvips.Image.new_from_source(source, "", access="sequential", fail_on="error")
+    except pyvips.Error:
+        check_read(path)
+        raise
     loader = image.get("vips-loader").removesuffix("_source")
     if loader not in LOADERS:
         raise InputError(f"{path} is of another image format ({loader}); convert it to PNG, JPEG, TIFF or WebP")

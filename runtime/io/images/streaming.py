@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -132,9 +133,14 @@ def write(path: str | os.PathLike[str], picture: Picture, folder: Path) -> list[
             image = with_metadata(raw_tiff.image(raw), final, raw.dtype, channels)
             with atomic_path(file) as temporary:
                 size = height * width * raw.shape[2] * raw.dtype.itemsize
-                target = pyvips.Target.new_to_file(str(temporary))
-                image.write_to_target(target, file.suffix.lower(), **save_options(name, raw.dtype, size))
-                written = pyvips.Image.new_from_source(pyvips.Source.new_from_file(str(temporary)), "")
+                target = pyvips.Target.new_to_file(os.fsencode(temporary))
+                try:
+                    image.write_to_target(target, file.suffix.lower(), **save_options(name, raw.dtype, size))
+                except pyvips.Error as error:
+                    if os.strerror(errno.ENOSPC) in reason_of(error):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+                    raise
+                written = pyvips.Image.new_from_source(pyvips.Source.new_from_file(os.fsencode(temporary)), "")
                 return notices + lost_metadata(written, final, name)
         except pyvips.Error as error:
             raise InputError(f"{file}: the image cannot be written as {name} ({reason_of(error)})") from error
