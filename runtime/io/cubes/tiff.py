@@ -19,16 +19,34 @@ from .wavelengths import nanometres
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
-def is_cube(path: Path) -> bool:
-    """Return whether a TIFF is a cube: several gray pages of one size, or more than four channels in a page.
+def is_cube(path: Path, bands: int | None = None) -> bool:
+    """Return whether a TIFF is a cube: gray pages of one size that are bands, or more than four channels in a page.
 
+    Gray pages are bands where the file says so, as those that `write_tiff` writes do; else where the model takes as
+    many bands as there are pages, and those are neither gray nor RGB: three gray pages of a scan are no picture in
+    colour.
     False for unreadable files, and where tifffile is not installed: `images` then reports what is wrong.
+
+    Parameters
+    ----------
+    path
+        The file.
+    bands
+        Number of channels that the model takes; None where there is no model: any number of pages may be bands then.
     """
     try:
         with _opened(path) as file:
             page = file.pages.first
             gray = page.samplesperpixel == 1 and page.photometric.name in ("MINISBLACK", "MINISWHITE")
-            return bool(page.samplesperpixel > 4 or (gray and len(file.pages) > 1 and len(file.series) == 1))
+            if not gray or len(file.pages) == 1 or len(file.series) > 1:
+                return bool(page.samplesperpixel > 4)
+            # Smaller copies and masks of a page are no bands.
+            count = sum(not one.subfiletype & 5 for one in file.pages)
+            described: Any = file.shaped_metadata or ({},)
+            return bool(
+                count > 1
+                and (bands is None or "C" in str(described[0].get("axes", "")) or bands == count not in (1, 3))
+            )
     except (MissingDependencyError, *DAMAGE):
         return False
 
