@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ....errors import MissingDependencyError
 from .contents import DAMAGE, Contents, Stored, library, stored
+from .tiff_codecs import decode
 from .wavelengths import nanometres
 
 # Damaged files raise errors. Without a handler Python would also print what tifffile logs about them.
@@ -109,7 +110,7 @@ def _pages(pixels: NDArray[Any]) -> Iterator[NDArray[Any]]:
 def _load(path: Path, order: tuple[int, ...]) -> NDArray[Any]:
     with _opened(path) as file:
         series = file.series[0]
-        values: NDArray[Any] = series.asarray()
+        values = decode(path, series)
         _, shape = _squeezed(series.axes, values.shape)
     bands_last: NDArray[Any] = values.reshape(shape).transpose(order)
     return bands_last

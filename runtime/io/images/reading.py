@@ -12,10 +12,10 @@ import numpy as np
 import pyvips
 
 from ....errors import InputError
-from . import camera_raw
+from . import camera_raw, double_tiff
 from .formats import LOADERS, SAMPLE_TYPES, reason_of
 from .metadata import png
-from .metadata.fields import Metadata
+from .metadata.fields import Contents, Metadata
 from .metadata.update import upright
 from .opened import Opened, read_contents, with_fields
 from .picture import Header, Picture
@@ -133,22 +133,34 @@ def open_file(path: Path, page: int = 1) -> Opened:
         )
     if page > contents.pages:
         raise InputError(f"{path} has no page {page}; it has {contents.pages}")
-    # Through a source, because libvips parses options in file names, and "a[1].png" is a legal name.
-    source = pyvips.Source.new_from_file(str(path))
-    options = {"access": "sequential", "fail_on": "error", **dict(contents.loader_options)}
-    try:
-        if loader:
-            image = getattr(pyvips.Image, f"{loader}_source")(source, **options)
-        else:
-            image = pyvips.Image.new_from_source(source, "", **options)
-    except pyvips.Error as error:
-        if contents.samples:
-            raise InputError(f"{path} {contents.samples}") from error
-        raise
-    loader = image.get("vips-loader").removesuffix("_source")
-    if loader not in LOADERS:
-        raise InputError(f"{path} is of another image format ({loader}); convert it to PNG, JPEG, TIFF or WebP")
+    image = _loaded(path, loader, contents)
+    name = image.get("vips-loader").removesuffix("_source")
+    if name not in LOADERS:
+        raise InputError(f"{path} is of another image format ({name}); convert it to PNG, JPEG, TIFF or WebP")
     return Opened(path, image, with_fields(image, contents))
+
+
+def _loaded(path: Path, loader: str, contents: Contents) -> pyvips.Image:
+    """Return the picture in libvips, by a loader, or by the one that it chooses where that is empty."""
+    options = {"access": "sequential", "fail_on": "error", **dict(contents.loader_options)}
+
+    def load() -> pyvips.Image:
+        # Through a source, because libvips parses options in file names, and "a[1].png" is a legal name.
+        source = pyvips.Source.new_from_file(str(path))
+        if loader:
+            return getattr(pyvips.Image, f"{loader}_source")(source, **options)
+        return pyvips.Image.new_from_source(source, "", **options)
+
+    if not contents.samples:
+        return load()
+    try:
+        load().crop(0, 0, 1, 1).avg()  # A codec is looked for when the first sample is decoded.
+        return load()
+    except pyvips.Error as error:
+        decoded = double_tiff.image(path, dict(contents.loader_options).get("page", 0))
+        if decoded is None:
+            raise InputError(f"{path} {contents.samples}") from error
+        return decoded
 
 
 def converted(opened: Opened) -> tuple[pyvips.Image, list[str]]:
