@@ -169,7 +169,7 @@ def converted(opened: Opened) -> tuple[pyvips.Image, list[str]]:
     fields = set(image.get_fields())
     if "palette" in fields:
         notices.append("palette expanded")
-    elif "bits-per-sample" in fields and image.get("bits-per-sample") < 8:
+    elif "palette expanded" not in notices and "bits-per-sample" in fields and image.get("bits-per-sample") < 8:
         notices.append(f"{image.get('bits-per-sample')}-bit samples expanded to 8 bits")
     if image.interpretation == "cmyk":
         notices.append("CMYK converted to sRGB")

@@ -17,7 +17,7 @@ from ....files import atomic_path, check_place
 from .formats import LARGEST_SIDE, VIPS_TYPES, format_of, reason_of
 from .metadata import jpeg, png, tiff, webp
 from .metadata.fields import Metadata
-from .metadata.update import resized
+from .metadata.update import for_container, resized
 from .picture import Picture
 
 
@@ -103,6 +103,7 @@ def with_metadata(
     list[str]
         A line for what the format cannot hold.
     """
+    metadata = for_container(metadata, name)
     if name == "TIFF":
         lost = tiff.embed(encoded, target, metadata, extra_is_band)
     else:

@@ -12,7 +12,11 @@ from . import exif, iptc, xmp
 from .fields import Block, Contents, Metadata
 from .ifd import per_inch
 
-_SOI, _EOI, _SOS, _COMMENT = 0xD8, 0xD9, 0xDA, 0xFE
+_SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
+
+#: Marker of a comment.
+COMMENT = 0xFE
+
 _APP0, _APP1, _APP2, _APP13, _APP14 = 0xE0, 0xE1, 0xE2, 0xED, 0xEE
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _EXTENDED_XMP = b"http://ns.adobe.com/xmp/extension/\0"
@@ -43,11 +47,11 @@ def read(file: BinaryIO) -> Contents:
         if marker == _SOS:
             scans = place
             break
-        if not (marker == _COMMENT or 0xE0 <= marker <= 0xEF):
+        if not (marker == COMMENT or 0xE0 <= marker <= 0xEF):
             continue
         file.seek(place)
         data = file.read(size)
-        if marker == _COMMENT:
+        if marker == COMMENT:
             blocks.append(Block("JPEG comment", "JPEG", marker, data))
         elif marker == _APP0 and data.startswith(b"JFIF\0") and len(data) >= 14:
             unit, x, y = struct.unpack_from(">BHH", data, 7)

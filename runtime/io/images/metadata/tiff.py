@@ -22,7 +22,15 @@ from .ifd import (
     shorts,
     swapped,
 )
-from .tiff_samples import EXTRA_SAMPLES, extra_band, premultiplied, unsupported, white_is_zero_float
+from .tiff_samples import (
+    EXTRA_SAMPLES,
+    PALETTE,
+    PHOTOMETRIC,
+    extra_band,
+    premultiplied,
+    unsupported,
+    white_is_zero_float,
+)
 
 _DESCRIPTION, _SUBIFDS, _XMP, _IPTC, _PHOTOSHOP = 270, 330, 700, 33723, 34377
 _RESOLUTION = (282, 283, 296)
@@ -126,6 +134,8 @@ def read(file: BinaryIO, page: int = 1) -> Contents:
     if len(full) > 1:
         which = "the first" if chosen is full[0] else f"page {page}"
         notices.append(f"only {which} of {len(full)} pages (FILE:N is page N)")
+    if reader.number(chosen.directory, PHOTOMETRIC, 1) == PALETTE:
+        notices.append("palette expanded")
     if premultiplied(reader, chosen.directory):
         notices.append("premultiplied alpha divided out of the colours")
     options = [("page", chosen.number)] if chosen.number else []

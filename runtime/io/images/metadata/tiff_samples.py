@@ -7,7 +7,8 @@ from .ifd import Directory, Reader
 PHOTOMETRIC, EXTRA_SAMPLES = 262, 338
 
 _BITS, _COMPRESSION, _SAMPLES, _FORMAT = 258, 259, 277, 339
-_WHITE_IS_ZERO = 0
+#: Photometric interpretations: 0 is white, indices into a palette.
+WHITE_IS_ZERO, PALETTE = 0, 3
 _FLOAT = 3
 
 #: Photometric interpretation -> number of colours.
@@ -65,7 +66,7 @@ def premultiplied(reader: Reader, directory: Directory) -> bool:
 
 def white_is_zero_float(reader: Reader, directory: Directory) -> bool:
     """Return whether samples are floats of which 0 is white; libvips inverts whole numbers alone."""
-    return reader.number(directory, PHOTOMETRIC, 1) == _WHITE_IS_ZERO and reader.number(directory, _FORMAT, 1) == _FLOAT
+    return reader.number(directory, PHOTOMETRIC, 1) == WHITE_IS_ZERO and reader.number(directory, _FORMAT, 1) == _FLOAT
 
 
 def unsupported(reader: Reader, directory: Directory) -> str:

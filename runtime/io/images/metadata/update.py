@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
-from . import exif, xmp
-from .fields import Metadata
+from . import exif, jpeg, xmp
+from .fields import Block, Metadata
 from .ifd import StructureError
 
 #: Blocks that tie positions in the picture to places on Earth.
 _POSITIONS = "GeoTIFF tags"
+
+#: PNG's comment as Latin-1 text; and as UTF-8, not compressed, of no named language.
+_COMMENT, _INTERNATIONAL_COMMENT = b"Comment\0", b"Comment\0\0\0\0\0"
 
 
 def upright(metadata: Metadata, height: int, width: int, turned: bool) -> tuple[Metadata, list[str]]:
@@ -58,3 +61,38 @@ def resized(metadata: Metadata, height: int, width: int) -> tuple[Metadata, tupl
     if _POSITIONS not in metadata.titles():
         return metadata, ()
     return metadata.without(_POSITIONS), (f"{_POSITIONS} dropped: they are for another size",)
+
+
+def for_container(metadata: Metadata, name: str) -> Metadata:
+    """Return metadata with comments in the form of another container: JPEG's segment, or PNG's text "Comment".
+
+    Parameters
+    ----------
+    metadata
+        That of the picture.
+    name
+        Name of the format.
+    """
+    return dataclasses.replace(metadata, blocks=tuple(_converted(block, name) for block in metadata.blocks))
+
+
+def _converted(block: Block, name: str) -> Block:
+    if block.container == "JPEG" and name == "PNG":
+        return Block("PNG text", "PNG", b"iTXt", _INTERNATIONAL_COMMENT + _text(block.data).encode())
+    if block.container == "PNG" and name == "JPEG":
+        if block.kind == b"tEXt" and block.data.startswith(_COMMENT):
+            text = block.data.removeprefix(_COMMENT).decode("latin-1").encode()
+        elif block.kind == b"iTXt" and block.data.startswith(_INTERNATIONAL_COMMENT):
+            text = block.data.removeprefix(_INTERNATIONAL_COMMENT)
+        else:
+            return block
+        return Block("JPEG comment", "JPEG", jpeg.COMMENT, text)
+    return block
+
+
+def _text(data: bytes) -> str:
+    """Decode a JPEG comment, whose encoding no standard names."""
+    try:
+        return data.rstrip(b"\0").decode()
+    except UnicodeDecodeError:
+        return data.rstrip(b"\0").decode("latin-1")
