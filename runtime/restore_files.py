@@ -195,7 +195,7 @@ def run_job(restorer: Restorer, job: RestoreJob, progress: Progress | None = Non
     streamed = _can_stream(restorer, job)
     manifest, folder = restorer.manifest, job.options.scratch_folder
     with contextlib.ExitStack() as files:
-        image = streaming.read(job.image.file.path, folder, files) if streamed else job.image.read()
+        image = job.image.read_streaming(folder, files) if streamed else job.image.read()
         inputs = {name: header.read() for name, header in job.inputs.items()}
         began = time.perf_counter()
         try:

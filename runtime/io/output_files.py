@@ -105,7 +105,7 @@ def write(
     if not as_cube:
         return lost + images.write(path, picture)
     if picture.alpha is not None:
-        lost.append("alpha dropped: a cube has none")
-    if titles := images.metadata_titles(picture):
+        lost.append(f"{'band beside the colours' if picture.alpha_is_band else 'alpha'} dropped: a cube has none")
+    if titles := picture.metadata.titles():
         lost.append(f"{', '.join(titles)} dropped: not kept in a cube")
     return lost + cubes.write(path, Cube(pixels, wavelengths))

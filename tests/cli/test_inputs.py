@@ -13,6 +13,7 @@ from keygraph.manifest import ExtraInput
 from keygraph.runtime.io import cubes, images
 from keygraph.runtime.io.cubes import Cube
 from keygraph.runtime.io.images import Picture
+from PIL import Image
 
 ModelFile = Callable[..., Path]
 Array = np.ndarray[Any, Any]
@@ -183,7 +184,9 @@ def test_what_a_cube_has_no_place_for_is_said(
     make_model: ModelFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pixels = noise(20, 30, 3)
-    images.write(tmp_path / "a.jpg", Picture(pixels))
+    exif = Image.Exif()
+    exif[0x10F] = "A Camera"
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif)
     images.write(tmp_path / "a.png", Picture(pixels, pixels[:, :, 0].copy()))
     assert run("restore", tmp_path / "a.png", "-o", tmp_path / "a.npz", "--model", make_model("bands", **SPECTRAL)) == 0
     assert "alpha dropped" in capsys.readouterr().out

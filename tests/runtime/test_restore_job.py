@@ -129,9 +129,9 @@ def test_an_image_is_opened_twice_and_passes_few_modules(
     opened: list[Path] = []
     original = reading.open_file
 
-    def count(path: Path) -> Any:
+    def count(path: Path, page: int = 1) -> Any:
         opened.append(path)
-        return original(path)
+        return original(path, page)
 
     monkeypatch.setattr(reading, "open_file", count)
     arguments = ["restore", str(picture), "-o", str(tmp_path / "b.png"), "--model", str(make_model("identity"))]
