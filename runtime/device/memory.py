@@ -29,6 +29,14 @@ def growth(work: Callable[[], object]) -> int | None:
     return max(0, _status(own)["VmHWM"] - before)
 
 
+def resident() -> int | None:
+    """Return the bytes of memory that this process has; None where the system does not report it."""
+    try:
+        return _status(Path("/proc/self"))["VmRSS"]
+    except (OSError, KeyError, ValueError):
+        return None
+
+
 def _status(process: Path) -> dict[str, int]:
     """Return the sizes in a process's status file, in bytes, by name."""
     lines = (line.split() for line in (process / "status").read_text().splitlines())

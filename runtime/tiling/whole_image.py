@@ -15,9 +15,10 @@ SHARE = 0.6
 #: A size that the user gave is refused where even this share of the estimate is more than the free memory.
 CERTAIN = 0.75
 
-#: Bytes per pixel of a run of a model whose file does not say: more than the widest published KGT takes with keygraph's
-#: operators. Networks with global statistics, which have no windows, take more.
-ASSUMED_BYTES = 16 << 10
+#: Bytes per pixel assumed for a model whose file does not say. KGTs take 3 to 6 KiB with keygraph's operators, 20 to 45
+#: in PyTorch or from the functions in the file; together with `SHARE` this allows for 46. The released Restormers, which
+#: have global statistics, take 55.
+ASSUMED_BYTES = 28 << 10
 ASSUMED_BYTES_GLOBAL = 56 << 10
 
 #: Larger than the number of pixels of any image.
