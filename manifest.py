@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
 from .errors import InputError
+from .installation import upgrade_line
 
 T = TypeVar("T")
 
@@ -323,7 +324,7 @@ def from_json(text: str, source: str) -> Manifest:
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise InputError(
             f"{source}: manifest format {version} is newer than this keygraph reads ({FORMAT_VERSION}); "
-            "upgrade with: pip install --upgrade keygraph"
+            f"upgrade with: {upgrade_line()}"
         )
     try:
         return decode(values, Manifest)

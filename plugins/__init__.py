@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import MissingDependencyError
+from ..installation import reinstall_line, shadowing
 
 #: host -> file name, as CMake installs it into `plugins/lib/`.
 LIBRARIES = {
@@ -14,16 +15,10 @@ LIBRARIES = {
     "tensorrt": "libkeygraph_trt.so",
 }
 
-_REINSTALL = "pip install --force-reinstall --no-deps keygraph"
-_WITH_TRITON = (
-    "pip install triton scikit-build-core ninja && "
-    "pip install --force-reinstall --no-deps --no-build-isolation keygraph"
-)
-
-#: host -> what builds its library, where keygraph alone is not enough.
-_BUILT_WITH = {
-    "cuda": _WITH_TRITON,
-    "tensorrt": f"{_WITH_TRITON} -C cmake.define.TENSORRT_ROOT=<a TensorRT SDK>",
+#: host -> packages and settings that its library is built with, where keygraph alone is not enough.
+_BUILT_WITH: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "cuda": (("triton",), ()),
+    "tensorrt": (("triton",), ("TENSORRT_ROOT=<a TensorRT SDK>",)),
 }
 
 
@@ -50,6 +45,8 @@ def library(host: str) -> Path:
         path = Path(folder) / "lib" / LIBRARIES[host]
         if path.is_file():
             return path
-    raise MissingDependencyError(
-        f"{LIBRARIES[host]} is not installed beside keygraph; build it with: {_BUILT_WITH.get(host, _REINSTALL)}"
-    )
+    if hidden := shadowing():
+        raise MissingDependencyError(f"{LIBRARIES[host]} is not installed beside keygraph: {hidden}")
+    packages, settings = _BUILT_WITH.get(host, ((), ()))
+    line = reinstall_line(*settings, build_requirements=packages)
+    raise MissingDependencyError(f"{LIBRARIES[host]} is not installed beside keygraph; build it with: {line}")

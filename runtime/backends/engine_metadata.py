@@ -18,6 +18,7 @@ from typing import Any
 
 from ...errors import InputError
 from ...files import read_start
+from ...installation import upgrade_line
 from ...manifest import Manifest, from_json
 from ..notices import warn
 
@@ -204,7 +205,7 @@ def read(engine: str | os.PathLike[str]) -> EngineMetadata:
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise InputError(
             f"{path}: format {version} is newer than this keygraph reads ({FORMAT_VERSION}); upgrade with: "
-            "pip install --upgrade keygraph"
+            f"{upgrade_line()}"
         )
     try:
         values["capability"] = tuple(values["capability"])

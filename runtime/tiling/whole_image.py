@@ -16,8 +16,8 @@ SHARE = 0.6
 CERTAIN = 0.75
 
 #: Bytes per pixel assumed for a model whose file does not say. KGTs take 3 to 6 KiB with keygraph's operators, 20 to 45
-#: in PyTorch or from the functions in the file; together with `SHARE` this allows for 46. The released Restormers, which
-#: have global statistics, take 55.
+#: in PyTorch or from the functions in the file; together with `SHARE` this allows for 46. The released Restormers take
+#: 55; they have global statistics.
 ASSUMED_BYTES = 28 << 10
 ASSUMED_BYTES_GLOBAL = 56 << 10
 
