@@ -94,14 +94,15 @@ def load(
 def _checkpoint(path: Path, device: Device, threads: int | None, notice: Callable[[str], None] | None) -> TorchSession:
     """Open a checkpoint in PyTorch."""
     from .errors import MissingDependencyError
+    from .installation import install_line
 
     try:
         from .models import load_checkpoint
         from .runtime.backends.pytorch import TorchSession
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            f"{path} is a PyTorch checkpoint, which needs {error.name}; install it with: "
-            "pip install 'keygraph[export]', or give an exported .onnx file"
+            f"{path} is a PyTorch checkpoint, which needs {error.name}; install it with: {install_line('export')}; or "
+            "give an exported .onnx file"
         ) from error
     loaded = load_checkpoint(path)
     if notice is not None:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from .errors import InputError
 from .files import decode_json
+from .installation import upgrade_line
 
 T = TypeVar("T")
 
@@ -326,7 +327,7 @@ def from_json(text: str, source: str) -> Manifest:
     if version > FORMAT_VERSION:
         raise InputError(
             f"{source}: manifest format {version} is newer than this keygraph reads ({FORMAT_VERSION}); "
-            "upgrade with: pip install --upgrade keygraph"
+            f"upgrade with: {upgrade_line()}"
         )
     try:
         return decode(values, Manifest)

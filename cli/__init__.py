@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..errors import KeygraphError, MissingDependencyError
+from ..installation import install_line, package_line, reinstall_line, shadowing
 
 if TYPE_CHECKING:
     import typer
@@ -177,9 +178,10 @@ def _printable_names() -> Iterator[None]:
 def _missing(error: ModuleNotFoundError) -> KeygraphError:
     package = (error.name or "").partition(".")[0]
     if package in ("", "keygraph"):
-        return KeygraphError(f"{error}; this installation is incomplete: pip install --force-reinstall keygraph")
+        remedy = shadowing() or f"this installation is incomplete; repair it with: {reinstall_line()}"
+        return KeygraphError(f"{error}; {remedy}")
     extra = _EXTRAS.get(package)
-    line = f"pip install 'keygraph[{extra}]'" if extra else f"pip install {package}"
+    line = install_line(extra) if extra else package_line(package)
     return MissingDependencyError(f"the package {package} is not installed; install it with: {line}")
 
 

@@ -26,6 +26,7 @@ from ..engines.options import (
 )
 from ..engines.targets import TARGETS, can_build, find_target
 from ..errors import InputError, MissingDependencyError
+from ..installation import install_line
 from ..runtime.backends.engine_metadata import BACKENDS
 from ..runtime.companion_files import check_outputs
 from .arguments import Json, Quiet
@@ -223,7 +224,7 @@ def _list_targets(as_json: bool) -> None:
     print()
     extras = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}
     for backend, version in installed.items():
-        print(version or f"{BACKENDS[backend]} is not installed: pip install 'keygraph[{extras[backend]}]'")
+        print(version or f"{BACKENDS[backend]} is not installed: {install_line(extras[backend])}")
     print(f"this machine's GPU: {f'{gpu.name}, {gpu.target}' if gpu else 'none'}")
 
 

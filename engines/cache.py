@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..errors import InputError, MissingDependencyError
 from ..files import check_place, unwritable
+from ..installation import install_line
 from ..runtime.backends.engine_metadata import EngineMetadata, check_digest, metadata_path, read
 from ..runtime.companion_files import log_path as log_path
 from . import cache_key
@@ -19,7 +20,8 @@ try:
     from filelock import FileLock, Timeout
 except ImportError as error:
     raise MissingDependencyError(
-        f"building engines needs {error.name}; install it with: pip install 'keygraph[rtx]', or 'keygraph[tensorrt]'"
+        f"building engines needs {error.name}; install it with: {install_line('rtx')}, or for TensorRT with: "
+        f"{install_line('tensorrt')}"
     ) from error
 
 _PARTIAL = ".partial"

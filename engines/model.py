@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, MissingDependencyError
+from ..installation import install_line
 from ..manifest import METADATA_KEY, Manifest, from_metadata
 from ..runtime.backends.engine_metadata import file_sha256
 from ..runtime.backends.onnx_file import metadata_of, read_onnx
@@ -18,7 +19,8 @@ try:
     import onnx_ir  # noqa: F401 - fp32_matmul_rewrite needs it
 except ImportError as error:
     raise MissingDependencyError(
-        f"building engines needs {error.name}; install it with: pip install 'keygraph[rtx]', or 'keygraph[tensorrt]'"
+        f"building engines needs {error.name}; install it with: {install_line('rtx')}, or for TensorRT with: "
+        f"{install_line('tensorrt')}"
     ) from error
 
 

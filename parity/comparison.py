@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, MissingDependencyError
+from ..installation import install_line
 from ..runtime.notices import warn
 from .compatibility import check_comparable, common_k
 from .evaluation import CandidateEvaluation, evaluate_image
@@ -125,7 +126,7 @@ def compare(
 def _require_scikit_image() -> None:
     if importlib.util.find_spec("skimage") is None:
         raise MissingDependencyError(
-            "comparisons need the package scikit-image; install it with: pip install 'keygraph[parity]'"
+            f"comparisons need the package scikit-image; install it with: {install_line('parity')}"
         )
 
 

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import MissingDependencyError
-from ..installation import reinstall_line
+from ..installation import reinstall_line, shadowing
 
 #: host -> file name, as CMake installs it into `plugins/lib/`.
 LIBRARIES = {
@@ -18,16 +18,11 @@ LIBRARIES = {
     "openvino": "libkeygraph_openvino.so",
 }
 
-_REINSTALL = "pip install --force-reinstall --no-deps keygraph"
-_WITH_TRITON = (
-    "pip install triton scikit-build-core ninja && "
-    "pip install --force-reinstall --no-deps --no-build-isolation keygraph"
-)
-
-#: host -> what builds its library, where keygraph alone is not enough.
-_BUILT_WITH = {
-    "cuda": _WITH_TRITON,
-    "tensorrt": f"{_WITH_TRITON} -C cmake.define.TENSORRT_ROOT=<a TensorRT SDK>",
+#: host -> packages and settings that its library is built with, where keygraph alone is not enough.
+_BUILT_WITH: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "cuda": (("triton",), ()),
+    "tensorrt": (("triton",), ("TENSORRT_ROOT=<a TensorRT SDK>",)),
+    "openvino": (("openvino",), ("KEYGRAPH_OPENVINO=ON",)),
 }
 
 
@@ -58,15 +53,14 @@ def library(host: str) -> Path:
             if host == "openvino":
                 _check_openvino(path)
             return path
-    raise MissingDependencyError(
-        f"{LIBRARIES[host]} is not installed beside keygraph; build it with: {_built_with(host)}"
-    )
+    raise MissingDependencyError(f"{LIBRARIES[host]} is not installed beside keygraph{_cure(host)}")
 
 
-def _built_with(host: str) -> str:
-    if host == "openvino":
-        return reinstall_line("KEYGRAPH_OPENVINO=ON", build_requirements=("openvino",))
-    return _BUILT_WITH.get(host, _REINSTALL)
+def _cure(host: str) -> str:
+    if hidden := shadowing():
+        return f": {hidden}"
+    packages, settings = _BUILT_WITH.get(host, ((), ()))
+    return f"; build it with: {reinstall_line(*settings, build_requirements=packages)}"
 
 
 def _check_openvino(path: Path) -> None:
@@ -81,5 +75,5 @@ def _check_openvino(path: Path) -> None:
     if installed and not needed & installed:
         raise MissingDependencyError(
             f"{path.name} was built with the OpenVINO of {', '.join(needed)}, and the installed one has "
-            f"{', '.join(sorted(installed))}; build it again with: {_built_with('openvino')}"
+            f"{', '.join(sorted(installed))}{_cure('openvino')}"
         )

@@ -21,7 +21,7 @@ from .tiling.blend import Plan
 from .tiling.progress import Progress
 from .tiling.run import restore_tiles
 from .tiling.tile_size import TileChoice, choose, smaller
-from .tiling.whole_image import whole_pixels
+from .tiling.whole_image import check_fits, run_pixels, whole_pixels
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -241,10 +241,10 @@ class Restorer:
         Raises
         ------
         InputError
-            The options do not fit the model or the size.
+            The options do not fit the model, the size, or the memory.
         """
         options.check(self.manifest)
-        return choose(
+        choice = choose(
             self.manifest,
             height,
             width,
@@ -252,7 +252,10 @@ class Restorer:
             overlap=options.overlap,
             batch=options.batch,
             whole_pixels=whole_pixels(self.manifest, self.session),
+            run_pixels=run_pixels(self.manifest, self.session),
         )
+        check_fits(self.manifest, self.session, choice)
+        return choice
 
     def restores_exactly(self, height: int, width: int, options: RestoreOptions) -> bool:
         """Return whether an image would be restored exactly in tiles, as far as its memory can be estimated.

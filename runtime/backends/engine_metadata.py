@@ -18,6 +18,7 @@ from typing import Any
 
 from ...errors import InputError
 from ...files import decode_json, read_start
+from ...installation import upgrade_line
 from ...manifest import Manifest, decode, from_json
 from ..notices import warn
 
@@ -206,7 +207,7 @@ def read(engine: str | os.PathLike[str]) -> EngineMetadata:
     if version > FORMAT_VERSION:
         raise InputError(
             f"{path}: format {version} is newer than this keygraph reads ({FORMAT_VERSION}); upgrade with: "
-            "pip install --upgrade keygraph"
+            f"{upgrade_line()}"
         )
     from_json(json.dumps(values.get("manifest")), str(path))  # Its own errors, and those of its format.
     try:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import InputError, MissingDependencyError
 from ...files import read_start
+from ...installation import install_line
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -32,7 +33,7 @@ def read_onnx(path: Path) -> ModelProto:
         from google.protobuf.message import DecodeError
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            f"reading ONNX files needs {error.name}; install it with: pip install 'keygraph[export]'"
+            f"reading ONNX files needs {error.name}; install it with: {install_line('export')}"
         ) from error
     read_start(path, "an exported .onnx file")
     try:

@@ -17,7 +17,7 @@ from pathlib import Path
 import onnxruntime
 
 from ...errors import InputError, KeygraphError, MissingDependencyError
-from ...installation import USE_GPU_RUNTIME
+from ...installation import gpu_runtime_line, package_line, reinstall_line
 from ..device.cuda_driver import require_gpu
 from ..device.spec import Device
 from .user_cache import cache_folder
@@ -95,7 +95,7 @@ def open_session(
         available = ", ".join(onnxruntime.get_available_providers())
         raise MissingDependencyError(
             f"this ONNX Runtime ({onnxruntime.__version__}) is built without {wanted} (it has {available}); "
-            f"replace it by the package for GPUs with: {USE_GPU_RUNTIME}"
+            f"replace it by the package for GPUs with: {gpu_runtime_line()}"
         )
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if provider == "cpu":
@@ -222,7 +222,8 @@ def _unavailable(provider: str, said: str = "") -> KeygraphError:
     elif "libcuda.so" in lacking:
         remedy = "install NVIDIA's driver, or give --device cpu"
     else:
-        remedy = f"{_cuda_packages()}; install what it needs with: pip install 'onnxruntime-gpu[cuda,cudnn]'"
+        needed = package_line("onnxruntime-gpu[cuda,cudnn]")
+        remedy = f"{_cuda_packages()}; install what it needs with: {needed}"
     return MissingDependencyError(f"{what}: {lacking}; {remedy}")
 
 
@@ -239,6 +240,5 @@ def _check_placement(session: onnxruntime.InferenceSession, wanted: str) -> None
     if wanted != cpu and (cpu, _DOMAIN) in (placement(session) or ()):
         raise InputError(
             f"keygraph's operators would run on {cpu}, not beside {wanted}: the installed library is built without "
-            "its GPU kernels; build it with: pip install triton scikit-build-core ninja && pip install "
-            "--force-reinstall --no-deps --no-build-isolation keygraph"
+            f"its GPU kernels; build it with: {reinstall_line(build_requirements=('triton',))}"
         )

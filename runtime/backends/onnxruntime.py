@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ... import plugins
 from ...errors import InputError, KeygraphError, MissingDependencyError
 from ...files import read_start
+from ...installation import install_line, onnx_runtime_remedy
 from ...manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, Manifest, from_metadata
 from ..device.spec import Device
 from ..errors import SessionMemoryError
@@ -29,9 +30,7 @@ if TYPE_CHECKING:
 try:
     import onnxruntime
 except ImportError as error:
-    raise MissingDependencyError(
-        f"ONNX Runtime cannot be imported ({error}); install it with: pip install 'keygraph[cpu]'"
-    ) from error
+    raise MissingDependencyError(f"ONNX Runtime cannot be imported ({error}); {onnx_runtime_remedy()}") from error
 
 from .io_binding import BoundBuffers
 from .onnx_providers import PROVIDERS, open_session, placement, reason, resolve, session_options
@@ -258,7 +257,7 @@ def _without_bfloat16(path: Path, error: BaseException) -> bytes | None:
     except ModuleNotFoundError as missing:
         raise MissingDependencyError(
             f"ONNX Runtime has no bfloat16 kernels for the CPU; to run {path} on it with emulated bfloat16, install "
-            f"{missing.name} with: pip install 'keygraph[export]'"
+            f"{missing.name} with: {install_line('export')}"
         ) from error
     model = onnx.load(path)
     if not any(weight.data_type == onnx.TensorProto.BFLOAT16 for weight in model.graph.initializer):

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ...errors import InputError, MissingDependencyError
+from ...installation import install_line, reinstall_line
 
 #: Backend -> (names of its Python module, of which the first installed one is used; the extra that installs it).
 _BACKENDS = {
@@ -84,8 +85,7 @@ def load_backend(name: str) -> Backend:
         return Backend(name, module, str(module.__version__), _logger(module))
     except (ImportError, OSError, AttributeError) as error:  # OSError: one of NVIDIA's libraries does not load.
         raise MissingDependencyError(
-            f"{name} cannot be imported ({' '.join(str(error).split())}); install it with: "
-            f"pip install 'keygraph[{extra}]'"
+            f"{name} cannot be imported ({' '.join(str(error).split())}); install it with: {install_line(extra)}"
         ) from error
 
 
@@ -122,7 +122,7 @@ def load_plugins(backend: Backend, library: Path) -> None:
 @functools.cache
 def _load_once(backend: Backend, library: Path) -> None:
     registry = backend.module.get_plugin_registry()
-    remedy = "pip install --force-reinstall --no-deps keygraph -C cmake.define.TENSORRT_ROOT=<the TensorRT SDK>"
+    remedy = reinstall_line("TENSORRT_ROOT=<a TensorRT SDK>", build_requirements=("triton",))
     try:
         handle = registry.load_library(str(library))
     except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -18,6 +19,9 @@ WHOLE_PIXELS = 512 * 512
 #: Tile and overlap where the manifest holds no calibration.
 DEFAULT_TILE = 256
 DEFAULT_OVERLAP = 32
+
+#: Smallest side that is chosen where memory is scarce: in smaller tiles most of a tile is overlap.
+LEAST_TILE = 64
 
 #: Pixels of one batch of tiles, so that small tiles do not need a call each.
 BATCH_PIXELS = 256 * 256
@@ -63,6 +67,7 @@ def choose(
     overlap: int | str = "auto",
     batch: int | None = None,
     whole_pixels: int = WHOLE_PIXELS,
+    run_pixels: int | None = None,
 ) -> TileChoice:
     """Choose how to tile an image of `height` x `width` pixels.
 
@@ -84,6 +89,9 @@ def choose(
         Tiles that run together, at least 1; None chooses.
     whole_pixels
         Images of up to this many pixels are restored whole if `tile` is ``"auto"``.
+    run_pixels
+        Most pixels of one run that fit into memory; None for no limit. What is chosen automatically stays below it, but
+        a tile is at least about `LEAST_TILE`.
 
     Returns
     -------
@@ -104,8 +112,10 @@ def choose(
         shape = (_multiple(tile, "tile", multiple, multiple, None),) * 2
     elif _profiles(manifest) and manifest.global_statistics:
         shape = whole
-    elif _profiles(manifest) or height * width > max(whole_pixels, _default_tile(manifest) ** 2):
+    elif _profiles(manifest):
         shape = (_default_tile(manifest),) * 2
+    elif height * width > max(whole_pixels, _default_tile(manifest) ** 2) or not _fits(whole, run_pixels):
+        shape = (_fitting_tile(manifest, run_pixels),) * 2
     else:
         shape = whole
     if _profiles(manifest):
@@ -127,7 +137,7 @@ def choose(
                 f"batch is {batch}, but this engine was built for at most {profile.batch[2]} tiles of "
                 f"{_pixels(shape)} together; leave the batch out, or {REBUILD} --batch 1:{batch}:{batch}"
             )
-    return _choice(manifest, height, width, shape, pixels, batch, profile, automatic)
+    return _choice(manifest, height, width, shape, pixels, batch, profile, automatic, run_pixels)
 
 
 def smaller(manifest: Manifest, height: int, width: int, choice: TileChoice) -> TileChoice | None:
@@ -169,12 +179,14 @@ def _choice(
     batch: int | None,
     profile: Profile | None,
     automatic: bool,
+    run_pixels: int | None = None,
 ) -> TileChoice:
     least = (profile.height[0], profile.width[0]) if profile else (0, 0)
     rows = cut(height, tile[0], overlap, manifest.size_multiple, least[0])
     columns = cut(width, tile[1], overlap, manifest.size_multiple, least[1])
     if batch is None:
-        batch = profile.batch[1] if profile else max(1, BATCH_PIXELS // (rows.tile * columns.tile))
+        together = BATCH_PIXELS if run_pixels is None else min(BATCH_PIXELS, run_pixels)
+        batch = profile.batch[1] if profile else max(1, together // (rows.tile * columns.tile))
     max_batch = profile.batch[2] if profile else None
     return TileChoice(Plan(rows, columns), (rows.tile, columns.tile), overlap, batch, max_batch, automatic)
 
@@ -237,6 +249,19 @@ def _default_tile(manifest: Manifest) -> int:
     multiple = manifest.size_multiple
     # At least two windows, so that an overlap is possible.
     return manifest.tiling.tile if manifest.tiling else max(round_up(DEFAULT_TILE, multiple), 2 * multiple)
+
+
+def _fitting_tile(manifest: Manifest, run_pixels: int | None) -> int:
+    """Return the default tile, or a smaller one that fits into memory."""
+    default, multiple = _default_tile(manifest), manifest.size_multiple
+    if run_pixels is None or _fits((default, default), run_pixels):
+        return default
+    least = max(round_up(LEAST_TILE, multiple), 2 * multiple)
+    return min(default, max(least, math.isqrt(run_pixels) // multiple * multiple))
+
+
+def _fits(shape: tuple[int, int], run_pixels: int | None) -> bool:
+    return run_pixels is None or shape[0] * shape[1] <= run_pixels
 
 
 def _multiple(value: int | str, name: str, multiple: int, least: int, most: int | None) -> int:

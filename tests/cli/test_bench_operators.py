@@ -41,7 +41,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     attention = result["operators"]["KeyGraphAttention"]
     assert attention["milliseconds"]["ours"] > 0
     assert attention["ratios"].keys() == attention["milliseconds"].keys() - {"ours"}
-    assert attention["floor"] is None
+    assert attention["roofline"] is None
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import functools
 from pathlib import Path
 
 from ....errors import InputError, MissingDependencyError
+from ....installation import package_line
 from ....manifest import IMAGE_INPUT, IMAGE_OUTPUT, Manifest
 from ...backends.emulated_half import emulate_half
 from ...io.regions import RegionReader, RegionWriter
@@ -49,7 +50,7 @@ class ExactModel:
         except ModuleNotFoundError as error:
             raise MissingDependencyError(
                 "exact tiled inference takes the network apart, which needs onnx; install it with: "
-                "pip install 'onnx>=1.19'"
+                f"{package_line('onnx>=1.19')}"
             ) from error
         self._path, self._manifest, self._open, self._rounded = path, manifest, open_model, rounded
 
