@@ -26,6 +26,7 @@ from ..engines.options import (
 )
 from ..engines.targets import TARGETS, can_build, find_target
 from ..errors import InputError, MissingDependencyError
+from ..integrity import UNCHANGED
 from ..runtime.backends.engine_metadata import BACKENDS
 from .arguments import Json, Quiet
 from .output import no_note, note, progress_bar
@@ -99,6 +100,8 @@ def build(
     gpu = local_gpu()
     targets = list({found.name: found for found in map(find_target, target or [])}.values())
     loaded = load_model(model)
+    if loaded.integrity.state != UNCHANGED and not quiet:
+        note(f"{model}: {loaded.integrity.words}")
     software, targets = choose(backend, targets, gpu)
     options = Options(
         profiles=read_profiles(loaded.manifest, tile or [], batch or []),

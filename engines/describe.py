@@ -22,7 +22,7 @@ def describe_engine(path: Path) -> Description:
     metadata = read_metadata(path)
     check_digest(path, metadata)
     plugin, device = metadata.plugin, f" on {metadata.device}" if metadata.device else ""
-    manifest = summarize_export(metadata.manifest)
+    manifest = summarize_export(metadata.manifest, metadata.integrity)
     del manifest["shape"]  # The profiles are more precise.
     return {
         "kind": "engine",

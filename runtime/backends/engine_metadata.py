@@ -18,10 +18,12 @@ from typing import Any
 
 from ...errors import InputError
 from ...files import read_start
+from ...integrity import FileDigest, Integrity, compare_digests
 from ...manifest import Manifest, from_json
 from ..notices import warn
 
-FORMAT_VERSION = 1
+#: Format 2 added `model_digest`.
+FORMAT_VERSION = 2
 
 #: Display names of the backends.
 BACKENDS = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
@@ -102,6 +104,8 @@ class EngineMetadata:
         Versions of the packages that built the engine.
     manifest
         The model's manifest, with the profiles and the largest k that the engine was built for.
+    model_digest
+        Digest of the ONNX file's content when the engine was built; None before format 2.
     format_version
         Version of this file format.
     """
@@ -130,7 +134,19 @@ class EngineMetadata:
     read_back: str
     made_with: dict[str, str]
     manifest: Manifest
+    model_digest: FileDigest | None = None
     format_version: int = FORMAT_VERSION
+
+    @property
+    def integrity(self) -> Integrity:
+        """Whether the ONNX file was still the exported one when the engine was built from it."""
+        return compare_digests(self.manifest.digest, self.model_digest)
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Lines for the user of the engine: that it was built from a changed file."""
+        integrity = self.integrity
+        return (f"{self.model}, which the engine was built from: {integrity.words}",) if integrity.changed else ()
 
     def to_json(self) -> str:
         """Serialize to JSON; equal metadata gives equal text."""
@@ -211,6 +227,7 @@ def read(engine: str | os.PathLike[str]) -> EngineMetadata:
         values["attempts"] = tuple(values["attempts"])
         values["tensors"] = tuple(Tensor(**{**t, "shape": tuple(t["shape"])}) for t in values["tensors"])
         values["plugin"] = values["plugin"] and Plugin(**values["plugin"])
+        values["model_digest"] = FileDigest(**digest) if (digest := values.get("model_digest")) else None
         values["manifest"] = from_json(json.dumps(values["manifest"]), str(path))
         return EngineMetadata(**values)
     except (TypeError, KeyError, AttributeError) as error:

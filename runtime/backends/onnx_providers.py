@@ -20,6 +20,7 @@ from ...errors import InputError, KeygraphError, MissingDependencyError
 from ...installation import USE_GPU_RUNTIME
 from ..device.cuda_driver import require_gpu
 from ..device.spec import Device
+from .onnx_failures import explain
 from .user_cache import cache_folder
 
 #: keygraph's names of the execution providers -> ONNX Runtime's.
@@ -147,6 +148,8 @@ def _create(
             raise _unavailable(gpu_provider, reason(error)) from error
         if isinstance(path, bytes):
             raise KeygraphError(f"a part of the network does not open: {reason(error)}") from error
+        if known := explain(path, str(error), onnxruntime.__version__):
+            raise InputError(known) from error
         raise InputError(
             f"{path} cannot be opened: it is not an ONNX file, is truncated ({path.stat().st_size:,} bytes), or needs "
             f"a newer ONNX Runtime; export or download it again ({reason(error)})"

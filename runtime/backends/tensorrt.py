@@ -83,6 +83,7 @@ class TensorRtSession:
             engine_metadata.check(file, here, notice)
             if plugin is not None:
                 load_plugins(backend, plugin)
+            self.metadata = metadata
             self.manifest: Manifest = metadata.manifest
             self._file = Deserialized(backend, file, allow_host_code, gpu, metadata.engine_sha256)
             owned.callback(self._file.release)

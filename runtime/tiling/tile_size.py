@@ -104,8 +104,8 @@ def choose(
         shape = (_multiple(tile, "tile", multiple, multiple, None),) * 2
     elif _profiles(manifest) and manifest.global_statistics:
         shape = whole
-    elif _profiles(manifest) or height * width > max(whole_pixels, _default_tile(manifest) ** 2):
-        shape = (_default_tile(manifest),) * 2
+    elif _profiles(manifest) or height * width > max(whole_pixels, default_tile(manifest) ** 2):
+        shape = (default_tile(manifest),) * 2
     else:
         shape = whole
     if _profiles(manifest):
@@ -124,8 +124,8 @@ def choose(
             raise InputError(f"batch is {batch}, but this file takes {manifest.shape[0]} only; leave the batch out")
         if profile is not None and batch > profile.batch[2]:
             raise InputError(
-                f"batch is {batch}, but this engine was built for at most {profile.batch[2]} tiles of "
-                f"{_pixels(shape)} together; leave the batch out, or {REBUILD} --batch 1:{batch}:{batch}"
+                f"batch is {batch}, but this model takes at most {_tiles(profile.batch[2])} of {_pixels(shape)} "
+                f"together; leave the batch out, or {REBUILD} --batch 1:{batch}:{batch}"
             )
     return _choice(manifest, height, width, shape, pixels, batch, profile, automatic)
 
@@ -150,7 +150,7 @@ def smaller(manifest: Manifest, height: int, width: int, choice: TileChoice) -> 
     if choice.batch > (profile.batch[0] if profile else 1):
         return dataclasses.replace(choice, batch=choice.batch // 2)
     multiple = manifest.size_multiple
-    half = min(max(choice.tile) // 2 // multiple * multiple, _default_tile(manifest))
+    half = min(max(choice.tile) // 2 // multiple * multiple, default_tile(manifest))
     if not choice.automatic or half == 0:
         return None
     profile = _profile_for(manifest, (half, half))
@@ -233,7 +233,12 @@ def _max_overlap(tile: int, multiple: int) -> int:
     return tile // 2 // multiple * multiple
 
 
-def _default_tile(manifest: Manifest) -> int:
+def _tiles(count: int) -> str:
+    return f"{count} tile{'' if count == 1 else 's'}"
+
+
+def default_tile(manifest: Manifest) -> int:
+    """Return the side of the tiles that a model takes by default: the calibrated one, else about `DEFAULT_TILE`."""
     multiple = manifest.size_multiple
     # At least two windows, so that an overlap is possible.
     return manifest.tiling.tile if manifest.tiling else max(round_up(DEFAULT_TILE, multiple), 2 * multiple)
