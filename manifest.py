@@ -248,7 +248,8 @@ class Interface:
     value_range: tuple[Real, Real]
     size_multiple: int
     global_statistics: bool
-    neighbours: Neighbours | None = None
+    # A factory leaves no attribute of the class, which msgspec would take for a value of `Manifest.neighbours`.
+    neighbours: Neighbours | None = field(default_factory=lambda: None)
     views: tuple[str, ...] = ()
     normalisation: str = "type"
     gain: Real = 1.0
@@ -290,7 +291,7 @@ class Manifest(Interface):
         Format that the manifest is written in.
     """
 
-    # Required, unlike in an interface: a file without it is damaged.
+    # Required here: a file without it is damaged.
     neighbours: Neighbours | None = field()
     architecture: str
     configuration: dict[str, Any]

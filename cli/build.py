@@ -114,7 +114,7 @@ def build(
         timing_cache=timing_cache is not None,
     )
     options.check_backend(software.backend, has_gpu=gpu is not None)
-    library = find_plugin(plugin, software.backend, quiet)
+    library = find_plugin(plugin, software.backend, quiet) if loaded.has_operators else None
     folder = out if out is not None else model.parent
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; create it first, or choose another with -o")

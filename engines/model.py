@@ -57,6 +57,11 @@ class Model:
     digest: FileDigest
     integrity: Integrity
 
+    @property
+    def has_operators(self) -> bool:
+        """Whether the graph has nodes of keygraph's operators, which a plugin library can run."""
+        return any(node.domain == "keygraph" for node in self.proto.graph.node)
+
     def stamp(self) -> tuple[tuple[int, int], ...]:
         """Return size and modification time of each file, to detect a change while an engine is built."""
         stats = [os.stat(path) for path in (self.path, *self.data)]

@@ -143,6 +143,13 @@ class EngineMetadata:
         return compare_digests(self.manifest.digest, self.model_digest)
 
     @property
+    def operators(self) -> str:
+        """Where the operators come from, in words."""
+        if self.plugin is not None:
+            return f"operators from {self.plugin.name}"
+        return "standard operators" if self.manifest.neighbours is None else "operators from the functions in the file"
+
+    @property
     def notices(self) -> tuple[str, ...]:
         """Lines for the user of the engine: that it was built from a changed file."""
         integrity = self.integrity

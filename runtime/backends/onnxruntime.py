@@ -90,7 +90,7 @@ class OnnxRuntimeSession:
         provider = resolve(provider, device)
         operators = register_operators(options, library, notice)
         self.file, (self._session, arithmetic) = _open(file, options, provider, device)
-        self._file, self._provider, self._threads, self._emulated = file, provider, threads, bool(arithmetic)
+        self._provider, self._threads, self._emulated = provider, threads, bool(arithmetic)
         self._exact: ExactModel | None = None
         self.device = device
         self.manifest: Manifest = self.file.manifest
@@ -133,7 +133,7 @@ class OnnxRuntimeSession:
         if self._exact is None:
             # Binds no method of the session: a reference cycle would delay freeing its memory.
             open_model = functools.partial(_open_part, self._threads, self._provider, self.device)
-            self._exact = ExactModel(self._file, self.manifest, open_model, self._emulated)
+            self._exact = ExactModel(self.file.path, self.manifest, open_model, self._emulated)
         return self._exact
 
     def _run(self, feeds: dict[str, NDArray[Any]], k: int | None) -> NDArray[Any]:
