@@ -145,7 +145,7 @@ def read_onnx_file(path: Path) -> OnnxFile:
             # Protobuf accepts a truncated file whose last field is complete.
             raise WireError("no node")
         inputs = _inputs(graph)
-    except WireError as error:
+    except (ValueError, RecursionError) as error:  # WireError is a ValueError.
         raise _not_onnx(path) from error
     return OnnxFile(
         path=path,

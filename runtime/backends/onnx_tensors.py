@@ -129,9 +129,13 @@ class ExternalData:
                 "again with its data file beside it"
             )
         path = self.model.parent / location
-        if path.is_file():
+        try:
+            found, link = path.is_file(), path.is_symlink()
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}; it stores weights of {self.model.name}") from error
+        if found:
             return path
-        if path.is_symlink():
+        if link:
             raise InputError(
                 f"{path}, which stores weights of {self.model.name}, is a broken link to {path.readlink()}; restore "
                 "the file that it links to"

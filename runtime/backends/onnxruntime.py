@@ -88,7 +88,8 @@ class OnnxRuntimeSession:
         check_threads(threads)
         options = session_options(threads)
         provider = resolve(provider, device)
-        operators = register_operators(options, library, notice)
+        plain: list[str] = []
+        operators = register_operators(options, library, plain.append)
         self.file, (self._session, arithmetic) = _open(file, options, provider, device)
         self._provider, self._threads, self._emulated = provider, threads, bool(arithmetic)
         self._exact: ExactModel | None = None
@@ -110,6 +111,8 @@ class OnnxRuntimeSession:
         if device.kind != "cpu":
             where = f"{device}, {where}"
         operators = f"operators from {operators}" if self.file.count("keygraph") else "standard operators"
+        for line in plain if self.file.count("keygraph") else ():
+            notice(line)
         self.description = f"ONNX Runtime {onnxruntime.__version__}, {where}, {operators}{arithmetic}"
 
     def run(self, images: NDArray[np.float32], k: int | None, *extras: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -155,8 +158,10 @@ def _open(
         try:
             opened = open_file(path, options, provider, device)
         except Exception:
-            # What is wrong with the file itself comes first: a weight file that is missing, a damaged manifest.
-            structure.result().require_valid()
+            # What is wrong with the file itself comes first: missing weights, a manifest that it does not agree with.
+            file = structure.result()
+            file.require_valid()
+            _ = file.manifest
             raise
         return structure.result(), opened
 
