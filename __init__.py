@@ -52,8 +52,9 @@ def load(
         For engines: allow the engine to run code on the host, as version-compatible engines do. Only for engines from
         somebody you trust.
     notice
-        Called with lines for the user: choices made in reading a checkpoint, a library that could not be loaded. With
-        None, the latter become Python warnings (`KeygraphWarning`).
+        Called with lines for the user: choices made in reading a checkpoint, a file that was changed since it was
+        exported, a library that could not be loaded. With None, all but the first become Python warnings
+        (`KeygraphWarning`).
 
     Returns
     -------
@@ -83,11 +84,17 @@ def load(
     if suffix == ".onnx":
         from .runtime.backends.onnxruntime import OnnxRuntimeSession
 
-        return Restorer(OnnxRuntimeSession(path, library, threads, where, provider, notice or warn))
+        session = OnnxRuntimeSession(path, library, threads, where, provider, notice or warn)
+        for line in session.file.notices:
+            (notice or warn)(line)
+        return Restorer(session)
     if suffix == ".plan":
         from .runtime.backends.tensorrt import TensorRtSession
 
-        return Restorer(TensorRtSession(path, where, library, allow_host_code, notice or warn))
+        engine = TensorRtSession(path, where, library, allow_host_code, notice or warn)
+        for line in engine.metadata.notices:
+            (notice or warn)(line)
+        return Restorer(engine)
     return Restorer(_checkpoint(path, where, threads, notice))
 
 

@@ -27,6 +27,7 @@ from ..engines.options import (
 from ..engines.targets import TARGETS, can_build, find_target
 from ..errors import InputError, MissingDependencyError
 from ..installation import install_line
+from ..integrity import UNCHANGED
 from ..runtime.backends.engine_metadata import BACKENDS
 from ..runtime.companion_files import check_outputs
 from .arguments import Json, Quiet
@@ -101,6 +102,8 @@ def build(
     gpu = local_gpu()
     targets = list({found.name: found for found in map(find_target, target or [])}.values())
     loaded = load_model(model)
+    if loaded.integrity.state != UNCHANGED and not quiet:
+        note(f"{model}: {loaded.integrity.words}")
     software, targets = choose(backend, targets, gpu)
     options = Options(
         profiles=read_profiles(loaded.manifest, tile or [], batch or []),
@@ -113,7 +116,7 @@ def build(
         timing_cache=timing_cache is not None,
     )
     options.check_backend(software.backend, has_gpu=gpu is not None)
-    library = find_plugin(plugin, software.backend, quiet)
+    library = find_plugin(plugin, software.backend, quiet) if loaded.has_operators else None
     folder = out if out is not None else model.parent
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; create it first, or choose another with -o")

@@ -124,7 +124,7 @@ def export(
             # Under its final name, because the file refers to its external data by name.
             draft = Path(scratch) / target.name
             progress("writing")
-            save(traced, manifest, draft)
+            manifest = save(traced, manifest, draft)
             onnx.checker.check_model(draft, full_check=True)
             if verification:
                 manifest = replace(manifest, verification=_verify(draft, model, manifest, images, progress))

@@ -8,12 +8,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..manifest import METADATA_KEY, from_metadata
+from ..errors import InputError
 from ..manifest_summary import Description, summarize_export
-from ..runtime.backends.onnx_file import metadata_of, read_onnx
+from ..runtime.backends.onnx_file import read_onnx, read_onnx_file
 
 if TYPE_CHECKING:
     from onnx import FunctionProto, GraphProto, ValueInfoProto
+
+    from ..runtime.backends.onnx_file import OnnxFile
 
 
 def describe_onnx(path: Path) -> Description:
@@ -22,21 +24,21 @@ def describe_onnx(path: Path) -> Description:
     Raises
     ------
     InputError
-        The file is not ONNX or is damaged, or its manifest cannot be read.
+        The file is not ONNX or is damaged, weights in separate files are missing, or its manifest cannot be read.
     MissingDependencyError
         The package onnx is not installed.
     """
     model = read_onnx(path)
     graph = model.graph
-    metadata = metadata_of(model)
-    ours = METADATA_KEY in metadata
+    file = read_onnx_file(path)
     external = [tensor for tensor in graph.initializer if tensor.external_data]
     return {
         "kind": "onnx",
         "file": str(path),
         "bytes": path.stat().st_size,
-        "exported by keygraph": ours,
-        **(summarize_export(from_metadata(metadata, path)) if ours else {}),
+        "exported by keygraph": file.exported,
+        **(summarize_export(file.manifest, file.integrity) if file.exported else {}),
+        **_faults(file),
         "inputs": [_value(value) for value in _real_inputs(graph)],
         "outputs": [_value(value) for value in graph.output],
         "producer": f"{model.producer_name} {model.producer_version}".strip() or "not said",
@@ -48,6 +50,16 @@ def describe_onnx(path: Path) -> Description:
         **_integers(model.functions),
         "operators": dict(Counter(_operator(node.domain, node.op_type) for node in graph.node).most_common()),
     }
+
+
+def _faults(file: OnnxFile) -> Description:
+    """Return what keeps the file from running, or from running fast."""
+    lines = [file.lost_operators] if file.exported and file.lost_operators else []
+    try:
+        file.require_valid()
+    except InputError as error:
+        lines.append(str(error))
+    return {"faults": lines} if lines else {}
 
 
 def _real_inputs(graph: GraphProto) -> Iterable[ValueInfoProto]:

@@ -53,6 +53,11 @@ def _suite(comparison: Comparison, failures: dict[int, list[str]]) -> ElementTre
         errors="0",
         skipped="0",
     )
+    properties = ElementTree.SubElement(suite, "properties")
+    for title, side in (("candidate", comparison.candidate), ("reference", comparison.reference)):
+        if side.integrity is not None:
+            words = _text(f"{side.name}: {side.integrity.words}")
+            ElementTree.SubElement(properties, "property", name=f"{title} file", value=words)
     for index, result in enumerate(comparison.inputs):
         case = ElementTree.SubElement(suite, "testcase", classname=name, name=_text(result.name))
         if index in failures:

@@ -38,6 +38,9 @@ class EngineProbe:
         self.session = TensorRtSession(path, device, notice=notice)
         self.manifest = self.session.manifest
         self.description = self.session.description
+        metadata = self.session.metadata
+        self.integrity, self.notices = metadata.integrity, metadata.notices
+        self.digests = {"engine": metadata.engine_sha256}
 
     def run(self, images: Images, k: int | None, *extras: Images) -> Images:
         """Restore a batch; see `Probe.run`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from functools import cached_property
@@ -50,6 +51,8 @@ class OnnxProbe:
         self.session = OnnxRuntimeSession(path, library, device=device, provider=provider, notice=notice)
         self.manifest = self.session.manifest
         self.description = self.session.description
+        file = self.session.file
+        self.integrity, self.digests, self.notices = file.integrity, dataclasses.asdict(file.digest), file.notices
         self.tells_graphs = self.tells_blocks = provider != "tensorrt"
         self._graphs = GraphProbe(path, library, device=device)
         if self.manifest.neighbours is not None and not self._graphs.names:

@@ -38,6 +38,8 @@ class TorchProbe:
     """
 
     tells_graphs = tells_blocks = True
+    integrity = None
+    notices = ()
 
     def __init__(
         self,
@@ -48,6 +50,7 @@ class TorchProbe:
     ) -> None:
         self.name = name or str(model.source)
         self.manifest = dataclasses.replace(model.manifest(), precision=precision)
+        self.digests = {"weights": self.manifest.weights_sha256}
         self._module = model.module.to(_DTYPES[precision])
         self.session = TorchSession(self._module, self.manifest, device=device)
         self.description = self.session.description

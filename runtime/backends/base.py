@@ -151,7 +151,7 @@ def resolve_k(manifest: Manifest, k: Any) -> int | None:
         return None
     if k is None:
         return neighbours.default if neighbours.runtime else None
-    limit = "the most that this engine was built for" if manifest.profiles else "the nodes of a window"
+    limit = "the most that this model takes" if manifest.profiles else "the nodes of a window"
     valid = f"a whole number from 1 to {neighbours.maximum}, {limit}"
     if isinstance(k, bool):
         raise InputError(f"k is {k}; it must be {valid}")

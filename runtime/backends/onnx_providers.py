@@ -20,6 +20,7 @@ from ...errors import InputError, KeygraphError, MissingDependencyError
 from ...installation import gpu_runtime_line, package_line, reinstall_line
 from ..device.cuda_driver import require_gpu
 from ..device.spec import Device
+from .onnx_failures import explain
 from .user_cache import cache_folder
 
 #: keygraph's names of the execution providers -> ONNX Runtime's.
@@ -149,6 +150,8 @@ def _create(
             raise KeygraphError(f"a part of the network does not open: {reason(error)}") from error
         if not _is_utf8(path):
             raise InputError(f"{path} has a name that is not UTF-8, which ONNX Runtime needs; rename it") from error
+        if known := explain(path, str(error), onnxruntime.__version__):
+            raise InputError(known) from error
         raise InputError(
             f"{path} cannot be opened: it is not an ONNX file, is truncated ({path.stat().st_size:,} bytes), or needs "
             f"a newer ONNX Runtime; export or download it again ({reason(error)})"

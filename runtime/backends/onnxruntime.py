@@ -6,6 +6,7 @@ import functools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +15,14 @@ from numpy.typing import NDArray
 
 from ... import plugins
 from ...errors import InputError, KeygraphError, MissingDependencyError
-from ...files import read_start
 from ...installation import install_line, onnx_runtime_remedy
-from ...manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, Manifest, from_metadata
+from ...manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, Manifest
 from ..device.spec import Device
 from ..errors import SessionMemoryError
 from ..notices import warn
 from .base import check_threads, result_shape
 from .emulated_half import emulate_half
+from .onnx_file import OnnxFile, read_onnx_file
 
 if TYPE_CHECKING:
     from ..tiling.exact.executor import Run
@@ -83,16 +84,16 @@ class OnnxRuntimeSession:
         notice: Callable[[str], None] = warn,
     ) -> None:
         file = Path(path)
-        read_start(file, "an exported .onnx file")
         check_threads(threads)
         options = session_options(threads)
         provider = resolve(provider, device)
-        operators = register_operators(options, library, notice)
-        self._session, arithmetic = open_file(file, options, provider, device)
-        self._file, self._provider, self._threads, self._emulated = file, provider, threads, bool(arithmetic)
+        plain: list[str] = []
+        operators = register_operators(options, library, plain.append)
+        self.file, (self._session, arithmetic) = _open(file, options, provider, device)
+        self._provider, self._threads, self._emulated = provider, threads, bool(arithmetic)
         self._exact: ExactModel | None = None
         self.device = device
-        self.manifest: Manifest = from_metadata(self._session.get_modelmeta().custom_metadata_map, file)
+        self.manifest: Manifest = self.file.manifest
         runtime_k = self.manifest.neighbours is not None and self.manifest.neighbours.runtime
         inputs = {value.name: value.type for value in self._session.get_inputs()}
         outputs = [value.name for value in self._session.get_outputs()]
@@ -108,7 +109,10 @@ class OnnxRuntimeSession:
         where = f"{PROVIDERS[provider]}{_elsewhere(self._session, PROVIDERS[provider])}"
         if device.kind != "cpu":
             where = f"{device}, {where}"
-        self.description = f"ONNX Runtime {onnxruntime.__version__}, {where}, operators from {operators}{arithmetic}"
+        operators = f"operators from {operators}" if self.file.count("keygraph") else "standard operators"
+        for line in plain if self.file.count("keygraph") else ():
+            notice(line)
+        self.description = f"ONNX Runtime {onnxruntime.__version__}, {where}, {operators}{arithmetic}"
 
     def run(self, images: NDArray[np.float32], k: int | None, *extras: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Session.run`."""
@@ -131,7 +135,7 @@ class OnnxRuntimeSession:
         if self._exact is None:
             # Binds no method of the session: a reference cycle would delay freeing its memory.
             open_model = functools.partial(_open_part, self._threads, self._provider, self.device)
-            self._exact = ExactModel(self._file, self.manifest, open_model, self._emulated)
+            self._exact = ExactModel(self.file.path, self.manifest, open_model, self._emulated)
         return self._exact
 
     def _run(self, feeds: dict[str, NDArray[Any]], k: int | None) -> NDArray[Any]:
@@ -142,6 +146,23 @@ class OnnxRuntimeSession:
         (restored,) = self._session.run([IMAGE_OUTPUT], feeds)
         result: NDArray[Any] = restored
         return result
+
+
+def _open(
+    path: Path, options: onnxruntime.SessionOptions, provider: str, device: Device
+) -> tuple[OnnxFile, tuple[onnxruntime.InferenceSession, str]]:
+    """Open a file, and read its structure and its digest while ONNX Runtime loads it, which takes longer."""
+    with ThreadPoolExecutor(1) as pool:
+        structure = pool.submit(read_onnx_file, path)
+        try:
+            opened = open_file(path, options, provider, device)
+        except Exception:
+            # What is wrong with the file itself comes first: missing weights, a manifest that it does not agree with.
+            file = structure.result()
+            file.require_valid()
+            _ = file.manifest
+            raise
+        return structure.result(), opened
 
 
 def _open_part(threads: int | None, provider: str, device: Device, model: bytes) -> Run:

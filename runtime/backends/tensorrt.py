@@ -83,6 +83,7 @@ class TensorRtSession:
             engine_metadata.check(file, here, notice)
             if plugin is not None:
                 load_plugins(backend, plugin)
+            self.metadata = metadata
             self.manifest: Manifest = metadata.manifest
             self._file = Deserialized(backend, file, allow_host_code, gpu, metadata.engine_sha256)
             owned.callback(self._file.release)
@@ -97,10 +98,8 @@ class TensorRtSession:
             self.close()
             raise
         self._gpu = gpu
-        operators = plugin.name if plugin else "the functions in the file"
-        self.description = (
-            f"{backend.name} {backend.version}, {device} ({gpu.gpu.name}, {gpu.gpu.target}), operators from {operators}"
-        )
+        operators = metadata.operators
+        self.description = f"{backend.name} {backend.version}, {device} ({gpu.gpu.name}, {gpu.gpu.target}), {operators}"
 
     def run(self, images: NDArray[np.float32], k: int | None, *extras: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Session.run`."""

@@ -113,8 +113,8 @@ def choose(
     elif _profiles(manifest) and manifest.global_statistics:
         shape = whole
     elif _profiles(manifest):
-        shape = (_default_tile(manifest),) * 2
-    elif height * width > max(whole_pixels, _default_tile(manifest) ** 2) or not _fits(whole, run_pixels):
+        shape = (default_tile(manifest),) * 2
+    elif height * width > max(whole_pixels, default_tile(manifest) ** 2) or not _fits(whole, run_pixels):
         shape = (_fitting_tile(manifest, run_pixels),) * 2
     else:
         shape = whole
@@ -134,8 +134,8 @@ def choose(
             raise InputError(f"batch is {batch}, but this file takes {manifest.shape[0]} only; leave the batch out")
         if profile is not None and batch > profile.batch[2]:
             raise InputError(
-                f"batch is {batch}, but this engine was built for at most {profile.batch[2]} tiles of "
-                f"{_pixels(shape)} together; leave the batch out, or {REBUILD} --batch 1:{batch}:{batch}"
+                f"batch is {batch}, but this model takes at most {_tiles(profile.batch[2])} of {_pixels(shape)} "
+                f"together; leave the batch out, or {REBUILD} --batch 1:{batch}:{batch}"
             )
     return _choice(manifest, height, width, shape, pixels, batch, profile, automatic, run_pixels)
 
@@ -160,7 +160,7 @@ def smaller(manifest: Manifest, height: int, width: int, choice: TileChoice) -> 
     if choice.batch > (profile.batch[0] if profile else 1):
         return dataclasses.replace(choice, batch=choice.batch // 2)
     multiple = manifest.size_multiple
-    half = min(max(choice.tile) // 2 // multiple * multiple, _default_tile(manifest))
+    half = min(max(choice.tile) // 2 // multiple * multiple, default_tile(manifest))
     if not choice.automatic or half == 0:
         return None
     profile = _profile_for(manifest, (half, half))
@@ -245,7 +245,12 @@ def _max_overlap(tile: int, multiple: int) -> int:
     return tile // 2 // multiple * multiple
 
 
-def _default_tile(manifest: Manifest) -> int:
+def _tiles(count: int) -> str:
+    return f"{count} tile{'' if count == 1 else 's'}"
+
+
+def default_tile(manifest: Manifest) -> int:
+    """Return the side of the tiles that a model takes by default: the calibrated one, else about `DEFAULT_TILE`."""
     multiple = manifest.size_multiple
     # At least two windows, so that an overlap is possible.
     return manifest.tiling.tile if manifest.tiling else max(round_up(DEFAULT_TILE, multiple), 2 * multiple)
@@ -253,7 +258,7 @@ def _default_tile(manifest: Manifest) -> int:
 
 def _fitting_tile(manifest: Manifest, run_pixels: int | None) -> int:
     """Return the default tile, or a smaller one that fits into memory."""
-    default, multiple = _default_tile(manifest), manifest.size_multiple
+    default, multiple = default_tile(manifest), manifest.size_multiple
     if run_pixels is None or _fits((default, default), run_pixels):
         return default
     least = max(round_up(LEAST_TILE, multiple), 2 * multiple)

@@ -373,7 +373,7 @@ def test_sizes_and_k_that_an_engine_was_not_built_for(make_engine: EngineFile, g
         ({"tile": 256}, "built for 32 x 32 to 64 x 64 or 128 x 128 to 128 x 128; .*keygraph build .* --tile 256"),
         ({"tile": "none"}, r"\(1000 x 1000 pixels\), but this engine"),
         ({"batch": 5}, "at most 4 tiles of 32 x 32"),
-        ({"k": 257}, "from 1 to 256, the most that this engine was built for"),
+        ({"k": 257}, "from 1 to 256, the most that this model takes"),
     ):
         with pytest.raises(InputError, match=message):
             restorer.restore(noise(1000, 1000, 3), **options)
