@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import InputError
+from ...errors import InputError, KeygraphError
 from ...manifest import Manifest
 from ..device.cuda_driver import require_gpu
 from ..device.spec import Device
-from ..errors import SessionMemoryError
-from .base import check_threads
+from ..errors import ClosedError, SessionMemoryError
+from .base import WithBlock, check_threads
 
 if TYPE_CHECKING:
     import torch
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc")
 
 
-class TorchSession:
+class TorchSession(WithBlock):
     """Runs a PyTorch network, with float32 in full precision: TensorFloat-32 is disabled while it runs.
+
+    A session serves any number of threads, because the networks of keygraph keep no state between calls.
 
     Parameters
     ----------
@@ -60,7 +62,7 @@ class TorchSession:
         if device is not None:
             require_device(device)
             module = module.to(str(device))
-        self._module: Callable[..., Any] = module.eval()
+        self._module: Callable[..., Any] | None = module.eval()
         first = next(module.parameters(), torch.empty(0))
         self._device, self._type = first.device, first.dtype
         self.description = f"PyTorch {torch.__version__}, {self._device}, {str(self._type).removeprefix('torch.')}"
@@ -70,7 +72,7 @@ class TorchSession:
         import torch
 
         session = copy.copy(self)
-        session._module = torch.compile(self._module)
+        session._module = torch.compile(self._open_module())
         session.description = f"{self.description}, torch.compile"
         return session
 
@@ -80,6 +82,7 @@ class TorchSession:
 
         from .full_fp32 import full_fp32
 
+        module = self._open_module()
         try:
             with torch.inference_mode(), full_fp32():
                 arguments: list[torch.Tensor | None] = [
@@ -88,14 +91,24 @@ class TorchSession:
                 ]
                 if self.manifest.neighbours is not None:
                     arguments.append(None if k is None else torch.tensor([k], dtype=torch.int64, device=self._device))
-                result: NDArray[np.float32] = self._module(*arguments).float().cpu().numpy()
+                result: NDArray[np.float32] = module(*arguments).float().cpu().numpy()
                 return result
         except (MemoryError, torch.OutOfMemoryError) as error:
             raise SessionMemoryError("PyTorch ran out of memory") from error
         except RuntimeError as error:
             if any(phrase in str(error) for phrase in _OUT_OF_MEMORY):
                 raise SessionMemoryError("PyTorch ran out of memory") from error
-            raise
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            raise KeygraphError(f"PyTorch failed on an image tensor of shape {images.shape}: {reason}") from error
+
+    def close(self) -> None:
+        """See `ClosableSession.close`."""
+        self._module = None
+
+    def _open_module(self) -> Callable[..., Any]:
+        if self._module is None:
+            raise ClosedError
+        return self._module
 
 
 def require_device(device: Device) -> None:

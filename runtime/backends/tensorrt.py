@@ -22,14 +22,14 @@ from ..errors import ClosedError
 from ..notices import warn
 from ..tiling.tile_size import REBUILD
 from . import engine_metadata
-from .base import Inputs, result_shape
+from .base import Inputs, WithBlock, result_shape
 from .engine_metadata import EngineMetadata
 from .tensorrt_bindings import load_backend, load_plugins
 from .tensorrt_engine import Engine
 from .tensorrt_file import Deserialized
 
 
-class TensorRtSession:
+class TensorRtSession(WithBlock):
     """Runs an engine that `keygraph build` made, for any number of threads.
 
     Threads share the engine, which computes one batch at a time; their transfers overlap with the computation. Each
@@ -102,7 +102,6 @@ class TensorRtSession:
             # Free memory now, not when the traceback is collected: the caller may try a smaller engine.
             self.close()
             raise
-        self._gpu = gpu
         operators = plugin.name if plugin else "the functions in the file"
         self.description = (
             f"{backend.name} {backend.version}, {device} ({gpu.gpu.name}, {gpu.gpu.target}), operators from {operators}"
