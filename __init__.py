@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import errors
 from .errors import InputError, KeygraphError, MissingDependencyError
+from .runtime import forks as _forks  # noqa: F401 - registers what a forked process must know
 
 if TYPE_CHECKING:
     from .runtime.backends.pytorch import TorchSession
@@ -45,8 +46,8 @@ __all__ = [
     "runtime",
 ]
 
-#: Modules that are attributes of this one without an import, as in `keygraph.plugins.library("onnxruntime")`. Those that
-#: are not in `__all__` need packages that may not be installed.
+#: Modules that are attributes of this one without an import, as in `keygraph.plugins.library("onnxruntime")`. Those
+#: that are not in `__all__` need packages that may not be installed.
 _MODULES = frozenset(
     (
         *("bench", "cli", "engines", "environment", "export", "instrumentation", "manifest", "models", "parity"),
@@ -133,12 +134,13 @@ def _checkpoint(path: Path, device: Device, threads: int | None, notice: Callabl
 
     try:
         from .models import load_checkpoint
-        from .runtime.backends.pytorch import TorchSession
+        from .runtime.backends.pytorch import TorchSession, prepare
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             f"{path} is a PyTorch checkpoint, which needs {error.name}; install it with: "
             "pip install 'keygraph[export]', or give an exported .onnx file"
         ) from error
+    prepare(threads)
     loaded = load_checkpoint(path)
     if notice is not None:
         for note in loaded.notes:

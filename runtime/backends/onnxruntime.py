@@ -17,6 +17,7 @@ from ... import plugins
 from ...errors import InputError, KeygraphError, MissingDependencyError
 from ...files import read_start
 from ...manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, Manifest, from_metadata
+from .. import forks
 from ..device.spec import Device
 from ..errors import ClosedError, SessionMemoryError
 from ..notices import warn
@@ -97,6 +98,7 @@ class OnnxRuntimeSession(WithBlock):
         self._file, self._provider, self._threads, self._emulated = file, provider, threads, bool(arithmetic)
         self._exact: ExactModel | None = None
         self._dividing = threading.Lock()
+        self._process = os.getpid()
         self.device = device
         self.manifest: Manifest = from_metadata(session.get_modelmeta().custom_metadata_map, file)
         runtime_k = self.manifest.neighbours is not None and self.manifest.neighbours.runtime
@@ -122,7 +124,7 @@ class OnnxRuntimeSession(WithBlock):
         feeds = {name: np.ascontiguousarray(values, dtype=self._type) for name, values in named}
         try:
             restored = self._run(feeds, k)
-        except ClosedError:
+        except KeygraphError:
             raise
         except Exception as error:
             raise _failure(error, images.shape) from error
@@ -156,6 +158,7 @@ class OnnxRuntimeSession(WithBlock):
         if session is None:
             raise ClosedError
         if buffers is not None:
+            forks.require_process(self._process)
             return buffers.run(feeds, k, result_shape(self.manifest, feeds[IMAGE_INPUT].shape))
         if k is not None:
             feeds[K_INPUT] = np.array([k], dtype=np.int64)

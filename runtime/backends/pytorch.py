@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from ...errors import InputError, KeygraphError
 from ...manifest import Manifest
+from .. import forks
 from ..device.cuda_driver import require_gpu
 from ..device.spec import Device
 from ..errors import ClosedError, SessionMemoryError
@@ -55,9 +57,7 @@ class TorchSession(WithBlock):
     ) -> None:
         import torch
 
-        check_threads(threads)
-        if threads is not None:
-            torch.set_num_threads(threads)
+        prepare(threads)
         self.manifest = manifest
         if device is not None:
             require_device(device)
@@ -65,6 +65,7 @@ class TorchSession(WithBlock):
         self._module: Callable[..., Any] | None = module.eval()
         first = next(module.parameters(), torch.empty(0))
         self._device, self._type = first.device, first.dtype
+        self._process = os.getpid()
         self.description = f"PyTorch {torch.__version__}, {self._device}, {str(self._type).removeprefix('torch.')}"
 
     def compiled(self) -> TorchSession:
@@ -83,6 +84,9 @@ class TorchSession(WithBlock):
         from .full_fp32 import full_fp32
 
         module = self._open_module()
+        if self._device.type == "cuda":
+            forks.require_process(self._process)
+        forks.require_torch()
         try:
             with torch.inference_mode(), full_fp32():
                 arguments: list[torch.Tensor | None] = [
@@ -109,6 +113,29 @@ class TorchSession(WithBlock):
         if self._module is None:
             raise ClosedError
         return self._module
+
+
+def prepare(threads: int | None) -> None:
+    """Set PyTorch's number of threads, and check that this process can use PyTorch, before it computes anything.
+
+    Parameters
+    ----------
+    threads
+        As for `TorchSession`.
+
+    Raises
+    ------
+    InputError
+        `threads` is less than 1.
+    KeygraphError
+        This process was forked after PyTorch had started threads.
+    """
+    import torch
+
+    check_threads(threads)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    forks.require_torch()
 
 
 def require_device(device: Device) -> None:

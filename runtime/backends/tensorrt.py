@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ... import plugins
 from ...errors import InputError, KeygraphError
 from ...manifest import Manifest
+from .. import forks
 from ..device.spec import Device
 from ..device.transfer_pipeline import TransferPipeline
 from ..errors import ClosedError
@@ -79,7 +80,8 @@ class TensorRtSession(WithBlock):
         # Releases in reverse order. It must not refer to the session, which would then never be collected.
         owned = contextlib.ExitStack()
         owned.callback(gpu.close)
-        self._close = weakref.finalize(self, _close, gpu, owned)
+        self._process = os.getpid()
+        self._close = weakref.finalize(self, _close, gpu, owned, self._process)
         try:
             here = engine_metadata.LoadEnvironment(
                 backend.name, backend.version, gpu.gpu.capability, gpu.gpu.name, plugin, allow_host_code=allow_host_code
@@ -118,6 +120,7 @@ class TensorRtSession(WithBlock):
 
         A batch with fewer images than the previous one is filled up to its size, so that the same CUDA graph runs it.
         """
+        forks.require_process(self._process)
         together = 0
 
         def full(shape: Sequence[int]) -> int:
@@ -202,8 +205,10 @@ def plugin_for(metadata: EngineMetadata, library: str | os.PathLike[str] | None)
     return plugins.library("tensorrt") if library == "auto" else Path(library)
 
 
-def _close(gpu: Any, owned: contextlib.ExitStack) -> None:
-    # After an error of the GPU, waiting and freeing fail as well, and a finalizer has no caller to report it to; `owned`
-    # releases the rest. The garbage collector may run this in any thread, whose current device is restored.
+def _close(gpu: Any, owned: contextlib.ExitStack, process: int) -> None:
+    if os.getpid() != process:
+        return  # A forked process cannot use the GPU, and what it has a copy of belongs to its parent.
+    # After an error of the GPU, waiting and freeing fail as well, and a finalizer has no caller to report it to;
+    # `owned` releases the rest. The garbage collector may run this in any thread, whose current device is restored.
     with contextlib.suppress(KeygraphError), gpu.current():
         owned.close()

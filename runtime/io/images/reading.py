@@ -12,6 +12,7 @@ import numpy as np
 import pyvips
 
 from ....errors import InputError
+from ... import forks
 from .formats import LOADERS, SAMPLE_TYPES, reason_of
 from .metadata import metadata_title
 from .picture import Header, Picture
@@ -86,6 +87,7 @@ def open_file(path: Path) -> pyvips.Image:
         raise InputError(f"{path} is empty (0 bytes); give a whole image file")
     if not os.access(path, os.R_OK):
         raise InputError(f"cannot read {path}: no permission")
+    forks.require_vips()
     # Through a source, because libvips parses options in file names, and "a[1].png" is a legal name.
     source = pyvips.Source.new_from_file(str(path))
     image = pyvips.Image.new_from_source(source, "", access="sequential", fail_on="error")
