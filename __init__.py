@@ -18,11 +18,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import errors
-from .errors import InputError, KeygraphError, MissingDependencyError
-from .runtime import forks as _forks  # noqa: F401 - registers what a forked process must know
+# Registers what a forked process must know. Not relative, because pytest imports this file on its own.
+from keygraph.runtime import forks as _forks  # noqa: F401
 
 if TYPE_CHECKING:
+    from . import errors, manifest, runtime
+    from .errors import InputError, KeygraphError, MissingDependencyError
     from .runtime.backends.pytorch import TorchSession
     from .runtime.device.spec import Device
     from .runtime.notices import KeygraphWarning
@@ -46,12 +47,21 @@ __all__ = [
     "runtime",
 ]
 
+#: Name -> the module that defines it.
+_HOMES = {
+    "InputError": ".errors",
+    "KeygraphError": ".errors",
+    "KeygraphWarning": ".runtime.notices",
+    "MissingDependencyError": ".errors",
+    "Restorer": ".runtime.restorer",
+}
+
 #: Modules that are attributes of this one without an import, as in `keygraph.plugins.library("onnxruntime")`. Those
 #: that are not in `__all__` need packages that may not be installed.
 _MODULES = frozenset(
     (
-        *("bench", "cli", "engines", "environment", "export", "instrumentation", "manifest", "models", "parity"),
-        *("plugins", "runtime"),
+        *("bench", "cli", "engines", "environment", "errors", "export", "instrumentation", "manifest", "models"),
+        *("parity", "plugins", "runtime"),
     )
 )
 
@@ -150,18 +160,12 @@ def _checkpoint(path: Path, device: Device, threads: int | None, notice: Callabl
 
 def __getattr__(name: str) -> Any:
     # Imported on demand, to keep `import keygraph` fast.
-    if name == "Restorer":
-        from .runtime.restorer import Restorer
-
-        return Restorer
-    if name == "KeygraphWarning":
-        from .runtime.notices import KeygraphWarning
-
-        return KeygraphWarning
     if name == "__version__":
         from .version import version
 
         return version()
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name], __name__), name)
     if name in _MODULES:
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -133,8 +133,8 @@ class Engine:
             self._gpu.free_graph(self._graphs.popitem()[1])
 
     def _reshape(self, shapes: tuple[tuple[int, ...], ...], stream: int) -> None:
-        """Set new shapes. Existing graphs are invalid afterwards, because they use state of the previous shapes."""
-        if self._graphs:
+        """Set new shapes, after all launches: they and existing graphs use the state of the previous shapes."""
+        if self._shapes is not None:
             self._gpu.record(self._idle, stream)
             self._gpu.synchronize(self._idle)
         self.release()
