@@ -17,8 +17,8 @@ class SessionMemoryError(KeygraphError):
 class ClosedError(KeygraphError):
     """A model was used after it had been closed."""
 
-    def __init__(self) -> None:
-        super().__init__("this model has been closed; load it again")
+    def __init__(self, message: str = "this model has been closed; load it again") -> None:
+        super().__init__(message)
 
 
 class NotFiniteError(KeygraphError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -173,3 +174,4 @@ def test_a_closed_session_is_not_divided(make_model: ModelFile) -> None:
     with OnnxRuntimeSession(make_model("identity"), library=None) as again:
         assert again.run(np.zeros((1, 3, 8, 8), np.float32), None).max() == 0
     assert not issubclass(ClosedError, InputError)  # not of what the user gave: exit code 1
+    assert str(pickle.loads(pickle.dumps(ClosedError()))) == str(ClosedError())  # as process pools do
