@@ -64,8 +64,9 @@ def _check_onnxruntime(path: Path) -> str:
     import numpy as np
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
+    from ..runtime.backends.onnx_providers import session_options
+
+    options = session_options()
     options.register_custom_ops_library(str(path))
     session = onnxruntime.InferenceSession(TINY_KEY_GRAPH, options, providers=["CPUExecutionProvider"])
     feeds = {

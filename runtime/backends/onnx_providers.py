@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import importlib.metadata
 import io
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +33,10 @@ _DOMAIN = "keygraph"
 
 #: Levels of ONNX Runtime's log. The current level cannot be queried, so the default is restored.
 _DEFAULT, _FATAL = 2, 4
+
+#: How many threads are inside `_loading`.
+_loads = 0
+_lock = threading.Lock()
 
 
 def resolve(provider: str | None, device: Device) -> str:
@@ -200,15 +206,31 @@ def _engine_cache(path: Path | bytes) -> Path:
 
 @contextlib.contextmanager
 def _loading() -> Iterator[None]:
-    """Preload the CUDA libraries that are installed as Python packages, and suppress output while loading."""
-    onnxruntime.set_default_logger_severity(_FATAL)
+    """Suppress ONNX Runtime's log while a provider is loaded, after its libraries.
+
+    The log's level is a setting of the process, so the last of several threads restores it.
+    """
+    global _loads
+    with _lock:
+        _preload()
+        if _loads == 0:
+            onnxruntime.set_default_logger_severity(_FATAL)
+        _loads += 1
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            if hasattr(onnxruntime, "preload_dlls"):
-                onnxruntime.preload_dlls()
-            yield
+        yield
     finally:
-        onnxruntime.set_default_logger_severity(_DEFAULT)
+        with _lock:
+            _loads -= 1
+            if _loads == 0:
+                onnxruntime.set_default_logger_severity(_DEFAULT)
+
+
+@functools.cache
+def _preload() -> None:
+    """Load the CUDA libraries that are installed as Python packages, without printing which ones are missing."""
+    if hasattr(onnxruntime, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):
+            onnxruntime.preload_dlls()
 
 
 def _unavailable(provider: str, said: str = "") -> KeygraphError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,10 +18,11 @@ from ... import plugins
 from ...errors import InputError, KeygraphError, MissingDependencyError
 from ...installation import install_line, onnx_runtime_remedy
 from ...manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, Manifest
+from .. import forks
 from ..device.spec import Device
-from ..errors import SessionMemoryError
+from ..errors import ClosedError, SessionMemoryError
 from ..notices import warn
-from .base import check_threads, result_shape
+from .base import WithBlock, check_threads, result_shape
 from .emulated_half import emulate_half
 from .onnx_file import OnnxFile, read_onnx_file
 
@@ -48,8 +50,10 @@ _OUT_OF_MEMORY = (
 _TYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
-class OnnxRuntimeSession:
-    """Runs an ONNX file that keygraph exported.
+class OnnxRuntimeSession(WithBlock):
+    """Runs an ONNX file that keygraph exported, for any number of threads.
+
+    On the CPU threads compute at the same time. On a GPU they wait for each other (`BoundBuffers`).
 
     Parameters
     ----------
@@ -89,14 +93,17 @@ class OnnxRuntimeSession:
         provider = resolve(provider, device)
         plain: list[str] = []
         operators = register_operators(options, library, plain.append)
-        self.file, (self._session, arithmetic) = _open(file, options, provider, device)
+        self.file, (session, arithmetic) = _open(file, options, provider, device)
+        self._session: onnxruntime.InferenceSession | None = session
         self._provider, self._threads, self._emulated = provider, threads, bool(arithmetic)
         self._exact: ExactModel | None = None
+        self._dividing = threading.Lock()
+        self._process = os.getpid()
         self.device = device
         self.manifest: Manifest = self.file.manifest
         runtime_k = self.manifest.neighbours is not None and self.manifest.neighbours.runtime
-        inputs = {value.name: value.type for value in self._session.get_inputs()}
-        outputs = [value.name for value in self._session.get_outputs()]
+        inputs = {value.name: value.type for value in session.get_inputs()}
+        outputs = [value.name for value in session.get_outputs()]
         self._extras = [extra.name for extra in self.manifest.extra_inputs]
         expected = {IMAGE_INPUT, *self._extras, *([K_INPUT] if runtime_k else [])}
         if set(inputs) != expected or IMAGE_OUTPUT not in outputs:
@@ -105,8 +112,8 @@ class OnnxRuntimeSession:
                 "export it again"
             )
         self._type = _TYPES[inputs[IMAGE_INPUT]]
-        self._buffers = None if device.kind == "cpu" else BoundBuffers(self._session, device)
-        where = f"{PROVIDERS[provider]}{_elsewhere(self._session, PROVIDERS[provider])}"
+        self._buffers = None if device.kind == "cpu" else BoundBuffers(session, device)
+        where = f"{PROVIDERS[provider]}{_elsewhere(session, PROVIDERS[provider])}"
         if device.kind != "cpu":
             where = f"{device}, {where}"
         operators = f"operators from {operators}" if self.file.count("keygraph") else "standard operators"
@@ -120,11 +127,19 @@ class OnnxRuntimeSession:
         feeds = {name: np.ascontiguousarray(values, dtype=self._type) for name, values in named}
         try:
             restored = self._run(feeds, k)
+        except KeygraphError:
+            raise
         except Exception as error:
-            if self._buffers is not None:
-                self._buffers.release()
             raise _failure(error, images.shape) from error
         return np.asarray(restored, dtype=np.float32)
+
+    def close(self) -> None:
+        """See `ClosableSession.close`."""
+        buffers, self._session, self._buffers = self._buffers, None, None
+        with self._dividing:
+            self._exact = None
+        if buffers is not None:
+            buffers.release()
 
     def exact(self) -> ExactModel:
         """See `DivisibleSession.exact`."""
@@ -132,18 +147,25 @@ class OnnxRuntimeSession:
 
         if self._provider == "tensorrt":
             raise InputError("TensorRT would build an engine for every part of the network; use the provider cuda")
-        if self._exact is None:
-            # Binds no method of the session: a reference cycle would delay freeing its memory.
-            open_model = functools.partial(_open_part, self._threads, self._provider, self.device)
-            self._exact = ExactModel(self.file.path, self.manifest, open_model, self._emulated)
-        return self._exact
+        with self._dividing:
+            if self._session is None:
+                raise ClosedError
+            if self._exact is None:
+                # Binds no method of the session: a reference cycle would delay freeing its memory.
+                open_model = functools.partial(_open_part, self._threads, self._provider, self.device)
+                self._exact = ExactModel(self.file.path, self.manifest, open_model, self._emulated)
+            return self._exact
 
     def _run(self, feeds: dict[str, NDArray[Any]], k: int | None) -> NDArray[Any]:
-        if self._buffers is not None:
-            return self._buffers.run(feeds, k, result_shape(self.manifest, feeds[IMAGE_INPUT].shape))
+        buffers, session = self._buffers, self._session  # `close` of another thread may remove them.
+        if session is None:
+            raise ClosedError
+        if buffers is not None:
+            forks.require_process(self._process)
+            return buffers.run(feeds, k, result_shape(self.manifest, feeds[IMAGE_INPUT].shape))
         if k is not None:
             feeds[K_INPUT] = np.array([k], dtype=np.int64)
-        (restored,) = self._session.run([IMAGE_OUTPUT], feeds)
+        (restored,) = session.run([IMAGE_OUTPUT], feeds)
         result: NDArray[Any] = restored
         return result
 

@@ -20,7 +20,8 @@ from keygraph.runtime.backends import engine_metadata
 from keygraph.runtime.backends.base import run_batches
 from keygraph.runtime.backends.tensorrt_bindings import load_backend
 from keygraph.runtime.device.spec import Device
-from keygraph.runtime.device.transfer_pipeline import Batch, TransferPipeline
+from keygraph.runtime.device.transfer_pipeline import TransferPipeline
+from keygraph.runtime.device.transfer_slot import Batch
 from keygraph.runtime.restorer import Restorer
 
 CHECKPOINT = Path(__file__).parents[2] / "examples" / "kgt-denoise-tiny.ckpt"

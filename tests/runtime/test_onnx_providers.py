@@ -88,3 +88,11 @@ def test_operators_that_would_run_beside_the_gpu_are_refused() -> None:
     onnx_providers._check_placement(session, "CPUExecutionProvider")
     with pytest.raises(InputError, match="built without its GPU kernels"):
         onnx_providers._check_placement(session, "CUDAExecutionProvider")
+
+
+def test_one_place_decides_what_onnx_runtime_prints() -> None:
+    """Other sessions take their options from `session_options`."""
+    root = Path(keygraph.errors.__file__).parent
+    rooms = ("bench", "cli", "environment", "export", "instrumentation", "models", "parity", "runtime")
+    files = [file for room in rooms for file in (root / room).rglob("*.py")]
+    assert [file.name for file in files if "log_severity_level" in file.read_text()] == ["onnx_providers.py"]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import hashlib
@@ -12,6 +13,7 @@ import json
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ import fake_tensorrt
 import keygraph
 import numpy as np
 import pytest
+from concurrency import at_the_same_time, in_fork
 from fake_gpu import FakeGpu
 from keygraph import plugins
 from keygraph.errors import InputError, KeygraphError, MissingDependencyError
@@ -28,6 +31,7 @@ from keygraph.runtime.backends import engine_metadata, tensorrt, tensorrt_bindin
 from keygraph.runtime.backends.base import run_batches
 from keygraph.runtime.backends.tensorrt import TensorRtSession
 from keygraph.runtime.device.spec import Device
+from keygraph.runtime.errors import ClosedError
 from keygraph.runtime.restorer import Restorer
 
 MakeManifest = Callable[..., Manifest]
@@ -513,3 +517,63 @@ def test_the_profiles_come_from_the_metadata(make_engine: EngineFile, gpu: FakeG
     assert session.manifest.profiles == PROFILES
     assert dataclasses.replace(session.manifest, profiles=()) != session.manifest
     assert Restorer(session).manifest is session.manifest
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
+@pytest.mark.parametrize("where", ["device", "host"])
+def test_threads_get_their_own_pixels(
+    make_engine: EngineFile, gpu: FakeGpu, where: str, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    restorer = keygraph.load(make_engine(backend, where))
+
+    def restore(number: int) -> None:
+        image, k = noise(50 + 30 * (number % 2), 90, 3 + number % 3)[:, :, :3] + np.uint8(number), 40 + 10 * number
+        options: dict[str, Any] = {"tile": (32, 64)[number % 2], "overlap": 8, "batch": 1 + number % 3}
+        np.testing.assert_array_equal(restorer.restore(image, k, **options).image, added(image, k))
+
+    at_the_same_time(6, restore, rounds=3)
+    restorer.close()
+    check_freed(gpu)
+
+
+def test_runs_of_one_thread_may_alternate(make_engine: EngineFile, gpu: FakeGpu) -> None:
+    session = TensorRtSession(make_engine())
+
+    def batches(start: int) -> Iterator[tuple[np.ndarray[Any, Any], ...]]:
+        return iter([(np.full((2, 3, 32, 32), start + number, np.float32),) for number in range(4)])
+
+    for number, (first, other) in enumerate(
+        zip(session.run_batches(batches(0), 100), session.run_batches(batches(100), 200), strict=True)
+    ):
+        assert (first == np.float32(number + 0.1)).all()
+        assert (other == np.float32(number + 100.2)).all()
+    session.close()
+    check_freed(gpu)
+
+
+def test_closing_waits_for_calls_in_other_threads(make_engine: EngineFile, gpu: FakeGpu) -> None:
+    session = TensorRtSession(make_engine())
+    images, begun = np.ones((2, 3, 32, 32), np.float32), threading.Barrier(4)
+
+    def work(number: int) -> None:
+        if number == 3:
+            begun.wait()
+            session.close()
+            return
+        begun.wait()
+        with contextlib.suppress(ClosedError):
+            while True:
+                assert (session.run(images, 500) == np.float32(1.5)).all()
+
+    at_the_same_time(4, work)
+    check_freed(gpu)
+    with pytest.raises(ClosedError, match="has been closed; load it again"):
+        session.run(images, 500)
+
+
+def test_an_engine_is_not_used_in_a_forked_process(make_engine: EngineFile, gpu: FakeGpu) -> None:
+    restorer = keygraph.load(make_engine())
+    assert "was loaded on a GPU before this process was forked" in in_fork(lambda: restorer(noise(32, 32, 3)))
+    assert in_fork(restorer.close) == "fine"  # frees nothing of the parent's
+    np.testing.assert_array_equal(restorer(noise(32, 32, 3), 50), added(noise(32, 32, 3), 50))

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyvips
 
+from ... import forks
 from ..scratch_file import ScratchFile
 
 #: Rows of one strip.
@@ -24,6 +25,7 @@ _LETTERS = {_SHORT: "H", _LONG: "I", _LONG8: "Q"}
 
 def image(samples: ScratchFile) -> pyvips.Image:
     """Open samples, [H, W, C] of uint8, uint16, float32 or float64, for reading once from top to bottom."""
+    forks.require_vips()
     start = header(samples.shape, samples.dtype)
     size = len(start) + int(np.prod(samples.shape)) * samples.dtype.itemsize
     place = 0

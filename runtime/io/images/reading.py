@@ -12,6 +12,7 @@ import numpy as np
 import pyvips
 
 from ....errors import InputError
+from ... import forks
 from . import camera_raw, double_tiff
 from .formats import LOADERS, SAMPLE_TYPES, check_read, missing_codec, reason_of
 from .metadata import png
@@ -148,6 +149,7 @@ def open_file(path: Path, page: int = 1) -> Opened:
 
 def _loaded(path: Path, loader: str, contents: Contents) -> pyvips.Image:
     """Return the picture in libvips, by a loader, or by the one that it chooses where that is empty."""
+    forks.require_vips()
     options = {"access": "sequential", "fail_on": "error", **dict(contents.loader_options)}
 
     def load() -> pyvips.Image:

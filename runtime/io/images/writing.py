@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ....errors import InputError
 from ....files import atomic_path, check_place
+from ... import forks
 from .formats import LARGEST_SIDE, VIPS_TYPES, format_of, reason_of
 from .metadata import jpeg, png, tiff, webp
 from .metadata.fields import Metadata
@@ -189,6 +190,7 @@ def vips_image(picture: Picture) -> pyvips.Image:
         pixels = np.concatenate([pixels, picture.alpha[:, :, None]], axis=2)
     dtype = pixels.dtype.newbyteorder("=")
     native = np.ascontiguousarray(pixels, dtype=np.float32 if dtype == np.float16 else dtype)
+    forks.require_vips()
     image = pyvips.Image.new_from_memory(
         native.data, native.shape[1], native.shape[0], native.shape[2], VIPS_TYPES[native.dtype]
     )

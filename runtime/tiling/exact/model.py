@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import threading
 from pathlib import Path
 
 from ....errors import InputError, MissingDependencyError
@@ -17,7 +17,10 @@ from .sweep_plan import SweepPlan, plan
 
 
 class ExactModel:
-    """Runs an exported model in sweeps over tiles, with the result of the whole image.
+    """Runs an exported model in sweeps over tiles, with the result of the whole image, for any number of threads.
+
+    The plan is computed once and shared. Each `restore` opens its own models and keeps its own feature maps, so that
+    concurrent ones need the memory and the disk of each.
 
     Parameters
     ----------
@@ -53,10 +56,18 @@ class ExactModel:
                 f"{package_line('onnx>=1.19')}"
             ) from error
         self._path, self._manifest, self._open, self._rounded = path, manifest, open_model, rounded
+        self._plan: SweepPlan | None = None
+        self._planning = threading.Lock()
 
-    @functools.cached_property
+    @property
     def plan(self) -> SweepPlan:
         """The sweeps; raises `InputError`, with the reason, for a network that cannot be run exactly in tiles."""
+        with self._planning:
+            if self._plan is None:
+                self._plan = self._make_plan()
+            return self._plan
+
+    def _make_plan(self) -> SweepPlan:
         import onnx
 
         from . import shape_inference
