@@ -59,12 +59,7 @@ def _read_shard(path: Path) -> dict[str, Any]:
 
 def _read_whole(path: Path, start: bytes) -> tuple[Any, list[str]]:
     size = path.stat().st_size
-    if is_safetensors(start) or (
-        path.suffix.lower() == ".safetensors" and not (start.startswith(b"PK") or is_pickle(start))
-    ):
-        unknown = foreign(path, start) if not is_safetensors(start) else None
-        if unknown is not None:
-            raise unknown
+    if is_safetensors(start):
         return _read_safetensors(path, size)
     log = Log()
     try:

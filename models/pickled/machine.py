@@ -11,7 +11,7 @@ import pickletools
 import warnings
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -98,7 +98,7 @@ def interpret(
         with warnings.catch_warnings():
             # Of strange escapes in text, and of PyTorch about rare kinds of tensors.
             warnings.simplefilter("ignore")
-            for opcode, argument, _ in pickletools.genops(source):
+            for opcode, argument, _ in pickletools.genops(cast(IO[bytes], source)):
                 if opcode.name == "STOP":
                     return machine.pop(), source.tell()
                 machine.run(opcode.name, argument)

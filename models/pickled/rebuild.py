@@ -209,8 +209,10 @@ def dequantized(storage: Any, offset: Any, size: Any, stride: Any, parameters: A
         case (Quantization("per_channel_affine"), scales, zeros, int(axis)) if -values.ndim <= axis < values.ndim:
             shape = [1] * values.ndim
             shape[axis] = -1
-            scale, zero_points = (torch.as_tensor(part, dtype=torch.float64).reshape(shape) for part in (scales, zeros))
-            return ((values.to(torch.float64) - zero_points) * scale).float()
+            factors, zero_points = (
+                torch.as_tensor(part, dtype=torch.float64).reshape(shape) for part in (scales, zeros)
+            )
+            return ((values.to(torch.float64) - zero_points) * factors).float()
     raise DamagedPickleError("a quantized tensor of an unknown scheme")
 
 
@@ -227,7 +229,9 @@ def sparse(layout: Any, data: Any) -> torch.Tensor | Stub:
     layouts = {f"torch.sparse_{name}": getattr(torch, f"sparse_{name}") for name in ("csr", "csc", "bsr", "bsc")}
     if layout not in layouts:
         raise DamagedPickleError(f"a sparse tensor of the layout {layout!r:.40}")
-    return torch.sparse_compressed_tensor(*parts[:3], shape, layout=layouts[layout], check_invariants=True)
+    return torch.sparse_compressed_tensor(
+        parts[0], parts[1], parts[2], size=shape, layout=layouts[layout], check_invariants=True
+    )
 
 
 def _check_size(shape: tuple[int, ...], held: int) -> None:

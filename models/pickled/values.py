@@ -138,5 +138,5 @@ def module_tensors(stub: Stub, is_tensor: Callable[[Any], bool]) -> Iterator[tup
             for name, value in (entries(module.attributes.get(group)) or {}).items():
                 if is_tensor(value) and not (group == "_buffers" and name in skipped):
                     yield f"{prefix}{name}", value
-        children = (entries(module.attributes.get("_modules")) or {}).items()
+        children = [*(entries(module.attributes.get("_modules")) or {}).items()]
         pending += [(f"{prefix}{name}.", child) for name, child in reversed(children) if isinstance(child, Stub)]

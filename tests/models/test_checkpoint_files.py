@@ -115,7 +115,7 @@ FOREIGN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "text in parentheses": (lambda p: p.write_bytes(b"(access denied)\n"), "text that begins with '.access denied"),
     "unknown": (
         lambda p: p.write_bytes(bytes(range(128, 256))),
-        "neither PyTorch's format nor safetensors: it begins with 80 81",
+        "it begins with 80 81 82",
     ),
 }
 
