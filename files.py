@@ -221,7 +221,12 @@ def is_checkpoint(path: Path, start: bytes) -> bool:
     """Tell whether a file is a PyTorch checkpoint, by its name or its first bytes."""
     if path.suffix.lower() in CHECKPOINT_SUFFIXES or path.name.endswith(CHECKPOINT_INDEX):
         return True
-    return start.startswith((b"PK\x03\x04", b"\x80")) or is_safetensors(start)
+    return start.startswith(b"PK\x03\x04") or is_pickle(start) or is_safetensors(start)
+
+
+def is_pickle(start: bytes) -> bool:
+    """Tell whether a file is a pickle of protocol 2 or newer, by its first bytes."""
+    return start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
 
 
 def is_safetensors(start: bytes) -> bool:

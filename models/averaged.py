@@ -108,8 +108,8 @@ def fit(
 
 def _by_name(raw: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
     """Match names, without leading parts that either side has more of, or with dots removed or replaced."""
-    for change in (lambda key: key, lambda key: key.replace(".", ""), lambda key: key.replace(".", "_")):
-        names = {change(key): key for key in raw}
+    for joint in (".", "", "_"):
+        names = {key.replace(".", joint): key for key in raw}
         if len(names) < len(raw):
             continue
         tensors = dict(found)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..files import CHECKPOINT_SUFFIXES, is_safetensors, read_start
+from ..files import CHECKPOINT_SUFFIXES, is_pickle, is_safetensors, read_start
 from . import shards
 from .foreign_files import foreign, foreign_folder, foreign_zip, zip_names
 from .pickled.archive import read_pickle, read_zip
@@ -59,10 +59,7 @@ def _read_shard(path: Path) -> dict[str, Any]:
 
 def _read_whole(path: Path, start: bytes) -> tuple[Any, list[str]]:
     size = path.stat().st_size
-    if is_safetensors(start) or (path.suffix.lower() == ".safetensors" and not start.startswith((b"PK", b"\x80"))):
-        unknown = foreign(path, start) if not is_safetensors(start) else None
-        if unknown is not None:
-            raise unknown
+    if is_safetensors(start):
         return _read_safetensors(path, size)
     log = Log()
     try:
@@ -74,7 +71,7 @@ def _read_whole(path: Path, start: bytes) -> tuple[Any, list[str]]:
             if unknown is not None:
                 raise unknown
             return read_zip(path, log), log.notes()
-        if start.startswith((b"\x80", *_OLD_PICKLES)):
+        if is_pickle(start) or start.startswith(_OLD_PICKLES):
             return read_pickle(path, log), log.notes()
     except RefusedPickleError as error:
         raise InputError(

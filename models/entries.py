@@ -92,6 +92,7 @@ def collections(loaded: Any) -> Iterator[Collection]:
     # What contains itself ends at _DEEPEST.
     for path, value, holder in pending:  # grows while it is read
         parts: list[tuple[str, Any]]
+        within: Mapping[Any, Any]
         if isinstance(value, Stub) and ("_modules" in value.attributes or "_parameters" in value.attributes):
             parts, within = list(module_tensors(value, lambda part: as_tensor(part) is not None)), value.attributes
         elif isinstance(value, (list, tuple)):

@@ -73,6 +73,17 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: Path) 
 def check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str, source: Path) -> None:
     """Check keys and shapes.
 
+    Parameters
+    ----------
+    expected
+        State dict of the network as configured; meta tensors will do.
+    state
+        The tensors to load.
+    name
+        The architecture, for messages.
+    source
+        The file, for messages.
+
     Raises
     ------
     InputError
@@ -127,8 +138,8 @@ def _converted(key: str, tensor: Tensor, wanted: torch.dtype, source: Path) -> T
         what_to_do = "integers mean nothing without their scales: use the checkpoint from before quantization"
     else:
         what_to_do = f"save it as {wants}"
-        # Half precision has rounded large indices, so that it may be exact and wrong.
-        whole = not tensor.dtype.is_floating_point or tensor.dtype in (torch.float32, torch.float64)
-        if whole and torch.equal(exact := tensor.to(wanted), tensor):
+        # Half precision has rounded large indices: what it holds may be whole numbers, but not the right ones.
+        rounded = tensor.dtype.is_complex or (tensor.dtype.is_floating_point and tensor.dtype.itemsize < 4)
+        if not rounded and torch.equal(exact := tensor.to(wanted), tensor):
             return exact
     raise InputError(f"{source}: tensor {key} is of type {kind}, where the network has {wants}; {what_to_do}")

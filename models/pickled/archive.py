@@ -9,7 +9,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -95,7 +95,7 @@ def _nested(log: Log) -> Callable[[bytes], Any]:
 
 
 def _read_legacy(mapped: torch.UntypedStorage, log: Log, nested: Callable[[bytes], Any] | None) -> Any:
-    data = memoryview(torch.tensor([], dtype=torch.uint8).set_(mapped).numpy())  # type: ignore[call-overload]
+    data = memoryview(torch.empty(0, dtype=torch.uint8).set_(mapped).numpy().data)
     first, position = interpret(data, log=log, nested=nested)
     if first != LEGACY_MAGIC:
         return first
@@ -161,7 +161,7 @@ def _legacy_storage(identifier: Any) -> tuple[torch.dtype, str, Any]:
 
 
 def _map(path: Path) -> torch.UntypedStorage:
-    return torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
+    return cast(torch.UntypedStorage, torch.UntypedStorage.from_file(str(path), False, path.stat().st_size))
 
 
 def _bytes(data: bytes) -> torch.UntypedStorage:

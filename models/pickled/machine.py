@@ -8,9 +8,10 @@ record is kept beside it, and no class, function or module that the file names i
 from __future__ import annotations
 
 import pickletools
+import warnings
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -94,10 +95,13 @@ def interpret(
     source = _Source(data, position)
     machine = _Machine(log, persistent, Calls(4 * (len(data) - position), log, nested).known)
     try:
-        for opcode, argument, _ in pickletools.genops(source):
-            if opcode.name == "STOP":
-                return machine.pop(), source.tell()
-            machine.run(opcode.name, argument)
+        with warnings.catch_warnings():
+            # Of strange escapes in text, and of PyTorch about rare kinds of tensors.
+            warnings.simplefilter("ignore")
+            for opcode, argument, _ in pickletools.genops(cast(IO[bytes], source)):
+                if opcode.name == "STOP":
+                    return machine.pop(), source.tell()
+                machine.run(opcode.name, argument)
     except _FAULTS as error:
         reason = str(error) or type(error).__name__
         raise DamagedPickleError(f"invalid pickle near byte {source.tell():,}: {reason}") from error

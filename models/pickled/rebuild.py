@@ -175,6 +175,15 @@ def tensor(
 ) -> torch.Tensor | Stub:
     """Return a view of a storage; a record while the storages of an old file are not known yet.
 
+    Parameters
+    ----------
+    storage
+        The elements.
+    offset, size, stride
+        The view, in elements.
+    dtype
+        Type of the elements, where the storage has none.
+
     Raises
     ------
     DamagedPickleError
@@ -199,7 +208,15 @@ def tensor(
 
 
 def dequantized(storage: Any, offset: Any, size: Any, stride: Any, parameters: Any, *_: Any) -> torch.Tensor | Stub:
-    """Return a quantized tensor as float32: (value - zero point) * scale."""
+    """Return a quantized tensor as float32: (value - zero point) * scale.
+
+    Parameters
+    ----------
+    storage, offset, size, stride
+        The integers, as for `tensor`.
+    parameters
+        Scheme, scale and zero point; for one scale per channel: scheme, scales, zero points and axis.
+    """
     values = tensor(storage, offset, size, stride)
     if isinstance(values, Stub):
         return values
@@ -209,8 +226,10 @@ def dequantized(storage: Any, offset: Any, size: Any, stride: Any, parameters: A
         case (Quantization("per_channel_affine"), scales, zeros, int(axis)) if -values.ndim <= axis < values.ndim:
             shape = [1] * values.ndim
             shape[axis] = -1
-            scale, zero_points = (torch.as_tensor(part, dtype=torch.float64).reshape(shape) for part in (scales, zeros))
-            return ((values.to(torch.float64) - zero_points) * scale).float()
+            factors, zero_points = (
+                torch.as_tensor(part, dtype=torch.float64).reshape(shape) for part in (scales, zeros)
+            )
+            return ((values.to(torch.float64) - zero_points) * factors).float()
     raise DamagedPickleError("a quantized tensor of an unknown scheme")
 
 
@@ -227,7 +246,9 @@ def sparse(layout: Any, data: Any) -> torch.Tensor | Stub:
     layouts = {f"torch.sparse_{name}": getattr(torch, f"sparse_{name}") for name in ("csr", "csc", "bsr", "bsc")}
     if layout not in layouts:
         raise DamagedPickleError(f"a sparse tensor of the layout {layout!r:.40}")
-    return torch.sparse_compressed_tensor(*parts[:3], shape, layout=layouts[layout], check_invariants=True)
+    return torch.sparse_compressed_tensor(
+        parts[0], parts[1], parts[2], size=shape, layout=layouts[layout], check_invariants=True
+    )
 
 
 def _check_size(shape: tuple[int, ...], held: int) -> None:

@@ -29,7 +29,7 @@ def test_export_says_what_it_verified(checkpoint: Path, capsys: pytest.CaptureFi
     assert checkpoint.with_suffix(".onnx").is_file()
     assert "verified against PyTorch with library: at least" in captured.out
     assert "k chosen at run time, 1 to 16, 5 by default" in captured.out
-    assert "note: weights taken from 'params'" in captured.err
+    assert "note: weights: 'params'" in captured.err
 
 
 def test_export_model_is_the_same_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

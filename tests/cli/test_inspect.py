@@ -49,7 +49,7 @@ def test_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         "size rule height and width are multiples of 8",
         "k 1 to 64 at run time, 16 by default, trained with 8, 16, 32",
         "image 3 -> 3 channels, scale 1, values 0 to 1",
-        "weights taken from 'params'",
+        "weights: 'params'",
     ):
         assert part in words
 

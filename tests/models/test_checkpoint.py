@@ -197,12 +197,6 @@ def test_code_in_a_pickle_is_refused_and_never_runs(tmp_path: Path) -> None:
     assert not trace.exists()
 
 
-def test_a_whole_pickled_module_is_refused(tmp_path: Path, model: KGT) -> None:
-    torch.save(model, tmp_path / "module.pth")
-    with pytest.raises(InputError, match=r"torch\.save\(model\.state_dict\(\)"):
-        load_checkpoint(tmp_path / "module.pth")
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
