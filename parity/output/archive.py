@@ -107,7 +107,7 @@ def load(folder: str | os.PathLike[str]) -> SavedRun:
         models = (*(one["candidate"]["name"] for one in comparisons), comparisons[0]["reference"]["name"])
         samples = tuple(_restore(source, one) for one in result["samples"])
         settings = dict(result["settings"])
-    except (KeyError, IndexError, TypeError, AttributeError):
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError):
         raise InputError(f"{source / RUN} is incomplete; make it again with keygraph compare ... --save") from None
     return SavedRun(models, samples, settings, result)
 

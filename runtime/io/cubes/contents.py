@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ....errors import MissingDependencyError
 from .cube import Field
 
+
 @dataclass(frozen=True)
 class Stored:
     """An array in a file, described without reading its samples.

@@ -82,6 +82,8 @@ def open_file(path: Path) -> pyvips.Image:
         raise InputError(f"{path} does not exist; give an image file or a folder of them")
     if path.is_dir():
         raise InputError(f"{path} is a folder; give an image file")
+    if not path.is_file():  # Opening a named pipe would wait for ever for somebody to write into it.
+        raise InputError(f"{path} is not a regular file, but a pipe or a device; give an image file")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty (0 bytes); give a whole image file")
     if not os.access(path, os.R_OK):
