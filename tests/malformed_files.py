@@ -30,7 +30,8 @@ Array = np.ndarray[Any, Any]
 Damage = Callable[[bytes], bytes]
 
 CUBE = (np.random.default_rng(7).random((12, 20, 5)) * 200).astype(np.float32)
-PICTURE = (np.random.default_rng(8).random((24, 20, 3)) * 255).astype(np.uint8)
+# Smooth, so that JPEG is close to it.
+PICTURE = (np.mgrid[:24, :20, :3] * np.array([3, 4, 30]).reshape(3, 1, 1, 1)).sum(axis=0).astype(np.uint8)
 
 
 def _pillow(kind: str, pixels: Array = PICTURE, **options: Any) -> bytes:
@@ -68,7 +69,7 @@ def _gray_pages() -> bytes:
 #: Name -> a whole picture.
 PICTURES: dict[str, bytes] = {
     "rgb.png": _pillow("PNG"),
-    "photo.jpg": _pillow("JPEG"),
+    "photo.jpg": _pillow("JPEG", quality=95, subsampling=0),
     "deflated.tif": _pillow("TIFF", compression="tiff_adobe_deflate"),
     "lossless.webp": _pillow("WebP", lossless=True),
 }

@@ -49,12 +49,16 @@ VALUES: tuple[Any, ...] = (None, True, -1, 0, 2**70, 0.5, float("nan"), "", "a\n
 SAVED_RUN = Path(__file__).parent / "parity" / "data" / "saved_run"
 
 
+class _HangError(BaseException):
+    """Not caught by those who catch every `Exception`."""
+
+
 @pytest.fixture(autouse=True)
 def _no_hang() -> Iterator[None]:
     """Stop a test after 30 seconds, from within."""
 
     def stop(*_: object) -> None:
-        raise AssertionError("still reading after 30 seconds")
+        raise _HangError("still reading after 30 seconds")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(30)
@@ -101,7 +105,7 @@ def whole(name: str) -> Array:
 def close(name: str, values: Array) -> bool:
     """Return whether samples are those of the whole file; JPEG is lossy."""
     expected = whole(name)
-    limit = 60 if name.endswith("jpg") else 0
+    limit = 12 if name.endswith("jpg") else 0
     return values.shape == expected.shape and bool(np.max(np.abs(values.astype(float) - expected)) <= limit)
 
 
@@ -115,7 +119,9 @@ def test_the_whole_files_are_read(tmp_path: Path) -> None:
 )
 def test_a_file_of_which_nothing_is_left(tmp_path: Path, kind: str, name: str, data: bytes) -> None:
     path = write(tmp_path / name, data)
-    harmless = {("shifted", "a.hdr"), ("start lost", "7.mat")}  # a line; text for people
+    # A line before the first one; text for people at the start, while the dataset says that it is MATLAB's.
+    text = [("another format", f"{version}.mat") for version in ("5", "5z", "7")]
+    harmless = {("shifted", "a.hdr"), ("start lost", "7.mat"), *text}
     message, values = outcome(lambda: pixels(path))
     assert message or ((kind, name) in harmless and close(name, values))
     if message:
@@ -410,8 +416,9 @@ def test_the_command_on_damaged_files(
             read += 1
         else:
             assert code == 2, (kind, name, shown.err)
-            assert len(shown.err.strip().splitlines()) == 1, (kind, name, shown.err)
-            assert name in shown.err
+            *model_line, message = shown.err.strip().splitlines()
+            assert len(model_line) <= 1, (kind, name, shown.err)
+            assert name in message
     assert 6 < read < len(files) - len(BAD_CUBES) - len(BAD_PICTURES)
 
 

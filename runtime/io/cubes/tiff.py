@@ -43,6 +43,8 @@ def is_cube(path: Path) -> bool:
 
     False for unreadable files, and where tifffile is not installed: `images` then reports what is wrong.
     """
+    if not path.is_file():
+        return False
     try:
         with _opened(path) as file:
             page = file.pages.first
