@@ -15,6 +15,9 @@ from .errors import InputError
 #: Suffixes of PyTorch checkpoints.
 CHECKPOINT_SUFFIXES = (".ckpt", ".pth", ".pt", ".safetensors")
 
+#: What the name of the index of a checkpoint in several files ends with.
+CHECKPOINT_INDEX = ".index.json"
+
 #: What an engine's name ends with.
 ENGINE_SUFFIX = ".plan"
 
@@ -120,3 +123,20 @@ def read_start(path: Path, wanted: str) -> bytes:
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         raise InputError(f"{path} is a web page, not {wanted}; download the file itself, not the page about it")
     return start
+
+
+def is_checkpoint(path: Path, start: bytes) -> bool:
+    """Tell whether a file is a PyTorch checkpoint, by its name or its first bytes."""
+    if path.suffix.lower() in CHECKPOINT_SUFFIXES or path.name.endswith(CHECKPOINT_INDEX):
+        return True
+    return start.startswith(b"PK\x03\x04") or is_pickle(start) or is_safetensors(start)
+
+
+def is_pickle(start: bytes) -> bool:
+    """Tell whether a file is a pickle of protocol 2 or newer, by its first bytes."""
+    return start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+
+
+def is_safetensors(start: bytes) -> bool:
+    """Tell whether a file is in the safetensors format, by its first bytes: the length of a JSON object, and that."""
+    return len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= 100_000_000

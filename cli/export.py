@@ -75,6 +75,13 @@ def export(
     config: Annotated[
         Path | None, typer.Option(metavar="FILE.json", help="Settings that the checkpoint does not store.")
     ] = None,
+    entry: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Which weights to take where the file has several, such as params; by default averaged (EMA) ones.",
+        ),
+    ] = None,
     verification: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare the file with PyTorch before it is written.")
     ] = True,
@@ -89,7 +96,7 @@ def export(
         raise InputError(f"cannot write {target}: its folder does not exist, or it is a folder; choose another with -o")
     fixed_k, fixed_shape = _k(k), _shape(shape)
     start = time.monotonic()
-    model = load_checkpoint(checkpoint, key_map=key_map, config=config)
+    model = load_checkpoint(checkpoint, key_map=key_map, config=config, entry=entry)
     if not quiet:
         for line in model.notes:
             note(line)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError
-from ..files import CHECKPOINT_SUFFIXES, ENGINE_SUFFIX, read_start
+from ..files import CHECKPOINT_SUFFIXES, ENGINE_SUFFIX, is_checkpoint, read_start
 from ..manifest_summary import Description
 from ..runtime.io import cubes, images
 from ..runtime.io.input_files import InputFile
@@ -61,7 +61,7 @@ def describe(path: Path) -> Description:
         from ..runtime.io.describe import describe_cube
 
         return describe_cube(path, variable)
-    if suffix in CHECKPOINT_SUFFIXES or start.startswith((b"PK\x03\x04", b"\x80")):
+    if is_checkpoint(path, start):
         from ..models.describe import describe_checkpoint
 
         return describe_checkpoint(path)
