@@ -259,7 +259,7 @@ def test_engine_metadata_with_wrong_entries(tmp_path: Path) -> None:
     engine, path = tmp_path / "a.plan", tmp_path / "a.plan.json"
     engine.write_bytes(b"an engine")
     count = 0
-    for what, changed in variants(json.loads(whole_sidecar()), VALUES):
+    for what, changed in variants(json.loads(whole_sidecar()), (None, -1, 2**70, "a\nb", [], {})):
         path.write_text(json.dumps(changed))
 
         def read() -> None:
@@ -271,7 +271,7 @@ def test_engine_metadata_with_wrong_entries(tmp_path: Path) -> None:
         message = refusal(read)
         assert message, f"{what}: the engine is another one"
         count += "damaged" in message
-    assert count > 500
+    assert count > 200
     for kind, damage in (LOST | CUT).items():
         path.write_bytes(damage(whole_sidecar()))
         assert refusal(lambda: engine_metadata.read(engine)) or kind in ("shifted", "line ends"), kind
@@ -288,6 +288,7 @@ def test_saved_runs_and_baselines_with_wrong_entries(tmp_path: Path) -> None:
     for what, changed in variants(document, (None, -1, "a\nb", [], {}, [[1]])):
         (run / "run.json").write_text(json.dumps(changed))
         message, found = outcome(lambda: (archive.load(run), read_run(run / "run.json")))
+        # Entries that are only repeated, such as a verdict, may be anything.
         assert message or found[0].samples[0].arrays["image"].shape == (24, 32, 3), what
         count += bool(message)
     assert count > 50
