@@ -199,6 +199,9 @@ def read_start(path: Path, wanted: str) -> bytes:
         The file is missing, a folder, unreadable, empty, a web page, or a Git LFS pointer.
     """
     try:
+        # Opening a named pipe would wait for ever for somebody to write into it.
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise InputError(f"{path} is not a regular file, but a pipe or a device; give {wanted}")
         with path.open("rb") as file:
             start = file.read(512)
     except FileNotFoundError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -348,9 +349,48 @@ def from_json(text: str, source: str) -> Manifest:
             f"upgrade with: {upgrade_line()}"
         )
     try:
-        return decode(values, Manifest)
+        manifest = decode(values, Manifest)
     except ValueError as error:
         raise InputError(f"{damaged} ({error}); export the model again") from error
+    impossible = [name for name, possible in _possible(manifest).items() if not possible]
+    if impossible:
+        fields = ", ".join(f"`{name}` is {getattr(manifest, name)!r:.80}" for name in impossible)
+        raise InputError(f"{damaged} (no model has these values: {fields}); export the model again")
+    return manifest
+
+
+def _possible(manifest: Manifest) -> dict[str, bool]:
+    """Return for each field whose value the runtime computes with whether a model can have it."""
+    neighbours, tiling, clamp = manifest.neighbours, manifest.tiling, manifest.clamp
+    names = [extra.name for extra in manifest.extra_inputs]
+    return {
+        "scale": manifest.scale >= 1,
+        "in_channels": manifest.in_channels >= 1,
+        "out_channels": manifest.out_channels >= 1,
+        "size_multiple": manifest.size_multiple >= 1,
+        "value_range": _is_range(manifest.value_range),
+        "clamp": clamp is None or _is_range(clamp),
+        "shape": manifest.shape is None or min(manifest.shape) >= 1,
+        "margin": min(manifest.margin) >= 0,
+        "gain": math.isfinite(manifest.gain),
+        "precision": manifest.precision in ("fp32", "fp16", "bf16"),
+        "normalisation": manifest.normalisation in NORMALISATIONS,
+        "wavelengths": len(manifest.wavelengths) in (0, manifest.out_channels)
+        and all(0 < value < math.inf for value in manifest.wavelengths),
+        "neighbours": neighbours is None or 1 <= neighbours.default <= neighbours.maximum,
+        "tiling": tiling is None or 0 <= tiling.overlap < tiling.tile,
+        "extra_inputs": len({*names, IMAGE_INPUT, K_INPUT}) == len(names) + 2
+        and all(extra.channels >= 1 and min(extra.margin) >= 0 for extra in manifest.extra_inputs),
+        "profiles": all(
+            1 <= minimum <= optimum <= maximum
+            for profile in manifest.profiles
+            for minimum, optimum, maximum in (profile.batch, profile.height, profile.width)
+        ),
+    }
+
+
+def _is_range(values: tuple[Real, Real]) -> bool:
+    return -math.inf < values[0] < values[1] < math.inf
 
 
 def from_metadata(metadata: Mapping[str, str], source: str | os.PathLike[str]) -> Manifest:

@@ -115,6 +115,8 @@ def _read_legacy(mapped: torch.UntypedStorage, log: Log, nested: Callable[[bytes
 
     _, position = interpret(data, start, log=Log(), persistent=note, nested=nested)
     keys, position = interpret(data, position, log=log)
+    if not isinstance(keys, list) or not all(isinstance(key, str) and key in types for key in keys):
+        raise DamagedPickleError("the list of storages is not that of its tensors")
     storages: dict[str, torch.UntypedStorage] = {}
     for key in keys:
         dtype = types[key]

@@ -117,8 +117,9 @@ def load(folder: str | os.PathLike[str]) -> SavedRun:
         comparisons = result["comparisons"]
         models = (*(one["candidate"]["name"] for one in comparisons), comparisons[0]["reference"]["name"])
         samples = tuple(_restore(source, one) for one in result["samples"])
+        samples[0]  # A run has at least one.
         settings = dict(result["settings"])
-    except (KeyError, IndexError, TypeError, AttributeError):
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError):
         raise InputError(f"{source / RUN} is incomplete; make it again with keygraph compare ... --save") from None
     return SavedRun(models, samples, settings, result)
 

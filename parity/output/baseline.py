@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from ...errors import InputError
 from ...files import decode_json, read_start
@@ -21,6 +24,54 @@ PSNR_MARGIN, CLEAN_MARGIN = 1.0, 0.05
 CEILING = 120.0
 
 
+@dataclass(frozen=True)
+class _StoredSide:
+    name: str
+    weights_sha256: str
+
+
+@dataclass(frozen=True)
+class _StoredNumbers:
+    psnr: float | None
+    max_abs: float | None
+    nonfinite_candidate: int
+
+
+@dataclass(frozen=True)
+class _StoredStage:
+    name: str
+    beyond_tolerance: int
+
+
+@dataclass(frozen=True)
+class _StoredClean:
+    candidate: float | None
+
+
+@dataclass(frozen=True)
+class _StoredInput:
+    name: str
+    as_run: _StoredNumbers
+    same_graphs: _StoredNumbers | None
+    stages: list[_StoredStage]
+    clean: _StoredClean | None = None
+    typical: float | None = None  # Missing in the oldest baselines.
+
+
+@dataclass(frozen=True)
+class _StoredComparison:
+    candidate: _StoredSide
+    reference: _StoredSide
+    inputs: list[_StoredInput]
+
+
+@dataclass(frozen=True)
+class _StoredRun:
+    """What this module reads of the JSON form of a run; other entries are ignored."""
+
+    comparisons: list[_StoredComparison]
+
+
 def read_run(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a file with the JSON form of a run, as ``keygraph compare --json`` prints it or ``--save`` stores it.
 
@@ -33,13 +84,9 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, Any]:
     read_start(Path(path), expected)
     try:
         values = decode_json(Path(path).read_bytes())
-        for comparison in values["comparisons"]:
-            for side in ("candidate", "reference"):
-                str(comparison[side]["name"]), str(comparison[side]["weights_sha256"])
-            for result in comparison["inputs"]:
-                str(result["name"]), result["as_run"]["psnr"], result["same_graphs"], result["stages"]
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path} is not the result of a comparison; give {expected}") from None
+        msgspec.convert(values, _StoredRun)
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise InputError(f"{path} is not the result of a comparison ({error}); give {expected}") from None
     found: dict[str, Any] = values
     return found
 

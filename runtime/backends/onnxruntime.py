@@ -102,14 +102,21 @@ class OnnxRuntimeSession(WithBlock):
         self.device = device
         self.manifest: Manifest = self.file.manifest
         runtime_k = self.manifest.neighbours is not None and self.manifest.neighbours.runtime
-        inputs = {value.name: value.type for value in session.get_inputs()}
-        outputs = [value.name for value in session.get_outputs()]
+        try:
+            inputs = {value.name: value.type for value in session.get_inputs()}
+            outputs = [value.name for value in session.get_outputs()]
+        except UnicodeDecodeError as error:
+            raise InputError(f"{file} is damaged: its names are not UTF-8 text; export it again") from error
         self._extras = [extra.name for extra in self.manifest.extra_inputs]
         expected = {IMAGE_INPUT, *self._extras, *([K_INPUT] if runtime_k else [])}
         if set(inputs) != expected or IMAGE_OUTPUT not in outputs:
             raise InputError(
                 f"{file}: inputs {', '.join(inputs)} and outputs {', '.join(outputs)} are not those of its manifest; "
                 "export it again"
+            )
+        if inputs[IMAGE_INPUT] not in _TYPES:
+            raise InputError(
+                f"{file}: its image is a {inputs[IMAGE_INPUT]}, not one of {', '.join(_TYPES)}; export it again"
             )
         self._type = _TYPES[inputs[IMAGE_INPUT]]
         self._buffers = None if device.kind == "cpu" else BoundBuffers(session, device)

@@ -28,6 +28,8 @@ from keygraph.manifest import (
     Profile,
     Tiling,
 )
+from keygraph.models import save_checkpoint
+from keygraph.models.kgt import KGT, KGTConfig
 from safetensors.torch import save
 
 #: A manifest with every field.
@@ -81,6 +83,11 @@ def checkpoints() -> Iterator[bytes]:
     for metadata in (None, {"keygraph": json.dumps({"architecture": "kgt", "config": {"dim": 8}})}, {"format": "pt"}):
         yield save(state, metadata)
     yield save({"w": torch.zeros(2).to(torch.float8_e4m3fn), "b": torch.zeros(2, dtype=torch.bfloat16)})
+    with tempfile.TemporaryDirectory() as folder:
+        network = KGT(KGTConfig(layers=(1,), channels=4, heads=2, window=4, k=5))
+        for name in ("a.pt", "a.safetensors"):
+            save_checkpoint(Path(folder) / name, network)
+            yield (Path(folder) / name).read_bytes()
     yield pickle.dumps({"params": [1, 2.5, None, "text", b"bytes"]})
 
 

@@ -16,7 +16,7 @@ import tifffile
 from keygraph.errors import InputError, KeygraphError
 from keygraph.runtime.device import memory
 from keygraph.runtime.io import cubes, images, output_files
-from keygraph.runtime.io.cubes import Cube
+from keygraph.runtime.io.cubes import Cube, envi_header, tiff
 from keygraph.runtime.io.cubes.envi_header import DATA_TYPES, INTERLEAVES
 
 Array = np.ndarray[Any, Any]
@@ -428,3 +428,14 @@ def test_small_files_of_huge_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(memory, "available", lambda: 799_999)
     with pytest.raises(KeygraphError, match="GiB of memory; cut it into parts"):
         cubes.read(tmp_path / "a.npz")
+
+
+def test_the_table_in_the_documents_is_that_of_the_code() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "spectral-cubes.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith(("| for ", "| never"))]
+    table = [[set(cell.strip().split(", ")) for cell in row.strip("|").split("|")[1:3]] for row in rows]
+    for (envi, tags), holds_for in zip(table, ("always", "size", "bands", "samples", "file"), strict=True):
+        named = {"size": envi_header._OF_SIZE, "bands": envi_header._OF_BANDS, "samples": envi_header._OF_SAMPLES}
+        assert envi >= named.get(holds_for, set())
+        assert all(name.startswith(("and ", "description", "sensor")) for name in envi - named.get(holds_for, {""}))
+        assert tags - {""} == {title for title, kind in tiff._KEPT_TAGS.values() if kind == holds_for}

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....errors import InputError
+from . import matlab_layout
 from .contents import Contents, Stored, library, native, stored
 
 #: A variable of this many bytes or more does not fit into version 5.
@@ -30,10 +31,6 @@ _CLASSES = {
     "logical": "?",
     **{f"{sign}int{bits}": f"{kind}{bits // 8}" for sign, kind in (("", "i"), ("u", "u")) for bits in (8, 16, 32, 64)},
 }
-
-#: Version 4: the largest number of a type, and the bytes of a sample by the type's digit of tens.
-_VERSION_4_LARGEST = 5000
-_VERSION_4_BYTES = (8, 4, 4, 2, 2, 1)
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -115,43 +112,25 @@ def _names_matlab(path: Path) -> bool:
         return file.read(6) == b"MATLAB"
 
 
-def _check_version_4(path: Path) -> None:
-    """Check that the variables of a version 4 file follow each other to its end; SciPy follows negative sizes for ever.
-
-    Does nothing for version 5, which has no zero among the first four bytes.
-    """
-    size, position = path.stat().st_size, 0
-    with path.open("rb") as file:
-        start = file.read(4)
-        if 0 not in start:
-            return
-        order = "<" if 0 <= int.from_bytes(start, "little", signed=True) <= _VERSION_4_LARGEST else ">"
-        while position < size:
-            file.seek(position)
-            kind, rows, columns, is_complex, name = struct.unpack(f"{order}5i", file.read(20))
-            sample, matrix = kind // 10 % 10, kind % 10
-            if not 0 <= kind <= _VERSION_4_LARGEST or sample >= len(_VERSION_4_BYTES) or min(rows, columns, name) < 0:
-                raise ValueError("it has a variable of a negative size, or of an unknown type")
-            # Sparse matrices list the imaginary part as a column.
-            parts = 2 if is_complex and matrix != 2 else 1
-            position += 20 + name + rows * columns * _VERSION_4_BYTES[sample] * parts
-    if position > size:
-        raise ValueError(f"it has {size:,} bytes, and its variables {position:,}")
-
-
 def _open_version_5(path: Path) -> Contents:
     scipy_io = library("scipy.io", path)
-    _check_version_4(path)
+    version_4 = matlab_layout.is_version_4(path)
+    if version_4:
+        matlab_layout.check_version_4(path)
     try:
         listed = scipy_io.whosmat(path, appendmat=False)
     except scipy_io.matlab.MatReadError as error:
         raise ValueError(str(error)) from error
+    if len({name for name, *_ in listed}) < len(listed):
+        raise ValueError("two of its variables have one name")
     arrays = {
         name: Stored(tuple(shape), np.dtype(_CLASSES[kind]) if kind in _CLASSES else None, kind)
         for name, shape, kind in listed
     }
 
     def load(name: str) -> NDArray[Any]:
+        if not version_4:
+            matlab_layout.check_samples(path, name)
         # In MATLAB's own types: it stores integral doubles in fewer bytes, so a mask of zeros and ones would be read as
         # 8-bit integers. `whosmat` does not tell complex arrays.
         try:

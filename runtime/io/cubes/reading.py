@@ -158,7 +158,7 @@ def _reading(path: Path) -> Iterator[None]:
     except (KeygraphError, MemoryError):
         raise
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:200]
         raise InputError(
             f"{path} is damaged, cut off, or no {format_of(path)} file ({reason}); give a whole "
             f"{path.suffix.lower()} file"

@@ -53,6 +53,8 @@ def is_cube(path: Path, bands: int | None = None) -> bool:
     bands
         Number of channels that the model takes; None where there is no model: any number of pages may be bands then.
     """
+    if not path.is_file():
+        return False
     try:
         with _opened(path) as file:
             page = file.pages.first

@@ -121,7 +121,7 @@ def open_file(path: Path, page: int = 1) -> Opened:
         raise InputError(f"{path} does not exist; give an image file or a folder of them")
     if path.is_dir():
         raise InputError(f"{path} is a folder; give an image file")
-    if not path.is_file():
+    if not path.is_file():  # Opening a named pipe would wait for ever for somebody to write into it.
         raise InputError(f"{path} is a device or a pipe; write the image into a file first")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty (0 bytes); give a whole image file")
