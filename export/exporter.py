@@ -145,7 +145,7 @@ def export(
 
 def _weights_bytes(model: LoadedModel, half: bool) -> int:
     """Return the bytes of a network's weights in its file; in half precision, at least half of those in FP32."""
-    size = sum(tensor.numel() * tensor.element_size() for tensor in model.module.state_dict().values())
+    size: int = sum(tensor.numel() * tensor.element_size() for tensor in model.module.state_dict().values())
     return size // 2 if half else size
 
 

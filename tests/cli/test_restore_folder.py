@@ -246,7 +246,8 @@ def test_a_name_need_not_be_utf_8(make_model: ModelFile, folder: Path, tmp_path:
     os.rename(folder / "c.png", os.fsencode(folder) + b"/caf\xe9[1].png")
     (folder / "夜.png").write_bytes((folder / "a.png").read_bytes())
     model, environment = make_model("identity"), os.environ | {"PYTHONIOENCODING": encoding}
-    arguments = [sys.executable, "-m", "keygraph", "restore", folder, "-o", tmp_path / "out", "--model", model]
+    command = ["restore", folder, "-o", tmp_path / "out", "--model", model]
+    arguments = [sys.executable, "-m", "keygraph", *map(str, command)]
     done = subprocess.run(arguments, env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert rb"caf\udce9[1].png ->" in done.stdout
