@@ -136,5 +136,5 @@ def with_fields(image: pyvips.Image, contents: Contents) -> Contents:
     others = tuple(name.removesuffix("-data") for name in sorted(fields - known) if name.endswith("-data"))
     notices = contents.notices
     if contents == Contents() and "n-pages" in fields and image.get("n-pages") > 1:
-        notices = (f"only the first of {image.get('n-pages')} pictures",)
+        notices = (f"only one of {image.get('n-pages')} pictures",)
     return dataclasses.replace(contents, metadata=metadata, dropped=contents.dropped + others, notices=notices)

@@ -146,7 +146,7 @@ def write(path: str | os.PathLike[str], picture: Picture, folder: Path) -> list[
         except pyvips.Error as error:
             raise InputError(f"{file}: the image cannot be written as {name} ({reason_of(error)})") from error
         with atomic_path(file) as temporary, temporary.open("wb") as result:
-            return notices + with_metadata(encoded, result, strip.metadata, name, picture.alpha_is_band)
+            return notices + with_metadata(encoded, result, strip.metadata, name, picture.has_alpha)
 
 
 def _unnamed_file(file: Path) -> IO[bytes]:

@@ -176,7 +176,7 @@ def _metadata(reader: Reader, directory: Directory) -> tuple[Metadata, list[str]
     return Metadata(exif=block, resolution=reader.resolution(directory), blocks=tuple(blocks)), dropped
 
 
-def embed(source: BinaryIO, target: BinaryIO, metadata: Metadata, extra_is_band: bool) -> list[str]:
+def embed(source: BinaryIO, target: BinaryIO, metadata: Metadata, alpha: bool) -> list[str]:
     """Copy a TIFF file that libvips wrote, with metadata.
 
     Parameters
@@ -187,8 +187,8 @@ def embed(source: BinaryIO, target: BinaryIO, metadata: Metadata, extra_is_band:
         The copy.
     metadata
         What is added.
-    extra_is_band
-        True when the sample after the colours is a band, not alpha.
+    alpha
+        True when the last sample is alpha; other samples beside the colours are bands.
 
     Returns
     -------
@@ -215,8 +215,9 @@ def embed(source: BinaryIO, target: BinaryIO, metadata: Metadata, extra_is_band:
         assert isinstance(block.kind, int)
         value = Value(block.tag, block.kind, block.data)
         added.append(value if reader.order == "<" else swapped(value))
-    if extra_is_band:
-        added.append(shorts(reader.order, EXTRA_SAMPLES, *[0] * len(reader.numbers(directory, EXTRA_SAMPLES))))
+    if extra := len(reader.numbers(directory, EXTRA_SAMPLES)):
+        # libvips calls them all alpha.
+        added.append(shorts(reader.order, EXTRA_SAMPLES, *[0] * (extra - 1), 2 if alpha else 0))
     values.update({value.tag: value for value in added})
     place = target.seek(0, 2)
     place += target.write(bytes(-place % 8))
