@@ -168,3 +168,11 @@ def test_a_larger_result_loses_positions_and_gets_its_size(tmp_path: Path) -> No
     images.write(tmp_path / "b.jpg", larger)
     with Image.open(tmp_path / "b.jpg") as image:
         assert image.getexif().get_ifd(0x8769)[0xA002] == 112
+
+
+def test_metadata_that_libvips_rejects_is_said(tmp_path: Path) -> None:
+    """A profile for colours in a gray picture, and EXIF that is none."""
+    made.write_png(tmp_path / "gray.png", pixels=made.PIXELS[:, :, 0], icc_profile=made.PROFILE)
+    assert images.read(tmp_path / "gray.png").notices == ("dropped: ICC profile (unreadable)",)
+    made.write_jpeg(tmp_path / "a.jpg", (0xE1, b"Exif\0\0no structure"))
+    assert images.read(tmp_path / "a.jpg").notices == ("dropped: EXIF (damaged)",)

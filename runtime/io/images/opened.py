@@ -137,4 +137,5 @@ def with_fields(image: pyvips.Image, contents: Contents) -> Contents:
     notices = contents.notices
     if contents == Contents() and "n-pages" in fields and image.get("n-pages") > 1:
         notices = (f"only one of {image.get('n-pages')} pictures",)
-    return dataclasses.replace(contents, metadata=metadata, dropped=contents.dropped + others, notices=notices)
+    lost = tuple(f"{title} (unreadable)" for title in contents.expected if title not in metadata.titles())
+    return dataclasses.replace(contents, metadata=metadata, dropped=contents.dropped + others + lost, notices=notices)

@@ -35,6 +35,9 @@ from .tiff_samples import (
 _DESCRIPTION, _SUBIFDS, _XMP, _IPTC, _PHOTOSHOP = 270, 330, 700, 33723, 34377
 _RESOLUTION = (282, 283, 296)
 
+#: Tags whose content libvips returns.
+_EXPECTED = {34675: "ICC profile", _XMP: "XMP", _IPTC: "IPTC"}
+
 #: Tags that are kept from TIFF to TIFF.
 _KEPT = {
     **dict.fromkeys((33550, 33922, 34264, 34735, 34736, 34737), "GeoTIFF tags"),
@@ -150,6 +153,7 @@ def read(file: BinaryIO, page: int = 1) -> Contents:
         white_is_zero_float(reader, chosen.directory),
         unsupported(reader, chosen.directory),
         len(full),
+        tuple(title for tag, title in _EXPECTED.items() if tag in chosen.directory.fields),
     )
 
 
