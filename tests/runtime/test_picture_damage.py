@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import picture_files as made
 import pytest
+import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from keygraph.errors import InputError
@@ -86,7 +87,8 @@ def test_directories_in_a_circle(tmp_path: Path) -> None:
     loop = b"II*\0\x08\0\0\0" + struct.pack("<H", 1) + struct.pack("<HHII", 34665, 4, 1, 8) + struct.pack("<I", 8)
     with pytest.raises(StructureError):  # The "thumbnail" is the first directory: nothing is left of it.
         exif.updated(loop[:-4] + struct.pack("<I", 9), 1, 1)
-    assert exif.for_tiff(loop, "<")
+    values, others = exif.for_tiff(loop, "<")
+    assert ([value.tag for value in values], others) == ([34665], frozenset())
     (tmp_path / "loop.tif").write_bytes(loop)
     with pytest.raises(InputError):
         images.read(tmp_path / "loop.tif")
@@ -176,3 +178,43 @@ def test_metadata_that_libvips_rejects_is_said(tmp_path: Path) -> None:
     assert images.read(tmp_path / "gray.png").notices == ("dropped: ICC profile (unreadable)",)
     made.write_jpeg(tmp_path / "a.jpg", (0xE1, b"Exif\0\0no structure"))
     assert images.read(tmp_path / "a.jpg").notices == ("dropped: EXIF (damaged)",)
+
+
+def test_exif_tags_that_are_none_of_tiff_are_said(tmp_path: Path) -> None:
+    block = Image.Exif()
+    block[0x010F], block[50341], block[0x0213] = "A Camera", b"PrintIM\x000300", 1
+    made.write_jpeg(tmp_path / "a.jpg", (0xE1, block.tobytes()))
+    picture = images.read(tmp_path / "a.jpg")
+    assert images.write(tmp_path / "b.tif", picture) == ["EXIF tag 50341 dropped: not kept in TIFF"]
+    assert images.write(tmp_path / "b.jpg", picture) == []
+
+
+def test_damage_behind_it_does_not_hide_camera_raw_or_the_full_page(tmp_path: Path) -> None:
+    small = np.ascontiguousarray(made.PIXELS[::2, ::2])
+    far_away = (65000, 4, 1, 10**9, True)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(small, photometric="rgb", subfiletype=1, metadata=None)
+        file.write(made.PIXELS, photometric="rgb", metadata=None, extratags=[far_away])
+    renamed(tmp_path / "a.tif", 34665)
+    picture = images.read(tmp_path / "a.tif")
+    assert picture.pixels.shape == made.PIXELS.shape
+    assert "EXIF (damaged)" in picture.notices[0]
+    dng = (50706, 1, 4, b"\1\4\0\0", True)
+    tifffile.imwrite(tmp_path / "raw.tif", small, photometric="rgb", metadata=None, extratags=[dng, far_away])
+    renamed(tmp_path / "raw.tif", 330)
+    with pytest.raises(InputError, match="camera raw"):
+        images.read(tmp_path / "raw.tif")
+
+
+def renamed(path: Path, tag: int) -> None:
+    """Give another number to tag 65000 of a TIFF."""
+    data = path.read_bytes()
+    entry = struct.pack("<HHII", 65000, 4, 1, 10**9)
+    assert data.count(entry) == 1
+    path.write_bytes(data.replace(entry, struct.pack("<H", tag) + entry[2:]))
+
+
+def test_a_text_under_a_latin_name_is_kept(tmp_path: Path) -> None:
+    made.write_png(tmp_path / "a.png", (b"tEXt", b"A\xf1o\x001998"))
+    images.write(tmp_path / "b.png", images.read(tmp_path / "a.png"))
+    assert made.png_chunk(b"tEXt", b"A\xf1o\x001998") in (tmp_path / "b.png").read_bytes()

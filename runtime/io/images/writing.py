@@ -69,10 +69,10 @@ def write(path: str | os.PathLike[str], picture: Picture) -> list[str]:
     height, width, channels = picture.pixels.shape if picture.pixels.ndim == 3 else (*picture.pixels.shape, 1)
     check_target(file, height, width, channels)
     picture, notices = fitted(picture, name)
-    encoded, result = io.BytesIO(), io.BytesIO()
+    result = io.BytesIO()
     options = save_options(name, picture.pixels.dtype, picture.pixels.nbytes)
     try:
-        encoded.write(vips_image(picture).write_to_buffer(file.suffix.lower(), **options))
+        encoded = io.BytesIO(vips_image(picture).write_to_buffer(file.suffix.lower(), **options))
     except pyvips.Error as error:
         raise InputError(f"{file}: the image cannot be written as {name} ({reason_of(error)})") from error
     notices += with_metadata(encoded, result, picture.metadata, name, picture.has_alpha)

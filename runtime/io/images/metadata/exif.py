@@ -6,6 +6,8 @@ import io
 import struct
 
 from .ifd import (
+    BYTE,
+    IFD,
     LONG,
     SHORT,
     UNDEFINED,
@@ -140,7 +142,7 @@ def of_directory(
                 deeper = frozenset((_INTEROPERABILITY,)) if tag == _EXIF else frozenset[int]()
                 children = of_directory(reader, inner, frozenset(inner.fields) - deeper, deeper)
                 values.append(Value(tag, LONG, b"", tuple(children)))
-        elif tag in tags and one.count and one.kind < 14:
+        elif tag in tags and one.count and BYTE <= one.kind <= IFD:
             values.append(reader.value(one))
     return values
 
@@ -162,7 +164,7 @@ def from_tiff(reader: Reader, directory: Directory, tags: frozenset[int]) -> byt
     return header + pack(values, reader.order, False, 8)
 
 
-def for_tiff(data: bytes, order: str) -> list[Value]:
+def for_tiff(data: bytes, order: str) -> tuple[list[Value], frozenset[int]]:
     """Return EXIF as fields for the directory of a TIFF file.
 
     Parameters
@@ -172,6 +174,13 @@ def for_tiff(data: bytes, order: str) -> list[Value]:
     order
         Byte order of the file.
 
+    Returns
+    -------
+    list[Value]
+        Those of `DESCRIPTIVE`, and the directories.
+    frozenset[int]
+        Tags of the others.
+
     Raises
     ------
     StructureError
@@ -179,10 +188,12 @@ def for_tiff(data: bytes, order: str) -> list[Value]:
     """
     try:
         reader = Reader(io.BytesIO(data))
-        values = of_directory(reader, reader.directory(reader.first), DESCRIPTIVE)
+        directory = reader.directory(reader.first)
+        values = of_directory(reader, directory, DESCRIPTIVE)
     except struct.error as error:
         raise StructureError(str(error)) from error
-    return values if reader.order == order else [swapped(value) for value in values]
+    others = frozenset(directory.fields) - {value.tag for value in values}
+    return [value if reader.order == order else swapped(value) for value in values], others
 
 
 def of_resolution(resolution: tuple[float, float]) -> bytes:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -12,6 +13,7 @@ from . import exif
 from .fields import Block, Contents, Metadata
 from .ifd import (
     BYTE,
+    IFD,
     UNDEFINED,
     Directory,
     Reader,
@@ -168,16 +170,24 @@ def _metadata(reader: Reader, directory: Directory) -> tuple[Metadata, list[str]
         dropped.append("Photoshop resources")
     blocks, others = [], []
     for tag, one in directory.fields.items():
-        if tag in _KEPT:
+        if tag in _KEPT and BYTE <= one.kind <= IFD:
             value = reader.value(one)
             value = value if reader.order == "<" else swapped(value)
             blocks.append(Block(_KEPT[tag], "TIFF", one.kind, value.data, tag))
         elif tag not in _STRUCTURE | exif.DESCRIPTIVE | exif.DIRECTORIES | {_PHOTOSHOP}:
             others.append(tag)
-    if others:
-        dropped.append(f"TIFF tag{'s' * (len(others) > 1)} {', '.join(map(str, others))}")
-    block = exif.from_tiff(reader, directory, tags)
+    dropped += _named("TIFF tag", others)
+    try:
+        block = exif.from_tiff(reader, directory, tags)
+    except (StructureError, struct.error):
+        block = None
+        dropped.append("EXIF (damaged)")
     return Metadata(exif=block, resolution=reader.resolution(directory), blocks=tuple(blocks)), dropped
+
+
+def _named(kind: str, tags: Sequence[int]) -> list[str]:
+    """Return tags in one name; none for no tags."""
+    return [f"{kind}{'s' * (len(tags) > 1)} {', '.join(map(str, tags))}"] if tags else []
 
 
 def embed(source: BinaryIO, target: BinaryIO, metadata: Metadata, alpha: bool) -> list[str]:
@@ -208,7 +218,9 @@ def embed(source: BinaryIO, target: BinaryIO, metadata: Metadata, alpha: bool) -
     added = resolution_values(reader.order, metadata.resolution)
     if metadata.exif is not None:
         try:
-            added += exif.for_tiff(metadata.exif, reader.order)
+            values_of_exif, others = exif.for_tiff(metadata.exif, reader.order)
+            added += values_of_exif
+            lost += _named("EXIF tag", sorted(others - _STRUCTURE))
         except StructureError:
             lost.append("EXIF (damaged)")
     if metadata.xmp is not None:
