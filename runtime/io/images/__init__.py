@@ -5,6 +5,7 @@ Whatever a file cannot hold is reported: reading and writing return lines to sho
 
 from .formats import FORMATS as FORMATS
 from .formats import READ_ONLY as READ_ONLY
+from .metadata.fields import Metadata as Metadata
 from .picture import Header as Header
 from .picture import Picture as Picture
 from .reading import open_file as open_file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from typing import BinaryIO
 
@@ -41,27 +42,34 @@ def sensor(file: BinaryIO, suffix: str) -> str | None:
         return ""
     if start[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return None
-    raw = start[8:10] == b"CR" or suffix.lower() in SUFFIXES
-    try:
-        size = _sensor(Reader(file), raw)
-    except (StructureError, struct.error):
-        return "" if raw else None
+    size = _sensor(file, start[8:10] == b"CR" or suffix.lower() in SUFFIXES)
     if size is None:
         return None
     return f" (sensor data, {size[0]} x {size[1]} pixels)" if size[0] else ""
 
 
-def _sensor(reader: Reader, raw: bool) -> tuple[int, int] | None:
-    """Return width and height of the sensor data in a TIFF file; zeros where they are not found, None for a picture."""
+def _sensor(file: BinaryIO, raw: bool) -> tuple[int, int] | None:
+    """Return width and height of the sensor data in a TIFF file; zeros where unknown, None for a picture.
+
+    Parameters
+    ----------
+    file
+        The file.
+    raw
+        True when its name or start say that it is camera raw.
+    """
     size = None
-    for page in tiff.pages(reader, inner=True):
-        directory = page.directory
-        here = reader.number(directory, _WIDTH, 0), reader.number(directory, _HEIGHT, 0)
-        first = page.number == 0 and page.inner is None
-        raw |= first and (
-            _DNG_VERSION in directory.fields
-            or (page.reduced and _MAKE in directory.fields and _SUBIFDS in directory.fields)
-        )
-        if is_sensor_data(reader, directory) or (raw and not page.reduced):
-            size = max(size or (0, 0), here)
+    # What a damaged file says before the damage counts.
+    with contextlib.suppress(StructureError, struct.error):
+        reader = Reader(file)
+        for page in tiff.pages(reader, inner=True):
+            directory = page.directory
+            here = reader.number(directory, _WIDTH, 0), reader.number(directory, _HEIGHT, 0)
+            first = page.number == 0 and page.inner is None
+            raw |= first and (
+                _DNG_VERSION in directory.fields
+                or (page.reduced and _MAKE in directory.fields and _SUBIFDS in directory.fields)
+            )
+            if is_sensor_data(reader, directory) or (raw and not page.reduced):
+                size = max(size or (0, 0), here)
     return (size or (0, 0)) if raw or size is not None else None

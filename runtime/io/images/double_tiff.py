@@ -9,6 +9,11 @@ from typing import Any
 import numpy as np
 import pyvips
 
+from ..cubes.contents import DAMAGE
+
+#: tifffile's name of colours -> libvips's.
+_COLOURS = {"RGB": "scrgb", "MINISBLACK": "b-w", "MINISWHITE": "b-w"}
+
 #: TIFF tag -> libvips's field for its content.
 _BLOBS = {34675: "icc-profile-data", 700: "xmp-data", 33723: "iptc-data"}
 
@@ -27,27 +32,20 @@ def image(path: Path, page: int) -> pyvips.Image | None:
         tifffile: Any = importlib.import_module("tifffile")
     except ModuleNotFoundError:
         return None
-    with tifffile.TiffFile(path) as file:
-        directory = file.pages[page]
-        if (
-            directory.dtype is None
-            or directory.dtype.kind != "f"
-            or directory.photometric.name
-            not in (
-                "RGB",
-                "MINISBLACK",
-                "MINISWHITE",
-            )
-        ):
-            return None
-        try:
+    try:
+        with tifffile.TiffFile(path) as file:
+            directory = file.pages[page]
+            colours = _COLOURS.get(directory.photometric.name)
+            if directory.dtype is None or directory.dtype.kind != "f" or colours is None:
+                return None
             values = directory.asarray()
-        except (ValueError, ImportError):
-            return None
-        colours = "scrgb" if directory.photometric.name == "RGB" else "b-w"
-        separate = values.ndim == 3 and directory.planarconfig == 2
-        tags = {tag.code: tag.value for tag in directory.tags}
+            separate = values.ndim == 3 and directory.planarconfig == 2
+            tags = {tag.code: tag.value for tag in directory.tags}
+    except (ImportError, ArithmeticError, *DAMAGE):
+        return None
     samples = np.ascontiguousarray(np.moveaxis(values, 0, -1) if separate else values, np.float64)
+    if samples.ndim not in (2, 3):
+        return None
     height, width, bands = (*samples.shape, 1)[:3]
     result = pyvips.Image.new_from_memory(samples.data, width, height, bands, "double").copy(interpretation=colours)
     result.set_type(pyvips.GValue.gstr_type, "vips-loader", "tiffload")

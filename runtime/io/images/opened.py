@@ -6,7 +6,7 @@ import dataclasses
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyvips
 
@@ -45,13 +45,13 @@ class Opened:
     @property
     def orientation(self) -> int:
         """EXIF orientation: 1 upright, 3 upside down; from 5 on, rows become columns."""
-        return int(self.image.get("orientation")) if self.image.get_typeof("orientation") else 1
+        return int(field_of(self.image, "orientation", 1))
 
     @property
     def pages(self) -> int:
         """Number of pages or frames."""
-        of_libvips = self.image.get("n-pages") if "n-pages" in self.image.get_fields() else 1
-        return self.contents.pages if "tiff" in self.image.get("vips-loader") else int(of_libvips)
+        of_libvips = int(field_of(self.image, "n-pages", 1))
+        return self.contents.pages if "tiff" in self.image.get("vips-loader") else of_libvips
 
     @property
     def upright_size(self) -> tuple[int, int]:
@@ -111,6 +111,23 @@ def read_contents(file: BinaryIO, loader: str, page: int) -> Contents:
         return Contents(notices=("metadata dropped: the structure of the file is damaged",))
 
 
+def field_of(image: pyvips.Image, name: str, default: Any = None) -> Any:
+    """Return a field of libvips.
+
+    A list of all names fails where PNG has a text under a name in Latin-1.
+
+    Parameters
+    ----------
+    image
+        The opened file.
+    name
+        Name of the field.
+    default
+        What is returned where it is absent.
+    """
+    return image.get(name) if image.get_typeof(name) else default
+
+
 def with_fields(image: pyvips.Image, contents: Contents) -> Contents:
     """Return the contents with the metadata that libvips reads from every container.
 
@@ -121,8 +138,7 @@ def with_fields(image: pyvips.Image, contents: Contents) -> Contents:
     contents
         What `read_contents` returned.
     """
-    fields = set(image.get_fields())
-    values = {name: bytes(image.get(name)) if name in fields else None for name in _KEPT}
+    values = {name: field_of(image, name) for name in _KEPT}
     exif, records = values["exif-data"], values["iptc-data"]
     metadata = dataclasses.replace(
         contents.metadata,
@@ -131,10 +147,13 @@ def with_fields(image: pyvips.Image, contents: Contents) -> Contents:
         xmp=values["xmp-data"],
         iptc=None if records is None else iptc.unwrapped(records)[0],
     )
-    # Thumbnails of EXIF are taken out of it.
-    known = {*_KEPT, "jpeg-thumbnail-data", "photoshop-data"}
-    others = tuple(name.removesuffix("-data") for name in sorted(fields - known) if name.endswith("-data"))
-    notices = contents.notices
-    if contents == Contents() and "n-pages" in fields and image.get("n-pages") > 1:
-        notices = (f"only the first of {image.get('n-pages')} pictures",)
-    return dataclasses.replace(contents, metadata=metadata, dropped=contents.dropped + others, notices=notices)
+    notices, others = contents.notices, tuple[str, ...]()
+    if contents == Contents():
+        # A container that is not known here. Thumbnails of EXIF are taken out of it.
+        known = {*_KEPT, "jpeg-thumbnail-data"}
+        names = sorted(name for name in set(image.get_fields()) - known if name.endswith("-data"))
+        others = tuple(name.removesuffix("-data") for name in names)
+        pictures = field_of(image, "n-pages", 1)
+        notices = (f"only one of {pictures} pictures",) if pictures > 1 else ()
+    lost = tuple(f"{title} (unreadable)" for title in contents.expected if title not in metadata.titles())
+    return dataclasses.replace(contents, metadata=metadata, dropped=contents.dropped + others + lost, notices=notices)

@@ -57,3 +57,8 @@ class Picture:
     metadata: Metadata = field(default_factory=Metadata)
     notices: tuple[str, ...] = ()
     alpha_is_band: bool = False
+
+    @property
+    def has_alpha(self) -> bool:
+        """True when there is opacity."""
+        return self.alpha is not None and not self.alpha_is_band

@@ -18,7 +18,7 @@ from .formats import LOADERS, SAMPLE_TYPES, check_read, missing_codec, reason_of
 from .metadata import png
 from .metadata.fields import Contents, Metadata
 from .metadata.update import upright
-from .opened import Opened, read_contents, with_fields
+from .opened import Opened, field_of, read_contents, with_fields
 from .picture import Header, Picture
 
 #: What files start with, and the loader that reads them. Left to itself, libvips takes others for some: `uhdrload` for
@@ -179,11 +179,11 @@ def _loaded(path: Path, loader: str, contents: Contents) -> pyvips.Image:
 def converted(opened: Opened) -> tuple[pyvips.Image, list[str]]:
     """Return a picture's samples as gray, RGB or bands, still as they lie in the file, and a line for every change."""
     image, notices = opened.image, list(opened.contents.notices)
-    fields = set(image.get_fields())
-    if "palette" in fields:
+    bits = field_of(image, "bits-per-sample", 8)
+    if image.get_typeof("palette"):
         notices.append("palette expanded")
-    elif "palette expanded" not in notices and "bits-per-sample" in fields and image.get("bits-per-sample") < 8:
-        notices.append(f"{image.get('bits-per-sample')}-bit samples expanded to 8 bits")
+    elif "palette expanded" not in notices and bits < 8:
+        notices.append(f"{bits}-bit samples expanded to 8 bits")
     if image.interpretation == "cmyk":
         notices.append("CMYK converted to sRGB")
         image = image.icc_transform("srgb", embedded=True, depth=16 if image.format == "ushort" else 8)
@@ -224,7 +224,7 @@ def kept_metadata(opened: Opened, image: pyvips.Image) -> tuple[Metadata, list[s
     """
     metadata, dropped = opened.contents.metadata, list(opened.contents.dropped)
     if image.interpretation != opened.image.interpretation:
-        profile = image.get("icc-profile-data") if image.get_typeof("icc-profile-data") else None
+        profile = field_of(image, "icc-profile-data")
         colour = [block.title for block in metadata.blocks if block.title.startswith("colour space")]
         metadata = dataclasses.replace(metadata.without(*colour), icc=profile)
     metadata, lost = upright(metadata, *opened.upright_size, opened.orientation != 1)

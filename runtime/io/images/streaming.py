@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pyvips
@@ -149,13 +149,13 @@ def write(path: str | os.PathLike[str], picture: Picture, folder: Path) -> list[
                 raise unwritable(file, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
             raise InputError(f"{file}: the image cannot be written as {name} ({reason_of(error)})") from error
         with atomic_path(file) as temporary, temporary.open("wb") as result:
-            return notices + with_metadata(encoded, result, strip.metadata, name, picture.alpha_is_band)
+            return notices + with_metadata(encoded, result, strip.metadata, name, picture.has_alpha)
 
 
-def _unnamed_file(file: Path) -> IO[bytes]:
+def _unnamed_file(file: Path) -> BinaryIO:
     """Return a temporary file on the disk of `file`, for what libvips writes."""
     try:
-        return tempfile.TemporaryFile(dir=file.parent)
+        return cast(BinaryIO, tempfile.TemporaryFile(dir=file.parent))
     except OSError as error:
         raise unwritable(file, error) from error
 

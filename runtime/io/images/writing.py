@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import shutil
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -69,21 +70,19 @@ def write(path: str | os.PathLike[str], picture: Picture) -> list[str]:
     height, width, channels = picture.pixels.shape if picture.pixels.ndim == 3 else (*picture.pixels.shape, 1)
     check_target(file, height, width, channels)
     picture, notices = fitted(picture, name)
-    encoded, result = io.BytesIO(), io.BytesIO()
+    result = io.BytesIO()
     options = save_options(name, picture.pixels.dtype, picture.pixels.nbytes)
     try:
-        encoded.write(vips_image(picture).write_to_buffer(file.suffix.lower(), **options))
+        encoded = io.BytesIO(vips_image(picture).write_to_buffer(file.suffix.lower(), **options))
     except pyvips.Error as error:
         raise InputError(f"{file}: the image cannot be written as {name} ({reason_of(error)})") from error
-    notices += with_metadata(encoded, result, picture.metadata, name, picture.alpha_is_band)
+    notices += with_metadata(encoded, result, picture.metadata, name, picture.has_alpha)
     with atomic_path(file) as temporary:
         temporary.write_bytes(result.getbuffer())
     return notices
 
 
-def with_metadata(
-    encoded: BinaryIO, target: BinaryIO, metadata: Metadata, name: str, extra_is_band: bool = False
-) -> list[str]:
+def with_metadata(encoded: BinaryIO, target: BinaryIO, metadata: Metadata, name: str, alpha: bool) -> list[str]:
     """Copy a file that libvips wrote, with metadata.
 
     Parameters
@@ -96,8 +95,8 @@ def with_metadata(
         What is added.
     name
         Name of the format.
-    extra_is_band
-        True when the plane after the colours is no alpha.
+    alpha
+        True when the last plane is alpha.
 
     Returns
     -------
@@ -106,9 +105,13 @@ def with_metadata(
     """
     metadata = for_container(metadata, name)
     if name == "TIFF":
-        lost = tiff.embed(encoded, target, metadata, extra_is_band)
+        lost = tiff.embed(encoded, target, metadata, alpha)
+    elif embed := {"PNG": png.embed, "JPEG": jpeg.embed, "WebP": webp.embed}.get(name):
+        lost = embed(encoded, target, metadata)
     else:
-        lost = {"PNG": png.embed, "JPEG": jpeg.embed, "WebP": webp.embed}[name](encoded, target, metadata)
+        encoded.seek(0)
+        shutil.copyfileobj(encoded, target, 1 << 20)
+        lost = [title for title in metadata.titles() if title != "ICC profile"]
     lost += [block.title for block in metadata.blocks if block.container != name]
     return [f"{', '.join(dict.fromkeys(lost))} dropped: not kept in {name}"] if lost else []
 
@@ -151,11 +154,7 @@ def fitted(picture: Picture, name: str) -> tuple[Picture, list[str]]:
         pixels = _reduced(pixels, bits)
         alpha = None if alpha is None else _reduced(alpha, bits)
     if picture.alpha_is_band and alpha is not None and name != "TIFF":
-        notices.append(
-            f"band beside the colours dropped: {name} has alpha alone"
-            if name != "JPEG"
-            else "band beside the colours dropped: JPEG has none"
-        )
+        notices.append(f"band beside the colours dropped: not kept in {name}")
         alpha = None
     if name == "JPEG" and alpha is not None:
         notices.append("alpha flattened onto white: JPEG has none")
@@ -226,12 +225,13 @@ def with_pixels(picture: Picture, pixels: NDArray[Any]) -> Picture:
     kept only when the number of channels stays the same.
     """
     alpha, metadata, notices = picture.alpha, picture.metadata, picture.notices
+    plane = "band beside the colours" if picture.alpha_is_band else "alpha"
     if alpha is not None and pixels.ndim == 3 and pixels.shape[2] != 3:
         alpha = None
-        notices += (f"alpha dropped: an image of {pixels.shape[2]} channels has none",)
+        notices += (f"{plane} dropped: an image of {pixels.shape[2]} channels has none",)
     if alpha is not None and alpha.shape != pixels.shape[:2]:
         alpha = _resampled(alpha, pixels.shape[0], pixels.shape[1])
-        notices += ("alpha resampled (bicubic), not restored",)
+        notices += (f"{plane} resampled (bicubic), not restored",)
     if pixels.shape[2:] != picture.pixels.shape[2:]:
         metadata, lost = metadata.for_other_channels()
         notices += lost

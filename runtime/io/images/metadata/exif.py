@@ -6,6 +6,8 @@ import io
 import struct
 
 from .ifd import (
+    BYTE,
+    IFD,
     LONG,
     SHORT,
     UNDEFINED,
@@ -88,11 +90,16 @@ def updated(data: bytes, height: int, width: int) -> tuple[bytes, bool]:
             return bytes(changed), False
         thumbnail = reader.directory(first.following)
         for start, length in _THUMBNAILS:
-            for place, size in zip(reader.numbers(thumbnail, start), reader.numbers(thumbnail, length), strict=False):
-                end = min(place + size, len(changed))
-                changed[place:end] = bytes(max(0, end - place))
+            parts = zip(reader.numbers(thumbnail, start), reader.numbers(thumbnail, length), strict=False)
+            for place, size in sorted(parts, reverse=True):
+                if place + size >= len(changed):
+                    del changed[place:]
+                else:
+                    changed[place : place + size] = bytes(size)
         struct.pack_into(reader.order + ("Q" if reader.big else "I"), changed, first.link, 0)
-        return bytes(changed).rstrip(b"\0") + bytes(8), True
+        rest = Reader(io.BytesIO(bytes(changed)))
+        of_directory(rest, rest.directory(rest.first), DESCRIPTIVE)  # Raises where a "thumbnail" was more than that.
+        return bytes(changed), True
     except struct.error as error:
         raise StructureError(str(error)) from error
 
@@ -108,7 +115,9 @@ def _set_number(data: bytearray, order: str, one: Field | None, value: int) -> N
         struct.pack_into(order + ("H" if one.kind == SHORT else "I"), data, one.place, min(value, largest))
 
 
-def of_directory(reader: Reader, directory: Directory, tags: frozenset[int]) -> list[Value]:
+def of_directory(
+    reader: Reader, directory: Directory, tags: frozenset[int], pointers: frozenset[int] = DIRECTORIES
+) -> list[Value]:
     """Return some fields of a directory, and the directories of EXIF to which it points, to be written elsewhere.
 
     Parameters
@@ -117,6 +126,8 @@ def of_directory(reader: Reader, directory: Directory, tags: frozenset[int]) -> 
         The TIFF structure and the directory.
     tags
         The fields.
+    pointers
+        The fields that point to directories.
 
     Raises
     ------
@@ -125,12 +136,13 @@ def of_directory(reader: Reader, directory: Directory, tags: frozenset[int]) -> 
     """
     values = []
     for tag, one in directory.fields.items():
-        if tag in DIRECTORIES or tag == _INTEROPERABILITY:
+        if tag in pointers:
             inner = _pointed(reader, directory, tag)
             if inner is not None:
-                inner_tags = frozenset(inner.fields) - {_INTEROPERABILITY}
-                values.append(Value(tag, LONG, b"", tuple(of_directory(reader, inner, inner_tags))))
-        elif tag in tags and one.count and one.kind < 14:
+                deeper = frozenset((_INTEROPERABILITY,)) if tag == _EXIF else frozenset[int]()
+                children = of_directory(reader, inner, frozenset(inner.fields) - deeper, deeper)
+                values.append(Value(tag, LONG, b"", tuple(children)))
+        elif tag in tags and one.count and BYTE <= one.kind <= IFD:
             values.append(reader.value(one))
     return values
 
@@ -152,7 +164,7 @@ def from_tiff(reader: Reader, directory: Directory, tags: frozenset[int]) -> byt
     return header + pack(values, reader.order, False, 8)
 
 
-def for_tiff(data: bytes, order: str) -> list[Value]:
+def for_tiff(data: bytes, order: str) -> tuple[list[Value], frozenset[int]]:
     """Return EXIF as fields for the directory of a TIFF file.
 
     Parameters
@@ -162,6 +174,13 @@ def for_tiff(data: bytes, order: str) -> list[Value]:
     order
         Byte order of the file.
 
+    Returns
+    -------
+    list[Value]
+        Those of `DESCRIPTIVE`, and the directories.
+    frozenset[int]
+        Tags of the others.
+
     Raises
     ------
     StructureError
@@ -169,10 +188,12 @@ def for_tiff(data: bytes, order: str) -> list[Value]:
     """
     try:
         reader = Reader(io.BytesIO(data))
-        values = of_directory(reader, reader.directory(reader.first), DESCRIPTIVE)
+        directory = reader.directory(reader.first)
+        values = of_directory(reader, directory, DESCRIPTIVE)
     except struct.error as error:
         raise StructureError(str(error)) from error
-    return values if reader.order == order else [swapped(value) for value in values]
+    others = frozenset(directory.fields) - {value.tag for value in values}
+    return [value if reader.order == order else swapped(value) for value in values], others
 
 
 def of_resolution(resolution: tuple[float, float]) -> bytes:

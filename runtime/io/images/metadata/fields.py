@@ -115,6 +115,8 @@ class Contents:
         What the samples are, where libvips cannot read them; empty where it can.
     pages
         Number of pictures of full size in the file.
+    expected
+        Names of metadata that libvips should return.
     """
 
     metadata: Metadata = Metadata()
@@ -125,3 +127,4 @@ class Contents:
     inverted: bool = False
     samples: str = ""
     pages: int = 1
+    expected: tuple[str, ...] = ()

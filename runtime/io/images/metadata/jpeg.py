@@ -42,6 +42,7 @@ def read(file: BinaryIO) -> Contents:
         The file, from its start.
     """
     resolution, blocks, dropped, pictures, gain_map = None, list[Block](), list[str](), 1, False
+    expected = list[str]()
     scans = 0
     for marker, place, size in _segments(file):
         if marker == _SOS:
@@ -65,14 +66,18 @@ def read(file: BinaryIO) -> Contents:
             dropped.append("extended XMP")
         elif marker == _APP1 and data.startswith(_XMP):
             gain_map |= xmp.has_gain_map(data)
+            expected.append("XMP")
         elif marker == _APP2 and data.startswith(b"MPF\0"):
             pictures = max(pictures, _pictures(data[4:]))
         elif marker == _APP2 and data.startswith(_GAIN_MAP):
             gain_map = True
         elif marker == _APP13 and data.startswith(b"Photoshop 3.0\0"):
-            if iptc.unwrapped(data)[1]:
-                dropped.append("Photoshop resources")
-        elif not _is_known(marker, data):
+            records, others = iptc.unwrapped(data)
+            expected += ["IPTC"] if records else []
+            dropped += ["Photoshop resources"] if others else []
+        elif title := _of_libvips(marker, data):
+            expected.append(title)
+        elif not (marker == _APP14 and data.startswith(b"Adobe")):
             dropped.append(_application(marker, data))
     trailing, more = _trailing(file, scans) if scans else (0, b"")
     gain_map |= _APPLE_GAIN_MAP in more
@@ -84,17 +89,18 @@ def read(file: BinaryIO) -> Contents:
     elif trailing and not gain_map:
         dropped.append(f"{trailing:,} bytes after the picture{' (motion photo)' if b'ftyp' in more[:4096] else ''}")
     return Contents(
-        Metadata(resolution=resolution, blocks=tuple(blocks)), tuple(dict.fromkeys(dropped)), tuple(notices)
+        Metadata(resolution=resolution, blocks=tuple(blocks)),
+        tuple(dict.fromkeys(dropped)),
+        tuple(notices),
+        expected=tuple(dict.fromkeys(expected)),
     )
 
 
-def _is_known(marker: int, data: bytes) -> bool:
-    """Return whether libvips reads a segment, or it only describes the encoding."""
-    if marker == _APP1:
-        return data.startswith((exif.MARK, b"Exif\0"))
-    if marker == _APP2:
-        return data.startswith(b"ICC_PROFILE\0")
-    return marker == _APP14 and data.startswith(b"Adobe")
+def _of_libvips(marker: int, data: bytes) -> str:
+    """Return the name of a segment that libvips returns; empty for others."""
+    if marker == _APP1 and data.startswith(b"Exif\0"):
+        return "EXIF"
+    return "ICC profile" if marker == _APP2 and data.startswith(b"ICC_PROFILE\0") else ""
 
 
 def _application(marker: int, data: bytes) -> str:

@@ -33,6 +33,9 @@ _TITLES = {
     b"oFFs": "position (oFFs)",
 }
 
+#: Chunks whose content libvips returns.
+_EXPECTED = {b"iCCP": "ICC profile", b"eXIf": "EXIF"}
+
 #: Content of a chunk above which it is not read.
 _LARGEST_CHUNK = 1 << 26
 
@@ -45,7 +48,7 @@ def read(file: BinaryIO) -> Contents:
     file
         The file, from its start.
     """
-    resolution, blocks, dropped, notices = None, list[Block](), list[str](), list[str]()
+    resolution, blocks, dropped, notices, expected = None, list[Block](), list[str](), list[str](), list[str]()
     for kind, place, size in _chunks(file):
         if kind in _TEXT or kind in _COLOUR_SPACE or kind in (b"pHYs", b"acTL"):
             file.seek(place)
@@ -61,12 +64,19 @@ def read(file: BinaryIO) -> Contents:
                 dropped.append(f"a text of {size:,} bytes")
             elif kind in _COLOUR_SPACE:
                 blocks.append(Block(f"colour space ({kind.decode('ascii')})", "PNG", kind, data))
-            elif not data.startswith(_XMP):
+            elif data.startswith(_XMP):
+                expected.append("XMP")
+            else:
                 blocks.append(Block("PNG text", "PNG", kind, data))
+        elif kind in _EXPECTED:
+            expected.append(_EXPECTED[kind])
         elif kind not in _STRUCTURE:
             dropped.append(_TITLES.get(kind, f"PNG chunk {kind.decode('latin-1')}"))
     return Contents(
-        Metadata(resolution=resolution, blocks=tuple(blocks)), tuple(dict.fromkeys(dropped)), tuple(notices)
+        Metadata(resolution=resolution, blocks=tuple(blocks)),
+        tuple(dict.fromkeys(dropped)),
+        tuple(notices),
+        expected=tuple(dict.fromkeys(expected)),
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -12,6 +13,7 @@ from . import exif
 from .fields import Block, Contents, Metadata
 from .ifd import (
     BYTE,
+    IFD,
     UNDEFINED,
     Directory,
     Reader,
@@ -34,6 +36,9 @@ from .tiff_samples import (
 
 _DESCRIPTION, _SUBIFDS, _XMP, _IPTC, _PHOTOSHOP = 270, 330, 700, 33723, 34377
 _RESOLUTION = (282, 283, 296)
+
+#: Tags whose content libvips returns.
+_EXPECTED = {34675: "ICC profile", _XMP: "XMP", _IPTC: "IPTC"}
 
 #: Tags that are kept from TIFF to TIFF.
 _KEPT = {
@@ -150,6 +155,7 @@ def read(file: BinaryIO, page: int = 1) -> Contents:
         white_is_zero_float(reader, chosen.directory),
         unsupported(reader, chosen.directory),
         len(full),
+        tuple(title for tag, title in _EXPECTED.items() if tag in chosen.directory.fields),
     )
 
 
@@ -164,19 +170,27 @@ def _metadata(reader: Reader, directory: Directory) -> tuple[Metadata, list[str]
         dropped.append("Photoshop resources")
     blocks, others = [], []
     for tag, one in directory.fields.items():
-        if tag in _KEPT:
+        if tag in _KEPT and BYTE <= one.kind <= IFD:
             value = reader.value(one)
             value = value if reader.order == "<" else swapped(value)
             blocks.append(Block(_KEPT[tag], "TIFF", one.kind, value.data, tag))
         elif tag not in _STRUCTURE | exif.DESCRIPTIVE | exif.DIRECTORIES | {_PHOTOSHOP}:
             others.append(tag)
-    if others:
-        dropped.append(f"TIFF tag{'s' * (len(others) > 1)} {', '.join(map(str, others))}")
-    block = exif.from_tiff(reader, directory, tags)
+    dropped += _named("TIFF tag", others)
+    try:
+        block = exif.from_tiff(reader, directory, tags)
+    except (StructureError, struct.error):
+        block = None
+        dropped.append("EXIF (damaged)")
     return Metadata(exif=block, resolution=reader.resolution(directory), blocks=tuple(blocks)), dropped
 
 
-def embed(source: BinaryIO, target: BinaryIO, metadata: Metadata, extra_is_band: bool) -> list[str]:
+def _named(kind: str, tags: Sequence[int]) -> list[str]:
+    """Return tags in one name; none for no tags."""
+    return [f"{kind}{'s' * (len(tags) > 1)} {', '.join(map(str, tags))}"] if tags else []
+
+
+def embed(source: BinaryIO, target: BinaryIO, metadata: Metadata, alpha: bool) -> list[str]:
     """Copy a TIFF file that libvips wrote, with metadata.
 
     Parameters
@@ -187,8 +201,8 @@ def embed(source: BinaryIO, target: BinaryIO, metadata: Metadata, extra_is_band:
         The copy.
     metadata
         What is added.
-    extra_is_band
-        True when the sample after the colours is a band, not alpha.
+    alpha
+        True when the last sample is alpha; other samples beside the colours are bands.
 
     Returns
     -------
@@ -204,7 +218,9 @@ def embed(source: BinaryIO, target: BinaryIO, metadata: Metadata, extra_is_band:
     added = resolution_values(reader.order, metadata.resolution)
     if metadata.exif is not None:
         try:
-            added += exif.for_tiff(metadata.exif, reader.order)
+            values_of_exif, others = exif.for_tiff(metadata.exif, reader.order)
+            added += values_of_exif
+            lost += _named("EXIF tag", sorted(others - _STRUCTURE))
         except StructureError:
             lost.append("EXIF (damaged)")
     if metadata.xmp is not None:
@@ -215,8 +231,9 @@ def embed(source: BinaryIO, target: BinaryIO, metadata: Metadata, extra_is_band:
         assert isinstance(block.kind, int)
         value = Value(block.tag, block.kind, block.data)
         added.append(value if reader.order == "<" else swapped(value))
-    if extra_is_band:
-        added.append(shorts(reader.order, EXTRA_SAMPLES, *[0] * len(reader.numbers(directory, EXTRA_SAMPLES))))
+    if extra := len(reader.numbers(directory, EXTRA_SAMPLES)):
+        # libvips calls them all alpha.
+        added.append(shorts(reader.order, EXTRA_SAMPLES, *[0] * (extra - 1), 2 if alpha else 0))
     values.update({value.tag: value for value in added})
     place = target.seek(0, 2)
     place += target.write(bytes(-place % 8))

@@ -11,7 +11,10 @@ from typing import BinaryIO
 from . import exif
 from .fields import Contents, Metadata
 
-_STRUCTURE = (b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"ICCP", b"EXIF", b"XMP ")
+_STRUCTURE = (b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF")
+
+#: Chunks whose content libvips returns.
+_EXPECTED = {b"ICCP": "ICC profile", b"EXIF": "EXIF", b"XMP ": "XMP"}
 
 _ICC, _ALPHA, _EXIF, _XMP = 0x20, 0x10, 0x08, 0x04
 
@@ -26,10 +29,11 @@ def read(file: BinaryIO) -> Contents:
     """
     chunks = [kind for kind, _, _ in _chunks(file)]
     frames = chunks.count(b"ANMF")
-    others = dict.fromkeys(kind for kind in chunks if kind not in _STRUCTURE)
+    others = dict.fromkeys(kind for kind in chunks if kind not in (*_STRUCTURE, *_EXPECTED))
     return Contents(
         dropped=tuple(f"WebP chunk {kind.decode('latin-1').strip()}" for kind in others),
         notices=(f"only the first of {frames} frames",) if frames > 1 else (),
+        expected=tuple(title for kind, title in _EXPECTED.items() if kind in chunks),
     )
 
 
