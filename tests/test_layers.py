@@ -23,7 +23,7 @@ _LAYERS = {
     "version": set[str](),
     "installation": set[str](),
     "files": {"errors"},
-    "manifest": {"errors"},
+    "manifest": {"errors", "installation"},
     "manifest_summary": {"manifest"},
     "plugins": _BASE,
     "runtime": _BASE,
