@@ -16,13 +16,16 @@ WORKERS ?= auto
 # the files that take longest do not come last.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
+# What `make check` runs of the tests.
+HOUSE_TESTS := tests/test_layers.py tests/test_docstrings.py tests/test_docs.py
+
 .PHONY: demo test test-slow check sanitize tensorrt benchmark screenshots gpu gpu-package wheel clean
 
 demo: .venv/.ready
 	$(BIN)/python examples/demo.py -o demo-output
 
 test: check
-	$(PYTEST)
+	$(PYTEST) $(addprefix --ignore=,$(HOUSE_TESTS))
 
 # What `make test` leaves out: the tests marked slow. CI runs both.
 test-slow: .venv/.ready
@@ -39,7 +42,7 @@ check: .venv/.ready
 	  (cd $$folder && MYPYPATH="$(CURDIR)/build/types:$(CURDIR)/examples:$(CURDIR)/tests" \
 	  MYPY_CACHE_DIR="$(CURDIR)/build/types-cache/$$folder" ../$(BIN)/mypy --config-file ../pyproject.toml --explicit-package-bases .) || exit; done
 	# Imports follow the layers and are not circular; docstrings have their parameters; links and commands in documents.
-	$(BIN)/python -m pytest -q tests/test_layers.py tests/test_docstrings.py tests/test_docs.py
+	$(BIN)/python -m pytest -q $(HOUSE_TESTS)
 
 # The documentation as a site, in build/site; broken links and anchors are errors.
 .PHONY: docs

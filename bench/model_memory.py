@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from ..errors import KeygraphError
-from ..instrumentation.synthetic import test_inputs
+from ..instrumentation.synthetic import synthetic_inputs
 from ..runtime.backends.base import Session, resolve_k
 from ..runtime.device import memory
 from ..runtime.device.cuda_driver import used_memory
@@ -101,7 +101,7 @@ class MemoryNeed:
         k = resolve_k(manifest, self._k)
 
         def run(side: int) -> None:
-            images, *extras = test_inputs(manifest, (1, side, side))
+            images, *extras = synthetic_inputs(manifest, (1, side, side))
             session.run(images, k, *extras)
 
         return bytes_per_pixel(run, manifest.size_multiple, self._most * self._tile**2)
@@ -143,7 +143,7 @@ def _memory(configuration: RunConfiguration, tile: int, batch: int, k: int | Non
     device = configuration.gpu()
     before = 0 if device is None else used_memory(device)
     session = configuration.open()
-    images, *extras = test_inputs(session.manifest, (batch, tile, tile))
+    images, *extras = synthetic_inputs(session.manifest, (batch, tile, tile))
     session.run(images, k, *extras)
     on_gpu = None if device is None else (used_memory(device) - before) / 2**20
     return _peak_memory(), on_gpu

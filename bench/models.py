@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..instrumentation.synthetic import test_inputs, test_scene
+from ..instrumentation.synthetic import synthetic_inputs, synthetic_scene
 from ..manifest import Manifest
 from ..runtime.backends.base import Inputs, Session, StreamingSession, resolve_k, run_batches
 from ..runtime.device import memory as host
@@ -239,7 +239,7 @@ def _prepared(
     k = resolve_k(session.manifest, report.k)
     choose(session.manifest, 10**4, 10**4, tile=report.tile, batch=batch)  # Raises for a tile that it does not take.
     need.check(one, session, batch)
-    images, *extras = test_inputs(session.manifest, (batch, report.tile, report.tile))
+    images, *extras = synthetic_inputs(session.manifest, (batch, report.tile, report.tile))
     session.run(images, k, *extras)
     return partial(session.run, images, k, *extras)
 
@@ -259,7 +259,7 @@ def host_overhead(session: Session, tile: int, batch: int, k: int | None) -> flo
         Neighbours of each node; None for a model without a key graph.
     """
     manifest = session.manifest
-    photo, inputs = test_scene(manifest, tile, tile * batch * _PHOTO_BATCHES)
+    photo, inputs = synthetic_scene(manifest, tile, tile * batch * _PHOTO_BATCHES)
     inputs = inputs | {name: _eight_bits(inputs[name]) for name in manifest.views[1:]}
     image = _eight_bits(photo)
     timed = TimedSession(session)
@@ -294,7 +294,7 @@ class TimedSession:
 
 def _throughput(session: Session, batch: int, tile: int, k: int | None, seconds: float) -> float:
     """Return tiles per second in a stream of batches, of which one alone takes about `seconds`."""
-    inputs = test_inputs(session.manifest, (batch, tile, tile))
+    inputs = synthetic_inputs(session.manifest, (batch, tile, tile))
     count = min(max(round(_STREAM_SECONDS / seconds), _STREAM_LEAST), _STREAM_MOST)
 
     def stream() -> Iterator[Inputs]:

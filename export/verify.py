@@ -15,7 +15,7 @@ from torch import nn
 from ..errors import KeygraphError
 from ..instrumentation.key_graphs import GraphProbe
 from ..instrumentation.metrics import EQUAL_DB, TOLERANCES, Tolerance, psnr
-from ..instrumentation.synthetic import test_inputs
+from ..instrumentation.synthetic import synthetic_inputs
 from ..manifest import Manifest
 from ..plugins.torch import forced_graphs
 from ..runtime.backends.base import Inputs, result_shape
@@ -123,7 +123,7 @@ def verify(
     runtime_k = manifest.neighbours is not None and manifest.neighbours.runtime
     tolerance = required(manifest)
     cases: list[tuple[Inputs, tuple[int, int, int], int | None, str | None]] = [
-        (test_inputs(manifest, shape), shape, k, None) for shape, k in verification_cases(manifest)
+        (synthetic_inputs(manifest, shape), shape, k, None) for shape, k in verification_cases(manifest)
     ]
     default = manifest.neighbours.default if manifest.neighbours else None
     cases += [(image.inputs, _size(image.inputs, manifest), default, image.name) for image in images]

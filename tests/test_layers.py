@@ -24,7 +24,7 @@ _LAYERS = {
     "installation": set[str](),
     "files": {"errors"},
     "integrity": set[str](),
-    "manifest": {"errors", "files", "integrity"},
+    "manifest": {"errors", "files", "installation", "integrity"},
     "manifest_summary": {"integrity", "manifest"},
     "plugins": _BASE,
     "runtime": _BASE,

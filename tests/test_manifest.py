@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from keygraph.errors import InputError
+from keygraph.installation import upgrade_line
 from keygraph.integrity import FileDigest
 from keygraph.manifest import (
     FORMAT_VERSION,
@@ -198,7 +199,7 @@ def test_what_is_no_manifest_is_refused(text: str) -> None:
 
 
 def test_fields_of_newer_formats_are_not_read() -> None:
-    with pytest.raises(InputError, match=rf"format {FORMAT_VERSION + 1} is newer.*pip install --upgrade keygraph"):
+    with pytest.raises(InputError, match=rf"format {FORMAT_VERSION + 1} is newer.*{re.escape(upgrade_line())}"):
         from_json(_change(("format_version",), FORMAT_VERSION + 1), "kgt.onnx")
 
 

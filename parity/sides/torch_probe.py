@@ -66,25 +66,13 @@ class TorchProbe:
         return self._run((images, k, *extras), None)
 
     def force(self, images: Images, k: int | None, graphs: Graphs, *extras: Images) -> tuple[Images, list[Selection]]:
-        """Restore a batch with given key graphs.
-
-        Parameters
-        ----------
-        images, k, graphs, extras
-            See `Probe.force`.
-        """
+        """Restore a batch with given key graphs; see `Probe.force`."""
         return self._run((images, k, *extras), graphs)
 
     def trace(
         self, images: Images, k: int | None, graphs: Graphs | None, observe: BlockObserver, *extras: Images
     ) -> tuple[Images, list[Selection]]:
-        """Restore a batch and observe every block.
-
-        Parameters
-        ----------
-        images, k, graphs, observe, extras
-            See `Probe.trace`.
-        """
+        """Restore a batch and observe every block; see `Probe.trace`."""
         with torch_blocks.observed(self._module, block_pattern(self.manifest), observe):
             return self._run((images, k, *extras), graphs)
 
@@ -97,13 +85,7 @@ class TorchProbe:
         observe: BlockObserver,
         *extras: Images,
     ) -> None:
-        """Observe every block with the inputs of some replaced.
-
-        Parameters
-        ----------
-        images, k, graphs, inputs, observe, extras
-            See `Probe.retrace`.
-        """
+        """Observe every block with the inputs of some replaced; see `Probe.retrace`."""
         with torch_blocks.replaced_inputs(self._module, inputs):
             self.trace(images, k, graphs, observe, *extras)
 

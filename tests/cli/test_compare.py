@@ -297,6 +297,56 @@ def test_junit_has_a_case_for_each_candidate_and_image(tiny: Tiny, photos: Path,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.xml", "photos", "wrong&<.onnx"]
 
 
+GREEN = '<?xml version="1.0"?><testsuites tests="1" failures="0" errors="0"/>'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("{onnx} {tmp}/absent.ckpt --junit {xml}", "absent.ckpt"),
+        ("{onnx} --junit={xml}", "alone cannot be compared"),
+        ("--junit {xml} {onnx} {ckpt} --no-such-option", "--no-such-option"),
+        ("--junit {xml} {onnx} {ckpt} --k 1000", "k is 1000"),
+        ("{onnx} {ckpt} --fail-under 3m --junit {xml} --quiet", "--fail-under"),
+    ],
+)
+def test_without_a_result_junit_is_red(tiny: Tiny, tmp_path: Path, arguments: str, message: str) -> None:
+    """A CI service reads the file whatever the exit code was: one of an earlier run must not stay."""
+    xml = tmp_path / "out.xml"
+    xml.write_text(GREEN)
+    names = {"onnx": tiny.onnx, "ckpt": tiny.checkpoint, "tmp": tmp_path, "xml": xml}
+    assert run(*arguments.format(**names).split()) == 2
+    root = ElementTree.parse(xml).getroot()
+    assert (root.attrib["tests"], root.attrib["errors"]) == ("1", "1")
+    error = root.find("testsuite/testcase/error")
+    assert error is not None
+    assert message in error.attrib["message"]
+
+
+def test_junit_is_red_while_the_comparison_runs(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is killed, for its memory or its time, leaves that."""
+    xml = tmp_path / "out.xml"
+    xml.write_text(GREEN)
+    seen = []
+
+    def look(*_: object, **__: object) -> None:
+        seen.append(ElementTree.parse(xml).getroot().attrib["errors"])
+        raise MemoryError
+
+    monkeypatch.setattr("keygraph.cli.compare.compare_models", look)
+    assert run(tiny.onnx, tiny.checkpoint, "--junit", xml) == 1
+    assert seen == ["1"]
+    assert "out of memory" in xml.read_text()
+
+
+def test_junit_replaces_nothing_but_xml(tiny: Tiny, tmp_path: Path) -> None:
+    model = tmp_path / "model.ckpt"
+    model.write_bytes(before := tiny.checkpoint.read_bytes())
+    for arguments in ((tiny.onnx, "--junit", model), (tiny.onnx, tiny.checkpoint, "--junit", model)):
+        assert run(*arguments) == 2
+        assert model.read_bytes() == before
+
+
 def test_a_baseline_fails_on_regressions_only(
     tiny: Tiny, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

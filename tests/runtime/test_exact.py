@@ -14,7 +14,7 @@ import pytest
 from keygraph import load
 from keygraph.errors import InputError, KeygraphError
 from keygraph.instrumentation.metrics import psnr
-from keygraph.instrumentation.synthetic import test_image as picture
+from keygraph.instrumentation.synthetic import synthetic_image as picture
 from keygraph.manifest import METADATA_KEY, ExactTiling, GlobalStatistics, Manifest, Tiling
 from keygraph.runtime.io import images
 from keygraph.runtime.io.scratch_file import ScratchFile
