@@ -35,7 +35,7 @@ def write_junit(path: str | os.PathLike[str], run: Run, failures: Failures) -> N
     total = 0
     for candidate, comparison in enumerate(run.comparisons):
         suite = _suite(comparison, {image: lines for (one, image), lines in failures.items() if one == candidate})
-        total += len(suite)
+        total += len(comparison.inputs)
         root.append(suite)
     root.attrib |= {"tests": str(total), "failures": str(len(failures)), "errors": "0"}
     ElementTree.indent(root)

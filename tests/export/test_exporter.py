@@ -219,10 +219,11 @@ def test_a_wrong_file_is_an_error_and_leaves_nothing(
     fault: Any,
     message: str,
 ) -> None:
-    def save_wrong(_traced: Any, _manifest: Manifest, path: Path) -> None:
+    def save_wrong(_traced: Any, manifest: Manifest, path: Path) -> Manifest:
         model = onnx.load(exported[0])
         fault(model)
         onnx.save(model, path)
+        return manifest
 
     skip_tracing(monkeypatch)
     monkeypatch.setattr(exporter, "save", save_wrong)
