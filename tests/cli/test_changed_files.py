@@ -253,8 +253,10 @@ def test_weights_behind_links_run_or_are_named(tiny: Tiny, tmp_path: Path) -> No
     for name in ("big.onnx", "big.onnx.data"):
         (tmp_path / "linked" / name).symlink_to(Path("..") / "store" / name)
     notices: list[str] = []
-    keygraph.load(tmp_path / "linked" / "big.onnx", notice=notices.append)
+    linked = tmp_path / "linked" / "big.onnx"
+    keygraph.load(linked, notice=notices.append)
     assert notices == []
+    assert main(["compare", str(linked), str(tiny.onnx)]) == 0
     half = shutil.copy(model, tmp_path / "half")
     os.symlink("../store/big.onnx.data", tmp_path / "half" / "big.onnx.data")
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ....errors import InputError, MissingDependencyError
 from ....manifest import IMAGE_INPUT, IMAGE_OUTPUT, Manifest
 from ...backends.emulated_half import emulate_half
+from ...backends.onnx_file import load_onnx
 from ...io.regions import RegionReader, RegionWriter
 from ..progress import Progress
 from .executor import Open, infer
@@ -56,12 +57,10 @@ class ExactModel:
     @functools.cached_property
     def plan(self) -> SweepPlan:
         """The sweeps; raises `InputError`, with the reason, for a network that cannot be run exactly in tiles."""
-        import onnx
-
         from . import shape_inference
         from .analysis import analyze
 
-        model = onnx.load(self._path)
+        model = load_onnx(self._path)
         if self._rounded:
             model = emulate_half(model)
         manifest = self._manifest
