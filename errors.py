@@ -1,4 +1,4 @@
-"""The exceptions of keygraph.
+"""The exceptions of keygraph, and words for their messages.
 
 A message is one line: the fact, then what to do, then the valid choices if there are any. The command line prints it
 and exits with the class's `exit_code`.
@@ -29,3 +29,8 @@ class DiskFullError(InputError):
 
 class MissingDependencyError(InputError):
     """A required package or library is not installed; the message has the command that installs it."""
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun for a message: ``1 node``, ``2 nodes``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+from .errors import counted
 from .integrity import CHANGED, Integrity
 from .manifest import GlobalStatistics, HalfPrecision, Manifest, Neighbours
 
@@ -86,7 +87,7 @@ def half_precision_lines(precision: str, half: HalfPrecision) -> list[str]:
         lines.append(f"auto: {half.target_psnr:g} dB reached {added}")
     if half.largest:
         top = ", ".join(f"{name} {value:g}" for name, value in half.largest[:3])
-        measured = f"on {len(half.pictures)} image{'s' if len(half.pictures) > 1 else ''}"
+        measured = f"on {counted(len(half.pictures), 'image')}"
         lines.append(f"head-room {half.headroom:.4g} times before overflow {measured}; largest: {top}")
     else:
         lines.append("ranges not measured")
@@ -103,7 +104,7 @@ def statistics_lines(statistics: GlobalStatistics) -> list[str]:
         lines.append("no exact tiles")
     else:
         lines.append(
-            f"exact tiles of {exact.tile}: {exact.psnr:.1f} dB against whole, in {exact.sweeps} sweeps with "
+            f"exact tiles of {exact.tile}: {exact.psnr:.1f} dB against whole, in {counted(exact.sweeps, 'sweep')} with "
             f"{exact.disk / 1e3:.2f} GB of disk per megapixel"
         )
     return lines
@@ -119,8 +120,7 @@ def _inputs(manifest: Manifest) -> Description:
         summary["margin"] = f"the image is {_size_beside_result(manifest.margin)}"
     if manifest.extra_inputs:
         summary["inputs beside it"] = [
-            f"{extra.name}: {extra.channels} channel{'' if extra.channels == 1 else 's'}, "
-            f"{_size_beside_result(extra.margin)}"
+            f"{extra.name}: {counted(extra.channels, 'channel')}, {_size_beside_result(extra.margin)}"
             for extra in manifest.extra_inputs
         ]
     return summary | {"normalisation": _NORMALISATIONS[manifest.normalisation].format(gain=manifest.gain)}
@@ -166,7 +166,7 @@ def _verification_lines(verification: dict[str, Any] | None, before: str) -> lis
     for way, record in verification.items():
         checks = record["checks"]
         lines.append(
-            f"{before}{way}: against {record['against']} in {len(checks)} cases, "
+            f"{before}{way}: against {record['against']} in {counted(len(checks), 'case')}, "
             f"worst {min(check['psnr'] for check in checks):.1f} dB (at least {record['tolerance_db']:.0f} needed)"
             + (f"; {record['arithmetic']}" if record.get("arithmetic", "").startswith("float32") else "")
         )

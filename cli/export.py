@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import InputError
+from ..errors import InputError, counted
 from ..export import export as export_file
 from ..files import check_place
 from ..manifest import Manifest
@@ -155,7 +155,7 @@ def summary(manifest: Manifest) -> list[str]:
         worst = min(check["psnr"] for check in checks)
         links = max(check["links_different"] for check in checks)
         lines.append(
-            f"verified against PyTorch with {name}: at least {worst:.0f} dB in {len(checks)} runs; "
+            f"verified against PyTorch with {name}: at least {worst:.0f} dB in {counted(len(checks), 'run')}; "
             f"{links:.4%} of links differ, all near ties"
         )
     if manifest.statistics is not None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import KeygraphError
+from ..errors import KeygraphError, counted
 from ..instrumentation.key_graphs import GraphProbe
 from ..instrumentation.metrics import EQUAL_DB, TOLERANCES, Tolerance, psnr
 from ..instrumentation.synthetic import synthetic_inputs
@@ -140,7 +140,11 @@ def verify(
         forced = [torch.from_numpy(selection.graph) for selection in selections]
         with torch.inference_mode(), forced_graphs(forced, tolerance.similarity) as agreements:
             reference = model(*arguments).numpy()
-        wrong = [f"key graph {i}: {a.beyond_tolerance} links" for i, a in enumerate(agreements) if a.beyond_tolerance]
+        wrong = [
+            f"key graph {i}: {counted(a.beyond_tolerance, 'link')}"
+            for i, a in enumerate(agreements)
+            if a.beyond_tolerance
+        ]
         if wrong:
             raise KeygraphError(f"the exported file selects other neighbours than PyTorch {where} ({'; '.join(wrong)})")
         result = psnr(restored, reference, manifest.value_range)

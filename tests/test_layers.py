@@ -25,7 +25,7 @@ _LAYERS = {
     "files": {"errors"},
     "integrity": set[str](),
     "manifest": {"errors", "files", "installation", "integrity"},
-    "manifest_summary": {"integrity", "manifest"},
+    "manifest_summary": {"errors", "integrity", "manifest"},
     "plugins": _BASE,
     "runtime": _BASE,
     "instrumentation": {"runtime", *_BASE},

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from ...errors import InputError
+from ...errors import InputError, counted
 from ...files import decode_json, read_start
 from ...instrumentation.metrics import EQUAL_DB
 from ..pass_criteria import Failures, judge_image
@@ -189,8 +189,8 @@ def _regressions_of(result: InputResult, old: Mapping[str, Any]) -> list[str]:
     for stage in result.stages:
         if stage.beyond_tolerance > wrong.get(stage.name, 0):
             reasons.append(
-                f"{result.name}: {stage.name}: {stage.beyond_tolerance} links differ by more than near ties, "
-                f"{wrong.get(stage.name, 0)} did"
+                f"{result.name}: {stage.name}: "
+                f"{counted(stage.beyond_tolerance, 'difference')} beyond near ties, before {wrong.get(stage.name, 0)}"
             )
             break  # Errors in later stages may only follow from this one.
     typical = old.get("typical")  # Missing in the oldest baselines.

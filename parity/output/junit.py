@@ -31,7 +31,7 @@ def write_junit(path: str | os.PathLike[str], run: Run, failures: Failures) -> N
     total = 0
     for candidate, comparison in enumerate(run.comparisons):
         suite = _suite(comparison, {image: lines for (one, image), lines in failures.items() if one == candidate})
-        total += len(suite)
+        total += len(comparison.inputs)
         root.append(suite)
     root.attrib |= {"tests": str(total), "failures": str(len(failures)), "errors": "0"}
     write_xml(path, root)
@@ -50,7 +50,7 @@ def _suite(comparison: Comparison, failures: dict[int, list[str]]) -> ElementTre
     properties = ElementTree.SubElement(suite, "properties")
     for title, side in (("candidate", comparison.candidate), ("reference", comparison.reference)):
         if side.integrity is not None:
-            words = _text(f"{side.name}: {side.integrity.words}")
+            words = as_xml(f"{side.name}: {side.integrity.words}")
             ElementTree.SubElement(properties, "property", name=f"{title} file", value=words)
     for index, result in enumerate(comparison.inputs):
         case = ElementTree.SubElement(suite, "testcase", classname=name, name=as_xml(result.name))

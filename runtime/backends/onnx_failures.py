@@ -23,6 +23,14 @@ _MEANINGS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], Path, str], str
         ),
     ),
     (
+        re.compile(r"Cannot parse data from external tensors. .* for tensor: (\S+)"),
+        lambda found, path, version: (
+            f"{path} stores constants that determine shapes ({found[1].rstrip(')')}) in a separate file, where ONNX "
+            f"Runtime {version} does not read them; store it again with small tensors inside (onnx.save with "
+            "size_threshold=1024)"
+        ),
+    ),
+    (
         re.compile(r'External data path escapes model directory. External data path: "([^"]+)"'),
         lambda found, path, version: (
             f"{path.parent / found[1]}, which stores weights of {path.name}, is a link to a file in another folder, "

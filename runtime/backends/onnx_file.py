@@ -1,7 +1,7 @@
 """Read an ONNX file without running it: its structure, its manifest, and whether it is still as it was exported.
 
-`read_onnx_file` needs no package and copies no weights. `read_onnx` returns the protobuf message, and needs the package
-onnx to be called, not to be imported.
+`read_onnx_file` needs no package and copies no weights. `read_onnx` and `load_onnx` return the protobuf message, and
+need the package onnx to be called, not to be imported.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ...integrity import CHANGED, FileDigest, Integrity, compare_digests
 from ...manifest import IMAGE_INPUT, METADATA_KEY, Manifest, from_metadata
 from .onnx_digest import read_content
 from .onnx_shapes import with_fixed_sizes
-from .onnx_tensors import ExternalData, map_file
+from .onnx_tensors import ExternalData, map_file, read_tensor
 from .onnx_wire import Buffer, WireError, fields, message_of, number_of, text
 
 if TYPE_CHECKING:
@@ -190,6 +190,25 @@ def read_onnx(path: Path) -> ModelProto:
     # Protobuf accepts a truncated file whose last field is complete.
     if not model.ir_version or not model.graph.node:
         raise _not_onnx(path)
+    return model
+
+
+def load_onnx(path: Path) -> ModelProto:
+    """Read an ONNX file with all its weights, also those in separate files, which may be links.
+
+    Raises
+    ------
+    MissingDependencyError
+        The package onnx is not installed.
+    InputError
+        The file, or a file that stores its weights, is missing or incomplete.
+    """
+    model, external = read_onnx(path), ExternalData(path)
+    for weight in model.graph.initializer:
+        if weight.external_data:
+            weight.raw_data = bytes(external.read(read_tensor(weight.SerializeToString())))
+            weight.ClearField("external_data")
+            weight.ClearField("data_location")
     return model
 
 

@@ -24,7 +24,7 @@ from ..errors import ClosedError, SessionMemoryError
 from ..notices import warn
 from .base import WithBlock, check_threads, result_shape
 from .emulated_half import emulate_half
-from .onnx_file import OnnxFile, read_onnx_file
+from .onnx_file import OnnxFile, load_onnx, read_onnx_file
 
 if TYPE_CHECKING:
     from ..tiling.exact.executor import Run
@@ -309,7 +309,7 @@ def _without_bfloat16(path: Path, error: BaseException) -> bytes | None:
             f"ONNX Runtime has no bfloat16 kernels for the CPU; to run {path} on it with emulated bfloat16, install "
             f"{missing.name} with: {install_line('export')}"
         ) from error
-    model = onnx.load(path)
+    model = load_onnx(path)
     if not any(weight.data_type == onnx.TensorProto.BFLOAT16 for weight in model.graph.initializer):
         return None
     return bytes(emulate_half(model).SerializeToString())

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from numbers import Integral
 
-from ...errors import InputError
+from ...errors import InputError, counted
 from ...manifest import Manifest, Profile
 from ..preprocess.padding import round_up
 from .blend import Plan, cut
@@ -134,8 +134,8 @@ def choose(
             raise InputError(f"batch is {batch}, but this file takes {manifest.shape[0]} only; leave the batch out")
         if profile is not None and batch > profile.batch[2]:
             raise InputError(
-                f"batch is {batch}, but this model takes at most {_tiles(profile.batch[2])} of {_pixels(shape)} "
-                f"together; leave the batch out, or {REBUILD} --batch 1:{batch}:{batch}"
+                f"batch is {batch}, but this model takes at most {counted(profile.batch[2], 'tile')} of "
+                f"{_pixels(shape)} together; leave the batch out, or {REBUILD} --batch 1:{batch}:{batch}"
             )
     return _choice(manifest, height, width, shape, pixels, batch, profile, automatic, run_pixels)
 
@@ -243,10 +243,6 @@ def _pixels(shape: tuple[int, ...]) -> str:
 def _max_overlap(tile: int, multiple: int) -> int:
     """Return the largest overlap: beyond half a tile, three tiles in a row would share pixels."""
     return tile // 2 // multiple * multiple
-
-
-def _tiles(count: int) -> str:
-    return f"{count} tile{'' if count == 1 else 's'}"
 
 
 def default_tile(manifest: Manifest) -> int:

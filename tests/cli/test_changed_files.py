@@ -17,9 +17,9 @@ import onnxscript.optimizer
 import pytest
 from keygraph.cli import main
 from keygraph.errors import InputError
-from keygraph.runtime.io import images
 from keygraph.runtime.notices import KeygraphWarning
 from onnx import ModelProto, numpy_helper
+from PIL import Image
 from tiny_kgt import Tiny
 
 OLD = Path(__file__).parents[1] / "compatibility" / "data"
@@ -45,14 +45,14 @@ def rewrite(tiny: Tiny, tmp_path: Path) -> Rewrite:
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
     path = tmp_path / "photo.png"
-    images.write(path, np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8))
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)).save(path)
     return path
 
 
 def one_bit(model: ModelProto) -> None:
     weight = next(weight for weight in model.graph.initializer if len(weight.dims) == 4)
     content = bytearray(weight.raw_data)
-    content[10] ^= 1
+    content[8] ^= 1
     weight.raw_data = bytes(content)
 
 
@@ -74,15 +74,15 @@ def fixed(*sizes: int | None) -> Callable[[ModelProto], None]:
     return fix
 
 
-def external(path: Path, tiny: Tiny) -> Path:
-    """Write the tiny KGT with its weights in ``<path>.data``."""
+def external(path: Path, tiny: Tiny, least: int = 256) -> Path:
+    """Write the tiny KGT with its weights of at least so many bytes in ``<path>.data``."""
     onnx.save(
         onnx.load(tiny.onnx),
         path,
         save_as_external_data=True,
         all_tensors_to_one_file=True,
         location=f"{path.name}.data",
-        size_threshold=0,
+        size_threshold=least,
     )
     return path
 
@@ -140,7 +140,7 @@ def test_replay_names_what_changed(
     assert (
         main(["compare", str(path), str(path.with_suffix(".ckpt")), "--inputs", str(photo), "--save", str(saved)]) == 0
     )
-    assert "change" not in capsys.readouterr().out
+    assert "changed since" not in capsys.readouterr().out
     rewrite(one_bit)
     main(["compare", "--replay", str(saved)])
     assert f"{path}: the weights have changed since" in capsys.readouterr().out
@@ -253,8 +253,10 @@ def test_weights_behind_links_run_or_are_named(tiny: Tiny, tmp_path: Path) -> No
     for name in ("big.onnx", "big.onnx.data"):
         (tmp_path / "linked" / name).symlink_to(Path("..") / "store" / name)
     notices: list[str] = []
-    keygraph.load(tmp_path / "linked" / "big.onnx", notice=notices.append)
+    linked = tmp_path / "linked" / "big.onnx"
+    keygraph.load(linked, notice=notices.append)
     assert notices == []
+    assert main(["compare", str(linked), str(tiny.onnx)]) == 0
     half = shutil.copy(model, tmp_path / "half")
     os.symlink("../store/big.onnx.data", tmp_path / "half" / "big.onnx.data")
     try:
@@ -264,6 +266,12 @@ def test_weights_behind_links_run_or_are_named(tiny: Tiny, tmp_path: Path) -> No
             keygraph.load(half)
     else:
         keygraph.load(half)
+
+
+def test_constants_stored_outside_are_named(tiny: Tiny, tmp_path: Path) -> None:
+    """ONNX Runtime needs the constants of shapes in the model itself."""
+    with pytest.raises(InputError, match=r"stores constants that determine shapes .* size_threshold"):
+        keygraph.load(external(tmp_path / "big.onnx", tiny, least=0))
 
 
 def two_of_a_name(model: ModelProto) -> None:

@@ -399,7 +399,7 @@ def test_a_saved_run_is_repeated(
     changed(tiny.onnx, model, set_weight("tail.weight", 40, lambda value: value + 0.0001))
     assert run("--replay", folder, "--save", folder) in (0, 3)
     said = capsys.readouterr().out
-    assert "numbers changed" in said
+    assert "REPEATED: " in said
     assert "same graphs: psnr was" in said
     assert run("--replay", folder) in (0, 3)
     assert "REPEATED: the same numbers as then" in capsys.readouterr().out

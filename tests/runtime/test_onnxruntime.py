@@ -67,13 +67,13 @@ def test_the_description_says_what_runs(make_model: ModelFile) -> None:
     assert "ONNX Runtime 1." in session.description
 
 
-def test_the_installed_library_is_used(make_model: ModelFile) -> None:
+def test_the_installed_library_is_used(tiny: Tiny) -> None:
     try:
         library = plugins.library("onnxruntime")
     except MissingDependencyError as error:
         pytest.skip(str(error))
     for asked in ("auto", library):
-        assert library.name in OnnxRuntimeSession(make_model("identity"), asked).description
+        assert library.name in OnnxRuntimeSession(tiny.onnx, asked).description
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from ....errors import InputError, MissingDependencyError
 from ....installation import package_line
 from ....manifest import IMAGE_INPUT, IMAGE_OUTPUT, Manifest
 from ...backends.emulated_half import emulate_half
+from ...backends.onnx_file import load_onnx
 from ...io.regions import RegionReader, RegionWriter
 from ..progress import Progress
 from .executor import Open, infer
@@ -68,12 +69,10 @@ class ExactModel:
             return self._plan
 
     def _make_plan(self) -> SweepPlan:
-        import onnx
-
         from . import shape_inference
         from .analysis import analyze
 
-        model = onnx.load(self._path)
+        model = load_onnx(self._path)
         if self._rounded:
             model = emulate_half(model)
         manifest = self._manifest
