@@ -59,7 +59,13 @@ class Lane:
     def submit(
         self, inputs: Sequence[NDArray[Any]], batch: int, restored: tuple[int, ...], dtype: np.dtype[Any]
     ) -> None:
-        """Start a batch in a free slot; see `Slot.submit`."""
+        """Start a batch in a free slot.
+
+        Parameters
+        ----------
+        inputs, batch, restored, dtype
+            As for `Slot.submit`.
+        """
         self._free[0].submit(inputs, batch, restored, dtype, self._k)
         self._waiting.append(self._free.popleft())
 

@@ -42,7 +42,7 @@ def run(code: str, folder: Path, model: Path) -> list[str]:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()

@@ -74,6 +74,7 @@ def test_a_provider_that_did_not_start_is_never_replaced_in_silence(
 
 def test_a_run_that_fails_is_not_repeated_on_the_cpu(make_model: ModelFile) -> None:
     session = OnnxRuntimeSession(make_model("identity"), library=None)
+    assert session._session is not None
     assert session._session._enable_fallback is False
 
 
