@@ -175,3 +175,10 @@ def test_another_version_of_openvino_is_named(tmp_path: Path, monkeypatch: pytes
     said = str(caught.value)
     assert f"was built with the OpenVINO of {built[0]}, and the installed one has libopenvino.so.2530" in said
     assert "build it again with: pip install openvino" in said
+
+
+def test_the_library_has_no_path_of_the_build_machine() -> None:
+    """OpenVINO's headers put their paths into messages."""
+    content = native("openvino").read_bytes()
+    assert b"openvino/core/partial_shape.hpp" in content
+    assert str(Path(openvino.__file__).parent).encode() not in content
