@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
 from .errors import InputError
+from .files import decode_json
+from .installation import upgrade_line
+from .integrity import FileDigest
 
 T = TypeVar("T")
 
 #: Fields of real numbers. A whole number stays an int when it is read, so that `to_json` gives the same text again.
 Real: TypeAlias = int | float
 
-#: Format 2 added `half` and `profiles`; format 3 added `views` and all fields after it.
-FORMAT_VERSION = 3
+#: Format 2 added `half` and `profiles`; format 3 the inputs other than one plain image, `clamp`, `wavelengths` and
+#: `statistics`; format 4 `digest`.
+FORMAT_VERSION = 4
 
 #: The key in ONNX `metadata_props` that holds the manifest.
 METADATA_KEY = "keygraph"
@@ -204,13 +209,11 @@ class ExtraInput:
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """Everything that is needed to run a model file, and its provenance.
+class Interface:
+    """Inputs and outputs of a network.
 
     Attributes
     ----------
-    architecture, configuration
-        Name in the registry (``"kgt"``), and the configuration's fields as JSON values. The runtime does not use them.
     task
         Free text, for instance ``"denoising"``; empty when the checkpoint does not say.
     scale
@@ -223,10 +226,52 @@ class Manifest:
         Height and width of a tensor must be multiples of this; tile origins are aligned to it.
     global_statistics
         True when a pixel's result depends on sums over the whole image, so that plain tiles change it.
-    shape
-        The only (B, H, W) that the file takes; None when they are dynamic.
     neighbours
         The key graph's k, or None for architectures without one.
+    views
+        Names of the pictures whose channels are stacked to the image, in this order, for instance
+        ``("left", "right")``; empty for a single picture.
+    normalisation, gain
+        One of `NORMALISATIONS`, and the factor of ``"peak"``.
+    margin
+        Rows and columns by which the image tensor is larger than the result divided by the scale (for a dispersed
+        measurement). `size_multiple`, and the manifest's `shape` and `profiles`, do not include it.
+    extra_inputs
+        Further inputs of the graph, in order, between the image and k.
+    clamp
+        Range that results are clipped to, in units of `value_range`; None for no clipping of floats.
+    wavelengths
+        Wavelengths of the result's bands in nm, one for each of `out_channels`; empty for pictures.
+    """
+
+    task: str
+    scale: int
+    in_channels: int
+    out_channels: int
+    value_range: tuple[Real, Real]
+    size_multiple: int
+    global_statistics: bool
+    # A factory leaves no attribute of the class, which msgspec would take for a value of `Manifest.neighbours`.
+    neighbours: Neighbours | None = field(default_factory=lambda: None)
+    views: tuple[str, ...] = ()
+    normalisation: str = "type"
+    gain: Real = 1.0
+    margin: tuple[int, int] = (0, 0)
+    extra_inputs: tuple[ExtraInput, ...] = ()
+    clamp: tuple[Real, Real] | None = None
+    wavelengths: tuple[Real, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest(Interface):
+    """Everything that is needed to run a model file, and its provenance.
+
+    Attributes
+    ----------
+    architecture, configuration
+        Name in the registry (``"kgt"``), and the configuration's fields as JSON values. The runtime does not use them.
+    shape
+        The only (B, H, W) that the file takes; None when they are dynamic.
     precision
         ``"fp32"``, ``"fp16"`` or ``"bf16"``.
     weights_sha256
@@ -240,38 +285,20 @@ class Manifest:
     half
         Mixed precision of an fp16 or bf16 file; None for fp32.
     profiles
-        Sizes that an engine takes, in order of preference; empty when only `shape` limits them.
-    views
-        Names of the pictures whose channels are stacked to the image, in this order, for instance
-        ``("left", "right")``; empty for a single picture.
-    normalisation, gain
-        One of `NORMALISATIONS`, and the factor of ``"peak"``.
-    margin
-        Rows and columns by which the image tensor is larger than the result divided by the scale (for a dispersed
-        measurement). `size_multiple`, `shape` and `profiles` do not include it.
-    extra_inputs
-        Further inputs of the graph, in order, between the image and k.
-    clamp
-        Range that results are clipped to, in units of `value_range`; None for no clipping of floats.
-    wavelengths
-        Wavelengths of the result's bands in nm, one for each of `out_channels`; empty for pictures.
+        Sizes that the file takes, in order of preference; empty when only `shape` limits them.
     statistics
         Cost of `global_statistics`; None when there are none or it was not measured.
+    digest
+        Digest of the ONNX file as it was exported; None before format 4, and for checkpoints.
     format_version
         Format that the manifest is written in.
     """
 
+    # Required here: a file without it is damaged.
+    neighbours: Neighbours | None = field()
     architecture: str
     configuration: dict[str, Any]
-    task: str
-    scale: int
-    in_channels: int
-    out_channels: int
-    value_range: tuple[Real, Real]
-    size_multiple: int
-    global_statistics: bool
     shape: tuple[int, int, int] | None
-    neighbours: Neighbours | None
     precision: str
     weights_sha256: str
     made_with: dict[str, str] = field(default_factory=dict)
@@ -279,14 +306,8 @@ class Manifest:
     tiling: Tiling | None = None
     half: HalfPrecision | None = None
     profiles: tuple[Profile, ...] = ()
-    views: tuple[str, ...] = ()
-    normalisation: str = "type"
-    gain: Real = 1.0
-    margin: tuple[int, int] = (0, 0)
-    extra_inputs: tuple[ExtraInput, ...] = ()
-    clamp: tuple[Real, Real] | None = None
-    wavelengths: tuple[Real, ...] = ()
     statistics: GlobalStatistics | None = None
+    digest: FileDigest | None = None
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:
@@ -316,19 +337,60 @@ def from_json(text: str, source: str) -> Manifest:
     """
     damaged = f"{source}: the keygraph manifest is damaged"
     try:
-        values = json.loads(text)
+        values = decode_json(text)
         version = values["format_version"]
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{damaged}; export the model again") from error
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if not isinstance(version, int):
+        raise InputError(f"{damaged} (its format is {version!r}); export the model again")
+    if version > FORMAT_VERSION:
         raise InputError(
             f"{source}: manifest format {version} is newer than this keygraph reads ({FORMAT_VERSION}); "
-            "upgrade with: pip install --upgrade keygraph"
+            f"upgrade with: {upgrade_line()}"
         )
     try:
-        return decode(values, Manifest)
+        manifest = decode(values, Manifest)
     except ValueError as error:
         raise InputError(f"{damaged} ({error}); export the model again") from error
+    impossible = [name for name, possible in _possible(manifest).items() if not possible]
+    if impossible:
+        fields = ", ".join(f"`{name}` is {getattr(manifest, name)!r:.80}" for name in impossible)
+        raise InputError(f"{damaged} (no model has these values: {fields}); export the model again")
+    return manifest
+
+
+def _possible(manifest: Manifest) -> dict[str, bool]:
+    """Return for each field whose value the runtime computes with whether a model can have it."""
+    neighbours, tiling, clamp = manifest.neighbours, manifest.tiling, manifest.clamp
+    names = [extra.name for extra in manifest.extra_inputs]
+    return {
+        "scale": manifest.scale >= 1,
+        "in_channels": manifest.in_channels >= 1,
+        "out_channels": manifest.out_channels >= 1,
+        "size_multiple": manifest.size_multiple >= 1,
+        "value_range": _is_range(manifest.value_range),
+        "clamp": clamp is None or _is_range(clamp),
+        "shape": manifest.shape is None or min(manifest.shape) >= 1,
+        "margin": min(manifest.margin) >= 0,
+        "gain": math.isfinite(manifest.gain),
+        "precision": manifest.precision in ("fp32", "fp16", "bf16"),
+        "normalisation": manifest.normalisation in NORMALISATIONS,
+        "wavelengths": len(manifest.wavelengths) in (0, manifest.out_channels)
+        and all(0 < value < math.inf for value in manifest.wavelengths),
+        "neighbours": neighbours is None or 1 <= neighbours.default <= neighbours.maximum,
+        "tiling": tiling is None or 0 <= tiling.overlap < tiling.tile,
+        "extra_inputs": len({*names, IMAGE_INPUT, K_INPUT}) == len(names) + 2
+        and all(extra.channels >= 1 and min(extra.margin) >= 0 for extra in manifest.extra_inputs),
+        "profiles": all(
+            1 <= minimum <= optimum <= maximum
+            for profile in manifest.profiles
+            for minimum, optimum, maximum in (profile.batch, profile.height, profile.width)
+        ),
+    }
+
+
+def _is_range(values: tuple[Real, Real]) -> bool:
+    return -math.inf < values[0] < values[1] < math.inf
 
 
 def from_metadata(metadata: Mapping[str, str], source: str | os.PathLike[str]) -> Manifest:
@@ -378,10 +440,12 @@ def decode(values: Any, kind: type[T]) -> T:
 
     try:
         result = msgspec.convert(values, kind)
-    except msgspec.ValidationError as error:
+        # For dataclasses, msgspec ignores unknown fields.
+        unknown = _first_unknown(values, msgspec.to_builtins(result), "$")
+    except (msgspec.ValidationError, OverflowError) as error:
         raise ValueError(str(error)) from error
-    # For dataclasses, msgspec ignores unknown fields.
-    unknown = _first_unknown(values, msgspec.to_builtins(result), "$")
+    except RecursionError:
+        raise ValueError("Nested too deeply") from None
     if unknown is not None:
         raise ValueError(f"Unknown field `{unknown}`")
     return result

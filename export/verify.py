@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import KeygraphError
+from ..errors import KeygraphError, counted
 from ..instrumentation.key_graphs import GraphProbe
 from ..instrumentation.metrics import EQUAL_DB, TOLERANCES, Tolerance, psnr
-from ..instrumentation.synthetic import test_inputs
+from ..instrumentation.synthetic import synthetic_inputs
 from ..manifest import Manifest
 from ..runtime.backends.base import Inputs, result_shape
 from ..runtime.preprocess.padding import round_up
@@ -121,7 +121,7 @@ def verify(
     runtime_k = manifest.neighbours is not None and manifest.neighbours.runtime
     tolerance = required(manifest)
     cases: list[tuple[Inputs, tuple[int, int, int], int | None, str | None]] = [
-        (test_inputs(manifest, shape), shape, k, None) for shape, k in verification_cases(manifest)
+        (synthetic_inputs(manifest, shape), shape, k, None) for shape, k in verification_cases(manifest)
     ]
     default = manifest.neighbours.default if manifest.neighbours else None
     cases += [(image.inputs, _size(image.inputs, manifest), default, image.name) for image in images]
@@ -135,7 +135,11 @@ def verify(
         if not np.isfinite(restored).all():
             raise _not_finite(path, inputs, k if runtime_k else None, library, where)
         expected, agreements = reference.restore(inputs, k, [selection.graph for selection in selections])
-        wrong = [f"key graph {i}: {a.beyond_tolerance} links" for i, a in enumerate(agreements) if a.beyond_tolerance]
+        wrong = [
+            f"key graph {i}: {counted(a.beyond_tolerance, 'link')}"
+            for i, a in enumerate(agreements)
+            if a.beyond_tolerance
+        ]
         if wrong:
             raise KeygraphError(f"the exported file selects other neighbours than PyTorch {where} ({'; '.join(wrong)})")
         result = psnr(restored, expected, manifest.value_range)

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,14 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..files import atomic_path
+from ..files import atomic_path, decode_json
 from ..manifest import Manifest
 from . import registry
 from .architecture import Architecture, StateDict
 from .checkpoint_file import read_file
 from .key_map import apply_key_map, read_key_map
+from .pickled.values import entries
+from .strict_loading import check_fit, check_values, load_strictly, some
 from .unwrap import unwrap
 
 
@@ -65,17 +66,22 @@ def load_checkpoint(
     *,
     key_map: str | os.PathLike[str] | None = None,
     config: str | os.PathLike[str] | None = None,
+    entry: str | None = None,
 ) -> LoadedModel:
     """Load a trained network.
 
     Parameters
     ----------
     path
-        ``.ckpt``, ``.pth``, ``.pt`` or ``.safetensors``.
+        ``.ckpt``, ``.pth``, ``.pt`` or ``.safetensors``, or the index of a checkpoint in several files
+        (``.safetensors.index.json``).
     key_map
         File with rules for renaming keys, see `models.key_map`.
     config
         JSON file with configuration values that the checkpoint does not store; they override stored ones.
+    entry
+        Name of the weights to take where the file has several, as the notes name them: ``params`` instead of
+        ``params_ema``. By default averaged weights are taken.
 
     Returns
     -------
@@ -88,18 +94,30 @@ def load_checkpoint(
         shape, or not finite. Checkpoints are never loaded in part.
     """
     source = Path(path)
-    loaded = read_file(source)
-    stored = loaded if isinstance(loaded, Mapping) else {}
+    loaded, notes = read_file(source)
     rules = read_key_map(Path(key_map)) if key_map is not None else []
-    # With a key map, keys can be recognised only after mapping, so wrappers are opened by name alone.
-    state, notes = unwrap(loaded, str(source), lambda keys: not rules and registry.detect(keys) is not None)
+
+    def recognise(keys: StateDict) -> bool:
+        try:
+            return registry.detect(apply_key_map(keys, rules)[0] if rules else keys) is not None
+        except InputError:
+            return False  # the key map does not fit this part of the file
+
+    state, chosen = unwrap(loaded, str(source), recognise, entry)
+    notes = chosen + notes
     if rules:
         state, mapped = apply_key_map(state, rules)
         notes += mapped
-    architecture = _architecture(stored, state, source)
-    configuration = _configuration(architecture, stored, state, config, source, notes)
+    check_values(state, source)
+    header = _header(loaded, notes)
+    architecture = _architecture(header, state, source, notes)
+    configuration = _configuration(architecture, header, state, config, source, notes)
+    # Without values first: what a damaged file asks for is not allocated before its tensors are known to be there.
+    with torch.device("meta"):
+        expected = architecture.build(configuration).state_dict()
+    check_fit(expected, state, architecture.name, source)
     module = architecture.build(configuration)
-    _load_strictly(module, state, architecture.name, source, notes)
+    notes += load_strictly(module, state, source)
     return LoadedModel(module.eval(), architecture, configuration, source, tuple(notes))
 
 
@@ -141,24 +159,46 @@ def weights_sha256(state: StateDict) -> str:
     return digest.hexdigest()
 
 
-def _architecture(stored: Mapping[str, Any], state: StateDict, source: Path) -> Architecture:
-    name = stored.get("architecture")
-    if isinstance(name, str):
-        return registry.by_name(name)
+def _header(stored: Any, notes: list[str]) -> dict[str, Any]:
+    """Return the architecture and configuration that `save_checkpoint` stored.
+
+    Other code uses the same names for other things.
+    """
+    found = entries(stored) or {}
+    name, config = found.get("architecture"), found.get("config")
+    header: dict[str, Any] = {"architecture": name} if isinstance(name, str) else {}
+    if isinstance(config, dict):
+        known = {f.name for a in registry.ARCHITECTURES for f in dataclasses.fields(a.config_type)}
+        if header or config.keys() <= known:
+            header["config"] = config
+        else:
+            notes.append("'config' in the file is not keygraph's: not used")
+    return header
+
+
+def _architecture(header: dict[str, Any], state: StateDict, source: Path, notes: list[str]) -> Architecture:
     found = registry.detect(state)
+    name = header.get("architecture")
+    if name is not None and (found is None or name in {a.name for a in registry.ARCHITECTURES}):
+        return registry.by_name(name)
     if found is not None:
+        if name is not None:
+            header.pop("config", None)
+            notes.append(
+                f"'architecture' in the file is {name!r:.40}, which keygraph does not know: told by the tensors"
+            )
         return found
     nearest, missing, unknown = registry.nearest(state)
     raise InputError(
-        f"{source}: unknown architecture; the nearest is {nearest.name}, which has no {_some(unknown)}, but has "
-        f"{_some(missing)}; map the keys with --key-map; known architectures: "
+        f"{source}: unknown architecture; the nearest is {nearest.name}, which has no {some(unknown)}, but has "
+        f"{some(missing)}; map the keys with --key-map; known architectures: "
         f"{', '.join(a.name for a in registry.ARCHITECTURES)}"
     )
 
 
 def _configuration(
     architecture: Architecture,
-    stored: Mapping[str, Any],
+    stored: dict[str, Any],
     state: StateDict,
     config: str | os.PathLike[str] | None,
     source: Path,
@@ -167,12 +207,12 @@ def _configuration(
     given: dict[str, Any] = {}
     if config is not None:
         try:
-            given = dict(json.loads(Path(config).read_text(encoding="utf-8")))
+            given = dict(decode_json(Path(config).read_bytes()))
         except (OSError, ValueError, TypeError) as error:
             raise InputError(f"{config}: cannot be read as a configuration ({error}); give a JSON object") from error
     names = [f.name for f in dataclasses.fields(architecture.config_type)]
-    values = dict(stored["config"]) if isinstance(stored.get("config"), Mapping) else {}
-    unknown = sorted((values.keys() | given.keys()) - set(names))
+    values = stored.get("config", {})
+    unknown = sorted(map(str, (values.keys() | given.keys()) - set(names)))
     if unknown:
         raise InputError(
             f"{source}: {architecture.name} has no setting {', '.join(unknown)}; it has: {', '.join(names)}"
@@ -184,43 +224,8 @@ def _configuration(
         return architecture.infer(state, given)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
-    except (KeyError, IndexError, ValueError) as error:
+    except (ArithmeticError, KeyError, IndexError, TypeError, ValueError) as error:
         raise InputError(
             f"{source}: looks like {architecture.name}, but its shapes cannot be read ({error}); "
             "give the whole configuration with --config FILE.json"
         ) from error
-
-
-def _load_strictly(module: nn.Module, state: StateDict, name: str, source: Path, notes: list[str]) -> None:
-    expected = module.state_dict()
-    missing = [key for key in expected if key not in state]
-    unknown = [key for key in state if key not in expected]
-    if missing or unknown:
-        raise InputError(
-            f"{source}: the tensors do not fit {name} as configured: missing {_some(missing)}; "
-            f"not expected {_some(unknown)}; "
-            "map the keys with --key-map, or correct the configuration with --config"
-        )
-    for key, tensor in expected.items():
-        if state[key].shape != tensor.shape:
-            raise InputError(
-                f"{source}: tensor {key} is {list(state[key].shape)}; {name} as configured has {list(tensor.shape)}; "
-                "correct the configuration with --config"
-            )
-        if not state[key].isfinite().all():
-            bad = int((~state[key].isfinite()).sum())
-            raise InputError(
-                f"{source}: tensor {key} holds {bad} NaN or infinite values; "
-                "use a checkpoint from before training diverged"
-            )
-    types = sorted({str(t.dtype).removeprefix("torch.") for k, t in state.items() if t.dtype != expected[k].dtype})
-    if types:
-        notes.append(f"tensors of type {', '.join(types)} converted to float32")
-    module.load_state_dict(state, strict=True)
-
-
-def _some(keys: list[str]) -> str:
-    """Return the first few keys as text for a message."""
-    if not keys:
-        return "nothing"
-    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")

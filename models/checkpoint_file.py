@@ -1,98 +1,114 @@
-"""Read checkpoint files as data; no code from a pickle is run."""
+"""Read checkpoint files as data, by their content and not by their name. No code in a file is run."""
 
 from __future__ import annotations
 
 import json
-import pickle
-import pickletools
-import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..errors import InputError
-from ..files import CHECKPOINT_SUFFIXES, read_start
+from ..files import CHECKPOINT_SUFFIXES, is_pickle, is_safetensors, read_start
+from . import shards
+from .foreign_files import foreign, foreign_folder, foreign_zip, zip_names
+from .pickled.archive import read_pickle, read_zip
+from .pickled.values import DamagedPickleError, Log, RefusedPickleError, entries
+
+#: First bytes of pickles of protocols 0 and 1, which have no header.
+_OLD_PICKLES = (b"(", b"c", b"}", b"]")
 
 
-def read_file(path: Path) -> Any:
+def read_file(path: Path) -> tuple[Any, list[str]]:
     """Load the content of a checkpoint file.
+
+    Parameters
+    ----------
+    path
+        The file: PyTorch's zip format, its format before 1.6, a pickle, safetensors, the index of a checkpoint in
+        several files, or one of these files.
 
     Returns
     -------
-    Any
-        The object that was saved. For a safetensors file, a dictionary with its tensors under ``"state_dict"`` and, if
-        `save_checkpoint` wrote it, keygraph's other entries.
+    content, notes
+        The object that was saved, with `pickled.values.Stub` for what is neither data nor tensor. For a safetensors
+        file, a dictionary with its tensors under ``"state_dict"`` and, if `save_checkpoint` wrote it, keygraph's other
+        entries. The notes are lines for the user.
 
     Raises
     ------
     InputError
-        The file is missing, empty, truncated, not a checkpoint, or a pickle that would run code.
+        The file is missing, empty, truncated, not a checkpoint, or a pickle that does more than build data.
     """
+    if path.is_dir():
+        raise foreign_folder(path)
     start = read_start(path, f"a checkpoint ({', '.join(CHECKPOINT_SUFFIXES)})")
+    if shards.is_index(start, path):
+        tensors, notes = shards.read_index(path, _read_shard)
+        return {"state_dict": tensors}, notes
+    if shards.siblings(path) is not None:
+        tensors, notes = shards.read_siblings(path, _read_shard)
+        return {"state_dict": tensors}, notes
+    return _read_whole(path, start)
+
+
+def _read_shard(path: Path) -> dict[str, Any]:
+    content, _ = _read_whole(path, read_start(path, "a part of a checkpoint"))
+    found = entries(content) or {}
+    return dict(entries(found.get("state_dict")) or found)
+
+
+def _read_whole(path: Path, start: bytes) -> tuple[Any, list[str]]:
     size = path.stat().st_size
-    if path.suffix == ".safetensors":
+    if is_safetensors(start):
         return _read_safetensors(path, size)
-    return _read_torch(path, start, size)
+    log = Log()
+    try:
+        if start.startswith(b"PK"):
+            # A zip file has its directory at the end: a file with only the start of one has been truncated.
+            if not zipfile.is_zipfile(path):
+                raise _damaged(path, size, "the end of the file is missing", download=True)
+            unknown = foreign_zip(path, zip_names(path))
+            if unknown is not None:
+                raise unknown
+            return read_zip(path, log), log.notes()
+        if is_pickle(start) or start.startswith(_OLD_PICKLES):
+            return read_pickle(path, log), log.notes()
+    except RefusedPickleError as error:
+        raise InputError(
+            f"{path} is not only data, and loading it would run code from the file ({error}); where you trust it, load "
+            "it with its authors' code and save only the weights: torch.save(model.state_dict(), path), or safetensors"
+        ) from error
+    except (DamagedPickleError, zipfile.BadZipFile, OSError, ValueError, RuntimeError, NotImplementedError) as error:
+        unknown = foreign(path, start) if start.startswith(_OLD_PICKLES) else None
+        raise unknown or _damaged(path, size, str(error), download=not start.startswith(b"PK")) from error
+    unknown = foreign(path, start)
+    if unknown is not None:
+        raise unknown
+    raise _damaged(path, size, f"it is neither PyTorch's format nor safetensors: it begins with {start[:8].hex(' ')}")
 
 
-def _read_safetensors(path: Path, size: int) -> Any:
+def _read_safetensors(path: Path, size: int) -> tuple[Any, list[str]]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
-        raise _damaged(path, size, str(error)) from error
-    ours = json.loads(metadata["keygraph"]) if "keygraph" in metadata else {}
-    return {**ours, "state_dict": tensors}
-
-
-def _read_torch(path: Path, start: bytes, size: int) -> Any:
-    if not start.startswith((b"PK", b"\x80")):
-        raise _damaged(path, size, "it is neither PyTorch's format nor safetensors")
-    # A zip file has its directory at the end: a file with only the start of one has been truncated.
-    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
-        raise _damaged(path, size, "the end of the file is missing")
+    except (SafetensorError, OSError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise _damaged(path, size, str(error), download=True) from error
+    if "keygraph" not in metadata:
+        return {"state_dict": tensors}, []
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "global" in str(error).lower() or _names_objects(path):
-            raise InputError(
-                f"{path} holds Python objects, not only weights, and loading it would run code from the file; "
-                "where you trust it, load it with its authors' code and save only the weights: "
-                "torch.save(model.state_dict(), path), or safetensors"
-            ) from error
-        raise _damaged(path, size, str(error)) from error
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        UnicodeDecodeError,
-    ) as error:
-        raise _damaged(path, size, str(error)) from error
+        ours = json.loads(metadata["keygraph"])
+        if isinstance(ours["architecture"], str) and isinstance(ours["config"], dict):
+            return {"architecture": ours["architecture"], "config": ours["config"], "state_dict": tensors}, []
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    return {"state_dict": tensors}, ["metadata 'keygraph' is not what save_checkpoint writes: not used"]
 
 
-def _names_objects(path: Path) -> bool:
-    """Tell whether a file is a plain pickle that refers to Python objects by name, without running it."""
-    try:
-        with path.open("rb") as file:
-            return any(opcode.name in ("GLOBAL", "STACK_GLOBAL") for opcode, _, _ in pickletools.genops(file))
-    except ValueError:
-        return False
-
-
-def _damaged(path: Path, size: int, reason: str) -> InputError:
-    first = reason.strip().splitlines()[0][:120] if reason.strip() else "unknown format"
+def _damaged(path: Path, size: int, reason: str, download: bool = False) -> InputError:
+    first = reason.strip().splitlines()[0][:160] if reason.strip() else "unknown format"
     amount = f"{size / 1e3:.0f} KB" if size < 1e6 else f"{size / 1e6:.0f} MB"
-    return InputError(
-        f"{path} ({amount}) cannot be read as a checkpoint: {first}; an incomplete download looks like this"
-    )
+    hint = "; an incomplete download looks like this" if download else ""
+    return InputError(f"{path} ({amount}) cannot be read as a checkpoint: {first}{hint}")

@@ -1,43 +1,34 @@
-"""Find the state dict in a file that a training framework saved.
+"""Choose the weights in a file that a training framework saved.
 
-These rules apply in order, each until it no longer does:
-
-1. A dictionary with one of the keys `CONTAINERS` is replaced by that entry. Earlier names take precedence, so averaged
-   (EMA) weights are preferred to raw ones.
-2. A prefix of `PREFIXES` that all keys have is removed.
-3. When only some keys have a prefix of `SUBMODULES` (a Lightning module with its loss), and an architecture recognises
-   these, they are used and the others are reported.
+Of the file's entries (see `entries`), averaged ones are preferred to raw ones (see `averaged`), and among equals those
+with the most usual name. What was taken, and what else there is, is said in one line; ``--entry`` takes another one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from ..errors import InputError
+from . import averaged
+from .entries import Collection, Entry, Recognise, collections, find_entries
+from .pickled.values import DamagedPickleError, entries, kind
 
-CONTAINERS = (
-    "params_ema",
-    "state_dict_ema",
-    "model_ema",
-    "ema_state_dict",
-    "ema",
-    "params",
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "net",
-    "network",
-    "generator",
-)
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "generator.")
-SUBMODULES = ("ema_model.", "model_ema.", "ema.", "net_g_ema.", "model.", "net.", "network.", "net_g.", "generator.")
+#: Names of entries with the weights of the network itself, the most usual first.
+PREFERRED = (
+    "params", "state_dict", "model_state_dict", "model", "module", "net", "network", "generator", "net_g", "student",
+)  # fmt: skip
+
+#: Words of networks that are there for training only.
+_AUXILIARY = {"teacher", "target", "momentum", "init", "initial", "old", "prev", "pretrained", "discriminator"}
+
+#: Prefixes that are removed from the keys of a network that no architecture recognises.
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "generator.")
 
 
 def unwrap(
-    loaded: Any, source: str, recognise: Callable[[Mapping[str, Tensor]], bool]
+    loaded: Any, source: str, recognise: Recognise, entry: str | None = None
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Find the state dict.
 
@@ -49,6 +40,8 @@ def unwrap(
         The file's name, for messages.
     recognise
         Whether an architecture recognises these keys.
+    entry
+        Name of the entry to take; None to choose by the rules above.
 
     Returns
     -------
@@ -58,40 +51,68 @@ def unwrap(
     Raises
     ------
     InputError
-        The file holds no dictionary of tensors.
+        The file holds no tensors, or no entry of that name.
     """
-    notes: list[str] = []
-    while isinstance(loaded, Mapping):
-        held = [name for name in CONTAINERS if isinstance(loaded.get(name), Mapping) and loaded[name]]
-        if not held:
-            break
-        others = f" (also there: {', '.join(held[1:])})" if held[1:] else ""
-        notes.append(f"weights taken from {held[0]!r}{others}")
-        loaded = loaded[held[0]]
-    if not isinstance(loaded, Mapping) or not any(isinstance(value, Tensor) for value in loaded.values()):
-        raise InputError(
-            f"{source} holds no state dict (a dictionary of tensors, or one under {', '.join(CONTAINERS)})"
-        )
-    state = {str(key): value for key, value in loaded.items() if isinstance(value, Tensor)}
-    if len(state) < len(loaded):
-        notes.append(f"{len(loaded) - len(state)} entries that are not tensors left out")
-    return _strip(state, notes, recognise), notes
+    try:
+        found = list(collections(loaded))
+    except DamagedPickleError as error:
+        raise InputError(f"{source} cannot be read as a checkpoint: {error}") from error
+    candidates, notes = find_entries(loaded, found, recognise)
+    if not candidates:
+        candidates = [_by_name(one) for one in found if isinstance(one.tensors, dict)]
+    if not candidates:
+        raise InputError(f"{source} holds no state dict (a dictionary of tensors); {_content(loaded)}")
+    candidates.sort(key=_rank)
+    chosen = candidates[0]
+    if entry is not None:
+        named = [one for one in candidates if one.name == entry] or [one for one in candidates if entry in one.path]
+        if not named:
+            names = ", ".join(dict.fromkeys(one.name for one in candidates))
+            raise InputError(f"{source} has no weights {entry!r}; --entry can be: {names}")
+        chosen = named[0]
+    return chosen.state, [*_said(chosen, [one for one in candidates if one is not chosen]), *notes]
 
 
-def _strip(
-    state: dict[str, Tensor], notes: list[str], recognise: Callable[[Mapping[str, Tensor]], bool]
-) -> dict[str, Tensor]:
-    while not recognise(state):
-        prefix = next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None)
-        if prefix is None:
-            break
-        notes.append(f"prefix {prefix!r} removed")
+def _rank(entry: Entry) -> tuple[bool, bool, bool, int, int, int]:
+    """Return the sort key of an entry: what is preferred comes first."""
+    names = [*entry.path, *entry.prefix.split(".")]
+    words = {word for name in names for word in averaged.words(name)}
+    usual = min((PREFERRED.index(name) for name in names if name in PREFERRED), default=len(PREFERRED))
+    return not entry.averaged, entry.stale, bool(words & _AUXILIARY), entry.filled, usual, -len(entry.state)
+
+
+def _by_name(one: Collection) -> Entry:
+    """Return the entry of a dictionary in which nothing is recognised, with the usual prefixes removed."""
+    state, removed = dict(one.tensors), ""  # type: ignore[arg-type] # asked for dictionaries only
+    while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in state)), ""):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
-    if recognise(state):
-        return state
-    for prefix in SUBMODULES:
-        part = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-        if part and recognise(part):
-            notes.append(f"prefix {prefix!r} removed; {len(state) - len(part)} other tensors left out")
-            return part
-    return state
+        removed += prefix
+    return Entry(one.path, removed, state, averaged.looks_averaged(*one.path, *removed.split(".")))
+
+
+def _said(chosen: Entry, others: list[Entry]) -> list[str]:
+    """Return the line that says what was taken, and what else there is."""
+    if chosen.name == "/" and not chosen.averaged and not others and not chosen.beside:
+        return []
+    average = f"averaged, {chosen.quoted}" if chosen.averaged else chosen.quoted
+    filled = f" ({chosen.filled} of {len(chosen.state)} tensors have no average: raw)" if chosen.filled else ""
+    line = f"weights: {average}{filled}"
+    if others:
+        listed = [f"{one.quoted}{', averaged' if one.averaged else ''}" for one in others[:4]]
+        more = f" and {len(others) - 4} more" if len(others) > 4 else ""
+        line += f"; the file also has {', '.join(listed)}{more} (take it with --entry)"
+    elif chosen.beside:
+        line += f"; {chosen.beside} other tensor{'s' * (chosen.beside > 1)} left out"
+    return [line]
+
+
+def _content(loaded: Any) -> str:
+    """Say what a file without tensors holds."""
+    named = entries(loaded)
+    if named is None:
+        return f"it is a {kind(loaded)}"
+    if not named:
+        return f"it is an empty {kind(loaded)}"
+    listed = [f"{key!s:.40} ({kind(value)})" for key, value in list(named.items())[:8]]
+    more = f" and {len(named) - 8} more" if len(named) > 8 else ""
+    return f"it has: {', '.join(listed)}{more}"

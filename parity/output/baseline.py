@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import InputError
-from ...files import read_start
+import msgspec
+
+from ...errors import InputError, counted
+from ...files import decode_json, read_start
 from ...instrumentation.metrics import EQUAL_DB
 from ..pass_criteria import Failures, judge_image
 from ..results import InputResult, Run, plain_values
@@ -20,6 +22,54 @@ PSNR_MARGIN, CLEAN_MARGIN = 1.0, 0.05
 
 #: In dB. Differences above it are rounding alone, which varies between machines.
 CEILING = 120.0
+
+
+@dataclass(frozen=True)
+class _StoredSide:
+    name: str
+    weights_sha256: str
+
+
+@dataclass(frozen=True)
+class _StoredNumbers:
+    psnr: float | None
+    max_abs: float | None
+    nonfinite_candidate: int
+
+
+@dataclass(frozen=True)
+class _StoredStage:
+    name: str
+    beyond_tolerance: int
+
+
+@dataclass(frozen=True)
+class _StoredClean:
+    candidate: float | None
+
+
+@dataclass(frozen=True)
+class _StoredInput:
+    name: str
+    as_run: _StoredNumbers
+    same_graphs: _StoredNumbers | None
+    stages: list[_StoredStage]
+    clean: _StoredClean | None = None
+    typical: float | None = None  # Missing in the oldest baselines.
+
+
+@dataclass(frozen=True)
+class _StoredComparison:
+    candidate: _StoredSide
+    reference: _StoredSide
+    inputs: list[_StoredInput]
+
+
+@dataclass(frozen=True)
+class _StoredRun:
+    """What this module reads of the JSON form of a run; other entries are ignored."""
+
+    comparisons: list[_StoredComparison]
 
 
 def read_run(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -33,14 +83,10 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, Any]:
     expected = "the output of keygraph compare --json, or a run.json from --save"
     read_start(Path(path), expected)
     try:
-        values = json.loads(Path(path).read_text())
-        for comparison in values["comparisons"]:
-            for side in ("candidate", "reference"):
-                str(comparison[side]["name"]), str(comparison[side]["weights_sha256"])
-            for result in comparison["inputs"]:
-                str(result["name"]), result["as_run"]["psnr"], result["same_graphs"], result["stages"]
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path} is not the result of a comparison; give {expected}") from None
+        values = decode_json(Path(path).read_bytes())
+        msgspec.convert(values, _StoredRun)
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise InputError(f"{path} is not the result of a comparison ({error}); give {expected}") from None
     found: dict[str, Any] = values
     return found
 
@@ -90,9 +136,11 @@ def changed_numbers(run: Run, previous: Mapping[str, Any]) -> list[str]:
     lines = []
     for comparison, old in zip(run.comparisons, previous["comparisons"], strict=False):
         for side in ("candidate", "reference"):
-            now, then = (value[side]["weights_sha256"] for value in (comparison.as_json(), old))
-            if now != then:
-                lines.append(f"{old[side]['name']}: the weights have changed since")
+            now, then = (_digests(value[side]) for value in (comparison.as_json(), old))
+            changed = [name for name in then if name in now and now[name] != then[name]]
+            if changed:
+                verb = "has" if len(changed) == 1 and not changed[0].endswith("s") else "have"
+                lines.append(f"{old[side]['name']}: the {' and the '.join(changed)} {verb} changed since")
         for result, before in zip(comparison.inputs, old["inputs"], strict=False):
             for mode in ("as_run", "same_graphs"):
                 numbers = getattr(result, mode)
@@ -106,6 +154,11 @@ def changed_numbers(run: Run, previous: Mapping[str, Any]) -> list[str]:
                             f"{_format(then)}, is {_format(now)}"
                         )
     return list(dict.fromkeys(lines))
+
+
+def _digests(side: Mapping[str, Any]) -> dict[str, str]:
+    """Return the digests of a side, by what they are of; older runs hold the checkpoint's only."""
+    return {"checkpoint's weights": side["weights_sha256"], **side.get("digests", {})}
 
 
 def _find_comparison(comparisons: list[dict[str, Any]], name: str, alone: bool) -> dict[str, Any] | None:
@@ -136,8 +189,8 @@ def _regressions_of(result: InputResult, old: Mapping[str, Any]) -> list[str]:
     for stage in result.stages:
         if stage.beyond_tolerance > wrong.get(stage.name, 0):
             reasons.append(
-                f"{result.name}: {stage.name}: {stage.beyond_tolerance} links differ by more than near ties, "
-                f"{wrong.get(stage.name, 0)} did"
+                f"{result.name}: {stage.name}: "
+                f"{counted(stage.beyond_tolerance, 'difference')} beyond near ties, before {wrong.get(stage.name, 0)}"
             )
             break  # Errors in later stages may only follow from this one.
     typical = old.get("typical")  # Missing in the oldest baselines.

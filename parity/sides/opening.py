@@ -41,4 +41,9 @@ def open_probe(
         return OnnxProbe(spec.path, None if spec.functions else library, device, spec.provider, name, notice)
     if suffix == ".plan":
         return EngineProbe(spec.path, device, name, notice)
-    return TorchProbe(load_checkpoint(spec.path), spec.precision or "fp32", device, name)
+    loaded = load_checkpoint(spec.path)
+    # Which of several sets of weights is compared decides about the result.
+    for line in loaded.notes:
+        if line.startswith("weights:"):
+            notice(f"{spec.path}: {line}")
+    return TorchProbe(loaded, spec.precision or "fp32", device, name)

@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from . import cubes, images
 from .cubes import Cube
 from .images import Picture
+
+#: Format -> bytes of a sample at most, and the least share that compressed photographs usually take.
+_COMPRESSED = {"PNG": (2, 0.3), "TIFF": (4, 0.3), "WebP": (1, 0.25), "JPEG": (1, 0.1)}
 
 
 def holds_cube(path: Path, spectrum: bool) -> bool:
@@ -41,6 +45,23 @@ def check_target(path: Path, size: tuple[int, int, int], as_cube: bool) -> None:
         images.check_target(path, *size)
 
 
+def estimated_bytes(path: Path, size: tuple[int, int, int], dtype: np.dtype[Any], as_cube: bool) -> int:
+    """Return an estimate of the bytes of a result in its file, rather too few than too many.
+
+    Parameters
+    ----------
+    path, size, as_cube
+        As for `check_target`.
+    dtype
+        Type of the samples.
+    """
+    samples = size[0] * size[1] * size[2]
+    if as_cube:
+        return samples * dtype.itemsize  # Not compressed.
+    bytes_per_sample, share = _COMPRESSED.get(images.FORMATS.get(path.suffix.lower(), ""), (0, 0))
+    return int(samples * min(dtype.itemsize, bytes_per_sample) * share)
+
+
 def write(
     path: Path, pixels: NDArray[Any], source: Picture | Cube, *, as_cube: bool, wavelengths: tuple[float, ...]
 ) -> list[str]:
@@ -70,14 +91,21 @@ def write(
         As `check_target`, or the disk is full.
     """
     if isinstance(source, Cube):
-        picture, lost = Picture(pixels), []
+        cube, lost = cubes.restored_cube(source, pixels, wavelengths)
+        if as_cube:
+            return lost + cubes.write(path, cube)
+        if cube.fields:
+            lost.append(cubes.dropped_fields(cube, "pictures"))
+        if cube.wavelengths:
+            lost.append("wavelengths dropped: not kept in pictures")
+        picture = Picture(pixels)
     else:
         picture = images.with_pixels(source, pixels)
         lost = list(picture.notices[len(source.notices) :])
     if not as_cube:
         return lost + images.write(path, picture)
     if picture.alpha is not None:
-        lost.append("alpha dropped: a cube has none")
-    if titles := images.metadata_titles(picture):
+        lost.append(f"{'band beside the colours' if picture.alpha_is_band else 'alpha'} dropped: a cube has none")
+    if titles := picture.metadata.titles():
         lost.append(f"{', '.join(titles)} dropped: not kept in a cube")
     return lost + cubes.write(path, Cube(pixels, wavelengths))

@@ -4,10 +4,13 @@ A cube is height x width x bands, with samples of any real type and wavelengths 
 hold is reported: reading and writing return lines to show to the user.
 """
 
+from .carry_over import dropped_fields as dropped_fields
+from .carry_over import restored_cube as restored_cube
 from .cube import FORMATS as FORMATS
 from .cube import VARIABLE as VARIABLE
 from .cube import WAVELENGTH_VARIABLES as WAVELENGTH_VARIABLES
 from .cube import Cube as Cube
+from .cube import Field as Field
 from .cube import Header as Header
 from .reading import describe_arrays as describe_arrays
 from .reading import is_cube as is_cube

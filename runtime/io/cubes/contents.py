@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import struct
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
@@ -15,21 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....errors import MissingDependencyError
-
-#: Exceptions that the libraries raise for damaged files.
-DAMAGE = (
-    ValueError,
-    OSError,
-    EOFError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-    zipfile.BadZipFile,
-)
+from ....installation import install_line
+from .cube import Field
 
 
 @dataclass(frozen=True)
@@ -66,12 +50,18 @@ class Contents:
         Wavelengths of the bands in nm from the format's own field; empty where there are none.
     notices
         Lines to show to whoever reads the samples.
+    notices_of
+        Such lines for some of the arrays, by name.
+    fields
+        What the file says besides, by the format's own names.
     """
 
     arrays: Mapping[str, Stored]
     load: Callable[[str], NDArray[Any]]
     wavelengths: tuple[float, ...] = ()
     notices: tuple[str, ...] = ()
+    notices_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    fields: Mapping[str, Field] = field(default_factory=dict)
 
 
 def native(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -97,5 +87,5 @@ def library(name: str, file: object) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            f"{file} needs {error.name}; install it with: pip install 'keygraph[spectral]', or use .npy or .npz"
+            f"{file} needs {error.name}; install it with: {install_line('spectral')}; or use .npy or .npz"
         ) from error

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,27 @@ VARIABLE = "cube"
 
 #: Names of variables that hold the bands' wavelengths. The first is the one that we write, and NTIRE's.
 WAVELENGTH_VARIABLES = ("bands", "wavelengths", "wavelength", "lambda", "wl")
+
+
+#: What must be unchanged for a field to be true of a result: nothing, the height and width, the bands, or the samples.
+#: ``"file"``: it belongs to the file, not to the cube, and is never copied.
+HoldsFor = Literal["always", "size", "bands", "samples", "file"]
+
+
+@dataclass(frozen=True)
+class Field:
+    """Something that a file says beside its samples and wavelengths.
+
+    Attributes
+    ----------
+    value
+        As the format's writer takes it.
+    holds_for
+        What a result must have in common with the cube for the field to be true of it.
+    """
+
+    value: Any
+    holds_for: HoldsFor
 
 
 @dataclass(frozen=True)
@@ -69,12 +91,18 @@ class Cube:
         Name of the cube in a file with several arrays.
     notices
         A line for everything that was changed in reading.
+    fields
+        What the file says besides, by the format's own names: ``"map info"``.
+    fields_format
+        Name of that format, one of the values of `FORMATS`.
     """
 
     pixels: NDArray[Any]
     wavelengths: tuple[float, ...] = ()
     variable: str = VARIABLE
     notices: tuple[str, ...] = ()
+    fields: Mapping[str, Field] = field(default_factory=dict)
+    fields_format: str = ""
 
 
 def format_of(path: Path) -> str:

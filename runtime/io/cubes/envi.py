@@ -2,44 +2,76 @@
 
 from __future__ import annotations
 
+import gzip
 import os
-import secrets
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ....files import unwritable
-from .contents import Contents, library, native, stored
-from .wavelengths import nanometres
+from ....errors import InputError
+from ....files import temporary_path, unwritable
+from .contents import Contents, Stored, native, stored
+from .cube import Field
+from .envi_header import INTERLEAVES, EnviHeader, header_text, read_header
 
 #: Suffix of the file of samples that `write_envi` makes.
 DATA_SUFFIX = ".img"
 
+#: Suffixes of files of samples, in the order in which they are looked for, each in lower and upper case. A header
+#: ``scene.img.hdr`` names its file itself, as ``scene.hdr`` does for a file ``scene``.
+_SUFFIXES = ("", ".img", ".dat", ".sli", ".hyspex", ".raw", ".bin", *(f".{name}" for name in INTERLEAVES))
+
 
 def open_envi(path: Path) -> Contents:
     """Open an ENVI header and its file of samples, of any interleave, byte order and offset."""
-    header, image = _opened(path)
-    scale = _scale(header)
-    dtype = native(np.dtype(image.dtype))
-    needed = image.offset + image.nrows * image.ncols * image.nbands * dtype.itemsize
-    there = Path(image.filename).stat().st_size
-    if there < needed:
-        raise ValueError(f"{image.filename} has {there:,} bytes, and the header speaks of {needed:,}")
-    if str(header["interleave"]).lower() not in _AXES:
-        raise ValueError(f"its interleave is {header['interleave']}, not {', '.join(_AXES)}")
-    array = stored((image.nrows, image.ncols, image.nbands), np.dtype(np.float32) if scale != 1 else dtype)
+    header = read_header(path)
+    samples = samples_file(path)
     notices = []
-    if scale != 1:
-        notices.append(f"samples divided by the header's reflectance scale factor, {scale:g}")
-    if "data ignore value" in header:
-        notices.append(f"samples of {header['data ignore value']}, for the header no data, are taken like any others")
-    return Contents({"": array}, lambda _: _load(path, scale), _wavelengths(header), tuple(notices))
+    if not header.compressed:
+        there = samples.stat().st_size
+        if there < header.bytes:
+            raise ValueError(f"{samples} has {there:,} bytes, and the header speaks of {header.bytes:,}")
+        if there > header.bytes:
+            notices.append(f"the last {there - header.bytes:,} bytes of {samples.name} are not described by the header")
+    if header.gains:
+        notices.append("the header's data gain and offset values applied")
+    if header.divisor != 1:
+        notices.append(f"samples divided by the header's reflectance scale factor, {header.divisor:g}")
+    if header.no_data:
+        notices.append(f"samples of {header.no_data}, for the header no data, are taken like any others")
+    stored_type = native(header.dtype)
+    array = stored((header.rows, header.columns, header.bands), stored_type)
+    if array.dtype is not None:
+        array = Stored(array.shape, _value_type(header), array.kind)
+    return Contents(
+        {"": array}, lambda _: _load(header, samples), header.wavelengths, tuple(notices), fields=header.fields
+    )
 
 
-def write_envi(path: Path, pixels: NDArray[Any], wavelengths: tuple[float, ...]) -> None:
+def samples_file(path: Path) -> Path:
+    """Return the file of samples that a header describes.
+
+    Raises
+    ------
+    InputError
+        There is none.
+    """
+    stem = path.with_suffix("")
+    candidates = [Path(f"{stem}{one}") for suffix in _SUFFIXES for one in dict.fromkeys((suffix, suffix.upper()))]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise InputError(
+        f"{path} is the header of samples that are not beside it; put them there as {stem.name}{DATA_SUFFIX} "
+        f"(or {', '.join(suffix for suffix in _SUFFIXES[2:])}, or without suffix)"
+    )
+
+
+def write_envi(
+    path: Path, pixels: NDArray[Any], wavelengths: tuple[float, ...], fields: dict[str, Field] | None = None
+) -> None:
     """Write a cube band by band (bsq): the samples first, then the header, each whole or not at all.
 
     Parameters
@@ -50,89 +82,57 @@ def write_envi(path: Path, pixels: NDArray[Any], wavelengths: tuple[float, ...])
         [H, W, C]
     wavelengths
         Wavelengths of the bands in nm; empty where unknown.
+    fields
+        Further fields of the header.
 
     Raises
     ------
     InputError
         The files cannot be written.
     """
-    envi = library("spectral.io.envi", path)
-    height, width, bands = pixels.shape
-    header: dict[str, Any] = {
-        "samples": width,
-        "lines": height,
-        "bands": bands,
-        "header offset": 0,
-        "file type": "ENVI Standard",
-        "data type": envi.dtype_to_envi[pixels.dtype.char],
-        "interleave": "bsq",
-        "byte order": 0 if np.little_endian else 1,
-    }
-    if wavelengths:
-        header |= {"wavelength units": "Nanometers", "wavelength": [f"{value:g}" for value in wavelengths]}
-    mark = secrets.token_hex(4)
-    samples, text = (path.with_name(f".{path.stem}-{mark}{suffix}") for suffix in (DATA_SUFFIX, path.suffix))
+    texts = {name: str(field.value) for name, field in (fields or {}).items()}
+    text = header_text(*pixels.shape, pixels.dtype, wavelengths, texts)
+    samples, header = temporary_path(path.with_suffix(DATA_SUFFIX)), temporary_path(path)
     try:
         with samples.open("xb") as file:
-            for band in range(bands):
+            for band in range(pixels.shape[2]):
                 file.write(np.ascontiguousarray(pixels[:, :, band]).data)
-        envi.write_envi_header(str(text), header)
+        header.write_text(text, encoding="utf-8")
         os.replace(samples, path.with_suffix(DATA_SUFFIX))
-        os.replace(text, path)
+        os.replace(header, path)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
         samples.unlink(missing_ok=True)
-        text.unlink(missing_ok=True)
+        header.unlink(missing_ok=True)
 
 
-def _opened(path: Path) -> tuple[dict[str, Any], Any]:
-    envi = library("spectral.io.envi", path)
-    with warnings.catch_warnings():
-        # It warns about capital letters in a header's names, which are common and harmless.
-        warnings.simplefilter("ignore")
-        try:
-            header = envi.read_envi_header(path)
-            image = envi.open(str(path.absolute()))
-        except envi.EnviException as error:
-            raise ValueError(str(error)) from error
-    if not hasattr(image, "nbands"):
-        raise ValueError("it is a spectral library, not an image")
-    return header, image
+def _value_type(header: EnviHeader) -> np.dtype[Any]:
+    """Return the type of the samples after gains, offsets and the scale factor are applied."""
+    stored_type = native(header.dtype)
+    scaled = header.gains or header.divisor != 1
+    # Floats that hold every stored integer of up to 24 bits exactly, and doubles for larger ones.
+    return np.result_type(stored_type, np.float32) if scaled else stored_type
 
 
-def _load(path: Path, scale: float) -> NDArray[Any]:
-    header, image = _opened(path)
-    sizes = {"rows": image.nrows, "columns": image.ncols, "bands": image.nbands}
-    axes = _AXES[str(header["interleave"]).lower()]
-    count = image.nrows * image.ncols * image.nbands
-    values: NDArray[Any] = np.fromfile(image.filename, image.dtype, count, offset=image.offset).reshape(
-        [sizes[name] for name in axes]
-    )
-    values = values.transpose([axes.index(name) for name in sizes])
-    if scale != 1:
-        values = values.astype(np.float32) / np.float32(scale)
-    return values.astype(native(values.dtype), copy=False)
+def _load(header: EnviHeader, samples: Path) -> NDArray[Any]:
+    sizes = {"rows": header.rows, "columns": header.columns, "bands": header.bands}
+    axes = INTERLEAVES[header.interleave]
+    stored_values = _stored_samples(header, samples).reshape([sizes[name] for name in axes])
+    values = stored_values.transpose([axes.index(name) for name in sizes]).astype(_value_type(header), copy=False)
+    if header.gains:
+        values = values * np.asarray(header.gains, values.dtype) + np.asarray(header.offsets, values.dtype)
+    if header.divisor != 1:
+        values = values / values.dtype.type(header.divisor)
+    return values
 
 
-#: Interleave -> axes in the file, the slowest first.
-_AXES = {
-    "bsq": ("bands", "rows", "columns"),
-    "bil": ("rows", "bands", "columns"),
-    "bip": ("rows", "columns", "bands"),
-}
-
-
-def _scale(header: dict[str, Any]) -> float:
-    scale = float(header.get("reflectance scale factor", 1))
-    if not 0 < scale < float("inf"):
-        raise ValueError(f"its reflectance scale factor is {scale:g}")
-    return scale
-
-
-def _wavelengths(header: dict[str, Any]) -> tuple[float, ...]:
-    values = header.get("wavelength", ())
-    try:
-        return nanometres([float(value) for value in values], str(header.get("wavelength units", "")))
-    except ValueError:
-        return ()
+def _stored_samples(header: EnviHeader, samples: Path) -> NDArray[Any]:
+    count = header.rows * header.columns * header.bands
+    if not header.compressed:
+        return np.fromfile(samples, header.dtype, count, offset=header.offset)
+    with gzip.open(samples) as file:
+        data = file.read(header.bytes)
+    if len(data) < header.bytes:
+        raise ValueError(f"{samples} holds {len(data):,} bytes, and the header speaks of {header.bytes:,}")
+    return np.frombuffer(data, header.dtype, count, offset=header.offset)

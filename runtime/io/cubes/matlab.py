@@ -2,7 +2,8 @@
 
 Version 7.3 has MATLAB's column-major order, so that HDF5 lists the axes in reverse: a cube of H x W x C is a dataset of
 C x W x H. That is so in files written by MATLAB, by hdf5storage (NTIRE's ARAD_1K and the results of the released
-MST++), and by keygraph.
+MST++), and by keygraph: they have a user block that names MATLAB, or name each dataset's MATLAB class. A plain HDF5
+file that is only called ``.mat`` has neither, and its axes are as HDF5 lists them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....errors import InputError
+from . import matlab_layout
 from .contents import Contents, Stored, library, native, stored
 
 #: A variable of this many bytes or more does not fit into version 5.
@@ -93,25 +95,42 @@ class _ErrorHoldingFile(io.FileIO):
 
 
 def _is_hdf5(path: Path) -> bool:
+    """Tell whether an HDF5 file begins at 0, or behind a user block of 512 bytes times a power of two."""
+    size, start = path.stat().st_size, 0
     with path.open("rb") as file:
-        if file.read(len(_HDF5_SIGNATURE)) == _HDF5_SIGNATURE:
-            return True
-        file.seek(_USER_BLOCK)
-        return file.read(len(_HDF5_SIGNATURE)) == _HDF5_SIGNATURE
+        while start < size:
+            file.seek(start)
+            if file.read(len(_HDF5_SIGNATURE)) == _HDF5_SIGNATURE:
+                return True
+            start = 2 * start or _USER_BLOCK
+    return False
+
+
+def _names_matlab(path: Path) -> bool:
+    """Tell whether a file begins with MATLAB's user block."""
+    with path.open("rb") as file:
+        return file.read(6) == b"MATLAB"
 
 
 def _open_version_5(path: Path) -> Contents:
     scipy_io = library("scipy.io", path)
+    version_4 = matlab_layout.is_version_4(path)
+    if version_4:
+        matlab_layout.check_version_4(path)
     try:
         listed = scipy_io.whosmat(path, appendmat=False)
     except scipy_io.matlab.MatReadError as error:
         raise ValueError(str(error)) from error
+    if len({name for name, *_ in listed}) < len(listed):
+        raise ValueError("two of its variables have one name")
     arrays = {
         name: Stored(tuple(shape), np.dtype(_CLASSES[kind]) if kind in _CLASSES else None, kind)
         for name, shape, kind in listed
     }
 
     def load(name: str) -> NDArray[Any]:
+        if not version_4:
+            matlab_layout.check_samples(path, name)
         # In MATLAB's own types: it stores integral doubles in fewer bytes, so a mask of zeros and ones would be read as
         # 8-bit integers. `whosmat` does not tell complex arrays.
         try:
@@ -133,28 +152,54 @@ def _open_version_5(path: Path) -> Contents:
 
 def _open_hdf5(path: Path) -> Contents:
     h5py = library("h5py", path)
+    reverse = _names_matlab(path)
     with h5py.File(path, "r") as file:
-        arrays = {
-            name: _stored(item) for name, item in file.items() if not name.startswith("#") and name != "__header__"
+        items = {name: _item(file, name) for name in file if not name.startswith("#") and name != "__header__"}
+        reversed_names = {
+            name for name, item in items.items() if reverse or "MATLAB_class" in getattr(item, "attrs", ())
         }
+        arrays = {name: _stored(item, name in reversed_names) for name, item in items.items()}
 
     def load(name: str) -> NDArray[Any]:
         with h5py.File(path, "r") as file:
-            values: NDArray[Any] = file[name][()].T
+            dataset = file[name]
+            _check_sources(dataset, path)
+            values: NDArray[Any] = dataset[()].T if name in reversed_names else dataset[()]
         if arrays[name].kind == "logical":
             values = values.astype(np.bool_)
         return values.astype(native(values.dtype), copy=False)
 
-    return Contents(arrays, load)
+    plain = "no MATLAB file but plain HDF5: axes taken in HDF5's order, not reversed"
+    return Contents(arrays, load, notices_of=dict.fromkeys(arrays.keys() - reversed_names, (plain,)))
 
 
-def _stored(item: Any) -> Stored:
-    """Describe a dataset or a group (a structure, or a sparse matrix) of an HDF5 file."""
+def _item(file: Any, name: str) -> Any:
+    """Return a dataset or group; None for a link to nothing."""
+    try:
+        return file[name]
+    except (KeyError, OSError):
+        return None
+
+
+def _check_sources(dataset: Any, path: Path) -> None:
+    """Check that the files are there from which a virtual dataset is put together: HDF5 fills in zeros for them."""
+    for source in dataset.virtual_sources() if dataset.is_virtual else ():
+        if source.file_name != "." and not (path.parent / source.file_name).is_file():
+            raise InputError(
+                f"{path}:{dataset.name.strip('/')} is put together from {source.file_name}, which is missing; copy it "
+                f"beside {path.name}"
+            )
+
+
+def _stored(item: Any, is_reversed: bool) -> Stored:
+    """Describe a dataset, a group (a structure, or a sparse matrix) or a link to nothing (None) of an HDF5 file."""
+    if item is None:
+        return Stored((), None, "a link to nothing")
     kind = item.attrs.get("MATLAB_class", b"")
-    kind = kind.decode() if isinstance(kind, bytes) else str(kind)
+    kind = kind.decode(errors="replace") if isinstance(kind, bytes) else str(kind)
     if not hasattr(item, "shape") or item.shape is None or "MATLAB_empty" in item.attrs:
         return Stored((), None, kind or "group")
-    shape = item.shape[::-1]
+    shape = item.shape[::-1] if is_reversed else item.shape
     if item.dtype.names:
         return Stored(shape, None, "complex")
     if kind not in ("", *_CLASSES):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,26 @@ def open_npy(path: Path) -> Contents:
     """Open an ``.npy`` file."""
     with path.open("rb") as file:
         array = _header(file)
-    if array.dtype is not None and 0 not in array.shape:
-        np.load(path, mmap_mode="r")  # Mapping checks the file's length.
-    return Contents({"": array}, lambda _: _native(np.load(path)))
+        end = file.tell()
+    notices = ()
+    if array.dtype is not None:
+        if min(array.shape, default=0) < 0:
+            raise ValueError(f"its shape is {array.shape}")
+        end += math.prod(array.shape) * array.dtype.itemsize
+        size = path.stat().st_size
+        if size < end:
+            raise ValueError(f"it has {size:,} bytes, and its header speaks of {end:,}")
+        if size > end:
+            notices = (f"the last {size - end:,} bytes of {path.name}, behind the first array, are not read",)
+    return Contents({"": array}, lambda _: _native(np.load(path)), notices=notices)
 
 
 def open_npz(path: Path) -> Contents:
     """Open an ``.npz`` file."""
     arrays = {}
     with zipfile.ZipFile(path) as archive:
+        if len(set(archive.namelist())) < len(archive.namelist()):
+            raise ValueError("two of its arrays have one name")
         for member in archive.namelist():
             if member.endswith(".npy"):
                 with archive.open(member) as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,9 +14,10 @@ from numpy.typing import NDArray
 
 from ....errors import InputError, KeygraphError
 from ....files import read_start
+from ...device import memory
 from . import envi, matlab, numpy_files, tiff
-from .contents import DAMAGE, Contents, Stored
-from .cube import FORMATS, VARIABLE, WAVELENGTH_VARIABLES, Cube, Header, format_of
+from .contents import Contents, Stored
+from .cube import FORMATS, VARIABLE, WAVELENGTH_VARIABLES, Cube, Field, Header, format_of
 from .wavelengths import nanometres
 
 _OPEN: dict[str, Callable[[Path], Contents]] = {
@@ -27,14 +29,22 @@ _OPEN: dict[str, Callable[[Path], Contents]] = {
 }
 
 
-def is_cube(path: str | os.PathLike[str]) -> bool:
+def is_cube(path: str | os.PathLike[str], bands: int | None = None) -> bool:
     """Return whether a file holds a cube, judged by its suffix, and a TIFF by its header.
 
-    A TIFF is a cube when it has several gray pages of one size, or more than four channels in a page; otherwise, and if
-    it does not exist, it is a picture (`images`). No samples are read, and nothing is raised.
+    A TIFF is a cube when it has several gray pages of one size that are bands (see `tiff.is_cube`), or more than four
+    channels in a page; otherwise, and if it does not exist, it is a picture (`images`). No samples are read, and
+    nothing is raised.
+
+    Parameters
+    ----------
+    path
+        The file.
+    bands
+        Number of channels that the model takes; None where there is no model.
     """
     name = FORMATS.get(Path(path).suffix.lower())
-    return tiff.is_cube(Path(path)) if name == "TIFF" else name is not None
+    return tiff.is_cube(Path(path), bands) if name == "TIFF" else name is not None
 
 
 def describe_arrays(path: str | os.PathLike[str]) -> list[str]:
@@ -67,7 +77,7 @@ def read_header(path: str | os.PathLike[str], variable: str | None = None, bands
         _sample_type(array),
         _wavelengths(file, contents, count),
         name,
-        (*contents.notices, *notices),
+        (*contents.notices, *contents.notices_of.get(name, ()), *notices),
     )
 
 
@@ -103,29 +113,52 @@ def read(path: str | os.PathLike[str], variable: str | None = None, bands: int |
     file, contents, name = _open_variable(path, variable)
     array = contents.arrays[name]
     order, notices = _axis_order(array.shape, bands)
+    size = math.prod(array.shape) * _sample_type(array).itemsize
+    too_large = f"{_location(file, name)} needs {size / 2**30:.1f} GiB of memory; cut it into parts"
+    # A small damaged or compressed file may speak of any number of samples.
+    free = memory.available()
+    if free is not None and size > free:
+        raise KeygraphError(f"{too_large} ({free / 2**30:.1f} GiB are free)")
     with _reading(file):
         try:
             values = contents.load(name)
         except MemoryError as error:
-            size = np.prod(array.shape) * _sample_type(array).itemsize
-            raise KeygraphError(
-                f"{_location(file, name)} needs {size / 2**30:.1f} GiB of memory; cut it into parts"
-            ) from error
+            raise KeygraphError(too_large) from error
     pixels = values.transpose(order).astype(_sample_type(array), copy=False)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     _check_finite(pixels, _location(file, name))
     count = pixels.shape[2] if pixels.ndim == 3 else 1
-    return Cube(pixels, _wavelengths(file, contents, count), name or VARIABLE, (*contents.notices, *notices))
+    wavelengths = _wavelengths(file, contents, count)
+    return Cube(
+        pixels,
+        wavelengths,
+        name or VARIABLE,
+        (*contents.notices, *contents.notices_of.get(name, ()), *notices),
+        {**contents.fields, **_other_arrays(contents, name, bool(wavelengths))},
+        format_of(file),
+    )
+
+
+def _other_arrays(contents: Contents, name: str, wavelengths: bool) -> dict[str, Field]:
+    """Return the arrays beside the cube, without those that gave its wavelengths."""
+    used = WAVELENGTH_VARIABLES if wavelengths else ()
+    others = [other for other in contents.arrays if other != name and other.lower() not in used]
+    return {f"variable {other}": Field(None, "file") for other in others}
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Raise `InputError` in place of the libraries' errors about a damaged file."""
+    """Raise `InputError` in place of the libraries' errors about a damaged file.
+
+    They raise whatever the damage leads them to: SciPy even `UnboundLocalError`.
+    """
     try:
         yield
-    except DAMAGE as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    except (KeygraphError, MemoryError):
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:200]
         raise InputError(
             f"{path} is damaged, cut off, or no {format_of(path)} file ({reason}); give a whole "
             f"{path.suffix.lower()} file"
@@ -218,7 +251,7 @@ def _wavelengths(file: Path, contents: Contents, bands: int) -> tuple[float, ...
     lower = {name.lower(): name for name in contents.arrays}
     for name in (lower[known] for known in WAVELENGTH_VARIABLES if known in lower):
         array = contents.arrays[name]
-        if array.dtype is not None and np.prod(array.shape) == bands == max(array.shape, default=0):
+        if array.dtype is not None and math.prod(array.shape) == bands == max(array.shape, default=0):
             with _reading(file):
                 return nanometres(contents.load(name).ravel().tolist())
     return ()

@@ -11,45 +11,104 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ....errors import MissingDependencyError
-from .contents import DAMAGE, Contents, Stored, library, stored
+from ....errors import InputError
+from .contents import Contents, Stored, library, stored
+from .cube import Field, HoldsFor
+from .tiff_codecs import decode
 from .wavelengths import nanometres
 
 # Damaged files raise errors. Without a handler Python would also print what tifffile logs about them.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
+#: Tags beside the samples that are kept or reported: code -> title, and what a result must share to have them.
+_KEPT_TAGS: dict[int, tuple[str, HoldsFor]] = {
+    270: ("description", "file"),  # tifffile's writer needs its place.
+    306: ("date", "always"),
+    315: ("artist", "always"),
+    33432: ("copyright", "always"),
+    33550: ("GeoTIFF pixel scale", "size"),
+    33922: ("GeoTIFF tie points", "size"),
+    34264: ("GeoTIFF transformation", "size"),
+    34735: ("GeoTIFF keys", "size"),
+    34736: ("GeoTIFF numbers", "size"),
+    34737: ("GeoTIFF texts", "size"),
+    34675: ("ICC profile", "file"),
+    42112: ("GDAL metadata", "samples"),
+    42113: ("nodata", "samples"),
+}
 
-def is_cube(path: Path) -> bool:
-    """Return whether a TIFF is a cube: several gray pages of one size, or more than four channels in a page.
 
+def is_cube(path: Path, bands: int | None = None) -> bool:
+    """Return whether a TIFF is a cube: gray pages of one size that are bands, or more than four channels in a page.
+
+    Gray pages are bands where the file says so, as those that `write_tiff` writes do; else where the model takes as
+    many bands as there are pages, and those are neither gray nor RGB: three gray pages of a scan are no picture in
+    colour.
     False for unreadable files, and where tifffile is not installed: `images` then reports what is wrong.
+
+    Parameters
+    ----------
+    path
+        The file.
+    bands
+        Number of channels that the model takes; None where there is no model: any number of pages may be bands then.
     """
+    if not path.is_file():
+        return False
     try:
         with _opened(path) as file:
             page = file.pages.first
             gray = page.samplesperpixel == 1 and page.photometric.name in ("MINISBLACK", "MINISWHITE")
-            return bool(page.samplesperpixel > 4 or (gray and len(file.pages) > 1 and len(file.series) == 1))
-    except (MissingDependencyError, *DAMAGE):
+            if not gray or len(file.pages) == 1 or len(file.series) > 1:
+                return bool(page.samplesperpixel > 4)
+            # Smaller copies and masks of a page are no bands.
+            count = sum(not one.subfiletype & 5 for one in file.pages)
+            described: Any = file.shaped_metadata or ({},)
+            return bool(
+                count > 1
+                and (bands is None or "C" in str(described[0].get("axes", "")) or bands == count not in (1, 3))
+            )
+    except Exception:  # whatever the damage leads tifffile to
         return False
 
 
 def open_tiff(path: Path) -> Contents:
     """Open a TIFF file whose pages, all of one size, are the bands."""
     with _opened(path) as file:
-        series = file.series[0]
-        if len(file.series) > 1:
-            sizes = " and ".join(str(tuple(one.shape)) for one in file.series[:3])
-            raise ValueError(f"its pages are of different kinds, {sizes}")
+        series = _image(file)
         array = stored(series.shape, series.dtype)
         axes, shape = _squeezed(series.axes, array.shape)
         described: Any = file.shaped_metadata or ({},)
         values = described[0].get("wavelengths", ())
+        page, notices = series.keyframe, []
+        if page.photometric.name == "MINISWHITE" and array.dtype is not None:
+            if array.dtype.kind not in "bu":
+                raise InputError(
+                    f"{path} says that 0 is white (PhotometricInterpretation 0), and for {array.kind} not what black "
+                    "is; if larger samples are brighter, set the tag to 1, for instance with: tiffset -s 262 1"
+                )
+            notices.append("samples inverted: in this file 0 is white (PhotometricInterpretation 0)")
+        if len(file.series) > 1 or len(series.levels) > 1:
+            notices.append("reduced copies and masks in the file left out")
+        fields = {title: Field(tag, holds_for) for title, tag, holds_for in _tags(page)}
+    if 'role="scale"' in str(fields.get("GDAL metadata")) or 'role="offset"' in str(fields.get("GDAL metadata")):
+        notices.append("the file's scale and offset (GDAL metadata) are not applied")
+    if "nodata" in fields:
+        notices.append(f"samples of {fields['nodata'].value[3]}, for the file no data, are taken like any others")
     order = _order(axes)
     shape = tuple(shape[axis] for axis in order)
-    return Contents({"": Stored(shape, array.dtype, array.kind)}, lambda _: _load(path, order), nanometres(values))
+    return Contents(
+        {"": Stored(shape, array.dtype, array.kind)},
+        lambda _: _load(path, order),
+        nanometres(values),
+        tuple(notices),
+        fields=fields,
+    )
 
 
-def write_tiff(path: Path, pixels: NDArray[Any], wavelengths: tuple[float, ...]) -> None:
+def write_tiff(
+    path: Path, pixels: NDArray[Any], wavelengths: tuple[float, ...], fields: dict[str, Field] | None = None
+) -> None:
     """Write one page for each band, uncompressed; needs memory for one more band.
 
     Parameters
@@ -60,6 +119,8 @@ def write_tiff(path: Path, pixels: NDArray[Any], wavelengths: tuple[float, ...])
         [H, W, C]
     wavelengths
         Wavelengths of the bands in nm; empty where unknown.
+    fields
+        Tags of the first page, from `open_tiff`.
     """
     height, width, bands = pixels.shape
     library("tifffile", path).imwrite(
@@ -70,6 +131,8 @@ def write_tiff(path: Path, pixels: NDArray[Any], wavelengths: tuple[float, ...])
         photometric="minisblack",
         metadata={"axes": "CYX", **({"wavelengths": list(wavelengths), "unit": "nm"} if wavelengths else {})},
         bigtiff=pixels.nbytes > 2**31,
+        # The last item: of the first page only.
+        extratags=[(*field.value, True) for field in (fields or {}).values()],
     )
 
 
@@ -88,10 +151,36 @@ def _pages(pixels: NDArray[Any]) -> Iterator[NDArray[Any]]:
         yield np.ascontiguousarray(pixels[:, :, band])
 
 
+def _image(file: Any) -> Any:
+    """Return the series of pages that is the image, without reduced copies (overviews) and masks.
+
+    Raises
+    ------
+    ValueError
+        There is none, or there are several.
+    """
+    whole = [series for series in file.series if not (series.keyframe.is_reduced or series.keyframe.is_mask)]
+    if len(whole) != 1:
+        sizes = " and ".join(str(tuple(one.shape)) for one in whole[:3])
+        raise ValueError(f"its pages are of different kinds, {sizes}" if whole else "it has no page of an image")
+    return whole[0]
+
+
+def _tags(page: Any) -> Iterator[tuple[str, tuple[int, int, int, Any], HoldsFor]]:
+    """Yield title, (code, type, count, value) and what it holds for, of each tag in `_KEPT_TAGS` that a page has."""
+    for code, (title, holds_for) in _KEPT_TAGS.items():
+        tag = page.tags.get(code)
+        # tifffile's own description has the shape, and our wavelengths: they are written anew.
+        if tag is not None and not (code == 270 and page.is_shaped):
+            yield title, (code, int(tag.dtype), tag.count, tag.value), holds_for
+
+
 def _load(path: Path, order: tuple[int, ...]) -> NDArray[Any]:
     with _opened(path) as file:
-        series = file.series[0]
-        values: NDArray[Any] = series.asarray()
+        series = _image(file)
+        values = decode(path, series)
+        if series.keyframe.photometric.name == "MINISWHITE":
+            values = ~values if values.dtype.kind == "b" else (2**series.keyframe.bitspersample - 1) - values
         _, shape = _squeezed(series.axes, values.shape)
     bands_last: NDArray[Any] = values.reshape(shape).transpose(order)
     return bands_last

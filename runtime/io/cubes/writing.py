@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ....errors import InputError
 from ....files import atomic_path, check_place
 from . import envi, matlab, numpy_files, tiff
+from .carry_over import fitted_fields
 from .contents import library, native
 from .cube import VARIABLE, WAVELENGTH_VARIABLES, Cube, format_of
 
@@ -20,7 +21,7 @@ from .cube import VARIABLE, WAVELENGTH_VARIABLES, Cube, format_of
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}", re.ASCII)
 
 #: The libraries that writing a format needs.
-_LIBRARIES = {"MATLAB": ("scipy.io", "h5py"), "ENVI": ("spectral.io.envi",), "TIFF": ("tifffile",)}
+_LIBRARIES = {"MATLAB": ("scipy.io", "h5py"), "TIFF": ("tifffile",)}
 
 #: Sample types that a format does not have -> the next wider one that it has.
 WIDER_TYPES = {
@@ -83,8 +84,10 @@ def write(path: str | os.PathLike[str], cube: Cube) -> list[str]:
     pixels = cube.pixels if cube.pixels.ndim == 3 else cube.pixels[:, :, None]
     check_target(file, *pixels.shape)
     pixels, notices = _fitted(pixels, format_name)
+    fields, dropped = fitted_fields(cube, format_name)
+    notices += dropped
     if format_name == "ENVI":
-        envi.write_envi(file, pixels, cube.wavelengths)
+        envi.write_envi(file, pixels, cube.wavelengths, fields)
         return notices
     name = cube.variable
     if format_name in ("MATLAB", "NumPy archive") and (not _NAME.fullmatch(name) or name in WAVELENGTH_VARIABLES):
@@ -96,7 +99,7 @@ def write(path: str | os.PathLike[str], cube: Cube) -> list[str]:
         named[WAVELENGTH_VARIABLES[0]] = np.asarray(cube.wavelengths, dtype=np.float64)
     with atomic_path(file) as temporary:
         if format_name == "TIFF":
-            tiff.write_tiff(temporary, pixels, cube.wavelengths)
+            tiff.write_tiff(temporary, pixels, cube.wavelengths, fields)
         elif format_name == "NumPy archive":
             numpy_files.write_npz(temporary, named)
         elif format_name == "NumPy":
