@@ -24,6 +24,8 @@ from keygraph.runtime import forks as _forks  # noqa: F401
 if TYPE_CHECKING:
     from . import errors, manifest, runtime
     from .errors import InputError, KeygraphError, MissingDependencyError
+    from .runtime.backends.onnxruntime import OnnxRuntimeSession
+    from .runtime.backends.openvino import OpenVinoSession
     from .runtime.backends.pytorch import TorchSession
     from .runtime.device.spec import Device
     from .runtime.notices import KeygraphWarning
@@ -73,6 +75,7 @@ def load(
     provider: str | None = None,
     library: str | os.PathLike[str] | None = "auto",
     threads: int | None = None,
+    precision_hint: str | None = None,
     allow_host_code: bool = False,
     notice: Callable[[str], None] | None = None,
 ) -> Restorer:
@@ -87,14 +90,17 @@ def load(
         ``"cpu"``, ``"cuda"`` (the first GPU) or ``"cuda:1"``. None for the first GPU with engines and with a GPU
         `provider`, else for the CPU. There is no fallback from one device to another.
     provider
-        For ONNX files: execution provider of ONNX Runtime, ``"cpu"``, ``"cuda"`` or ``"tensorrt"``; None for the
-        device's default.
+        For ONNX files: execution provider of ONNX Runtime, ``"cpu"``, ``"cuda"`` or ``"tensorrt"``, or
+        ``"openvino"`` for OpenVINO on the CPU; None for the device's default, which is one of ONNX Runtime's.
     library
         Library of keygraph's operators: ``"auto"`` for the installed one, or a path. ONNX files fall back to their own
         functions where no library is installed; None chooses these. An engine needs the library that it was built
         with, if any.
     threads
         Threads per operator on the CPU, at least 1; None for the engine's default.
+    precision_hint
+        For OpenVINO: type that the network computes in, ``"f32"`` (the default), ``"bf16"`` or ``"auto"``; see
+        `OpenVinoSession`.
     allow_host_code
         For engines: allow the engine to run code on the host, as version-compatible engines do. Only for engines from
         somebody you trust.
@@ -116,7 +122,7 @@ def load(
     """
     from .errors import InputError
     from .files import CHECKPOINT_SUFFIXES
-    from .runtime.device.spec import parse_device
+    from .runtime.device.spec import device_for
     from .runtime.notices import warn
     from .runtime.restorer import Restorer
 
@@ -127,11 +133,19 @@ def load(
         raise InputError(f"cannot tell the model type from the file name {path}; give a file that ends with {suffixes}")
     if provider is not None and suffix != ".onnx":
         raise InputError(f"the provider {provider} applies to .onnx files only, and {path} is not one; leave it out")
-    where = parse_device(device or ("cuda" if suffix == ".plan" or provider not in (None, "cpu") else "cpu"))
+    if precision_hint is not None and provider != "openvino":
+        raise InputError("the precision hint applies to the provider openvino only; leave it out")
+    where = device_for(device, path, provider)
     if suffix == ".onnx":
-        from .runtime.backends.onnxruntime import OnnxRuntimeSession
+        session: OnnxRuntimeSession | OpenVinoSession
+        if provider == "openvino":
+            from .runtime.backends.openvino import OpenVinoSession
 
-        session = OnnxRuntimeSession(path, library, threads, where, provider, notice or warn)
+            session = OpenVinoSession(path, library, threads, where, precision_hint or "f32", notice or warn)
+        else:
+            from .runtime.backends.onnxruntime import OnnxRuntimeSession
+
+            session = OnnxRuntimeSession(path, library, threads, where, provider, notice or warn)
         for line in session.file.notices:
             (notice or warn)(line)
         return Restorer(session)

@@ -10,7 +10,7 @@ from .. import load
 from ..errors import InputError
 from ..files import CHECKPOINT_SUFFIXES, ENGINE_SUFFIX
 from ..runtime.backends.base import Session
-from ..runtime.device.spec import Device, parse_device
+from ..runtime.device.spec import Device, device_for
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,7 @@ class RunConfiguration:
 
     def gpu(self) -> Device | None:
         """Return the GPU that it runs on, or None for the CPU."""
-        on_gpu = self.model.endswith(ENGINE_SUFFIX) or self.provider
-        device = parse_device(self.device or ("cuda" if on_gpu else "cpu"))
+        device = device_for(self.device, self.model, self.provider)
         return device if device.kind == "cuda" else None
 
 
@@ -97,7 +96,7 @@ def run_configurations(
         path = Path(model)
         several = f" {path.name}" if len(models) > 1 else ""
         if path.suffix.lower() == ".onnx":
-            title = "ONNX Runtime" + ("" if provider is None else f" {provider}")
+            title = "OpenVINO" if provider == "openvino" else f"ONNX Runtime {provider or ''}".strip()
             found += [
                 RunConfiguration(f"{title}, our operators{several}", model, device, provider, "auto", threads),
                 RunConfiguration(f"{title}, functions{several}", model, device, provider, None, threads),

@@ -30,8 +30,8 @@ Provider = Annotated[
     str | None,
     typer.Option(
         "--provider",
-        metavar="cpu|cuda|tensorrt",
-        help="ONNX Runtime's execution provider, for .onnx files; by default the one of the device.",
+        metavar="cpu|cuda|tensorrt|openvino",
+        help="ONNX Runtime's execution provider, or OpenVINO, for .onnx files; by default the device's own.",
         rich_help_panel=_EXECUTION,
     ),
 ]
@@ -42,6 +42,16 @@ Threads = Annotated[
         "--threads",
         metavar="N",
         help="Threads per operator on the CPU; by default one per core.",
+        rich_help_panel=_EXECUTION,
+    ),
+]
+
+PrecisionHint = Annotated[
+    str | None,
+    typer.Option(
+        "--precision-hint",
+        metavar="f32|bf16|auto",
+        help="What OpenVINO computes in; auto: bf16 where this CPU is fast in it and the first tiles agree with f32.",
         rich_help_panel=_EXECUTION,
     ),
 ]

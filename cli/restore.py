@@ -23,6 +23,7 @@ from .arguments import (
     GlobalStatistics,
     K,
     Overlap,
+    PrecisionHint,
     Provider,
     Quiet,
     Scratch,
@@ -65,6 +66,7 @@ def restore(
     scratch: Scratch = None,
     allow_host_code: AllowHostCode = False,
     threads: Threads = None,
+    precision_hint: PrecisionHint = None,
     fail_fast: Annotated[
         bool,
         typer.Option("--fail-fast", help="Stop at the first of several images that cannot be restored."),
@@ -94,6 +96,7 @@ def restore(
         device=device,
         provider=provider,
         threads=threads,
+        precision_hint=precision_hint,
         allow_host_code=allow_host_code,
         notice=notice,
     )

@@ -6,7 +6,9 @@ import base64
 import ctypes
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from .. import plugins
 from ..errors import MissingDependencyError
@@ -26,13 +28,16 @@ TINY_KEY_GRAPH = base64.b64decode(
 
 def examine_libraries() -> Iterator[Finding]:
     """Yield one finding for each native library, after running something from it."""
-    for host, check in {"cpu": _check_cpu, "onnxruntime": _check_onnxruntime, "cuda": _check_cuda}.items():
+    checks = {"cpu": _check_cpu, "onnxruntime": _check_onnxruntime, "cuda": _check_cuda}
+    if find_spec("openvino"):
+        checks["openvino"] = _check_openvino
+    for host, check in checks.items():
         name = plugins.LIBRARIES[host]
         try:
             path = plugins.library(host)
         except MissingDependencyError as error:
             _, _, remedy = str(error).rpartition(": ")
-            where = "on NVIDIA GPUs, " if host == "cuda" else ""
+            where = {"cuda": "on NVIDIA GPUs, ", "openvino": "in OpenVINO, "}.get(host, "")
             detail = f"not installed: {where}exported files run from their own functions, several times slower"
             yield Finding("libraries", name, MISSING, detail, remedy)
             continue
@@ -60,8 +65,7 @@ def _check_cpu(path: Path) -> str:
 
 
 def _check_onnxruntime(path: Path) -> str:
-    """Run KeyGraph from the library in ONNX Runtime: two rows, three nodes, one tie."""
-    import numpy as np
+    """Run KeyGraph from the library in ONNX Runtime."""
     import onnxruntime
 
     from ..runtime.backends.onnx_providers import session_options
@@ -69,15 +73,37 @@ def _check_onnxruntime(path: Path) -> str:
     options = session_options()
     options.register_custom_ops_library(str(path))
     session = onnxruntime.InferenceSession(TINY_KEY_GRAPH, options, providers=["CPUExecutionProvider"])
-    feeds = {
+    (graph,) = session.run(["graph"], _tiny_feeds())
+    _check_graph(graph)
+    return f"loads in ONNX Runtime {onnxruntime.__version__}; KeyGraph runs"
+
+
+def _check_openvino(path: Path) -> str:
+    """Run KeyGraph from the library in OpenVINO."""
+    import openvino
+
+    core = openvino.Core()
+    core.add_extension(path)
+    feeds = _tiny_feeds()
+    _check_graph(core.compile_model(core.read_model(TINY_KEY_GRAPH), "CPU")(feeds)["graph"])
+    return f"loads in OpenVINO {openvino.__version__.split('-', 1)[0]}; KeyGraph runs"
+
+
+def _tiny_feeds() -> dict[str, Any]:
+    """Return inputs of `TINY_KEY_GRAPH`: two rows, three nodes, one tie."""
+    import numpy as np
+
+    return {
         "query": np.array([[[[1, 0], [0, 1]]]], np.float32),
         "key": np.array([[[[1, 0], [1, 0], [0, 1]]]], np.float32),
         "k": np.array([2], np.int64),
     }
-    (graph,) = session.run(["graph"], feeds)
+
+
+def _check_graph(graph: Any) -> None:
+    """Check the graph of `_tiny_feeds`."""
     if graph.reshape(-1).tolist() != [0b011, 0b101]:
         raise RuntimeError(f"KeyGraph gives {graph.reshape(-1).tolist()} where [3, 5] is right")
-    return f"loads in ONNX Runtime {onnxruntime.__version__}; KeyGraph runs"
 
 
 def _check_cuda(path: Path, driver: str = "libcuda.so.1") -> str:

@@ -1,46 +1,38 @@
-"""A TensorRT engine as a probe."""
+"""A TensorRT engine, or an ONNX file in OpenVINO, as a probe."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from ...runtime.device.spec import Device
-from ...runtime.notices import warn
 from ..metrics.blocks import BlockObserver
 from .base import BlockInputs, Graphs, Images
 
+if TYPE_CHECKING:
+    from ...runtime.backends.base import Session
+    from ...runtime.backends.engine_metadata import EngineMetadata
+    from ...runtime.backends.onnx_file import OnnxFile
+
 
 class EngineProbe:
-    """A TensorRT engine; see `Probe`. Its layers are fused, so neither key graphs nor blocks are available.
+    """A model that an engine has compiled; see `Probe`. Layers are fused: neither key graphs nor blocks are available.
 
     Parameters
     ----------
-    path, device, notice
-        As for `TensorRtSession`.
+    session
+        The model.
+    file
+        What is known of its file.
     name
-        For messages and reports; None for the file.
+        For messages and reports.
     """
 
     tells_graphs = tells_blocks = False
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        device: Device,
-        name: str | None = None,
-        notice: Callable[[str], None] = warn,
-    ) -> None:
-        from ...runtime.backends.tensorrt import TensorRtSession
-
-        self.name = name or os.fspath(path)
-        self.session = TensorRtSession(path, device, notice=notice)
-        self.manifest = self.session.manifest
-        self.description = self.session.description
-        metadata = self.session.metadata
-        self.integrity, self.notices = metadata.integrity, metadata.notices
-        self.digests = {"engine": metadata.engine_sha256}
+    def __init__(self, session: Session, file: EngineMetadata | OnnxFile, name: str) -> None:
+        self.name, self.session = name, session
+        self.manifest = session.manifest
+        self.description = session.description
+        self.integrity, self.notices, self.digests = file.integrity, file.notices, file.digests
 
     def run(self, images: Images, k: int | None, *extras: Images) -> Images:
         """Restore a batch; see `Probe.run`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable
 from functools import cached_property
@@ -52,7 +51,7 @@ class OnnxProbe:
         self.manifest = self.session.manifest
         self.description = self.session.description
         file = self.session.file
-        self.integrity, self.digests, self.notices = file.integrity, dataclasses.asdict(file.digest), file.notices
+        self.integrity, self.notices, self.digests = file.integrity, file.notices, file.digests
         self.tells_graphs = self.tells_blocks = provider != "tensorrt"
         self._graphs = GraphProbe(path, library, device=device)
         if self.manifest.neighbours is not None and not self._graphs.names:

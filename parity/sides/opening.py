@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...models import load_checkpoint
-from ...runtime.device.spec import parse_device
+from ...runtime.device.spec import device_for
 from ...runtime.notices import warn
 from .base import Probe
 from .engine_probe import EngineProbe
@@ -35,12 +35,21 @@ def open_probe(
     """
     spec = model if isinstance(model, ModelSpec) else parse_spec(model)
     suffix, name = spec.path.suffix.lower(), str(spec)
-    on_gpu = suffix == ".plan" or spec.provider not in (None, "cpu")
-    device = parse_device(spec.device or ("cuda" if on_gpu else "cpu"))
+    device = device_for(spec.device, spec.path, spec.provider)
+    library = None if spec.functions else library
+    if spec.provider == "openvino":
+        from ...runtime.backends.openvino import OpenVinoSession
+
+        hint = "bf16" if spec.precision == "bf16" else "f32"
+        session = OpenVinoSession(spec.path, library, None, device, hint, notice)
+        return EngineProbe(session, session.file, name)
     if suffix == ".onnx":
-        return OnnxProbe(spec.path, None if spec.functions else library, device, spec.provider, name, notice)
+        return OnnxProbe(spec.path, library, device, spec.provider, name, notice)
     if suffix == ".plan":
-        return EngineProbe(spec.path, device, name, notice)
+        from ...runtime.backends.tensorrt import TensorRtSession
+
+        engine = TensorRtSession(spec.path, device, notice=notice)
+        return EngineProbe(engine, engine.metadata, name)
     loaded = load_checkpoint(spec.path)
     # Which of several sets of weights is compared decides about the result.
     for line in loaded.notes:

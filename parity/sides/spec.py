@@ -20,6 +20,9 @@ FUNCTIONS = "functions"
 #: File name suffixes of models that can be compared.
 SUFFIXES = (".onnx", ".plan", *CHECKPOINT_SUFFIXES)
 
+#: Providers that a specification can name.
+_PROVIDERS = ("tensorrt", "openvino")
+
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
 
@@ -32,13 +35,13 @@ class ModelSpec:
     path
         An exported .onnx file, an engine (.plan) or a checkpoint.
     precision
-        For checkpoints: one of `PRECISIONS`; None for float32.
+        For checkpoints: one of `PRECISIONS`; for ONNX files in OpenVINO: fp32 or bf16. None for float32.
     functions
         For ONNX files: run the functions in the file instead of keygraph's operator library.
     device
         ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; None for the default, as `keygraph.load` chooses it.
     provider
-        For ONNX files: ``"cpu"``, ``"cuda"`` or ``"tensorrt"``; None for the device's default.
+        For ONNX files: ``"cpu"``, ``"cuda"``, ``"tensorrt"`` or ``"openvino"``; None for the device's default.
     """
 
     path: Path
@@ -48,8 +51,8 @@ class ModelSpec:
     provider: str | None = None
 
     def __str__(self) -> str:
-        # The device implies the provider, except for TensorRT.
-        provider = self.provider if self.provider == "tensorrt" or self.device is None else None
+        # The device implies the other providers.
+        provider = self.provider if self.provider in _PROVIDERS or self.device is None else None
         words = (self.precision, FUNCTIONS if self.functions else None, self.device, provider)
         return "@".join([str(self.path), *(word for word in words if word)])
 
@@ -79,7 +82,7 @@ def parse_spec(model: str | os.PathLike[str]) -> ModelSpec:
             f"cannot tell the model type from the file name {text}; give a file that ends with {', '.join(SUFFIXES)}"
         )
     for word in words:
-        field = _field_of(text, word, suffix)
+        field = _field_of(text, word, suffix, "openvino" in words and word != "fp16")
         if getattr(spec, field):
             raise InputError(f"{text} specifies its {field} twice; give it once")
         change: dict[str, Any] = {field: True if field == "functions" else word}
@@ -87,20 +90,32 @@ def parse_spec(model: str | os.PathLike[str]) -> ModelSpec:
     return spec
 
 
-def _field_of(text: str, word: str, suffix: str) -> str:
-    """Return the field of `ModelSpec` that a word sets."""
+def _field_of(text: str, word: str, suffix: str, openvino: bool) -> str:
+    """Return the field of `ModelSpec` that a word sets.
+
+    Parameters
+    ----------
+    text
+        The specification.
+    word
+        One of its words after @.
+    suffix
+        Suffix of the file's name.
+    openvino
+        Whether the word may be a precision that an ONNX file has in OpenVINO.
+    """
     valid = ["cpu", "cuda", "cuda:N"]
     if suffix == ".onnx":
-        valid = [FUNCTIONS, *valid, "tensorrt"]
+        valid = [FUNCTIONS, *valid, *_PROVIDERS, "openvino@bf16"]
     elif suffix in CHECKPOINT_SUFFIXES:
         valid = [*PRECISIONS, *valid]
     if _DEVICE.fullmatch(word):
         return "device"
     if word == FUNCTIONS and word in valid:
         return "functions"
-    if word == "tensorrt" and word in valid:
+    if word in _PROVIDERS and word in valid:
         return "provider"
-    if word in PRECISIONS and word in valid:
+    if word in PRECISIONS and (word in valid or openvino):
         return "precision"
     kind = {".onnx": "an ONNX file", ".plan": "an engine"}.get(suffix, "a checkpoint")
     raise InputError(f"{text}: {kind} cannot be run as {word!r}; after @ give {', '.join(valid)}")

@@ -151,6 +151,11 @@ class EngineMetadata:
         return "standard operators" if self.manifest.neighbours is None else "operators from the functions in the file"
 
     @property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of the engine by the name of that."""
+        return {"engine": self.engine_sha256}
+
+    @property
     def notices(self) -> tuple[str, ...]:
         """Lines for the user of the engine: that it was built from a changed file."""
         integrity = self.integrity

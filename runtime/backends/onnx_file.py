@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,6 +89,11 @@ class OnnxFile:
     def integrity(self) -> Integrity:
         """Whether the file is still the one that was exported."""
         return compare_digests(self.manifest.digest, self.digest)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """The digest's parts by name."""
+        return asdict(self.digest)
 
     def count(self, domain: str, operator: str | None = None) -> int:
         """Return the number of nodes of a domain, or of one operator in it."""

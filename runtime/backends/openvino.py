@@ -17,11 +17,14 @@ from numpy.typing import NDArray
 
 from ... import plugins
 from ...errors import InputError, KeygraphError, MissingDependencyError
-from ...files import read_start
-from ...manifest import IMAGE_OUTPUT, K_INPUT, Manifest, from_metadata
-from ..errors import SessionMemoryError
+from ...installation import install_line, package_line
+from ...manifest import IMAGE_OUTPUT, K_INPUT, Manifest
+from .. import forks
+from ..device.spec import Device
+from ..errors import ClosedError, SessionMemoryError
 from ..notices import warn
-from .base import check_threads, image_inputs
+from .base import WithBlock, check_threads, image_inputs
+from .onnx_file import OnnxFile, load_onnx, read_onnx_file
 from .user_cache import cache_folder
 
 if TYPE_CHECKING:
@@ -33,7 +36,7 @@ try:
     from openvino.preprocess import PrePostProcessor
 except ImportError as error:
     raise MissingDependencyError(
-        f"OpenVINO cannot be imported ({error}); install it with: pip install 'keygraph[openvino]'"
+        f"OpenVINO cannot be imported ({error}); install it with: {install_line('openvino')}"
     ) from error
 
 #: Values of `precision_hint`.
@@ -45,8 +48,8 @@ AUTO_PSNR = 55.0
 _OUT_OF_MEMORY = ("bad_alloc", "out of memory", "Cannot allocate memory", "Failed to allocate")
 
 
-class OpenVinoSession:
-    """Runs an ONNX file that keygraph exported. It may be shared by threads, which run at the same time.
+class OpenVinoSession(WithBlock):
+    """Runs an ONNX file that keygraph exported, for any number of threads, which compute at the same time.
 
     Parameters
     ----------
@@ -57,6 +60,8 @@ class OpenVinoSession:
         functions in the file, which the package onnx is needed for.
     threads
         Threads in all, at least 1; None for OpenVINO's default, one per physical core.
+    device
+        The CPU.
     precision_hint
         Type that the network computes in, whatever the file stores: ``"f32"``; ``"bf16"``, which is faster on CPUs with
         AMX or AVX512-BF16; or ``"auto"``: bf16 where the CPU has one of these and the first batch then agrees with
@@ -78,24 +83,27 @@ class OpenVinoSession:
         path: str | os.PathLike[str],
         library: str | os.PathLike[str] | None = "auto",
         threads: int | None = None,
+        device: Device = Device(),  # noqa: B008 - frozen
         precision_hint: str = "f32",
         notice: Callable[[str], None] = warn,
     ) -> None:
-        file = Path(path)
-        read_start(file, "an exported .onnx file")
         check_threads(threads)
+        if device.kind != "cpu":
+            raise InputError(f"OpenVINO does not run on {device}; give --device cpu, or another provider")
+        self.file = read_onnx_file(Path(path))
+        self.file.require_valid()
+        self.manifest: Manifest = self.file.manifest
         core = openvino.Core()
         self._choices = _precisions(core, precision_hint)
         self._notice = notice
-        model, operators = _read(core, file, library, notice)
-        self.manifest: Manifest = from_metadata(_metadata(model), file)
-        self._check_tensors(file, model)
+        model, operators = _read(core, self.file, library, notice)
+        self._check_tensors(model)
         model = _with_float32_images(model)
-        self._file, self._threads = file, threads
         compiled = [_Compiled(core, model, precision, threads) for precision in self._choices]
-        self._models = dict(zip(self._choices, compiled, strict=True))
-        self._choosing = threading.Lock()
-        self._core, self._operators = core, operators
+        self._models: dict[str, _Compiled] | None = dict(zip(self._choices, compiled, strict=True))
+        self._lock = threading.Lock()
+        self._core, self._threads, self._operators = core, threads, operators
+        self._process = os.getpid()
         self._exact: ExactModel | None = None
 
     @property
@@ -115,38 +123,50 @@ class OpenVinoSession:
         feeds: dict[str, NDArray[Any]] = {given.name: np.ascontiguousarray(x, np.float32) for given, x in inputs}
         if k is not None:
             feeds[K_INPUT] = np.array([k], np.int64)
+        forks.require_process(self._process)
+        models = self._models  # `close` of another thread may remove them.
+        if models is None:
+            raise ClosedError
         try:
-            if len(self._choices) > 1:
-                with self._choosing:
+            if len(models) > 1:
+                with self._lock:
                     if len(self._choices) > 1:
-                        return self._choose(feeds)
-            return self._models[self._choices[0]].run([IMAGE_OUTPUT], feeds)[0]
+                        return self._choose(models, feeds)
+            return models[self._choices[0]].run([IMAGE_OUTPUT], feeds)[0]
         except Exception as error:
             raise _failure(error, images.shape) from error
+
+    def close(self) -> None:
+        """See `ClosableSession.close`."""
+        with self._lock:
+            self._models = self._exact = None
 
     def exact(self) -> ExactModel:
         """See `DivisibleSession.exact`."""
         from ..tiling.exact.model import ExactModel
 
-        if self._exact is None:
-            open_model = functools.partial(_open_part, self._core, self._choices[-1], self._threads)
-            self._exact = ExactModel(self._file, self.manifest, open_model)
-        return self._exact
+        with self._lock:
+            if self._models is None:
+                raise ClosedError
+            if self._exact is None:
+                open_model = functools.partial(_open_part, self._core, self._choices[-1], self._threads)
+                self._exact = ExactModel(self.file.path, self.manifest, open_model)
+            return self._exact
 
-    def _check_tensors(self, file: Path, model: openvino.Model) -> None:
+    def _check_tensors(self, model: openvino.Model) -> None:
         runtime_k = self.manifest.neighbours is not None and self.manifest.neighbours.runtime
         expected = {*(given.name for given in image_inputs(self.manifest)), *([K_INPUT] if runtime_k else [])}
         inputs = [tensor.any_name for tensor in model.inputs]
         outputs = [name for tensor in model.outputs for name in tensor.names]
         if set(inputs) != expected or IMAGE_OUTPUT not in outputs:
             raise InputError(
-                f"{file}: inputs {', '.join(inputs)} and outputs {', '.join(outputs)} are not those of its manifest; "
-                "export it again"
+                f"{self.file.path}: inputs {', '.join(inputs)} and outputs {', '.join(outputs)} are not those of its "
+                "manifest; export it again"
             )
 
-    def _choose(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    def _choose(self, models: Mapping[str, _Compiled], feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Run the first batch in both precisions, and keep bf16 where it is close enough."""
-        fast, exact = (self._models[precision].run([IMAGE_OUTPUT], feeds)[0] for precision in self._choices)
+        fast, exact = (models[precision].run([IMAGE_OUTPUT], feeds)[0] for precision in self._choices)
         low, high = self.manifest.value_range
         error = float(np.mean(np.square(fast - exact, dtype=np.float64)))
         psnr = math.inf if error == 0 else 10 * math.log10((high - low) ** 2 / error)
@@ -156,7 +176,7 @@ class OpenVinoSession:
             f"OpenVINO computes in {taken}: bf16 agrees with f32 by {psnr:.1f} dB on the first batch, {verdict}"
         )
         self._choices = (taken,)
-        self._models = {taken: self._models[taken]}
+        self._models = {taken: models[taken]}
         return fast if taken == "bf16" else exact
 
 
@@ -210,18 +230,20 @@ def _precisions(core: openvino.Core, hint: str) -> tuple[str, ...]:
 
 
 def _read(
-    core: openvino.Core, file: Path, library: str | os.PathLike[str] | None, notice: Callable[[str], None]
+    core: openvino.Core, file: OnnxFile, library: str | os.PathLike[str] | None, notice: Callable[[str], None]
 ) -> tuple[openvino.Model, str]:
     """Read a file; return it with the source of its operators, in words."""
     try:
-        return core.read_model(file), "no operators of keygraph in the file"
+        if not file.count("keygraph"):
+            return core.read_model(file.path), "standard operators"
+        if library is not None and (path := _add_operators(core, library, notice)):
+            return core.read_model(file.path), f"operators from {path.name}"
+        # OpenVINO knows no functions of ONNX files.
+        return core.read_model(_without_functions(file.path)), "operators from the functions in the file"
+    except KeygraphError:
+        raise
     except Exception as error:
-        if "keygraph.KeyGraph" not in str(error):
-            raise InputError(f"{file} cannot be opened: {_reason(error)}; export or download it again") from error
-    if library is not None and (path := _add_operators(core, library, notice)):
-        return core.read_model(file), f"operators from {path.name}"
-    # OpenVINO knows no functions of ONNX files.
-    return core.read_model(_without_functions(file)), "operators from the functions in the file"
+        raise InputError(f"{file.path} cannot be opened: {_reason(error)}; export or download it again") from error
 
 
 def _add_operators(core: openvino.Core, library: str | os.PathLike[str], notice: Callable[[str], None]) -> Path | None:
@@ -252,24 +274,16 @@ def _with_float32_images(model: openvino.Model) -> openvino.Model:
     return processor.build()
 
 
-def _without_functions(file: Path) -> bytes:
+def _without_functions(path: Path) -> bytes:
     """Return a file's model with its functions inlined."""
     try:
-        import onnx
         from onnx import inliner
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            f"{file} has operators of keygraph, which OpenVINO runs from keygraph's library or, with the package "
-            "onnx, from the functions in the file; install it with: pip install 'onnx>=1.19'"
+            f"{path} has operators of keygraph, which OpenVINO runs from keygraph's library or, with the package "
+            f"onnx, from the functions in the file; install it with: {package_line('onnx>=1.19')}"
         ) from error
-    return bytes(inliner.inline_local_functions(onnx.load(file)).SerializeToString())
-
-
-def _metadata(model: openvino.Model) -> dict[str, str]:
-    """Return the metadata of an ONNX file."""
-    if "framework" not in model.rt_info:
-        return {}
-    return {key: str(value.value) for key, value in model.rt_info["framework"].items()}
+    return bytes(inliner.inline_local_functions(load_onnx(path)).SerializeToString())
 
 
 def _open_part(core: openvino.Core, precision: str, threads: int | None, model: bytes) -> Run:

@@ -1,0 +1,199 @@
+"""The OpenVINO session: results, precision, operators, threads, exact tiles, and what is refused."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import keygraph
+import numpy as np
+import pytest
+from exported import ExportStore
+from keygraph import plugins
+from keygraph.cli import main
+from keygraph.errors import InputError, KeygraphError, MissingDependencyError
+from keygraph.instrumentation.metrics import psnr
+from keygraph.runtime.backends.onnxruntime import OnnxRuntimeSession
+from keygraph.runtime.errors import ClosedError
+from keygraph.runtime.io import images
+from keygraph.runtime.io.images import Picture
+from tiny_channel_attention import CSA, GLMHA
+from tiny_kgt import Tiny
+
+openvino = pytest.importorskip("openvino")
+from keygraph.runtime.backends import openvino as backend  # noqa: E402
+from keygraph.runtime.backends.openvino import OpenVinoSession  # noqa: E402
+
+ModelFile = Callable[..., Path]
+
+HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason="this CPU is not fast in bf16")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def glmha(exports: ExportStore) -> Path:
+    return exports.get(GLMHA, "glmha").onnx
+
+
+def batch(size: int = 2, side: int = 32) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    return np.random.default_rng(0).random((size, 3, side, side + 16), np.float32)
+
+
+@pytest.mark.parametrize("library", ["auto", None])
+def test_a_kgt_is_equal_to_onnx_runtime(tiny: Tiny, library: str | None) -> None:
+    """With all nodes selected, so that near ties select the same. In float32 both ways of computing agree."""
+    session = OpenVinoSession(tiny.onnx, library)
+    assert session.manifest.neighbours is not None
+    every = session.manifest.neighbours.maximum
+    expected = OnnxRuntimeSession(tiny.onnx).run(batch(), every)
+    assert psnr(session.run(batch(), every), expected, (0.0, 1.0)) > 100
+    words = "operators from libkeygraph_openvino.so" if library else "operators from the functions in the file"
+    assert session.description.endswith(f"CPU in f32, {words}")
+    # Another size, and k as an input.
+    small = session.run(batch(1, 16), 4)
+    assert psnr(small, OnnxRuntimeSession(tiny.onnx).run(batch(1, 16), 4), (0.0, 1.0)) > 50
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_files_of_every_precision(exports: ExportStore, precision: str) -> None:
+    file = exports.get(GLMHA, "glmha", precision=precision).onnx
+    session = OpenVinoSession(file)
+    assert session.description.endswith("CPU in f32, standard operators")
+    expected = OnnxRuntimeSession(exports.get(GLMHA, "glmha").onnx).run(batch(), None)
+    span = float(expected.min()), float(expected.max())
+    assert psnr(session.run(batch(), None), expected, span) > {"fp32": 100, "fp16": 50, "bf16": 35}[precision]
+
+
+@needs_bf16
+def test_bf16_is_less_exact_and_said(glmha: Path) -> None:
+    session = OpenVinoSession(glmha, precision_hint="bf16")
+    assert "CPU in bf16" in session.description
+    expected = OpenVinoSession(glmha).run(batch(), None)
+    assert 35 < psnr(session.run(batch(), None), expected, (0.0, 1.0)) < 90
+
+
+@needs_bf16
+@pytest.mark.parametrize(("needed", "taken"), [(20.0, "bf16"), (150.0, "f32")])
+def test_the_first_batch_decides(glmha: Path, needed: float, taken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "AUTO_PSNR", needed)
+    said: list[str] = []
+    session = OpenVinoSession(glmha, precision_hint="auto", notice=said.append)
+    assert session.precision == "auto"
+    first = session.run(batch(), None)
+    assert session.precision == taken
+    np.testing.assert_array_equal(first, session.run(batch(), None))
+    np.testing.assert_array_equal(first, OpenVinoSession(glmha, precision_hint=taken).run(batch(), None))
+    (line,) = said
+    assert line.startswith(f"OpenVINO computes in {taken}: bf16 agrees with f32 by ")
+
+
+def test_auto_without_bf16_is_f32(glmha: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Core(openvino.Core):  # type: ignore[misc, name-defined]
+        def get_property(self, device: str, name: str) -> list[str]:
+            assert (device, name) == ("CPU", "OPTIMIZATION_CAPABILITIES")
+            return ["FP32"]
+
+    monkeypatch.setattr(openvino, "Core", Core)
+    assert OpenVinoSession(glmha, precision_hint="auto").precision == "f32"
+    with pytest.raises(InputError, match="neither AMX nor AVX512-BF16"):
+        OpenVinoSession(glmha, precision_hint="bf16")
+
+
+def test_threads_get_their_own_results(glmha: Path) -> None:
+    session = OpenVinoSession(glmha, threads=1)
+    batches = [np.random.default_rng(i).random((1, 3, 16 + 8 * i, 24), np.float32) for i in range(4)]
+    expected = [session.run(one, None) for one in batches]
+    wrong: list[str] = []
+
+    def work(index: int) -> None:
+        for _ in range(25):
+            try:
+                if not np.array_equal(session.run(batches[index], None), expected[index]):
+                    wrong.append(f"another result for {index}")
+            except KeygraphError as error:
+                wrong.append(str(error))
+
+    workers = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert wrong == []
+
+
+def test_exact_tiles(exports: ExportStore) -> None:
+    restorer = keygraph.load(exports.get(CSA, "csa", verification=True).onnx, provider="openvino")
+    image = np.random.default_rng(0).integers(0, 256, (96, 128, 3)).astype(np.uint8)
+    whole = restorer(image, tile=None)
+    tiled = restorer.restore(image, tile=48, global_statistics="exact")
+    assert tiled.sweeps > 0
+    assert int(np.abs(tiled.image.astype(int) - whole.astype(int)).max()) <= 1
+
+
+def test_a_second_start_uses_the_cache(glmha: Path, own_cache: Path) -> None:
+    first = OpenVinoSession(glmha).run(batch(), None)
+    assert list((own_cache / "keygraph" / "openvino").glob("*.blob"))
+    np.testing.assert_array_equal(OpenVinoSession(glmha).run(batch(), None), first)
+
+
+def test_close(glmha: Path) -> None:
+    with OpenVinoSession(glmha) as session:
+        session.run(batch(), None)
+    with pytest.raises(ClosedError):
+        session.run(batch(), None)
+    with pytest.raises(ClosedError):
+        session.exact()
+
+
+def test_a_missing_library_is_announced(tiny: Tiny, glmha: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def library(host: str) -> Path:
+        raise MissingDependencyError(f"{host} is not installed")
+
+    monkeypatch.setattr(plugins, "library", library)
+    said: list[str] = []
+    session = OpenVinoSession(tiny.onnx, notice=said.append)
+    assert said == ["slower plain functions are used in place of keygraph's operators: openvino is not installed"]
+    assert "functions in the file" in session.description
+    said.clear()
+    OpenVinoSession(glmha, notice=said.append)  # It needs no library.
+    assert said == []
+
+
+def test_what_is_refused(glmha: Path, tiny: Tiny, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.so"
+    wrong.write_bytes(b"not a library")
+    with pytest.raises(InputError, match="does not load"):
+        OpenVinoSession(tiny.onnx, library=wrong)
+    with pytest.raises(InputError, match="the precision hint is 'fp8'; give one of f32, bf16, auto"):
+        OpenVinoSession(glmha, precision_hint="fp8")
+    with pytest.raises(InputError, match="threads is 0"):
+        OpenVinoSession(glmha, threads=0)
+    with pytest.raises(InputError, match="OpenVINO does not run on cuda:0"):
+        keygraph.load(glmha, provider="openvino", device="cuda")
+    with pytest.raises(InputError, match="applies to the provider openvino only"):
+        keygraph.load(glmha, precision_hint="bf16")
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_bytes(glmha.read_bytes()[:1000])
+    with pytest.raises(InputError, match="is truncated"):
+        OpenVinoSession(damaged)
+
+
+def test_restore_and_compare(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo, out = tmp_path / "a.png", tmp_path / "b.png"
+    images.write(photo, Picture(np.random.default_rng(0).integers(0, 256, (24, 40, 3)).astype(np.uint8)))
+    assert main(["restore", str(photo), "-o", str(out), "--model", str(tiny.onnx), "--provider", "openvino"]) == 0
+    assert "OpenVINO" in capsys.readouterr().err
+    assert images.read(out).pixels.shape == (24, 40, 3)
+    compare = ["compare", f"{tiny.onnx}@openvino", str(tiny.onnx), "--inputs", str(photo), "--k", "64"]
+    assert main(compare) == 0
+    assert "@openvino" in capsys.readouterr().out
+    assert main(["compare", f"{tiny.onnx}@fp16", str(tiny.onnx), "--inputs", str(photo)]) == 2
+    assert "cannot be run as 'fp16'" in capsys.readouterr().err
