@@ -103,8 +103,13 @@ def check_place(path: Path) -> None:
     _check_kind(path)
     if not path.parent.is_dir():
         raise InputError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
+    if not is_writable(path.parent):
         raise InputError(f"cannot write {path}: no permission to write in {path.parent}; choose another place")
+
+
+def is_writable(folder: Path) -> bool:
+    """Return whether files can be written in a folder that exists."""
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def _check_kind(path: Path) -> None:
@@ -177,8 +182,10 @@ def read_start(path: Path, wanted: str) -> bytes:
     Raises
     ------
     InputError
-        The file is missing, a folder, unreadable, empty, a web page, or a Git LFS pointer.
+        The file is missing, a folder, a device, unreadable, empty, a web page, or a Git LFS pointer.
     """
+    if os.path.exists(path) and not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path} is a device or a pipe; give {wanted}")
     try:
         with path.open("rb") as file:
             start = file.read(512)

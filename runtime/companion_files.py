@@ -17,7 +17,9 @@ from pathlib import Path
 from ..errors import InputError
 from ..files import ENGINE_SUFFIX
 from .backends.engine_metadata import metadata_path
-from .io.cubes.envi import DATA_SUFFIX
+
+#: Suffix of the file of samples that is written with an ENVI header.
+SAMPLES_SUFFIX = ".img"
 
 #: What ENVI's readers add to a header's name without ``.hdr`` to find the samples, in any case; nothing comes first.
 _SAMPLE_SUFFIXES = ("", ".img", ".dat", ".sli", ".hyspex", ".raw", ".bin", ".bsq", ".bil", ".bip")
@@ -53,7 +55,7 @@ def written_with(path: Path) -> list[Path]:
     """Return the files that may be written when `path` is written, `path` first."""
     suffix = path.suffix.lower()
     if suffix == ".hdr":
-        return [path, path.with_suffix(DATA_SUFFIX)]
+        return [path, path.with_suffix(SAMPLES_SUFFIX)]
     if suffix == ".onnx":
         return [path, external_data_path(path)]
     if suffix == ENGINE_SUFFIX:

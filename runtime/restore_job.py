@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, KeygraphError
-from ..files import check_space
+from ..files import check_space, is_writable
 from ..manifest import IMAGE_INPUT
 from .companion_files import check_outputs, written_with
 from .io import cubes, output_files, spectral_preview
@@ -350,4 +350,6 @@ def _make_folder(folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {folder}: {error.strerror}; choose another place with -o") from error
+    if not is_writable(folder):
+        raise InputError(f"cannot write in {folder}: no permission; choose another place with -o")
     return missing

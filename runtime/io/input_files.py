@@ -149,6 +149,8 @@ def read(file: InputFile, channels: int) -> Picture | Cube:
 
 
 def _is_cube(path: Path) -> bool:
+    if os.path.exists(path) and not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path} is a device or a pipe; write the image into a file first")
     # Only a TIFF must be opened to tell.
     return path.suffix.lower() in cubes.FORMATS and cubes.is_cube(path)
 

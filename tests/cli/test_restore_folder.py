@@ -92,6 +92,7 @@ def spoil(folder: Path) -> dict[str, str]:
     (folder / "gone.png").symlink_to("nowhere.png")
     (folder / "loop.png").symlink_to("loop.png")
     os.mkfifo(folder / "pipe.png")
+    os.mkfifo(folder / "pipe.tif")
     (folder / "photo.heic").write_bytes(HEIC[:300])
     return {
         "empty.png": "empty (0 bytes)",
@@ -101,6 +102,7 @@ def spoil(folder: Path) -> dict[str, str]:
         "gone.png": "does not exist",
         "loop.png": "does not exist",
         "pipe.png": "a device or a pipe",
+        "pipe.tif": "a device or a pipe",
         "photo.heic": "damaged",
     }
 

@@ -167,3 +167,10 @@ def test_names_that_differ_in_case_are_tried_on_the_file_system(tmp_path: Path) 
     else:
         check_outputs(outputs, [])
     assert [path.name for path in tmp_path.iterdir()] == ["probe"]
+
+
+def test_writing_a_cube_replaces_no_unrelated_samples(tmp_path: Path) -> None:
+    (tmp_path / "keep.img").write_bytes(b"something else")
+    with pytest.raises(InputError, match=r"keep\.img exists and does not belong to .*keep\.hdr alone"):
+        cubes.write(tmp_path / "keep.hdr", Cube(np.zeros((2, 3, 4), np.float32)))
+    assert contents(tmp_path) == {str(tmp_path / "keep.img"): b"something else"}

@@ -11,11 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....files import temporary_path, unwritable
+from ...companion_files import SAMPLES_SUFFIX
 from .contents import Contents, library, native, stored
 from .wavelengths import nanometres
-
-#: Suffix of the file of samples that `write_envi` makes.
-DATA_SUFFIX = ".img"
 
 
 def open_envi(path: Path) -> Contents:
@@ -69,13 +67,13 @@ def write_envi(path: Path, pixels: NDArray[Any], wavelengths: tuple[float, ...])
     }
     if wavelengths:
         header |= {"wavelength units": "Nanometers", "wavelength": [f"{value:g}" for value in wavelengths]}
-    samples, text = temporary_path(path.with_suffix(DATA_SUFFIX)), temporary_path(path)
+    samples, text = temporary_path(path.with_suffix(SAMPLES_SUFFIX)), temporary_path(path)
     try:
         with samples.open("xb") as file:
             for band in range(bands):
                 file.write(np.ascontiguousarray(pixels[:, :, band]).data)
         envi.write_envi_header(str(text), header)
-        os.replace(samples, path.with_suffix(DATA_SUFFIX))
+        os.replace(samples, path.with_suffix(SAMPLES_SUFFIX))
         os.replace(text, path)
     except OSError as error:
         raise unwritable(path, error) from error

@@ -86,8 +86,6 @@ def open_file(path: Path) -> pyvips.Image:
         raise InputError(f"{path} does not exist; give an image file or a folder of them")
     if path.is_dir():
         raise InputError(f"{path} is a folder; give an image file")
-    if not path.is_file():
-        raise InputError(f"{path} is a device or a pipe; write the image into a file first")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty (0 bytes); give a whole image file")
     if not os.access(path, os.R_OK):
