@@ -56,12 +56,11 @@ def check_target(path: str | os.PathLike[str], height: int, width: int, bands: i
     for written in written_with(file):
         check_place(written)
     check_outputs([file], [])
-    if format_of(file) == "ENVI":
-        if file.with_suffix("").is_file():
-            raise InputError(
-                f"{file} would belong to {file.with_suffix('')}, in which ENVI's readers look for samples first; "
-                "choose another name"
-            )
+    if format_of(file) == "ENVI" and file.with_suffix("").is_file():
+        raise InputError(
+            f"{file} would belong to {file.with_suffix('')}, in which ENVI's readers look for samples first; "
+            "choose another name"
+        )
 
 
 def write(path: str | os.PathLike[str], cube: Cube) -> list[str]:
