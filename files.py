@@ -126,6 +126,20 @@ def _check_kind(path: Path) -> None:
         raise InputError(f"cannot write {path}: it is a device or a pipe; name a file")
 
 
+def require_utf8(path: Path) -> None:
+    """Check that the name of an ONNX file is UTF-8, which ONNX and ONNX Runtime need.
+
+    Raises
+    ------
+    InputError
+        It is not.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{path} has a name that is not UTF-8, which ONNX Runtime needs; give it another") from None
+
+
 def check_space(folder: Path, needed: int, what: str) -> None:
     """Check, before any work, that a disk has room for what will be written.
 
