@@ -18,6 +18,8 @@ from ..errors import InputError
 from ..files import ENGINE_SUFFIX
 from .backends.engine_metadata import metadata_path
 
+# Names of companions may be too long for the file system: then `Path.exists` raises, and `os.path.exists` does not.
+
 #: Suffix of the file of samples that is written with an ENVI header.
 SAMPLES_SUFFIX = ".img"
 
@@ -48,7 +50,7 @@ def read_with(path: Path) -> list[Path]:
         others = [path.parent / name for name in _external_data(path)]
     elif suffix == ENGINE_SUFFIX:
         others = [metadata_path(path)]
-    return [path, *(other for other in others if other.exists())]
+    return [path, *(other for other in others if os.path.exists(other))]
 
 
 def written_with(path: Path) -> list[Path]:
@@ -84,10 +86,10 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     named = list(outputs)
     written = [(output, file) for output in named for file in written_with(output)]
     _check_distinct(named, written)
-    existing = [(output, file) for output, file in written if file.exists()]
+    existing = [(output, file) for output, file in written if os.path.exists(file)]
     if not existing:
         return
-    read = {_identity(file): (given, file) for given in inputs for file in read_with(given) if file.exists()}
+    read = {_identity(file): (given, file) for given in inputs for file in read_with(given) if os.path.exists(file)}
     for output, file in existing:
         found = read.get(_identity(file)) or _read_inside(file, read.values())
         if found is not None:
@@ -170,7 +172,7 @@ def _belongs(file: Path, output: Path) -> bool:
         and samples.samefile(file)
         and _start_of(output).startswith(b"ENVI")
         and not any(
-            header.exists() and not header.samefile(output)
+            os.path.exists(header) and not header.samefile(output)
             for base in (file, file.with_suffix(""))
             for header in (base.with_name(f"{base.name}.hdr"), base.with_name(f"{base.name}.HDR"))
         )
@@ -182,7 +184,7 @@ def _samples_of(header: Path) -> Iterator[Path]:
     for suffixes in (_SAMPLE_SUFFIXES, [suffix.upper() for suffix in _SAMPLE_SUFFIXES[1:]]):
         for suffix in suffixes:
             file = header.with_name(f"{header.stem}{suffix}")
-            if file.is_file():
+            if os.path.isfile(file):
                 yield file
 
 

@@ -256,6 +256,10 @@ def test_a_name_may_be_as_long_as_the_file_system_allows(make_model: ModelFile, 
     assert len(os.fsencode(name)) >= 253
     assert run("restore", tmp_path / name, "-o", tmp_path / "out", "--model", make_model("identity")) == 0
     assert name in names(tmp_path / "out")
+    (tmp_path / "in").mkdir()  # The same in a folder, over the earlier result.
+    for file in tmp_path.glob("[a夜]*"):
+        file.rename(tmp_path / "in" / file.name)
+    assert run("restore", tmp_path / "in", "-o", tmp_path / "out", "--model", tmp_path / "identity.onnx") == 0
 
 
 @pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict"])

@@ -66,6 +66,13 @@ def test_what_is_written_with_a_name() -> None:
         assert written_with(Path(name)) == [Path(name), *map(Path, others)]
 
 
+def test_a_companion_whose_name_is_too_long_is_none(tmp_path: Path) -> None:
+    for name in ("a" * 251 + ".hdr", "a" * 250 + ".onnx", "a" * 250 + ".plan"):
+        (tmp_path / name).write_bytes(b"ENVI")
+        assert read_with(tmp_path / name) == [tmp_path / name]
+        check_outputs([tmp_path / name], [tmp_path / name.replace("a", "b")])
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
