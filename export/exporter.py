@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 
 from ..errors import InputError, KeygraphError, MissingDependencyError
-from ..files import check_space, unwritable
+from ..files import check_space, require_utf8, unwritable
 from ..manifest import Manifest
 from ..models import LoadedModel
 from ..plugins import library
@@ -112,6 +112,7 @@ def export(
     images = calibration_images(manifest, folder, beside) if half and verification else []
     tiled_images = statistics_images(manifest, folder, beside) if verification else []
     target = Path(path)
+    require_utf8(target)
     check_outputs([target], [model.source])
     check_space(target.parent, _weights_bytes(model, half), "the exported file needs")
     progress("tracing")
