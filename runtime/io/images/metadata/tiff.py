@@ -124,7 +124,12 @@ def read(file: BinaryIO, page: int = 1) -> Contents:
         The file is damaged.
     """
     reader = Reader(file)
-    chain = list(pages(reader))
+    chain, damaged = list[Page](), False
+    try:
+        for one in pages(reader):
+            chain.append(one)
+    except (StructureError, struct.error):
+        damaged = True
     full = [one for one in chain if not one.reduced and not one.mask]
     if not full:
         full = [one for one in pages(reader, inner=True) if not one.reduced and not one.mask] or chain[:1]
@@ -134,6 +139,8 @@ def read(file: BinaryIO, page: int = 1) -> Contents:
     metadata, dropped = _metadata(reader, chosen.directory)
     if any(one.reduced for one in chain) or (chosen.inner is None and _SUBIFDS in chosen.directory.fields):
         dropped.append("reduced copies of the picture")
+    if damaged:
+        dropped.append("further pages (damaged)")
     if any(one.mask for one in chain):
         dropped.append("mask")
     notices = []
