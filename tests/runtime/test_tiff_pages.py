@@ -171,7 +171,8 @@ def test_a_result_of_four_channels_is_not_written_as_alpha(tmp_path: Path) -> No
 
 def test_white_may_be_zero_in_every_type(tmp_path: Path) -> None:
     values = made.PIXELS[:, :, 0]
-    for dtype in (np.uint8, np.uint16, np.float32, np.float64):
+    types: tuple[Any, ...] = (np.uint8, np.uint16, np.float32, np.float64)
+    for dtype in types:
         white = 1 if np.dtype(dtype).kind == "f" else np.iinfo(dtype).max
         samples = (values / 255).astype(dtype) if white == 1 else values.astype(dtype)
         made.write_tiff(tmp_path / "a.tif", samples, photometric="miniswhite")

@@ -124,12 +124,7 @@ def read(file: BinaryIO, page: int = 1) -> Contents:
         The file is damaged.
     """
     reader = Reader(file)
-    chain, damaged = list[Page](), False
-    try:
-        for one in pages(reader):
-            chain.append(one)
-    except (StructureError, struct.error):
-        damaged = True
+    chain = list(pages(reader))
     full = [one for one in chain if not one.reduced and not one.mask]
     if not full:
         full = [one for one in pages(reader, inner=True) if not one.reduced and not one.mask] or chain[:1]
@@ -139,8 +134,6 @@ def read(file: BinaryIO, page: int = 1) -> Contents:
     metadata, dropped = _metadata(reader, chosen.directory)
     if any(one.reduced for one in chain) or (chosen.inner is None and _SUBIFDS in chosen.directory.fields):
         dropped.append("reduced copies of the picture")
-    if damaged:
-        dropped.append("further pages (damaged)")
     if any(one.mask for one in chain):
         dropped.append("mask")
     notices = []
