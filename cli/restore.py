@@ -39,7 +39,8 @@ def restore(
         list[Path],
         typer.Argument(
             metavar="IN...",
-            help="Images (PNG, JPEG, TIFF, WebP), cubes (.mat, .npy, .npz, .hdr, TIFF; FILE:VARIABLE), or folders.",
+            help="Images (PNG, JPEG, TIFF, WebP; FILE:N is page N), cubes (.mat, .npy, .npz, .hdr, TIFF; "
+            "FILE:VARIABLE), or folders.",
         ),
     ],
     out: Annotated[
