@@ -39,8 +39,8 @@ def restore(
         list[Path],
         typer.Argument(
             metavar="IN...",
-            help="Images (PNG, JPEG, TIFF, WebP, AVIF, HEIC), cubes (.mat, .npy, .npz, .hdr, TIFF; FILE:VARIABLE), "
-            "or folders.",
+            help="Images (PNG, JPEG, TIFF, WebP, AVIF, HEIC; FILE:N is page N), cubes (.mat, .npy, .npz, .hdr, TIFF; "
+            "FILE:VARIABLE), or folders.",
         ),
     ],
     out: Annotated[
