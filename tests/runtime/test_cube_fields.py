@@ -206,7 +206,8 @@ def test_every_envi_type_interleave_and_byte_order(tmp_path: Path, interleave: s
 @pytest.mark.parametrize(("dtype", "result"), [("i2", "f4"), ("f4", "f4"), ("i4", "f8"), ("f8", "f8")])
 def test_envi_gains_and_offsets_are_applied(tmp_path: Path, dtype: str, result: str) -> None:
     pixels, gains, offsets = noise(3, 4, 3, dtype=dtype), [0.5, 2.0, 1.0], [0.0, -1.0, 7.0]
-    gain, offset = {"data_gain_values": listed(gains)}, {"data_offset_values": listed(offsets)}
+    gain: dict[str, Any] = {"data_gain_values": listed(gains)}
+    offset: dict[str, Any] = {"data_offset_values": listed(offsets)}
     for given, expected in (
         (gain, pixels * gains),
         (offset, pixels + np.array(offsets)),
@@ -302,10 +303,9 @@ def test_what_no_longer_holds_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".mat", ".npz"])
 def test_variables_beside_the_cube_are_said(tmp_path: Path, suffix: str) -> None:
-    path, arrays = (
-        tmp_path / f"a{suffix}",
-        {"cube": noise(3, 4, 5), "bands": np.arange(400.0, 450, 10), "norm_factor": np.array([[0.7]])},
-    )
+    path = tmp_path / f"a{suffix}"
+    bands, factor = np.arange(400.0, 450, 10), np.array([[0.7]])
+    arrays: dict[str, Any] = {"cube": noise(3, 4, 5), "bands": bands, "norm_factor": factor}
     scipy.io.savemat(path, arrays) if suffix == ".mat" else np.savez(path, **arrays)
     _, notices = restored(path, tmp_path / f"b{suffix}")
     assert "not kept: variable norm_factor (never copied)" in notices

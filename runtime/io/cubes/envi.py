@@ -92,12 +92,13 @@ def write_envi(
         The files cannot be written.
     """
     texts = {name: str(field.value) for name, field in (fields or {}).items()}
-    text = header_text(*pixels.shape, pixels.dtype, wavelengths, texts)
+    rows, columns, bands = pixels.shape
+    text = header_text(rows, columns, bands, pixels.dtype, wavelengths, texts)
     mark = secrets.token_hex(4)
     samples, header = (path.with_name(f".{path.stem}-{mark}{suffix}") for suffix in (DATA_SUFFIX, path.suffix))
     try:
         with samples.open("xb") as file:
-            for band in range(pixels.shape[2]):
+            for band in range(bands):
                 file.write(np.ascontiguousarray(pixels[:, :, band]).data)
         header.write_text(text, encoding="utf-8")
         os.replace(samples, path.with_suffix(DATA_SUFFIX))
@@ -126,7 +127,8 @@ def _load(header: EnviHeader, samples: Path) -> NDArray[Any]:
         values = values * np.asarray(header.gains, values.dtype) + np.asarray(header.offsets, values.dtype)
     if header.divisor != 1:
         values = values / values.dtype.type(header.divisor)
-    return values
+    scaled: NDArray[Any] = values
+    return scaled
 
 
 def _stored_samples(header: EnviHeader, samples: Path) -> NDArray[Any]:

@@ -126,6 +126,7 @@ def _open_version_5(path: Path) -> Contents:
     arrays = {
         name: Stored(tuple(shape), np.dtype(_CLASSES[kind]) if kind in _CLASSES else None, kind)
         for name, shape, kind in listed
+        if name != "__function_workspace__"  # what SciPy calls a variable without a name
     }
 
     def load(name: str) -> NDArray[Any]:

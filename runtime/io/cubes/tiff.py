@@ -188,7 +188,8 @@ def _decoded_by_libvips(path: Path, series: Any, reason: str) -> NDArray[Any]:
     values = np.moveaxis(values, 3, 1) if "S" not in series.axes or series.keyframe.planarconfig == 2 else values
     if values.size != series.size or values.dtype != series.dtype.newbyteorder("="):
         raise missing
-    return values.reshape(series.shape)
+    pages: NDArray[Any] = values.reshape(series.shape)
+    return pages
 
 
 def _squeezed(axes: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
