@@ -173,6 +173,23 @@ def test_what_is_no_file(tmp_path: Path, name: str, kind: str) -> None:
     assert str(path) in message
 
 
+def test_names_with_line_breaks(tmp_path: Path) -> None:
+    for name in ("a\nb.png", "a\x1b[2Jb.mat", "a\rb.onnx", "caf\udce9.npy"):
+        path = tmp_path / name
+        message = refusal(lambda path=path: keygraph.load(path) if path.suffix == ".onnx" else pixels(path))  # type: ignore[misc]
+        assert message.isprintable()
+        assert "does not exist" in message
+
+
+@pytest.mark.parametrize("entry", ["nonfinite_candidate", "psnr", "max_abs"])
+def test_baselines_without_what_is_compared(tmp_path: Path, entry: str) -> None:
+    document = json.loads((SAVED_RUN / "run.json").read_text())
+    del document["comparisons"][0]["inputs"][0]["as_run"][entry]
+    (tmp_path / "run.json").write_text(json.dumps(document))
+    with pytest.raises(InputError, match=f"is not the result of a comparison .*{entry}"):
+        read_run(tmp_path / "run.json")
+
+
 @pytest.mark.parametrize("name", BAD_CHECKPOINTS)
 def test_a_checkpoint_that_is_wrong_in_its_structure(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, BAD_CHECKPOINTS[name])

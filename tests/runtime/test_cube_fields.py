@@ -110,6 +110,17 @@ def test_links_in_hdf5_that_lead_nowhere(tmp_path: Path) -> None:
         cubes.read(tmp_path / "a.mat", "external")
 
 
+def test_matlabs_sparse_and_empty_arrays_are_named(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.mat", "w") as file:
+        file.create_group("s").attrs["MATLAB_class"] = np.bytes_("double")
+        file["s"].attrs["MATLAB_sparse"] = np.uint64(3)
+        file["e"] = np.zeros(2, np.uint64)
+        file["e"].attrs["MATLAB_class"], file["e"].attrs["MATLAB_empty"] = np.bytes_("double"), np.uint8(1)
+    for name, kind in (("s", "sparse"), ("e", "empty")):
+        with pytest.raises(InputError, match=f"is {kind}, not real numbers"):
+            cubes.read(tmp_path / "a.mat", name)
+
+
 def test_virtual_datasets_without_their_files(tmp_path: Path) -> None:
     """HDF5 reads zeros in their place."""
     with h5py.File(tmp_path / "part.h5", "w") as file:
