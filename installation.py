@@ -6,10 +6,13 @@ resolved only where keygraph came from a package index.
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,11 +20,36 @@ from urllib.request import url2pathname
 
 _NAME = "keygraph"
 
-#: Replaces ONNX Runtime's package for CPUs by the one for GPUs; both provide the module `onnxruntime`.
-USE_GPU_RUNTIME = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'keygraph[gpu]'"
-
 _EXTRA = re.compile(r"""\s*(?:\band\s+)?extra\s*==\s*['"]([\w.-]+)['"]\s*(?:and\s+)?""")
+_SOURCE = "<the source of keygraph>"
 _OURS = re.compile(rf"{_NAME}\[([\w.,-]+)\]")
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """One package that keygraph or one of its extras needs.
+
+    Attributes
+    ----------
+    name
+        On the package index.
+    minimum
+        Oldest version; empty for any.
+    extra
+        The extra that needs it; empty for keygraph itself.
+    text
+        What an installer takes: ``"triton>=3.6; sys_platform == 'linux'"``.
+    """
+
+    name: str
+    minimum: str
+    extra: str
+    text: str
+
+
+def requirements(distribution: metadata.Distribution) -> list[Requirement]:
+    """Return everything that a distribution of keygraph and its extras require, other extras of its own included."""
+    return [_parsed(line) for line in distribution.requires or ()]
 
 
 def install_line(extra: str = "") -> str:
@@ -38,13 +66,55 @@ def install_line(extra: str = "") -> str:
     requirements themselves: they need neither that file nor a new build. Where it is not installed but imported from a
     folder of that name, the line that installs this folder.
     """
-    distribution = _distribution()
-    if distribution is None:
+    found = distribution()
+    if found is None:
         return f"pip install {_quoted(_folder(), extra)}"
-    if _origin(distribution) is None:
-        return f"{_installer(distribution)} {_quoted(_NAME, extra)}"
-    required = dict.fromkeys(_requirements(distribution, extra))
-    return f"{_installer(distribution)} {' '.join(shlex.quote(requirement) for requirement in required)}"
+    # Another package of ONNX Runtime serves as well, and would be damaged by a second one.
+    other = [name for name in providers("onnxruntime") if name != "onnxruntime"] if extra != "gpu" else []
+    if _origin(found) is None and not other:
+        return f"{_installer(found)} {_quoted(_NAME, extra)}"
+    required = [one.text for one in _expanded(requirements(found), extra) if not (other and one.name == "onnxruntime")]
+    return package_line(*dict.fromkeys(required))
+
+
+def package_line(*required: str) -> str:
+    """Return the line that installs packages: ``pip install 'onnx>=1.19'``."""
+    return f"{_installer(distribution())} {' '.join(map(shlex.quote, required))}"
+
+
+def gpu_runtime_line() -> str:
+    """Return the line that replaces the installed package of ONNX Runtime by the one for NVIDIA GPUs."""
+    installed = providers("onnxruntime") or ["onnxruntime"]
+    uninstaller = "uv pip uninstall" if _installer(distribution()).startswith("uv") else "pip uninstall -y"
+    return f"{uninstaller} {' '.join(map(shlex.quote, installed))} && {install_line('gpu')}"
+
+
+@functools.cache
+def providers(module: str) -> list[str]:
+    """Return the installed packages that provide a module: several of ONNX Runtime's overwrite each other's files."""
+    return sorted(set(metadata.packages_distributions().get(module, ())))
+
+
+def onnx_runtime_remedy() -> str:
+    """Return what to do where ONNX Runtime cannot be imported. A second package of it would not repair the first."""
+    installed = providers("onnxruntime")
+    if not installed:
+        return f"install it with: {install_line('cpu')}"
+    return f"{' and '.join(installed)} is installed; repair it with: {package_line('--force-reinstall', *installed)}"
+
+
+def upgrade_line() -> str:
+    """Return the line that installs a newer keygraph, from where this one came."""
+    found = distribution()
+    origin, editable = (_folder(), True) if found is None else (_origin(found) or (_NAME, False))
+    if origin == _NAME:
+        return f"{_installer(found)} --upgrade {_NAME}"
+    if origin.endswith(".whl"):
+        return f"{_installer(found)} <a newer wheel of {_NAME}>"
+    if not Path(origin).is_dir():
+        return f"{_installer(found)} --force-reinstall --no-deps {_unpinned(origin)}"
+    update = f"git -C {shlex.quote(origin)} pull"
+    return update if editable else f"{update} && {reinstall_line()}"
 
 
 def reinstall_line(*settings: str, build_requirements: tuple[str, ...] = ()) -> str:
@@ -58,11 +128,13 @@ def reinstall_line(*settings: str, build_requirements: tuple[str, ...] = ()) -> 
     build_requirements
         Packages that the build looks for in this environment, such as ``"triton"``; also an own build.
     """
-    distribution = _distribution()
-    installer = "pip install" if distribution is None else _installer(distribution)
-    origin, editable = (_folder(), False) if distribution is None else (_origin(distribution) or (_NAME, False))
+    found = distribution()
+    installer = _installer(found)
+    origin, editable = (_folder(), False) if found is None else (_origin(found) or (_NAME, False))
     if (settings or build_requirements) and origin.endswith(".whl"):
-        origin = "<the source of keygraph>"
+        origin = _SOURCE
+    elif os.path.isabs(origin) and not os.path.exists(origin):  # Installed in a container, and deleted since.
+        origin = f"<{os.path.basename(origin)}>" if origin.endswith(".whl") else _SOURCE
     options = ["--force-reinstall", "--no-deps"]
     if build_requirements:
         options.append("--no-build-isolation")
@@ -78,52 +150,94 @@ def reinstall_line(*settings: str, build_requirements: tuple[str, ...] = ()) -> 
     return line
 
 
-def _distribution() -> metadata.Distribution | None:
+def distribution() -> metadata.Distribution | None:
+    """Return the installed keygraph; None where it is only imported from a folder."""
     try:
         return metadata.distribution(_NAME)
     except metadata.PackageNotFoundError:
         return None
 
 
+def shadowing() -> str:
+    """Return a sentence where a folder hides the installed keygraph from this process; empty where none does.
+
+    A clone of the repository is a package: one named ``keygraph`` beside a script, or in the current folder, comes
+    before the installed package on the path.
+    """
+    found = distribution()
+    imported = Path(__file__).resolve().parent
+    if found is None:
+        return ""
+    origin = _origin(found)
+    installed = Path(origin[0]) if origin and origin[1] else Path(str(found.locate_file(_NAME)))
+    if installed.resolve() == imported or not installed.is_dir():
+        return ""
+    return (
+        f"the folder {imported} is imported in place of the keygraph that is installed in {installed}; "
+        "rename that folder, or start Python elsewhere"
+    )
+
+
 def _folder() -> str:
     return str(Path(__file__).parent)
 
 
-def _installer(distribution: metadata.Distribution) -> str:
+def _installer(found: metadata.Distribution | None) -> str:
     """Return the command of whoever installed it: environments made by uv have no pip."""
-    return "uv pip install" if (distribution.read_text("INSTALLER") or "").strip() == "uv" else "pip install"
+    installer = (found.read_text("INSTALLER") or "").strip() if found is not None else ""
+    return "uv pip install" if installer == "uv" else "pip install"
 
 
-def _origin(distribution: metadata.Distribution) -> tuple[str, bool] | None:
+def _origin(found: metadata.Distribution) -> tuple[str, bool] | None:
     """Return the file or folder that keygraph was installed from and whether it is editable; None for an index.
 
     The file ``direct_url.json`` is specified in PEP 610.
     """
     try:
-        found = json.loads(distribution.read_text("direct_url.json") or "null")
-        if found is None:
+        record = json.loads(found.read_text("direct_url.json") or "null")
+        if record is None:
             return None
-        url = urlsplit(found["url"])
-        place = url2pathname(url.path) if url.scheme == "file" else found["url"]
-        return place, bool(found.get("dir_info", {}).get("editable"))
+        if "vcs_info" in record:
+            vcs = record["vcs_info"]
+            return f"{vcs['vcs']}+{record['url']}@{vcs['commit_id']}", False
+        url = urlsplit(record["url"])
+        place = url2pathname(url.path) if url.scheme == "file" else record["url"]
+        return place, bool(record.get("dir_info", {}).get("editable"))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _requirements(distribution: metadata.Distribution, extra: str) -> Iterator[str]:
-    """Yield an extra's requirements, those of the extras that it names itself among them."""
-    for line in distribution.requires or ():
-        requirement, _, marker = line.partition(";")
-        condition = _EXTRA.search(marker)
-        if (condition[1] if condition else "") != extra:
+def _unpinned(origin: str) -> str:
+    """Return a place in version control without the commit."""
+    return shlex.quote(origin.rpartition("@")[0] if "+" in origin else origin)
+
+
+def _parsed(line: str) -> Requirement:
+    """Read one line of the metadata: ``triton>=3.6; sys_platform == "linux" and extra == "triton"``."""
+    requirement, _, marker = (part.strip() for part in line.partition(";"))
+    condition = _EXTRA.search(marker)
+    rest = _EXTRA.sub("", marker).strip()
+    name = re.match(r"[\w.-]+", requirement)
+    minimum = re.search(r">=\s*([\d.]+)", requirement)
+    return Requirement(
+        name=name[0] if name else "",
+        minimum=minimum[1] if minimum else "",
+        extra=condition[1] if condition else "",
+        text=f"{requirement}; {rest}" if rest else requirement,
+    )
+
+
+def _expanded(required: list[Requirement], extra: str) -> Iterator[Requirement]:
+    """Yield what an extra requires, with the extras of keygraph that it names replaced by what they require."""
+    for one in required:
+        if one.extra != extra:
             continue
-        ours = _OURS.match(requirement.strip())
+        ours = _OURS.match(one.text)
         if ours:
             for other in ours[1].split(","):
-                yield from _requirements(distribution, other)
+                yield from _expanded(required, other)
         else:
-            rest = _EXTRA.sub("", marker).strip()
-            yield f"{requirement.strip()}; {rest}" if rest else requirement.strip()
+            yield one
 
 
 def _quoted(place: str, extra: str) -> str:

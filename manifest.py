@@ -15,14 +15,17 @@ from typing import Any, TypeAlias, TypeVar
 
 from .errors import InputError
 from .files import decode_json
+from .installation import upgrade_line
+from .integrity import FileDigest
 
 T = TypeVar("T")
 
 #: Fields of real numbers. A whole number stays an int when it is read, so that `to_json` gives the same text again.
 Real: TypeAlias = int | float
 
-#: Format 2 added `half` and `profiles`; format 3 added `views` and all fields after it.
-FORMAT_VERSION = 3
+#: Format 2 added `half` and `profiles`; format 3 the inputs other than one plain image, `clamp`, `wavelengths` and
+#: `statistics`; format 4 `digest`.
+FORMAT_VERSION = 4
 
 #: The key in ONNX `metadata_props` that holds the manifest.
 METADATA_KEY = "keygraph"
@@ -206,13 +209,11 @@ class ExtraInput:
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """Everything that is needed to run a model file, and its provenance.
+class Interface:
+    """Inputs and outputs of a network.
 
     Attributes
     ----------
-    architecture, configuration
-        Name in the registry (``"kgt"``), and the configuration's fields as JSON values. The runtime does not use them.
     task
         Free text, for instance ``"denoising"``; empty when the checkpoint does not say.
     scale
@@ -225,10 +226,52 @@ class Manifest:
         Height and width of a tensor must be multiples of this; tile origins are aligned to it.
     global_statistics
         True when a pixel's result depends on sums over the whole image, so that plain tiles change it.
-    shape
-        The only (B, H, W) that the file takes; None when they are dynamic.
     neighbours
         The key graph's k, or None for architectures without one.
+    views
+        Names of the pictures whose channels are stacked to the image, in this order, for instance
+        ``("left", "right")``; empty for a single picture.
+    normalisation, gain
+        One of `NORMALISATIONS`, and the factor of ``"peak"``.
+    margin
+        Rows and columns by which the image tensor is larger than the result divided by the scale (for a dispersed
+        measurement). `size_multiple`, and the manifest's `shape` and `profiles`, do not include it.
+    extra_inputs
+        Further inputs of the graph, in order, between the image and k.
+    clamp
+        Range that results are clipped to, in units of `value_range`; None for no clipping of floats.
+    wavelengths
+        Wavelengths of the result's bands in nm, one for each of `out_channels`; empty for pictures.
+    """
+
+    task: str
+    scale: int
+    in_channels: int
+    out_channels: int
+    value_range: tuple[Real, Real]
+    size_multiple: int
+    global_statistics: bool
+    # A factory leaves no attribute of the class, which msgspec would take for a value of `Manifest.neighbours`.
+    neighbours: Neighbours | None = field(default_factory=lambda: None)
+    views: tuple[str, ...] = ()
+    normalisation: str = "type"
+    gain: Real = 1.0
+    margin: tuple[int, int] = (0, 0)
+    extra_inputs: tuple[ExtraInput, ...] = ()
+    clamp: tuple[Real, Real] | None = None
+    wavelengths: tuple[Real, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest(Interface):
+    """Everything that is needed to run a model file, and its provenance.
+
+    Attributes
+    ----------
+    architecture, configuration
+        Name in the registry (``"kgt"``), and the configuration's fields as JSON values. The runtime does not use them.
+    shape
+        The only (B, H, W) that the file takes; None when they are dynamic.
     precision
         ``"fp32"``, ``"fp16"`` or ``"bf16"``.
     weights_sha256
@@ -242,38 +285,20 @@ class Manifest:
     half
         Mixed precision of an fp16 or bf16 file; None for fp32.
     profiles
-        Sizes that an engine takes, in order of preference; empty when only `shape` limits them.
-    views
-        Names of the pictures whose channels are stacked to the image, in this order, for instance
-        ``("left", "right")``; empty for a single picture.
-    normalisation, gain
-        One of `NORMALISATIONS`, and the factor of ``"peak"``.
-    margin
-        Rows and columns by which the image tensor is larger than the result divided by the scale (for a dispersed
-        measurement). `size_multiple`, `shape` and `profiles` do not include it.
-    extra_inputs
-        Further inputs of the graph, in order, between the image and k.
-    clamp
-        Range that results are clipped to, in units of `value_range`; None for no clipping of floats.
-    wavelengths
-        Wavelengths of the result's bands in nm, one for each of `out_channels`; empty for pictures.
+        Sizes that the file takes, in order of preference; empty when only `shape` limits them.
     statistics
         Cost of `global_statistics`; None when there are none or it was not measured.
+    digest
+        Digest of the ONNX file as it was exported; None before format 4, and for checkpoints.
     format_version
         Format that the manifest is written in.
     """
 
+    # Required here: a file without it is damaged.
+    neighbours: Neighbours | None = field()
     architecture: str
     configuration: dict[str, Any]
-    task: str
-    scale: int
-    in_channels: int
-    out_channels: int
-    value_range: tuple[Real, Real]
-    size_multiple: int
-    global_statistics: bool
     shape: tuple[int, int, int] | None
-    neighbours: Neighbours | None
     precision: str
     weights_sha256: str
     made_with: dict[str, str] = field(default_factory=dict)
@@ -281,14 +306,8 @@ class Manifest:
     tiling: Tiling | None = None
     half: HalfPrecision | None = None
     profiles: tuple[Profile, ...] = ()
-    views: tuple[str, ...] = ()
-    normalisation: str = "type"
-    gain: Real = 1.0
-    margin: tuple[int, int] = (0, 0)
-    extra_inputs: tuple[ExtraInput, ...] = ()
-    clamp: tuple[Real, Real] | None = None
-    wavelengths: tuple[Real, ...] = ()
     statistics: GlobalStatistics | None = None
+    digest: FileDigest | None = None
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:
@@ -327,7 +346,7 @@ def from_json(text: str, source: str) -> Manifest:
     if version > FORMAT_VERSION:
         raise InputError(
             f"{source}: manifest format {version} is newer than this keygraph reads ({FORMAT_VERSION}); "
-            "upgrade with: pip install --upgrade keygraph"
+            f"upgrade with: {upgrade_line()}"
         )
     try:
         manifest = decode(values, Manifest)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+from .errors import counted
+from .integrity import CHANGED, Integrity
 from .manifest import GlobalStatistics, HalfPrecision, Manifest, Neighbours
 
 #: What a file is: title -> plain values, which are printed as a table or as JSON.
@@ -34,30 +36,46 @@ def summarize_model(manifest: Manifest) -> Description:
     }
 
 
-def summarize_export(manifest: Manifest) -> Description:
-    """Return everything that the manifest of an exported file or of an engine says."""
-    shape = manifest.shape
+def summarize_export(manifest: Manifest, integrity: Integrity) -> Description:
+    """Return everything that the manifest of an exported file or of an engine says, and whether it still holds.
+
+    Parameters
+    ----------
+    manifest
+        The manifest.
+    integrity
+        Whether the file is the one that was exported, or the engine was built from it.
+    """
     tiling = manifest.tiling
+    before = "before the change" if integrity.state == CHANGED else ""
+    precision = [manifest.precision]
+    if manifest.half is not None:
+        lines = half_precision_lines(manifest.precision, manifest.half)
+        precision = [*lines, f"policy: {', '.join(manifest.half.keep_fp32)}"]
+    if before:
+        precision[0] = f"{before}: {precision[0]}"
     return {
         **summarize_model(manifest),
-        "shape": "any batch, height and width within the size rule"
-        if shape is None
-        else f"only batch {shape[0]}, {shape[1]} x {shape[2]} (height x width)",
-        "precision": manifest.precision
-        if manifest.half is None
-        else [
-            *half_precision_lines(manifest.precision, manifest.half),
-            f"policy: {', '.join(manifest.half.keep_fp32)}",
-        ],
+        "shape": _shape(manifest),
+        "precision": precision if len(precision) > 1 else precision[0],
         "tiles": "not measured"
         if tiling is None
         else f"{tiling.tile} pixels, overlap {tiling.overlap}: {tiling.psnr:.1f} dB against whole",
         **({} if manifest.statistics is None else {"statistics": statistics_lines(manifest.statistics)}),
-        "verified": _verification_lines(manifest.verification),
+        "integrity": integrity.words,
+        "verified": _verification_lines(manifest.verification, before + ": " if before else ""),
         "made with": manifest.made_with,
         "configuration": manifest.configuration,
-        "weights": manifest.weights_sha256,
+        "weights": manifest.weights_sha256 + (f" ({before})" if "weights" in integrity.changed else ""),
     }
+
+
+def _shape(manifest: Manifest) -> str:
+    shape = manifest.shape
+    if shape is not None:
+        return f"only batch {shape[0]}, {shape[1]} x {shape[2]} (height x width)"
+    batch = "batch 1, any" if manifest.profiles and manifest.profiles[0].batch[2] == 1 else "any batch,"
+    return f"{batch} height and width within the size rule"
 
 
 def half_precision_lines(precision: str, half: HalfPrecision) -> list[str]:
@@ -69,7 +87,7 @@ def half_precision_lines(precision: str, half: HalfPrecision) -> list[str]:
         lines.append(f"auto: {half.target_psnr:g} dB reached {added}")
     if half.largest:
         top = ", ".join(f"{name} {value:g}" for name, value in half.largest[:3])
-        measured = f"on {len(half.pictures)} image{'s' if len(half.pictures) > 1 else ''}"
+        measured = f"on {counted(len(half.pictures), 'image')}"
         lines.append(f"head-room {half.headroom:.4g} times before overflow {measured}; largest: {top}")
     else:
         lines.append("ranges not measured")
@@ -86,7 +104,7 @@ def statistics_lines(statistics: GlobalStatistics) -> list[str]:
         lines.append("no exact tiles")
     else:
         lines.append(
-            f"exact tiles of {exact.tile}: {exact.psnr:.1f} dB against whole, in {exact.sweeps} sweeps with "
+            f"exact tiles of {exact.tile}: {exact.psnr:.1f} dB against whole, in {counted(exact.sweeps, 'sweep')} with "
             f"{exact.disk / 1e3:.2f} GB of disk per megapixel"
         )
     return lines
@@ -102,8 +120,7 @@ def _inputs(manifest: Manifest) -> Description:
         summary["margin"] = f"the image is {_size_beside_result(manifest.margin)}"
     if manifest.extra_inputs:
         summary["inputs beside it"] = [
-            f"{extra.name}: {extra.channels} channel{'' if extra.channels == 1 else 's'}, "
-            f"{_size_beside_result(extra.margin)}"
+            f"{extra.name}: {counted(extra.channels, 'channel')}, {_size_beside_result(extra.margin)}"
             for extra in manifest.extra_inputs
         ]
     return summary | {"normalisation": _NORMALISATIONS[manifest.normalisation].format(gain=manifest.gain)}
@@ -141,15 +158,15 @@ def _neighbours(neighbours: Neighbours | None) -> str:
     return f"1 to {neighbours.maximum} at run time, {neighbours.default} by default{known}"
 
 
-def _verification_lines(verification: dict[str, Any] | None) -> list[str]:
-    """Return one line for each way in which the file was run and compared."""
+def _verification_lines(verification: dict[str, Any] | None, before: str) -> list[str]:
+    """Return one line for each way in which the file was run and compared, each after the words `before`."""
     if verification is None:
         return ["no (exported with --no-verify)"]
     lines = []
     for way, record in verification.items():
         checks = record["checks"]
         lines.append(
-            f"{way}: against {record['against']} in {len(checks)} cases, "
+            f"{before}{way}: against {record['against']} in {counted(len(checks), 'case')}, "
             f"worst {min(check['psnr'] for check in checks):.1f} dB (at least {record['tolerance_db']:.0f} needed)"
             + (f"; {record['arithmetic']}" if record.get("arithmetic", "").startswith("float32") else "")
         )

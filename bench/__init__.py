@@ -7,6 +7,7 @@ reference         results in float64, for checking the others
 operators         times of all implementations of both operators
 roofline          shortest time that a GPU's peak rates allow; data_sheets holds these rates
 configurations    the ways to run one network: file, backend, device
-models            times, memory and accuracy of these configurations
+models            times and accuracy of these configurations
+model_memory      their memory, estimated before they run and measured
 timing, memory, launched    how times, memory and the kernels that were launched are measured
 """

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, KeygraphError
-from ..instrumentation.synthetic import test_inputs, test_scene
+from ..errors import InputError
+from ..instrumentation.synthetic import synthetic_inputs, synthetic_scene
 from ..manifest import Manifest
 from ..runtime.backends.base import Inputs, Session, StreamingSession, resolve_k, run_batches
-from ..runtime.device.cuda_driver import used_memory
+from ..runtime.device import memory as host
 from ..runtime.restorer import Restorer
 from ..runtime.tiling.tile_size import choose
 from .configurations import RunConfiguration
+from .model_memory import MemoryNeed, measure_memory
 from .timing import cpu_times
 
 T = TypeVar("T")
@@ -73,9 +72,10 @@ class Report:
     measurements
         By batch size, then by configuration.
     memory
-        Configuration -> (peak MiB of a process that does only this, MiB on the GPU or None), with the largest batch.
+        Configuration -> (peak MiB of a process that does only this, MiB on the GPU or None), with the largest batch
+        that was measured.
     failures
-        Configuration -> why it is missing.
+        Configuration -> what is missing of it, and why.
     """
 
     tile: int
@@ -95,11 +95,13 @@ def measure(
     rounds: int = 7,
     memory: bool = True,
     say: Callable[[str], None] = lambda line: None,
+    started: Callable[[Report], None] = lambda report: None,
+    finished: Callable[[Measurement], None] = lambda measurement: None,
 ) -> Report:
     """Measure every configuration with every batch size.
 
-    A configuration that cannot be loaded or run is listed in the report's failures; the others are measured all the
-    same.
+    A configuration that cannot be loaded or run, or whose run would not fit into memory, is listed in the report's
+    failures; the others are measured all the same.
 
     Parameters
     ----------
@@ -117,6 +119,10 @@ def measure(
         Whether to measure memory, each configuration in a process of its own.
     say
         Takes a line of progress.
+    started
+        Takes the report before the first measurement.
+    finished
+        Takes each measurement as soon as it is complete.
 
     Raises
     ------
@@ -127,69 +133,113 @@ def measure(
     failures: dict[str, str] = {}
     for one in configurations:
         say(f"opening {one.name}")
-        session = _attempt(failures, one.name, one.open)
+        session = _attempt(failures, one.name, "did not run", one.open)
         if session is not None:
             sessions[one.name] = session
     if not sessions:
-        raise InputError(f"nothing can be measured: {'; '.join(f'{name}: {why}' for name, why in failures.items())}")
+        raise InputError(f"nothing can be measured: {'; '.join(f'{name} {why}' for name, why in failures.items())}")
     first = next(iter(sessions.values())).manifest
     for name, session in sessions.items():
         if (session.manifest.in_channels, session.manifest.scale) != (first.in_channels, first.scale):
             raise InputError(f"{name} is another network: {session.manifest.architecture}; give forms of one")
     side = choose(first, 10**4, 10**4, tile="auto" if tile is None else tile).tile[0]
-    number = resolve_k(first, k)
-    report = Report(side, number, failures=failures)
+    report = Report(side, resolve_k(first, k), failures=failures)
     report.descriptions.update({name: session.description for name, session in sessions.items()})
+    started(report)
+    need = MemoryNeed(report.tile, report.k, max(batches))
     for batch in batches:
-        _measure_batch(report, sessions, batch, rounds, say)
+        _measure_batch(
+            report,
+            [(one, sessions[one.name]) for one in configurations if one.name in sessions],
+            batch,
+            rounds,
+            need,
+            say,
+            finished,
+        )
+    sessions.clear()  # Their memory is needed next.
     if memory:
-        for one in configurations:
-            if one.name in sessions and one.name not in failures:
-                say(f"memory of {one.name}")
-                used = _attempt(failures, one.name, partial(_in_own_process, (one, side, max(batches), number)))
-                if used is not None:
-                    report.memory[one.name] = used
+        _measure_memory(report, configurations, need, say)
     return report
 
 
 def _measure_batch(
-    report: Report, sessions: dict[str, Session], batch: int, rounds: int, say: Callable[[str], None]
+    report: Report,
+    sessions: Sequence[tuple[RunConfiguration, Session]],
+    batch: int,
+    rounds: int,
+    need: MemoryNeed,
+    say: Callable[[str], None],
+    finished: Callable[[Measurement], None],
 ) -> None:
     """Measure every configuration that has not failed with one batch size."""
     results: dict[str, NDArray[np.float32]] = {}
     calls: dict[str, Callable[[], NDArray[np.float32]]] = {}
-    for name, session in sessions.items():
-        if name in report.failures:
-            continue
-        say(f"batch {batch}: {name}")
-        call = _attempt(report.failures, name, partial(_prepared, session, report, batch))
+    held: dict[str, int] = {}
+    trouble = f"did not run with batch {batch}"
+    due = [(one, session) for one, session in sessions if one.name not in report.failures]
+    for one, session in due:
+        say(f"batch {batch}: {one.name}")
+        before = host.resident() or 0
+        call = _attempt(report.failures, one.name, trouble, partial(_prepared, one, session, report, batch, need))
         if call is not None:
-            calls[name], results[name] = call, call()
+            calls[one.name], results[one.name] = call, call()
+            held[one.name] = max(0, (host.resident() or 0) - before)
+    for one, _ in due:  # The others keep memory by now.
+        if one.name in calls:
+            fits = partial(need.check, one, None, batch, held[one.name])
+            _attempt(report.failures, one.name, trouble, fits)
+            if one.name in report.failures:
+                del calls[one.name]
     say(f"batch {batch}: latency")
     times = cpu_times(calls, rounds)
-    for name in results:
+    for one, session in due:
+        name = one.name
+        if name not in calls:
+            continue
         say(f"batch {batch}: throughput of {name}")
-        session = sessions[name]
         k = resolve_k(session.manifest, report.k)
         tiles = _throughput(session, batch, report.tile, k, times[name] / 1e3)
-        report.measurements.append(
-            Measurement(
-                configuration=name,
-                batch=batch,
-                milliseconds=times[name],
-                tiles_per_second=tiles,
-                megapixels_per_second=tiles * report.tile**2 / 1e6,
-                overhead=host_overhead(session, report.tile, batch, k),
-                psnr=_psnr(results, name, session.manifest),
-            )
+        measurement = Measurement(
+            configuration=name,
+            batch=batch,
+            milliseconds=times[name],
+            tiles_per_second=tiles,
+            megapixels_per_second=tiles * report.tile**2 / 1e6,
+            overhead=host_overhead(session, report.tile, batch, k),
+            psnr=_psnr(results, name, session.manifest),
         )
+        report.measurements.append(measurement)
+        finished(measurement)
 
 
-def _prepared(session: Session, report: Report, batch: int) -> Callable[[], NDArray[np.float32]]:
+def _measure_memory(
+    report: Report, configurations: Sequence[RunConfiguration], need: MemoryNeed, say: Callable[[str], None]
+) -> None:
+    """Measure the memory of every configuration with the largest batch that it was measured with."""
+    for one in configurations:
+        batches = [measured.batch for measured in report.measurements if measured.configuration == one.name]
+        if not batches:
+            continue
+        say(f"memory of {one.name}")
+
+        def work(one: RunConfiguration = one, batch: int = max(batches)) -> tuple[float, float | None]:
+            need.check(one, None, batch)
+            return measure_memory(one, report.tile, batch, report.k)
+
+        used = _attempt(report.failures, one.name, "has no figure for memory", work)
+        if used is not None:
+            report.memory[one.name] = used
+
+
+def _prepared(
+    one: RunConfiguration, session: Session, report: Report, batch: int, need: MemoryNeed
+) -> Callable[[], NDArray[np.float32]]:
     """Run once, because the first run of a shape prepares for it; return the call that runs again."""
     k = resolve_k(session.manifest, report.k)
     choose(session.manifest, 10**4, 10**4, tile=report.tile, batch=batch)  # Raises for a tile that it does not take.
-    images, *extras = test_inputs(session.manifest, (batch, report.tile, report.tile))
+    need.check(one, session, batch)
+    images, *extras = synthetic_inputs(session.manifest, (batch, report.tile, report.tile))
     session.run(images, k, *extras)
     return partial(session.run, images, k, *extras)
 
@@ -209,7 +259,7 @@ def host_overhead(session: Session, tile: int, batch: int, k: int | None) -> flo
         Neighbours of each node; None for a model without a key graph.
     """
     manifest = session.manifest
-    photo, inputs = test_scene(manifest, tile, tile * batch * _PHOTO_BATCHES)
+    photo, inputs = synthetic_scene(manifest, tile, tile * batch * _PHOTO_BATCHES)
     inputs = inputs | {name: _eight_bits(inputs[name]) for name in manifest.views[1:]}
     image = _eight_bits(photo)
     timed = TimedSession(session)
@@ -244,7 +294,7 @@ class TimedSession:
 
 def _throughput(session: Session, batch: int, tile: int, k: int | None, seconds: float) -> float:
     """Return tiles per second in a stream of batches, of which one alone takes about `seconds`."""
-    inputs = test_inputs(session.manifest, (batch, tile, tile))
+    inputs = synthetic_inputs(session.manifest, (batch, tile, tile))
     count = min(max(round(_STREAM_SECONDS / seconds), _STREAM_LEAST), _STREAM_MOST)
 
     def stream() -> Iterator[Inputs]:
@@ -267,35 +317,10 @@ def _psnr(results: dict[str, NDArray[np.float32]], name: str, manifest: Manifest
     return 10 * math.log10((high - low) ** 2 / error) if error else math.inf
 
 
-def _attempt(failures: dict[str, str], name: str, work: Callable[[], T]) -> T | None:
-    """Do some work for one configuration; if it raises, record the failure and return None."""
+def _attempt(failures: dict[str, str], name: str, trouble: str, work: Callable[[], T]) -> T | None:
+    """Do some work for one configuration; if it raises, record the trouble with the reason, and return None."""
     try:
         return work()
     except Exception as error:  # PyTorch, its compiler, an engine: whatever it raises, the others are measured.
-        failures[name] = " ".join(str(error).split())[:300] or type(error).__name__
+        failures[name] = f"{trouble}: {' '.join(str(error).split())[:300] or type(error).__name__}"
         return None
-
-
-def _in_own_process(work: tuple[RunConfiguration, int, int, int | None]) -> tuple[float, float | None]:
-    """Measure memory in a process of its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_memory, work)
-
-
-def _memory(configuration: RunConfiguration, tile: int, batch: int, k: int | None) -> tuple[float, float | None]:
-    """Return the peak MiB of this process, and the MiB of the GPU that it took; None on the CPU."""
-    device = configuration.gpu()
-    before = 0 if device is None else used_memory(device)
-    session = configuration.open()
-    images, *extras = test_inputs(session.manifest, (batch, tile, tile))
-    session.run(images, k, *extras)
-    on_gpu = None if device is None else (used_memory(device) - before) / 2**20
-    return _peak_memory(), on_gpu
-
-
-def _peak_memory() -> float:
-    """Return the peak resident MiB of this process; `getrusage` would count its parent's as well."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 2**10
-    raise KeygraphError("this system does not report the peak memory of a process")

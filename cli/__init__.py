@@ -6,13 +6,18 @@ from `arguments`, and add a line to `COMMANDS`.
 
 from __future__ import annotations
 
+import contextlib
+import io
+import itertools
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ..errors import KeygraphError, MissingDependencyError
+from ..errors import InputError, KeygraphError, MissingDependencyError
+from ..installation import install_line, package_line, reinstall_line, shadowing
 
 if TYPE_CHECKING:
     import typer
@@ -131,41 +136,74 @@ def _guarded(arguments: list[str], run: Callable[[list[str]], Any]) -> int:
     """Call `run` with the arguments; turn any exception into one line on stderr and an exit code."""
     rest = [argument for argument in arguments if argument != "--debug"]
     debug = len(rest) < len(arguments)
+
+    def fail(message: str, code: int) -> int:
+        line = " ".join(message.split())
+        print(f"error: {line}", file=sys.stderr)
+        _replace_junit(arguments, line)
+        return code
+
     try:
-        return int(run(rest) or 0)
+        with _printable_names():
+            return int(run(rest) or 0)
     except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+        return fail("interrupted", 130)
     except ModuleNotFoundError as error:
         if debug:
             traceback.print_exc()
         missing = _missing(error)
-        return _fail(str(missing), missing.exit_code)
+        return fail(str(missing), missing.exit_code)
     except KeygraphError as error:
         if debug:
             traceback.print_exc()
-        return _fail(str(error), error.exit_code)
+        return fail(str(error), error.exit_code)
     except Exception as error:
         if type(error).__name__ == "Abort":  # Typer's exception for Ctrl+C.
-            return _fail("interrupted", 130)
+            return fail("interrupted", 130)
         if hasattr(
             error, "format_message"
         ):  # Wrong usage. Which package this exception comes from depends on Typer's version.
-            return _fail(f"{error.format_message()} (see --help)", 2)
+            return fail(f"{error.format_message()} (see --help)", 2)
         if debug:
             traceback.print_exc()
         name = "out of memory" if isinstance(error, MemoryError) else f"unexpected {type(error).__name__}: {error}"
-        return _fail(f"{name} (--debug shows where)", 1)
+        return fail(f"{name} (--debug shows where)", 1)
+
+
+@contextmanager
+def _printable_names() -> Iterator[None]:
+    """Print characters that stdout cannot encode as escapes: the bytes of a file's name need not be UTF-8."""
+    stream = sys.stdout
+    if not isinstance(stream, io.TextIOWrapper) or stream.errors != "strict":
+        yield
+        return
+    stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        stream.reconfigure(errors="strict")
 
 
 def _missing(error: ModuleNotFoundError) -> KeygraphError:
     package = (error.name or "").partition(".")[0]
     if package in ("", "keygraph"):
-        return KeygraphError(f"{error}; this installation is incomplete: pip install --force-reinstall keygraph")
+        remedy = shadowing() or f"this installation is incomplete; repair it with: {reinstall_line()}"
+        return KeygraphError(f"{error}; {remedy}")
     extra = _EXTRAS.get(package)
-    line = f"pip install 'keygraph[{extra}]'" if extra else f"pip install {package}"
+    line = install_line(extra) if extra else package_line(package)
     return MissingDependencyError(f"the package {package} is not installed; install it with: {line}")
 
 
-def _fail(message: str, code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return code
+def _replace_junit(arguments: Sequence[str], message: str) -> None:
+    """Write the file of ``compare --junit`` where there is no result, in place of one of an earlier run."""
+    if "compare" not in arguments:
+        return
+    given = [value for option, value in itertools.pairwise([*arguments, ""]) if option == "--junit"]
+    given += [argument.partition("=")[2] for argument in arguments if argument.startswith("--junit=")]
+    if given and given[-1]:
+        from ..parity.output.junit_error import check_junit, write_junit_error
+
+        # What is wrong with the file itself matters less than the error that was printed.
+        with contextlib.suppress(InputError, OSError):
+            check_junit(given[-1])
+            write_junit_error(given[-1], message)

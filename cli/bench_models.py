@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import platform
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ..bench.configurations import run_configurations
-from ..bench.models import Report, measure
+from ..bench.models import Measurement, Report, measure
 from ..environment.machine import processor
 from ..errors import InputError
 from .arguments import Device, Json, K, NoProgress, Provider, Rounds, Threads
 from .output import status
-from .table import show
+from .table import show, stream
 
 
 def bench(
@@ -54,12 +55,19 @@ def bench(
     configurations = run_configurations(
         list(map(str, models)), None if against is None else str(against), device, provider, threads
     )
-    with status(quiet=quiet or as_json) as say:
-        report = measure(configurations, tile=tile, batches=_batches(batch), k=k, rounds=rounds, memory=memory, say=say)
-    if as_json:
-        print(json.dumps(_as_json(report), allow_nan=False))
-    else:
-        _show(report)
+    printed = _Document() if as_json else _Table()
+    with status(quiet=quiet or as_json) as say, contextlib.closing(printed):
+        report = measure(
+            configurations,
+            tile=tile,
+            batches=_batches(batch),
+            k=k,
+            rounds=rounds,
+            memory=memory,
+            say=say,
+            started=printed.start,
+            finished=printed.add,
+        )
     if not report.measurements:
         raise typer.Exit(1)
 
@@ -79,27 +87,53 @@ def _machine() -> str:
     return f"{model or platform.machine()}, {os.cpu_count()} cores"
 
 
-def _as_json(report: Report) -> dict[str, Any]:
-    values = dataclasses.asdict(report)
-    for measurement in values["measurements"]:
-        # The key "way" is the configuration's name in the first version of this output, which users may read.
-        measurement["way"] = measurement.pop("configuration")
+class _Document:
+    """One JSON document on stdout, written as it becomes known, a measurement per line."""
+
+    def __init__(self) -> None:
+        self._report: Report | None = None
+
+    def start(self, report: Report) -> None:
+        self._report, self._separator = report, "\n"
+        known = {"version": 2, "machine": _machine(), "tile": report.tile, "k": report.k}
+        text = json.dumps(known | {"descriptions": report.descriptions}, allow_nan=False)
+        self._write(f'{text[:-1]}, "measurements": [')
+
+    def add(self, measurement: Measurement) -> None:
+        values = dataclasses.asdict(measurement)
         # JSON has no infinity: equal results have no PSNR.
-        measurement["psnr"] = None if math.isinf(measurement["psnr"] or 0) else measurement["psnr"]
-    return {"machine": _machine(), **values}
+        values["psnr"] = None if math.isinf(measurement.psnr or 0) else measurement.psnr
+        self._write(self._separator + json.dumps(values, allow_nan=False))
+        self._separator = ",\n"
+
+    def close(self) -> None:
+        """Complete the document, with what was measured until then."""
+        if self._report is not None:
+            rest = json.dumps({"memory": self._report.memory, "failures": self._report.failures}, allow_nan=False)
+            self._write(f"\n], {rest[1:]}\n")
+
+    def _write(self, text: str) -> None:
+        print(text, end="", flush=True)
 
 
-def _show(report: Report) -> None:
-    """Print the measurements as a table."""
-    k = "" if report.k is None else f", k {report.k}"
-    print(f"{_machine()}\ntiles of {report.tile} x {report.tile}{k}\n")
-    for name, description in report.descriptions.items():
-        print(f"{name}: {description}")
-    print()
-    rows = []
-    for one in report.measurements:
-        rss, on_gpu = report.memory.get(one.configuration, (None, None))
-        rows.append(
+class _Table:
+    """A table on stdout, row by row; below it the memory, and what failed."""
+
+    def __init__(self) -> None:
+        self._report: Report | None = None
+
+    def start(self, report: Report) -> None:
+        self._report = report
+        k = "" if report.k is None else f", k {report.k}"
+        print(f"{_machine()}\ntiles of {report.tile} x {report.tile}{k}\n")
+        for name, description in report.descriptions.items():
+            print(f"{name}: {description}")
+        print()
+        header = ("configuration", "batch", "ms", "tiles/s", "MP/s", "host", "PSNR")
+        self._row = stream(header, list(report.descriptions))
+
+    def add(self, one: Measurement) -> None:
+        self._row(
             (
                 one.configuration,
                 str(one.batch),
@@ -108,10 +142,18 @@ def _show(report: Report) -> None:
                 f"{one.megapixels_per_second:.3f}",
                 f"{one.overhead:+.1%}",
                 "-" if one.psnr is None else "equal" if math.isinf(one.psnr) else f"{one.psnr:.0f} dB",
-                "-" if rss is None else f"{rss:.0f}",
-                "-" if on_gpu is None else f"{on_gpu:.0f}",
             )
         )
-    show(("configuration", "batch", "ms", "tiles/s", "MP/s", "host", "PSNR", "MiB", "GPU MiB"), rows)
-    for name, why in report.failures.items():
-        print(f"note: {name} did not run: {why}")
+
+    def close(self) -> None:
+        if self._report is None:
+            return
+        if self._report.memory:
+            rows = [
+                (name, f"{resident:.0f}", "-" if on_gpu is None else f"{on_gpu:.0f}")
+                for name, (resident, on_gpu) in self._report.memory.items()
+            ]
+            print()
+            show(("memory, largest batch", "MiB", "GPU MiB"), rows)
+        for name, why in self._report.failures.items():
+            print(f"note: {name} {why}")

@@ -111,13 +111,13 @@ def _as_json(
     problem: Problem, device: torch.device, machine: str, times: dict[str, Times], rooflines: dict[str, float]
 ) -> dict[str, Any]:
     return {
+        "version": 2,
         "device": device.type,
         "machine": machine,
         "torch": torch.__version__,
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
         "problem": vars(problem),
-        # The key "floor" is the roofline's name in the first version of this output, which users may read.
-        "operators": {op: {**each.as_json(), "floor": rooflines.get(op)} for op, each in times.items()},
+        "operators": {op: {**each.as_json(), "roofline": rooflines.get(op)} for op, each in times.items()},
     }
 
 

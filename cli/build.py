@@ -26,7 +26,10 @@ from ..engines.options import (
 )
 from ..engines.targets import TARGETS, can_build, find_target
 from ..errors import InputError, MissingDependencyError
+from ..installation import install_line
+from ..integrity import UNCHANGED
 from ..runtime.backends.engine_metadata import BACKENDS
+from ..runtime.companion_files import check_outputs
 from .arguments import Json, Quiet
 from .output import no_note, note, progress_bar
 from .table import show
@@ -99,6 +102,8 @@ def build(
     gpu = local_gpu()
     targets = list({found.name: found for found in map(find_target, target or [])}.values())
     loaded = load_model(model)
+    if loaded.integrity.state != UNCHANGED and not quiet:
+        note(f"{model}: {loaded.integrity.words}")
     software, targets = choose(backend, targets, gpu)
     options = Options(
         profiles=read_profiles(loaded.manifest, tile or [], batch or []),
@@ -111,7 +116,7 @@ def build(
         timing_cache=timing_cache is not None,
     )
     options.check_backend(software.backend, has_gpu=gpu is not None)
-    library = find_plugin(plugin, software.backend, quiet)
+    library = find_plugin(plugin, software.backend, quiet) if loaded.has_operators else None
     folder = out if out is not None else model.parent
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; create it first, or choose another with -o")
@@ -144,6 +149,8 @@ def build(
         )
         for one in targets
     ]
+    read = [model] if library is None else [model, library]
+    check_outputs([*(job.engine for job in jobs), *([timing_cache] if timing_cache else [])], read)
     with progress_bar(f"building with {software}", quiet=quiet) as progress:
         outcomes = build_engines(loaded, jobs, notice=no_note if quiet else note, progress=progress)
     _report(loaded, outcomes, str(software), as_json=as_json, quiet=quiet)
@@ -220,7 +227,7 @@ def _list_targets(as_json: bool) -> None:
     print()
     extras = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}
     for backend, version in installed.items():
-        print(version or f"{BACKENDS[backend]} is not installed: pip install 'keygraph[{extras[backend]}]'")
+        print(version or f"{BACKENDS[backend]} is not installed: {install_line(extras[backend])}")
     print(f"this machine's GPU: {f'{gpu.name}, {gpu.target}' if gpu else 'none'}")
 
 

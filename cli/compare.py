@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,15 +14,16 @@ import typer
 
 from ..errors import InputError
 from ..export.precision_search.comparison import check_models, search_run
-from ..files import check_place
 from ..manifest import IMAGE_INPUT
 from ..parity import Run
 from ..parity import compare as compare_models
 from ..parity.output import archive, junit
 from ..parity.output.baseline import changed_numbers, find_regressions, read_run
+from ..parity.output.junit_error import check_junit, write_junit_error
 from ..parity.output.report import check_report, write_report
 from ..parity.pass_criteria import Failures, find_failures
 from ..parity.sides import spec
+from ..runtime.companion_files import check_outputs
 from ..runtime.io.input_files import InputFile, matching_inputs
 from .arguments import Device, ExtraInputs, Json, Provider, parse_pixels
 from .comparison_tables import show_run
@@ -109,14 +111,18 @@ def compare(
     # Everything that can be checked without a model is checked before the first one is loaded.
     previous = read_run(baseline) if baseline is not None else None
     if junit_file is not None:
-        check_place(junit_file)
+        check_junit(junit_file)
+        # Replaced by the result: what an earlier run wrote must not stay where this one is killed.
+        write_junit_error(junit_file, "the comparison did not finish")
     if report is not None:
         check_report(report)
     if save is not None:
         archive.check_folder(save)
+    written = [path for path in (junit_file, report, save, emit_polygraphy) if path is not None]
     at_least = None if fail_under is None else _decibels(fail_under)
     options: dict[str, Any]
     earlier = None
+    images: list[dict[str, InputFile]] = []
     if emit_polygraphy is not None and (
         replay or clean or tile or save or junit_file or report or baseline or fail_under or blocks or bisect
     ):
@@ -131,10 +137,11 @@ def compare(
         at_least = settings.get("at_least") if at_least is None else at_least
         blocks = blocks or bool(settings.get("blocks"))
         command = ["--replay", str(replay)]
+        read = list(replay.rglob("*"))
     else:
         texts, pictures = _apart(models or [], inputs)
         named = [spec.parse_spec(text).by_default(device, provider) for text in texts]
-        images, targets = _pictures(pictures, beside or [], clean)
+        images, targets = _pictures(pictures, beside or [], clean, no_note if quiet else note)
         options = {
             "inputs": images,
             "clean": targets,
@@ -142,11 +149,15 @@ def compare(
             "tile": None if tile is None else parse_pixels(tile, "--tile", "none", "auto"),
         }
         command = _command(named, pictures, beside or [], clean, k, tile)
-        if emit_polygraphy is not None:
-            _emit(emit_polygraphy, named, images, k, command)
-            if not quiet:
-                print(f"wrote {emit_polygraphy}; run it with: python {emit_polygraphy}")
-            return
+        read = [file.path for file in (*(file for image in images for file in image.values()), *targets)]
+    if replay is not None and save is not None and save.exists() and save.samefile(replay):
+        written.remove(save)  # The repeated run takes the place of the earlier one, with the same inputs.
+    check_outputs(written, [*read, *(model.path for model in named), *([baseline] if baseline is not None else [])])
+    if emit_polygraphy is not None:
+        _emit(emit_polygraphy, named, images, k, command)
+        if not quiet:
+            print(f"wrote {emit_polygraphy}; run it with: python {emit_polygraphy}")
+        return
     if fail_under is not None:
         command += ["--fail-under", fail_under]
     command += [*(["--blocks"] if blocks else []), *(["--bisect"] if bisect else [])]
@@ -218,11 +229,11 @@ def _apart(arguments: list[str], inputs: list[Path] | None) -> tuple[list[str], 
 
 
 def _pictures(
-    given: list[Path], beside: list[str], clean: Path | None
+    given: list[Path], beside: list[str], clean: Path | None, notice: Callable[[str], None]
 ) -> tuple[list[dict[str, InputFile]], list[InputFile]]:
     """Return the images, each with its extra inputs, and the clean images."""
     others = parse_inputs(beside)
-    found = find_images(given, others)
+    found = find_images(given, others, notice)
     for option in [*(["--input"] if others else []), *(["--clean"] if clean else [])]:
         if not found:
             raise InputError(f"{option} goes with images, and there are none; give them with --inputs IMAGE")

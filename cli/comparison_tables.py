@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from ..errors import counted
 from ..parity import BlockDifference, Comparison, Difference, InputResult, Run, StageAgreement
 from ..parity.output.baseline import CEILING, CLEAN_MARGIN, PSNR_MARGIN
 from ..parity.output.report.formatting import share
@@ -32,7 +33,7 @@ def show_run(run: Run, regressions: Failures | None = None, changed: Sequence[st
             print()
         _show(comparison)
     if changed is not None:
-        print(f"\nREPEATED: {len(changed)} numbers changed" if changed else "\nREPEATED: the same numbers as then")
+        print(f"\nREPEATED: {counted(len(changed), 'change')}" if changed else "\nREPEATED: the same numbers as then")
         _indented(changed)
     if regressions is not None:
         print(

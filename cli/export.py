@@ -10,11 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import InputError
+from ..errors import InputError, counted
 from ..export import export as export_file
+from ..files import check_place
 from ..manifest import Manifest
 from ..manifest_summary import half_precision_lines, statistics_lines
 from ..models import load_checkpoint
+from ..runtime.companion_files import check_outputs, read_with
 from ..runtime.preprocess.request import input_names
 from .arguments import Quiet
 from .inputs import parse_inputs
@@ -92,8 +94,12 @@ def export(
     target = out if out is not None else checkpoint.with_suffix(".onnx")
     if target.suffix != ".onnx":
         raise InputError(f"{target} does not end with .onnx; name the file to write with -o FILE.onnx")
-    if target.is_dir() or not target.parent.is_dir():
-        raise InputError(f"cannot write {target}: its folder does not exist, or it is a folder; choose another with -o")
+    check_place(target)
+    inputs = parse_inputs(beside or [])
+    read = [checkpoint, key_map, config, *(given.path for given in inputs.values())]
+    if calibration is not None and calibration.is_dir():
+        read += calibration.iterdir()
+    check_outputs([target], [path for path in read if path is not None])
     fixed_k, fixed_shape = _k(k), _shape(shape)
     start = time.monotonic()
     model = load_checkpoint(checkpoint, key_map=key_map, config=config, entry=entry)
@@ -111,7 +117,7 @@ def export(
             half_io=half_io,
             target_psnr=target_psnr,
             calibration=calibration,
-            inputs={name: str(given) for name, given in parse_inputs(beside or []).items()},
+            inputs={name: str(given) for name, given in inputs.items()},
             verification=verification,
             progress=progress,
         )
@@ -149,7 +155,7 @@ def summary(manifest: Manifest) -> list[str]:
         worst = min(check["psnr"] for check in checks)
         links = max(check["links_different"] for check in checks)
         lines.append(
-            f"verified against PyTorch with {name}: at least {worst:.0f} dB in {len(checks)} runs; "
+            f"verified against PyTorch with {name}: at least {worst:.0f} dB in {counted(len(checks), 'run')}; "
             f"{links:.4%} of links differ, all near ties"
         )
     if manifest.statistics is not None:
@@ -183,5 +189,4 @@ def _shape(text: str) -> tuple[int, int, int] | None:
 
 
 def _size(path: Path) -> int:
-    data = path.with_name(path.name + ".data")
-    return path.stat().st_size + (data.stat().st_size if data.exists() else 0)
+    return sum(file.stat().st_size for file in read_with(path))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import InputError
-from ..runtime.io.input_files import InputFile, images_in_folder
+from ..runtime.companion_files import read_with
+from ..runtime.io.input_files import InputFile, read_folder
 
 
-def find_images(given: Sequence[Path], beside: Mapping[str, InputFile]) -> list[InputFile]:
+def find_images(
+    given: Sequence[Path], beside: Mapping[str, InputFile], notice: Callable[[str], None]
+) -> list[InputFile]:
     """Return the image files, with every folder replaced by the images in it, sorted by name.
 
     Subfolders are not searched. Cubes are taken only from folders without pictures, because arrays beside pictures are
@@ -21,6 +25,8 @@ def find_images(given: Sequence[Path], beside: Mapping[str, InputFile]) -> list[
         Image files (``FILE:VARIABLE`` for one array of a file with several) or folders.
     beside
         What `parse_inputs` returned: these files are not images to restore.
+    notice
+        Called with a line for each folder that holds something else, too.
 
     Raises
     ------
@@ -28,12 +34,15 @@ def find_images(given: Sequence[Path], beside: Mapping[str, InputFile]) -> list[
         A file does not exist, or a folder holds no image.
     """
     found: list[InputFile] = []
-    exclude = {other.path.resolve() for other in beside.values()}
+    exclude = {Path(os.path.realpath(file)) for other in beside.values() for file in read_with(other.path)}
     for path in given:
         file = InputFile.parse(path)
-        if path.is_dir():
-            found += [InputFile(image) for image in images_in_folder(path, exclude)]
-        elif file.path.exists():
+        if os.path.isdir(path):
+            folder = read_folder(path, exclude)
+            found += [InputFile(image) for image in folder.images]
+            if folder.notice is not None:
+                notice(folder.notice)
+        elif os.path.lexists(file.path):
             found.append(file)
         else:
             raise InputError(f"{path} does not exist; give an image file or a folder of them")
@@ -56,6 +65,6 @@ def parse_inputs(options: Sequence[str]) -> dict[str, InputFile]:
         if name in found:
             raise InputError(f"--input {name} is given twice; give one file, or a folder for a folder of images")
         found[name] = InputFile.parse(file)
-        if not found[name].path.exists():
+        if not os.path.exists(found[name].path):
             raise InputError(f"--input {name}: {found[name].path} does not exist; give a file, or a folder of them")
     return found

@@ -57,10 +57,10 @@ def describe(path: Path) -> Description:
         from ..engines.describe import describe_engine
 
         return describe_engine(path)
-    if cubes.is_cube(path):
+    if file.page is None and cubes.is_cube(path):
         from ..runtime.io.describe import describe_cube
 
-        return describe_cube(path, variable)
+        return describe_cube(path, None if file.bands else variable)
     if is_checkpoint(path, start):
         from ..models.describe import describe_checkpoint
 
@@ -68,7 +68,7 @@ def describe(path: Path) -> Description:
     if suffix in images.FORMATS or start.startswith(_IMAGE_STARTS) or start[8:12] == b"WEBP":
         from ..runtime.io.describe import describe_image
 
-        return describe_image(path)
+        return describe_image(path, file.page or 1)
     raise InputError(
         f"{path} is of no kind that keygraph knows; it reads checkpoints ({', '.join(CHECKPOINT_SUFFIXES)}), .onnx, "
         f"engines ({ENGINE_SUFFIX}), spectral cubes ({', '.join(cubes.FORMATS)}), and images "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 
 
 def note(message: str) -> None:
@@ -41,13 +41,19 @@ def progress_bar(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, 
 
 @contextmanager
 def status(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
-    """Show a status line while the block runs, on a terminal only; yield the function that sets the line."""
+    """Show a status line while the block runs, on a terminal only; yield the function that sets the line.
+
+    What is printed meanwhile appears above the line.
+    """
     if quiet or not sys.stderr.isatty():
         yield lambda _line: None
         return
     from rich.console import Console
 
-    with Console(stderr=True).status("starting") as shown:
+    stdout = sys.stdout
+    # Rich sends stdout to its console meanwhile, which is right on a terminal only.
+    own_stdout = nullcontext() if stdout.isatty() else redirect_stdout(stdout)
+    with Console(stderr=True).status("starting") as shown, own_stdout:
         yield shown.update
 
 

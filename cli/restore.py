@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .. import load
-from ..errors import KeygraphError
-from ..runtime.restore_files import Report, run_job
-from ..runtime.restore_job import plan_jobs
+from ..runtime.restore_files import Report, run_jobs
+from ..runtime.restore_job import FailedImage, plan_jobs
 from ..runtime.restore_options import RestoreOptions
 from .arguments import (
     AllowHostCode,
@@ -39,7 +39,8 @@ def restore(
         list[Path],
         typer.Argument(
             metavar="IN...",
-            help="Images (PNG, JPEG, TIFF, WebP), cubes (.mat, .npy, .npz, .hdr, TIFF; FILE:VARIABLE), or folders.",
+            help="Images (PNG, JPEG, TIFF, WebP, AVIF, HEIC), cubes (.mat, .npy, .npz, .hdr, TIFF; FILE:VARIABLE), "
+            "or folders.",
         ),
     ],
     out: Annotated[
@@ -64,16 +65,22 @@ def restore(
     scratch: Scratch = None,
     allow_host_code: AllowHostCode = False,
     threads: Threads = None,
+    fail_fast: Annotated[
+        bool,
+        typer.Option("--fail-fast", help="Stop at the first of several images that cannot be restored."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Restore images with an exported model or a checkpoint.
 
-    In an output folder each result has the name of its image; a spectral result of a picture becomes a .mat file.
-    Existing results are replaced, inputs never.
+    In an output folder each result has the name of its image; a spectral result of a picture becomes a .mat file, and
+    a picture in a format that is only read a .png file. Existing results are replaced, inputs never. Of several images,
+    those that cannot be restored are listed at the end, with exit code 1.
     """
+    notice = no_note if quiet else note
     extra_inputs = parse_inputs(beside or [])
-    images = find_images(inputs, extra_inputs)
+    images = find_images(inputs, extra_inputs, notice)
     options = RestoreOptions(
         k=k,
         tile=parse_pixels(tile, "--tile", "none", "auto"),
@@ -88,30 +95,45 @@ def restore(
         provider=provider,
         threads=threads,
         allow_host_code=allow_host_code,
-        notice=no_note if quiet else note,
+        notice=notice,
     )
     into_folder = any(given.is_dir() for given in inputs)
-    jobs = plan_jobs(restorer, images, extra_inputs, out, options, preview=preview, into_folder=into_folder)
+    plan = plan_jobs(
+        restorer,
+        images,
+        extra_inputs,
+        out,
+        options,
+        preview=preview,
+        into_folder=into_folder,
+        fail_fast=fail_fast,
+        read=[model],
+    )
     if not quiet and not as_json:
         print(f"{model}: {restorer.description}", file=sys.stderr)
-    exit_code = 0
-    for job in jobs:
-        try:
-            with progress_bar(job.image.file.path.name, quiet=quiet) as progress:
-                report = run_job(restorer, job, progress)
-        except KeygraphError as error:
-            if len(jobs) == 1:
-                raise
-            exit_code = max(exit_code, error.exit_code)
-            if as_json:
-                print(json.dumps({"source": str(job.image.file), "error": str(error)}), flush=True)
-            print(f"error: {error}", file=sys.stderr)
-            continue
+    if plan.failed:
+        notice(f"{len(plan.failed)} of {len(images)} images cannot be restored; they are listed at the end")
+    failed = list(plan.failed)
+    if as_json:
+        for failure in failed:
+            _print_json(failure)
+    stop = fail_fast or (len(images) == 1 and not into_folder)
+    for result in run_jobs(restorer, plan.jobs, partial(progress_bar, quiet=quiet), fail_fast=stop):
+        if isinstance(result, FailedImage):
+            failed.append(result)
         if as_json:
-            print(json.dumps(dataclasses.asdict(report)), flush=True)
-        elif not quiet:
-            print(_line(report), flush=True)
-    raise typer.Exit(exit_code)
+            _print_json(result)
+        elif isinstance(result, Report) and not quiet:
+            print(_line(result), flush=True)
+    for failure in failed:
+        print(f"error: {failure.error}", file=sys.stderr)
+    if failed:
+        print(f"error: {len(failed)} of {len(images)} images were not restored", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _print_json(result: Report | FailedImage) -> None:
+    print(json.dumps(dataclasses.asdict(result)), flush=True)
 
 
 def _line(report: Report) -> str:

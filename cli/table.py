@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 Rows = Sequence[Sequence[str]]
 
@@ -25,6 +25,26 @@ def show(header: Sequence[str], rows: Rows, *, left: int = 1) -> None:
         except ImportError:
             pass  # Rich is optional: without it the table is plain.
     print(plain(header, rows, left))
+
+
+def stream(header: Sequence[str], first: Sequence[str]) -> Callable[[Sequence[str]], None]:
+    """Print a table's header on stdout; return a function that prints one row, for rows that are far apart in time.
+
+    Parameters
+    ----------
+    header
+        Titles of the columns; all but the first hold numbers and are aligned to the right.
+    first
+        Everything that may stand in the first column, which gives its width.
+    """
+    widths = [max(map(len, (header[0], *first))), *(max(len(title), 7) for title in header[1:])]
+
+    def row(cells: Sequence[str]) -> None:
+        numbers = (cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))
+        print("  ".join((cells[0].ljust(widths[0]), *numbers)), flush=True)
+
+    row(header)
+    return row
 
 
 def plain(header: Sequence[str], rows: Rows, left: int) -> str:

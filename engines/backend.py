@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from ..errors import InputError, MissingDependencyError
+from ..installation import install_line
 from ..runtime.backends.engine_metadata import BACKENDS
 from ..runtime.backends.tensorrt_bindings import load_backend
 from ..runtime.device.cuda_driver import Gpu, require_gpu
@@ -101,8 +102,8 @@ def _automatic(targets: Sequence[Target], gpu: Gpu | None) -> Software:
     for backend in ["tensorrt", "tensorrt-rtx"] if own else ["tensorrt-rtx"]:
         with suppress(MissingDependencyError):
             return find_software(backend)
-    also = " or pip install 'keygraph[tensorrt]'" if own else ""
+    also = f" or {install_line('tensorrt')}" if own else ""
     raise MissingDependencyError(
         f"no TensorRT that could build for {', '.join(target.name for target in targets)} is installed; install one "
-        f"with: pip install 'keygraph[rtx]'{also}"
+        f"with: {install_line('rtx')}{also}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -10,14 +11,17 @@ from pathlib import Path
 
 from ..errors import InputError, MissingDependencyError
 from ..files import check_place, unwritable
+from ..installation import install_line
 from ..runtime.backends.engine_metadata import EngineMetadata, check_digest, metadata_path, read
+from ..runtime.companion_files import log_path as log_path
 from . import cache_key
 
 try:
     from filelock import FileLock, Timeout
 except ImportError as error:
     raise MissingDependencyError(
-        f"building engines needs {error.name}; install it with: pip install 'keygraph[rtx]', or 'keygraph[tensorrt]'"
+        f"building engines needs {error.name}; install it with: {install_line('rtx')}, or for TensorRT with: "
+        f"{install_line('tensorrt')}"
     ) from error
 
 _PARTIAL = ".partial"
@@ -36,11 +40,6 @@ def engine_path(model: Path, target: str, folder: Path | None) -> Path:
         The folder of the engine; None for the ONNX file's folder.
     """
     return (folder or model.parent) / f"{model.stem}.{target.replace('_', '')}.plan"
-
-
-def log_path(engine: Path) -> Path:
-    """Return the path of an engine's build log."""
-    return engine.with_name(f"{engine.name}.log")
 
 
 def find(engine: Path, ingredients: dict[str, str]) -> tuple[EngineMetadata | None, str]:
@@ -65,6 +64,11 @@ def find(engine: Path, ingredients: dict[str, str]) -> tuple[EngineMetadata | No
     return metadata, ""
 
 
+def _hidden_name(engine: Path) -> str:
+    """Return how the names of an engine's lock and partial files begin; short, whatever the engine is called."""
+    return f".keygraph-{hashlib.sha256(os.fsencode(engine.name)).hexdigest()[:16]}"
+
+
 @contextmanager
 def locked(engine: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """Hold the lock of an engine inside the block, so that one process builds it at a time.
@@ -85,7 +89,7 @@ def locked(engine: Path, waiting: Callable[[], None]) -> Iterator[None]:
         The folder does not exist or cannot be written.
     """
     check_place(engine)  # filelock would create a missing folder.
-    path = engine.with_name(f".{engine.name}.lock")
+    path = engine.with_name(f"{_hidden_name(engine)}.lock")
     lock = FileLock(path)
     try:
         try:
@@ -96,7 +100,7 @@ def locked(engine: Path, waiting: Callable[[], None]) -> Iterator[None]:
     except OSError as error:
         raise unwritable(engine, error) from error
     try:
-        for partial in engine.parent.glob(f".{engine.name}.*{_PARTIAL}"):
+        for partial in engine.parent.glob(f"{_hidden_name(engine)}.*{_PARTIAL}"):
             partial.unlink(missing_ok=True)
         yield
     finally:
@@ -129,7 +133,7 @@ def commit(engine: Path, data: memoryview | bytes, metadata: EngineMetadata) -> 
     partials: list[Path] = []
     try:
         for content in (data, metadata.to_json().encode()):
-            partial = engine.with_name(f".{engine.name}.{secrets.token_hex(4)}{_PARTIAL}")
+            partial = engine.with_name(f"{_hidden_name(engine)}.{secrets.token_hex(4)}{_PARTIAL}")
             partials.append(partial)
             with partial.open("xb") as file:
                 file.write(content)

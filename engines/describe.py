@@ -22,7 +22,7 @@ def describe_engine(path: Path) -> Description:
     metadata = read_metadata(path)
     check_digest(path, metadata)
     plugin, device = metadata.plugin, f" on {metadata.device}" if metadata.device else ""
-    manifest = summarize_export(metadata.manifest)
+    manifest = summarize_export(metadata.manifest, metadata.integrity)
     del manifest["shape"]  # The profiles are more precise.
     return {
         "kind": "engine",
@@ -35,7 +35,9 @@ def describe_engine(path: Path) -> Description:
         "built from": f"{metadata.model} in {metadata.seconds:g} s",
         "built again with": metadata.command(),
         "failed attempts": list(metadata.attempts),
-        "operators": f"{plugin.name}, SHA-256 {plugin.sha256[:12]}" if plugin else "the functions in the file",
+        "operators": f"{plugin.name}, SHA-256 {plugin.sha256[:12]}"
+        if plugin
+        else metadata.operators.removeprefix("operators from "),
         "inputs": [_tensor(tensor) for tensor in metadata.tensors if not tensor.output],
         "outputs": [_tensor(tensor) for tensor in metadata.tensors if tensor.output],
         "profiles": [_profile(profile) for profile in metadata.manifest.profiles],

@@ -9,15 +9,14 @@ norms are multiplied back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from ..errors import InputError
 from .model import Model, onnx
-
-_FLOAT, _HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 
 #: Added to sums of squares to avoid 0 / 0 for rows of zeros. Its root is far below the smallest half number.
 _TINY = np.float32(1e-30)
@@ -34,63 +33,72 @@ def check_precision(model: Model, target: str) -> None:
 
 def rewrite_fp32_matmuls(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy without FP32 MatMul nodes. Results agree up to the rounding of cosines to half precision."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    for function in copy.functions:
-        _replace(function.node, _sum)
-    singles = {value.name for value in copy.graph.value_info if value.type.tensor_type.elem_type == _FLOAT}
-    singles |= {tensor.name for tensor in copy.graph.initializer if tensor.data_type == _FLOAT}
-    _replace(copy.graph.node, lambda node: _cosines(node) if singles.issuperset(node.input) else [node])
-    return copy
+    model = ir.from_proto(proto)
+    for function in model.functions.values():
+        for node in list(function):
+            if node.op_type == "MatMul":
+                _replace(function, node, _sum)
+    for node in list(model.graph):
+        if node.op_type == "MatMul" and all(v is not None and v.dtype == ir.DataType.FLOAT for v in node.inputs):
+            _replace(model.graph, node, _cosines)
+    return ir.to_proto(model)
 
 
-def _replace(nodes: Any, write: Callable[[onnx.NodeProto], Iterable[onnx.NodeProto]]) -> None:
-    """Replace every MatMul by the nodes that `write` returns."""
-    written = [new for node in nodes for new in (write(node) if node.op_type == "MatMul" else [node])]
-    written = [onnx.NodeProto.FromString(node.SerializeToString()) for node in written]
-    del nodes[:]
-    nodes.extend(written)
+def _replace(graph: ir.Graph | ir.Function, node: ir.Node, write: Callable[[_Nodes, ir.Node], None]) -> None:
+    """Replace a node by those that `write` adds; the last one computes the node's output."""
+    nodes = _Nodes(node)
+    write(nodes, node)
+    ir.convenience.replace_nodes_and_values(
+        graph, node, [node], nodes.tape.nodes, [node.outputs[0]], [nodes.tape.nodes[-1].outputs[0]]
+    )
 
 
-def _sum(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+class _Nodes:
+    """Nodes in place of a product, with names that begin with its output's: they appear in the builder's messages."""
+
+    def __init__(self, product: ir.Node) -> None:
+        self.tape = ir.tape.Tape()
+        self._result = product.outputs[0].name
+
+    def add(self, op_type: str, inputs: list[ir.Value | None], name: str, **attributes: Any) -> ir.Value:
+        name = f"{self._result}{name}"
+        return self.tape.op(op_type, inputs, attributes, name=name, output=ir.Value(name=name))
+
+    def constant(self, name: str, value: np.ndarray[Any, Any] | np.generic) -> ir.Value:
+        return self.add("Constant", [], name, value=ir.tensor(np.asarray(value)))
+
+    def axis(self, name: str, axis: int) -> ir.Value:
+        return self.constant(name, np.array([axis], np.int64))
+
+
+def _sum(nodes: _Nodes, product: ir.Node) -> None:
     """Write a @ b as the sum over n of a[..., n, None] * b[..., None, n, :]."""
-    (left, right), (result,) = node.input, node.output
-    for axis in (-1, -2, -3):
-        yield _constant(f"{result}_axis{-axis}", np.array([axis], np.int64))
-    yield _make("Unsqueeze", [left, f"{result}_axis1"], f"{result}_left")
-    yield _make("Unsqueeze", [right, f"{result}_axis3"], f"{result}_right")
-    yield _make("Mul", [f"{result}_left", f"{result}_right"], f"{result}_products")
-    yield _make("ReduceSum", [f"{result}_products", f"{result}_axis2"], result, keepdims=0)
+    a, b = product.inputs
+    left = nodes.add("Unsqueeze", [a, nodes.axis("_axis1", -1)], "_left")
+    right = nodes.add("Unsqueeze", [b, nodes.axis("_axis3", -3)], "_right")
+    products = nodes.add("Mul", [left, right], "_products")
+    nodes.add("ReduceSum", [products, nodes.axis("_axis2", -2)], "", keepdims=0)
 
 
-def _cosines(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+def _cosines(nodes: _Nodes, product: ir.Node) -> None:
     """Write a @ b as |a| ((a / |a|) @ (b / |b|)) |b|, with the norms of a's rows and of b's columns.
 
     The product of the normalized matrices is at most 1 for rows of any length. TensorRT computes a product between
     Casts from and to half precision with half-precision kernels that accumulate in FP32.
     """
-    (left, right), (result,) = node.input, node.output
-    yield _constant(f"{result}_tiny", _TINY)
-    for side, values, axis in (("left", left, -1), ("right", right, -2)):
-        name = f"{result}_{side}"
-        yield _constant(f"{name}_axis", np.array([axis], np.int64))
-        yield _make("ReduceSumSquare", [values, f"{name}_axis"], f"{name}_squares", keepdims=1)
-        yield _make("Add", [f"{name}_squares", f"{result}_tiny"], f"{name}_sum")
-        yield _make("Sqrt", [f"{name}_sum"], f"{name}_norm")
-        yield _make("Div", [values, f"{name}_norm"], f"{name}_unit")
-        yield _make("Cast", [f"{name}_unit"], f"{name}_half", to=_HALF)
-        yield _make("Cast", [f"{name}_half"], f"{name}_single", to=_FLOAT)
-    yield _make("MatMul", [f"{result}_left_single", f"{result}_right_single"], f"{result}_product")
-    yield _make("Cast", [f"{result}_product"], f"{result}_cosine_half", to=_HALF)
-    yield _make("Cast", [f"{result}_cosine_half"], f"{result}_cosine", to=_FLOAT)
-    yield _make("Mul", [f"{result}_cosine", f"{result}_left_norm"], f"{result}_scaled")
-    yield _make("Mul", [f"{result}_scaled", f"{result}_right_norm"], result)
+    tiny = nodes.constant("_tiny", _TINY)
+    units, norms = [], []
+    for name, values, axis in (("_left", product.inputs[0], -1), ("_right", product.inputs[1], -2)):
+        squares = nodes.add(
+            "ReduceSumSquare", [values, nodes.axis(f"{name}_axis", axis)], f"{name}_squares", keepdims=1
+        )
+        norms.append(nodes.add("Sqrt", [nodes.add("Add", [squares, tiny], f"{name}_sum")], f"{name}_norm"))
+        units.append(_through_half(nodes, nodes.add("Div", [values, norms[-1]], f"{name}_unit"), name))
+    cosine = _through_half(nodes, nodes.add("MatMul", [*units], "_product"), "_cosine")
+    nodes.add("Mul", [nodes.add("Mul", [cosine, norms[0]], "_scaled"), norms[1]], "")
 
 
-def _make(op_type: str, inputs: Sequence[str], output: str, **attributes: Any) -> onnx.NodeProto:
-    # The name appears in the builder's messages.
-    return onnx.helper.make_node(op_type, inputs, [output], name=output, **attributes)
-
-
-def _constant(name: str, value: np.ndarray | np.generic) -> onnx.NodeProto:
-    return onnx.helper.make_node("Constant", [], [name], value=onnx.numpy_helper.from_array(np.asarray(value), name))
+def _through_half(nodes: _Nodes, value: ir.Value, name: str) -> ir.Value:
+    """Round a value to half precision and back."""
+    half = nodes.add("Cast", [value], f"{name}_half", to=ir.DataType.FLOAT16)
+    return nodes.add("Cast", [half], f"{name}_single", to=ir.DataType.FLOAT)

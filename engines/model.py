@@ -7,17 +7,21 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InputError, MissingDependencyError
-from ..manifest import METADATA_KEY, Manifest, from_metadata
+from ..errors import MissingDependencyError
+from ..installation import install_line
+from ..integrity import FileDigest, Integrity
+from ..manifest import METADATA_KEY, Manifest
 from ..runtime.backends.engine_metadata import file_sha256
-from ..runtime.backends.onnx_file import metadata_of, read_onnx
+from ..runtime.backends.onnx_file import read_onnx, read_onnx_file
 
 try:
     # Exported again, so that only this module says what to install.
     import onnx as onnx
+    import onnx_ir  # noqa: F401 - fp32_matmul_rewrite needs it
 except ImportError as error:
     raise MissingDependencyError(
-        f"building engines needs {error.name}; install it with: pip install 'keygraph[rtx]', or 'keygraph[tensorrt]'"
+        f"building engines needs {error.name}; install it with: {install_line('rtx')}, or for TensorRT with: "
+        f"{install_line('tensorrt')}"
     ) from error
 
 
@@ -39,6 +43,10 @@ class Model:
         Total size of the weights in bytes.
     data
         Separate files that store weights.
+    digest
+        Digest of its content, however it is stored.
+    integrity
+        Whether it is still the file that was exported.
     """
 
     path: Path
@@ -49,6 +57,13 @@ class Model:
     manifest_sha256: str
     weights_bytes: int
     data: tuple[Path, ...]
+    digest: FileDigest
+    integrity: Integrity
+
+    @property
+    def has_operators(self) -> bool:
+        """Whether the graph has nodes of keygraph's operators, which a plugin library can run."""
+        return any(node.domain == "keygraph" for node in self.proto.graph.node)
 
     def stamp(self) -> tuple[tuple[int, int], ...]:
         """Return size and modification time of each file, to detect a change while an engine is built."""
@@ -65,29 +80,22 @@ def load_model(path: Path) -> Model:
         The file is missing, damaged or not exported by keygraph, or a file that stores its weights is missing.
     """
     proto = read_onnx(path)
-    metadata = metadata_of(proto)
-    manifest = from_metadata(metadata, path)
-    data = _data_files(path, proto)
+    file = read_onnx_file(path)
+    manifest, data = file.manifest, file.data
+    file.require_valid()
     return Model(
         path=path,
         proto=proto,
         manifest=manifest,
         graph_sha256=_graph_digest(proto),
         weights_sha256=_weights_digest(proto, data),
-        manifest_sha256=hashlib.sha256(metadata[METADATA_KEY].encode()).hexdigest(),
+        manifest_sha256=hashlib.sha256(file.metadata[METADATA_KEY].encode()).hexdigest(),
         weights_bytes=sum(len(t.raw_data) or 4 * len(t.float_data) for t in proto.graph.initializer)
         + sum(file.stat().st_size for file in data),
         data=data,
+        digest=file.digest,
+        integrity=file.integrity,
     )
-
-
-def _data_files(path: Path, proto: onnx.ModelProto) -> tuple[Path, ...]:
-    names = {e.value for t in proto.graph.initializer for e in t.external_data if e.key == "location"}
-    files = tuple(path.parent / name for name in sorted(names))
-    for file in files:
-        if not file.is_file():
-            raise InputError(f"{file} is missing: it stores weights of {path.name}; keep the two files together")
-    return files
 
 
 def _graph_digest(proto: onnx.ModelProto) -> str:

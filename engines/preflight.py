@@ -29,12 +29,11 @@ def check(model: Model, folder: Path) -> None:
     InputError
         There is not, or the folder cannot be read.
     """
-    free = memory.available()
-    if free is not None and free < host_need(model):
-        raise InputError(
-            f"building needs about {_megabytes(host_need(model))} of memory, and {_megabytes(free)} are free; "
-            "end other programs, build on a larger machine, or skip this check with --no-preflight"
-        )
+    memory.require(
+        host_need(model),
+        "building",
+        "end other programs, build on a larger machine, or skip this check with --no-preflight",
+    )
     need = int(DISK_BYTES + DISK_PER_WEIGHT * model.weights_bytes)
     try:
         room = shutil.disk_usage(folder).free
@@ -42,8 +41,8 @@ def check(model: Model, folder: Path) -> None:
         raise InputError(f"cannot write to {folder}: {error.strerror}; choose another place with -o") from error
     if room < need:
         raise InputError(
-            f"{folder} has {_megabytes(room)} free, and an engine needs about {_megabytes(need)}; make room, choose "
-            "another place with -o, or skip this check with --no-preflight"
+            f"{folder} has {memory.mebibytes(room)} free, and an engine needs about {memory.mebibytes(need)}; make "
+            "room, choose another place with -o, or skip this check with --no-preflight"
         )
 
 
@@ -51,7 +50,3 @@ def parallel(model: Model, wanted: int) -> int:
     """Return how many of `wanted` engines fit into memory when they are built concurrently; at least 1."""
     free = memory.available()
     return wanted if free is None else max(1, min(wanted, free // host_need(model)))
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 2**20:,.0f} MiB"

@@ -165,6 +165,7 @@ def build(job: Job, model: Model, ingredients: dict[str, str], log: TextIO, emit
         read_back=found,
         made_with={name: importlib.metadata.version(name) for name in ("keygraph", "onnx")},
         manifest=engine_manifest(model.manifest, job.options),
+        model_digest=model.digest,
     )
     cache.commit(job.engine, built.data, metadata)
     return metadata

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .. import plugins
 from ..errors import MissingDependencyError
+from ..installation import reinstall_line
 from .findings import BROKEN, MISSING, OK, Finding, one_line
 from .gpus import available_gpus
 
@@ -40,7 +41,7 @@ def examine_libraries() -> Iterator[Finding]:
         except ModuleNotFoundError as error:
             yield Finding("libraries", name, OK, f"installed; not tried, since {error.name} is missing")
         except Exception as error:
-            remedy = "pip install --force-reinstall --no-deps keygraph"
+            remedy = reinstall_line()
             yield Finding("libraries", name, BROKEN, f"does not work: {one_line(error)}", remedy)
         else:
             yield Finding("libraries", name, OK, detail)
@@ -63,8 +64,9 @@ def _check_onnxruntime(path: Path) -> str:
     import numpy as np
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
+    from ..runtime.backends.onnx_providers import session_options
+
+    options = session_options()
     options.register_custom_ops_library(str(path))
     session = onnxruntime.InferenceSession(TINY_KEY_GRAPH, options, providers=["CPUExecutionProvider"])
     feeds = {

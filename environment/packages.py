@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from importlib import import_module
 
-from ..installation import USE_GPU_RUNTIME
+from .. import installation
 from .findings import BROKEN, MISSING, OK, Finding, one_line
 
 #: The extras that users choose from -> what each is for.
@@ -35,35 +35,26 @@ _MODULES = {
     "tensorrt_rtx_cu13_bindings": "tensorrt_rtx_bindings",
 }
 
-#: Two packages that provide the same module: installing the second overwrites files of the first.
-_CONFLICTING = ("onnxruntime", "onnxruntime-gpu")
-
 
 def examine_packages() -> Iterator[Finding]:
     """Yield findings about keygraph itself and about the packages of every extra."""
-    try:
-        requirements = importlib.metadata.requires("keygraph") or []
-        version = importlib.metadata.version("keygraph")
-    except importlib.metadata.PackageNotFoundError:
-        yield Finding("keygraph", "keygraph", MISSING, "runs from a folder, not installed", "pip install keygraph")
+    keygraph = installation.distribution()
+    if keygraph is None:
+        line = installation.install_line()
+        yield Finding("keygraph", "keygraph", MISSING, "runs from a folder, not installed", line)
         return
-    yield Finding("keygraph", "keygraph", OK, version)
+    yield Finding("keygraph", "keygraph", OK, keygraph.version)
+    if hidden := installation.shadowing():
+        yield Finding("keygraph", "import", BROKEN, hidden)
+    required = installation.requirements(keygraph)
     for extra in ("", *EXTRAS):
-        for requirement in requirements:
-            name, minimum, of = parse_requirement(requirement)
-            if of == extra and name != "keygraph":
-                yield package(extra or "core", name, minimum)
-    if all(map(is_installed, _CONFLICTING)):
-        detail = f"{' and '.join(_CONFLICTING)} are both installed and overwrite each other"
-        yield Finding("gpu", "onnxruntime", BROKEN, detail, USE_GPU_RUNTIME)
-
-
-def parse_requirement(requirement: str) -> tuple[str, str, str]:
-    """Split ``name>=1.2; extra == 'x'`` into the name, the minimum version or "", and the extra or ""."""
-    name = re.match(r"[A-Za-z0-9._-]+", requirement)
-    minimum = re.search(r">=\s*([0-9.]+)", requirement)
-    extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", requirement)
-    return name[0] if name else "", minimum[1] if minimum else "", extra[1] if extra else ""
+        for one in required:
+            if one.extra == extra and one.name != "keygraph":
+                yield package(extra or "core", one.name, one.minimum)
+    rivals = installation.providers("onnxruntime")
+    if len(rivals) > 1:
+        detail = f"{' and '.join(rivals)} are installed together and overwrite each other's files"
+        yield Finding("gpu", "onnxruntime", BROKEN, detail, installation.gpu_runtime_line())
 
 
 def package(extra: str, name: str, minimum: str) -> Finding:
@@ -78,13 +69,15 @@ def package(extra: str, name: str, minimum: str) -> Finding:
     minimum
         The oldest version that is accepted; empty for any.
     """
-    remedy = "pip install keygraph" if extra == "core" else f"pip install 'keygraph[{extra}]'"
+    remedy = installation.install_line("" if extra == "core" else extra)
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        if name in _CONFLICTING and any(map(is_installed, _CONFLICTING)):
-            remedy = USE_GPU_RUNTIME if extra == "gpu" else ""
-            return Finding(extra, name, MISSING, "not installed; its rival is, and only one can be", remedy)
+        rivals = installation.providers(_MODULES.get(name, name) or name)
+        if rivals:
+            remedy = installation.gpu_runtime_line() if extra == "gpu" else ""
+            detail = f"not installed; {' and '.join(rivals)} is, in its place: only one can be"
+            return Finding(extra, name, MISSING, detail, remedy)
         # The core is not optional: an installation without it is broken.
         return Finding(extra, name, BROKEN if extra == "core" else MISSING, "not installed", remedy)
     if _release(version) < _release(minimum):
@@ -98,15 +91,6 @@ def package(extra: str, name: str, minimum: str) -> Finding:
                 extra, name, BROKEN, f"{version} cannot be imported: {one_line(error)}", f"{remedy} --force-reinstall"
             )
     return Finding(extra, name, OK, version)
-
-
-def is_installed(name: str) -> bool:
-    """Return whether a package of this name is installed."""
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def _release(version: str) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 from ..runtime.backends.base import Inputs
 from ..runtime.backends.emulated_half import emulate_half
+from ..runtime.backends.onnx_providers import session_options
 from .calibration_data import CalibrationImage
 
 #: Suffix of the graph outputs that hold the reduced values.
@@ -117,8 +118,7 @@ def _add_finiteness(graph: ir.Graph) -> Callable[[ir.Value], list[ir.Node]]:
 
 
 def _session(model: ir.Model, library: Path | None) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
+    options = session_options()
     if library is not None:
         options.register_custom_ops_library(str(library))
     content = ir.to_proto(model).SerializeToString()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..instrumentation.metrics import EQUAL_DB, TOLERANCES, psnr
-from ..instrumentation.synthetic import test_image, test_inputs
+from ..instrumentation.synthetic import synthetic_image, synthetic_inputs
 from ..manifest import ExactTiling, GlobalStatistics, Manifest, Tiling
 from ..runtime.backends.onnxruntime import OnnxRuntimeSession
 from ..runtime.device.memory import growth
@@ -120,7 +120,9 @@ def calibrate_statistics(
     m = manifest.size_multiple
     restorer = Restorer(OnnxRuntimeSession(path))
     progress("measuring the memory of a whole-image run")
-    _restored(restorer, CalibrationImage("smallest", test_inputs(manifest, (1, m, m))), RestoreOptions(tile="none"))
+    _restored(
+        restorer, CalibrationImage("smallest", synthetic_inputs(manifest, (1, m, m))), RestoreOptions(tile="none")
+    )
     wholes: list[NDArray[np.float32]] = []
     grown = growth(lambda: wholes.append(_restored(restorer, images[0], RestoreOptions(tile="none"))))
     wholes += [_restored(restorer, image, RestoreOptions(tile="none")) for image in images[1:]]
@@ -208,7 +210,7 @@ def calibrate_tiling(path: Path, manifest: Manifest) -> Tiling | None:
         return None
     m = manifest.size_multiple
     tile = -(-LEAST_TILE // (2 * m)) * 2 * m
-    planes = test_image((1, manifest.in_channels, tile, 2 * tile), (0.0, 1.0))[0]
+    planes = synthetic_image((1, manifest.in_channels, tile, 2 * tile), (0.0, 1.0))[0]
     wide = np.moveaxis(planes, 0, 2)
     restorer = Restorer(OnnxRuntimeSession(path))
     step = max(m, 32 // m * m)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..instrumentation.synthetic import test_inputs
+from ..instrumentation.synthetic import synthetic_inputs
 from ..manifest import IMAGE_INPUT, Manifest
 from ..runtime.backends.base import Inputs
 from ..runtime.preprocess.padding import round_up
@@ -77,11 +77,11 @@ def calibration_images(
     height, width = (round_up(side, m),) * 2 if manifest.shape is None else manifest.shape[1:]
     if folder is None:
         batch = manifest.shape[0] if manifest.shape is not None else 1
-        return [CalibrationImage("generated picture", test_inputs(manifest, (batch, height, width)))]
+        return [CalibrationImage("generated picture", synthetic_inputs(manifest, (batch, height, width)))]
     from ..runtime.io.input_files import (  # libvips is needed for files only
         InputFile,
-        images_in_folder,
         matching_inputs,
+        read_folder,
     )
 
     if not folder.is_dir():
@@ -89,7 +89,7 @@ def calibration_images(
     others = {name: InputFile.parse(path) for name, path in (beside or {}).items()}
     check_names(manifest, others)
     found = []
-    for path in images_in_folder(folder, {other.path.resolve() for other in others.values()})[:most]:
+    for path in read_folder(folder, {other.path.resolve() for other in others.values()}).images[:most]:
         image = InputFile(path)
         planes = _crop({IMAGE_INPUT: image, **matching_inputs(image, others)}, manifest, height, width)
         found.append(CalibrationImage(path.name, planes))

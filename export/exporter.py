@@ -12,10 +12,11 @@ from typing import Any
 import onnx
 
 from ..errors import InputError, KeygraphError, MissingDependencyError
-from ..files import unwritable
+from ..files import check_space, unwritable
 from ..manifest import Manifest
 from ..models import LoadedModel
 from ..plugins import library
+from ..runtime.companion_files import check_outputs, written_with
 from .calibrate import calibrate, statistics_images
 from .calibration_data import CalibrationImage, calibration_images
 from .canonicalize import canonicalize
@@ -111,6 +112,8 @@ def export(
     images = calibration_images(manifest, folder, beside) if half and verification else []
     tiled_images = statistics_images(manifest, folder, beside) if verification else []
     target = Path(path)
+    check_outputs([target], [model.source])
+    check_space(target.parent, _weights_bytes(model, half), "the exported file needs")
     progress("tracing")
     traced = trace(model.module, manifest)
     canonicalize(traced)
@@ -121,18 +124,29 @@ def export(
             # Under its final name, because the file refers to its external data by name.
             draft = Path(scratch) / target.name
             progress("writing")
-            save(traced, manifest, draft)
+            manifest = save(traced, manifest, draft)
             onnx.checker.check_model(draft, full_check=True)
             if verification:
                 manifest = replace(manifest, verification=_verify(draft, model, manifest, images, progress))
                 manifest = calibrate(draft, manifest, tiled_images, progress)
                 set_manifest(draft, manifest)
+            check_outputs([target], [model.source])
+            earlier = {file for file in written_with(target) if file.exists()}
             # External data first, so that the model never exists without its weights.
-            for file in sorted(Path(scratch).iterdir(), key=lambda file: file == draft):
+            files = sorted(Path(scratch).iterdir(), key=lambda file: file == draft)
+            for file in files:
                 os.replace(file, target.with_name(file.name))
+            for file in earlier - {target.with_name(file.name) for file in files}:
+                file.unlink()  # The weights of an earlier, larger model of this name.
     except OSError as error:
         raise unwritable(target, error) from error
     return manifest
+
+
+def _weights_bytes(model: LoadedModel, half: bool) -> int:
+    """Return the bytes of a network's weights in its file; in half precision, at least half of those in FP32."""
+    size: int = sum(tensor.numel() * tensor.element_size() for tensor in model.module.state_dict().values())
+    return size // 2 if half else size
 
 
 def _verify(

@@ -1,7 +1,11 @@
 """The two operators as ONNX model-local functions, in standard operators of opset 20.
 
-Engines without keygraph's libraries run these. Two limits of TensorRT shape the bodies: it imports no bitwise operators
-(so bits are extracted by integer division), and its ScatterElements has no reduction.
+Engines without keygraph's libraries run these. Limits of such engines shape the bodies:
+
+- TensorRT imports no bitwise operators, so bits are extracted by integer division. Its ScatterElements has no
+  reduction.
+- OpenVINO computes ReduceSum, Div, Mod and comparisons of int32 in float32, which has 24 exact bits. So words are made
+  of halves of 16 bits and split into them, and only Add, Sub and Mul, which are exact everywhere, see all 32 bits.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ PLUGIN_ATTRIBUTES = {"plugin_namespace": DOMAIN, "plugin_version": str(VERSION)}
 
 _LOWEST = np.float32(np.finfo(np.float32).min)
 _WORD = 32
+_HALF = 16
 
 
 class _Body:
@@ -54,6 +59,29 @@ class _Body:
     def transposed(self, name: str) -> str:
         return self.Transpose(name, perm=[0, 1, 3, 2])
 
+    def joined(self, halves: str) -> str:
+        """Add int32 words [..., 1] of their lower and upper halves [..., 2]; the upper ones are in [-32768, 32767]."""
+        low, high = f"{halves}_low", f"{halves}_high"
+        self.nodes.append(helper.make_node("Split", [halves], [low, high], axis=-1, num_outputs=2))
+        return self.Add(low, self.Mul(high, self.constant(1 << _HALF, np.int32)))
+
+    def halves(self, words: str) -> str:
+        """Add the lower and upper halves [..., 2] of int32 words [...], in [0, 65535]."""
+        base = self.constant(1 << _HALF, np.int32)
+
+        def negative(number: str) -> str:
+            return self.Cast(self.Less(number, self.constant(0, np.int32)), to=TensorProto.INT32)
+
+        # A word that is rounded to float32 may give a quotient that is one too far from 0. The remainder is in
+        # (-65536, 65536) all the same; where it is negative, the quotient is one too large.
+        quotient = self.Div(words, base)
+        remainder = self.Sub(words, self.Mul(quotient, base))
+        below = negative(remainder)
+        low, high = self.Add(remainder, self.Mul(below, base)), self.Sub(quotient, below)
+        high = self.Add(high, self.Mul(negative(high), base))
+        last = self.constant([-1], np.int64)
+        return self.Concat(self.Unsqueeze(low, last), self.Unsqueeze(high, last), axis=-1)
+
     def key_count(self, name: str, axis: int) -> tuple[str, str]:
         """Add N, the size of an axis, and ceil(N / 32), the number of words for N bits; both int64[1]."""
         count = self.Shape(name, start=axis, end=axis + 1)
@@ -75,8 +103,13 @@ def key_graph_function() -> FunctionProto:
     clamped = body.Max(similarity, body.constant(_LOWEST, np.float32))
     ranked = body.Where(body.IsNaN(similarity), body.constant(-np.inf, np.float32), clamped)
     count, words = body.key_count("key", 2)
-    keep = body.Min("k", count)
-    body.nodes.append(helper.make_node("TopK", [ranked, keep], ["largest", "index"], axis=-1, largest=1, sorted=1))
+    # ONNX has no operator that raises an error, but engines refuse to select -1 values. Messages may contain the name.
+    refused = body.Less("k", body.constant([1], np.int64))
+    keep = body.Where(refused, body.constant([-1], np.int64), body.Min("k", count))
+    name = "k_must_be_at_least_1"
+    body.nodes.append(
+        helper.make_node("TopK", [ranked, keep], ["largest", "index"], name, axis=-1, largest=1, sorted=1)
+    )
     one = numpy_helper.from_array(np.asarray([1], np.int32))
     zero = numpy_helper.from_array(np.asarray([0], np.int32))
     selected = body.ScatterElements(
@@ -88,11 +121,14 @@ def key_graph_function() -> FunctionProto:
     missing = body.Sub(body.Mul(words, body.constant([_WORD], np.int64)), count)
     pads = body.Concat(body.constant([0] * 7, np.int64), missing, axis=0)
     padded = body.Pad(selected, pads, body.constant(0, np.int32))
-    shape = body.Concat(body.Shape(similarity, start=0, end=3), words, body.constant([_WORD], np.int64), axis=0)
-    # The sum of distinct powers of two is the word; bit 31 is the sign of the int32.
-    values = body.constant([1 << j for j in range(31)] + [-(1 << 31)], np.int32)
-    weighted = body.Mul(body.Reshape(padded, shape), values)
-    body.ReduceSum(weighted, body.constant([-1], np.int64), keepdims=0, output="graph")
+    halves = body.constant([2, _HALF], np.int64)
+    shape = body.Concat(body.Shape(similarity, start=0, end=3), words, halves, axis=0)
+    # The sum of distinct powers of two is half a word; bit 15 of the upper half is the sign of the int32.
+    values = np.tile(1 << np.arange(_HALF), (2, 1))
+    values[1, -1] *= -1
+    weighted = body.Mul(body.Reshape(padded, shape), body.constant(values, np.int32))
+    last = body.constant([-1], np.int64)
+    body.Squeeze(body.joined(body.ReduceSum(weighted, last, keepdims=0)), last, output="graph")
     return _function("KeyGraph", ["query", "key", "k"], "graph", [*PLUGIN_ATTRIBUTES], body)
 
 
@@ -118,14 +154,10 @@ def key_graph_attention_function(bias: bool, heads_last: bool) -> FunctionProto:
         )
         split = body.Concat(body.constant([0, 0], np.int64), heads, body.constant([-1], np.int64), axis=0)
         q, k, v = (body.Transpose(body.Reshape(x, split), perm=[0, 2, 1, 3]) for x in (q, k, v))
-    negative = body.Less("graph", body.constant(0, np.int32))
-    low = body.Where(negative, body.Sub("graph", body.constant(-(1 << 31), np.int32)), "graph")
-    last = body.constant([-1], np.int64)
-    shifted = body.Div(body.Unsqueeze(low, last), body.constant([1 << j for j in range(31)], np.int32))
-    low_bits = body.Mod(shifted, body.constant(2, np.int32))
-    sign_bit = body.Cast(body.Unsqueeze(negative, last), to=TensorProto.INT32)
+    halves = body.Unsqueeze(body.halves("graph"), body.constant([-1], np.int64))
+    shifted = body.Div(halves, body.constant(1 << np.arange(_HALF), np.int32))
     shape = body.Concat(body.Shape("graph", start=0, end=3), body.Mul(words, body.constant([_WORD], np.int64)), axis=0)
-    bits = body.Reshape(body.Concat(low_bits, sign_bit, axis=-1), shape)
+    bits = body.Reshape(body.Mod(shifted, body.constant(2, np.int32)), shape)
     bits = body.Slice(bits, body.constant([0], np.int64), count, body.constant([3], np.int64))
     selected = body.Cast(bits, to=TensorProto.BOOL)
     scores = body.MatMul(body.float32(q), body.transposed(body.float32(k)))

@@ -6,6 +6,7 @@ producer, and the manifest.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -14,17 +15,20 @@ from onnx import ModelProto
 
 from ..errors import KeygraphError
 from ..manifest import METADATA_KEY, Manifest
+from ..runtime.backends.onnx_file import read_onnx_file
+from ..runtime.companion_files import external_data_path
 from .functions import DOMAIN, VERSION, operator_functions
 from .precision import OPSETS
 
 #: Above this size the weights are stored in a file beside the model: protobuf is limited to 2 GB.
 EXTERNAL_DATA_BYTES = 1_500_000_000
 
-#: The newest ONNX IR version that the oldest supported ONNX Runtime and TensorRT read.
-IR_VERSION = 10
+#: Opset -> the IR version that ONNX released with it. A newer one would need a newer ONNX Runtime without any use: with
+#: IR 9, files run in ONNX Runtime 1.17.
+IR_VERSIONS = {20: 9, 22: 10}
 
 
-def save(traced: ir.Model, manifest: Manifest, path: Path) -> None:
+def save(traced: ir.Model, manifest: Manifest, path: Path) -> Manifest:
     """Write a traced network as an ONNX file with its operators' functions and its manifest.
 
     Parameters
@@ -36,26 +40,35 @@ def save(traced: ir.Model, manifest: Manifest, path: Path) -> None:
     path
         The file; above `EXTERNAL_DATA_BYTES` the weights go to ``<path>.data``.
 
+    Returns
+    -------
+    Manifest
+        The manifest in the file, with the digest of its content.
+
     Raises
     ------
     KeygraphError
         The network uses `key_graph_attention` in several forms.
     """
     proto = ir.to_proto(traced)
-    proto.ir_version = IR_VERSION
     proto.producer_name, proto.producer_version = "keygraph", manifest.made_with["keygraph"]
     used = {node.op_type for node in proto.graph.node if node.domain == DOMAIN}
     opset = OPSETS[manifest.precision]
+    proto.ir_version = IR_VERSIONS[opset]
     proto.functions.extend(f for f in operator_functions(*_attention_form(proto), opset) if f.name in used)
     del proto.opset_import[:]
     proto.opset_import.append(onnx.helper.make_opsetid("", opset))
     if used:
         proto.opset_import.append(onnx.helper.make_opsetid(DOMAIN, VERSION))
-    _store_manifest(proto, manifest)
+    del proto.metadata_props[:]
     if proto.ByteSize() > EXTERNAL_DATA_BYTES:
-        onnx.save(proto, path, save_as_external_data=True, all_tensors_to_one_file=True, location=f"{path.name}.data")
+        location = external_data_path(path).name
+        onnx.save(proto, path, save_as_external_data=True, all_tensors_to_one_file=True, location=location)
     else:
         path.write_bytes(proto.SerializeToString(deterministic=True))
+    manifest = replace(manifest, digest=read_onnx_file(path).digest)
+    set_manifest(path, manifest)
+    return manifest
 
 
 def _attention_form(proto: ModelProto) -> tuple[bool, bool]:
@@ -78,10 +91,6 @@ def _attention_form(proto: ModelProto) -> tuple[bool, bool]:
 def set_manifest(path: Path, manifest: Manifest) -> None:
     """Replace the manifest in an ONNX file."""
     proto = onnx.load(path, load_external_data=False)
-    _store_manifest(proto, manifest)
-    path.write_bytes(proto.SerializeToString(deterministic=True))
-
-
-def _store_manifest(proto: ModelProto, manifest: Manifest) -> None:
     del proto.metadata_props[:]
     proto.metadata_props.add(key=METADATA_KEY, value=manifest.to_json())
+    path.write_bytes(proto.SerializeToString(deterministic=True))

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import KeygraphError
+from ..errors import KeygraphError, counted
 from ..instrumentation.key_graphs import GraphProbe
 from ..instrumentation.metrics import EQUAL_DB, TOLERANCES, Tolerance, psnr
-from ..instrumentation.synthetic import test_inputs
+from ..instrumentation.synthetic import synthetic_inputs
 from ..manifest import Manifest
 from ..plugins.torch import forced_graphs
 from ..runtime.backends.base import Inputs, result_shape
@@ -123,7 +123,7 @@ def verify(
     runtime_k = manifest.neighbours is not None and manifest.neighbours.runtime
     tolerance = required(manifest)
     cases: list[tuple[Inputs, tuple[int, int, int], int | None, str | None]] = [
-        (test_inputs(manifest, shape), shape, k, None) for shape, k in verification_cases(manifest)
+        (synthetic_inputs(manifest, shape), shape, k, None) for shape, k in verification_cases(manifest)
     ]
     default = manifest.neighbours.default if manifest.neighbours else None
     cases += [(image.inputs, _size(image.inputs, manifest), default, image.name) for image in images]
@@ -140,7 +140,11 @@ def verify(
         forced = [torch.from_numpy(selection.graph) for selection in selections]
         with torch.inference_mode(), forced_graphs(forced, tolerance.similarity) as agreements:
             reference = model(*arguments).numpy()
-        wrong = [f"key graph {i}: {a.beyond_tolerance} links" for i, a in enumerate(agreements) if a.beyond_tolerance]
+        wrong = [
+            f"key graph {i}: {counted(a.beyond_tolerance, 'link')}"
+            for i, a in enumerate(agreements)
+            if a.beyond_tolerance
+        ]
         if wrong:
             raise KeygraphError(f"the exported file selects other neighbours than PyTorch {where} ({'; '.join(wrong)})")
         result = psnr(restored, reference, manifest.value_range)

@@ -8,12 +8,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..manifest import METADATA_KEY, from_metadata
+from ..errors import InputError
 from ..manifest_summary import Description, summarize_export
-from ..runtime.backends.onnx_file import metadata_of, read_onnx
+from ..runtime.backends.onnx_file import read_onnx, read_onnx_file
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ValueInfoProto
+    from onnx import FunctionProto, GraphProto, ValueInfoProto
+
+    from ..runtime.backends.onnx_file import OnnxFile
 
 
 def describe_onnx(path: Path) -> Description:
@@ -22,21 +24,21 @@ def describe_onnx(path: Path) -> Description:
     Raises
     ------
     InputError
-        The file is not ONNX or is damaged, or its manifest cannot be read.
+        The file is not ONNX or is damaged, weights in separate files are missing, or its manifest cannot be read.
     MissingDependencyError
         The package onnx is not installed.
     """
     model = read_onnx(path)
     graph = model.graph
-    metadata = metadata_of(model)
-    ours = METADATA_KEY in metadata
+    file = read_onnx_file(path)
     external = [tensor for tensor in graph.initializer if tensor.external_data]
     return {
         "kind": "onnx",
         "file": str(path),
         "bytes": path.stat().st_size,
-        "exported by keygraph": ours,
-        **(summarize_export(from_metadata(metadata, path)) if ours else {}),
+        "exported by keygraph": file.exported,
+        **(summarize_export(file.manifest, file.integrity) if file.exported else {}),
+        **_faults(file),
         "inputs": [_value(value) for value in _real_inputs(graph)],
         "outputs": [_value(value) for value in graph.output],
         "producer": f"{model.producer_name} {model.producer_version}".strip() or "not said",
@@ -45,14 +47,43 @@ def describe_onnx(path: Path) -> Description:
         "parameters": sum(math.prod(tensor.dims) for tensor in graph.initializer),
         "external data": sorted({e.value for t in external for e in t.external_data if e.key == "location"}),
         "functions": [f"{_domain(function.domain)}.{function.name}" for function in model.functions],
+        **_integers(model.functions),
         "operators": dict(Counter(_operator(node.domain, node.op_type) for node in graph.node).most_common()),
     }
+
+
+def _faults(file: OnnxFile) -> Description:
+    """Return what keeps the file from running, or from running fast."""
+    lines = [file.lost_operators] if file.exported and file.lost_operators else []
+    try:
+        file.require_valid()
+    except InputError as error:
+        lines.append(str(error))
+    return {"faults": lines} if lines else {}
 
 
 def _real_inputs(graph: GraphProto) -> Iterable[ValueInfoProto]:
     """Leave out the weights, which files of IR version 3 and older list among the inputs."""
     weights = {tensor.name for tensor in graph.initializer}
     return (value for value in graph.input if value.name not in weights)
+
+
+def _integers(functions: Iterable[FunctionProto]) -> Description:
+    """Say which integers the operators' functions need: only those of earlier files have constants above 24 bits.
+
+    Engines such as OpenVINO compute int32 in float32, which has 24 exact bits.
+    """
+    from onnx import numpy_helper
+
+    ours = [function for function in functions if function.domain == "keygraph"]
+    if not ours:
+        return {}
+    constants = [
+        numpy_helper.to_array(a.t) for f in ours for node in f.node for a in node.attribute if a.name == "value"
+    ]
+    large = any(abs(int(x)) > 2**24 for c in constants if c.dtype.kind == "i" for x in c.flat)
+    said = "all 32 bits of int32: wrong in OpenVINO; export the file again" if large else "24 bits of int32"
+    return {"functions need": said}
 
 
 def _value(value: ValueInfoProto) -> str:

@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from ..errors import KeygraphError
 from ..manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT
 from ..runtime.backends.emulated_half import emulate_half
+from ..runtime.backends.onnx_file import load_onnx, read_onnx
 from ..runtime.backends.onnx_providers import PROVIDERS, cuda_provider, reason, session_options
 from ..runtime.backends.onnxruntime import register_operators
 from ..runtime.device.spec import Device
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+    from onnx import ModelProto
 
 #: Key of the folder where a session that is created from bytes looks for external data.
 _EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
@@ -54,18 +56,22 @@ class ExposedSession:
     ) -> None:
         import onnx
 
-        self._folder = Path(path).resolve().parent
+        file = Path(path)
+        self._folder = file.absolute().parent
         self._library = library
         self._providers: list[Any] = [PROVIDERS["cpu"]]
         if device.kind == "cuda":
             self._providers.insert(0, cuda_provider(device))
         #: The file's model, without weights that are stored in separate files.
-        self.model = onnx.load(path, load_external_data=False)
+        self.model = read_onnx(file)
         self._runs = self.model
         bf16 = any(weight.data_type == onnx.TensorProto.BFLOAT16 for weight in self.model.graph.initializer)
         self._rounded = rounded or bf16
         if self._rounded:
-            self._runs = emulate_half(onnx.load(path))
+            self._runs = emulate_half(load_onnx(file))
+        elif any((self._folder / location).is_symlink() for location in _data_files(self.model)):
+            # ONNX Runtime follows such a link only if the model is a link as well, and this one is in memory.
+            self._runs = load_onnx(file)
         (image,) = (value for value in self._runs.graph.input if value.name == IMAGE_INPUT)
         self._inputs = [value.name for value in self._runs.graph.input if value.name != K_INPUT]
         self._type = onnx.helper.tensor_dtype_to_np_dtype(image.type.tensor_type.elem_type)
@@ -150,6 +156,12 @@ class ExposedSession:
         model = ir.from_proto(self._runs)
         _expose(model.graph, read, overrides, renamed)
         return onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=self._providers)
+
+
+def _data_files(model: ModelProto) -> set[str]:
+    """Return the locations of the files that store the weights of a model."""
+    entries = (entry for weight in model.graph.initializer for entry in weight.external_data)
+    return {entry.value for entry in entries if entry.key == "location"}
 
 
 def _expose(

@@ -13,7 +13,7 @@ from ..manifest import Manifest
 from ..runtime.backends.base import image_inputs
 
 
-def test_image(shape: tuple[int, ...], value_range: tuple[float, float]) -> NDArray[np.float32]:
+def synthetic_image(shape: tuple[int, ...], value_range: tuple[float, float]) -> NDArray[np.float32]:
     """Return an image float32[B, C, H, W] of a shape, with smooth waves of several lengths, edges and noise."""
     batch, channels, height, width = shape
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
@@ -32,22 +32,18 @@ def test_image(shape: tuple[int, ...], value_range: tuple[float, float]) -> NDAr
     return result
 
 
-test_image.__test__ = False  # type: ignore[attr-defined]  # pytest would collect it as a test
-
-
-def test_inputs(manifest: Manifest, shape: tuple[int, int, int]) -> tuple[NDArray[np.float32], ...]:
+def synthetic_inputs(manifest: Manifest, shape: tuple[int, int, int]) -> tuple[NDArray[np.float32], ...]:
     """Return a batch of such images for every input of a model except k, for results of a shape (B, H, W)."""
     batch, height, width = shape
     return tuple(
-        test_image((batch, given.channels, height + given.margin[0], width + given.margin[1]), manifest.value_range)
+        synthetic_image(
+            (batch, given.channels, height + given.margin[0], width + given.margin[1]), manifest.value_range
+        )
         for given in image_inputs(manifest)
     )
 
 
-test_inputs.__test__ = False  # type: ignore[attr-defined]
-
-
-def test_scene(manifest: Manifest, height: int, width: int) -> tuple[NDArray[np.float32], dict[str, NDArray[Any]]]:
+def synthetic_scene(manifest: Manifest, height: int, width: int) -> tuple[NDArray[np.float32], dict[str, NDArray[Any]]]:
     """Return such images in the form that users give them to `Restorer`.
 
     Parameters
@@ -66,11 +62,8 @@ def test_scene(manifest: Manifest, height: int, width: int) -> tuple[NDArray[np.
     """
     image, *extras = (
         np.ascontiguousarray(np.moveaxis(image[0], 0, 2))
-        for image in test_inputs(replace(manifest, value_range=(0.0, 1.0)), (1, height, width))
+        for image in synthetic_inputs(replace(manifest, value_range=(0.0, 1.0)), (1, height, width))
     )
     first, *views = np.split(image, len(manifest.views) or 1, axis=2)
     named = zip((*manifest.views[1:], *(extra.name for extra in manifest.extra_inputs)), (*views, *extras), strict=True)
     return first, dict(named)
-
-
-test_scene.__test__ = False  # type: ignore[attr-defined]

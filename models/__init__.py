@@ -6,8 +6,11 @@
 `architecture`, `registry`              What a description holds, and the registry of them.
 `channel_attention`, `windows`,         Parts that several networks share.
 `heads`, `configuration`
-`checkpoint`, `checkpoint_file`,        From a file to a network: reading it as data, finding the state dict, renaming
-`unwrap`, `key_map`                     foreign keys.
+`checkpoint`, `strict_loading`          From a file to a network.
+`checkpoint_file`, `shards`,            Reading a file as data, by its content; `pickled` interprets pickles without
+`foreign_files`, `pickled`              running code.
+`entries`, `averaged`, `unwrap`         The sets of weights in a file, which of them are averages (EMA), and the choice.
+`key_map`                               Renaming foreign keys.
 `enhance`                               Replacing channel attention by GLMHA.
 `macs`                                  Counting parameters and multiply-accumulates.
 ======================================  ==============================================================================

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..manifest import ExtraInput, Neighbours, Real
+from ..manifest import Interface as Interface
 
 StateDict = Mapping[str, Tensor]
 
@@ -29,27 +29,6 @@ DELICATE_OPERATORS = tuple(
         "GlobalAveragePool",
     )
 )
-
-
-@dataclass(frozen=True)
-class Interface:
-    """Inputs and outputs of a configured network; the fields are those of `manifest.Manifest`."""
-
-    task: str
-    scale: int
-    in_channels: int
-    out_channels: int
-    value_range: tuple[Real, Real]
-    size_multiple: int
-    global_statistics: bool
-    neighbours: Neighbours | None = None
-    views: tuple[str, ...] = ()
-    normalisation: str = "type"
-    gain: Real = 1.0
-    margin: tuple[int, int] = (0, 0)
-    extra_inputs: tuple[ExtraInput, ...] = ()
-    clamp: tuple[Real, Real] | None = None
-    wavelengths: tuple[Real, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,17 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: Path) 
 def check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str, source: Path) -> None:
     """Check keys and shapes.
 
+    Parameters
+    ----------
+    expected
+        State dict of the network as configured; meta tensors will do.
+    state
+        The tensors to load.
+    name
+        The architecture, for messages.
+    source
+        The file, for messages.
+
     Raises
     ------
     InputError

@@ -3,9 +3,10 @@
 Names are imported on first use: Polygraphy imports this package at every start and must not wait for PyTorch.
 """
 
-import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from ..runtime.former_names import former_name
 
 if TYPE_CHECKING:
     from .comparison import compare
@@ -83,10 +84,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _RENAMED:
-        warnings.warn(
-            f"{__name__}.{name} is deprecated; use {__name__}.{_RENAMED[name]}", DeprecationWarning, stacklevel=2
-        )
-        name = _RENAMED[name]
+        return former_name(__name__, name, __name__, _RENAMED[name])
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, MissingDependencyError
+from ..installation import install_line
+from ..integrity import NO_DIGEST
 from ..runtime.notices import warn
 from .compatibility import check_comparable, common_k
 from .evaluation import CandidateEvaluation, evaluate_image
@@ -125,7 +127,7 @@ def compare(
 def _require_scikit_image() -> None:
     if importlib.util.find_spec("skimage") is None:
         raise MissingDependencyError(
-            "comparisons need the package scikit-image; install it with: pip install 'keygraph[parity]'"
+            f"comparisons need the package scikit-image; install it with: {install_line('parity')}"
         )
 
 
@@ -169,9 +171,12 @@ def _conclude(setup: Setup, candidate: Probe, evaluations: Sequence[CandidateEva
     results = [evaluation.result for evaluation in evaluations]
     stages = tuple(reduce(operator.add, stage) for stage in zip(*(result.stages for result in results), strict=True))
     notices = [line for evaluation in evaluations for line in evaluation.notices]
+    notices += _file_notices(candidate, reference)
     same_weights = candidate.manifest.weights_sha256 == reference.manifest.weights_sha256
     if not same_weights:
         notices.append("the two were made from different weights (SHA-256 in their manifests)")
+    for probe in (candidate, reference):
+        same_weights &= probe.integrity is None or "weights" not in probe.integrity.changed
     if setup.k is not None and not setup.forces_graphs(candidate):
         fused = next(probe for probe in (candidate, reference) if not probe.tells_graphs)
         notices.append(f"{fused.name} exposes no key graphs: it is judged as run, and near ties count as errors")
@@ -191,8 +196,8 @@ def _conclude(setup: Setup, candidate: Probe, evaluations: Sequence[CandidateEva
     elif setup.blocks:
         notices.append("no block could be compared: the sides have none of the same name and shape")
     return Comparison(
-        candidate=Side(candidate.name, candidate.description, candidate.manifest),
-        reference=Side(reference.name, reference.description, reference.manifest),
+        candidate=_side(candidate),
+        reference=_side(reference),
         k=setup.k,
         same_weights=same_weights,
         inputs=tuple(results),
@@ -203,3 +208,17 @@ def _conclude(setup: Setup, candidate: Probe, evaluations: Sequence[CandidateEva
         blocks=blocks,
         first_divergence=divergence,
     )
+
+
+def _side(probe: Probe) -> Side:
+    return Side(probe.name, probe.description, probe.manifest, probe.integrity, probe.digests)
+
+
+def _file_notices(*probes: Probe) -> list[str]:
+    """Return what the reader has to know about the files: changed, or without a digest that would tell."""
+    lines = []
+    for probe in probes:
+        lines += probe.notices
+        if probe.integrity is not None and probe.integrity.state == NO_DIGEST:
+            lines.append(f"{probe.name}: {probe.integrity.words}")
+    return lines

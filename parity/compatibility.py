@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from ..errors import InputError
-from ..manifest import Manifest
+from ..manifest import Interface, Manifest
 from ..runtime.backends.base import resolve_k
 
 #: Parts of the interface in which two forms of one network may differ. The size rules of all sides are united, see
@@ -38,9 +38,6 @@ def check_comparable(candidate: Described, reference: Described) -> None:
     InputError
         They are different networks.
     """
-    # Imported late: Polygraphy imports this module at every start and must not wait for PyTorch.
-    from ..models.architecture import Interface
-
     ours, theirs = candidate.manifest, reference.manifest
     interface = [field.name for field in dataclasses.fields(Interface) if field.name not in _FREE_INTERFACE]
     for name in ("architecture", *interface):

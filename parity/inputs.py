@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..instrumentation.synthetic import test_scene
+from ..instrumentation.synthetic import synthetic_scene
 from ..manifest import IMAGE_INPUT, Manifest
 from ..runtime.io import input_files
 from ..runtime.preprocess.normalization import fractions, white_level
@@ -163,7 +163,7 @@ def generated(needs: Demands) -> Input:
     width = height + needs.multiple
     if needs.shape is not None:
         _, height, width = needs.shape
-    image, others = test_scene(needs.manifest, height, width)
+    image, others = synthetic_scene(needs.manifest, height, width)
     return _checked(Sample("generated picture", {IMAGE_INPUT: image, **others}), None, [], needs.manifest)
 
 

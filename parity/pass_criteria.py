@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..errors import InputError
+from ..errors import InputError, counted
 from ..instrumentation.metrics import TOLERANCES, Tolerance
 from .metrics.selection import StageAgreement
 from .results import Comparison, InputResult, Run, Verdict
@@ -128,12 +128,12 @@ def _graph_reasons(stages: Sequence[StageAgreement]) -> list[str]:
             error = f"the candidate keeps {kept[0]:g} neighbours of each node, the reference {kept[1]:g}"
         for side, count in (("candidate", stage.misjudged), ("reference", stage.misjudged_reference)):
             if count:
-                error = error or f"the {side} chooses {count} links wrongly by its own features"
+                error = error or f"the {side} chooses {counted(count, 'link')} wrongly by its own features"
                 slip = f", it {stage.slip}" if stage.slip else ""
                 return [f"{stage.name}: {error}: the {side}'s KeyGraph is at fault{slip}"]
         if stage.beyond_tolerance:
             error = error or (
-                f"{stage.beyond_tolerance} links differ by more than near ties, but are right by both sides' features"
+                f"{counted(stage.beyond_tolerance, 'difference')} beyond near ties, right by both sides' features"
             )
             return [f"{stage.name}: {error}: the numbers differ before this stage"]
     return []

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..instrumentation.metrics import EQUAL_DB
+from ..integrity import Integrity
 from ..manifest import IMAGE_INPUT, Manifest
 from ..runtime.tiling.blend import Plan
 from .localize.error_patterns import Cause
@@ -52,11 +53,17 @@ class Side:
         What ran: engine, version and device.
     manifest
         The model's manifest.
+    integrity
+        Whether the file is still as it was exported; None for checkpoints.
+    digests
+        SHA-256 of what ran, computed from the file; see `Probe.digests`.
     """
 
     name: str
     description: str
     manifest: Manifest
+    integrity: Integrity | None = None
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -178,7 +185,7 @@ class Comparison:
     k
         Neighbours of each node; None for networks without key graphs.
     same_weights
-        Whether both were made from weights with the same SHA-256.
+        Whether both were made from weights with the same SHA-256, and these have not been changed in the files since.
     inputs
         One result for each image.
     stages
@@ -228,6 +235,8 @@ class Comparison:
                 "architecture": side.manifest.architecture,
                 "precision": side.manifest.precision,
                 "weights_sha256": side.manifest.weights_sha256,
+                "integrity": side.integrity.state if side.integrity is not None else None,
+                "digests": dict(side.digests),
             }
         _add_stage_properties(values["stages"], self.stages)
         for entry, result in zip(values["inputs"], self.inputs, strict=True):

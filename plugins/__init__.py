@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import MissingDependencyError
+from ..installation import reinstall_line, shadowing
 
 #: host -> file name, as CMake installs it into `plugins/lib/`.
 LIBRARIES = {
@@ -12,18 +15,14 @@ LIBRARIES = {
     "onnxruntime": "libkeygraph_ort.so",
     "cuda": "libkeygraph_cuda.so",
     "tensorrt": "libkeygraph_trt.so",
+    "openvino": "libkeygraph_openvino.so",
 }
 
-_REINSTALL = "pip install --force-reinstall --no-deps keygraph"
-_WITH_TRITON = (
-    "pip install triton scikit-build-core ninja && "
-    "pip install --force-reinstall --no-deps --no-build-isolation keygraph"
-)
-
-#: host -> what builds its library, where keygraph alone is not enough.
-_BUILT_WITH = {
-    "cuda": _WITH_TRITON,
-    "tensorrt": f"{_WITH_TRITON} -C cmake.define.TENSORRT_ROOT=<a TensorRT SDK>",
+#: host -> packages and settings that its library is built with, where keygraph alone is not enough.
+_BUILT_WITH: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "cuda": (("triton",), ()),
+    "tensorrt": (("triton",), ("TENSORRT_ROOT=<a TensorRT SDK>",)),
+    "openvino": (("openvino",), ("KEYGRAPH_OPENVINO=ON",)),
 }
 
 
@@ -32,9 +31,10 @@ def library(host: str) -> Path:
 
     Parameters
     ----------
-    host : {"cpu", "onnxruntime", "cuda", "tensorrt"}
+    host : {"cpu", "onnxruntime", "cuda", "tensorrt", "openvino"}
         ``"onnxruntime"`` goes to `SessionOptions.register_custom_ops_library`, ``"tensorrt"`` to
-        `IPluginRegistry.load_library`; ``"cpu"`` and ``"cuda"`` are the C interface of `plugins/include/keygraph/`.
+        `IPluginRegistry.load_library`, ``"openvino"`` to `openvino.Core.add_extension`; ``"cpu"`` and ``"cuda"`` are
+        the C interface of `plugins/include/keygraph/`.
 
     Raises
     ------
@@ -42,14 +42,38 @@ def library(host: str) -> Path:
         There is no such host.
     MissingDependencyError
         keygraph was installed without this library: ``"cuda"`` is built where Triton is installed only, ``"tensorrt"``
-        where TensorRT's headers are besides.
+        where TensorRT's headers are besides, ``"openvino"`` where OpenVINO is. Or the installed OpenVINO is not the
+        version that ``"openvino"`` was built with.
     """
     if host not in LIBRARIES:
         raise ValueError(f"no host {host!r}; choose one of {', '.join(LIBRARIES)}")
     for folder in __path__:
         path = Path(folder) / "lib" / LIBRARIES[host]
         if path.is_file():
+            if host == "openvino":
+                _check_openvino(path)
             return path
-    raise MissingDependencyError(
-        f"{LIBRARIES[host]} is not installed beside keygraph; build it with: {_BUILT_WITH.get(host, _REINSTALL)}"
-    )
+    raise MissingDependencyError(f"{LIBRARIES[host]} is not installed beside keygraph{_cure(host)}")
+
+
+def _cure(host: str) -> str:
+    if hidden := shadowing():
+        return f": {hidden}"
+    packages, settings = _BUILT_WITH.get(host, ((), ()))
+    return f"; build it with: {reinstall_line(*settings, build_requirements=packages)}"
+
+
+def _check_openvino(path: Path) -> None:
+    """Check that the installed package has the library that an extension was linked to, whose name has the version.
+
+    The loader's own message does not say what to do. Without the package, the user has an OpenVINO of another kind.
+    """
+    package = find_spec("openvino")
+    folders = list(package.submodule_search_locations or ()) if package else []
+    installed = {file.name for folder in folders for file in Path(folder, "libs").glob("libopenvino.so.*")}
+    needed = {name.decode() for name in re.findall(rb"libopenvino\.so\.\d+", path.read_bytes())}
+    if installed and not needed & installed:
+        raise MissingDependencyError(
+            f"{path.name} was built with the OpenVINO of {', '.join(needed)}, and the installed one has "
+            f"{', '.join(sorted(installed))}{_cure('openvino')}"
+        )

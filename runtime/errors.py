@@ -14,6 +14,13 @@ class SessionMemoryError(KeygraphError):
     """A session ran out of memory; raised only for genuine out-of-memory failures."""
 
 
+class ClosedError(KeygraphError):
+    """A model was used after it had been closed."""
+
+    def __init__(self, message: str = "this model has been closed; load it again") -> None:
+        super().__init__(message)
+
+
 class NotFiniteError(KeygraphError):
     """A model's output contains NaN or infinity; the message says where."""
 

@@ -6,14 +6,15 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ..errors import KeygraphError
+from ..errors import DiskFullError, KeygraphError
 from .io import output_files, spectral_preview
 from .io.cubes import Cube
 from .io.images import Picture, streaming
@@ -21,7 +22,7 @@ from .io.input_files import InputFile
 from .io.regions import ArrayWriter
 from .io.scratch_file import ScratchFile
 from .preprocess.request import make_request
-from .restore_job import RestoreJob, plan_job
+from .restore_job import FailedImage, RestoreJob, check_places, plan_job
 from .restore_options import RestoreKeywords, RestoreOptions
 from .restorer import Restorer
 from .tiling.progress import Progress
@@ -92,8 +93,8 @@ def restore_file(
     restorer
         The model.
     image, target
-        PNG, JPEG, TIFF or WebP files, or cubes (`cubes.FORMATS`). An existing target is replaced, and is never left
-        half-written.
+        PNG, JPEG, TIFF or WebP files (also AVIF and HEIC for `image`), or cubes (`cubes.FORMATS`). An existing target
+        is replaced, and is never left half-written.
     inputs
         Files with the model's other inputs, by name; as for `Restorer.restore`.
     preview
@@ -118,8 +119,58 @@ def restore_file(
         RestoreOptions(k, **options),
         None if preview is None else Path(preview),
     )
-    job.check_targets()
+    check_places([job], [])
+    job.check_formats()
     return run_job(restorer, job, progress)
+
+
+def run_jobs(
+    restorer: Restorer,
+    jobs: Sequence[RestoreJob],
+    progress: Callable[[str], AbstractContextManager[Progress | None]] = lambda _name: nullcontext(),
+    *,
+    fail_fast: bool = False,
+) -> Iterator[Report | FailedImage]:
+    """Restore several image files, each when the caller asks for it; one that fails does not stop the others.
+
+    When the disk of the results is full, the images that are left fail without being computed.
+
+    Parameters
+    ----------
+    restorer
+        The model for which the jobs were planned.
+    jobs
+        What is read and written, and how.
+    progress
+        Called with the name of each image; gives the context, in which the image is restored, of its `progress`.
+    fail_fast
+        Raise the error of the first image that fails.
+
+    Yields
+    ------
+    Report | FailedImage
+        One for each job, in order.
+
+    Raises
+    ------
+    KeygraphError
+        As `run_job`, with `fail_fast`.
+    """
+    full = False
+    for job in jobs:
+        if full:
+            yield FailedImage(str(job.image.file), f"{job.image.file}: not restored, because the disk is full")
+            continue
+        try:
+            with progress(job.image.file.path.name) as of_job:
+                report = run_job(restorer, job, of_job)
+        except Exception as error:
+            if fail_fast:
+                raise
+            full = isinstance(error, DiskFullError)
+            yield FailedImage.of(job.image.file, error)
+        else:
+            yield report
 
 
 def run_job(restorer: Restorer, job: RestoreJob, progress: Progress | None = None) -> Report:
@@ -144,7 +195,7 @@ def run_job(restorer: Restorer, job: RestoreJob, progress: Progress | None = Non
     streamed = _can_stream(restorer, job)
     manifest, folder = restorer.manifest, job.options.scratch_folder
     with contextlib.ExitStack() as files:
-        image = streaming.read(job.image.file.path, folder, files) if streamed else job.image.read()
+        image = job.image.read_streaming(folder, files) if streamed else job.image.read()
         inputs = {name: header.read() for name, header in job.inputs.items()}
         began = time.perf_counter()
         try:

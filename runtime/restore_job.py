@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, KeygraphError
+from ..files import check_space
 from ..manifest import IMAGE_INPUT
+from .companion_files import check_outputs, written_with
 from .io import cubes, output_files, spectral_preview
+from .io.images import READ_ONLY
 from .io.input_files import InputFile, InputHeader, read_headers
-from .preprocess.normalization import is_spectrum
+from .preprocess.normalization import is_spectrum, result_type
 from .preprocess.request import check_names, check_sizes, expected_channels, result_size
 from .restore_options import RestoreOptions
 from .restorer import Restorer
@@ -38,6 +41,8 @@ class RestoreJob:
         Height, width and channels of the result.
     as_cube
         True when the result is written as a spectral cube, False for a picture.
+    result_bytes
+        Estimate of the size of the result's file.
     """
 
     image: InputHeader
@@ -47,24 +52,98 @@ class RestoreJob:
     options: RestoreOptions
     size: tuple[int, int, int]
     as_cube: bool
+    result_bytes: int
 
-    def check_targets(self) -> None:
-        """Check that the result and the preview can be written.
+    @property
+    def targets(self) -> list[Path]:
+        """The files to write, as they are named."""
+        return [self.target] if self.preview is None else [self.target, self.preview]
+
+    def check_formats(self) -> None:
+        """Check that the formats of the result and the preview can hold them, and that they can be written there.
 
         Raises
         ------
         InputError
-            A target is one of the inputs or the other target, or cannot be written or hold the result.
+            They cannot.
         """
-        targets = [self.target] if self.preview is None else [self.target, self.preview]
-        for header, target in itertools.product((self.image, *self.inputs.values()), targets):
-            if target.exists() and os.path.samefile(header.file.path, target):
-                raise InputError(f"{target} is the input itself; choose another place")
         if self.preview is not None:
-            if self.preview.resolve() == self.target.resolve():
-                raise InputError(f"{self.preview} is the place of the result; choose another one for the preview")
             spectral_preview.check_target(self.preview, *self.size)
         output_files.check_target(self.target, self.size, self.as_cube)
+
+
+@dataclass(frozen=True)
+class FailedImage:
+    """An image that is not restored.
+
+    Attributes
+    ----------
+    source
+        The file.
+    error
+        Why not, in one line that names the file.
+    """
+
+    source: str
+    error: str
+
+    @classmethod
+    def of(cls, image: InputFile, error: Exception) -> FailedImage:
+        """Return the failure that an exception means for an image."""
+        source = str(image)
+        if isinstance(error, KeygraphError):
+            message = str(error)
+        else:
+            kind = "out of memory" if isinstance(error, MemoryError) else f"unexpected {type(error).__name__}: {error}"
+            message = f"{source}: {kind} (--fail-fast --debug shows where)"
+        message = " ".join(message.split())
+        return cls(source, message if str(image.path) in message else f"{source}: {message}")
+
+
+class OptionError(InputError):
+    """An option does not fit the model or the size of an image."""
+
+
+class _Failures:
+    """Collects the images that fail, or lets the first failure end everything."""
+
+    def __init__(self, *, stop: bool) -> None:
+        self.images: list[FailedImage] = []
+        self._stop = stop
+        self._misfit: OptionError | None = None
+
+    @contextmanager
+    def of(self, image: InputFile) -> Iterator[None]:
+        """Catch what is raised for one image."""
+        try:
+            yield
+        except Exception as error:
+            if self._stop:
+                raise
+            self.images.append(FailedImage.of(image, error))
+            if isinstance(error, OptionError):
+                self._misfit = error
+
+    def raise_misfit(self) -> None:
+        """Raise the error of an option, if there was one: no image could be restored with it."""
+        if self._misfit is not None:
+            raise self._misfit
+
+
+@dataclass(frozen=True)
+class RestorePlan:
+    """What is restored of several images.
+
+    Attributes
+    ----------
+    jobs
+        The images that can be restored.
+    failed
+        The images that cannot, as far as their headers tell.
+    """
+
+    jobs: tuple[RestoreJob, ...]
+    failed: tuple[FailedImage, ...] = ()
 
 
 def plan_jobs(
@@ -76,7 +155,9 @@ def plan_jobs(
     *,
     preview: Path | None = None,
     into_folder: bool = False,
-) -> list[RestoreJob]:
+    fail_fast: bool = False,
+    read: Sequence[Path] = (),
+) -> RestorePlan:
     """Plan the restoration of image files, and check everything that can be known without decoding them.
 
     Parameters
@@ -95,31 +176,93 @@ def plan_jobs(
         File for a preview of a spectrum, for one image only.
     into_folder
         True when `out` is a folder whatever its name; else it is a file where it has a suffix and is no folder yet.
+    fail_fast
+        False to plan the other images of several when one of them cannot be restored.
+    read
+        Other files that are read, such as the model, which no result may replace.
 
     Returns
     -------
-    list[RestoreJob]
-        One for each image. In a folder a result has its image's name; a spectrum restored from a picture becomes a
-        ``.mat`` file.
+    RestorePlan
+        In a folder a result has its image's name; a spectrum restored from a picture becomes a ``.mat`` file, and a
+        picture in a format that is only read becomes a ``.png`` file.
 
     Raises
     ------
     InputError
-        An option, input or target is not possible.
+        An option or target is not possible, a result would replace a file that is read or that does not belong to it,
+        or there is no space for the results; for a single image, and with `fail_fast`, also that an image cannot be
+        restored.
     """
     options.check(restorer.manifest)
-    targets = _targets(images, out, is_spectrum(restorer.manifest), into_folder or len(images) > 1)
+    check_names(restorer.manifest, inputs)
+    several = into_folder or len(images) > 1
+    targets = _targets(images, out, is_spectrum(restorer.manifest), several)
     if preview is not None and len(images) > 1:
         raise InputError(f"--preview is for one image, and there are {len(images)}; restore the one to look at alone")
-    jobs = [
-        plan_job(restorer, image, inputs, target, options, preview)
-        for image, target in zip(images, targets, strict=True)
-    ]
+    failures = _Failures(stop=fail_fast or not several)
+    jobs: list[RestoreJob] = []
+    for image, target in zip(images, targets, strict=True):
+        with failures.of(image):
+            jobs.append(plan_job(restorer, image, inputs, target, options, preview))
+    if not jobs:
+        failures.raise_misfit()
+    given = [image.path for image in images]
     if targets[0] != out:
-        _make_folder(out)
+        _check_in_place(jobs, given)
+    check_places(jobs, [*given, *read])
+    made = _make_folder(out) if jobs and targets[0] != out else []
+    fitting: list[RestoreJob] = []
+    try:
+        for job in jobs:
+            with failures.of(job.image.file):
+                job.check_formats()
+                fitting.append(job)
+    finally:
+        if not fitting:
+            for folder in made:
+                folder.rmdir()
+    return RestorePlan(tuple(fitting), tuple(failures.images))
+
+
+def _check_in_place(jobs: Iterable[RestoreJob], images: Sequence[Path]) -> None:
+    """Check that no result is named like another file beside the images, such as the cube ``a.mat`` of ``a.png``.
+
+    Elsewhere such a file is an earlier result, and is replaced.
+    """
+    folders = {os.path.realpath(path.parent) for path in images}
     for job in jobs:
-        job.check_targets()
-    return jobs
+        if job.target.exists() and os.path.realpath(job.target.parent) in folders and job.target not in images:
+            raise InputError(
+                f"{job.target} exists beside the images, and would be replaced by the result of "
+                f"{job.image.file.path.name}; choose another folder with -o"
+            )
+
+
+def check_places(jobs: Sequence[RestoreJob], read: Iterable[Path]) -> None:
+    """Check that the results of some jobs replace nothing that is read, and that there is space for them.
+
+    Parameters
+    ----------
+    jobs
+        The jobs. Their results are in one folder.
+    read
+        Files that are read, apart from the jobs' own.
+
+    Raises
+    ------
+    InputError
+        As `companion_files.check_outputs`, or there is not enough space.
+    """
+    own = [header.file.path for job in jobs for header in (job.image, *job.inputs.values())]
+    check_outputs([target for job in jobs for target in job.targets], [*read, *own])
+    if not jobs:
+        return
+    replaced = sum(file.stat().st_size for job in jobs for file in written_with(job.target) if file.exists())
+    sizes = [job.result_bytes for job in jobs]
+    results = "the result needs" if len(jobs) == 1 else f"the {len(jobs)} results need"
+    # A result is complete before it replaces an earlier one.
+    check_space(jobs[0].target.parent, max(max(sizes), sum(sizes) - replaced), results)
 
 
 def plan_job(
@@ -148,7 +291,7 @@ def plan_job(
     Raises
     ------
     InputError
-        A file cannot be read or does not fit the model, or an option is not possible.
+        A file cannot be read or does not fit the model, or an option is not possible (`OptionError`).
     """
     manifest = restorer.manifest
     spectrum = is_spectrum(manifest)
@@ -162,37 +305,49 @@ def plan_job(
         channels = check_sizes(manifest, {name: header.size for name, header in headers.items()})
     except InputError as error:
         raise InputError(f"{image}: {error}") from None
-    restorer.choose_tiles(height, width, options)
+    try:
+        restorer.choose_tiles(height, width, options)
+    except InputError as error:
+        raise OptionError(str(error)) from None
+    size = (height * manifest.scale, width * manifest.scale, channels.channels)
+    as_cube = output_files.holds_cube(target, spectrum)
+    header = headers.pop(IMAGE_INPUT)
+    dtype = result_type(manifest, header.dtype)
     return RestoreJob(
-        image=headers.pop(IMAGE_INPUT),
+        image=header,
         inputs=headers,
         target=target,
         preview=preview,
         options=options,
-        size=(height * manifest.scale, width * manifest.scale, channels.channels),
-        as_cube=output_files.holds_cube(target, spectrum),
+        size=size,
+        as_cube=as_cube,
+        result_bytes=output_files.estimated_bytes(target, size, dtype, as_cube),
     )
 
 
-def _targets(images: Sequence[InputFile], out: Path, spectrum: bool, into_folder: bool) -> list[Path]:
+def _targets(given: Sequence[InputFile], out: Path, spectrum: bool, into_folder: bool) -> list[Path]:
     """Return the file for each result."""
     if not into_folder and not out.is_dir() and out.suffix:
         return [out]
     if out.is_file():
         raise InputError(f"{out} is a file; name a folder for several images")
-    targets: dict[Path, None] = {}
-    for image in images:
+    targets: dict[Path, InputFile] = {}
+    for image in given:
         name = Path(image.path.name)
         if spectrum and name.suffix.lower() not in cubes.FORMATS:
             name = name.with_suffix(".mat")
-        if out / name in targets:
+        elif name.suffix.lower() in READ_ONLY:
+            name = name.with_suffix(".png")
+        if targets.setdefault(out / name, image) is not image:
             raise InputError(f"two of the inputs are called {name}; restore them into different folders")
-        targets[out / name] = None
     return list(targets)
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folder(folder: Path) -> list[Path]:
+    """Make a folder and its parents; return those that did not exist, the innermost first."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {folder}: {error.strerror}; choose another place with -o") from error
+    return missing

@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from ..manifest import Manifest
-from .backends.base import DivisibleSession, Session, resolve_k
-from .errors import SessionMemoryError
+from ..errors import InputError, KeygraphError
+from ..manifest import IMAGE_INPUT, Manifest
+from .backends.base import ClosableSession, DivisibleSession, Session, WithBlock, resolve_k
+from .errors import ClosedError, SessionMemoryError
 from .io.regions import ArrayWriter, RegionWriter
 from .notices import warn
+from .preprocess.arrays import as_array
 from .preprocess.request import Request, make_request
 from .restore_options import RestoreKeywords, RestoreOptions
 from .tiling.blend import Plan
 from .tiling.progress import Progress
 from .tiling.run import restore_tiles
 from .tiling.tile_size import TileChoice, choose, smaller
-from .tiling.whole_image import whole_pixels
+from .tiling.whole_image import check_fits, run_pixels, whole_pixels
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -67,8 +68,10 @@ class Restored:
     notices: tuple[str, ...]
 
 
-class Restorer:
-    """A model that restores images.
+class Restorer(WithBlock):
+    """A model that restores images, for any number of threads.
+
+    In a ``with`` block it is closed at the end. Without one, the model is freed when nothing refers to it any more.
 
     Parameters
     ----------
@@ -78,6 +81,13 @@ class Restorer:
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        self._closed = False
+
+    def close(self) -> None:
+        """Free the model now. Later calls raise `ClosedError`, as may calls that other threads have in progress."""
+        self._closed = True
+        if isinstance(self.session, ClosableSession):
+            self.session.close()
 
     @property
     def manifest(self) -> Manifest:
@@ -155,15 +165,23 @@ class Restorer:
             The image, an input or an option is not possible, or the tile asked for does not fit in memory.
         NotFiniteError
             The model gave NaN or infinity.
+        ClosedError
+            The restorer has been closed.
         KeygraphError
-            The model failed.
+            The model failed, or the image and its result do not fit in memory.
         """
-        image = np.asarray(image)
+        image = as_array(image, IMAGE_INPUT)
         checked = RestoreOptions(k, **options)
         checked.check(self.manifest)
-        request = make_request(self.manifest, image, inputs)
-        scale = self.manifest.scale
-        result = np.empty((request.height * scale, request.width * scale, request.channels.channels), request.dtype)
+        try:
+            request = make_request(self.manifest, image, inputs)
+            scale = self.manifest.scale
+            result = np.empty((request.height * scale, request.width * scale, request.channels.channels), request.dtype)
+        except MemoryError as error:
+            raise KeygraphError(
+                f"{_out_of_memory(error)} for an image of {' x '.join(map(str, image.shape))}; free memory, restore a "
+                "part of the image, or its file with: keygraph restore"
+            ) from error
         restored = self.restore_request(request, ArrayWriter(result), checked, progress)
         return replace(restored, image=result[:, :, 0] if image.ndim == 2 and result.shape[2] == 1 else result)
 
@@ -188,6 +206,8 @@ class Restorer:
         Restored
             Its image is empty.
         """
+        if self._closed:
+            raise ClosedError
         manifest = self.manifest
         height, width = request.height, request.width
         k = resolve_k(manifest, options.k)
@@ -208,7 +228,7 @@ class Restorer:
                     plan, overlap = choice.plan, choice.overlap
                     tile = plan.rows.tile, plan.columns.tile
                 break
-            except SessionMemoryError as error:
+            except (SessionMemoryError, MemoryError) as error:
                 choice, notice = _smaller_choice(manifest, height, width, choice, error)
                 notices.append(notice)
         if exact is None:
@@ -241,10 +261,10 @@ class Restorer:
         Raises
         ------
         InputError
-            The options do not fit the model or the size.
+            The options do not fit the model, the size, or the memory.
         """
         options.check(self.manifest)
-        return choose(
+        choice = choose(
             self.manifest,
             height,
             width,
@@ -252,7 +272,10 @@ class Restorer:
             overlap=options.overlap,
             batch=options.batch,
             whole_pixels=whole_pixels(self.manifest, self.session),
+            run_pixels=run_pixels(self.manifest, self.session),
         )
+        check_fits(self.manifest, self.session, choice)
+        return choice
 
     def restores_exactly(self, height: int, width: int, options: RestoreOptions) -> bool:
         """Return whether an image would be restored exactly in tiles, as far as its memory can be estimated.
@@ -298,17 +321,23 @@ def exact_model(session: Session) -> ExactModel:
 
 
 def _smaller_choice(
-    manifest: Manifest, height: int, width: int, choice: TileChoice, error: SessionMemoryError
+    manifest: Manifest, height: int, width: int, choice: TileChoice, error: SessionMemoryError | MemoryError
 ) -> tuple[TileChoice, str]:
     """Return a choice that needs less memory, and the notice about it."""
+    said = str(error) if isinstance(error, SessionMemoryError) else _out_of_memory(error)
     less = smaller(manifest, height, width, choice)
     tile = " x ".join(map(str, choice.tile))
     if less is None:
         advice = "free memory, or use a machine with more" if choice.automatic else "choose a smaller tile, or auto"
-        raise InputError(f"{error} with tiles of {tile} one by one; {advice}") from error
+        raise InputError(f"{said} with tiles of {tile} one by one; {advice}") from error
     if less.batch < choice.batch:
-        return less, f"{error} with {choice.batch} tiles of {tile} together: went on with {less.batch}"
-    return less, f"{error} with tiles of {tile}: went on with tiles of {' x '.join(map(str, less.tile))}"
+        return less, f"{said} with {choice.batch} tiles of {tile} together: went on with {less.batch}"
+    return less, f"{said} with tiles of {tile}: went on with tiles of {' x '.join(map(str, less.tile))}"
+
+
+def _out_of_memory(error: MemoryError) -> str:
+    """Return a `MemoryError` of NumPy or Python in words."""
+    return f"out of memory ({error})" if str(error) else "out of memory"
 
 
 def _k_notices(manifest: Manifest, k: int | None) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,7 +35,11 @@ def undocumented(source: str) -> Iterator[str]:
             # The options of a command are documented by their help texts; its docstring is the command's help.
             if any("typer." in ast.unparse(argument) or "Annotated" in ast.unparse(argument) for argument in arguments):
                 continue
-            if "Parameters\n----------" not in (ast.get_docstring(node) or ""):
+            text = ast.get_docstring(node) or ""
+            # The implementation of a protocol, which has them.
+            if prefix and re.search(rf"\b[Ss]ee `\w+\.{node.name}`", text):
+                continue
+            if "Parameters\n----------" not in text:
                 yield prefix + node.name
 
     yield from visit(ast.parse(source).body, "")
@@ -50,6 +55,9 @@ def test_functions_of_several_arguments_document_them() -> None:
     [
         ("def f(a, b, c): ...", ["f"]),
         ("class C:\n    def m(self, a, *, b, c):\n        '''Do.'''", ["C.m"]),
+        ("class C:\n    def m(self, a, b, c):\n        'Do; see `P.m`.'", []),
+        ("class C:\n    def n(self, a, b, c):\n        'See `P.m`.'", ["C.n"]),
+        ("def f(a, b, c):\n    'See `P.f`.'", ["f"]),
         ("def f(a, b): ...\ndef _g(a, b, c): ...\nclass _C:\n    def m(self, a, b, c): ...", []),
         ("def f(a, b, c):\n    '''Do.\n\n    Parameters\n    ----------\n    a\n        A.\n    '''", []),
     ],

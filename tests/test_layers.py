@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 #: Modules at the bottom, which every folder may import.
-_BASE = {"errors", "files", "installation", "manifest", "manifest_summary", "version"}
+_BASE = {"errors", "files", "installation", "integrity", "manifest", "manifest_summary", "version"}
 
 #: Folders that `parity` and everything above it may import.
 _CORE = {"instrumentation", "models", "plugins", "runtime", *_BASE}
@@ -23,8 +23,9 @@ _LAYERS = {
     "version": set[str](),
     "installation": set[str](),
     "files": {"errors"},
-    "manifest": {"errors", "files"},
-    "manifest_summary": {"manifest"},
+    "integrity": set[str](),
+    "manifest": {"errors", "files", "installation", "integrity"},
+    "manifest_summary": {"errors", "integrity", "manifest"},
     "plugins": _BASE,
     "runtime": _BASE,
     "instrumentation": {"runtime", *_BASE},

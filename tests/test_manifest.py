@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import re
 import subprocess
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 from keygraph.errors import InputError
+from keygraph.installation import upgrade_line
+from keygraph.integrity import FileDigest
 from keygraph.manifest import (
     FORMAT_VERSION,
     ExactTiling,
@@ -49,6 +52,10 @@ true, "half": null, "in_channels": 1, "made_with": {}, "margin": [0, 54], "neigh
 [{"overlap": 32, "psnr": 38.4, "tile": 64}]}, "task": "snapshot compressive imaging", "tiling": {"overlap": 32,
 "psnr": 45.1, "tile": 256}, "value_range": [0.0, 1.0], "verification": null, "views": ["left", "right"],
 "wavelengths": [453.3, 457.6, 462.1], "weights_sha256": "0123"}"""
+
+FORMAT_4 = FORMAT_3.replace('"format_version": 3', '"format_version": 4').replace(
+    '"extra_inputs"', '"digest": {"graph": "45", "weights": "67"}, "extra_inputs"'
+)
 
 EXPECTED = {
     1: Manifest(
@@ -129,9 +136,10 @@ EXPECTED = {
         format_version=3,
     ),
 }
+EXPECTED[4] = dataclasses.replace(EXPECTED[3], digest=FileDigest("45", "67"), format_version=4)
 
 
-@pytest.mark.parametrize(("version", "text"), [(1, FORMAT_1), (2, FORMAT_2), (3, FORMAT_3)])
+@pytest.mark.parametrize(("version", "text"), [(1, FORMAT_1), (2, FORMAT_2), (3, FORMAT_3), (4, FORMAT_4)])
 def test_manifests_of_every_format_are_read(version: int, text: str) -> None:
     manifest = from_json(text, "kgt.onnx")
     assert manifest == EXPECTED[version]
@@ -140,13 +148,13 @@ def test_manifests_of_every_format_are_read(version: int, text: str) -> None:
 
 
 def test_reading_and_writing_gives_the_same_text() -> None:
-    text = " ".join(FORMAT_3.split("\n"))
+    text = " ".join(FORMAT_4.split("\n"))
     assert from_json(text, "x").to_json() == text
     assert '"memory": 5120,' in text  # a whole number in a field of real numbers stays one
 
 
 def _change(path: tuple[str | int, ...], value: Any) -> str:
-    values: Any = copy.deepcopy(json.loads(FORMAT_3))
+    values: Any = copy.deepcopy(json.loads(FORMAT_4))
     place = values
     for key in path[:-1]:
         place = place[key]
@@ -164,6 +172,8 @@ def _change(path: tuple[str | int, ...], value: Any) -> str:
         (("scale",), "two", "$.scale"),
         (("scale",), 1.5, "$.scale"),
         (("neighbours",), ..., "neighbours"),
+        (("digest", "graph"), ..., "graph"),
+        (("digest", "weights"), 3, "$.digest.weights"),
         (("colour",), 1, "$.colour"),
         (("tiling", "tile"), "64", "$.tiling.tile"),
         (("tiling", "tile"), ..., "$.tiling"),
@@ -189,7 +199,7 @@ def test_what_is_no_manifest_is_refused(text: str) -> None:
 
 
 def test_fields_of_newer_formats_are_not_read() -> None:
-    with pytest.raises(InputError, match=rf"format {FORMAT_VERSION + 1} is newer.*pip install --upgrade keygraph"):
+    with pytest.raises(InputError, match=rf"format {FORMAT_VERSION + 1} is newer.*{re.escape(upgrade_line())}"):
         from_json(_change(("format_version",), FORMAT_VERSION + 1), "kgt.onnx")
 
 

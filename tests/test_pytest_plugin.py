@@ -72,3 +72,12 @@ def test_a_session_that_does_not_use_it_pays_nothing(pytester: pytest.Pytester) 
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "1 passed" in result.stdout
+
+
+def test_warnings_as_errors(tmp_path: Path) -> None:
+    """The plugin is loaded in every session of its environment, and must not end one that allows no warning."""
+    (tmp_path / "test_of_somebody.py").write_text("def test() -> None:\n    pass\n")
+    command = [sys.executable, "-W", "error", "-m", "pytest", "-W", "error", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout

@@ -161,7 +161,7 @@ class _CandidateSearch:
         if found.fp32_patterns is None:
             return _no_solution(f"the PSNR stays below {target:g} dB even with every block in FP32", found.before)
         own = self.models[self.index].path
-        out = source.path.with_suffix(".onnx") if own == source.path else own.with_name(f"{own.stem}-mended.onnx")
+        out = source.path.with_suffix(".onnx") if own == source.path else own.with_name(f"{own.stem}-mixed.onnx")
         words = ["keygraph", "export", str(source.path), "-o", str(out), "--precision", precision]
         for pattern in (*requested, *found.fp32_patterns):
             words += ["--keep-fp32", pattern]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ...errors import counted
 from ..fp32_patterns import matching
 from .bisection import find_minimal_patterns
 from .measurement import Measurement
@@ -49,7 +50,7 @@ def search(
     def reaches_target(more: Sequence[str]) -> bool:
         kept = matching(names, (*patterns, *more))
         decibels = measurement.psnr(kept)
-        progress(f"precision search: {len(kept)} nodes in FP32 give {decibels:.1f} dB")
+        progress(f"precision search: {decibels:.1f} dB with {counted(len(kept), 'node')} in FP32")
         return decibels >= target + MARGIN_DB
 
     kept_anyway = matching(names, patterns)

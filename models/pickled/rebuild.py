@@ -175,6 +175,15 @@ def tensor(
 ) -> torch.Tensor | Stub:
     """Return a view of a storage; a record while the storages of an old file are not known yet.
 
+    Parameters
+    ----------
+    storage
+        The elements.
+    offset, size, stride
+        The view, in elements.
+    dtype
+        Type of the elements, where the storage has none.
+
     Raises
     ------
     DamagedPickleError
@@ -199,7 +208,15 @@ def tensor(
 
 
 def dequantized(storage: Any, offset: Any, size: Any, stride: Any, parameters: Any, *_: Any) -> torch.Tensor | Stub:
-    """Return a quantized tensor as float32: (value - zero point) * scale."""
+    """Return a quantized tensor as float32: (value - zero point) * scale.
+
+    Parameters
+    ----------
+    storage, offset, size, stride
+        The integers, as for `tensor`.
+    parameters
+        Scheme, scale and zero point; for one scale per channel: scheme, scales, zero points and axis.
+    """
     values = tensor(storage, offset, size, stride)
     if isinstance(values, Stub):
         return values

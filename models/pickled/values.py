@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-#: No network has more modules; only one that contains itself does.
-_MOST_MODULES = 100_000
+#: No network has more modules, or is deeper; only one that contains itself does.
+_MOST_MODULES, _DEEPEST_MODULE = 20_000, 64
 
 
 class DamagedPickleError(Exception):
@@ -125,12 +125,12 @@ def module_tensors(stub: Stub, is_tensor: Callable[[Any], bool]) -> Iterator[tup
     DamagedPickleError
         It has more modules than any network: one of them contains itself.
     """
-    pending = [("", stub)]
+    pending = [("", stub, 0)]
     visited = 0
     while pending:
-        prefix, module = pending.pop()
+        prefix, module, depth = pending.pop()
         visited += 1
-        if visited > _MOST_MODULES:
+        if visited > _MOST_MODULES or depth > _DEEPEST_MODULE:
             raise DamagedPickleError("a module contains itself")
         volatile = module.attributes.get("_non_persistent_buffers_set")
         skipped = volatile if isinstance(volatile, (set, frozenset)) else ()
@@ -139,4 +139,6 @@ def module_tensors(stub: Stub, is_tensor: Callable[[Any], bool]) -> Iterator[tup
                 if is_tensor(value) and not (group == "_buffers" and name in skipped):
                     yield f"{prefix}{name}", value
         children = [*(entries(module.attributes.get("_modules")) or {}).items()]
-        pending += [(f"{prefix}{name}.", child) for name, child in reversed(children) if isinstance(child, Stub)]
+        pending += [
+            (f"{prefix}{name}.", child, depth + 1) for name, child in reversed(children) if isinstance(child, Stub)
+        ]

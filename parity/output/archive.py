@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
-from ...files import unwritable
+from ...files import temporary_path, unwritable
 from ...manifest import IMAGE_INPUT
 from ..inputs import Sample
 from ..results import ComparedImage, Run
@@ -56,12 +55,24 @@ def check_folder(folder: Path) -> None:
     Raises
     ------
     InputError
-        The folder holds something else, or cannot be created.
+        The folder holds something else, also beside an earlier run, or cannot be created.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / RUN).is_file()):
         raise InputError(f"{folder} exists and is not a saved run; give a new folder, or an earlier run to replace")
+    if other := _other_content(folder):
+        raise InputError(f"{folder} holds {other}, which is no part of the saved run there; give a new folder")
     if not folder.absolute().parent.is_dir():
         raise InputError(f"cannot create {folder}: the folder {folder.parent} does not exist; create it first")
+
+
+def _other_content(folder: Path) -> str:
+    """Return the name of something in the folder of a saved run that is not its own; empty if there is nothing."""
+    if not folder.is_dir():
+        return ""
+    own = {folder / RUN, folder / INPUTS}
+    others = [path for path in folder.iterdir() if path not in own]
+    others += [path for path in (folder / INPUTS).glob("*") if path.suffix != ".npy" or not path.is_file()]
+    return str(others[0].relative_to(folder)) if others else ""
 
 
 def save(folder: str | os.PathLike[str], run: Run) -> None:
@@ -74,7 +85,7 @@ def save(folder: str | os.PathLike[str], run: Run) -> None:
     """
     target = Path(folder)
     check_folder(target)
-    temporary = target.absolute().with_name(f".{target.name}-{secrets.token_hex(4)}")
+    temporary = temporary_path(target.absolute())
     try:
         (temporary / INPUTS).mkdir(parents=True)
         low, high = run.comparisons[0].reference.manifest.value_range

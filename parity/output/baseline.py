@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from ...errors import InputError
+from ...errors import InputError, counted
 from ...files import decode_json, read_start
 from ...instrumentation.metrics import EQUAL_DB
 from ..pass_criteria import Failures, judge_image
@@ -136,9 +136,11 @@ def changed_numbers(run: Run, previous: Mapping[str, Any]) -> list[str]:
     lines = []
     for comparison, old in zip(run.comparisons, previous["comparisons"], strict=False):
         for side in ("candidate", "reference"):
-            now, then = (value[side]["weights_sha256"] for value in (comparison.as_json(), old))
-            if now != then:
-                lines.append(f"{old[side]['name']}: the weights have changed since")
+            now, then = (_digests(value[side]) for value in (comparison.as_json(), old))
+            changed = [name for name in then if name in now and now[name] != then[name]]
+            if changed:
+                verb = "has" if len(changed) == 1 and not changed[0].endswith("s") else "have"
+                lines.append(f"{old[side]['name']}: the {' and the '.join(changed)} {verb} changed since")
         for result, before in zip(comparison.inputs, old["inputs"], strict=False):
             for mode in ("as_run", "same_graphs"):
                 numbers = getattr(result, mode)
@@ -152,6 +154,11 @@ def changed_numbers(run: Run, previous: Mapping[str, Any]) -> list[str]:
                             f"{_format(then)}, is {_format(now)}"
                         )
     return list(dict.fromkeys(lines))
+
+
+def _digests(side: Mapping[str, Any]) -> dict[str, str]:
+    """Return the digests of a side, by what they are of; older runs hold the checkpoint's only."""
+    return {"checkpoint's weights": side["weights_sha256"], **side.get("digests", {})}
 
 
 def _find_comparison(comparisons: list[dict[str, Any]], name: str, alone: bool) -> dict[str, Any] | None:
@@ -182,8 +189,8 @@ def _regressions_of(result: InputResult, old: Mapping[str, Any]) -> list[str]:
     for stage in result.stages:
         if stage.beyond_tolerance > wrong.get(stage.name, 0):
             reasons.append(
-                f"{result.name}: {stage.name}: {stage.beyond_tolerance} links differ by more than near ties, "
-                f"{wrong.get(stage.name, 0)} did"
+                f"{result.name}: {stage.name}: "
+                f"{counted(stage.beyond_tolerance, 'difference')} beyond near ties, before {wrong.get(stage.name, 0)}"
             )
             break  # Errors in later stages may only follow from this one.
     typical = old.get("typical")  # Missing in the oldest baselines.

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ...manifest import IMAGE_INPUT, K_INPUT, Manifest, from_metadata
+from ...manifest import IMAGE_INPUT, K_INPUT, Manifest
 from ...runtime.backends import engine_metadata
-from ...runtime.backends.onnx_file import metadata_of, read_onnx
+from ...runtime.backends.onnx_file import read_onnx_file
 from ..sides.spec import ModelSpec, parse_spec
 
 #: Name -> (type, shape); a str or None stands for a dynamic size.
@@ -30,7 +30,7 @@ def manifest_of(model: str | os.PathLike[str] | ModelSpec) -> Manifest:
     if suffix == ".plan":
         return engine_metadata.read(spec.path).manifest
     if suffix == ".onnx":
-        return from_metadata(metadata_of(read_onnx(spec.path)), spec.path)
+        return read_onnx_file(spec.path).manifest
     from ...models import load_checkpoint
 
     return replace(load_checkpoint(spec.path).manifest(), precision=spec.precision or "fp32")

@@ -58,14 +58,11 @@ class SessionFromExported(BaseLoader):
         InputError
             The file, the library or the provider cannot be used.
         """
-        import onnxruntime
-
-        from ...runtime.backends.onnx_providers import resolve
+        from ...runtime.backends.onnx_providers import resolve, session_options
         from ...runtime.backends.onnxruntime import open_file, register_operators
 
         read_start(self._path, "an exported .onnx file")
         provider = resolve(self._provider, self._device)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # Errors are raised as exceptions.
+        options = session_options()
         register_operators(options, self._library, warn)
         return open_file(self._path, options, provider, self._device)[0]

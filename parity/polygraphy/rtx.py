@@ -20,6 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ...errors import KeygraphError, MissingDependencyError
+from ...installation import install_line
 from ...runtime.backends.tensorrt_bindings import loader_path
 
 _ALIAS = "import sys\n\nimport tensorrt_rtx_bindings\n\nsys.modules[__name__] = tensorrt_rtx_bindings\n"
@@ -35,7 +36,7 @@ def environment() -> Iterator[dict[str, str]]:
         TensorRT-RTX is not installed.
     """
     if not any(map(find_spec, ("tensorrt_rtx", "tensorrt_rtx_bindings"))):
-        raise MissingDependencyError("TensorRT-RTX is not installed; install it with: pip install 'keygraph[rtx]'")
+        raise MissingDependencyError(f"TensorRT-RTX is not installed; install it with: {install_line('rtx')}")
     with loader_path("tensorrt-rtx") as variables, TemporaryDirectory(prefix="keygraph-") as folder:
         if find_spec("tensorrt_rtx") is None:
             Path(folder, "tensorrt_rtx.py").write_text(_ALIAS)

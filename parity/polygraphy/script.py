@@ -221,7 +221,9 @@ def write_script(
         same_graphs=_SAME_GRAPHS.format(recorded=", ".join(specs[:-1]), forced=specs[-1]) if exposes_graphs else "",
     )
     with atomic_path(script) as temporary:
-        temporary.write_text("\n".join(line.rstrip() for line in text.splitlines()) + "\n", encoding="utf-8")
+        lines = "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+        # Bytes of file names that are not UTF-8 become escapes, which Python reads back.
+        temporary.write_text(lines, encoding="utf-8", errors="backslashreplace")
 
 
 def _key_graph_rules(k: int, allowed: Tolerance) -> str:

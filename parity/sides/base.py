@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...instrumentation.key_graphs import Selection
+from ...integrity import Integrity
 from ...manifest import Manifest
 from ...runtime.backends.base import Session
 from ..metrics.blocks import BlockObserver
@@ -37,6 +38,18 @@ class Probe(Protocol):
     @property
     def description(self) -> str:
         """What runs: engine, version and device."""
+
+    @property
+    def integrity(self) -> Integrity | None:
+        """Whether the file is still as it was exported; None for checkpoints, which are not exported."""
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """SHA-256 of what runs, computed from the file: of ``"graph"`` and ``"weights"``, or of the ``"engine"``."""
+
+    @property
+    def notices(self) -> Sequence[str]:
+        """Lines about the file for the reader of a comparison."""
 
     @property
     def session(self) -> Session:

@@ -38,6 +38,9 @@ class EngineProbe:
         self.session = TensorRtSession(path, device, notice=notice)
         self.manifest = self.session.manifest
         self.description = self.session.description
+        metadata = self.session.metadata
+        self.integrity, self.notices = metadata.integrity, metadata.notices
+        self.digests = {"engine": metadata.engine_sha256}
 
     def run(self, images: Images, k: int | None, *extras: Images) -> Images:
         """Restore a batch; see `Probe.run`."""
@@ -48,25 +51,13 @@ class EngineProbe:
         raise NotImplementedError(f"{self.name}: an engine exposes no key graphs")
 
     def force(self, images: Images, k: int | None, graphs: Graphs, *extras: Images) -> NoReturn:
-        """Raise NotImplementedError; see `tells_graphs`.
-
-        Parameters
-        ----------
-        images, k, graphs, extras
-            See `Probe.force`.
-        """
+        """Raise NotImplementedError: `tells_graphs` is false; see `Probe.force`."""
         raise NotImplementedError(f"{self.name}: key graphs cannot be forced on an engine")
 
     def trace(
         self, images: Images, k: int | None, graphs: Graphs | None, observe: BlockObserver, *extras: Images
     ) -> NoReturn:
-        """Raise NotImplementedError; see `tells_blocks`.
-
-        Parameters
-        ----------
-        images, k, graphs, observe, extras
-            See `Probe.trace`.
-        """
+        """Raise NotImplementedError: `tells_blocks` is false; see `Probe.trace`."""
         raise NotImplementedError(f"{self.name}: an engine exposes no block outputs")
 
     def retrace(
@@ -78,11 +69,5 @@ class EngineProbe:
         observe: BlockObserver,
         *extras: Images,
     ) -> NoReturn:
-        """Raise NotImplementedError; see `tells_blocks`.
-
-        Parameters
-        ----------
-        images, k, graphs, inputs, observe, extras
-            See `Probe.retrace`.
-        """
+        """Raise NotImplementedError: `tells_blocks` is false; see `Probe.retrace`."""
         raise NotImplementedError(f"{self.name}: block inputs of an engine cannot be replaced")

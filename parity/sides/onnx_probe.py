@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from functools import cached_property
@@ -50,6 +51,8 @@ class OnnxProbe:
         self.session = OnnxRuntimeSession(path, library, device=device, provider=provider, notice=notice)
         self.manifest = self.session.manifest
         self.description = self.session.description
+        file = self.session.file
+        self.integrity, self.digests, self.notices = file.integrity, dataclasses.asdict(file.digest), file.notices
         self.tells_graphs = self.tells_blocks = provider != "tensorrt"
         self._graphs = GraphProbe(path, library, device=device)
         if self.manifest.neighbours is not None and not self._graphs.names:
@@ -64,25 +67,13 @@ class OnnxProbe:
         return self._graphs.record(images, k, *extras)
 
     def force(self, images: Images, k: int | None, graphs: Graphs, *extras: Images) -> tuple[Images, list[Selection]]:
-        """Restore a batch with given key graphs.
-
-        Parameters
-        ----------
-        images, k, graphs, extras
-            See `Probe.force`.
-        """
+        """Restore a batch with given key graphs; see `Probe.force`."""
         return self._graphs.force(images, k, graphs, *extras)
 
     def trace(
         self, images: Images, k: int | None, graphs: Graphs | None, observe: BlockObserver, *extras: Images
     ) -> tuple[Images, list[Selection]]:
-        """Restore a batch and observe every block.
-
-        Parameters
-        ----------
-        images, k, graphs, observe, extras
-            See `Probe.trace`.
-        """
+        """Restore a batch and observe every block; see `Probe.trace`."""
         return self._trace(images, k, graphs, {}, observe, *extras)
 
     def retrace(
@@ -94,13 +85,7 @@ class OnnxProbe:
         observe: BlockObserver,
         *extras: Images,
     ) -> None:
-        """Observe every block with the inputs of some replaced.
-
-        Parameters
-        ----------
-        images, k, graphs, inputs, observe, extras
-            See `Probe.retrace`.
-        """
+        """Observe every block with the inputs of some replaced; see `Probe.retrace`."""
         self._trace(images, k, graphs, inputs, observe, *extras)
 
     @cached_property

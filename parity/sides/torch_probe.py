@@ -13,6 +13,7 @@ from torch import Tensor
 from ...instrumentation.key_graphs import Selection
 from ...models import LoadedModel
 from ...plugins.torch.operators import graph_observer
+from ...runtime import forks
 from ...runtime.backends.pytorch import TorchSession
 from ...runtime.device.spec import Device
 from ..metrics.blocks import BlockObserver, block_pattern
@@ -38,6 +39,8 @@ class TorchProbe:
     """
 
     tells_graphs = tells_blocks = True
+    integrity = None
+    notices = ()
 
     def __init__(
         self,
@@ -47,7 +50,9 @@ class TorchProbe:
         name: str | None = None,
     ) -> None:
         self.name = name or str(model.source)
+        forks.require_torch()
         self.manifest = dataclasses.replace(model.manifest(), precision=precision)
+        self.digests = {"weights": self.manifest.weights_sha256}
         self._module = model.module.to(_DTYPES[precision])
         self.session = TorchSession(self._module, self.manifest, device=device)
         self.description = self.session.description
@@ -61,25 +66,13 @@ class TorchProbe:
         return self._run((images, k, *extras), None)
 
     def force(self, images: Images, k: int | None, graphs: Graphs, *extras: Images) -> tuple[Images, list[Selection]]:
-        """Restore a batch with given key graphs.
-
-        Parameters
-        ----------
-        images, k, graphs, extras
-            See `Probe.force`.
-        """
+        """Restore a batch with given key graphs; see `Probe.force`."""
         return self._run((images, k, *extras), graphs)
 
     def trace(
         self, images: Images, k: int | None, graphs: Graphs | None, observe: BlockObserver, *extras: Images
     ) -> tuple[Images, list[Selection]]:
-        """Restore a batch and observe every block.
-
-        Parameters
-        ----------
-        images, k, graphs, observe, extras
-            See `Probe.trace`.
-        """
+        """Restore a batch and observe every block; see `Probe.trace`."""
         with torch_blocks.observed(self._module, block_pattern(self.manifest), observe):
             return self._run((images, k, *extras), graphs)
 
@@ -92,13 +85,7 @@ class TorchProbe:
         observe: BlockObserver,
         *extras: Images,
     ) -> None:
-        """Observe every block with the inputs of some replaced.
-
-        Parameters
-        ----------
-        images, k, graphs, inputs, observe, extras
-            See `Probe.retrace`.
-        """
+        """Observe every block with the inputs of some replaced; see `Probe.retrace`."""
         with torch_blocks.replaced_inputs(self._module, inputs):
             self.trace(images, k, graphs, observe, *extras)
 

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError, MissingDependencyError
+from ...installation import package_line
 
 try:
     import triton
 except ModuleNotFoundError as error:
     raise MissingDependencyError(
-        "the operators on GPUs in PyTorch need Triton; install it with: pip install triton"
+        f"the operators on GPUs in PyTorch need Triton; install it with: {package_line('triton')}"
     ) from error
 
 from .variants import VARIANTS, Variant

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -13,6 +14,8 @@ from ...errors import InputError
 from ...manifest import IMAGE_INPUT, ExtraInput, Manifest
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from ..tiling.exact.model import ExactModel
 
 #: One batch of a model's inputs without k: the images, then the manifest's `extra_inputs` in order.
@@ -20,7 +23,11 @@ Inputs = tuple[NDArray[np.float32], ...]
 
 
 class Session(Protocol):
-    """A loaded model. The rest of the runtime knows nothing else about it."""
+    """A loaded model. The rest of the runtime knows nothing else about it.
+
+    A session serves any number of threads at a time, and each gets the results of its own calls. Where a device
+    computes one batch at a time, threads wait for each other.
+    """
 
     @property
     def manifest(self) -> Manifest:
@@ -61,6 +68,28 @@ class StreamingSession(Session, Protocol):
 
     def run_batches(self, batches: Iterator[Inputs], k: int | None) -> Iterator[NDArray[np.float32]]:
         """Restore batches; see the function `run_batches`."""
+
+
+@runtime_checkable
+class ClosableSession(Session, Protocol):
+    """A session that can free its model before it is garbage collected."""
+
+    def close(self) -> None:
+        """Free the model; later calls raise `ClosedError`, as may calls in progress. May be called again."""
+
+
+class WithBlock(ABC):
+    """Base of what a ``with`` block closes."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """See `ClosableSession.close`."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 @runtime_checkable
@@ -151,7 +180,7 @@ def resolve_k(manifest: Manifest, k: Any) -> int | None:
         return None
     if k is None:
         return neighbours.default if neighbours.runtime else None
-    limit = "the most that this engine was built for" if manifest.profiles else "the nodes of a window"
+    limit = "the most that this model takes" if manifest.profiles else "the nodes of a window"
     valid = f"a whole number from 1 to {neighbours.maximum}, {limit}"
     if isinstance(k, bool):
         raise InputError(f"k is {k}; it must be {valid}")

@@ -18,10 +18,13 @@ from typing import Any
 
 from ...errors import InputError
 from ...files import decode_json, read_start
+from ...installation import upgrade_line
+from ...integrity import FileDigest, Integrity, compare_digests
 from ...manifest import Manifest, decode, from_json
 from ..notices import warn
 
-FORMAT_VERSION = 1
+#: Format 2 added `model_digest`.
+FORMAT_VERSION = 2
 
 #: Display names of the backends.
 BACKENDS = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
@@ -102,6 +105,8 @@ class EngineMetadata:
         Versions of the packages that built the engine.
     manifest
         The model's manifest, with the profiles and the largest k that the engine was built for.
+    model_digest
+        Digest of the ONNX file's content when the engine was built; None before format 2.
     format_version
         Version of this file format.
     """
@@ -130,7 +135,26 @@ class EngineMetadata:
     read_back: str
     made_with: dict[str, str]
     manifest: Manifest
+    model_digest: FileDigest | None = None
     format_version: int = FORMAT_VERSION
+
+    @property
+    def integrity(self) -> Integrity:
+        """Whether the ONNX file was still the exported one when the engine was built from it."""
+        return compare_digests(self.manifest.digest, self.model_digest)
+
+    @property
+    def operators(self) -> str:
+        """Where the operators come from, in words."""
+        if self.plugin is not None:
+            return f"operators from {self.plugin.name}"
+        return "standard operators" if self.manifest.neighbours is None else "operators from the functions in the file"
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Lines for the user of the engine: that it was built from a changed file."""
+        integrity = self.integrity
+        return (f"{self.model}, which the engine was built from: {integrity.words}",) if integrity.changed else ()
 
     def to_json(self) -> str:
         """Serialize to JSON; equal metadata gives equal text."""
@@ -206,7 +230,7 @@ def read(engine: str | os.PathLike[str]) -> EngineMetadata:
     if version > FORMAT_VERSION:
         raise InputError(
             f"{path}: format {version} is newer than this keygraph reads ({FORMAT_VERSION}); upgrade with: "
-            "pip install --upgrade keygraph"
+            f"{upgrade_line()}"
         )
     from_json(json.dumps(values.get("manifest")), str(path))  # Its own errors, and those of its format.
     try:

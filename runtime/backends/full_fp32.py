@@ -6,6 +6,7 @@ user has enabled it. Both are settings of the process, not of a call.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,6 +38,19 @@ def full_fp32() -> Iterator[None]:
             _inside -= 1
             if _inside == 0 and _restore is not None:
                 _restore()
+
+
+def _after_fork() -> None:
+    """Leave the block in a forked process for threads of the parent, which it does not have."""
+    global _inside, _lock
+    _lock = threading.Lock()
+    if _inside and _restore is not None:
+        _restore()
+    _inside = 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _disable() -> Callable[[], None]:

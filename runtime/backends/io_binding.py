@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,9 +15,11 @@ from ..device.spec import Device
 
 
 class BoundBuffers:
-    """Runs a session through I/O binding.
+    """Runs a session through I/O binding, for any number of threads.
 
-    There is one set of buffers, because all tiles have the same shape; a new shape replaces it.
+    There is one set of buffers, because all tiles have the same shape; a new shape replaces it. So runs wait for each
+    other, from the copy of the inputs to the copy of the result. A GPU would compute them one after the other anyway,
+    and needs memory for one at a time in this way.
 
     Parameters
     ----------
@@ -31,9 +34,10 @@ class BoundBuffers:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._inputs: dict[str, Any] = {}
         self._restored: Any = None
+        self._lock = threading.Lock()
 
     def run(self, feeds: Mapping[str, NDArray[Any]], k: int | None, restored: tuple[int, ...]) -> NDArray[Any]:
-        """Run the session once.
+        """Run the session once. A failed run frees the buffers, for a smaller one that may follow.
 
         Parameters
         ----------
@@ -48,11 +52,24 @@ class BoundBuffers:
         Returns
         -------
         float[B, C, H, W]
-            A copy on the host; with buffers on the CPU, a view that the next run overwrites.
+            The caller's own array, on the host.
         """
+        with self._lock:
+            try:
+                return self._run(feeds, k, restored)
+            except BaseException:
+                self._release()
+                raise
+
+    def release(self) -> None:
+        """Free the buffers, after the run in progress."""
+        with self._lock:
+            self._release()
+
+    def _run(self, feeds: Mapping[str, NDArray[Any]], k: int | None, restored: tuple[int, ...]) -> NDArray[Any]:
         shapes = {name: values.shape for name, values in feeds.items()} | {IMAGE_OUTPUT: restored}
         if self._shapes != shapes:
-            self.release()
+            self._release()
             self._inputs = {name: self._empty(values.shape, values.dtype) for name, values in feeds.items()}
             self._restored = self._empty(restored, next(iter(feeds.values())).dtype)
             self._shapes = shapes
@@ -65,10 +82,10 @@ class BoundBuffers:
         binding.bind_ortvalue_output(IMAGE_OUTPUT, self._restored)
         self._session.run_with_iobinding(binding)
         result: NDArray[Any] = self._restored.numpy()
-        return result
+        # `numpy` copies from a GPU, but gives a view of a buffer on the CPU.
+        return result.copy() if self._device.kind == "cpu" else result
 
-    def release(self) -> None:
-        """Free the buffers."""
+    def _release(self) -> None:
         self._shapes, self._inputs, self._restored = {}, {}, None
 
     def _empty(self, shape: tuple[int, ...], dtype: Any) -> Any:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import importlib.metadata
 import io
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +19,10 @@ from pathlib import Path
 import onnxruntime
 
 from ...errors import InputError, KeygraphError, MissingDependencyError
-from ...installation import USE_GPU_RUNTIME
+from ...installation import gpu_runtime_line, package_line, reinstall_line
 from ..device.cuda_driver import require_gpu
 from ..device.spec import Device
+from .onnx_failures import explain
 from .user_cache import cache_folder
 
 #: keygraph's names of the execution providers -> ONNX Runtime's.
@@ -30,6 +33,10 @@ _DOMAIN = "keygraph"
 
 #: Levels of ONNX Runtime's log. The current level cannot be queried, so the default is restored.
 _DEFAULT, _FATAL = 2, 4
+
+#: How many threads are inside `_loading`.
+_loads = 0
+_lock = threading.Lock()
 
 
 def resolve(provider: str | None, device: Device) -> str:
@@ -95,7 +102,7 @@ def open_session(
         available = ", ".join(onnxruntime.get_available_providers())
         raise MissingDependencyError(
             f"this ONNX Runtime ({onnxruntime.__version__}) is built without {wanted} (it has {available}); "
-            f"replace it by the package for GPUs with: {USE_GPU_RUNTIME}"
+            f"replace it by the package for GPUs with: {gpu_runtime_line()}"
         )
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if provider == "cpu":
@@ -147,10 +154,22 @@ def _create(
             raise _unavailable(gpu_provider, reason(error)) from error
         if isinstance(path, bytes):
             raise KeygraphError(f"a part of the network does not open: {reason(error)}") from error
+        if not _is_utf8(path):
+            raise InputError(f"{path} has a name that is not UTF-8, which ONNX Runtime needs; rename it") from error
+        if known := explain(path, str(error), onnxruntime.__version__):
+            raise InputError(known) from error
         raise InputError(
             f"{path} cannot be opened: it is not an ONNX file, is truncated ({path.stat().st_size:,} bytes), or needs "
             f"a newer ONNX Runtime; export or download it again ({reason(error)})"
         ) from error
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def cuda_provider(device: Device) -> tuple[str, dict[str, str]]:
@@ -187,15 +206,31 @@ def _engine_cache(path: Path | bytes) -> Path:
 
 @contextlib.contextmanager
 def _loading() -> Iterator[None]:
-    """Preload the CUDA libraries that are installed as Python packages, and suppress output while loading."""
-    onnxruntime.set_default_logger_severity(_FATAL)
+    """Suppress ONNX Runtime's log while a provider is loaded, after its libraries.
+
+    The log's level is a setting of the process, so the last of several threads restores it.
+    """
+    global _loads
+    with _lock:
+        _preload()
+        if _loads == 0:
+            onnxruntime.set_default_logger_severity(_FATAL)
+        _loads += 1
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            if hasattr(onnxruntime, "preload_dlls"):
-                onnxruntime.preload_dlls()
-            yield
+        yield
     finally:
-        onnxruntime.set_default_logger_severity(_DEFAULT)
+        with _lock:
+            _loads -= 1
+            if _loads == 0:
+                onnxruntime.set_default_logger_severity(_DEFAULT)
+
+
+@functools.cache
+def _preload() -> None:
+    """Load the CUDA libraries that are installed as Python packages, without printing which ones are missing."""
+    if hasattr(onnxruntime, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):
+            onnxruntime.preload_dlls()
 
 
 def _unavailable(provider: str, said: str = "") -> KeygraphError:
@@ -212,7 +247,8 @@ def _unavailable(provider: str, said: str = "") -> KeygraphError:
     elif "libcuda.so" in lacking:
         remedy = "install NVIDIA's driver, or give --device cpu"
     else:
-        remedy = f"{_cuda_packages()}; install what it needs with: pip install 'onnxruntime-gpu[cuda,cudnn]'"
+        needed = package_line("onnxruntime-gpu[cuda,cudnn]")
+        remedy = f"{_cuda_packages()}; install what it needs with: {needed}"
     return MissingDependencyError(f"{what}: {lacking}; {remedy}")
 
 
@@ -229,6 +265,5 @@ def _check_placement(session: onnxruntime.InferenceSession, wanted: str) -> None
     if wanted != cpu and (cpu, _DOMAIN) in (placement(session) or ()):
         raise InputError(
             f"keygraph's operators would run on {cpu}, not beside {wanted}: the installed library is built without "
-            "its GPU kernels; build it with: pip install triton scikit-build-core ninja && pip install "
-            "--force-reinstall --no-deps --no-build-isolation keygraph"
+            f"its GPU kernels; build it with: {reinstall_line(build_requirements=('triton',))}"
         )

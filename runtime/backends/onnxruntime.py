@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import math
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +16,15 @@ from numpy.typing import NDArray
 
 from ... import plugins
 from ...errors import InputError, KeygraphError, MissingDependencyError
-from ...files import read_start
-from ...manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, Manifest, from_metadata
+from ...installation import install_line, onnx_runtime_remedy
+from ...manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, Manifest
+from .. import forks
 from ..device.spec import Device
-from ..errors import SessionMemoryError
+from ..errors import ClosedError, SessionMemoryError
 from ..notices import warn
-from .base import check_threads, result_shape
+from .base import WithBlock, check_threads, result_shape
 from .emulated_half import emulate_half
+from .onnx_file import OnnxFile, load_onnx, read_onnx_file
 
 if TYPE_CHECKING:
     from ..tiling.exact.executor import Run
@@ -29,9 +33,7 @@ if TYPE_CHECKING:
 try:
     import onnxruntime
 except ImportError as error:
-    raise MissingDependencyError(
-        f"ONNX Runtime cannot be imported ({error}); install it with: pip install 'keygraph[cpu]'"
-    ) from error
+    raise MissingDependencyError(f"ONNX Runtime cannot be imported ({error}); {onnx_runtime_remedy()}") from error
 
 from .io_binding import BoundBuffers
 from .onnx_providers import PROVIDERS, open_session, placement, reason, resolve, session_options
@@ -48,8 +50,10 @@ _OUT_OF_MEMORY = (
 _TYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
-class OnnxRuntimeSession:
-    """Runs an ONNX file that keygraph exported.
+class OnnxRuntimeSession(WithBlock):
+    """Runs an ONNX file that keygraph exported, for any number of threads.
+
+    On the CPU threads compute at the same time. On a GPU they wait for each other (`BoundBuffers`).
 
     Parameters
     ----------
@@ -84,23 +88,25 @@ class OnnxRuntimeSession:
         notice: Callable[[str], None] = warn,
     ) -> None:
         file = Path(path)
-        read_start(file, "an exported .onnx file")
         check_threads(threads)
         options = session_options(threads)
         provider = resolve(provider, device)
-        operators = register_operators(options, library, notice)
-        self._session, arithmetic = open_file(file, options, provider, device)
-        self._file, self._provider, self._threads, self._emulated = file, provider, threads, bool(arithmetic)
+        plain: list[str] = []
+        operators = register_operators(options, library, plain.append)
+        self.file, (session, arithmetic) = _open(file, options, provider, device)
+        self._session: onnxruntime.InferenceSession | None = session
+        self._provider, self._threads, self._emulated = provider, threads, bool(arithmetic)
         self._exact: ExactModel | None = None
+        self._dividing = threading.Lock()
+        self._process = os.getpid()
         self.device = device
+        self.manifest: Manifest = self.file.manifest
+        runtime_k = self.manifest.neighbours is not None and self.manifest.neighbours.runtime
         try:
-            metadata = self._session.get_modelmeta().custom_metadata_map
-            inputs = {value.name: value.type for value in self._session.get_inputs()}
-            outputs = [value.name for value in self._session.get_outputs()]
+            inputs = {value.name: value.type for value in session.get_inputs()}
+            outputs = [value.name for value in session.get_outputs()]
         except UnicodeDecodeError as error:
             raise InputError(f"{file} is damaged: its names are not UTF-8 text; export it again") from error
-        self.manifest: Manifest = from_metadata(metadata, file)
-        runtime_k = self.manifest.neighbours is not None and self.manifest.neighbours.runtime
         self._extras = [extra.name for extra in self.manifest.extra_inputs]
         expected = {IMAGE_INPUT, *self._extras, *([K_INPUT] if runtime_k else [])}
         if set(inputs) != expected or IMAGE_OUTPUT not in outputs:
@@ -113,11 +119,14 @@ class OnnxRuntimeSession:
                 f"{file}: its image is a {inputs[IMAGE_INPUT]}, not one of {', '.join(_TYPES)}; export it again"
             )
         self._type = _TYPES[inputs[IMAGE_INPUT]]
-        self._buffers = None if device.kind == "cpu" else BoundBuffers(self._session, device)
-        where = f"{PROVIDERS[provider]}{_elsewhere(self._session, PROVIDERS[provider])}"
+        self._buffers = None if device.kind == "cpu" else BoundBuffers(session, device)
+        where = f"{PROVIDERS[provider]}{_elsewhere(session, PROVIDERS[provider])}"
         if device.kind != "cpu":
             where = f"{device}, {where}"
-        self.description = f"ONNX Runtime {onnxruntime.__version__}, {where}, operators from {operators}{arithmetic}"
+        operators = f"operators from {operators}" if self.file.count("keygraph") else "standard operators"
+        for line in plain if self.file.count("keygraph") else ():
+            notice(line)
+        self.description = f"ONNX Runtime {onnxruntime.__version__}, {where}, {operators}{arithmetic}"
 
     def run(self, images: NDArray[np.float32], k: int | None, *extras: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Session.run`."""
@@ -125,11 +134,19 @@ class OnnxRuntimeSession:
         feeds = {name: np.ascontiguousarray(values, dtype=self._type) for name, values in named}
         try:
             restored = self._run(feeds, k)
+        except KeygraphError:
+            raise
         except Exception as error:
-            if self._buffers is not None:
-                self._buffers.release()
             raise _failure(error, images.shape) from error
         return np.asarray(restored, dtype=np.float32)
+
+    def close(self) -> None:
+        """See `ClosableSession.close`."""
+        buffers, self._session, self._buffers = self._buffers, None, None
+        with self._dividing:
+            self._exact = None
+        if buffers is not None:
+            buffers.release()
 
     def exact(self) -> ExactModel:
         """See `DivisibleSession.exact`."""
@@ -137,20 +154,44 @@ class OnnxRuntimeSession:
 
         if self._provider == "tensorrt":
             raise InputError("TensorRT would build an engine for every part of the network; use the provider cuda")
-        if self._exact is None:
-            # Binds no method of the session: a reference cycle would delay freeing its memory.
-            open_model = functools.partial(_open_part, self._threads, self._provider, self.device)
-            self._exact = ExactModel(self._file, self.manifest, open_model, self._emulated)
-        return self._exact
+        with self._dividing:
+            if self._session is None:
+                raise ClosedError
+            if self._exact is None:
+                # Binds no method of the session: a reference cycle would delay freeing its memory.
+                open_model = functools.partial(_open_part, self._threads, self._provider, self.device)
+                self._exact = ExactModel(self.file.path, self.manifest, open_model, self._emulated)
+            return self._exact
 
     def _run(self, feeds: dict[str, NDArray[Any]], k: int | None) -> NDArray[Any]:
-        if self._buffers is not None:
-            return self._buffers.run(feeds, k, result_shape(self.manifest, feeds[IMAGE_INPUT].shape))
+        buffers, session = self._buffers, self._session  # `close` of another thread may remove them.
+        if session is None:
+            raise ClosedError
+        if buffers is not None:
+            forks.require_process(self._process)
+            return buffers.run(feeds, k, result_shape(self.manifest, feeds[IMAGE_INPUT].shape))
         if k is not None:
             feeds[K_INPUT] = np.array([k], dtype=np.int64)
-        (restored,) = self._session.run([IMAGE_OUTPUT], feeds)
+        (restored,) = session.run([IMAGE_OUTPUT], feeds)
         result: NDArray[Any] = restored
         return result
+
+
+def _open(
+    path: Path, options: onnxruntime.SessionOptions, provider: str, device: Device
+) -> tuple[OnnxFile, tuple[onnxruntime.InferenceSession, str]]:
+    """Open a file, and read its structure and its digest while ONNX Runtime loads it, which takes longer."""
+    with ThreadPoolExecutor(1) as pool:
+        structure = pool.submit(read_onnx_file, path)
+        try:
+            opened = open_file(path, options, provider, device)
+        except Exception:
+            # What is wrong with the file itself comes first: missing weights, a manifest that it does not agree with.
+            file = structure.result()
+            file.require_valid()
+            _ = file.manifest
+            raise
+        return structure.result(), opened
 
 
 def _open_part(threads: int | None, provider: str, device: Device, model: bytes) -> Run:
@@ -266,9 +307,9 @@ def _without_bfloat16(path: Path, error: BaseException) -> bytes | None:
     except ModuleNotFoundError as missing:
         raise MissingDependencyError(
             f"ONNX Runtime has no bfloat16 kernels for the CPU; to run {path} on it with emulated bfloat16, install "
-            f"{missing.name} with: pip install 'keygraph[export]'"
+            f"{missing.name} with: {install_line('export')}"
         ) from error
-    model = onnx.load(path)
+    model = load_onnx(path)
     if not any(weight.data_type == onnx.TensorProto.BFLOAT16 for weight in model.graph.initializer):
         return None
     return bytes(emulate_half(model).SerializeToString())

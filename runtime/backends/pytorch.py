@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import InputError
+from ...errors import InputError, KeygraphError
 from ...manifest import Manifest
+from .. import forks
 from ..device.cuda_driver import require_gpu
 from ..device.spec import Device
-from ..errors import SessionMemoryError
-from .base import check_threads
+from ..errors import ClosedError, SessionMemoryError
+from .base import WithBlock, check_threads
 
 if TYPE_CHECKING:
     import torch
@@ -23,8 +25,10 @@ if TYPE_CHECKING:
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc")
 
 
-class TorchSession:
+class TorchSession(WithBlock):
     """Runs a PyTorch network, with float32 in full precision: TensorFloat-32 is disabled while it runs.
+
+    A session serves any number of threads, because the networks of keygraph keep no state between calls.
 
     Parameters
     ----------
@@ -53,16 +57,15 @@ class TorchSession:
     ) -> None:
         import torch
 
-        check_threads(threads)
-        if threads is not None:
-            torch.set_num_threads(threads)
+        prepare(threads)
         self.manifest = manifest
         if device is not None:
             require_device(device)
             module = module.to(str(device))
-        self._module: Callable[..., Any] = module.eval()
+        self._module: Callable[..., Any] | None = module.eval()
         first = next(module.parameters(), torch.empty(0))
         self._device, self._type = first.device, first.dtype
+        self._process = os.getpid()
         self.description = f"PyTorch {torch.__version__}, {self._device}, {str(self._type).removeprefix('torch.')}"
 
     def compiled(self) -> TorchSession:
@@ -70,7 +73,7 @@ class TorchSession:
         import torch
 
         session = copy.copy(self)
-        session._module = torch.compile(self._module)
+        session._module = torch.compile(self._open_module())
         session.description = f"{self.description}, torch.compile"
         return session
 
@@ -80,6 +83,10 @@ class TorchSession:
 
         from .full_fp32 import full_fp32
 
+        module = self._open_module()
+        if self._device.type == "cuda":
+            forks.require_process(self._process)
+        forks.require_torch()
         try:
             with torch.inference_mode(), full_fp32():
                 arguments: list[torch.Tensor | None] = [
@@ -88,14 +95,47 @@ class TorchSession:
                 ]
                 if self.manifest.neighbours is not None:
                     arguments.append(None if k is None else torch.tensor([k], dtype=torch.int64, device=self._device))
-                result: NDArray[np.float32] = self._module(*arguments).float().cpu().numpy()
+                result: NDArray[np.float32] = module(*arguments).float().cpu().numpy()
                 return result
         except (MemoryError, torch.OutOfMemoryError) as error:
             raise SessionMemoryError("PyTorch ran out of memory") from error
         except RuntimeError as error:
             if any(phrase in str(error) for phrase in _OUT_OF_MEMORY):
                 raise SessionMemoryError("PyTorch ran out of memory") from error
-            raise
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            raise KeygraphError(f"PyTorch failed on an image tensor of shape {images.shape}: {reason}") from error
+
+    def close(self) -> None:
+        """See `ClosableSession.close`."""
+        self._module = None
+
+    def _open_module(self) -> Callable[..., Any]:
+        if self._module is None:
+            raise ClosedError
+        return self._module
+
+
+def prepare(threads: int | None) -> None:
+    """Set PyTorch's number of threads, and check that this process can use PyTorch, before it computes anything.
+
+    Parameters
+    ----------
+    threads
+        As for `TorchSession`.
+
+    Raises
+    ------
+    InputError
+        `threads` is less than 1.
+    KeygraphError
+        This process was forked after PyTorch had started threads.
+    """
+    import torch
+
+    check_threads(threads)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    forks.require_torch()
 
 
 def require_device(device: Device) -> None:

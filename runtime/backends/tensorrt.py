@@ -16,20 +16,25 @@ from numpy.typing import NDArray
 from ... import plugins
 from ...errors import InputError, KeygraphError
 from ...manifest import Manifest
+from .. import forks
 from ..device.spec import Device
 from ..device.transfer_pipeline import TransferPipeline
+from ..errors import ClosedError
 from ..notices import warn
 from ..tiling.tile_size import REBUILD
 from . import engine_metadata
-from .base import Inputs, result_shape
+from .base import Inputs, WithBlock, result_shape
 from .engine_metadata import EngineMetadata
 from .tensorrt_bindings import load_backend, load_plugins
 from .tensorrt_engine import Engine
 from .tensorrt_file import Deserialized
 
 
-class TensorRtSession:
-    """Runs an engine that `keygraph build` made. A session may be used by one thread at a time.
+class TensorRtSession(WithBlock):
+    """Runs an engine that `keygraph build` made, for any number of threads.
+
+    Threads share the engine, which computes one batch at a time; their transfers overlap with the computation. Each
+    run in progress has buffers of its own for two batches of inputs and results.
 
     The engine's metadata is checked before the engine is deserialized: which TensorRT built it, for which GPU, and
     with which plugin library.
@@ -75,7 +80,8 @@ class TensorRtSession:
         # Releases in reverse order. It must not refer to the session, which would then never be collected.
         owned = contextlib.ExitStack()
         owned.callback(gpu.close)
-        self._close = weakref.finalize(self, _close, gpu, owned)
+        self._process = os.getpid()
+        self._close = weakref.finalize(self, _close, gpu, owned, self._process)
         try:
             here = engine_metadata.LoadEnvironment(
                 backend.name, backend.version, gpu.gpu.capability, gpu.gpu.name, plugin, allow_host_code=allow_host_code
@@ -83,6 +89,7 @@ class TensorRtSession:
             engine_metadata.check(file, here, notice)
             if plugin is not None:
                 load_plugins(backend, plugin)
+            self.metadata = metadata
             self.manifest: Manifest = metadata.manifest
             self._file = Deserialized(backend, file, allow_host_code, gpu, metadata.engine_sha256)
             owned.callback(self._file.release)
@@ -92,15 +99,14 @@ class TensorRtSession:
             owned.callback(self._engine.release)
             self._pipeline = TransferPipeline(gpu, self._engine.launch)
             owned.callback(self._pipeline.release)
+            owned.callback(gpu.finish)
+            owned.callback(self._pipeline.close)
         except BaseException:
             # Free memory now, not when the traceback is collected: the caller may try a smaller engine.
             self.close()
             raise
-        self._gpu = gpu
-        operators = plugin.name if plugin else "the functions in the file"
-        self.description = (
-            f"{backend.name} {backend.version}, {device} ({gpu.gpu.name}, {gpu.gpu.target}), operators from {operators}"
-        )
+        operators = metadata.operators
+        self.description = f"{backend.name} {backend.version}, {device} ({gpu.gpu.name}, {gpu.gpu.target}), {operators}"
 
     def run(self, images: NDArray[np.float32], k: int | None, *extras: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Session.run`."""
@@ -113,10 +119,7 @@ class TensorRtSession:
 
         A batch with fewer images than the previous one is filled up to its size, so that the same CUDA graph runs it.
         """
-        self._require_open()
-        self._gpu.use()
-        if k is not None:
-            self._engine.set_k(k, self._pipeline.compute_stream)
+        forks.require_process(self._process)
         together = 0
 
         def full(shape: Sequence[int]) -> int:
@@ -129,25 +132,25 @@ class TensorRtSession:
 
         before = self._engine.reshapes
         try:
-            with contextlib.closing(self._pipeline.run(batches, full, restored, self._engine.dtype)) as results:
+            with contextlib.closing(self._pipeline.run(batches, full, restored, self._engine.dtype, k)) as results:
                 for result in results:
                     single: NDArray[np.float32] = result.astype(np.float32, copy=False)
                     yield single
-                    self._require_open()
         finally:  # Also when the caller stops after the last result without exhausting the generator.
-            if self._file.cache is not None and self._engine.reshapes != before:
-                self._file.cache.save()
+            if self._engine.reshapes != before:
+                self._save_kernels()
 
     def close(self) -> None:
-        """Free the engine and all memory on the GPU; the session cannot be used afterwards.
+        """Free the engine and all memory on the GPU, after the calls in progress; then the session cannot be used.
 
         Results of `run_batches` that were not copied become invalid. A session that is garbage collected is closed.
         """
         self._close()
 
-    def _require_open(self) -> None:
-        if not self._close.alive:
-            raise KeygraphError("this session has been closed; load the engine again")
+    def _save_kernels(self) -> None:
+        with contextlib.suppress(ClosedError), self._pipeline.exclusive():
+            if self._file.cache is not None:
+                self._file.cache.save()
 
     def _together(self, shape: Sequence[int], before: int) -> int:
         """Return the batch size of the launch for a batch of this shape, when the previous launch had size `before`."""
@@ -201,8 +204,10 @@ def plugin_for(metadata: EngineMetadata, library: str | os.PathLike[str] | None)
     return plugins.library("tensorrt") if library == "auto" else Path(library)
 
 
-def _close(gpu: Any, owned: contextlib.ExitStack) -> None:
-    # After an error of the GPU, freeing fails as well, and a finalizer has no caller to report it to; `owned` releases
-    # the rest. The garbage collector may run this in any thread, whose current device is restored.
-    with contextlib.suppress(KeygraphError), gpu.current(), owned:
-        gpu.finish()
+def _close(gpu: Any, owned: contextlib.ExitStack, process: int) -> None:
+    if os.getpid() != process:
+        return  # A forked process cannot use the GPU, and what it has a copy of belongs to its parent.
+    # After an error of the GPU, waiting and freeing fail as well, and a finalizer has no caller to report it to;
+    # `owned` releases the rest. The garbage collector may run this in any thread, whose current device is restored.
+    with contextlib.suppress(KeygraphError), gpu.current():
+        owned.close()

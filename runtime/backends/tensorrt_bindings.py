@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ...errors import InputError, MissingDependencyError
+from ...installation import install_line, reinstall_line
 
 #: Backend -> (names of its Python module, of which the first installed one is used; the extra that installs it).
 _BACKENDS = {
@@ -24,6 +27,9 @@ _BACKENDS = {
 
 #: keygraph's operators in TensorRT's plugin registry: (name, version, namespace).
 PLUGINS = (("KeyGraph", "1", "keygraph"), ("KeyGraphAttention", "1", "keygraph"))
+
+#: Held while something is made that a process has once, because `functools.cache` makes it again for another thread.
+_once = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -54,9 +60,11 @@ class Backend:
 
     def errors(self) -> str:
         """Return the errors that were logged since the last call, in one line, and forget them."""
-        lines = list(dict.fromkeys(self.log.errors))
-        self.log.errors.clear()
-        return "; ".join(lines) or "no reason given"
+        lines = []
+        with contextlib.suppress(IndexError):
+            while True:  # TensorRT may add lines meanwhile, from another thread.
+                lines.append(self.log.errors.popleft())
+        return "; ".join(dict.fromkeys(lines)) or "no reason given"
 
 
 @functools.cache
@@ -81,11 +89,12 @@ def load_backend(name: str) -> Backend:
     names = [module for module in modules if find_spec(module) is not None]
     try:
         module = import_module(names[0] if names else modules[0])
-        return Backend(name, module, str(module.__version__), _logger(module))
+        with _once:
+            log = _logger(module)
+        return Backend(name, module, str(module.__version__), log)
     except (ImportError, OSError, AttributeError) as error:  # OSError: one of NVIDIA's libraries does not load.
         raise MissingDependencyError(
-            f"{name} cannot be imported ({' '.join(str(error).split())}); install it with: "
-            f"pip install 'keygraph[{extra}]'"
+            f"{name} cannot be imported ({' '.join(str(error).split())}); install it with: {install_line(extra)}"
         ) from error
 
 
@@ -116,13 +125,14 @@ def load_plugins(backend: Backend, library: Path) -> None:
     InputError
         The library does not load, or does not register the operators.
     """
-    _load_once(backend, library.resolve())
+    with _once:
+        _load_once(backend, library.resolve())
 
 
 @functools.cache
 def _load_once(backend: Backend, library: Path) -> None:
     registry = backend.module.get_plugin_registry()
-    remedy = "pip install --force-reinstall --no-deps keygraph -C cmake.define.TENSORRT_ROOT=<the TensorRT SDK>"
+    remedy = reinstall_line("TENSORRT_ROOT=<a TensorRT SDK>", build_requirements=("triton",))
     try:
         handle = registry.load_library(str(library))
     except Exception as error:
@@ -150,6 +160,7 @@ def _names(plugins: Iterable[tuple[str, str, str]]) -> str:
     )
 
 
+@functools.cache
 def _logger(module: Any) -> Any:
     """Create a logger that keeps the latest errors and prints nothing."""
 

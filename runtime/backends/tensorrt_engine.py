@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,13 +12,13 @@ from numpy.typing import NDArray
 
 from ...errors import InputError, KeygraphError
 from ...manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT
-from ..device import transfer_pipeline
+from ..device.transfer_slot import Batch, TransferApi
 from ..errors import SessionMemoryError
 from .tensorrt_bindings import Backend
 from .tensorrt_file import Deserialized
 
 
-class LaunchApi(transfer_pipeline.TransferApi, Protocol):
+class LaunchApi(TransferApi, Protocol):
     """The calls of CUDA that an engine needs: those of the transfers, and graphs; see `cuda_runtime.Cuda`."""
 
     def capture(self, stream: int, launch: Callable[[], None]) -> Any:
@@ -40,6 +41,8 @@ class Engine:
     The first launch with a shape runs the engine directly, because the engine may still allocate or initialize for the
     shape. Then a CUDA graph of the same launch is captured where possible, and later launches run the graph. A new
     shape discards the graphs. TensorRT-RTX manages its own graphs, because it replaces kernels while it runs.
+
+    An engine has one execution context, so it launches for one thread at a time: `TransferPipeline` holds a lock.
 
     Parameters
     ----------
@@ -87,34 +90,21 @@ class Engine:
             or file.engine.is_shape_inference_io(K_INPUT)
         )
         self._k_host: NDArray[np.int64] = np.zeros(1, np.int64)
-        self._k_buffer: transfer_pipeline.Buffer | None = None
         #: Number of times that a new shape was set.
         self.reshapes = 0
         self._shapes: tuple[tuple[int, ...], ...] | None = None
         self._profile = 0
         self._captures = not backend.is_rtx
-        self._graphs: dict[tuple[transfer_pipeline.Batch, int], Any] = {}
+        self._graphs: dict[Batch, Any] = {}
         self._idle = gpu.event()
 
-    def set_k(self, k: int, stream: int) -> None:
-        """Set k for the launches that follow; no launch may be running.
+    def launch(self, batch: Batch, stream: int) -> None:
+        """Start one batch; see `transfer_slot.Launch`.
 
         An engine that was built with the plugin reads k from device memory. One that was built from the plain
         functions reads it from host memory when it is launched, so that a CUDA graph contains its value.
         """
-        if self._k_on_host:
-            self._k_host[0] = k
-            return
-        if self._k_buffer is None:
-            self._k_buffer = transfer_pipeline.Buffer(self._gpu)
-            self._k_buffer.fit(8)
-        value = self._k_buffer.host((1,), np.dtype(np.int64))
-        value[0] = k
-        self._gpu.upload(self._k_buffer.address, value, stream)
-
-    def launch(self, batch: transfer_pipeline.Batch, stream: int) -> None:
-        """Start one batch; see `transfer_pipeline.Launch`."""
-        key = batch, int(self._k_host[0])
+        key = batch if self._k_on_host else replace(batch, k=None)
         graph = self._graphs.get(key)
         if graph is not None:
             self._gpu.launch(graph, stream)
@@ -125,8 +115,9 @@ class Engine:
             self._bind(name, address)
         self._bind(IMAGE_OUTPUT, batch.restored)
         if self.takes_k:
-            assert self._k_on_host or self._k_buffer is not None
-            self._bind(K_INPUT, self._k_host.ctypes.data if self._k_on_host else self._k_buffer.address)  # type: ignore[union-attr]
+            assert batch.k is not None
+            self._k_host[0] = batch.k
+            self._bind(K_INPUT, self._k_host.ctypes.data if self._k_on_host else batch.k_address)
         self._enqueue(stream)
         if self._captures:
             graph = self._gpu.capture(stream, lambda: self._enqueue(stream))
@@ -137,18 +128,16 @@ class Engine:
                 self._graphs[key] = graph
 
     def release(self) -> None:
-        """Free the graphs and the buffer of k; no launch may be running."""
-        self._free_graphs()
-        if self._k_buffer is not None:
-            self._k_buffer.release()
-            self._k_buffer = None
+        """Free the graphs; no launch may be running."""
+        while self._graphs:
+            self._gpu.free_graph(self._graphs.popitem()[1])
 
     def _reshape(self, shapes: tuple[tuple[int, ...], ...], stream: int) -> None:
-        """Set new shapes. Existing graphs are invalid afterwards, because they use state of the previous shapes."""
-        if self._graphs:
+        """Set new shapes, after all launches: they and existing graphs use the state of the previous shapes."""
+        if self._shapes is not None:
             self._gpu.record(self._idle, stream)
             self._gpu.synchronize(self._idle)
-        self._free_graphs()
+        self.release()
         self._shapes = None
         profile = self._profile_of(shapes[0])
         if profile != self._profile and not self._file.context.set_optimization_profile_async(profile, stream):
@@ -173,10 +162,6 @@ class Engine:
         if "out of memory" in said.lower() or "outofmemory" in said.lower():
             return SessionMemoryError(f"{self._backend.name} ran out of memory")
         return KeygraphError(f"{self._backend.name} {self._backend.version} failed: {what}: {said}")
-
-    def _free_graphs(self) -> None:
-        while self._graphs:
-            self._gpu.free_graph(self._graphs.popitem()[1])
 
     def _type(self, name: str, source: Path) -> np.dtype[Any]:
         module = self._backend.module

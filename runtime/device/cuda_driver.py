@@ -9,9 +9,10 @@ import ctypes
 from dataclasses import dataclass
 
 from ...errors import InputError
+from .. import forks
 from .spec import Device
 
-_NO_DEVICE = 100
+_NOT_INITIALIZED, _NO_DEVICE = 3, 100
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 
 
@@ -67,6 +68,8 @@ def require_gpu(device: Device, driver: str = "libcuda.so.1") -> Gpu:
         status = cuda.cuDeviceGetCount(ctypes.byref(count))
     if status == _NO_DEVICE or (status == 0 and count.value == 0):
         raise InputError(f"{device}: NVIDIA's driver is installed, but sees no GPU; see nvidia-smi, or {otherwise}")
+    if status == _NOT_INITIALIZED and (remedy := forks.cuda_remedy()):
+        raise InputError(f"{device}: {remedy}")
     if status != 0:
         raise InputError(
             f"{device}: NVIDIA's driver does not start (cuInit gives {status}); reboot, or reinstall it so that its "

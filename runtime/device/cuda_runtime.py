@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError, KeygraphError, MissingDependencyError
+from ...installation import package_line
 from ..errors import SessionMemoryError
 from .cuda_driver import require_gpu
 from .spec import Device
@@ -22,7 +23,7 @@ try:
     from cuda.bindings import runtime
 except ImportError as error:
     raise MissingDependencyError(
-        f"CUDA's Python bindings cannot be imported ({error}); install them with: pip install 'cuda-bindings>=12.8'"
+        f"CUDA's Python bindings cannot be imported ({error}); install them with: {package_line('cuda-bindings>=12.8')}"
     ) from error
 
 
@@ -196,7 +197,7 @@ def _check(answer: tuple[Any, ...], what: str) -> Any:
         needed = runtime.cudaRuntimeGetVersion()[1] // 1000
         raise InputError(
             f"NVIDIA's driver is too old for CUDA {needed}, which the package cuda-bindings is for; update the driver, "
-            f"or install bindings for an older CUDA with: pip install 'cuda-bindings<{needed}'"
+            f"or install bindings for an older CUDA with: {package_line(f'cuda-bindings<{needed}')}"
         )
     if status != runtime.cudaError_t.cudaSuccess:
         _, text = runtime.cudaGetErrorString(status)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from ...errors import InputError
+from . import control_groups
 
 
 def growth(work: Callable[[], object]) -> int | None:
@@ -25,17 +29,25 @@ def growth(work: Callable[[], object]) -> int | None:
     return max(0, _status(own)["VmHWM"] - before)
 
 
+def resident() -> int | None:
+    """Return the bytes of memory that this process has; None where the system does not report it."""
+    try:
+        return _status(Path("/proc/self"))["VmRSS"]
+    except (OSError, KeyError, ValueError):
+        return None
+
+
 def _status(process: Path) -> dict[str, int]:
     """Return the sizes in a process's status file, in bytes, by name."""
     lines = (line.split() for line in (process / "status").read_text().splitlines())
-    return {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines if words[-1] == "kB"}
+    return {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines if words[-1:] == ["kB"]}
 
 
 def available(root: Path = Path("/")) -> int | None:
     """Return the bytes of memory that this process can still allocate, as the system estimates it.
 
-    This is the smaller of what the machine has available and what the limit of the process's control group (its
-    container) leaves.
+    This is the smallest of what the machine has available, what the limits of the process's control groups (its
+    container, its service) leave, and what its own limits (``ulimit -v`` and ``-d``) leave. Swap space does not count.
 
     Parameters
     ----------
@@ -45,11 +57,37 @@ def available(root: Path = Path("/")) -> int | None:
     Returns
     -------
     int | None
-        None where the system reports neither.
+        None where the system reports none of them.
     """
-    found = [_of_machine(root / "proc/meminfo"), _of_group(root / "sys/fs/cgroup")]
-    known = [value for value in found if value is not None]
-    return min(known) if known else None
+    found = [_of_machine(root / "proc/meminfo"), control_groups.headroom(root), *_of_process(root / "proc/self")]
+    return min((value for value in found if value is not None), default=None)
+
+
+def require(need: int, purpose: str, advice: str) -> None:
+    """Check that there is enough memory for some work, because the system kills a process that takes too much.
+
+    Parameters
+    ----------
+    need
+        Estimate in bytes.
+    purpose
+        Start of the message: what needs it.
+    advice
+        End of the message: what the user can do.
+
+    Raises
+    ------
+    InputError
+        There is less.
+    """
+    free = available()
+    if free is not None and free < need:
+        raise InputError(f"{purpose} needs about {mebibytes(need)} of memory, and {mebibytes(free)} are free; {advice}")
+
+
+def mebibytes(size: float) -> str:
+    """Return a size in bytes as text."""
+    return f"{size / 2**20:,.0f} MiB"
 
 
 def _of_machine(file: Path) -> int | None:
@@ -60,19 +98,13 @@ def _of_machine(file: Path) -> int | None:
         return None
 
 
-def _of_group(folder: Path) -> int | None:
-    """Read the files of control groups version 2 at their path inside a container."""
+def _of_process(process: Path) -> Iterator[int | None]:
+    """Yield what the soft limits of a process's address space and of its data leave."""
     try:
-        limit, used = (folder / "memory.max").read_text().strip(), int((folder / "memory.current").read_text())
-        return None if limit == "max" else int(limit) - used + _reclaimable(folder)
-    except (OSError, ValueError):
-        return None
-
-
-def _reclaimable(folder: Path) -> int:
-    """Return the bytes of inactive page cache that a control group's usage includes."""
-    try:
-        statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        return int(statistics.get("inactive_file", 0))
-    except (OSError, ValueError):
-        return 0
+        limits, used = (process / "limits").read_text(), _status(process)
+    except (OSError, ValueError, IndexError):
+        return
+    for limit, usage in (("Max address space", "VmSize"), ("Max data size", "VmData")):
+        soft = re.search(rf"^{limit}\s+(\d+)", limits, re.MULTILINE)
+        if soft is not None and usage in used:
+            yield max(0, int(soft[1]) - used[usage])

@@ -1,224 +1,117 @@
 """Upload the next batch and download the previous one while the GPU computes.
 
-Upload, computation and download have one stream each, so that they run concurrently. A slot holds the buffers of one
+Upload, computation and download have a stream each, so that they run concurrently. A slot holds the buffers of one
 batch in flight. Events order the three steps of a batch; the host only waits for results.
+
+Several runs may be in progress at a time, of one thread or of several. Each run has a lane of its own: slots, and
+streams for its transfers. All computations share one stream, because an engine computes one batch at a time.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-
-class TransferApi(Protocol):
-    """The calls of CUDA that the pipeline needs; the parameters are those of `cuda_runtime.Cuda`."""
-
-    def allocate(self, size: int) -> int:
-        """Allocate bytes on the GPU; return the address."""
-
-    def free(self, address: int) -> None:
-        """Free memory that `allocate` returned."""
-
-    def pinned(self, size: int) -> NDArray[np.uint8]:
-        """Allocate page-locked bytes on the host."""
-
-    def free_pinned(self, memory: NDArray[np.uint8]) -> None:
-        """Free memory that `pinned` returned."""
-
-    def stream(self) -> int:
-        """Create a stream."""
-
-    def event(self) -> Any:
-        """Create an event."""
-
-    def upload(self, target: int, source: NDArray[Any], stream: int) -> None:
-        """Copy a contiguous pinned array to the GPU.
-
-        Parameters
-        ----------
-        target
-            Address on the GPU.
-        source
-            Array in pinned memory, unchanged until the copy has finished.
-        stream
-            The stream that copies.
-        """
-
-    def download(self, target: NDArray[Any], source: int, stream: int) -> None:
-        """Copy from the GPU to a contiguous pinned array.
-
-        Parameters
-        ----------
-        target
-            Array in pinned memory.
-        source
-            Address on the GPU.
-        stream
-            The stream that copies.
-        """
-
-    def record(self, event: Any, stream: int) -> None:
-        """Record an event in a stream."""
-
-    def wait(self, stream: int, event: Any) -> None:
-        """Make a stream wait for an event."""
-
-    def synchronize(self, event: Any) -> None:
-        """Block the host until an event has happened."""
+from ..errors import ClosedError, SessionMemoryError
+from .gate import Gate
+from .transfer_slot import Buffer, Compute, Launch, Slot, TransferApi, release_all
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Inputs and output of one launch.
+class Lane:
+    """What one run needs at a time: slots, streams for transfers, and k on the GPU."""
 
-    Attributes
-    ----------
-    slot
-        Number of the slot. Its addresses stay the same while its buffers are large enough.
-    inputs
-        Addresses of the inputs on the GPU, the images first.
-    restored
-        Address of the result on the GPU.
-    shapes
-        [B, C, H, W] of every input, where B includes images that only fill up the batch.
-    """
-
-    slot: int
-    inputs: tuple[int, ...]
-    restored: int
-    shapes: tuple[tuple[int, ...], ...]
-
-
-#: Starts the computation of a batch on a stream without waiting for it.
-Launch = Callable[[Batch, int], None]
-
-
-class Buffer:
-    """Memory on the GPU and the same amount of pinned memory on the host; grows on demand and never shrinks."""
-
-    def __init__(self, gpu: TransferApi) -> None:
+    def __init__(self, gpu: TransferApi, compute: Compute, numbers: Sequence[int]) -> None:
         self._gpu = gpu
-        self._host: NDArray[np.uint8] | None = None
-        self.address = 0
+        self._upload = gpu.stream()
+        transfers = self._upload, gpu.stream()
+        self._slots = [Slot(number, gpu, compute, transfers) for number in numbers]
+        self._free, self._waiting = deque(self._slots), deque[Slot]()
+        self._k_buffer = Buffer(gpu)
+        self._k: tuple[int | None, int] = (None, 0)
 
-    def fit(self, size: int) -> None:
-        """Make room for at least `size` bytes; growing discards the content."""
-        if self._host is not None and len(self._host) >= size:
-            return
-        self.release()
-        self.address = self._gpu.allocate(size)
-        try:
-            self._host = self._gpu.pinned(size)
-        except BaseException:
-            self._gpu.free(self.address)
-            self.address = 0
-            raise
+    def begin(self, k: int | None) -> None:
+        """Start a run with this k; no work may be running."""
+        self._k = (None, 0)
+        if k is not None:
+            self._k_buffer.fit(8)
+            value = self._k_buffer.host((1,), np.dtype(np.int64))
+            value[0] = k
+            self._gpu.upload(self._k_buffer.address, value, self._upload)
+            self._k = (k, self._k_buffer.address)
 
-    def host(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Return the host memory as an array of a shape and dtype."""
-        assert self._host is not None
-        size = int(np.prod(shape)) * dtype.itemsize
-        return self._host[:size].view(dtype).reshape(shape)
+    @property
+    def full(self) -> bool:
+        """Whether a result must be taken before the next batch can be submitted."""
+        return not self._free
 
-    def release(self) -> None:
-        """Free the memory on the GPU and on the host."""
-        host, address = self._host, self.address
-        self._host, self.address = None, 0
-        if host is not None:
-            try:
-                self._gpu.free(address)
-            finally:
-                self._gpu.free_pinned(host)
-
-
-class Slot:
-    """Runs one batch at a time: copy to pinned memory, upload, compute, download."""
-
-    def __init__(self, number: int, gpu: TransferApi, streams: tuple[int, int, int], launch: Launch) -> None:
-        self._number, self._gpu, self._launch = number, gpu, launch
-        self._upload, self._compute, self._download = streams
-        self._inputs: list[Buffer] = []
-        self._restored = Buffer(gpu)
-        self._uploaded, self._computed, self._downloaded = gpu.event(), gpu.event(), gpu.event()
-        self._result: NDArray[Any] | None = None
+    @property
+    def busy(self) -> bool:
+        """Whether there are results to take."""
+        return bool(self._waiting)
 
     def submit(
         self, inputs: Sequence[NDArray[Any]], batch: int, restored: tuple[int, ...], dtype: np.dtype[Any]
     ) -> None:
-        """Start a batch; the slot's previous result must have been taken.
+        """Start a batch in a free slot.
 
         Parameters
         ----------
-        inputs
-            float[b, C, H, W] each, of any floating-point dtype and with the same b. They are copied before this
-            returns.
-        batch
-            Batch size of the computation, at least b. The remaining images are whatever the GPU's buffer contains;
-            their results are not downloaded.
-        restored
-            [C, H, W] of one result.
-        dtype
-            Dtype of the inputs and results on the GPU.
+        inputs, batch, restored, dtype
+            As for `Slot.submit`.
         """
-        gpu, count = self._gpu, len(inputs[0])
-        shapes = tuple((batch, *values.shape[1:]) for values in inputs)
-        while len(self._inputs) < len(inputs):
-            self._inputs.append(Buffer(gpu))
-        # Allocate everything first, so that running out of memory leaves no work in flight.
-        for buffer, shape in zip(self._inputs, shapes, strict=True):
-            buffer.fit(int(np.prod(shape)) * dtype.itemsize)
-        self._restored.fit(batch * int(np.prod(restored)) * dtype.itemsize)
-        for buffer, values in zip(self._inputs, inputs, strict=True):
-            source = buffer.host(values.shape, dtype)
-            source[...] = values
-            gpu.upload(buffer.address, source, self._upload)
-        gpu.record(self._uploaded, self._upload)
-        gpu.wait(self._compute, self._uploaded)
-        addresses = tuple(buffer.address for buffer in self._inputs)
-        self._launch(Batch(self._number, addresses, self._restored.address, shapes), self._compute)
-        gpu.record(self._computed, self._compute)
-        gpu.wait(self._download, self._computed)
-        self._result = self._restored.host((count, *restored), dtype)
-        gpu.download(self._result, self._restored.address, self._download)
-        gpu.record(self._downloaded, self._download)
+        self._free[0].submit(inputs, batch, restored, dtype, self._k)
+        self._waiting.append(self._free.popleft())
 
-    def result(self) -> NDArray[Any]:
-        """Wait for the batch and return its result, a view of the slot's buffer that the next `submit` overwrites."""
-        self._gpu.synchronize(self._downloaded)
-        assert self._result is not None
-        return self._result
+    def oldest(self) -> NDArray[Any]:
+        """Wait for the oldest batch and return its result, which is valid until `drop_oldest`."""
+        return self._waiting[0].result()
+
+    def drop_oldest(self) -> None:
+        """Make the slot of the oldest batch free."""
+        self._free.append(self._waiting.popleft())
+
+    def finish(self) -> None:
+        """Wait for all batches."""
+        while self._waiting:
+            self._waiting[0].result()
+            self.drop_oldest()
 
     def release(self) -> None:
-        """Free the buffers."""
-        self._result = None
-        _release_all([*self._inputs, self._restored])
+        """Free all buffers; no work may be running."""
+        release_all([*self._slots, self._k_buffer])
 
 
 class TransferPipeline:
-    """Runs batches with overlapped transfers.
+    """Runs batches with overlapped transfers, for any number of threads.
 
     Parameters
     ----------
     gpu
         The calls of CUDA.
     launch
-        The computation. It is called from one thread, and launches run one after the other.
+        The computation. Launches run one after the other, whichever threads they come from.
     slots
-        Batches in flight at a time, at least 1. With 2, one batch is uploaded or read by the host while another is
-        computed.
+        Batches of a run in flight at a time, at least 1. With 2, one batch is uploaded or read by the host while
+        another is computed.
     """
 
     def __init__(self, gpu: TransferApi, launch: Launch, slots: int = 2) -> None:
-        streams = gpu.stream(), gpu.stream(), gpu.stream()
-        self.compute_stream = streams[1]
-        self._slots = [Slot(number, gpu, streams, launch) for number in range(slots)]
-        self._waiting: deque[Slot] = deque()
+        self._gpu, self._slots = gpu, slots
+        self._compute = Compute(launch, gpu.stream(), threading.Lock())
+        self._gate = Gate()
+        self._opening = threading.Lock()
+        self._numbers = itertools.count()
+        #: All lanes, and those that no run uses. There are as many as there were runs at the same time.
+        self._lanes: list[Lane] = []
+        self._idle: list[Lane] = []
+        self._idle.append(self._open_lane())
 
     def run(
         self,
@@ -226,6 +119,7 @@ class TransferPipeline:
         together: Callable[[Sequence[int]], int],
         restored: Callable[[Sequence[int]], tuple[int, ...]],
         dtype: np.dtype[Any],
+        k: int | None = None,
     ) -> Generator[NDArray[Any], None, None]:
         """Run batches.
 
@@ -239,38 +133,80 @@ class TransferPipeline:
             Returns [C, H, W] of a result for an image of [C, H, W].
         dtype
             Dtype of inputs and results on the GPU.
+        k
+            k of all these batches; None without one.
 
         Yields
         ------
         float[b, C, H, W]
             One result for each batch, in order, valid until the next one is requested.
+
+        Raises
+        ------
+        ClosedError
+            The pipeline has been released.
         """
-        free, waiting = deque(self._slots), self._waiting
+        with self._working():
+            lane = self._take()
         try:
+            with self._working():
+                lane.begin(k)
             for inputs in batches:
-                if not free:
-                    yield waiting[0].result()
-                    free.append(waiting.popleft())
-                slot = free.popleft()
+                if lane.full:
+                    with self._working():
+                        result = lane.oldest()
+                    yield result
+                    lane.drop_oldest()
                 shape = inputs[0].shape
-                slot.submit(inputs, together(shape), restored(shape[1:]), dtype)
-                waiting.append(slot)
-            while waiting:
-                yield waiting[0].result()
-                waiting.popleft()
+                with self._working():
+                    lane.submit(inputs, together(shape), restored(shape[1:]), dtype)
+            while lane.busy:
+                with self._working():
+                    result = lane.oldest()
+                yield result
+                lane.drop_oldest()
+        except SessionMemoryError:
+            # A smaller batch may follow, and needs the memory.
+            with self._working():
+                lane.finish()
+                lane.release()
+            raise
         finally:
             # A caller that stops early must not reuse buffers that the GPU still writes to.
-            while waiting:
-                waiting.popleft().result()
+            with contextlib.suppress(ClosedError), self._working():
+                lane.finish()
+                self._idle.append(lane)
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Do something inside the block while nothing is launched; raises `ClosedError` after `release`."""
+        with self._working(), self._compute.lock:
+            yield
+
+    def close(self) -> None:
+        """Accept no more work, and wait for the calls in progress. A `run` that is not exhausted raises an error."""
+        self._gate.close()
 
     def release(self) -> None:
-        """Free all buffers; no work may be running. A `run` that is not exhausted yields nothing more."""
-        self._waiting.clear()
-        _release_all(self._slots)
+        """Close, and free all buffers; no work may be running on the GPU."""
+        self.close()
+        release_all(self._lanes)
 
+    @contextlib.contextmanager
+    def _working(self) -> Iterator[None]:
+        """Call CUDA inside the block, in whichever thread that is."""
+        with self._gate.inside(), self._gpu.current():
+            yield
 
-def _release_all(owners: Sequence[Buffer] | Sequence[Slot]) -> None:
-    """Release all, even if some fail."""
-    with contextlib.ExitStack() as stack:
-        for owner in owners:
-            stack.callback(owner.release)
+    def _take(self) -> Lane:
+        """Return an idle lane, or a new one."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._open_lane()
+
+    def _open_lane(self) -> Lane:
+        with self._opening:
+            lane = Lane(self._gpu, self._compute, list(itertools.islice(self._numbers, self._slots)))
+            self._lanes.append(lane)
+        return lane

@@ -5,34 +5,39 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-import pyvips
-
 from ...errors import InputError
 from ...manifest_summary import Description
 from . import cubes, images
 
 
-def describe_image(path: Path) -> Description:
-    """Describe an image file; raises `InputError` as `images.read_header` does."""
-    header = images.read_header(path)
-    # Through a source, because libvips reads options out of file names.
-    image = pyvips.Image.new_from_source(pyvips.Source.new_from_file(str(path)), "")
-    fields = set(image.get_fields())
-    profile = image.get("icc-profile-data") if "icc-profile-data" in fields else None
-    orientation = image.get("orientation") if "orientation" in fields else 1
+def describe_image(path: Path, page: int = 1) -> Description:
+    """Describe an image file; raises `InputError` as `images.read_header` does.
+
+    Parameters
+    ----------
+    path
+        The file.
+    page
+        Which of its pages, from 1.
+    """
+    header = images.read_header(path, page=page)
+    opened = images.open_file(path, page)
+    metadata = opened.contents.metadata
     return {
         "kind": "image",
         "file": str(path),
         "bytes": path.stat().st_size,
-        "format": image.get("vips-loader").removesuffix("_source").removesuffix("load").upper(),
+        "format": opened.image.get("vips-loader").removesuffix("_source").removesuffix("load").upper(),
         "width": header.width,
         "height": header.height,
         "channels": header.channels,
         "bits": header.bits,
         "alpha": header.alpha,
-        "icc profile": None if profile is None else profile_name(profile),
-        "exif orientation": orientation,
-        "pages": image.get("n-pages") if "n-pages" in fields else 1,
+        "icc profile": None if metadata.icc is None else profile_name(metadata.icc),
+        "exif orientation": opened.orientation,
+        "pages": opened.pages,
+        "metadata": metadata.titles(),
+        "not kept": list(opened.contents.dropped),
     }
 
 

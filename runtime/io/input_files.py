@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from ...errors import InputError
 from ...manifest import IMAGE_INPUT
+from ..companion_files import read_with
 from . import cubes, images
 from .cubes import Cube
-from .images import Picture
+from .images import Picture, streaming
+
+#: What follows the colon after a TIFF file whose gray pages are bands.
+BANDS = "bands"
 
 #: Suffixes of files that can be read.
-SUFFIXES = tuple(dict.fromkeys((*images.FORMATS, *cubes.FORMATS)))
+SUFFIXES = tuple(dict.fromkeys((*images.FORMATS, *images.READ_ONLY, *cubes.FORMATS)))
+
+#: Bits of a picture's samples -> their type.
+_PICTURE_TYPES = {8: np.uint8, 16: np.uint16, 32: np.float32, 64: np.float64}
 
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file, and which of the arrays in it.
+    """A file, and which of the arrays or pages in it.
 
     Attributes
     ----------
     path
         The file.
     variable
-        Name of the array, for a file with several; None where there is no need to choose.
+        Name of the array, for a file with several; in TIFF the number of the page, or `BANDS` where the pages are
+        bands; None where there is no need to choose.
     """
 
     path: Path
@@ -34,7 +47,7 @@ class InputFile:
 
     @classmethod
     def parse(cls, text: str | os.PathLike[str] | InputFile) -> InputFile:
-        """Parse ``scene.png``, or ``scene.mat:cube`` for one array of a file with several."""
+        """Parse ``scene.png``, ``scene.mat:cube`` for an array, ``scan.tif:2`` for a page, or ``scene.tif:bands``."""
         if isinstance(text, InputFile):
             return text
         whole = os.fspath(text)
@@ -42,6 +55,21 @@ class InputFile:
         if colon and Path(file).suffix.lower() in cubes.FORMATS and not os.path.exists(whole):
             return cls(Path(file), variable)
         return cls(Path(whole))
+
+    @property
+    def page(self) -> int | None:
+        """Which page of a TIFF, from 1; None where none is named."""
+        number = self._after_tiff
+        return int(number) if number.isascii() and number.isdigit() and int(number) > 0 else None
+
+    @property
+    def bands(self) -> bool:
+        """True when the pages of a TIFF are named as bands."""
+        return self._after_tiff == BANDS
+
+    @property
+    def _after_tiff(self) -> str:
+        return self.variable or "" if cubes.FORMATS.get(self.path.suffix.lower()) == "TIFF" else ""
 
     def __str__(self) -> str:
         return str(self.path) if self.variable is None else f"{self.path}:{self.variable}"
@@ -61,6 +89,8 @@ class InputHeader:
         True for a spectral cube, False for a picture.
     expected_channels
         The channels that the model expects, which `read` needs to find the band axis of a cube.
+    dtype
+        Type of the samples.
     """
 
     file: InputFile
@@ -69,6 +99,7 @@ class InputHeader:
     channels: int
     is_cube: bool
     expected_channels: int
+    dtype: np.dtype[Any]
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -78,6 +109,18 @@ class InputHeader:
     def read(self) -> Picture | Cube:
         """Decode the file; errors are those of the function `read`."""
         return _decoded(self.file, self.is_cube, self.expected_channels)
+
+    def read_streaming(self, folder: Path, files: contextlib.ExitStack) -> Picture:
+        """Decode a picture into scratch files; see `streaming.read`.
+
+        Parameters
+        ----------
+        folder
+            Folder for the scratch files.
+        files
+            Closes them.
+        """
+        return streaming.read(self.file.path, folder, files, self.expected_channels, _page(self.file))
 
 
 def read_headers(
@@ -118,11 +161,12 @@ def read_header(file: InputFile, channels: int) -> InputHeader:
     InputError
         The file is missing, damaged or of another kind.
     """
-    if _is_cube(file.path):
-        cube = cubes.read_header(file.path, file.variable, channels)
-        return InputHeader(file, cube.height, cube.width, cube.bands, True, channels)
-    picture = images.read_header(file.path)
-    return InputHeader(file, picture.height, picture.width, picture.channels, False, channels)
+    if _is_cube(file, channels):
+        cube = cubes.read_header(file.path, None if file.bands else file.variable, channels)
+        return InputHeader(file, cube.height, cube.width, cube.bands, True, channels, cube.dtype)
+    picture = images.read_header(file.path, channels, _page(file))
+    dtype = np.dtype(_PICTURE_TYPES[picture.bits])
+    return InputHeader(file, picture.height, picture.width, picture.channels, False, channels, dtype)
 
 
 def read(file: InputFile, channels: int) -> Picture | Cube:
@@ -133,39 +177,99 @@ def read(file: InputFile, channels: int) -> Picture | Cube:
     InputError
         The file is missing, damaged or of another kind, or a cube holds NaN or infinity.
     """
-    return _decoded(file, _is_cube(file.path), channels)
+    return _decoded(file, _is_cube(file, channels), channels)
 
 
-def _is_cube(path: Path) -> bool:
+def _is_cube(file: InputFile, channels: int) -> bool:
+    suffix = file.path.suffix.lower()
+    if suffix not in images.FORMATS and suffix in cubes.FORMATS:
+        return True
     # Only a TIFF must be opened to tell.
-    return path.suffix.lower() in cubes.FORMATS and cubes.is_cube(path)
+    return suffix in cubes.FORMATS and file.page is None and cubes.is_cube(file.path, None if file.bands else channels)
 
 
 def _decoded(file: InputFile, is_cube: bool, channels: int) -> Picture | Cube:
-    return cubes.read(file.path, file.variable, channels) if is_cube else images.read(file.path)
+    if is_cube:
+        return cubes.read(file.path, None if file.bands else file.variable, channels)
+    return images.read(file.path, channels, _page(file))
 
 
-def images_in_folder(folder: Path, exclude: Collection[Path] = ()) -> list[Path]:
-    """Return the pictures in a folder, or its cubes where it holds no picture, sorted by name.
+def _page(file: InputFile) -> int:
+    """Return which page of a picture is read, from 1.
+
+    Raises
+    ------
+    InputError
+        The name after the colon names no page.
+    """
+    if file.variable is not None and file.page is None:
+        raise InputError(
+            f"{file} names no page of a picture; give {file.path} alone, {file.path}:2 for its second page, or "
+            f"{file.path}:{BANDS} for gray pages that are bands"
+        )
+    return file.page or 1
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What is in a folder of images.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    images
+        The images, sorted by name.
+    left_out
+        What else is in it, and is not read: a number and a kind each, such as ``"2 hidden"``.
+    """
+
+    path: Path
+    images: tuple[Path, ...]
+    left_out: tuple[str, ...]
+
+    @property
+    def notice(self) -> str | None:
+        """One line about what is not read, or None when nothing is left out."""
+        return f"not read in {self.path}: {', '.join(self.left_out)}" if self.left_out else None
+
+
+def read_folder(folder: Path, exclude: Collection[Path] = ()) -> Folder:
+    """Find the pictures in a folder, or its cubes where it holds no picture.
+
+    Hidden files are left out: those of macOS and editors, and what an interrupted write of keygraph's left.
 
     Parameters
     ----------
     folder
         The folder; its subfolders are not searched.
     exclude
-        Resolved paths to leave out.
+        Resolved paths to leave out without a word.
 
     Raises
     ------
     InputError
-        There is no image.
+        There is no image, or the folder cannot be read.
     """
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.resolve() not in exclude)
-    for suffixes in (images.FORMATS, cubes.FORMATS):
-        found = [path for path in files if path.suffix.lower() in suffixes]
-        if found:
-            return found
-    raise InputError(f"{folder} holds no image; it takes {', '.join(SUFFIXES)}")
+    try:
+        entries = sorted(path for path in folder.iterdir() if Path(os.path.realpath(path)) not in exclude)
+    except OSError as error:
+        raise InputError(f"cannot read the folder {folder}: {error.strerror}; give another folder") from error
+    hidden = [path for path in entries if path.name.startswith(".")]
+    folders = [path for path in entries if path not in hidden and path.is_dir()]
+    files = [path for path in entries if path not in hidden and path not in folders]
+    taken: list[Path] = []
+    for suffixes in ((*images.FORMATS, *images.READ_ONLY), cubes.FORMATS):
+        taken = taken or [path for path in files if path.suffix.lower() in suffixes]
+    companions = {other for path in taken for other in read_with(path)}
+    others = Counter(path.suffix.lower() or "without a suffix" for path in files if path not in companions)
+    left_out = [f"{count} {suffix}" for suffix, count in sorted(others.items())]
+    left_out += [f"{len(hidden)} hidden"] if hidden else []
+    left_out += [f"{len(folders)} subfolder{'s' if len(folders) > 1 else ''}"] if folders else []
+    if not taken:
+        held = f" ({', '.join(left_out)})" if left_out else ""
+        raise InputError(f"{folder} holds no image{held}; it takes {', '.join(SUFFIXES)}")
+    return Folder(folder, tuple(taken), tuple(left_out))
 
 
 def matching_inputs(image: InputFile, inputs: Mapping[str, InputFile]) -> dict[str, InputFile]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from . import cubes, images
 from .cubes import Cube
 from .images import Picture
+
+#: Format -> bytes of a sample at most, and the least share that compressed photographs usually take.
+_COMPRESSED = {"PNG": (2, 0.3), "TIFF": (4, 0.3), "WebP": (1, 0.25), "JPEG": (1, 0.1)}
 
 
 def holds_cube(path: Path, spectrum: bool) -> bool:
@@ -39,6 +43,23 @@ def check_target(path: Path, size: tuple[int, int, int], as_cube: bool) -> None:
         cubes.check_target(path, *size)
     else:
         images.check_target(path, *size)
+
+
+def estimated_bytes(path: Path, size: tuple[int, int, int], dtype: np.dtype[Any], as_cube: bool) -> int:
+    """Return an estimate of the bytes of a result in its file, rather too few than too many.
+
+    Parameters
+    ----------
+    path, size, as_cube
+        As for `check_target`.
+    dtype
+        Type of the samples.
+    """
+    samples = size[0] * size[1] * size[2]
+    if as_cube:
+        return samples * dtype.itemsize  # Not compressed.
+    bytes_per_sample, share = _COMPRESSED.get(images.FORMATS.get(path.suffix.lower(), ""), (0, 0))
+    return int(samples * min(dtype.itemsize, bytes_per_sample) * share)
 
 
 def write(
@@ -84,7 +105,7 @@ def write(
     if not as_cube:
         return lost + images.write(path, picture)
     if picture.alpha is not None:
-        lost.append("alpha dropped: a cube has none")
-    if titles := images.metadata_titles(picture):
+        lost.append(f"{'band beside the colours' if picture.alpha_is_band else 'alpha'} dropped: a cube has none")
+    if titles := picture.metadata.titles():
         lost.append(f"{', '.join(titles)} dropped: not kept in a cube")
     return lost + cubes.write(path, Cube(pixels, wavelengths))

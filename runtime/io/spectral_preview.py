@@ -11,6 +11,7 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
+from .. import forks
 from . import colorimetry, images
 from .cubes import Cube
 from .cubes.contents import library
@@ -196,6 +197,7 @@ def white_of(values: NDArray[Any]) -> float:
 
 def _resized(plane: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
     """Resize by averaging areas or repeating samples, which does not overshoot the plane's range."""
+    forks.require_vips()
     image = pyvips.Image.new_from_memory(plane.data, plane.shape[1], plane.shape[0], 1, "float")
     kernel = "linear" if height <= plane.shape[0] else "nearest"
     resized = image.resize(width / plane.shape[1], vscale=height / plane.shape[0], kernel=kernel)

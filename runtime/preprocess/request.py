@@ -13,6 +13,7 @@ from ...errors import InputError
 from ...manifest import IMAGE_INPUT, Manifest
 from ..backends.base import Inputs
 from ..io.scratch_file import ScratchFile
+from .arrays import as_array
 from .channels import Channels, adapt, count
 from .normalization import Normalisation, fractions, normalisation, result_type
 from .padding import reflected
@@ -271,7 +272,7 @@ def _with_channels(name: str, values: ArrayLike | ScratchFile) -> NDArray[Any] |
     """Return [H, W] as [H, W, 1]; raise `InputError` for what is neither [H, W] nor [H, W, C]."""
     if isinstance(values, ScratchFile):
         return values
-    array = np.asarray(values)
+    array = as_array(values, name)
     if array.ndim not in (2, 3):
         raise InputError(f"the {name} has shape {array.shape}; give [H, W] or [H, W, C]")
     if 0 in array.shape:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from numbers import Integral
 
-from ...errors import InputError
+from ...errors import InputError, counted
 from ...manifest import Manifest, Profile
 from ..preprocess.padding import round_up
 from .blend import Plan, cut
@@ -18,6 +19,9 @@ WHOLE_PIXELS = 512 * 512
 #: Tile and overlap where the manifest holds no calibration.
 DEFAULT_TILE = 256
 DEFAULT_OVERLAP = 32
+
+#: Smallest side that is chosen where memory is scarce: in smaller tiles most of a tile is overlap.
+LEAST_TILE = 64
 
 #: Pixels of one batch of tiles, so that small tiles do not need a call each.
 BATCH_PIXELS = 256 * 256
@@ -63,6 +67,7 @@ def choose(
     overlap: int | str = "auto",
     batch: int | None = None,
     whole_pixels: int = WHOLE_PIXELS,
+    run_pixels: int | None = None,
 ) -> TileChoice:
     """Choose how to tile an image of `height` x `width` pixels.
 
@@ -84,6 +89,9 @@ def choose(
         Tiles that run together, at least 1; None chooses.
     whole_pixels
         Images of up to this many pixels are restored whole if `tile` is ``"auto"``.
+    run_pixels
+        Most pixels of one run that fit into memory; None for no limit. What is chosen automatically stays below it, but
+        a tile is at least about `LEAST_TILE`.
 
     Returns
     -------
@@ -104,8 +112,10 @@ def choose(
         shape = (_multiple(tile, "tile", multiple, multiple, None),) * 2
     elif _profiles(manifest) and manifest.global_statistics:
         shape = whole
-    elif _profiles(manifest) or height * width > max(whole_pixels, _default_tile(manifest) ** 2):
-        shape = (_default_tile(manifest),) * 2
+    elif _profiles(manifest):
+        shape = (default_tile(manifest),) * 2
+    elif height * width > max(whole_pixels, default_tile(manifest) ** 2) or not _fits(whole, run_pixels):
+        shape = (_fitting_tile(manifest, run_pixels),) * 2
     else:
         shape = whole
     if _profiles(manifest):
@@ -124,10 +134,10 @@ def choose(
             raise InputError(f"batch is {batch}, but this file takes {manifest.shape[0]} only; leave the batch out")
         if profile is not None and batch > profile.batch[2]:
             raise InputError(
-                f"batch is {batch}, but this engine was built for at most {profile.batch[2]} tiles of "
+                f"batch is {batch}, but this model takes at most {counted(profile.batch[2], 'tile')} of "
                 f"{_pixels(shape)} together; leave the batch out, or {REBUILD} --batch 1:{batch}:{batch}"
             )
-    return _choice(manifest, height, width, shape, pixels, batch, profile, automatic)
+    return _choice(manifest, height, width, shape, pixels, batch, profile, automatic, run_pixels)
 
 
 def smaller(manifest: Manifest, height: int, width: int, choice: TileChoice) -> TileChoice | None:
@@ -150,7 +160,7 @@ def smaller(manifest: Manifest, height: int, width: int, choice: TileChoice) -> 
     if choice.batch > (profile.batch[0] if profile else 1):
         return dataclasses.replace(choice, batch=choice.batch // 2)
     multiple = manifest.size_multiple
-    half = min(max(choice.tile) // 2 // multiple * multiple, _default_tile(manifest))
+    half = min(max(choice.tile) // 2 // multiple * multiple, default_tile(manifest))
     if not choice.automatic or half == 0:
         return None
     profile = _profile_for(manifest, (half, half))
@@ -169,12 +179,14 @@ def _choice(
     batch: int | None,
     profile: Profile | None,
     automatic: bool,
+    run_pixels: int | None = None,
 ) -> TileChoice:
     least = (profile.height[0], profile.width[0]) if profile else (0, 0)
     rows = cut(height, tile[0], overlap, manifest.size_multiple, least[0])
     columns = cut(width, tile[1], overlap, manifest.size_multiple, least[1])
     if batch is None:
-        batch = profile.batch[1] if profile else max(1, BATCH_PIXELS // (rows.tile * columns.tile))
+        together = BATCH_PIXELS if run_pixels is None else min(BATCH_PIXELS, run_pixels)
+        batch = profile.batch[1] if profile else max(1, together // (rows.tile * columns.tile))
     max_batch = profile.batch[2] if profile else None
     return TileChoice(Plan(rows, columns), (rows.tile, columns.tile), overlap, batch, max_batch, automatic)
 
@@ -233,10 +245,24 @@ def _max_overlap(tile: int, multiple: int) -> int:
     return tile // 2 // multiple * multiple
 
 
-def _default_tile(manifest: Manifest) -> int:
+def default_tile(manifest: Manifest) -> int:
+    """Return the side of the tiles that a model takes by default: the calibrated one, else about `DEFAULT_TILE`."""
     multiple = manifest.size_multiple
     # At least two windows, so that an overlap is possible.
     return manifest.tiling.tile if manifest.tiling else max(round_up(DEFAULT_TILE, multiple), 2 * multiple)
+
+
+def _fitting_tile(manifest: Manifest, run_pixels: int | None) -> int:
+    """Return the default tile, or a smaller one that fits into memory."""
+    default, multiple = default_tile(manifest), manifest.size_multiple
+    if run_pixels is None or _fits((default, default), run_pixels):
+        return default
+    least = max(round_up(LEAST_TILE, multiple), 2 * multiple)
+    return min(default, max(least, math.isqrt(run_pixels) // multiple * multiple))
+
+
+def _fits(shape: tuple[int, int], run_pixels: int | None) -> bool:
+    return run_pixels is None or shape[0] * shape[1] <= run_pixels
 
 
 def _multiple(value: int | str, name: str, multiple: int, least: int, most: int | None) -> int:

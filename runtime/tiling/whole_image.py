@@ -1,26 +1,54 @@
-"""The largest image that is restored without tiles."""
+"""How large an image, or a batch of tiles, one run of a model may be so that it fits into memory."""
 
 from __future__ import annotations
 
+from ...errors import InputError
 from ...manifest import Manifest
 from ..backends.base import Session
 from ..device import memory
-from .tile_size import WHOLE_PIXELS
+from .tile_size import WHOLE_PIXELS, TileChoice
 
 #: Share of the free memory that one run may use. The estimate of its use is accurate to about 25 %, and other programs
 #: need memory as well.
 SHARE = 0.6
 
+#: A size that the user gave is refused where even this share of the estimate is more than the free memory.
+CERTAIN = 0.75
+
+#: Bytes per pixel assumed for a model whose file does not say. KGTs take 3 to 6 KiB with keygraph's operators, 20 to 45
+#: in PyTorch or from the functions in the file; together with `SHARE` this allows for 46. The released Restormers take
+#: 55; they have global statistics.
+ASSUMED_BYTES = 28 << 10
+ASSUMED_BYTES_GLOBAL = 56 << 10
+
 #: Larger than the number of pixels of any image.
 NO_LIMIT = 2**62
 
 
-def whole_pixels(manifest: Manifest, session: Session) -> int:
-    """Return the number of pixels up to which images are restored whole.
+def run_pixels(manifest: Manifest, session: Session) -> int:
+    """Return how many pixels one run may have, batch included, so that it fits into memory.
 
-    Tiles change the result of a model with global statistics, so its images are restored whole while they fit into
-    memory. On a CPU the limit is computed in advance, because the operating system kills a process that uses too much
-    memory. A GPU reports that it is out of memory, so there a whole image is tried.
+    On a CPU the limit is computed in advance, because the operating system kills a process that uses too much memory.
+    A GPU reports that it is out of memory, so there any size is tried.
+
+    Parameters
+    ----------
+    manifest
+        The model's manifest.
+    session
+        The session that restores the images.
+    """
+    free = memory.available() if _on_cpu(session) else None
+    if free is None:
+        return NO_LIMIT
+    assumed = ASSUMED_BYTES_GLOBAL if manifest.global_statistics else ASSUMED_BYTES
+    return int(SHARE * free / (_measured(manifest) or assumed))
+
+
+def whole_pixels(manifest: Manifest, session: Session) -> int:
+    """Return the number of pixels up to which images are restored whole, unless `run_pixels` is less.
+
+    Tiles change the result of a model with global statistics, so its images are restored whole while they fit.
 
     Parameters
     ----------
@@ -31,10 +59,44 @@ def whole_pixels(manifest: Manifest, session: Session) -> int:
     """
     if not manifest.global_statistics:
         return WHOLE_PIXELS
-    device = getattr(session, "device", None)
-    if device is not None and device.kind != "cpu":
-        return NO_LIMIT
-    free = memory.available()
-    if manifest.statistics is None or manifest.statistics.memory is None or free is None:
+    if _on_cpu(session) and (_measured(manifest) is None or memory.available() is None):
         return WHOLE_PIXELS
-    return max(WHOLE_PIXELS, int(SHARE * free / manifest.statistics.memory))
+    return run_pixels(manifest, session)
+
+
+def check_fits(manifest: Manifest, session: Session, choice: TileChoice) -> None:
+    """Check that a run with a tile that the user gave fits into memory, as far as this can be known.
+
+    Parameters
+    ----------
+    manifest
+        The model's manifest; nothing is checked where it does not say what a run takes.
+    session
+        The session that restores the images; nothing is checked for a GPU.
+    choice
+        The tiles.
+
+    Raises
+    ------
+    InputError
+        It does not.
+    """
+    measured = _measured(manifest)
+    if choice.automatic or measured is None or not _on_cpu(session):
+        return
+    need = measured * choice.tile[0] * choice.tile[1] * choice.batch
+    if (free := memory.available()) is not None and CERTAIN * need > free:
+        raise InputError(
+            f"{choice.batch} x {choice.tile[0]} x {choice.tile[1]} pixels at once need about {memory.mebibytes(need)} "
+            f"of memory, and {memory.mebibytes(free)} are free; leave tile and batch out, or choose smaller ones"
+        )
+
+
+def _on_cpu(session: Session) -> bool:
+    device = getattr(session, "device", None)
+    return device is None or device.kind == "cpu"
+
+
+def _measured(manifest: Manifest) -> int | None:
+    """Return the bytes per pixel of a run, as measured at export; None where they were not."""
+    return manifest.statistics.memory if manifest.statistics is not None else None

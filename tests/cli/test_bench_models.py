@@ -22,8 +22,8 @@ def test_json(make_model: ModelFile, capsys: pytest.CaptureFixture[str]) -> None
     model = make_model("add_k", neighbours=K)
     assert run(model, *QUICK, "--k", 100, "--json") == 0
     report = json.loads(capsys.readouterr().out)
-    assert (report["tile"], report["k"], report["failures"]) == (16, 100, {})
-    measured = [(one["way"], one["batch"]) for one in report["measurements"]]
+    assert (report["version"], report["tile"], report["k"], report["failures"]) == (2, 16, 100, {})
+    measured = [(one["configuration"], one["batch"]) for one in report["measurements"]]
     names = ["ONNX Runtime, our operators", "ONNX Runtime, functions"]
     assert measured == [(name, batch) for batch in (1, 3) for name in names]
     for one in report["measurements"]:

@@ -16,6 +16,7 @@ from engine_files import MANIFEST, write_engine
 from keygraph.cli import main
 from keygraph.engines import backend
 from keygraph.errors import MissingDependencyError
+from keygraph.installation import install_line
 from keygraph.manifest import Neighbours, Profile
 from keygraph.runtime.backends.engine_metadata import Plugin, check_digest, metadata_path, read
 from keygraph.runtime.device.cuda_driver import Gpu
@@ -139,7 +140,7 @@ def test_tensorrt_is_absent(model: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["build", str(model), "--target", "sm_89", "--backend", "tensorrt"]) == 2
     error = capsys.readouterr().err
     assert "tensorrt" in error
-    assert error.endswith("install it with: pip install 'keygraph[tensorrt]'\n")
+    assert error.endswith(f"install it with: {install_line('tensorrt')}\n")
 
 
 def test_nothing_is_installed(model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,7 +149,7 @@ def test_nothing_is_installed(model: Path, monkeypatch: pytest.MonkeyPatch, caps
 
     monkeypatch.setattr(backend, "load_backend", absent)
     assert main(["build", str(model), "--target", "sm_89"]) == 2
-    assert "install one with: pip install 'keygraph[rtx]'" in capsys.readouterr().err
+    assert f"install one with: {install_line('rtx')}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -193,7 +194,7 @@ def test_list_targets(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
     said = " ".join(capsys.readouterr().out.split())
     assert "sm_89 GeForce RTX 40; L4, L40, RTX 6000 Ada TensorRT-RTX 99 KiB" in said
     assert "sm_90 H100, H200, GH200 - 227 KiB" in said
-    assert "TensorRT is not installed: pip install 'keygraph[tensorrt]' TensorRT-RTX 1.7" in said
+    assert f"TensorRT is not installed: {install_line('tensorrt')} TensorRT-RTX 1.7" in said
     assert "this machine's GPU: NVIDIA H100, sm_90" in said
     assert main(["build", "--list-targets", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
@@ -244,3 +245,20 @@ def test_inspect_refuses_what_does_not_belong_together(tmp_path: Path, capsys: p
     metadata_path(engine).unlink()
     assert main(["inspect", str(engine)]) == 2
     assert "kgt.sm86.plan.json is missing" in capsys.readouterr().err
+
+
+@needs_rtx
+def test_what_is_written_with_an_engine_replaces_nothing_else(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    foreign = model.with_name("kgt.sm89.plan.json")
+    foreign.write_text('{"layers": []}')
+    assert main(["build", str(model), *SMALL]) == 2
+    assert (
+        f"{foreign} exists and does not belong to {model.with_name('kgt.sm89.plan')} alone" in capsys.readouterr().err
+    )
+    assert foreign.read_text() == '{"layers": []}'
+    foreign.unlink()
+    model.with_name("kgt.sm89.plan").symlink_to(model.name)
+    before = model.read_bytes()
+    assert main(["build", str(model), *SMALL]) == 2
+    assert "kgt.sm89.plan is the input itself" in capsys.readouterr().err
+    assert model.read_bytes() == before

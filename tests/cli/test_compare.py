@@ -185,9 +185,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert run(*arguments.split()) == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err.count("\n") == 1
-    assert said.err.startswith("error: ")
-    assert words in said.err
+    (line,) = (line for line in said.err.splitlines() if not line.startswith("note: not read in "))
+    assert line.startswith("error: ")
+    assert words in line
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -297,6 +297,56 @@ def test_junit_has_a_case_for_each_candidate_and_image(tiny: Tiny, photos: Path,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.xml", "photos", "wrong&<.onnx"]
 
 
+GREEN = '<?xml version="1.0"?><testsuites tests="1" failures="0" errors="0"/>'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("{onnx} {tmp}/absent.ckpt --junit {xml}", "absent.ckpt"),
+        ("{onnx} --junit={xml}", "alone cannot be compared"),
+        ("--junit {xml} {onnx} {ckpt} --no-such-option", "--no-such-option"),
+        ("--junit {xml} {onnx} {ckpt} --k 1000", "k is 1000"),
+        ("{onnx} {ckpt} --fail-under 3m --junit {xml} --quiet", "--fail-under"),
+    ],
+)
+def test_without_a_result_junit_is_red(tiny: Tiny, tmp_path: Path, arguments: str, message: str) -> None:
+    """A CI service reads the file whatever the exit code was: one of an earlier run must not stay."""
+    xml = tmp_path / "out.xml"
+    xml.write_text(GREEN)
+    names = {"onnx": tiny.onnx, "ckpt": tiny.checkpoint, "tmp": tmp_path, "xml": xml}
+    assert run(*arguments.format(**names).split()) == 2
+    root = ElementTree.parse(xml).getroot()
+    assert (root.attrib["tests"], root.attrib["errors"]) == ("1", "1")
+    error = root.find("testsuite/testcase/error")
+    assert error is not None
+    assert message in error.attrib["message"]
+
+
+def test_junit_is_red_while_the_comparison_runs(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is killed, for its memory or its time, leaves that."""
+    xml = tmp_path / "out.xml"
+    xml.write_text(GREEN)
+    seen = []
+
+    def look(*_: object, **__: object) -> None:
+        seen.append(ElementTree.parse(xml).getroot().attrib["errors"])
+        raise MemoryError
+
+    monkeypatch.setattr("keygraph.cli.compare.compare_models", look)
+    assert run(tiny.onnx, tiny.checkpoint, "--junit", xml) == 1
+    assert seen == ["1"]
+    assert "out of memory" in xml.read_text()
+
+
+def test_junit_replaces_nothing_but_xml(tiny: Tiny, tmp_path: Path) -> None:
+    model = tmp_path / "model.ckpt"
+    model.write_bytes(before := tiny.checkpoint.read_bytes())
+    for arguments in ((tiny.onnx, "--junit", model), (tiny.onnx, tiny.checkpoint, "--junit", model)):
+        assert run(*arguments) == 2
+        assert model.read_bytes() == before
+
+
 def test_a_baseline_fails_on_regressions_only(
     tiny: Tiny, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -349,7 +399,7 @@ def test_a_saved_run_is_repeated(
     changed(tiny.onnx, model, set_weight("tail.weight", 40, lambda value: value + 0.0001))
     assert run("--replay", folder, "--save", folder) in (0, 3)
     said = capsys.readouterr().out
-    assert "numbers changed" in said
+    assert "REPEATED: " in said
     assert "same graphs: psnr was" in said
     assert run("--replay", folder) in (0, 3)
     assert "REPEATED: the same numbers as then" in capsys.readouterr().out
@@ -387,3 +437,41 @@ def test_a_script_for_polygraphy(
 
 
 EMIT = ("--emit-polygraphy", "script.py")
+
+
+def test_what_is_written_replaces_nothing_that_is_read(
+    tiny: Tiny, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in tiny:
+        Path(path.name).write_bytes(path.read_bytes())
+    image = Path("a.png")
+    image.write_bytes((photos / "a.png").read_bytes())
+    Path("report.html").symlink_to(image)
+    assert run("tiny.onnx", "tiny.ckpt", "--inputs", "a.png", "--save", "run") == 0
+    Path("base.json").write_bytes(Path("run/run.json").read_bytes())
+    (models, images) = (["tiny.onnx", "tiny.ckpt"], ["--inputs", "a.png"])
+    before = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
+    capsys.readouterr()
+    for arguments, message in (
+        ([*models, *images, "--junit", "tiny.onnx"], "tiny.onnx is the input itself"),
+        ([*models, *images, "--junit", "a.png"], "a.png is the input itself"),
+        ([*models, *images, "--report", "report.html"], "report.html is the input itself"),
+        ([*models, *images, "--clean", "a.png", "--junit", "a.png"], "a.png is the input itself"),
+        ([*models, *images, "--baseline", "base.json", "--junit", "base.json"], "base.json is the input itself"),
+        ([*models, *images, "--junit", "r.html", "--report", "r.html"], "r.html is named for two outputs"),
+        ([*models, *images, "--emit-polygraphy", "tiny.ckpt"], "tiny.ckpt is the input itself"),
+        (
+            [*models, "--inputs", "run/inputs/0-image.npy", "--save", "run"],
+            "run would be replaced, and holds the input",
+        ),
+        (["--replay", "run", "--junit", "run/inputs/0-image.npy"], "0-image.npy is the input itself"),
+        ([*models, *images, "--junit", "/dev/null"], "it is a device or a pipe"),
+    ):
+        assert run(*arguments) == 2, arguments
+        assert message in capsys.readouterr().err
+    Path("run/notes.txt").touch()
+    assert run(*models, *images, "--save", "run") == 2
+    assert "run holds notes.txt, which is no part of the saved run there" in capsys.readouterr().err
+    Path("run/notes.txt").unlink()
+    assert {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()} == before

@@ -13,6 +13,7 @@ from keygraph import plugins
 from keygraph.cli import main
 from keygraph.environment import BROKEN, EXTRAS, MISSING, OK, Finding
 from keygraph.errors import MissingDependencyError
+from keygraph.installation import install_line
 
 
 def diagnosis(capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Finding]]:
@@ -99,10 +100,11 @@ def gone(name):
         raise importlib.metadata.PackageNotFoundError(name)
     return version(name)
 importlib.metadata.version = gone
+importlib.metadata.packages_distributions = dict
 from keygraph.cli import main
 sys.exit(main(["doctor"]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr + done.stdout
-    assert "missing: run exported files on the CPU: pip install 'keygraph[cpu]'" in done.stdout
-    assert "missing: export checkpoints: pip install 'keygraph[export]'" in done.stdout
+    assert f"missing: run exported files on the CPU: {install_line('cpu')}\n" in done.stdout
+    assert f"missing: export checkpoints: {install_line('export')}\n" in done.stdout

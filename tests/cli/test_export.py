@@ -29,7 +29,7 @@ def test_export_says_what_it_verified(checkpoint: Path, capsys: pytest.CaptureFi
     assert checkpoint.with_suffix(".onnx").is_file()
     assert "verified against PyTorch with library: at least" in captured.out
     assert "k chosen at run time, 1 to 16, 5 by default" in captured.out
-    assert "note: weights taken from 'params'" in captured.err
+    assert "note: weights: 'params'" in captured.err
 
 
 def test_export_model_is_the_same_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,3 +139,20 @@ def test_an_existing_file_survives_a_failed_export(checkpoint: Path, monkeypatch
 def test_debug_shows_the_traceback(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(checkpoint), "--shape", "1x5x8", "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_file_replaces_nothing_that_is_read(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    linked, weights = tmp_path / "linked.onnx", tmp_path / "weights.onnx.data"
+    linked.hardlink_to(checkpoint)
+    checkpoint.rename(weights)
+    before = weights.read_bytes()
+    for out, message in (
+        (linked, "linked.onnx is the input itself"),
+        (tmp_path / "weights.onnx", f"is written with {weights}, which is the input itself"),
+    ):
+        assert main(["export", str(weights), "-o", str(out)]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["export", str(linked), "-o", str(tmp_path / "a.onnx"), "--key-map", str(tmp_path / "a.onnx")]) == 2
+    assert weights.read_bytes() == linked.read_bytes() == before

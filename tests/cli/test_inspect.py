@@ -49,7 +49,7 @@ def test_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         "size rule height and width are multiples of 8",
         "k 1 to 64 at run time, 16 by default, trained with 8, 16, 32",
         "image 3 -> 3 channels, scale 1, values 0 to 1",
-        "weights taken from 'params'",
+        "weights: 'params'",
     ):
         assert part in words
 
@@ -59,11 +59,19 @@ def test_a_checkpoint_under_another_name(tmp_path: Path, capsys: pytest.CaptureF
     assert inspected(path, capsys)[0]["kind"] == "checkpoint"
 
 
+def test_functions_that_need_all_bits(capsys: pytest.CaptureFixture[str]) -> None:
+    earlier = Path(__file__).parents[1] / "compatibility" / "data" / "tiny.onnx"
+    values, words = inspected(earlier, capsys)
+    assert values["functions need"] == "all 32 bits of int32: wrong in OpenVINO; export the file again"
+    assert "functions need all 32 bits of int32" in words
+
+
 def test_an_exported_file(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     values, words = inspected(tiny.onnx, capsys)
     assert values["exported by keygraph"] is True
     assert values["operators"]["keygraph.KeyGraph"] == 2
     assert values["functions"] == ["keygraph.KeyGraph", "keygraph.KeyGraphAttention"]
+    assert values["functions need"] == "24 bits of int32"
     assert values["inputs"] == ["image: float[batch, 3, 8*rows, 8*columns]", "k: int64[1]"]
     assert values["outputs"] == ["restored: float[batch, 3, 8*rows, 8*columns]"]
     assert values["opset"] == {"ai.onnx": 20, "keygraph": 1}

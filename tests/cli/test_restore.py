@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from keygraph.cli import export_model, main
+from keygraph.installation import install_line
 from keygraph.runtime.io import images
 from keygraph.runtime.io.images import Picture
 
@@ -100,21 +101,16 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_bad_files_stop_everything_before_any_work(
+def test_bad_arguments_stop_everything_before_any_work(
     make_model: ModelFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, good, out = make_model("identity"), tmp_path / "good.png", tmp_path / "out"
     photo(good)
-    (tmp_path / "empty.png").touch()
-    (tmp_path / "text.png").write_text("hello")
     (tmp_path / "folder").mkdir()
-    images.write(tmp_path / "many.tif", Picture(np.zeros((8, 8, 5), np.uint8)))
     for arguments, message in (
         ([tmp_path / "none.png"], "does not exist"),
-        ([tmp_path / "empty.png"], "empty (0 bytes)"),
-        ([tmp_path / "text.png"], "no image"),
+        ([tmp_path / ("n" * 300)], "does not exist"),
         ([tmp_path / "folder"], "holds no image"),
-        ([tmp_path / "many.tif"], "5 channels (alpha apart), but the model takes 3"),
         ([good], "two of the inputs are called good.png"),
     ):
         assert run("restore", good, *arguments, "-o", out, "--model", model) == 2
@@ -137,21 +133,6 @@ def test_targets_that_cannot_be(make_model: ModelFile, tmp_path: Path, capsys: p
     np.testing.assert_array_equal(images.read(good).pixels, pixels)
     assert run("restore", good, good, "-o", good, "--model", model) == 2
     assert "is a file; name a folder" in capsys.readouterr().err
-
-
-def test_a_file_that_breaks_midway_does_not_stop_the_others(
-    make_model: ModelFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name in ("1.png", "2.png", "3.png"):
-        photo(tmp_path / name)
-    whole = (tmp_path / "2.png").read_bytes()
-    (tmp_path / "2.png").write_bytes(whole[: len(whole) // 2])
-    inputs = [tmp_path / name for name in ("1.png", "2.png", "3.png")]
-    assert run("restore", *inputs, "-o", tmp_path / "out", "--model", make_model("identity"), "--json") == 2
-    said = capsys.readouterr()
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1.png", "3.png"]
-    assert [("error" in json.loads(line)) for line in said.out.splitlines()] == [False, True, False]
-    assert "2.png is damaged" in said.err
 
 
 def test_what_went_wrong_is_exit_code_1_and_nothing_is_written(
@@ -201,7 +182,8 @@ def test_a_missing_package_spoils_its_own_command_only(
 
     monkeypatch.setattr("keygraph.cli.import_module", needs_torch)
     assert main(["export", "a.ckpt"]) == export_model(["a.ckpt"]) == 2
-    assert capsys.readouterr().err.count("torch is not installed; install it with: pip install 'keygraph[export]'") == 2
+    said = capsys.readouterr().err
+    assert said.count(f"torch is not installed; install it with: {install_line('export')}\n") == 2
     assert main(["--help"]) == 0
 
 

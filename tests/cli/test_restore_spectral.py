@@ -76,7 +76,7 @@ def test_a_cube_and_its_preview(
         ("cube.png", "bands.png", "names no format of spectral cubes"),
         ("cube.mat", "bands.mat", "names no image format"),
         ("cube.mat", "absent/bands.png", "does not exist; create it first"),
-        ("cube.tif", "cube.tif", "is the place of the result"),
+        ("cube.tif", "cube.tif", "is named for two outputs"),
         ("cube.mat", "scene.png", "is the input itself"),
     ],
 )

@@ -59,7 +59,7 @@ def write_with_little_room(folder: Path, size: int) -> None:
     try:
         cache.commit(folder / "kgt.sm86.plan", content, metadata_for(content))
     except InputError as error:
-        words = ("cannot write", "kgt.sm86.plan: File too large", "make room there")
+        words = ("cannot write", "kgt.sm86.plan: File too large", "choose a place that takes larger files")
         os._exit(0 if all(word in str(error) for word in words) else 2)
     os._exit(1)
 
@@ -155,3 +155,16 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     ):
         pytest.fail("there is nothing to lock")
     assert not (tmp_path / "absent").exists()
+
+
+@pytest.mark.parametrize("name", ["k" * 245 + ".plan", "a[1].plan"])
+def test_any_name_that_the_file_system_takes(tmp_path: Path, name: str) -> None:
+    """An engine's hidden files have short names, and those of a killed builder are found again."""
+    engine = tmp_path / name
+    engine.with_name(f"{cache._hidden_name(engine)}.01234567.partial").touch()
+    content = b"engine"
+    with cache.locked(engine, lambda: None):
+        assert not list(tmp_path.glob("*.partial"))
+        cache.commit(engine, content, metadata_for(content))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, f"{name}.json"])
+    assert engine.read_bytes() == content

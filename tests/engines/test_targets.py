@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from keygraph.engines.backend import Software, choose
 from keygraph.engines.model import load_model
 from keygraph.engines.targets import TARGETS, find_target
 from keygraph.errors import InputError, MissingDependencyError
+from keygraph.installation import install_line
 from keygraph.runtime.backends.tensorrt_bindings import loader_path
 from keygraph.runtime.device import memory
 from keygraph.runtime.device.cuda_driver import Gpu
@@ -62,9 +64,11 @@ def test_automatic(installed: set[str]) -> None:
     installed.discard("tensorrt")
     assert chosen("auto", ["sm_89"], L4) == ("tensorrt-rtx", ["sm_89"])
     installed.clear()
-    with pytest.raises(MissingDependencyError, match=r"install one with: pip install 'keygraph\[rtx\]'$"):
+    with pytest.raises(MissingDependencyError, match=re.escape(f"install one with: {install_line('rtx')}") + "$"):
         choose("auto", [TARGETS["sm_89"]], None)
-    with pytest.raises(MissingDependencyError, match=r"'keygraph\[rtx\]' or pip install 'keygraph\[tensorrt\]'$"):
+    with pytest.raises(
+        MissingDependencyError, match=re.escape(f"{install_line('rtx')} or {install_line('tensorrt')}") + "$"
+    ):
         choose("auto", [], L4)
 
 

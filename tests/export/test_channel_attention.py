@@ -19,7 +19,7 @@ from keygraph.export import export, exporter
 from keygraph.export.calibration_data import CalibrationImage, calibration_images
 from keygraph.export.verify import verification_cases, verify
 from keygraph.instrumentation.metrics import TOLERANCES, psnr
-from keygraph.instrumentation.synthetic import test_inputs as sample_inputs
+from keygraph.instrumentation.synthetic import synthetic_inputs as sample_inputs
 from keygraph.manifest import Manifest
 from keygraph.models import LoadedModel, registry, save_checkpoint
 from keygraph.models.mst import MSTConfig

@@ -16,11 +16,13 @@ from keygraph import manifest as manifests
 from keygraph.errors import InputError, KeygraphError
 from keygraph.export import export, exporter, onnx_file
 from keygraph.export.verify import verification_cases
+from keygraph.integrity import UNCHANGED
 from keygraph.manifest import Manifest
 from keygraph.models import LoadedModel, load_checkpoint
 from keygraph.models.kgt import KGTConfig
 from keygraph.plugins import library
 from keygraph.plugins.torch import forced_graphs
+from keygraph.runtime.backends.onnx_file import read_onnx_file
 from tiny_kgt import save_network
 
 
@@ -70,6 +72,17 @@ def test_manifest_is_in_the_file(exported: tuple[Path, Manifest]) -> None:
     assert manifest.made_with.keys() == {"keygraph", "onnx", "onnxscript", "torch"}
     assert manifest.tiling is not None
     assert manifest.tiling.psnr > 40
+
+
+def test_the_digest_is_that_of_the_file(exported: tuple[Path, Manifest]) -> None:
+    path, manifest = exported
+    assert manifest.digest == read_onnx_file(path).digest
+    assert read_onnx_file(path).integrity.state == UNCHANGED
+
+
+def test_the_file_runs_in_onnx_runtime_1_17(exported: tuple[Path, Manifest]) -> None:
+    """Which reads IR version 9 at most."""
+    assert onnx.load(exported[0]).ir_version == 9
 
 
 def test_verification_covers_sizes_and_k(exported: tuple[Path, Manifest]) -> None:
@@ -166,10 +179,30 @@ def test_weights_above_the_limit_go_beside_the_file(
     manifest = export(unet, tmp_path / "large.onnx")
     assert manifest.verification is not None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["large.onnx", "large.onnx.data"]
+    assert read_onnx_file(tmp_path / "large.onnx").integrity.state == UNCHANGED
     image = np.zeros((1, 3, 16, 16), np.float32)
     assert (
         session(tmp_path / "large.onnx", True).run(None, {"image": image, "k": np.array([5])})[0].shape == image.shape
     )
+
+
+def test_weights_of_an_earlier_file_go_with_it_and_unrelated_ones_stay(
+    tmp_path: Path, unet: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, data = tmp_path / "model.onnx", tmp_path / "model.onnx.data"
+    monkeypatch.setattr(onnx_file, "EXTERNAL_DATA_BYTES", 10_000)
+    data.write_bytes(b"not of this model")
+    with pytest.raises(InputError, match=r"model\.onnx\.data exists and does not belong to .*model\.onnx alone"):
+        export(unet, path, verification=False)
+    assert data.read_bytes() == b"not of this model"
+    data.unlink()
+    export(unet, path, verification=False)
+    before = data.read_bytes()
+    export(unet, path, verification=False)
+    assert data.read_bytes() == before
+    monkeypatch.undo()
+    export(unet, path, verification=False)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
 
 
 def skip_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,10 +252,11 @@ def test_a_wrong_file_is_an_error_and_leaves_nothing(
     fault: Any,
     message: str,
 ) -> None:
-    def save_wrong(_traced: Any, _manifest: Manifest, path: Path) -> None:
+    def save_wrong(_traced: Any, manifest: Manifest, path: Path) -> Manifest:
         model = onnx.load(exported[0])
         fault(model)
         onnx.save(model, path)
+        return manifest
 
     skip_tracing(monkeypatch)
     monkeypatch.setattr(exporter, "save", save_wrong)

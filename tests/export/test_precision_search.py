@@ -70,6 +70,6 @@ def test_a_search_adds_to_the_patterns_that_apply_anyway() -> None:
     measured = Measured({"head/Conv", "body.2.conv/Conv"})
     found = search(measured, NAMES, ["head"], 60.0 - MARGIN_DB, lines.append)  # type: ignore[arg-type]
     assert found == ("body.2.conv/Conv",)
-    assert lines[0] == "precision search: 1 nodes in FP32 give 40.0 dB"
+    assert lines[0] == "precision search: 40.0 dB with 1 node in FP32"
     with pytest.raises(KeygraphError, match="out of reach"):
         search(measured, NAMES, ["head"], 60.0 - MARGIN_DB / 2, lines.append)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from keygraph import load
 from keygraph.instrumentation.metrics import psnr
-from keygraph.instrumentation.synthetic import test_image as picture
+from keygraph.instrumentation.synthetic import synthetic_image as picture
 
 onnxruntime = pytest.importorskip("onnxruntime")
 if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():

@@ -11,6 +11,7 @@ import keygraph
 import numpy as np
 import pytest
 import torch
+from concurrency import at_the_same_time
 from keygraph.cli import main
 from keygraph.errors import MissingDependencyError
 from keygraph.export import export
@@ -20,7 +21,8 @@ from keygraph.runtime.backends import engine_metadata
 from keygraph.runtime.backends.base import run_batches
 from keygraph.runtime.backends.tensorrt_bindings import load_backend
 from keygraph.runtime.device.spec import Device
-from keygraph.runtime.device.transfer_pipeline import Batch, TransferPipeline
+from keygraph.runtime.device.transfer_pipeline import TransferPipeline
+from keygraph.runtime.device.transfer_slot import Batch
 from keygraph.runtime.restorer import Restorer
 
 CHECKPOINT = Path(__file__).parents[2] / "examples" / "kgt-denoise-tiny.ckpt"
@@ -69,6 +71,22 @@ def test_a_checkpoint_on_the_gpu(photo: np.ndarray[Any, Any]) -> None:
 def test_a_gpu_that_is_not_there(model: Path) -> None:
     with pytest.raises(keygraph.errors.InputError, match="give one of cuda:0"):
         keygraph.load(CHECKPOINT, device="cuda:99")
+
+
+def restore_in_threads(restorer: Restorer, photo: np.ndarray[Any, Any]) -> None:
+    """Restore different images in four threads at the same time, and compare with one after the other."""
+    images = [np.ascontiguousarray(np.roll(photo, 40 * number, 1)) for number in range(4)]
+    expected = [restorer(image, tile=128) for image in images]
+
+    def restore(number: int) -> None:
+        np.testing.assert_array_equal(restorer(images[number], tile=128), expected[number])
+
+    at_the_same_time(4, restore, rounds=4)
+
+
+def test_threads_share_a_model_on_the_gpu(model: Path, photo: np.ndarray[Any, Any]) -> None:
+    restore_in_threads(cuda_restorer(model), photo)
+    restore_in_threads(keygraph.load(CHECKPOINT, device="cuda"), photo)
 
 
 @pytest.fixture
@@ -157,11 +175,15 @@ def test_overlapped_batches_are_those_of_single_runs(engine: Path) -> None:
         np.testing.assert_array_equal(one, streamed)
 
 
+def test_threads_share_an_engine(engine: Path, photo: np.ndarray[Any, Any]) -> None:
+    restore_in_threads(keygraph.load(engine), photo)
+
+
 def test_two_sessions_and_a_closed_one(engine: Path, photo: np.ndarray[Any, Any]) -> None:
     first, second = keygraph.load(engine), keygraph.load(engine)
     expected = first(photo, tile=128)
     np.testing.assert_array_equal(second(photo, tile=128), expected)
-    first.session.close()  # type: ignore[attr-defined]
+    first.close()
     np.testing.assert_array_equal(second(photo, tile=128), expected)
 
 

@@ -17,7 +17,7 @@ import tiny_kgt
 import torch
 from exported import Exported, ExportStore
 from keygraph.errors import InputError
-from keygraph.instrumentation.synthetic import test_inputs as sample_inputs
+from keygraph.instrumentation.synthetic import synthetic_inputs as sample_inputs
 from keygraph.models import load_checkpoint, save_checkpoint
 from keygraph.models.registry import by_name
 from keygraph.models.restormer import Restormer, RestormerConfig

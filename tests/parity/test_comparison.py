@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import tiny_kgt
 import torch
 from keygraph.errors import InputError, MissingDependencyError
+from keygraph.installation import install_line
 from keygraph.manifest import Manifest, Neighbours
 from keygraph.models.kgt import KGT
 from keygraph.parity import Comparison, OnnxProbe, open_probe
@@ -297,7 +299,7 @@ def test_external_data_is_found(tiny: Tiny, tmp_path: Path) -> None:
 def test_scikit_image_is_missed_before_a_model_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "skimage", None)
     with pytest.raises(
-        MissingDependencyError, match=r"scikit-image; install it with: pip install 'keygraph\[parity\]'"
+        MissingDependencyError, match=re.escape(f"scikit-image; install it with: {install_line('parity')}")
     ):
         compare("absent.onnx", "absent.ckpt")
 

@@ -18,7 +18,7 @@ def test_every_name_can_be_imported(name: str) -> None:
 
 @pytest.mark.parametrize(("old", "new"), [("Mending", PrecisionSearch), ("Origin", FirstDivergence)])
 def test_deprecated_names(old: str, new: type) -> None:
-    with pytest.warns(DeprecationWarning, match=f"parity.{old} is deprecated; use keygraph.parity.{new.__name__}"):
+    with pytest.warns(DeprecationWarning, match=f"parity.{old} is now keygraph.parity.{new.__name__}"):
         assert getattr(keygraph.parity, old) is new
 
 

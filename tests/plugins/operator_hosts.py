@@ -1,7 +1,8 @@
 """The implementations under test, each behind the same two methods. A new host is one class and one line in `hosts`.
 
 `dtypes` are the types that a host computes with. `finite_only` marks dense, masked implementations: they multiply what
-is not selected by 0, so that a NaN or an infinity in v reaches rows that do not select it.
+is not selected by 0, so that a NaN or an infinity in v reaches rows that do not select it. `lowest_of_equals` is False
+where KeyGraph selects any of equal similarities instead of the lowest nodes.
 """
 
 from __future__ import annotations
@@ -93,6 +94,7 @@ class Cpu:
     """The C interface through ctypes, with Python's threads as the host's."""
 
     finite_only = False
+    lowest_of_equals = True
     dtypes = FLOATS
 
     def __init__(self, isa: str, threads: int = 2, heads_last: bool = False) -> None:
@@ -175,25 +177,21 @@ def four_sizes(x: np.ndarray, heads: int) -> np.ndarray:
     return split
 
 
-@functools.cache
-def session(
+def one_node(
     op: str,
     dtype: type | str,
-    bias: bool,
-    scale: float | None,
-    threads: int,
-    functions: bool,
+    bias: bool = False,
+    scale: float | None = None,
+    functions: bool = False,
     heads: int | None = None,
-    provider: str = "CPUExecutionProvider",
     ranked: bool = True,
 ) -> Any:
-    """Make a session of one node with run-time shapes, with our library or with the operators as functions instead.
+    """Make a model of one node with run-time shapes; with the operators as functions, or for a host's library.
 
-    `dtype`: NumPy's, or "bfloat16". `heads`: for q, k and v of three dimensions. `provider`: must run the node itself.
-    `ranked`: False leaves the inputs' ranks open, so that ONNX Runtime does not check them.
+    `dtype`: NumPy's, or "bfloat16". `heads`: for q, k and v of three dimensions. `ranked`: False leaves the inputs'
+    ranks open, so that the host does not check them.
     """
     import onnx
-    import onnxruntime
 
     bfloat16 = onnx.TensorProto.BFLOAT16
     element = bfloat16 if dtype == "bfloat16" else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
@@ -232,9 +230,30 @@ def session(
         from keygraph.export.functions import operator_functions
 
         bodies = operator_functions(bias, heads is not None)
-    model = onnx.helper.make_model(
+    return onnx.helper.make_model(
         onnx.helper.make_graph([node], op, inputs, [output]), opset_imports=opsets, functions=bodies, ir_version=10
     )
+
+
+@functools.cache
+def session(
+    op: str,
+    dtype: type | str,
+    bias: bool,
+    scale: float | None,
+    threads: int,
+    functions: bool,
+    heads: int | None = None,
+    provider: str = "CPUExecutionProvider",
+    ranked: bool = True,
+) -> Any:
+    """Make a session of `one_node`, with our library or with the operators as functions instead.
+
+    `provider`: must run the node itself.
+    """
+    import onnxruntime
+
+    model = one_node(op, dtype, bias, scale, functions, heads, ranked)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -271,6 +290,7 @@ class Torch:
     `implementation` is a name for `use_attention`; without one, the device's own choice is tested.
     """
 
+    lowest_of_equals = True
     dtypes = FLOATS
 
     def __init__(self, heads_last: bool = False, device: str = "cpu", implementation: str | None = None) -> None:
@@ -316,6 +336,7 @@ class OnnxRuntime:
     Without bfloat16: what it computes on the CPU has none.
     """
 
+    lowest_of_equals = True
     dtypes = (np.float32, np.float16)
 
     def __init__(
@@ -433,19 +454,27 @@ def triton_variants(op: str) -> list[Any]:
 
 def hosts() -> dict[str, Any]:
     """Name -> implementation."""
+    from openvino_host import OpenVino
+
     return {
         **{f"cpu-{isa}": Cpu(isa) for isa in instruction_sets()},
         "onnxruntime": OnnxRuntime(),
         "functions": OnnxRuntime(functions=True),
+        "openvino": OpenVino(),
+        "functions-openvino": OpenVino(functions=True),
         "torch": Torch(),
     }
 
 
 def heads_last_hosts() -> dict[str, Any]:
     """The same implementations, given q, k and v of three sizes."""
+    from openvino_host import OpenVino
+
     return {
         **{f"cpu-{isa}": Cpu(isa, heads_last=True) for isa in instruction_sets()},
         "onnxruntime": OnnxRuntime(heads_last=True),
         "functions": OnnxRuntime(functions=True, heads_last=True),
+        "openvino": OpenVino(heads_last=True),
+        "functions-openvino": OpenVino(functions=True, heads_last=True),
         "torch": Torch(heads_last=True),
     }

@@ -511,5 +511,5 @@ def compile_module() -> Any:
 
 def test_the_error_without_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(keygraph.plugins, "__path__", [str(tmp_path)])
-    with pytest.raises(MissingDependencyError, match="build it with: pip install triton"):
+    with pytest.raises(MissingDependencyError, match=r"build it with: (uv )?pip install triton"):
         keygraph.plugins.library("cuda")

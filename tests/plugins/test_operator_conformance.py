@@ -55,7 +55,8 @@ def expected_attention(case: AttentionCase, dtype: type) -> np.ndarray:
 @every_graph_case
 def test_key_graph(host: Any, dtype: type, case: GraphCase) -> None:
     query, key = graph_inputs(case, dtype)
-    oracle.check_graph(host.key_graph(query, key, case.k), query, key, case.k, case.exact)
+    graph = host.key_graph(query, key, case.k)
+    oracle.check_graph(graph, query, key, case.k, case.exact, host.lowest_of_equals)
 
 
 @with_dtypes(ATTENTION_HOSTS)
@@ -67,6 +68,24 @@ def test_key_graph_attention(host: Any, dtype: type, case: AttentionCase) -> Non
     output = host.key_graph_attention(**inputs, scale=case.scale)
     assert output.dtype == dtype
     oracle.check_attention(output, expected_attention(case, dtype), TOLERANCE[dtype])
+
+
+def graph_words() -> np.ndarray:
+    """[1, 1, M, 1]: single bits, words near multiples of 2**16, where rounding to float32 carries, random ones."""
+    near = np.arange(-(2**31), 2**31, 2**21)[:, None] + [-129, -64, -1, 0, 1, 65535]
+    random = np.random.default_rng(0).integers(-(2**31), 2**31, 500)
+    words = np.concatenate([1 << np.arange(32), near.ravel(), random, [2**31 - 1, -(2**31)]])
+    return words.astype(np.uint32).view(np.int32).reshape(1, 1, -1, 1)
+
+
+@pytest.mark.parametrize("host", [pytest.param(host, id=name) for name, host in ATTENTION_HOSTS.items()])
+def test_every_bit_of_a_word(host: Any) -> None:
+    """Engines that compute int32 in float32, as OpenVINO does, keep 24 bits of a number."""
+    graph = graph_words()
+    q, k = np.zeros((1, 1, graph.size, 4), np.float32), np.zeros((1, 1, 32, 4), np.float32)
+    v = np.eye(32, dtype=np.float32)[None, None]
+    output = host.key_graph_attention(q, k, v, graph)
+    np.testing.assert_array_equal(output > 0, oracle.unpack(graph, 32))
 
 
 @pytest.mark.parametrize("threaded", [*instruction_sets(), "onnxruntime"])

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bad_calls import BAD_CALLS, BadCall
+from openvino_host import compiled_node
 from operator_hosts import (
     AttentionShape,
     GraphShape,
@@ -199,6 +200,29 @@ def torch_message(call: BadCall) -> str:
 def test_every_host_refuses_a_bad_call_in_the_same_words(call: BadCall, message: Callable[[BadCall], str]) -> None:
     """TensorRT's turn with the same calls is in tensorrt_plugin/test_tensorrt_plugin.py."""
     assert message(call).endswith(f": {call.message}")
+
+
+def onnx_runtime_with_functions(inputs: dict[str, np.ndarray]) -> None:
+    session("KeyGraph", np.float32, False, None, 1, True).run(None, inputs)
+
+
+def openvino_with_functions(inputs: dict[str, np.ndarray]) -> None:
+    compiled_node("KeyGraph", np.float32, False, None, True)(list(inputs.values()))
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (onnx_runtime_with_functions, "TopK node.*k_must_be_at_least_1.*value of k must not be negative"),
+        (openvino_with_functions, "(?s)TopK node .*Check 'cmp::ge"),
+    ],
+    ids=["onnxruntime", "openvino"],
+)
+@pytest.mark.parametrize("k", [0, -1, -(2**31)])
+def test_functions_refuse_k_below_1(run: Callable[[dict[str, np.ndarray]], None], message: str, k: int) -> None:
+    """A function can fail, though not in our words."""
+    with pytest.raises(Exception, match=message):
+        run({"query": array(1, 1, 4, 3), "key": array(1, 1, 40, 3), "k": np.array([k])})
 
 
 class TestOnnxRuntime:

@@ -2,12 +2,17 @@
 
 Missing synchronization gives wrong results here: copies access host memory when they run, not when they are submitted,
 and the next operation is chosen at random among those that are ready. Every operation records its dependencies.
+
+It may be called by several threads at a time, as CUDA may, and calls let other threads run at random. A stream that is
+captured takes the work of all threads, and no synchronization with other streams.
 """
 
 from __future__ import annotations
 
 import contextlib
 import random
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,7 +62,8 @@ class FakeGpu:
     #: Names of freed objects, in order.
     freed: list[str] = field(default_factory=list)
     closed: bool = False
-    capturing: list[Callable[[], None]] | None = None
+    #: The stream that is captured, and its work.
+    capturing: tuple[int, list[Callable[[], None]]] | None = None
     capturable: bool = True
     #: Whether every call that can fail fails.
     broken: bool = False
@@ -65,6 +71,7 @@ class FakeGpu:
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
+        self._lock = threading.RLock()
         self._last: dict[int, Work | None] = {}
         self._waiting: dict[int, list[Work]] = {}
         self._next_address = 1 << 20
@@ -96,32 +103,37 @@ class FakeGpu:
         self.freed.append(name)
 
     def allocate(self, size: int) -> int:
-        if sum(len(block) for block in self.memory.values()) + size > self.limit:
-            raise SessionMemoryError("the GPU ran out of memory")
-        address, self._next_address = self._next_address, self._next_address + size + 256
-        self.memory[address] = np.full(size, 0xFF, np.uint8)  # NaN as floating-point numbers
-        return address
+        with self._lock:
+            if sum(len(block) for block in self.memory.values()) + size > self.limit:
+                raise SessionMemoryError("the GPU ran out of memory")
+            address, self._next_address = self._next_address, self._next_address + size + 256
+            self.memory[address] = np.full(size, 0xFF, np.uint8)  # NaN as floating-point numbers
+            return address
 
     def free(self, address: int) -> None:
         if self.broken:
             raise KeygraphError("the GPU failed")
-        self.run_all()  # cudaFree synchronizes.
-        del self.memory[address]
-        self.free_object("memory")
+        with self._lock:
+            self.run_all()  # cudaFree synchronizes.
+            del self.memory[address]
+            self.free_object("memory")
 
     def pinned(self, size: int) -> np.ndarray[Any, Any]:
-        self.pinned_blocks.append(np.full(size, 0xFF, np.uint8))
-        return self.pinned_blocks[-1]
+        block = np.full(size, 0xFF, np.uint8)
+        self.pinned_blocks.append(block)
+        return block
 
     def free_pinned(self, memory: np.ndarray[Any, Any]) -> None:
-        if not self.broken:
-            self.run_all()
-        self.pinned_blocks = [block for block in self.pinned_blocks if block is not memory]
-        self.free_object("pinned")
+        with self._lock:
+            if not self.broken:
+                self.run_all()
+            self.pinned_blocks = [block for block in self.pinned_blocks if block is not memory]
+            self.free_object("pinned")
 
     def stream(self) -> int:
-        self._last[len(self._last) + 1] = None
-        return len(self._last)
+        with self._lock:
+            self._last[len(self._last) + 1] = None
+            return len(self._last)
 
     def event(self) -> Event:
         return Event()
@@ -136,11 +148,17 @@ class FakeGpu:
         self.submit("download", stream, run)
 
     def record(self, event: Event, stream: int) -> None:
-        event.work = self._last[stream]
+        self._yield()
+        with self._lock:
+            assert not self._captured(stream)
+            event.work = self._last[stream]
 
     def wait(self, stream: int, event: Event) -> None:
-        if event.work is not None:
-            self._waiting.setdefault(stream, []).append(event.work)
+        self._yield()
+        with self._lock:
+            assert not self._captured(stream)
+            if event.work is not None:
+                self._waiting.setdefault(stream, []).append(event.work)
 
     def synchronize(self, event: Event) -> None:
         self.use()
@@ -149,15 +167,21 @@ class FakeGpu:
         self.host.append(f"wait {event.work.name}")
         while not event.work.done:
             self._step()
+            self._yield()
 
     def capture(self, stream: int, launch: Callable[[], None]) -> Any:
-        self.capturing = []
+        graph: list[Callable[[], None]] = []
+        with self._lock:
+            assert self.capturing is None
+            self.capturing = stream, graph
         launch()
-        graph, self.capturing = self.capturing, None
-        if not self.capturable:
-            return None
-        self.graphs += 1
-        return graph
+        self._yield()
+        with self._lock:
+            self.capturing = None
+            if not self.capturable:
+                return None
+            self.graphs += 1
+            return graph
 
     def launch(self, graph: list[Callable[[], None]], stream: int) -> None:
         for run in graph:
@@ -172,16 +196,19 @@ class FakeGpu:
 
     def submit(self, kind: str, stream: int, run: Callable[[], None]) -> None:
         """Submit an operation to a stream, after all earlier ones."""
-        if self.capturing is not None:
-            self.capturing.append(run)
-            return
-        before = self._last[stream]
-        after = [*([before] if before else []), *self._waiting.pop(stream, [])]
-        number = sum(work.name.split()[0] == kind for work in self.history)
-        work = Work(f"{kind} {number}", stream, run, after)
-        self._last[stream] = work
-        self.history.append(work)
-        self.host.append(work.name)
+        self._yield()
+        with self._lock:
+            if self._captured(stream):
+                assert self.capturing is not None
+                self.capturing[1].append(run)
+                return
+            before = self._last[stream]
+            after = [*([before] if before else []), *self._waiting.pop(stream, [])]
+            number = sum(work.name.split()[0] == kind for work in self.history)
+            work = Work(f"{kind} {number}", stream, run, after)
+            self._last[stream] = work
+            self.history.append(work)
+            self.host.append(work.name)
         for _ in range(self._random.choice([0, 0, 1, 2])):  # The GPU may or may not run something meanwhile.
             self._step()
 
@@ -198,8 +225,17 @@ class FakeGpu:
             self._step()
 
     def _step(self) -> None:
-        ready = [work for work in self.history if not work.done and all(one.done for one in work.after)]
-        if ready:
-            work = self._random.choice(ready)
-            work.run()
-            work.done, work.run = True, _nothing  # So that the history keeps no memory alive.
+        with self._lock:
+            ready = [work for work in self.history if not work.done and all(one.done for one in work.after)]
+            if ready:
+                work = self._random.choice(ready)
+                work.run()
+                work.done, work.run = True, _nothing  # So that the history keeps no memory alive.
+
+    def _captured(self, stream: int) -> bool:
+        return self.capturing is not None and self.capturing[0] == stream
+
+    def _yield(self) -> None:
+        """Let other threads run, if there are any."""
+        if threading.active_count() > 1 and self._random.random() < 0.3:
+            time.sleep(0)

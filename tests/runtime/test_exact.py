@@ -14,7 +14,7 @@ import pytest
 from keygraph import load
 from keygraph.errors import InputError, KeygraphError
 from keygraph.instrumentation.metrics import psnr
-from keygraph.instrumentation.synthetic import test_image as picture
+from keygraph.instrumentation.synthetic import synthetic_image as picture
 from keygraph.manifest import METADATA_KEY, ExactTiling, GlobalStatistics, Manifest, Tiling
 from keygraph.runtime.io import images
 from keygraph.runtime.io.scratch_file import ScratchFile
@@ -434,7 +434,7 @@ def test_photographs_go_from_file_to_file(
 
     pixels = (image(57, 91) * 65535).astype(np.uint16)
     alpha = np.linspace(0, 65535, pixels[:, :, 0].size).astype(np.uint16).reshape(pixels.shape[:2])
-    written = images.Picture(pixels, alpha, (3.0, 3.0), {"icc-profile-data": (pyvips.GValue.blob_type, icc())})
+    written = images.Picture(pixels, alpha, images.Metadata(icc=icc(), resolution=(3.0, 3.0)))
     images.write(tmp_path / "upright.tif", written)
     source = pyvips.Image.new_from_file(str(tmp_path / "upright.tif")).copy()
     source.set_type(pyvips.GValue.gint_type, "orientation", orientation)
@@ -453,7 +453,9 @@ def test_photographs_go_from_file_to_file(
     assert (difference != 0).mean() < 0.1
     if suffix != ".jpg":
         np.testing.assert_array_equal(first.alpha, second.alpha)
-    assert first.metadata.keys() == second.metadata.keys()
+    assert first.metadata == second.metadata
+    assert first.metadata.icc == icc()
+    assert first.metadata.resolution == pytest.approx((3.0, 3.0), rel=0.01)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from fake_cuda import driver, lacking_library
 from keygraph import plugins
 from keygraph.environment.libraries import TINY_KEY_GRAPH
 from keygraph.errors import InputError, MissingDependencyError
+from keygraph.installation import gpu_runtime_line
 from keygraph.runtime.backends import onnx_providers
 from keygraph.runtime.backends.onnxruntime import OnnxRuntimeSession
 from keygraph.runtime.device.cuda_driver import require_gpu
@@ -41,7 +43,7 @@ def test_provider_and_device_must_go_together(make_model: ModelFile) -> None:
 @pytest.mark.parametrize("options", [{"device": "cuda"}, {"provider": "cuda"}, {"provider": "tensorrt"}])
 def test_an_onnx_runtime_without_gpus_is_never_used_in_silence(make_model: ModelFile, options: dict[str, str]) -> None:
     no_gpu_provider()
-    with pytest.raises(MissingDependencyError, match=r"built without .*pip install 'keygraph\[gpu\]'"):
+    with pytest.raises(MissingDependencyError, match=rf"built without .*{re.escape(gpu_runtime_line())}$"):
         keygraph.load(make_model("identity"), library=None, **options)  # type: ignore[arg-type]
 
 
@@ -72,6 +74,7 @@ def test_a_provider_that_did_not_start_is_never_replaced_in_silence(
 
 def test_a_run_that_fails_is_not_repeated_on_the_cpu(make_model: ModelFile) -> None:
     session = OnnxRuntimeSession(make_model("identity"), library=None)
+    assert session._session is not None
     assert session._session._enable_fallback is False
 
 
@@ -88,3 +91,11 @@ def test_operators_that_would_run_beside_the_gpu_are_refused() -> None:
     onnx_providers._check_placement(session, "CPUExecutionProvider")
     with pytest.raises(InputError, match="built without its GPU kernels"):
         onnx_providers._check_placement(session, "CUDAExecutionProvider")
+
+
+def test_one_place_decides_what_onnx_runtime_prints() -> None:
+    """Other sessions take their options from `session_options`."""
+    root = Path(keygraph.errors.__file__).parent
+    rooms = ("bench", "cli", "environment", "export", "instrumentation", "models", "parity", "runtime")
+    files = [file for room in rooms for file in (root / room).rglob("*.py")]
+    assert [file.name for file in files if "log_severity_level" in file.read_text()] == ["onnx_providers.py"]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from keygraph.errors import InputError
+from keygraph.errors import InputError, KeygraphError
 from keygraph.manifest import Manifest, Neighbours
 from keygraph.runtime.device.spec import Device
 from keygraph.runtime.errors import SessionMemoryError
@@ -39,7 +39,7 @@ def test_pytorch_out_of_memory_is_told_from_other_failures(make_manifest: Callab
     images = np.zeros((1, 3, 8, 8), np.float32)
     with pytest.raises(SessionMemoryError):
         TorchSession(Huge(), make_manifest()).run(images, None)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(KeygraphError, match=r"PyTorch failed on an image tensor of shape \(1, 3, 8, 8\): .*shape"):
         TorchSession(Broken(), make_manifest()).run(images, None)
 
 

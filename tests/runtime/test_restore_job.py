@@ -46,9 +46,9 @@ def test_a_keyword_that_is_no_option_is_an_error(make_model: ModelFile) -> None:
 
 def test_a_job_says_what_is_written(make_model: ModelFile, picture: Path, tmp_path: Path) -> None:
     restorer = keygraph.load(make_model("nearest", scale=2))
-    (job,) = plan_jobs(restorer, [InputFile(picture)], {}, tmp_path / "out.npy", RestoreOptions(tile=32))
+    (job,) = plan_jobs(restorer, [InputFile(picture)], {}, tmp_path / "out.npy", RestoreOptions(tile=32)).jobs
     assert (job.image.size, job.size, job.as_cube) == ((60, 50, 3), (120, 100, 3), True)
-    (job,) = plan_jobs(restorer, [InputFile(picture)], {}, tmp_path / "new", RestoreOptions())
+    (job,) = plan_jobs(restorer, [InputFile(picture)], {}, tmp_path / "new", RestoreOptions()).jobs
     assert job.target == tmp_path / "new" / "a.png"
     assert not job.as_cube
     assert (tmp_path / "new").is_dir()
@@ -129,9 +129,9 @@ def test_an_image_is_opened_twice_and_passes_few_modules(
     opened: list[Path] = []
     original = reading.open_file
 
-    def count(path: Path) -> Any:
+    def count(path: Path, page: int = 1) -> Any:
         opened.append(path)
-        return original(path)
+        return original(path, page)
 
     monkeypatch.setattr(reading, "open_file", count)
     arguments = ["restore", str(picture), "-o", str(tmp_path / "b.png"), "--model", str(make_model("identity"))]

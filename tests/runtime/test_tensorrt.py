@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,14 +23,17 @@ import fake_tensorrt
 import keygraph
 import numpy as np
 import pytest
+from concurrency import at_the_same_time, in_fork
 from fake_gpu import FakeGpu
 from keygraph import plugins
 from keygraph.errors import InputError, KeygraphError, MissingDependencyError
+from keygraph.installation import install_line
 from keygraph.manifest import ExtraInput, Manifest, Neighbours, Profile
 from keygraph.runtime.backends import engine_metadata, tensorrt, tensorrt_bindings
 from keygraph.runtime.backends.base import run_batches
 from keygraph.runtime.backends.tensorrt import TensorRtSession
 from keygraph.runtime.device.spec import Device
+from keygraph.runtime.errors import ClosedError
 from keygraph.runtime.restorer import Restorer
 
 MakeManifest = Callable[..., Manifest]
@@ -373,7 +379,7 @@ def test_sizes_and_k_that_an_engine_was_not_built_for(make_engine: EngineFile, g
         ({"tile": 256}, "built for 32 x 32 to 64 x 64 or 128 x 128 to 128 x 128; .*keygraph build .* --tile 256"),
         ({"tile": "none"}, r"\(1000 x 1000 pixels\), but this engine"),
         ({"batch": 5}, "at most 4 tiles of 32 x 32"),
-        ({"k": 257}, "from 1 to 256, the most that this engine was built for"),
+        ({"k": 257}, "from 1 to 256, the most that this model takes"),
     ):
         with pytest.raises(InputError, match=message):
             restorer.restore(noise(1000, 1000, 3), **options)
@@ -473,7 +479,7 @@ def test_tensorrt_that_is_not_installed_is_named_with_its_line(
     absent = {"tensorrt": (("no_such_module",), "tensorrt"), "tensorrt-rtx": (("no_such_module",), "rtx")}
     monkeypatch.setattr(tensorrt_bindings, "_BACKENDS", absent)
     for backend, line in (("tensorrt", "tensorrt"), ("tensorrt-rtx", "rtx")):
-        with pytest.raises(MissingDependencyError, match=rf"{backend} .*pip install 'keygraph\[{line}\]'"):
+        with pytest.raises(MissingDependencyError, match=rf"{backend} .*{re.escape(install_line(line))}"):
             keygraph.load(make_engine(backend))
     with pytest.raises(InputError, match="no backend 'openvino'"):
         keygraph.load(make_engine("openvino"))
@@ -513,3 +519,63 @@ def test_the_profiles_come_from_the_metadata(make_engine: EngineFile, gpu: FakeG
     assert session.manifest.profiles == PROFILES
     assert dataclasses.replace(session.manifest, profiles=()) != session.manifest
     assert Restorer(session).manifest is session.manifest
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
+@pytest.mark.parametrize("where", ["device", "host"])
+def test_threads_get_their_own_pixels(
+    make_engine: EngineFile, gpu: FakeGpu, where: str, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    restorer = keygraph.load(make_engine(backend, where))
+
+    def restore(number: int) -> None:
+        image, k = noise(50 + 30 * (number % 2), 90, 3 + number % 3)[:, :, :3] + np.uint8(number), 40 + 10 * number
+        options: dict[str, Any] = {"tile": (32, 64)[number % 2], "overlap": 8, "batch": 1 + number % 3}
+        np.testing.assert_array_equal(restorer.restore(image, k, **options).image, added(image, k))
+
+    at_the_same_time(6, restore, rounds=3)
+    restorer.close()
+    check_freed(gpu)
+
+
+def test_runs_of_one_thread_may_alternate(make_engine: EngineFile, gpu: FakeGpu) -> None:
+    session = TensorRtSession(make_engine())
+
+    def batches(start: int) -> Iterator[tuple[np.ndarray[Any, Any], ...]]:
+        return iter([(np.full((2, 3, 32, 32), start + number, np.float32),) for number in range(4)])
+
+    for number, (first, other) in enumerate(
+        zip(session.run_batches(batches(0), 100), session.run_batches(batches(100), 200), strict=True)
+    ):
+        assert (first == np.float32(number + 0.1)).all()
+        assert (other == np.float32(number + 100.2)).all()
+    session.close()
+    check_freed(gpu)
+
+
+def test_closing_waits_for_calls_in_other_threads(make_engine: EngineFile, gpu: FakeGpu) -> None:
+    session = TensorRtSession(make_engine())
+    images, begun = np.ones((2, 3, 32, 32), np.float32), threading.Barrier(4)
+
+    def work(number: int) -> None:
+        if number == 3:
+            begun.wait()
+            session.close()
+            return
+        begun.wait()
+        with contextlib.suppress(ClosedError):
+            while True:
+                assert (session.run(images, 500) == np.float32(1.5)).all()
+
+    at_the_same_time(4, work)
+    check_freed(gpu)
+    with pytest.raises(ClosedError, match="has been closed; load it again"):
+        session.run(images, 500)
+
+
+def test_an_engine_is_not_used_in_a_forked_process(make_engine: EngineFile, gpu: FakeGpu) -> None:
+    restorer = keygraph.load(make_engine())
+    assert "was loaded on a GPU before this process was forked" in in_fork(lambda: restorer(noise(32, 32, 3)))
+    assert in_fork(restorer.close) == "fine"  # frees nothing of the parent's
+    np.testing.assert_array_equal(restorer(noise(32, 32, 3), 50), added(noise(32, 32, 3), 50))

@@ -148,3 +148,17 @@ def test_an_engine_out_of_memory_stays_within_what_it_was_built_for(make_manifes
 def test_profiles_survive_in_the_manifest(make_manifest: MakeManifest) -> None:
     manifest = make_manifest(profiles=BUILT)
     assert from_json(manifest.to_json(), "test") == manifest
+
+
+def test_what_is_chosen_automatically_fits_into_memory(make_manifest: MakeManifest) -> None:
+    manifest = make_manifest(tiling=Tiling(tile=192, overlap=48, psnr=60.0))
+    assert choose(manifest, 500, 321, run_pixels=504 * 328).tile == (504, 328)
+    assert choose(manifest, 500, 321, run_pixels=504 * 328 - 1).tile == (192, 192)
+    little = choose(manifest, 500, 321, run_pixels=100 * 100 + 5)
+    assert (little.tile, little.overlap, little.batch) == ((96, 96), 48, 1)
+    assert choose(manifest, 500, 321, run_pixels=3).tile == (64, 64)
+    assert choose(manifest, 500, 321, tile=64, run_pixels=64 * 64 * 5).batch == 5
+    assert choose(manifest, 500, 321, tile=192, run_pixels=3).tile == (192, 192)
+    large = make_manifest(size_multiple=128)
+    assert choose(large, 500, 321, run_pixels=3).tile == (256, 256)  # Room for an overlap.
+    assert choose(make_manifest(shape=(2, 64, 96)), 100, 100, run_pixels=3).tile == (64, 96)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_gpu import FakeGpu, Work
-from keygraph.runtime.device.transfer_pipeline import Batch, TransferPipeline
+from keygraph.runtime.device.transfer_pipeline import TransferPipeline
+from keygraph.runtime.device.transfer_slot import Batch
 from keygraph.runtime.errors import SessionMemoryError
 
 FLOAT = np.dtype(np.float32)
@@ -93,14 +94,16 @@ def test_copies_overlap_the_computation() -> None:
 
 def test_a_batch_that_is_filled_up_copies_only_what_there_is() -> None:
     gpu = FakeGpu()
-    pipeline = TransferPipeline(gpu, doubling(gpu))
     sizes: list[int] = []
-    launch = pipeline._slots[0]._launch
-    for slot in pipeline._slots:
-        slot._launch = lambda batch, stream: (sizes.append(batch.shapes[0][0]), launch(batch, stream))  # type: ignore
+
+    def launch(batch: Batch, stream: int) -> None:
+        sizes.append(batch.shapes[0][0])
+        doubling(gpu)(batch, stream)
+
+    pipeline = TransferPipeline(gpu, launch)
     shapes = [result.shape for result in pipeline.run(batches(4, 1), lambda shape: 4, same, FLOAT)]
     assert shapes == [(4, 3, 4, 5), (1, 3, 4, 5)]
-    assert [int(size) for size in sizes] == [4, 4]
+    assert sizes == [4, 4]
 
 
 def test_half_precision_is_converted_on_the_host() -> None:
@@ -144,6 +147,5 @@ def test_memory_that_runs_out_is_given_back() -> None:
     pipeline = TransferPipeline(gpu, doubling(gpu))
     with pytest.raises(SessionMemoryError):
         list(pipeline.run(batches(4, 4), lambda shape: shape[0], same, FLOAT))
-    pipeline.release()
     assert gpu.memory == {}
     assert [float(result.max()) for result in pipeline.run(batches(1, 1), lambda s: s[0], same, FLOAT)] == [2, 4]

@@ -8,6 +8,8 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
+from ....runtime import forks
+
 #: Codes of a zero and of a non-finite difference; the codes between are on a logarithmic scale.
 EQUAL, NOT_FINITE = 0, 255
 
@@ -19,6 +21,7 @@ def encode(pixels: NDArray[np.uint8]) -> bytes:
     """Encode a picture, uint8[H, W] or [H, W, 3], as PNG. Lossless WebP takes longer and saves little on noise."""
     samples = np.ascontiguousarray(pixels if pixels.ndim == 3 else pixels[:, :, None])
     height, width, channels = samples.shape
+    forks.require_vips()
     image = pyvips.Image.new_from_memory(samples.data, width, height, channels, "uchar")
     image = image.copy(interpretation="srgb" if channels == 3 else "b-w")
     data: bytes = image.write_to_buffer(".png", compression=6, filter="all")

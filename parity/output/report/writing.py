@@ -10,6 +10,7 @@ from typing import Any
 
 from ....errors import InputError, MissingDependencyError
 from ....files import atomic_path, check_place
+from ....installation import install_line
 from ...results import Run
 from .encoding import as_text, encode
 from .formatting import FILTERS
@@ -34,9 +35,7 @@ def check_report(path: Path) -> None:
         raise InputError(f"--report {path} is written as a web page; give a name that ends with .html")
     check_place(path)
     if importlib.util.find_spec("jinja2") is None:
-        raise MissingDependencyError(
-            "a report needs the package jinja2; install it with: pip install 'keygraph[parity]'"
-        )
+        raise MissingDependencyError(f"a report needs the package jinja2; install it with: {install_line('parity')}")
 
 
 def write_report(path: str | os.PathLike[str], run: Run) -> None:
@@ -73,7 +72,7 @@ def write_report(path: str | os.PathLike[str], run: Run) -> None:
         "licences": _read("vendor/LICENSES.txt"),
         "pictures": ((name, Markup(as_text(encode(pixels)))) for name, pixels in pictures(page.shown, page.first)),
     }
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(template.generate(**values))
 
 

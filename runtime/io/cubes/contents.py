@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....errors import MissingDependencyError
+from ....installation import install_line
 from .cube import Field
 
 
@@ -86,5 +87,5 @@ def library(name: str, file: object) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            f"{file} needs {error.name}; install it with: pip install 'keygraph[spectral]', or use .npy or .npz"
+            f"{file} needs {error.name}; install it with: {install_line('spectral')}; or use .npy or .npz"
         ) from error

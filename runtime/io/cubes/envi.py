@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
-import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....errors import InputError
-from ....files import unwritable
+from ....files import temporary_path, unwritable
 from .contents import Contents, Stored, native, stored
 from .cube import Field
 from .envi_header import INTERLEAVES, EnviHeader, header_text, read_header
@@ -20,15 +20,20 @@ from .envi_header import INTERLEAVES, EnviHeader, header_text, read_header
 #: Suffix of the file of samples that `write_envi` makes.
 DATA_SUFFIX = ".img"
 
-#: Suffixes of files of samples, in the order in which they are looked for, each in lower and upper case. A header
-#: ``scene.img.hdr`` names its file itself, as ``scene.hdr`` does for a file ``scene``.
+#: What is added to a header's name without ``.hdr`` to find its samples, in this order, and then in capital letters. A
+#: header ``scene.img.hdr`` names its file itself, as ``scene.hdr`` does for a file ``scene``.
 _SUFFIXES = ("", ".img", ".dat", ".sli", ".hyspex", ".raw", ".bin", *(f".{name}" for name in INTERLEAVES))
 
 
 def open_envi(path: Path) -> Contents:
     """Open an ENVI header and its file of samples, of any interleave, byte order and offset."""
     header = read_header(path)
-    samples = samples_file(path)
+    samples = next(sample_files(path), None)
+    if samples is None:
+        raise InputError(
+            f"{path} is the header of samples that are not beside it; put them there as {path.stem}{DATA_SUFFIX} "
+            f"(or {', '.join(_SUFFIXES[2:])}, or without suffix)"
+        )
     notices = []
     if not header.compressed:
         there = samples.stat().st_size
@@ -51,23 +56,12 @@ def open_envi(path: Path) -> Contents:
     )
 
 
-def samples_file(path: Path) -> Path:
-    """Return the file of samples that a header describes.
-
-    Raises
-    ------
-    InputError
-        There is none.
-    """
-    stem = path.with_suffix("")
-    candidates = [Path(f"{stem}{one}") for suffix in _SUFFIXES for one in dict.fromkeys((suffix, suffix.upper()))]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    raise InputError(
-        f"{path} is the header of samples that are not beside it; put them there as {stem.name}{DATA_SUFFIX} "
-        f"(or {', '.join(suffix for suffix in _SUFFIXES[2:])}, or without suffix)"
-    )
+def sample_files(path: Path) -> Iterator[Path]:
+    """Yield the existing files in which ENVI's readers look for the samples of a header, in their order."""
+    for suffix in (*_SUFFIXES, *(suffix.upper() for suffix in _SUFFIXES[1:])):
+        file = path.with_name(f"{path.stem}{suffix}")
+        if file.is_file():
+            yield file
 
 
 def write_envi(
@@ -94,8 +88,7 @@ def write_envi(
     texts = {name: str(field.value) for name, field in (fields or {}).items()}
     rows, columns, bands = pixels.shape
     text = header_text(rows, columns, bands, pixels.dtype, wavelengths, texts)
-    mark = secrets.token_hex(4)
-    samples, header = (path.with_name(f".{path.stem}-{mark}{suffix}") for suffix in (DATA_SUFFIX, path.suffix))
+    samples, header = temporary_path(path.with_suffix(DATA_SUFFIX)), temporary_path(path)
     try:
         with samples.open("xb") as file:
             for band in range(bands):

@@ -29,14 +29,22 @@ _OPEN: dict[str, Callable[[Path], Contents]] = {
 }
 
 
-def is_cube(path: str | os.PathLike[str]) -> bool:
+def is_cube(path: str | os.PathLike[str], bands: int | None = None) -> bool:
     """Return whether a file holds a cube, judged by its suffix, and a TIFF by its header.
 
-    A TIFF is a cube when it has several gray pages of one size, or more than four channels in a page; otherwise, and if
-    it does not exist, it is a picture (`images`). No samples are read, and nothing is raised.
+    A TIFF is a cube when it has several gray pages of one size that are bands (see `tiff.is_cube`), or more than four
+    channels in a page; otherwise, and if it does not exist, it is a picture (`images`). No samples are read, and
+    nothing is raised.
+
+    Parameters
+    ----------
+    path
+        The file.
+    bands
+        Number of channels that the model takes; None where there is no model.
     """
     name = FORMATS.get(Path(path).suffix.lower())
-    return tiff.is_cube(Path(path)) if name == "TIFF" else name is not None
+    return tiff.is_cube(Path(path), bands) if name == "TIFF" else name is not None
 
 
 def describe_arrays(path: str | os.PathLike[str]) -> list[str]:

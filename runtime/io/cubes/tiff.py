@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyvips
 from numpy.typing import NDArray
 
 from ....errors import InputError
 from .contents import Contents, Stored, library, stored
 from .cube import Field, HoldsFor
+from .tiff_codecs import decode
 from .wavelengths import nanometres
 
 # Damaged files raise errors. Without a handler Python would also print what tifffile logs about them.
@@ -38,10 +38,20 @@ _KEPT_TAGS: dict[int, tuple[str, HoldsFor]] = {
 }
 
 
-def is_cube(path: Path) -> bool:
-    """Return whether a TIFF is a cube: several gray pages of one size, or more than four channels in a page.
+def is_cube(path: Path, bands: int | None = None) -> bool:
+    """Return whether a TIFF is a cube: gray pages of one size that are bands, or more than four channels in a page.
 
+    Gray pages are bands where the file says so, as those that `write_tiff` writes do; else where the model takes as
+    many bands as there are pages, and those are neither gray nor RGB: three gray pages of a scan are no picture in
+    colour.
     False for unreadable files, and where tifffile is not installed: `images` then reports what is wrong.
+
+    Parameters
+    ----------
+    path
+        The file.
+    bands
+        Number of channels that the model takes; None where there is no model: any number of pages may be bands then.
     """
     if not path.is_file():
         return False
@@ -49,7 +59,15 @@ def is_cube(path: Path) -> bool:
         with _opened(path) as file:
             page = file.pages.first
             gray = page.samplesperpixel == 1 and page.photometric.name in ("MINISBLACK", "MINISWHITE")
-            return bool(page.samplesperpixel > 4 or (gray and len(file.pages) > 1 and len(file.series) == 1))
+            if not gray or len(file.pages) == 1 or len(file.series) > 1:
+                return bool(page.samplesperpixel > 4)
+            # Smaller copies and masks of a page are no bands.
+            count = sum(not one.subfiletype & 5 for one in file.pages)
+            described: Any = file.shaped_metadata or ({},)
+            return bool(
+                count > 1
+                and (bands is None or "C" in str(described[0].get("axes", "")) or bands == count not in (1, 3))
+            )
     except Exception:  # whatever the damage leads tifffile to
         return False
 
@@ -160,36 +178,12 @@ def _tags(page: Any) -> Iterator[tuple[str, tuple[int, int, int, Any], HoldsFor]
 def _load(path: Path, order: tuple[int, ...]) -> NDArray[Any]:
     with _opened(path) as file:
         series = _image(file)
-        try:
-            values: NDArray[Any] = series.asarray()
-        except ValueError as error:
-            if "imagecodecs" not in str(error):
-                raise
-            values = _decoded_by_libvips(path, series, str(error))
-        else:
-            if series.keyframe.photometric.name == "MINISWHITE":
-                values = ~values if values.dtype.kind == "b" else (2**series.keyframe.bitspersample - 1) - values
+        values = decode(path, series)
+        if series.keyframe.photometric.name == "MINISWHITE":
+            values = ~values if values.dtype.kind == "b" else (2**series.keyframe.bitspersample - 1) - values
         _, shape = _squeezed(series.axes, values.shape)
     bands_last: NDArray[Any] = values.reshape(shape).transpose(order)
     return bands_last
-
-
-def _decoded_by_libvips(path: Path, series: Any, reason: str) -> NDArray[Any]:
-    """Decode what tifffile cannot without the package imagecodecs: LZW, ZSTD, floats with a predictor, and more."""
-    missing = InputError(f"{path} cannot be decoded here ({reason}); install it with: pip install imagecodecs")
-    try:
-        image = pyvips.Image.new_from_source(pyvips.Source.new_from_file(str(path)), "", fail_on="error", n=-1)
-        values: NDArray[Any] = image.numpy()
-    except pyvips.Error:
-        raise missing from None
-    rows, columns = series.keyframe.imagelength, series.keyframe.imagewidth
-    values = values.reshape(-1, rows, columns, image.bands)
-    # Planar samples, [bands, H, W] for tifffile, are [H, W, bands] for libvips.
-    values = np.moveaxis(values, 3, 1) if "S" not in series.axes or series.keyframe.planarconfig == 2 else values
-    if values.size != series.size or values.dtype != series.dtype.newbyteorder("="):
-        raise missing
-    pages: NDArray[Any] = values.reshape(series.shape)
-    return pages
 
 
 def _squeezed(axes: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:

@@ -7,6 +7,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from .metadata.fields import Metadata
+
 
 @dataclass(frozen=True)
 class Header:
@@ -42,16 +44,21 @@ class Picture:
         orientation applied.
     alpha
         [H, W] of the same type, or None.
-    resolution
-        Pixels per millimetre along x and y.
     metadata
-        The metadata that is kept: libvips's name -> (its type, value).
+        The metadata that is kept.
     notices
         A line for everything that was lost or changed in reading.
+    alpha_is_band
+        True when `alpha` is no opacity but a band of unknown meaning, such as infrared (ExtraSamples 0 in TIFF).
     """
 
     pixels: NDArray[Any]
     alpha: NDArray[Any] | None = None
-    resolution: tuple[float, float] = (1.0, 1.0)
-    metadata: dict[str, tuple[int, Any]] = field(default_factory=dict)
+    metadata: Metadata = field(default_factory=Metadata)
     notices: tuple[str, ...] = ()
+    alpha_is_band: bool = False
+
+    @property
+    def has_alpha(self) -> bool:
+        """True when there is opacity."""
+        return self.alpha is not None and not self.alpha_is_band

@@ -2,60 +2,92 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyvips
 
 from ....errors import InputError
-from .formats import LOADERS, SAMPLE_TYPES, reason_of
-from .metadata import metadata_title
+from ... import forks
+from . import camera_raw, double_tiff
+from .formats import LOADERS, SAMPLE_TYPES, check_read, missing_codec, reason_of
+from .metadata import png
+from .metadata.fields import Contents, Metadata
+from .metadata.update import upright
+from .opened import Opened, field_of, read_contents, with_fields
 from .picture import Header, Picture
 
+#: What files start with, and the loader that reads them. Left to itself, libvips takes others for some: `uhdrload` for
+#: a JPEG with a gain map, which gives another picture than every other program, or a loader for camera raw.
+_STARTS = {
+    png.SIGNATURE: "pngload",
+    b"\xff\xd8\xff": "jpegload",
+    b"II*\0": "tiffload",
+    b"MM\0*": "tiffload",
+    b"II+\0": "tiffload",
+    b"MM\0+": "tiffload",
+}
 
-def read_header(path: str | os.PathLike[str]) -> Header:
-    """Read the size, channels and type of a picture without decoding it; errors are those of `read`."""
+
+def read_header(path: str | os.PathLike[str], channels: int | None = None, page: int = 1) -> Header:
+    """Read the size, channels and type of a picture without decoding it.
+
+    Parameters
+    ----------
+    path, channels, page
+        As for `read`; errors are those of `read`, too.
+    """
     with vips_errors(path):
-        image = open_file(Path(path))
-        channels, alpha = colour_channels(image, Path(path))
-        turned = image.get_typeof("orientation") != 0 and image.get("orientation") >= 5
-        height, width = (image.width, image.height) if turned else (image.height, image.width)
-        return Header(height, width, channels, alpha, 8 * np.dtype(SAMPLE_TYPES[image.format]).itemsize)
+        opened = open_file(Path(path), page)
+        if codec := missing_codec(opened.image):
+            raise InputError(
+                f"{path} is compressed with {codec}, which this libvips cannot decode; convert it to PNG, JPEG or TIFF"
+            )
+        count, plane = opened.channels(channels)
+        bits = 8 * np.dtype(SAMPLE_TYPES[opened.image.format]).itemsize
+        return Header(*opened.upright_size, count, plane and not opened.contents.extra_band, bits)
 
 
-def read(path: str | os.PathLike[str]) -> Picture:
+def read(path: str | os.PathLike[str], channels: int | None = None, page: int = 1) -> Picture:
     """Read a picture.
 
-    The EXIF orientation is applied, a palette is expanded, CMYK is converted to sRGB, and of several pages the first is
-    read.
+    The EXIF orientation is applied, a palette is expanded, CMYK is converted to sRGB, and of several pages one is read.
+
+    Parameters
+    ----------
+    path
+        The file.
+    channels
+        Number of channels that the model takes. A TIFF may have a sample after the colours that is no alpha (its
+        ExtraSamples is 0): it is a channel where the numbers then match, else it stays beside the picture.
+    page
+        Which of the pages of a TIFF, from 1.
 
     Raises
     ------
     InputError
-        The file is missing, empty, damaged, cut off, of another format, or its samples or colour space are not
-        supported.
+        The file is missing, empty, damaged, cut off, of another format or camera raw; it has no such page; or its
+        samples or colour space are not supported.
     """
     file = Path(path)
     with vips_errors(file):
-        image = open_file(file)
-        notices = reading_notices(image)
-        if image.interpretation == "cmyk":
-            image = image.icc_transform("srgb", embedded=True)
-        image = image.copy_memory().autorot()
-        channels, alpha = colour_channels(image, file)
-        values = image.numpy()
-        metadata = metadata_of(image)
-    pixels = values if values.ndim == 2 else values[:, :, :channels]
+        opened = open_file(file, page)
+        image, notices = converted(opened)
+        turned = Opened(file, image.copy_memory().autorot(), opened.contents)
+        count, plane = turned.channels(channels)
+        values = turned.image.numpy()
+        metadata, lost = kept_metadata(opened, image)
+    pixels = values if values.ndim == 2 else values[:, :, :count]
     return Picture(
-        pixels=pixels[:, :, 0] if pixels.ndim == 3 and channels == 1 else pixels,
-        alpha=values[:, :, channels] if alpha else None,
-        resolution=(image.xres, image.yres),
+        pixels=pixels[:, :, 0] if pixels.ndim == 3 and count == 1 else pixels,
+        alpha=values[:, :, count] if plane else None,
         metadata=metadata,
-        notices=tuple(notices),
+        notices=(*notices, *plane_notices(opened, count, plane), *lost),
+        alpha_is_band=plane and opened.contents.extra_band,
     )
 
 
@@ -70,79 +102,131 @@ def vips_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         ) from error
 
 
-def open_file(path: Path) -> pyvips.Image:
+def open_file(path: Path, page: int = 1) -> Opened:
     """Open a picture without decoding it.
+
+    Parameters
+    ----------
+    path
+        The file.
+    page
+        Which of its pages, from 1.
 
     Raises
     ------
     InputError
-        The file is missing, empty, unreadable or of another format.
+        The file is missing, empty, unreadable, of another format or camera raw, or it has no such page.
     """
     if not path.exists():
         raise InputError(f"{path} does not exist; give an image file or a folder of them")
     if path.is_dir():
         raise InputError(f"{path} is a folder; give an image file")
     if not path.is_file():  # Opening a named pipe would wait for ever for somebody to write into it.
-        raise InputError(f"{path} is not a regular file, but a pipe or a device; give an image file")
+        raise InputError(f"{path} is a device or a pipe; write the image into a file first")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty (0 bytes); give a whole image file")
     if not os.access(path, os.R_OK):
         raise InputError(f"cannot read {path}: no permission")
-    # Through a source, because libvips parses options in file names, and "a[1].png" is a legal name.
-    source = pyvips.Source.new_from_file(str(path))
-    image = pyvips.Image.new_from_source(source, "", access="sequential", fail_on="error")
-    loader = image.get("vips-loader").removesuffix("_source")
-    if loader not in LOADERS:
-        raise InputError(f"{path} is of another image format ({loader}); convert it to PNG, JPEG, TIFF or WebP")
-    return image
-
-
-def colour_channels(image: pyvips.Image, path: Path) -> tuple[int, bool]:
-    """Return the number of channels after `read`, without alpha, and whether there is an alpha plane.
-
-    Raises
-    ------
-    InputError
-        The sample type or the colour space is not supported.
-    """
-    if image.format not in SAMPLE_TYPES:
+    with path.open("rb") as file:
+        start = file.read(16)
+        loader = next((name for mark, name in _STARTS.items() if start.startswith(mark)), "")
+        if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+            loader = "webpload"
+        sensor = camera_raw.sensor(file, path.suffix)
+        contents = read_contents(file, loader, page)
+    if sensor is not None:
         raise InputError(
-            f"{path} holds samples of type {image.format}; convert it to 8 or 16 bits without sign, or to floats "
-            "from 0 to 1"
+            f"{path} is a camera raw file{sensor}, not a picture; develop it first, for instance to a 16-bit TIFF"
         )
-    if image.interpretation not in ("b-w", "grey16", "srgb", "rgb", "rgb16", "scrgb", "cmyk", "multiband"):
-        raise InputError(f"{path} is in the colour space {image.interpretation}; convert it to RGB or gray")
-    if image.interpretation == "cmyk":
-        return 3, bool(image.bands > 4)
-    colours = 1 if image.interpretation in ("b-w", "grey16") else 3
-    alpha = image.interpretation != "multiband" and image.bands == colours + 1
-    return image.bands - alpha, alpha
+    if page > contents.pages:
+        raise InputError(f"{path} has no page {page}; it has {contents.pages}")
+    image = _loaded(path, loader, contents)
+    name = image.get("vips-loader").removesuffix("_source")
+    if name not in LOADERS:
+        raise InputError(f"{path} is of another image format ({name}); convert it to PNG, JPEG, TIFF or WebP")
+    return Opened(path, image, with_fields(image, contents))
 
 
-def reading_notices(image: pyvips.Image) -> list[str]:
-    """Return a line for everything that `read` loses or changes."""
-    notices = []
-    fields = set(image.get_fields())
-    if "n-pages" in fields and image.get("n-pages") > 1:
-        notices.append(f"only the first of {image.get('n-pages')} pages")
-    if "palette" in fields:
+def _loaded(path: Path, loader: str, contents: Contents) -> pyvips.Image:
+    """Return the picture in libvips, by a loader, or by the one that it chooses where that is empty."""
+    forks.require_vips()
+    options = {"access": "sequential", "fail_on": "error", **dict(contents.loader_options)}
+
+    def load() -> pyvips.Image:
+        # Through a source, because libvips parses options in file names, and "a[1].png" is a legal name.
+        # By its bytes, because a name need not be UTF-8.
+        source = pyvips.Source.new_from_file(os.fsencode(path))
+        if loader:
+            return getattr(pyvips.Image, f"{loader}_source")(source, **options)
+        try:
+            return pyvips.Image.new_from_source(source, "", **options)
+        except pyvips.Error:
+            check_read(path)
+            raise
+
+    if not contents.samples:
+        return load()
+    try:
+        load().crop(0, 0, 1, 1).avg()  # A codec is looked for when the first sample is decoded.
+        return load()
+    except pyvips.Error as error:
+        decoded = double_tiff.image(path, dict(contents.loader_options).get("page", 0))
+        if decoded is None:
+            raise InputError(f"{path} {contents.samples}") from error
+        return decoded
+
+
+def converted(opened: Opened) -> tuple[pyvips.Image, list[str]]:
+    """Return a picture's samples as gray, RGB or bands, still as they lie in the file, and a line for every change."""
+    image, notices = opened.image, list(opened.contents.notices)
+    bits = field_of(image, "bits-per-sample", 8)
+    if image.get_typeof("palette"):
         notices.append("palette expanded")
-    elif "bits-per-sample" in fields and image.get("bits-per-sample") < 8:
-        notices.append(f"{image.get('bits-per-sample')}-bit samples expanded to 8 bits")
+    elif "palette expanded" not in notices and bits < 8:
+        notices.append(f"{bits}-bit samples expanded to 8 bits")
     if image.interpretation == "cmyk":
         notices.append("CMYK converted to sRGB")
-    dropped = [
-        name.removesuffix("-data") for name in sorted(fields) if name.endswith("-data") and metadata_title(name) is None
-    ]
-    if dropped:
-        notices.append(f"dropped: {', '.join(dropped)}")
-    return notices
+        image = image.icc_transform("srgb", embedded=True, depth=16 if image.format == "ushort" else 8)
+    if opened.contents.inverted:
+        notices.append("inverted: 0 was white")
+        others = image.bands - 1
+        negative = image.linear([-1.0] + [1.0] * others, [1.0] + [0.0] * others)
+        image = negative.cast(image.format).copy(interpretation=image.interpretation)
+    return image, notices
 
 
-def metadata_of(image: pyvips.Image) -> dict[str, tuple[int, Any]]:
-    """Return the metadata that is kept: libvips's name -> (its type, value)."""
-    return {
-        name: (image.get_typeof(name), image.get(name))
-        for name in image.get_fields()
-        if metadata_title(name) is not None
-    }
+def plane_notices(opened: Opened, channels: int, plane: bool) -> list[str]:
+    """Return a line about a sample after the colours that is no alpha.
+
+    Parameters
+    ----------
+    opened
+        The picture.
+    channels, plane
+        What `Opened.channels` returned.
+    """
+    if not opened.contents.extra_band:
+        return []
+    if plane:
+        return [f"band {channels + 1} is not restored: its meaning is unspecified, so it is no alpha"]
+    return [f"band {channels} is restored as a channel: its meaning is unspecified, so it is no alpha"]
+
+
+def kept_metadata(opened: Opened, image: pyvips.Image) -> tuple[Metadata, list[str]]:
+    """Return a picture's metadata as it is true for the upright picture, and a line for what is dropped.
+
+    Parameters
+    ----------
+    opened
+        The picture as it is in the file.
+    image
+        What `converted` returned.
+    """
+    metadata, dropped = opened.contents.metadata, list(opened.contents.dropped)
+    if image.interpretation != opened.image.interpretation:
+        profile = field_of(image, "icc-profile-data")
+        colour = [block.title for block in metadata.blocks if block.title.startswith("colour space")]
+        metadata = dataclasses.replace(metadata.without(*colour), icc=profile)
+    metadata, lost = upright(metadata, *opened.upright_size, opened.orientation != 1)
+    dropped += [title for title in lost if not any(one.startswith(title) for one in dropped)]
+    return metadata, [f"dropped: {', '.join(dropped)}"] if dropped else []

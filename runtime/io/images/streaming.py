@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
 from ....errors import InputError
-from ....files import atomic_path
+from ....files import atomic_path, unwritable
 from ..scratch_file import ScratchFile
 from . import raw_tiff
 from .formats import SAMPLE_TYPES, format_of, reason_of
+from .opened import Opened
 from .picture import Picture
-from .reading import colour_channels, metadata_of, open_file, reading_notices, vips_errors
-from .writing import fitted, lost_metadata, save_options, with_metadata
+from .reading import converted, kept_metadata, open_file, plane_notices, vips_errors
+from .writing import fitted, save_options, with_colour_space, with_metadata
 
 #: Rows of one strip.
 _STRIP_ROWS = 64
@@ -41,7 +44,13 @@ _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
 _FROM_END = (3, 4, 6, 7)
 
 
-def read(path: str | os.PathLike[str], folder: Path, files: contextlib.ExitStack) -> Picture:
+def read(
+    path: str | os.PathLike[str],
+    folder: Path,
+    files: contextlib.ExitStack,
+    channels: int | None = None,
+    page: int = 1,
+) -> Picture:
     """Read a picture as `images.read` does, into scratch files.
 
     Parameters
@@ -52,6 +61,8 @@ def read(path: str | os.PathLike[str], folder: Path, files: contextlib.ExitStack
         Folder for the scratch files.
     files
         Closes the scratch files.
+    channels, page
+        As for `images.read`.
 
     Returns
     -------
@@ -65,19 +76,17 @@ def read(path: str | os.PathLike[str], folder: Path, files: contextlib.ExitStack
     """
     file = Path(path)
     with vips_errors(file):
-        image = open_file(file)
-        notices = reading_notices(image)
-        if image.interpretation == "cmyk":
-            image = image.icc_transform("srgb", embedded=True)
-        channels, alpha = colour_channels(image, file)
-        orientation = image.get("orientation") if image.get_typeof("orientation") != 0 else 1
+        opened = open_file(file, page)
+        image, notices = converted(opened)
+        count, plane = Opened(file, image, opened.contents).channels(channels)
+        orientation = opened.orientation
         upright = _UPRIGHT.get(orientation, _UPRIGHT[1])
         turned = orientation in (5, 6, 7, 8)
-        shape = (image.width, image.height) if turned else (image.height, image.width)
+        shape = opened.upright_size
         dtype = np.dtype(SAMPLE_TYPES[image.format])
-        pixels = ScratchFile(folder, *shape, channels, dtype)
+        pixels = ScratchFile(folder, *shape, count, dtype)
         files.callback(pixels.close)
-        opacity = ScratchFile(folder, *shape, 1, dtype) if alpha else None
+        opacity = ScratchFile(folder, *shape, 1, dtype) if plane else None
         if opacity is not None:
             files.callback(opacity.close)
         region = pyvips.Region.new(image)
@@ -86,12 +95,14 @@ def read(path: str | os.PathLike[str], folder: Path, files: contextlib.ExitStack
             strip = np.frombuffer(region.fetch(0, top, image.width, rows), dtype).reshape(rows, image.width, -1)
             first = image.height - top - rows if orientation in _FROM_END else top
             down, across = (0, first) if turned else (first, 0)
-            pixels.write(down, across, upright(strip[:, :, :channels]))
+            pixels.write(down, across, upright(strip[:, :, :count]))
             if opacity is not None:
-                opacity.write(down, across, upright(strip[:, :, channels : channels + 1]))
-        metadata = metadata_of(image)
-    resolution = (image.xres, image.yres)
-    return Picture(cast(Any, pixels), cast(Any, opacity), resolution, metadata, tuple(notices))
+                opacity.write(down, across, upright(strip[:, :, count : count + 1]))
+        metadata, lost = kept_metadata(opened, image)
+    notices += [*plane_notices(opened, count, plane), *lost]
+    return Picture(
+        cast(Any, pixels), cast(Any, opacity), metadata, tuple(notices), plane and opened.contents.extra_band
+    )
 
 
 def write(path: str | os.PathLike[str], picture: Picture, folder: Path) -> list[str]:
@@ -127,17 +138,26 @@ def write(path: str | os.PathLike[str], picture: Picture, folder: Path) -> list[
                 files.callback(raw.close)
             raw.write(top, 0, samples)
         assert raw is not None
+        encoded = files.enter_context(_unnamed_file(file))
         try:
-            final = dataclasses.replace(picture, metadata=strip.metadata)
-            image = with_metadata(raw_tiff.image(raw), final, raw.dtype, channels)
-            with atomic_path(file) as temporary:
-                size = height * width * raw.shape[2] * raw.dtype.itemsize
-                target = pyvips.Target.new_to_file(str(temporary))
-                image.write_to_target(target, file.suffix.lower(), **save_options(name, raw.dtype, size))
-                written = pyvips.Image.new_from_source(pyvips.Source.new_from_file(str(temporary)), "")
-                return notices + lost_metadata(written, final, name)
+            image = with_colour_space(raw_tiff.image(raw), strip.metadata.icc, raw.dtype, channels)
+            size = height * width * raw.shape[2] * raw.dtype.itemsize
+            target = pyvips.Target.new_to_descriptor(encoded.fileno())
+            image.write_to_target(target, file.suffix.lower(), **save_options(name, raw.dtype, size))
         except pyvips.Error as error:
+            if os.strerror(errno.ENOSPC) in reason_of(error):
+                raise unwritable(file, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
             raise InputError(f"{file}: the image cannot be written as {name} ({reason_of(error)})") from error
+        with atomic_path(file) as temporary, temporary.open("wb") as result:
+            return notices + with_metadata(encoded, result, strip.metadata, name, picture.has_alpha)
+
+
+def _unnamed_file(file: Path) -> BinaryIO:
+    """Return a temporary file on the disk of `file`, for what libvips writes."""
+    try:
+        return cast(BinaryIO, tempfile.TemporaryFile(dir=file.parent))
+    except OSError as error:
+        raise unwritable(file, error) from error
 
 
 def _strip(picture: Picture, top: int, rows: int) -> Picture:

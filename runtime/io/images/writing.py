@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyvips
@@ -13,8 +15,11 @@ from numpy.typing import NDArray
 
 from ....errors import InputError
 from ....files import atomic_path, check_place
+from ... import forks
 from .formats import LARGEST_SIDE, VIPS_TYPES, format_of, reason_of
-from .metadata import metadata_title
+from .metadata import jpeg, png, tiff, webp
+from .metadata.fields import Metadata
+from .metadata.update import for_container, resized
 from .picture import Picture
 
 
@@ -65,16 +70,50 @@ def write(path: str | os.PathLike[str], picture: Picture) -> list[str]:
     height, width, channels = picture.pixels.shape if picture.pixels.ndim == 3 else (*picture.pixels.shape, 1)
     check_target(file, height, width, channels)
     picture, notices = fitted(picture, name)
-    image = vips_image(picture)
+    result = io.BytesIO()
+    options = save_options(name, picture.pixels.dtype, picture.pixels.nbytes)
     try:
-        data = image.write_to_buffer(
-            file.suffix.lower(), **save_options(name, picture.pixels.dtype, picture.pixels.nbytes)
-        )
+        encoded = io.BytesIO(vips_image(picture).write_to_buffer(file.suffix.lower(), **options))
     except pyvips.Error as error:
         raise InputError(f"{file}: the image cannot be written as {name} ({reason_of(error)})") from error
+    notices += with_metadata(encoded, result, picture.metadata, name, picture.has_alpha)
     with atomic_path(file) as temporary:
-        temporary.write_bytes(data)
-    return notices + lost_metadata(pyvips.Image.new_from_buffer(data, "", access="sequential"), picture, name)
+        temporary.write_bytes(result.getbuffer())
+    return notices
+
+
+def with_metadata(encoded: BinaryIO, target: BinaryIO, metadata: Metadata, name: str, alpha: bool) -> list[str]:
+    """Copy a file that libvips wrote, with metadata.
+
+    Parameters
+    ----------
+    encoded
+        The file: samples and ICC profile.
+    target
+        The copy.
+    metadata
+        What is added.
+    name
+        Name of the format.
+    alpha
+        True when the last plane is alpha.
+
+    Returns
+    -------
+    list[str]
+        A line for what the format cannot hold.
+    """
+    metadata = for_container(metadata, name)
+    if name == "TIFF":
+        lost = tiff.embed(encoded, target, metadata, alpha)
+    elif embed := {"PNG": png.embed, "JPEG": jpeg.embed, "WebP": webp.embed}.get(name):
+        lost = embed(encoded, target, metadata)
+    else:
+        encoded.seek(0)
+        shutil.copyfileobj(encoded, target, 1 << 20)
+        lost = [title for title in metadata.titles() if title != "ICC profile"]
+    lost += [block.title for block in metadata.blocks if block.container != name]
+    return [f"{', '.join(dict.fromkeys(lost))} dropped: not kept in {name}"] if lost else []
 
 
 def save_options(name: str, dtype: np.dtype[Any], size: int) -> dict[str, Any]:
@@ -99,7 +138,8 @@ def save_options(name: str, dtype: np.dtype[Any], size: int) -> dict[str, Any]:
             "bigtiff": size > 2**31,
         },
     }
-    return formats[name]
+    # Of the metadata libvips writes the profile alone, see `metadata`.
+    return {"keep": "icc", **formats[name]}
 
 
 def fitted(picture: Picture, name: str) -> tuple[Picture, list[str]]:
@@ -113,6 +153,9 @@ def fitted(picture: Picture, name: str) -> tuple[Picture, list[str]]:
         notices.append(f"{kind} reduced to {bits} bits: {name} has no more here")
         pixels = _reduced(pixels, bits)
         alpha = None if alpha is None else _reduced(alpha, bits)
+    if picture.alpha_is_band and alpha is not None and name != "TIFF":
+        notices.append(f"band beside the colours dropped: not kept in {name}")
+        alpha = None
     if name == "JPEG" and alpha is not None:
         notices.append("alpha flattened onto white: JPEG has none")
         share = alpha.astype(np.float32) / 255
@@ -122,9 +165,9 @@ def fitted(picture: Picture, name: str) -> tuple[Picture, list[str]]:
     if name == "WebP" and pixels.ndim == 2:
         notices.append("gray stored as colour: WebP has no gray")
         pixels = np.repeat(pixels[:, :, None], 3, axis=2)
-        if "icc-profile-data" in metadata:
+        if metadata.icc is not None:
             notices.append("ICC profile dropped: it is for gray")
-            metadata = {key: value for key, value in metadata.items() if key != "icc-profile-data"}
+            metadata = metadata.without("ICC profile")
     return dataclasses.replace(picture, pixels=pixels, alpha=alpha, metadata=metadata), notices
 
 
@@ -146,21 +189,22 @@ def vips_image(picture: Picture) -> pyvips.Image:
         pixels = np.concatenate([pixels, picture.alpha[:, :, None]], axis=2)
     dtype = pixels.dtype.newbyteorder("=")
     native = np.ascontiguousarray(pixels, dtype=np.float32 if dtype == np.float16 else dtype)
+    forks.require_vips()
     image = pyvips.Image.new_from_memory(
         native.data, native.shape[1], native.shape[0], native.shape[2], VIPS_TYPES[native.dtype]
     )
-    return with_metadata(image, picture, native.dtype, channels)
+    return with_colour_space(image, picture.metadata.icc, native.dtype, channels)
 
 
-def with_metadata(image: pyvips.Image, picture: Picture, dtype: np.dtype[Any], channels: int) -> pyvips.Image:
-    """Set the colour space, resolution and metadata of a libvips image.
+def with_colour_space(image: pyvips.Image, icc: bytes | None, dtype: np.dtype[Any], channels: int) -> pyvips.Image:
+    """Set the colour space of a libvips image.
 
     Parameters
     ----------
     image
         Samples alone.
-    picture
-        Gives resolution and metadata.
+    icc
+        ICC profile.
     dtype
         Type of the samples.
     channels
@@ -168,36 +212,10 @@ def with_metadata(image: pyvips.Image, picture: Picture, dtype: np.dtype[Any], c
     """
     deep = dtype == np.uint16
     colours = {1: "grey16" if deep else "b-w", 3: "rgb16" if deep else "srgb"}.get(channels, "multiband")
-    image = image.copy(interpretation=colours, xres=picture.resolution[0], yres=picture.resolution[1])
-    for name, (kind, value) in picture.metadata.items():
-        image.set_type(kind, name, value)
-    # Else libvips writes the orientation and the thumbnail of the source, which are still in the EXIF block.
-    image.set_type(pyvips.GValue.gint_type, "orientation", 1)
-    if "exif-data" in picture.metadata:
-        image.set_type(pyvips.GValue.blob_type, "jpeg-thumbnail-data", b"")
+    image = image.copy(interpretation=colours)
+    if icc is not None:
+        image.set_type(pyvips.GValue.blob_type, "icc-profile-data", icc)
     return image
-
-
-def metadata_titles(picture: Picture) -> list[str]:
-    """Return the users' names of the metadata that a picture has."""
-    return sorted({title for field in picture.metadata if (title := metadata_title(field)) is not None})
-
-
-def lost_metadata(written: pyvips.Image, picture: Picture, name: str) -> list[str]:
-    """Return a line for the metadata that a written file does not hold.
-
-    Parameters
-    ----------
-    written
-        The written file, opened.
-    picture
-        What was written.
-    name
-        Name of the format.
-    """
-    there = {metadata_title(field) for field in written.get_fields()}
-    titles = [title for title in metadata_titles(picture) if title not in there]
-    return [f"{', '.join(titles)} dropped: not kept in {name}"] if titles else []
 
 
 def with_pixels(picture: Picture, pixels: NDArray[Any]) -> Picture:
@@ -207,15 +225,19 @@ def with_pixels(picture: Picture, pixels: NDArray[Any]) -> Picture:
     kept only when the number of channels stays the same.
     """
     alpha, metadata, notices = picture.alpha, picture.metadata, picture.notices
+    plane = "band beside the colours" if picture.alpha_is_band else "alpha"
     if alpha is not None and pixels.ndim == 3 and pixels.shape[2] != 3:
         alpha = None
-        notices += (f"alpha dropped: an image of {pixels.shape[2]} channels has none",)
+        notices += (f"{plane} dropped: an image of {pixels.shape[2]} channels has none",)
     if alpha is not None and alpha.shape != pixels.shape[:2]:
         alpha = _resampled(alpha, pixels.shape[0], pixels.shape[1])
-        notices += ("alpha resampled (bicubic), not restored",)
-    if pixels.shape[2:] != picture.pixels.shape[2:] and "icc-profile-data" in metadata:
-        metadata = {name: value for name, value in metadata.items() if name != "icc-profile-data"}
-        notices += ("ICC profile dropped: it is for another number of channels",)
+        notices += (f"{plane} resampled (bicubic), not restored",)
+    if pixels.shape[2:] != picture.pixels.shape[2:]:
+        metadata, lost = metadata.for_other_channels()
+        notices += lost
+    if pixels.shape[:2] != picture.pixels.shape[:2]:
+        metadata, lost = resized(metadata, pixels.shape[0], pixels.shape[1])
+        notices += lost
     return dataclasses.replace(picture, pixels=pixels, alpha=alpha, metadata=metadata, notices=notices)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import functools
+import threading
 from pathlib import Path
 
 from ....errors import InputError, MissingDependencyError
+from ....installation import package_line
 from ....manifest import IMAGE_INPUT, IMAGE_OUTPUT, Manifest
 from ...backends.emulated_half import emulate_half
+from ...backends.onnx_file import load_onnx
 from ...io.regions import RegionReader, RegionWriter
 from ..progress import Progress
 from .executor import Open, infer
@@ -16,7 +18,10 @@ from .sweep_plan import SweepPlan, plan
 
 
 class ExactModel:
-    """Runs an exported model in sweeps over tiles, with the result of the whole image.
+    """Runs an exported model in sweeps over tiles, with the result of the whole image, for any number of threads.
+
+    The plan is computed once and shared. Each `restore` opens its own models and keeps its own feature maps, so that
+    concurrent ones need the memory and the disk of each.
 
     Parameters
     ----------
@@ -49,19 +54,25 @@ class ExactModel:
         except ModuleNotFoundError as error:
             raise MissingDependencyError(
                 "exact tiled inference takes the network apart, which needs onnx; install it with: "
-                "pip install 'onnx>=1.19'"
+                f"{package_line('onnx>=1.19')}"
             ) from error
         self._path, self._manifest, self._open, self._rounded = path, manifest, open_model, rounded
+        self._plan: SweepPlan | None = None
+        self._planning = threading.Lock()
 
-    @functools.cached_property
+    @property
     def plan(self) -> SweepPlan:
         """The sweeps; raises `InputError`, with the reason, for a network that cannot be run exactly in tiles."""
-        import onnx
+        with self._planning:
+            if self._plan is None:
+                self._plan = self._make_plan()
+            return self._plan
 
+    def _make_plan(self) -> SweepPlan:
         from . import shape_inference
         from .analysis import analyze
 
-        model = onnx.load(self._path)
+        model = load_onnx(self._path)
         if self._rounded:
             model = emulate_half(model)
         manifest = self._manifest

@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from ...backends.onnx_providers import session_options
 from .graph_nodes import ancestors
 from .spatial_layout import Extent, NotLocalError, Probes
 
@@ -173,8 +174,7 @@ def _evaluate(
     part.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name in used)
     # Without a type: ONNX Runtime infers it.
     part.graph.output.extend(ValueInfoProto(name=name) for name in names)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
+    options = session_options()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(part.SerializeToString(), options, providers=["CPUExecutionProvider"])
     types = {value.name: value.type.tensor_type.elem_type for value in part.graph.input}

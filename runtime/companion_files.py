@@ -1,0 +1,203 @@
+"""Companion files: what is read or written along with a file that is named, and the check that no output replaces them.
+
+An ENVI header has its samples in another file, an ONNX file may have its weights in others, and an engine has metadata
+and a log. This module is the only one that knows which; commands give it what they read and what they write.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+import tempfile
+import unicodedata
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ..errors import InputError
+from ..files import ENGINE_SUFFIX
+from .backends.engine_metadata import metadata_path
+from .io.cubes.envi import DATA_SUFFIX, sample_files
+
+#: An entry ``location`` of `TensorProto.external_data` as protobuf writes it: key, then the length of the value.
+_LOCATION = re.compile(rb"\x0a\x08location\x12([\x01-\x7f]|[\x80-\xff][\x01-\x7f])")
+
+
+def external_data_path(path: Path) -> Path:
+    """Return the file in which export stores the weights of a large ONNX file."""
+    return path.with_name(f"{path.name}.data")
+
+
+def log_path(engine: Path) -> Path:
+    """Return the path of an engine's build log."""
+    return engine.with_name(f"{engine.name}.log")
+
+
+def read_with(path: Path) -> list[Path]:
+    """Return the files that are read when `path` is opened, as far as they exist, `path` first."""
+    suffix = path.suffix.lower()
+    others: Iterable[Path] = ()
+    if suffix == ".hdr":
+        others = sample_files(path)
+    elif suffix == ".onnx":
+        others = [path.parent / name for name in _external_data(path)]
+    elif suffix == ENGINE_SUFFIX:
+        others = [metadata_path(path)]
+    return [path, *(other for other in others if other.exists())]
+
+
+def written_with(path: Path) -> list[Path]:
+    """Return the files that may be written when `path` is written, `path` first."""
+    suffix = path.suffix.lower()
+    if suffix == ".hdr":
+        return [path, path.with_suffix(DATA_SUFFIX)]
+    if suffix == ".onnx":
+        return [path, external_data_path(path)]
+    if suffix == ENGINE_SUFFIX:
+        return [path, metadata_path(path), log_path(path)]
+    return [path]
+
+
+def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Check, before any work, that writing some files loses nothing but earlier files of their names.
+
+    Files are compared by what they are, not by name: links and file systems that ignore case are seen through.
+
+    Parameters
+    ----------
+    outputs
+        The files to write, as they are named; and folders that are replaced as a whole.
+    inputs
+        The files that are read, as they are named.
+
+    Raises
+    ------
+    InputError
+        An output, or a companion of one, is an input or a companion of one; it is also written for another output; or
+        it exists and does not belong to the output.
+    """
+    named = list(outputs)
+    written = [(output, file) for output in named for file in written_with(output)]
+    _check_distinct(named, written)
+    existing = [(output, file) for output, file in written if file.exists()]
+    if not existing:
+        return
+    read = {_identity(file): (given, file) for given in inputs for file in read_with(given) if file.exists()}
+    for output, file in existing:
+        found = read.get(_identity(file)) or _read_inside(file, read.values())
+        if found is not None:
+            raise InputError(_conflict(output, file, *found))
+        if file != output and not _belongs(file, output):
+            raise InputError(
+                f"{file} exists and does not belong to {output} alone, which may be written with it; choose another "
+                "name, or move that file away"
+            )
+
+
+def _check_distinct(named: Iterable[Path], written: Iterable[tuple[Path, Path]]) -> None:
+    """Check that no file is written for two outputs, nor taken by the readers of another."""
+    claims = [*written, *((output, output.with_suffix("")) for output in named if output.suffix.lower() == ".hdr")]
+    claimed: dict[object, list[tuple[Path, Path]]] = {}
+    for output, file in claims:
+        same = claimed.setdefault((_folder(file), unicodedata.normalize("NFC", file.name).casefold()), [])
+        for other, its_file in same:
+            if other is output or not (its_file.name == file.name or _one_name(its_file, file)):
+                continue
+            if other == output:
+                raise InputError(f"{output} is named for two outputs; choose different names")
+            raise InputError(f"{other} and {output} would both be written to {file}; choose different names")
+        same.append((output, file))
+
+
+def _one_name(first: Path, second: Path) -> bool:
+    """Return whether the file system takes two names, equal but for case or accents, for one; tried in a new folder."""
+    folder = first.absolute().parent
+    existing = next(place for place in (folder, *folder.parents) if place.is_dir())
+    try:
+        with tempfile.TemporaryDirectory(prefix=".keygraph-", dir=existing) as place:
+            Path(place, first.name).touch()
+            return Path(place, second.name).exists()
+    except OSError:
+        return False
+
+
+def _folder(file: Path) -> object:
+    parent = file.parent
+    return _identity(parent) if parent.is_dir() else os.path.realpath(parent)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _read_inside(folder: Path, read: Iterable[tuple[Path, Path]]) -> tuple[Path, Path] | None:
+    """Return what is read from inside a folder that is replaced."""
+    if not folder.is_dir():
+        return None
+    place = folder.resolve()
+    return next((pair for pair in read if place in pair[1].resolve().parents), None)
+
+
+def _conflict(output: Path, file: Path, given: Path, read: Path) -> str:
+    """Return the message for a file that is written for `output` and read with the input `given`."""
+    what = "is the input itself" if read == given else f"belongs to the input {given}"
+    if file.is_dir() and read != file:
+        return f"{output} would be replaced, and holds the input {given}; choose another place"
+    if file == output:
+        return f"{output} {what}; choose another place"
+    return f"{output} is written with {file}, which {what}; choose another name"
+
+
+def _belongs(file: Path, output: Path) -> bool:
+    """Return whether a companion that exists belongs to the output, an earlier one, and to nothing else."""
+    suffix = output.suffix.lower()
+    if suffix == ENGINE_SUFFIX:
+        return file == log_path(output) or _is_metadata(file)
+    if not output.is_file():
+        return False
+    if suffix == ".onnx":
+        others = (other for other in output.parent.glob("*.onnx") if not other.samefile(output))
+        return file.name in _external_data(output) and not any(file.name in _external_data(other) for other in others)
+    samples = next(sample_files(output), None)
+    return (
+        samples is not None
+        and samples.samefile(file)
+        and _start_of(output).startswith(b"ENVI")
+        and not any(
+            header.exists() and not header.samefile(output)
+            for base in (file, file.with_suffix(""))
+            for header in (base.with_name(f"{base.name}.hdr"), base.with_name(f"{base.name}.HDR"))
+        )
+    )
+
+
+def _external_data(path: Path) -> list[str]:
+    """Return the names of the files with an ONNX file's weights, relative to its folder.
+
+    They are found by their encoding, without the package onnx, which running a model does not need.
+    """
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            names = set()
+            for found in _LOCATION.finditer(content):
+                low, *high = found[1]
+                length = low % 128 + 128 * sum(high)
+                names.add(content[found.end() : found.end() + length])
+    except (OSError, ValueError):
+        return []
+    return sorted(os.fsdecode(name) for name in names if b"\0" not in name)
+
+
+def _is_metadata(path: Path) -> bool:
+    """Return whether a file is an engine's metadata."""
+    start = _start_of(path)
+    return start.startswith(b"{") and b'"engine_sha256"' in start
+
+
+def _start_of(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(1 << 16)
+    except OSError:
+        return b""

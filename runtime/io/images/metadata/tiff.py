@@ -1,0 +1,244 @@
+"""Directories and tags of TIFF files (TIFF 6.0, BigTIFF, GeoTIFF)."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from . import exif
+from .fields import Block, Contents, Metadata
+from .ifd import (
+    BYTE,
+    IFD,
+    UNDEFINED,
+    Directory,
+    Reader,
+    StructureError,
+    Value,
+    pack,
+    resolution_values,
+    shorts,
+    swapped,
+)
+from .tiff_samples import (
+    EXTRA_SAMPLES,
+    PALETTE,
+    PHOTOMETRIC,
+    extra_band,
+    premultiplied,
+    unsupported,
+    white_is_zero_float,
+)
+
+_DESCRIPTION, _SUBIFDS, _XMP, _IPTC, _PHOTOSHOP = 270, 330, 700, 33723, 34377
+_RESOLUTION = (282, 283, 296)
+
+#: Tags whose content libvips returns.
+_EXPECTED = {34675: "ICC profile", _XMP: "XMP", _IPTC: "IPTC"}
+
+#: Tags that are kept from TIFF to TIFF.
+_KEPT = {
+    **dict.fromkeys((33550, 33922, 34264, 34735, 34736, 34737), "GeoTIFF tags"),
+    42112: "GDAL metadata",
+    42113: "GDAL no-data value",
+    **dict.fromkeys((269, 285), "document and page name"),
+    **dict.fromkeys((301, 318, 319), "colour space (TIFF tags)"),
+}
+
+#: Tags of no account for the restored picture: the layout of the samples, and what libvips returns.
+_STRUCTURE = frozenset(
+    (
+        *(*range(254, 269), *range(273, 285), 286, 287, *range(288, 294), 296, 297, 317, *range(320, 348), 351),
+        *(*range(512, 533), 559, _XMP, 32995, 32996, 32997, 32998, _IPTC, 34675),
+    )
+)
+
+#: Descriptions that programs store for themselves: they are of the file as it was.
+_LAYOUT = re.compile(rb"\s*(\{\s*\"shape\":|ImageJ=|SCANIMAGE|(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<OME)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Page:
+    """A directory with a picture.
+
+    Attributes
+    ----------
+    directory
+        Its fields.
+    number
+        Its place in the chain of directories, from 0.
+    inner
+        Its place among the directories that the one at `number` points to; None for one of the chain.
+    reduced, mask
+        What it is marked as: a smaller copy of another page, or a mask of one.
+    """
+
+    directory: Directory
+    number: int
+    inner: int | None
+    reduced: bool
+    mask: bool
+
+
+def pages(reader: Reader, inner: bool = False) -> Iterator[Page]:
+    """Yield the pages of a TIFF file.
+
+    Parameters
+    ----------
+    reader
+        The file.
+    inner
+        True to also yield those that a directory points to, after it.
+    """
+    for number, directory in enumerate(reader.directories()):
+        yield _page(reader, directory, number, None)
+        if inner:
+            for index, place in enumerate(reader.numbers(directory, _SUBIFDS)):
+                yield _page(reader, reader.directory(place), number, index)
+
+
+def _page(reader: Reader, directory: Directory, number: int, inner: int | None) -> Page:
+    kind = reader.number(directory, 254, 0)
+    reduced = bool(kind & 1) or reader.number(directory, 255, 1) == 2
+    return Page(directory, number, inner, reduced, bool(kind & 4))
+
+
+def read(file: BinaryIO, page: int = 1) -> Contents:
+    """Return what a TIFF file holds beside the samples of one page.
+
+    Parameters
+    ----------
+    file
+        The file, from its start.
+    page
+        Which of the pages of full size, from 1; the last where there are fewer.
+
+    Raises
+    ------
+    StructureError
+        The file is damaged.
+    """
+    reader = Reader(file)
+    chain = list(pages(reader))
+    full = [one for one in chain if not one.reduced and not one.mask]
+    if not full:
+        full = [one for one in pages(reader, inner=True) if not one.reduced and not one.mask] or chain[:1]
+    if not full:
+        raise StructureError("it has no page")
+    chosen = full[min(page, len(full)) - 1]
+    metadata, dropped = _metadata(reader, chosen.directory)
+    if any(one.reduced for one in chain) or (chosen.inner is None and _SUBIFDS in chosen.directory.fields):
+        dropped.append("reduced copies of the picture")
+    if any(one.mask for one in chain):
+        dropped.append("mask")
+    notices = []
+    if len(full) > 1:
+        which = "the first" if chosen is full[0] else f"page {page}"
+        notices.append(f"only {which} of {len(full)} pages (FILE:N is page N)")
+    if reader.number(chosen.directory, PHOTOMETRIC, 1) == PALETTE:
+        notices.append("palette expanded")
+    if premultiplied(reader, chosen.directory):
+        notices.append("premultiplied alpha divided out of the colours")
+    options = [("page", chosen.number)] if chosen.number else []
+    if chosen.inner is not None:
+        options.append(("subifd", chosen.inner))
+    return Contents(
+        metadata,
+        tuple(dropped),
+        tuple(notices),
+        tuple(options),
+        extra_band(reader, chosen.directory),
+        white_is_zero_float(reader, chosen.directory),
+        unsupported(reader, chosen.directory),
+        len(full),
+        tuple(title for tag, title in _EXPECTED.items() if tag in chosen.directory.fields),
+    )
+
+
+def _metadata(reader: Reader, directory: Directory) -> tuple[Metadata, list[str]]:
+    """Return what can be kept of a page's tags, and names of the rest."""
+    dropped = []
+    tags = exif.DESCRIPTIVE
+    if _LAYOUT.match(reader.text(directory, _DESCRIPTION)):
+        tags -= {_DESCRIPTION}
+        dropped.append("description of the file's layout (ImageDescription)")
+    if _PHOTOSHOP in directory.fields:
+        dropped.append("Photoshop resources")
+    blocks, others = [], []
+    for tag, one in directory.fields.items():
+        if tag in _KEPT and BYTE <= one.kind <= IFD:
+            value = reader.value(one)
+            value = value if reader.order == "<" else swapped(value)
+            blocks.append(Block(_KEPT[tag], "TIFF", one.kind, value.data, tag))
+        elif tag not in _STRUCTURE | exif.DESCRIPTIVE | exif.DIRECTORIES | {_PHOTOSHOP}:
+            others.append(tag)
+    dropped += _named("TIFF tag", others)
+    try:
+        block = exif.from_tiff(reader, directory, tags)
+    except (StructureError, struct.error):
+        block = None
+        dropped.append("EXIF (damaged)")
+    return Metadata(exif=block, resolution=reader.resolution(directory), blocks=tuple(blocks)), dropped
+
+
+def _named(kind: str, tags: Sequence[int]) -> list[str]:
+    """Return tags in one name; none for no tags."""
+    return [f"{kind}{'s' * (len(tags) > 1)} {', '.join(map(str, tags))}"] if tags else []
+
+
+def embed(source: BinaryIO, target: BinaryIO, metadata: Metadata, alpha: bool) -> list[str]:
+    """Copy a TIFF file that libvips wrote, with metadata.
+
+    Parameters
+    ----------
+    source
+        The file: samples and ICC profile.
+    target
+        The copy.
+    metadata
+        What is added.
+    alpha
+        True when the last sample is alpha; other samples beside the colours are bands.
+
+    Returns
+    -------
+    list[str]
+        Names of what TIFF cannot hold.
+    """
+    lost = []
+    source.seek(0)
+    shutil.copyfileobj(source, target, 1 << 20)
+    reader = Reader(source)
+    directory = reader.directory(reader.first)
+    values = {tag: reader.value(one) for tag, one in directory.fields.items() if tag not in _RESOLUTION}
+    added = resolution_values(reader.order, metadata.resolution)
+    if metadata.exif is not None:
+        try:
+            values_of_exif, others = exif.for_tiff(metadata.exif, reader.order)
+            added += values_of_exif
+            lost += _named("EXIF tag", sorted(others - _STRUCTURE))
+        except StructureError:
+            lost.append("EXIF (damaged)")
+    if metadata.xmp is not None:
+        added.append(Value(_XMP, BYTE, metadata.xmp))
+    if metadata.iptc is not None:
+        added.append(Value(_IPTC, UNDEFINED, metadata.iptc))
+    for block in metadata.blocks_of("TIFF"):
+        assert isinstance(block.kind, int)
+        value = Value(block.tag, block.kind, block.data)
+        added.append(value if reader.order == "<" else swapped(value))
+    if extra := len(reader.numbers(directory, EXTRA_SAMPLES)):
+        # libvips calls them all alpha.
+        added.append(shorts(reader.order, EXTRA_SAMPLES, *[0] * (extra - 1), 2 if alpha else 0))
+    values.update({value.tag: value for value in added})
+    place = target.seek(0, 2)
+    place += target.write(bytes(-place % 8))
+    target.write(pack(list(values.values()), reader.order, reader.big, place))
+    head, size = (8, 8) if reader.big else (4, 4)
+    target.seek(head)
+    target.write(place.to_bytes(size, "little" if reader.order == "<" else "big"))
+    return lost

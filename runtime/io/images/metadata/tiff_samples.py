@@ -1,0 +1,81 @@
+"""What the samples of a TIFF page are: sensor data, bands, alpha, and what libvips cannot decode."""
+
+from __future__ import annotations
+
+from .ifd import Directory, Reader
+
+PHOTOMETRIC, EXTRA_SAMPLES = 262, 338
+
+_BITS, _COMPRESSION, _SAMPLES, _FORMAT = 258, 259, 277, 339
+#: Photometric interpretations: 0 is white, indices into a palette.
+WHITE_IS_ZERO, PALETTE = 0, 3
+_FLOAT = 3
+
+#: Photometric interpretation -> number of colours.
+_COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
+
+#: Photometric interpretations of a camera's sensor: colour filter array, linear raw.
+_SENSOR = (32803, 34892)
+
+#: Compressions that not every build of libvips reads, or none does.
+_COMPRESSIONS = {
+    6: "old-style JPEG",
+    34661: "JBIG",
+    34712: "JPEG 2000",
+    33003: "JPEG 2000",
+    33004: "JPEG 2000",
+    33005: "JPEG 2000",
+    34887: "LERC",
+    34892: "lossy JPEG",
+    34925: "LZMA",
+    34926: "ZSTD",
+    50000: "ZSTD",
+    50001: "WebP",
+    50002: "JPEG XL",
+    52546: "JPEG XL",
+    34933: "PNG",
+    32809: "ThunderScan",
+    32766: "NeXT",
+    32908: "PixarFilm",
+    32909: "Pixar's log",
+    34676: "SGI's log",
+    34677: "SGI's log",
+}
+
+
+def is_sensor_data(reader: Reader, directory: Directory) -> bool:
+    """Return whether a page has the samples of a camera's sensor."""
+    return reader.number(directory, PHOTOMETRIC, 1) in _SENSOR
+
+
+def extra_band(reader: Reader, directory: Directory) -> bool:
+    """Return whether there is one sample after the colours that is no alpha: infrared, for instance.
+
+    Its field ExtraSamples is 0, "unspecified", or absent; 1 and 2 are alpha.
+    """
+    colours = _COLOURS.get(reader.number(directory, PHOTOMETRIC, 1))
+    if colours is None or reader.number(directory, _SAMPLES, 1) != colours + 1:
+        return False
+    return reader.number(directory, EXTRA_SAMPLES, 0) not in (1, 2)
+
+
+def premultiplied(reader: Reader, directory: Directory) -> bool:
+    """Return whether colours are multiplied by alpha; libvips divides it out."""
+    return reader.number(directory, EXTRA_SAMPLES, 0) == 1
+
+
+def white_is_zero_float(reader: Reader, directory: Directory) -> bool:
+    """Return whether samples are floats of which 0 is white; libvips inverts whole numbers alone."""
+    return reader.number(directory, PHOTOMETRIC, 1) == WHITE_IS_ZERO and reader.number(directory, _FORMAT, 1) == _FLOAT
+
+
+def unsupported(reader: Reader, directory: Directory) -> str:
+    """Return what libvips may be unable to decode in a page, and what to do; empty for usual pages."""
+    if any(bits > 32 for bits in reader.numbers(directory, _BITS)):
+        kind = "floats" if reader.number(directory, _FORMAT, 1) == _FLOAT else "whole numbers"
+        return f"has samples of 64 bits ({kind}), which cannot be read; convert them to 32-bit floats"
+    compression = reader.number(directory, _COMPRESSION, 1)
+    name = _COMPRESSIONS.get(compression)
+    if name is not None:
+        return f"is compressed with {name}, which the imaging library (libvips) cannot read here; store it with deflate"
+    return ""

@@ -1,0 +1,159 @@
+"""A picture that is opened and not decoded yet: which page it is, and what the file holds beside the samples."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyvips
+
+from ....errors import InputError
+from .formats import SAMPLE_TYPES
+from .metadata import iptc, jpeg, png, tiff, webp
+from .metadata.exif import without_mark
+from .metadata.fields import Contents
+from .metadata.ifd import StructureError
+
+#: Fields of libvips with metadata that is kept.
+_KEPT = ("icc-profile-data", "exif-data", "xmp-data", "iptc-data")
+
+#: Errors that reading a damaged container raises.
+DAMAGE = (StructureError, struct.error, IndexError, OverflowError)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A picture that is not decoded yet.
+
+    Attributes
+    ----------
+    path
+        The file.
+    image
+        Its samples.
+    contents
+        What the file holds beside them.
+    """
+
+    path: Path
+    image: pyvips.Image
+    contents: Contents
+
+    @property
+    def orientation(self) -> int:
+        """EXIF orientation: 1 upright, 3 upside down; from 5 on, rows become columns."""
+        return int(field_of(self.image, "orientation", 1))
+
+    @property
+    def pages(self) -> int:
+        """Number of pages or frames."""
+        of_libvips = int(field_of(self.image, "n-pages", 1))
+        return self.contents.pages if "tiff" in self.image.get("vips-loader") else of_libvips
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Height and width after the orientation is applied."""
+        height, width = self.image.height, self.image.width
+        return (width, height) if self.orientation >= 5 else (height, width)
+
+    def channels(self, wanted: int | None) -> tuple[int, bool]:
+        """Return the number of channels and whether one more plane follows: alpha, or a band of unknown meaning.
+
+        Parameters
+        ----------
+        wanted
+            Number of channels that the model takes; a band of unknown meaning is a channel where they then match.
+
+        Raises
+        ------
+        InputError
+            The sample type or the colour space is not supported.
+        """
+        image = self.image
+        if image.format not in SAMPLE_TYPES:
+            raise InputError(
+                f"{self.path} holds samples of type {image.format}; convert it to 8 or 16 bits without sign, or to "
+                "floats from 0 to 1"
+            )
+        if image.interpretation not in ("b-w", "grey16", "srgb", "rgb", "rgb16", "scrgb", "cmyk", "multiband"):
+            raise InputError(f"{self.path} is in the colour space {image.interpretation}; convert it to RGB or gray")
+        if image.interpretation == "cmyk":
+            return 3, bool(image.bands > 4)
+        colours = 1 if image.interpretation in ("b-w", "grey16") else 3
+        plane = image.interpretation != "multiband" and image.bands == colours + 1
+        if plane and self.contents.extra_band and wanted == image.bands:
+            plane = False
+        return image.bands - plane, plane
+
+
+def read_contents(file: BinaryIO, loader: str, page: int) -> Contents:
+    """Return what a file holds beside its samples, as far as its container is known.
+
+    Parameters
+    ----------
+    file
+        The file, from its start.
+    loader
+        Name of libvips's loader for it.
+    page
+        Which of its pages, from 1.
+    """
+    try:
+        if loader == "tiffload":
+            return tiff.read(file, page)
+        readers = {"pngload": png.read, "jpegload": jpeg.read, "webpload": webp.read}
+        return readers[loader](file) if loader in readers else Contents()
+    except DAMAGE:
+        # If samples are lost, too, libvips will say so.
+        return Contents(notices=("metadata dropped: the structure of the file is damaged",))
+
+
+def field_of(image: pyvips.Image, name: str, default: Any = None) -> Any:
+    """Return a field of libvips.
+
+    A list of all names fails where PNG has a text under a name in Latin-1.
+
+    Parameters
+    ----------
+    image
+        The opened file.
+    name
+        Name of the field.
+    default
+        What is returned where it is absent.
+    """
+    return image.get(name) if image.get_typeof(name) else default
+
+
+def with_fields(image: pyvips.Image, contents: Contents) -> Contents:
+    """Return the contents with the metadata that libvips reads from every container.
+
+    Parameters
+    ----------
+    image
+        The opened file.
+    contents
+        What `read_contents` returned.
+    """
+    values = {name: field_of(image, name) for name in _KEPT}
+    exif, records = values["exif-data"], values["iptc-data"]
+    metadata = dataclasses.replace(
+        contents.metadata,
+        icc=values["icc-profile-data"],
+        exif=contents.metadata.exif if exif is None else without_mark(exif),
+        xmp=values["xmp-data"],
+        iptc=None if records is None else iptc.unwrapped(records)[0],
+    )
+    notices, others = contents.notices, tuple[str, ...]()
+    if contents == Contents():
+        # A container that is not known here. Thumbnails of EXIF are taken out of it.
+        known = {*_KEPT, "jpeg-thumbnail-data"}
+        names = sorted(name for name in set(image.get_fields()) - known if name.endswith("-data"))
+        others = tuple(name.removesuffix("-data") for name in names)
+        pictures = field_of(image, "n-pages", 1)
+        notices = (f"only one of {pictures} pictures",) if pictures > 1 else ()
+    lost = tuple(f"{title} (unreadable)" for title in contents.expected if title not in metadata.titles())
+    return dataclasses.replace(contents, metadata=metadata, dropped=contents.dropped + others + lost, notices=notices)

@@ -1,0 +1,220 @@
+"""Damaged containers and metadata: an error or a picture, never a traceback or an endless loop; and streaming."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+import time
+from pathlib import Path
+
+import numpy as np
+import picture_files as made
+import pytest
+import tifffile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from keygraph.errors import InputError
+from keygraph.runtime.io import images
+from keygraph.runtime.io.images import streaming
+from keygraph.runtime.io.images.metadata import exif, iptc, xmp
+from keygraph.runtime.io.images.metadata.ifd import StructureError
+from PIL import Image
+from test_files_table import ROWS, SUFFIXES
+
+SOURCES = [(what, source) for what, row in ROWS.items() for source in row.makers]
+
+
+def rich(path: Path) -> None:
+    """Write a file with much metadata."""
+    block = made.exif_block(6, made.thumbnail())
+    if path.suffix == ".png":
+        made.write_png(path, (b"eXIf", block), (b"gAMA", bytes(4)), (b"acTL", bytes(8)), pnginfo=made.png_text())
+    elif path.suffix == ".jpg":
+        mpf = b"MPF\0II*\0\x08\0\0\0\1\0" + struct.pack("<HHII", 0xB001, 4, 1, 2) + bytes(4)
+        segments = ((0xE1, b"Exif\0\0" + block), (0xED, made.photoshop((0x0404, made.IPTC))), (0xE2, mpf))
+        made.write_jpeg(path, *segments, after=b"more", comment=b"a comment")
+    elif path.suffix == ".webp":
+        made.write_webp(path, exif=b"Exif\0\0" + block, xmp=made.XMP)
+    else:
+        made.write_tiff_with_exif(path, 6, made.XMP)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    suffix=st.sampled_from(sorted(SUFFIXES.values())),
+    changes=st.lists(st.tuples(st.floats(0, 1), st.sampled_from([0, 1, 0x7F, 0x80, 0xFF])), min_size=1, max_size=4),
+    end=st.floats(0.05, 1),
+    head=st.booleans(),
+)
+def test_damage_is_an_error_or_a_picture(
+    tmp_path: Path, suffix: str, changes: list[tuple[float, int]], end: float, head: bool
+) -> None:
+    whole = tmp_path / f"whole{suffix}"
+    if not whole.exists():
+        rich(whole)
+    data = bytearray(whole.read_bytes())
+    for place, value in changes:
+        data[int(place * (min(len(data), 700) - 1 if head else len(data) - 1))] = value
+    file = tmp_path / f"damaged{suffix}"
+    file.write_bytes(data[: max(1, int(end * len(data)))] if end < 0.9 else data)
+    began = time.monotonic()
+    try:
+        picture = images.read(file)
+        for target in SUFFIXES.values():
+            images.write(tmp_path / f"out{target}", picture)
+    except InputError as error:
+        message = str(error)
+    else:
+        message = ""
+    assert "\n" not in message
+    assert time.monotonic() - began < 30
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.binary(max_size=300), prefix=st.sampled_from([b"", b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08"]))
+def test_any_bytes_as_exif_iptc_and_xmp(data: bytes, prefix: bytes) -> None:
+    with contextlib.suppress(StructureError):
+        block, _ = exif.updated(prefix + data, 40, 56)
+        assert len(block) <= len(prefix + data)
+        exif.for_tiff(block, "<")
+    records, _ = iptc.unwrapped(b"Photoshop 3.0\0" + data)
+    assert records is None or len(records) <= len(data)
+    packet, removed = xmp.updated(data, 40, 56, True)
+    assert packet is not None or removed
+
+
+def test_directories_in_a_circle(tmp_path: Path) -> None:
+    loop = b"II*\0\x08\0\0\0" + struct.pack("<H", 1) + struct.pack("<HHII", 34665, 4, 1, 8) + struct.pack("<I", 8)
+    with pytest.raises(StructureError):  # The "thumbnail" is the first directory: nothing is left of it.
+        exif.updated(loop[:-4] + struct.pack("<I", 9), 1, 1)
+    values, others = exif.for_tiff(loop, "<")
+    assert ([value.tag for value in values], others) == ([34665], frozenset())
+    (tmp_path / "loop.tif").write_bytes(loop)
+    with pytest.raises(InputError):
+        images.read(tmp_path / "loop.tif")
+
+
+def test_exif_stays_byte_for_byte_but_for_what_changed() -> None:
+    thumbnail = made.thumbnail()
+    block = made.exif_block(6, thumbnail)
+    updated, had_thumbnail = exif.updated(block, made.WIDTH, made.HEIGHT)
+    assert had_thumbnail
+    assert len(block) - len(updated) == len(thumbnail)
+    changed = np.flatnonzero(np.frombuffer(block[: len(updated)], np.uint8) != np.frombuffer(updated, np.uint8))
+    assert 3 <= len(changed) <= 6  # Orientation, width, height, and where the thumbnail's directory was.
+
+
+def test_exif_ending_in_zeros_keeps_them() -> None:
+    note = bytes(100)
+    block = b"II*\0\x08\0\0\0" + struct.pack("<H", 1) + struct.pack("<HHII", 34665, 4, 1, 26) + bytes(4)
+    block += struct.pack("<H", 1) + struct.pack("<HHII", 0x927C, 7, len(note), 44) + bytes(4) + note
+    assert exif.updated(block, 1, 1) == (block, False)
+
+
+@pytest.mark.parametrize(
+    ("packet", "expected"),
+    [
+        (b"<d xmlns:t='http://ns.adobe.com/tiff/1.0/' t:Orientation=\"6\"/>", b't:Orientation="1"'),
+        (b"<d xmlns:t='http://ns.adobe.com/tiff/1.0/'><t:Orientation>8</t:Orientation></d>", b"<t:Orientation>1</t:O"),
+    ],
+)
+def test_orientation_in_xmp_is_set_only_if_it_was_applied(packet: bytes, expected: bytes) -> None:
+    turned, _ = xmp.updated(packet, 10, 10, True)
+    assert turned is not None
+    assert expected in turned
+    assert xmp.updated(packet, 10, 10, False) == (packet, [])
+
+
+def test_thumbnails_and_extensions_leave_xmp() -> None:
+    packet = (
+        b"<d xmlns:xmp='http://ns.adobe.com/xap/1.0/' xmlns:n='http://ns.adobe.com/xmp/note/' n:HasExtendedXMP='AB'>"
+        b"<xmp:Thumbnails><rdf:Alt><rdf:li>old</rdf:li></rdf:Alt></xmp:Thumbnails><xmp:Rating>5</xmp:Rating></d>"
+    )
+    cleaned, removed = xmp.updated(packet, 10, 10, False)
+    assert cleaned is not None
+    assert b"old" not in cleaned
+    assert b"HasExtendedXMP" not in cleaned
+    assert b"<xmp:Rating>5</xmp:Rating>" in cleaned
+    assert removed == ["extended XMP", "XMP thumbnail"]
+
+
+@pytest.mark.parametrize(("what", "source"), SOURCES)
+def test_streaming_keeps_and_says_the_same(tmp_path: Path, what: str, source: str) -> None:
+    file = tmp_path / f"source{SUFFIXES[source]}"
+    ROWS[what].makers[source](file)
+    whole = images.read(file)
+    for suffix in SUFFIXES.values():
+        with contextlib.ExitStack() as files:
+            streamed = streaming.read(file, tmp_path, files)
+            assert (streamed.metadata, streamed.notices) == (whole.metadata, whole.notices)
+            assert streamed.alpha_is_band == whole.alpha_is_band
+            said = streaming.write(tmp_path / f"streamed{suffix}", streamed, tmp_path)
+        assert said == images.write(tmp_path / f"whole{suffix}", whole)
+        first, second = (images.read(tmp_path / f"{name}{suffix}") for name in ("whole", "streamed"))
+        assert (first.metadata, first.alpha_is_band) == (second.metadata, second.alpha_is_band)
+        assert np.abs(first.pixels.astype(float) - second.pixels).max() <= (0 if suffix != ".jpg" else 8)
+
+
+def test_what_is_too_long_for_jpeg_is_said(tmp_path: Path) -> None:
+    picture = images.Picture(made.PIXELS, metadata=images.Metadata(xmp=b"x" * 70_000))
+    assert images.write(tmp_path / "a.jpg", picture) == ["XMP of 70,029 bytes dropped: not kept in JPEG"]
+    assert images.write(tmp_path / "a.png", picture) == []
+
+
+def test_a_larger_result_loses_positions_and_gets_its_size(tmp_path: Path) -> None:
+    made.write_tiff(tmp_path / "a.tif", extratags=made.GEO_TAGS)
+    larger = images.with_pixels(images.read(tmp_path / "a.tif"), np.zeros((80, 112, 3), np.uint8))
+    assert larger.notices == ("GeoTIFF tags dropped: they are for another size",)
+    made.write_jpeg(tmp_path / "a.jpg", (0xE1, b"Exif\0\0" + made.exif_block()))
+    larger = images.with_pixels(images.read(tmp_path / "a.jpg"), np.zeros((80, 112, 3), np.uint8))
+    images.write(tmp_path / "b.jpg", larger)
+    with Image.open(tmp_path / "b.jpg") as image:
+        assert image.getexif().get_ifd(0x8769)[0xA002] == 112
+
+
+def test_metadata_that_libvips_rejects_is_said(tmp_path: Path) -> None:
+    """A profile for colours in a gray picture, and EXIF that is none."""
+    made.write_png(tmp_path / "gray.png", pixels=made.PIXELS[:, :, 0], icc_profile=made.PROFILE)
+    assert images.read(tmp_path / "gray.png").notices == ("dropped: ICC profile (unreadable)",)
+    made.write_jpeg(tmp_path / "a.jpg", (0xE1, b"Exif\0\0no structure"))
+    assert images.read(tmp_path / "a.jpg").notices == ("dropped: EXIF (damaged)",)
+
+
+def test_exif_tags_that_are_none_of_tiff_are_said(tmp_path: Path) -> None:
+    block = Image.Exif()
+    block[0x010F], block[50341], block[0x0213] = "A Camera", b"PrintIM\x000300", 1
+    made.write_jpeg(tmp_path / "a.jpg", (0xE1, block.tobytes()))
+    picture = images.read(tmp_path / "a.jpg")
+    assert images.write(tmp_path / "b.tif", picture) == ["EXIF tag 50341 dropped: not kept in TIFF"]
+    assert images.write(tmp_path / "b.jpg", picture) == []
+
+
+def test_damage_behind_it_does_not_hide_camera_raw_or_the_full_page(tmp_path: Path) -> None:
+    small = np.ascontiguousarray(made.PIXELS[::2, ::2])
+    far_away = (65000, 4, 1, 10**9, True)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(small, photometric="rgb", subfiletype=1, metadata=None)
+        file.write(made.PIXELS, photometric="rgb", metadata=None, extratags=[far_away])
+    renamed(tmp_path / "a.tif", 34665)
+    picture = images.read(tmp_path / "a.tif")
+    assert picture.pixels.shape == made.PIXELS.shape
+    assert "EXIF (damaged)" in picture.notices[0]
+    dng = (50706, 1, 4, b"\1\4\0\0", True)
+    tifffile.imwrite(tmp_path / "raw.tif", small, photometric="rgb", metadata=None, extratags=[dng, far_away])
+    renamed(tmp_path / "raw.tif", 330)
+    with pytest.raises(InputError, match="camera raw"):
+        images.read(tmp_path / "raw.tif")
+
+
+def renamed(path: Path, tag: int) -> None:
+    """Give another number to tag 65000 of a TIFF."""
+    data = path.read_bytes()
+    entry = struct.pack("<HHII", 65000, 4, 1, 10**9)
+    assert data.count(entry) == 1
+    path.write_bytes(data.replace(entry, struct.pack("<H", tag) + entry[2:]))
+
+
+def test_a_text_under_a_latin_name_is_kept(tmp_path: Path) -> None:
+    made.write_png(tmp_path / "a.png", (b"tEXt", b"A\xf1o\x001998"))
+    images.write(tmp_path / "b.png", images.read(tmp_path / "a.png"))
+    assert made.png_chunk(b"tEXt", b"A\xf1o\x001998") in (tmp_path / "b.png").read_bytes()
