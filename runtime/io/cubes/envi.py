@@ -83,11 +83,12 @@ def write_envi(
         The files cannot be written.
     """
     texts = {name: str(field.value) for name, field in (fields or {}).items()}
-    text = header_text(*pixels.shape, pixels.dtype, wavelengths, texts)
+    rows, columns, bands = pixels.shape
+    text = header_text(rows, columns, bands, pixels.dtype, wavelengths, texts)
     samples, header = temporary_path(path.with_suffix(SAMPLES_SUFFIX)), temporary_path(path)
     try:
         with samples.open("xb") as file:
-            for band in range(pixels.shape[2]):
+            for band in range(bands):
                 file.write(np.ascontiguousarray(pixels[:, :, band]).data)
         header.write_text(text, encoding="utf-8")
         os.replace(samples, path.with_suffix(SAMPLES_SUFFIX))
@@ -116,7 +117,8 @@ def _load(header: EnviHeader, samples: Path) -> NDArray[Any]:
         values = values * np.asarray(header.gains, values.dtype) + np.asarray(header.offsets, values.dtype)
     if header.divisor != 1:
         values = values / values.dtype.type(header.divisor)
-    return values
+    scaled: NDArray[Any] = values
+    return scaled
 
 
 def _stored_samples(header: EnviHeader, samples: Path) -> NDArray[Any]:
