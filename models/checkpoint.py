@@ -17,6 +17,7 @@ from torch import nn
 from ..errors import InputError
 from ..files import atomic_path
 from ..manifest import Manifest
+from ..runtime.forks import require_torch
 from . import registry
 from .architecture import Architecture, StateDict
 from .checkpoint_file import read_file
@@ -86,7 +87,10 @@ def load_checkpoint(
     InputError
         The file is not a checkpoint, its architecture is unknown, or a tensor is missing, unexpected, of the wrong
         shape, or not finite. Checkpoints are never loaded in part.
+    KeygraphError
+        This process was forked after PyTorch had started threads, so that it would wait for them forever.
     """
+    require_torch()
     source = Path(path)
     loaded = read_file(source)
     stored = loaded if isinstance(loaded, Mapping) else {}
