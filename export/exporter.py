@@ -24,7 +24,7 @@ from .mixed_precision import to_mixed_precision
 from .onnx_file import save, set_manifest
 from .plan import plan
 from .trace import trace
-from .verify import as_record, verify
+from .verify import as_record, check_memory, verify
 
 Progress = Callable[[str], None]
 
@@ -164,6 +164,7 @@ def _verify(
     - ``"rounded"``: fp16 emulated as a GPU computes it (`runtime.backends.emulated_half`). bf16 is always emulated,
       because ONNX Runtime does not compute it on a CPU.
     """
+    check_memory(model.module, manifest)
     emulated = manifest.precision == "bf16"
     installed: Path | None = None
     configurations: dict[str, tuple[Path | None, bool]]
