@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 
 from ..errors import InputError, KeygraphError, MissingDependencyError
-from ..files import check_space, unwritable
+from ..files import check_space, require_utf8, unwritable
 from ..manifest import Manifest
 from ..models import LoadedModel
 from ..plugins import library
@@ -25,7 +25,7 @@ from .onnx_file import save, set_manifest
 from .plan import plan
 from .reference import Reference
 from .trace import trace
-from .verify import as_record, required, verify
+from .verify import as_record, check_memory, required, verify
 
 Progress = Callable[[str], None]
 
@@ -113,6 +113,7 @@ def export(
     images = calibration_images(manifest, folder, beside) if half and verification else []
     tiled_images = statistics_images(manifest, folder, beside) if verification else []
     target = Path(path)
+    require_utf8(target)
     check_outputs([target], [model.source])
     check_space(target.parent, _weights_bytes(model, half), "the exported file needs")
     progress("tracing")
@@ -164,6 +165,7 @@ def _verify(
     - ``"rounded"``: fp16 emulated as a GPU computes it (`runtime.backends.emulated_half`). bf16 is always emulated,
       because ONNX Runtime does not compute it on a CPU.
     """
+    check_memory(model.module, manifest)
     emulated = manifest.precision == "bf16"
     installed: Path | None = None
     configurations: dict[str, tuple[Path | None, bool]]

@@ -8,7 +8,6 @@ import os
 import pickle
 import random
 import struct
-import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -20,11 +19,8 @@ import numpy as np
 import scipy.io
 import tifffile
 import torch
+from fuzz import make_corpus
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
-
-import make_corpus
 
 Array = np.ndarray[Any, Any]
 Damage = Callable[[bytes], bytes]
@@ -125,19 +121,34 @@ LOST: dict[str, Damage] = {
     "line ends": lambda data: data.replace(b"\n", b"\r\n").replace(b"\0", b"\n") if data[:4] != b"ENVI" else b"",
 }
 
+
+def _cut(share: float) -> Damage:
+    return lambda data: data[: int(len(data) * share)]
+
+
 #: What leaves a part: a reader may give what was in the whole file, or refuse. It never gives something else.
-CUT: dict[str, Damage] = {f"cut to {share:.0%}": lambda data, share=share: data[: int(len(data) * share)] for share in  # type: ignore[misc]
-                          (0.1, 0.3, 0.5, 0.7, 0.9)} | {
+CUT: dict[str, Damage] = {
+    **{f"cut to {share:.0%}": _cut(share) for share in (0.1, 0.3, 0.5, 0.7, 0.9)},
     "last byte lost": lambda data: data[:-1],
     "bytes behind": lambda data: data + b"\0" * 100,
     "twice": lambda data: data + data,
-}  # fmt: skip
+}
+
+
+def _flips(seed: int, count: int) -> Damage:
+    return lambda data: _flipped(data, seed, count)
+
+
+def _overwrites(at: float, value: int) -> Damage:
+    return lambda data: _overwritten(data, at, 24, value)
+
 
 #: What may change values or sizes without a trace, in a format without checksums: it is read, or refused.
-CHANGED: dict[str, Damage] = {f"bit {seed}": lambda data, seed=seed: _flipped(data, seed) for seed in range(8)} | {  # type: ignore[misc]
-    **{f"{count} bits": lambda data, count=count: _flipped(data, count, count) for count in (20, 200)},  # type: ignore[misc]
+CHANGED: dict[str, Damage] = {
+    **{f"bit {seed}": _flips(seed, 1) for seed in range(8)},
+    **{f"{count} bits": _flips(count, count) for count in (20, 200)},
     **{
-        f"{name} at {at:.0%}": lambda data, at=at, value=value: _overwritten(data, at, 24, value)  # type: ignore[misc]
+        f"{name} at {at:.0%}": _overwrites(at, value)
         for at in (0.02, 0.2, 0.6, 0.95)
         for name, value in (("zeros", 0), ("ones", 255))
     },
@@ -215,6 +226,15 @@ BAD_CUBES: dict[str, bytes] = {
     "too few.mat": mat_5(mat_array((20, 30), bytes(24))),
     "unknown class.mat": mat_5(mat_array((2, 3), bytes(24), array_class=99)),
     "unknown type.mat": mat_5(mat_array((2, 3), bytes(24), kind=99)),
+    "no variable.mat": mat_5(
+        mat_element(
+            14,
+            mat_element(6, struct.pack("<II", 9, 0))
+            + mat_element(5, struct.pack("<ii", 4, 5))
+            + mat_element(1, b"")
+            + mat_element(0, bytes(20)),
+        )
+    ),
     "no deflate.mat": mat_5(mat_element(15, b"no deflate" * 9)),
     "bomb.mat": mat_5(mat_element(15, zlib.compress(bytes(10**6)))),
     "length.mat": mat_5(struct.pack("<II", 14, 2**31) + bytes(64)),

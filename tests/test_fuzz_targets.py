@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
-
-import make_corpus
-import targets
+from fuzz import make_corpus, targets
 
 
 @pytest.mark.parametrize("name", targets.TARGETS)

@@ -14,6 +14,7 @@ from typing import Any
 import keygraph
 import numpy as np
 import pytest
+from fuzz import make_corpus
 from hypothesis import given
 from hypothesis import strategies as st
 from keygraph.cli import main
@@ -161,16 +162,32 @@ def test_a_file_that_is_wrong_in_its_structure(tmp_path: Path, name: str) -> Non
 @pytest.mark.parametrize("kind", ["folder", "absent", "dangling link", "loop of links", "named pipe"])
 def test_what_is_no_file(tmp_path: Path, name: str, kind: str) -> None:
     path = tmp_path / name
-    {
-        "folder": path.mkdir,
-        "absent": lambda: None,
-        "dangling link": lambda: path.symlink_to("absent"),
-        "loop of links": lambda: path.symlink_to(name),
-        "named pipe": lambda: os.mkfifo(path),
-    }[kind]()
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "named pipe":
+        os.mkfifo(path)
+    elif kind != "absent":
+        path.symlink_to(name if kind == "loop of links" else "absent")
     models = (".onnx", ".plan", ".pt")
     message = refusal(lambda: keygraph.load(path) if path.suffix in models else pixels(path))
     assert str(path) in message
+
+
+def test_names_with_line_breaks(tmp_path: Path) -> None:
+    for name in ("a\nb.png", "a\x1b[2Jb.mat", "a\rb.onnx", "caf\udce9.npy"):
+        path = tmp_path / name
+        message = refusal(lambda path=path: keygraph.load(path) if path.suffix == ".onnx" else pixels(path))  # type: ignore[misc]
+        assert message.isprintable()
+        assert "does not exist" in message
+
+
+@pytest.mark.parametrize("entry", ["nonfinite_candidate", "psnr", "max_abs"])
+def test_baselines_without_what_is_compared(tmp_path: Path, entry: str) -> None:
+    document = json.loads((SAVED_RUN / "run.json").read_text())
+    del document["comparisons"][0]["inputs"][0]["as_run"][entry]
+    (tmp_path / "run.json").write_text(json.dumps(document))
+    with pytest.raises(InputError, match=f"is not the result of a comparison .*{entry}"):
+        read_run(tmp_path / "run.json")
 
 
 @pytest.mark.parametrize("name", BAD_CHECKPOINTS)
@@ -203,8 +220,6 @@ def test_damaged_checkpoints(tmp_path: Path, suffix: str, kinds: Any) -> None:
 
 def test_manifests_with_wrong_entries(make_manifest: Callable[..., Any]) -> None:
     """Whatever is replaced or removed, at any depth."""
-    import make_corpus
-
     document = json.loads(make_corpus.MANIFEST.to_json())
     count = 0
     for what, changed in variants(document, VALUES):

@@ -94,7 +94,14 @@ def checkpoints() -> Iterator[bytes]:
 def manifests() -> Iterator[bytes]:
     """Yield manifests with few and with all fields."""
     yield MANIFEST.to_json().encode()
-    plain = {"shape": None, "neighbours": None, "tiling": None, "half": None, "profiles": (), "statistics": None}
+    plain: dict[str, Any] = {
+        "shape": None,
+        "neighbours": None,
+        "tiling": None,
+        "half": None,
+        "profiles": (),
+        "statistics": None,
+    }
     few = dataclasses.replace(
         MANIFEST, **plain, extra_inputs=(), views=(), clamp=None, wavelengths=(), verification=None
     )
@@ -158,7 +165,8 @@ def mat_files() -> Iterator[bytes]:
     cube = np.arange(60, dtype=np.float32).reshape(4, 5, 3)
     arrays: dict[str, Any] = {"cube": cube, "bands": np.array([450.0, 550.0, 650.0])}
     others = {"s": {"a": 1, "b": "text"}, "cell": np.array([1, "x"], dtype=object), "t": "text", "z": np.eye(2) * 1j}
-    for options in ({}, {"do_compression": True}, {"oned_as": "column"}):
+    ways: list[dict[str, Any]] = [{}, {"do_compression": True}, {"oned_as": "column"}]
+    for options in ways:
         for content in (arrays, arrays | others, {"m": cube[:, :, 0] > 3}, {"u": cube.astype(np.uint16)}):
             buffer = io.BytesIO()
             scipy.io.savemat(buffer, content, **options)
@@ -168,8 +176,8 @@ def mat_files() -> Iterator[bytes]:
         scipy.io.savemat(buffer, {"m": matrix}, format="4" if isinstance(matrix, np.ndarray) else "5")
         yield buffer.getvalue()
     for matlab in (False, True):
-        for options in ({}, {"chunks": (1, 5, 2), "compression": "gzip", "shuffle": True}):
-            yield _hdf5(cube, matlab, options)
+        yield _hdf5(cube, matlab, {})
+        yield _hdf5(cube, matlab, {"chunks": (1, 5, 2), "compression": "gzip", "shuffle": True})
 
 
 def _hdf5(cube: Any, matlab: bool, options: dict[str, Any]) -> bytes:

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 from keygraph.errors import KeygraphError
 from keygraph.manifest import from_json
@@ -86,8 +87,7 @@ def run(target: Target, data: bytes) -> bool:
 
 
 def _read_cube(path: Path) -> None:
-    free, memory.available = memory.available, lambda: FREE_MEMORY
-    try:
+    with mock.patch.object(memory, "available", return_value=FREE_MEMORY):
         arrays = [line.partition(":")[0] for line in cubes.describe_arrays(path)]
         variable = "cube" if len(arrays) > 1 and "cube" in arrays else None
         header = cubes.read_header(path, variable, bands=3)
@@ -95,8 +95,6 @@ def _read_cube(path: Path) -> None:
         bands = 1 if cube.pixels.ndim == 2 else cube.pixels.shape[2]
         assert (*cube.pixels.shape[:2], bands) == (header.height, header.width, header.bands)
         assert (cube.pixels.dtype, cube.wavelengths) == (header.dtype, header.wavelengths)
-    finally:
-        memory.available = free
 
 
 @contextlib.contextmanager

@@ -12,16 +12,10 @@ from numpy.typing import NDArray
 
 from ....errors import InputError
 from ....files import temporary_path, unwritable
+from ...companion_files import SAMPLE_SUFFIXES, SAMPLES_SUFFIX, samples_of
 from .contents import Contents, Stored, native, stored
 from .cube import Field
 from .envi_header import INTERLEAVES, EnviHeader, header_text, read_header
-
-#: Suffix of the file of samples that `write_envi` makes.
-DATA_SUFFIX = ".img"
-
-#: Suffixes of files of samples, in the order in which they are looked for, each in lower and upper case. A header
-#: ``scene.img.hdr`` names its file itself, as ``scene.hdr`` does for a file ``scene``.
-_SUFFIXES = ("", ".img", ".dat", ".sli", ".hyspex", ".raw", ".bin", *(f".{name}" for name in INTERLEAVES))
 
 
 def open_envi(path: Path) -> Contents:
@@ -58,15 +52,13 @@ def samples_file(path: Path) -> Path:
     InputError
         There is none.
     """
-    stem = path.with_suffix("")
-    candidates = [Path(f"{stem}{one}") for suffix in _SUFFIXES for one in dict.fromkeys((suffix, suffix.upper()))]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    raise InputError(
-        f"{path} is the header of samples that are not beside it; put them there as {stem.name}{DATA_SUFFIX} "
-        f"(or {', '.join(suffix for suffix in _SUFFIXES[2:])}, or without suffix)"
-    )
+    found = next(samples_of(path), None)
+    if found is None:
+        raise InputError(
+            f"{path} is the header of samples that are not beside it; put them there as {path.stem}{SAMPLES_SUFFIX} "
+            f"(or {', '.join(SAMPLE_SUFFIXES[2:])}, or without suffix)"
+        )
+    return found
 
 
 def write_envi(
@@ -91,14 +83,15 @@ def write_envi(
         The files cannot be written.
     """
     texts = {name: str(field.value) for name, field in (fields or {}).items()}
-    text = header_text(*pixels.shape, pixels.dtype, wavelengths, texts)
-    samples, header = temporary_path(path.with_suffix(DATA_SUFFIX)), temporary_path(path)
+    rows, columns, bands = pixels.shape
+    text = header_text(rows, columns, bands, pixels.dtype, wavelengths, texts)
+    samples, header = temporary_path(path.with_suffix(SAMPLES_SUFFIX)), temporary_path(path)
     try:
         with samples.open("xb") as file:
-            for band in range(pixels.shape[2]):
+            for band in range(bands):
                 file.write(np.ascontiguousarray(pixels[:, :, band]).data)
         header.write_text(text, encoding="utf-8")
-        os.replace(samples, path.with_suffix(DATA_SUFFIX))
+        os.replace(samples, path.with_suffix(SAMPLES_SUFFIX))
         os.replace(header, path)
     except OSError as error:
         raise unwritable(path, error) from error
@@ -124,7 +117,8 @@ def _load(header: EnviHeader, samples: Path) -> NDArray[Any]:
         values = values * np.asarray(header.gains, values.dtype) + np.asarray(header.offsets, values.dtype)
     if header.divisor != 1:
         values = values / values.dtype.type(header.divisor)
-    return values
+    scaled: NDArray[Any] = values
+    return scaled
 
 
 def _stored_samples(header: EnviHeader, samples: Path) -> NDArray[Any]:

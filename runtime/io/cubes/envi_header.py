@@ -305,7 +305,8 @@ def _sample_type(texts: dict[str, str]) -> np.dtype[Any]:
     order = _integer(texts, "byte order", 0, default=0 if dtype.itemsize == 1 else None)
     if order > 1:
         raise ValueError(f"its byte order is {order}, not 0 (little-endian) or 1 (big-endian)")
-    return dtype.newbyteorder("<" if order == 0 else ">")
+    ordered: np.dtype[Any] = dtype.newbyteorder("<" if order == 0 else ">")
+    return ordered
 
 
 def _gains(texts: dict[str, str], bands: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

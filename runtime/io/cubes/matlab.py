@@ -126,6 +126,7 @@ def _open_version_5(path: Path) -> Contents:
     arrays = {
         name: Stored(tuple(shape), np.dtype(_CLASSES[kind]) if kind in _CLASSES else None, kind)
         for name, shape, kind in listed
+        if name != "__function_workspace__"  # what SciPy calls a variable without a name
     }
 
     def load(name: str) -> NDArray[Any]:
@@ -197,8 +198,10 @@ def _stored(item: Any, is_reversed: bool) -> Stored:
         return Stored((), None, "a link to nothing")
     kind = item.attrs.get("MATLAB_class", b"")
     kind = kind.decode(errors="replace") if isinstance(kind, bytes) else str(kind)
-    if not hasattr(item, "shape") or item.shape is None or "MATLAB_empty" in item.attrs:
-        return Stored((), None, kind or "group")
+    if "MATLAB_empty" in item.attrs:
+        return Stored((), None, "empty")
+    if not hasattr(item, "shape") or item.shape is None:
+        return Stored((), None, "sparse" if "MATLAB_sparse" in item.attrs else kind or "group")
     shape = item.shape[::-1] if is_reversed else item.shape
     if item.dtype.names:
         return Stored(shape, None, "complex")

@@ -81,6 +81,8 @@ def check_samples(path: Path, name: str) -> None:
                 raise ValueError(f"the samples of {name} are of the unknown type {samples}")
             if len(dimensions) % 4:
                 raise ValueError(f"the sizes of {name} are cut off")
+            return
+    raise ValueError(f"the array {name} is not where it should be")
 
 
 def _variables(file: BinaryIO, order: str) -> Iterator[bytes]:

@@ -19,7 +19,7 @@ def open_npy(path: Path) -> Contents:
     with path.open("rb") as file:
         array = _header(file)
         end = file.tell()
-    notices = ()
+    notices: tuple[str, ...] = ()
     if array.dtype is not None:
         if min(array.shape, default=0) < 0:
             raise ValueError(f"its shape is {array.shape}")
