@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
 from ..errors import KeygraphError, counted
 from ..instrumentation.key_graphs import GraphProbe
