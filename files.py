@@ -108,8 +108,13 @@ def check_place(path: Path) -> None:
     _check_kind(path)
     if not path.parent.is_dir():
         raise InputError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
+    if not is_writable(path.parent):
         raise InputError(f"cannot write {path}: no permission to write in {path.parent}; choose another place")
+
+
+def is_writable(folder: Path) -> bool:
+    """Return whether files can be written in a folder that exists."""
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def _check_kind(path: Path) -> None:
@@ -124,6 +129,20 @@ def _check_kind(path: Path) -> None:
         raise InputError(f"{path} is a folder; name the file in it")
     if not stat.S_ISREG(mode):
         raise InputError(f"cannot write {path}: it is a device or a pipe; name a file")
+
+
+def require_utf8(path: Path) -> None:
+    """Check that the name of an ONNX file is UTF-8, which ONNX and ONNX Runtime need.
+
+    Raises
+    ------
+    InputError
+        It is not.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{path} has a name that is not UTF-8, which ONNX Runtime needs; give it another") from None
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
@@ -196,8 +215,10 @@ def read_start(path: Path, wanted: str) -> bytes:
     Raises
     ------
     InputError
-        The file is missing, a folder, unreadable, empty, a web page, or a Git LFS pointer.
+        The file is missing, a folder, a device, unreadable, empty, a web page, or a Git LFS pointer.
     """
+    if os.path.exists(path) and not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path} is a device or a pipe; give {wanted}")
     try:
         # Opening a named pipe would wait for ever for somebody to write into it.
         if path.exists() and not (path.is_file() or path.is_dir()):

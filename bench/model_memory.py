@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import multiprocessing
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -16,39 +14,6 @@ from ..runtime.backends.base import Session, resolve_k
 from ..runtime.device import memory
 from ..runtime.device.cuda_driver import used_memory
 from .configurations import RunConfiguration
-
-#: The larger of the two small runs has at most this share of the pixels, unless the model takes no smaller size.
-_SHARE = 1 / 32
-#: Factor of the estimate: allocators round sizes up.
-_MARGIN = 1.25
-
-
-def bytes_per_pixel(run: Callable[[int], object], multiple: int, pixels: int) -> float | None:
-    """Return the memory that a run takes for each pixel.
-
-    Parameters
-    ----------
-    run
-        Runs one square tile; takes its side in pixels.
-    multiple
-        Sides are multiples of this.
-    pixels
-        Pixels of the run to be estimated, batch included.
-
-    Returns
-    -------
-    float or None
-        None where the run is so small that it need not be estimated, or the system does not report memory.
-    """
-    small = multiple
-    large = max(2 * multiple, math.isqrt(int(pixels * _SHARE)) // multiple * multiple)
-    if large**2 * 2 > pixels:
-        return None
-    run(small)  # The first run allocates what is kept.
-    least, most = memory.growth(lambda: run(small)), memory.growth(lambda: run(large))
-    if least is None or most is None:
-        return None
-    return max(0, most - least) / (large**2 - small**2)
 
 
 class MemoryNeed:
@@ -91,7 +56,7 @@ class MemoryNeed:
             self._per_pixel[key] = None if one.compiled or one.gpu() else self._estimate(session)
         per_pixel = self._per_pixel.get(key)
         if per_pixel is not None:
-            need = _MARGIN * per_pixel * batch * self._tile**2
+            need = memory.MARGIN * per_pixel * batch * self._tile**2
             memory.require(int(need) - held, "it", "give a smaller --batch or --tile")
 
     def _estimate(self, session: Session) -> float | None:
@@ -104,7 +69,7 @@ class MemoryNeed:
             images, *extras = synthetic_inputs(manifest, (1, side, side))
             session.run(images, k, *extras)
 
-        return bytes_per_pixel(run, manifest.size_multiple, self._most * self._tile**2)
+        return memory.bytes_per_pixel(run, manifest.size_multiple, self._most * self._tile**2)
 
 
 def measure_memory(configuration: RunConfiguration, tile: int, batch: int, k: int | None) -> tuple[float, float | None]:

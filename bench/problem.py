@@ -75,6 +75,13 @@ class Problem:
         """Bytes of the attention's inputs and its output."""
         return 4 * self.windows * self.heads * self.nodes * self.channels * self.itemsize + self.graph_bytes
 
+    @property
+    def peak_bytes(self) -> int:
+        """Bytes that the largest implementation takes on a CPU, roughly: four matrices of all scores, and copies."""
+        scores = self.windows * self.heads * self.nodes**2 * max(self.itemsize, 4)
+        graph = self.windows * self.nodes**2 * 8
+        return 4 * scores + 2 * graph + 2 * self.attention_bytes
+
 
 @dataclass(frozen=True)
 class Inputs:

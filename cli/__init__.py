@@ -132,6 +132,21 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+@contextmanager
+def _printable_names() -> Iterator[None]:
+    """Print characters that a stream cannot encode as escapes: the bytes of a file's name need not be UTF-8."""
+    streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
+    strict = [stream for stream in streams if stream.errors == "strict"]
+    for stream in strict:
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        for stream in strict:
+            stream.reconfigure(errors="strict")
+
+
+@_printable_names()
 def _guarded(arguments: list[str], run: Callable[[list[str]], Any]) -> int:
     """Call `run` with the arguments; turn any exception into one line on stderr and an exit code."""
     rest = [argument for argument in arguments if argument != "--debug"]
@@ -144,8 +159,7 @@ def _guarded(arguments: list[str], run: Callable[[list[str]], Any]) -> int:
         return code
 
     try:
-        with _printable_names():
-            return int(run(rest) or 0)
+        return int(run(rest) or 0)
     except KeyboardInterrupt:
         return fail("interrupted", 130)
     except ModuleNotFoundError as error:
@@ -168,20 +182,6 @@ def _guarded(arguments: list[str], run: Callable[[list[str]], Any]) -> int:
             traceback.print_exc()
         name = "out of memory" if isinstance(error, MemoryError) else f"unexpected {type(error).__name__}: {error}"
         return fail(f"{name} (--debug shows where)", 1)
-
-
-@contextmanager
-def _printable_names() -> Iterator[None]:
-    """Print characters that stdout cannot encode as escapes: the bytes of a file's name need not be UTF-8."""
-    stream = sys.stdout
-    if not isinstance(stream, io.TextIOWrapper) or stream.errors != "strict":
-        yield
-        return
-    stream.reconfigure(errors="backslashreplace")
-    try:
-        yield
-    finally:
-        stream.reconfigure(errors="strict")
 
 
 def _missing(error: ModuleNotFoundError) -> KeygraphError:

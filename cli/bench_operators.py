@@ -15,6 +15,7 @@ from ..bench.operators import OURS, Times, measure
 from ..bench.problem import Problem
 from ..bench.roofline import attention_roofline, graph_roofline
 from ..errors import InputError
+from ..runtime.device import memory
 from .arguments import Json, NoProgress, Rounds
 from .output import status
 from .table import show
@@ -71,6 +72,8 @@ def bench(
     )
     if place.type == "cpu" and problem.dtype == "bfloat16":
         raise InputError("ONNX Runtime has no bfloat16 on the CPU; choose float32 or float16")
+    if place.type == "cpu":
+        memory.require(problem.peak_bytes, str(problem), "give fewer --windows, --heads or --nodes")
     with status(quiet=quiet or as_json) as say:
         say(f"measuring {problem}")
         times = measure(problem, place, rounds)

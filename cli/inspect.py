@@ -65,14 +65,19 @@ def describe(path: Path) -> Description:
         from ..models.describe import describe_checkpoint
 
         return describe_checkpoint(path)
-    if suffix in images.FORMATS or start.startswith(_IMAGE_STARTS) or start[8:12] == b"WEBP":
+    if (
+        suffix in images.FORMATS
+        or suffix in images.READ_ONLY
+        or start.startswith(_IMAGE_STARTS)
+        or start[8:12] == b"WEBP"
+    ):
         from ..runtime.io.describe import describe_image
 
         return describe_image(path, file.page or 1)
     raise InputError(
         f"{path} is of no kind that keygraph knows; it reads checkpoints ({', '.join(CHECKPOINT_SUFFIXES)}), .onnx, "
         f"engines ({ENGINE_SUFFIX}), spectral cubes ({', '.join(cubes.FORMATS)}), and images "
-        f"({', '.join(images.FORMATS)})"
+        f"({', '.join((*images.FORMATS, *images.READ_ONLY))})"
     )
 
 

@@ -39,8 +39,8 @@ def restore(
         list[Path],
         typer.Argument(
             metavar="IN...",
-            help="Images (PNG, JPEG, TIFF, WebP, AVIF, HEIC), cubes (.mat, .npy, .npz, .hdr, TIFF; FILE:VARIABLE), "
-            "or folders.",
+            help="Images (PNG, JPEG, TIFF, WebP, AVIF, HEIC; FILE:N is page N), cubes (.mat, .npy, .npz, .hdr, TIFF; "
+            "FILE:VARIABLE), or folders.",
         ),
     ],
     out: Annotated[
@@ -118,15 +118,17 @@ def restore(
         for failure in failed:
             _print_json(failure)
     stop = fail_fast or (len(images) == 1 and not into_folder)
-    for result in run_jobs(restorer, plan.jobs, partial(progress_bar, quiet=quiet), fail_fast=stop):
-        if isinstance(result, FailedImage):
-            failed.append(result)
-        if as_json:
-            _print_json(result)
-        elif isinstance(result, Report) and not quiet:
-            print(_line(result), flush=True)
-    for failure in failed:
-        print(f"error: {failure.error}", file=sys.stderr)
+    try:
+        for result in run_jobs(restorer, plan.jobs, partial(progress_bar, quiet=quiet), fail_fast=stop):
+            if isinstance(result, FailedImage):
+                failed.append(result)
+            if as_json:
+                _print_json(result)
+            elif isinstance(result, Report) and not quiet:
+                print(_line(result), flush=True)
+    finally:  # Also when interrupted.
+        for failure in failed:
+            print(f"error: {failure.error}", file=sys.stderr)
     if failed:
         print(f"error: {len(failed)} of {len(images)} images were not restored", file=sys.stderr)
         raise typer.Exit(1)

@@ -110,12 +110,20 @@ def read_profiles(manifest: Manifest, tiles: Sequence[str], batches: Sequence[st
         raise InputError(
             f"there are {len(tiles)} --tile and {len(batches)} --batch; give one --batch for all, or one for each tile"
         )
+    # An ONNX file has a profile only if a tool fixed its batch.
+    most = manifest.profiles[0].batch[2] if manifest.profiles else None
     profiles = []
     for i, tile in enumerate(tiles):
         height, width = (read_range(side, "--tile", multiple) for side in _sides(tile))
-        together = max(1, BATCH_PIXELS // (height[1] * width[1]))
+        together = most or max(1, BATCH_PIXELS // (height[1] * width[1]))
         text = batches[i if len(batches) > 1 else 0] if batches else f"1:{together}:{together}"
-        profiles.append(Profile(read_range(text, "--batch", 1), height, width))
+        batch = read_range(text, "--batch", 1)
+        if most is not None and batch[2] > most:
+            raise InputError(
+                f"--batch is {text}, but a tool has fixed the batch of this file at {most}; leave --batch out, or use "
+                "the file as exported"
+            )
+        profiles.append(Profile(batch, height, width))
     return tuple(profiles)
 
 

@@ -15,7 +15,7 @@ from ..instrumentation.metrics import EQUAL_DB, TOLERANCES, psnr
 from ..instrumentation.synthetic import synthetic_image, synthetic_inputs
 from ..manifest import ExactTiling, GlobalStatistics, Manifest, Tiling
 from ..runtime.backends.onnxruntime import OnnxRuntimeSession
-from ..runtime.device.memory import growth
+from ..runtime.device import memory
 from ..runtime.io.regions import ArrayWriter
 from ..runtime.preprocess.channels import straight
 from ..runtime.preprocess.normalization import Normalisation, is_spectrum
@@ -123,8 +123,10 @@ def calibrate_statistics(
     _restored(
         restorer, CalibrationImage("smallest", synthetic_inputs(manifest, (1, m, m))), RestoreOptions(tile="none")
     )
+    _, _, height, width = images[0].inputs[0].shape
+    _check_memory(restorer, height * width)
     wholes: list[NDArray[np.float32]] = []
-    grown = growth(lambda: wholes.append(_restored(restorer, images[0], RestoreOptions(tile="none"))))
+    grown = memory.growth(lambda: wholes.append(_restored(restorer, images[0], RestoreOptions(tile="none"))))
     wholes += [_restored(restorer, image, RestoreOptions(tile="none")) for image in images[1:]]
     tilings = []
     for tile in sorted({round_up(tile, 2 * m) for tile in STATISTICS_TILES}):
@@ -142,6 +144,23 @@ def calibrate_statistics(
         memory=round(grown / pixels) if grown else None,
         tilings=tuple(tilings),
         exact=_verify_exact(restorer, images[0], wholes[0], round_up(STATISTICS_TILES[1], 2 * m), progress),
+    )
+
+
+def _check_memory(restorer: Restorer, pixels: int) -> None:
+    """Check that a whole image of so many pixels can be restored."""
+    manifest = restorer.manifest
+
+    def run(side: int) -> None:
+        image = CalibrationImage("small", synthetic_inputs(manifest, (1, side, side)))
+        _restored(restorer, image, RestoreOptions(tile="none"))
+
+    memory.require_run(
+        run,
+        manifest.size_multiple,
+        pixels,
+        f"measuring the effect of tiles on {pixels:,} pixels",
+        "end other programs, export on a larger machine, or skip this with --no-verify",
     )
 
 
@@ -213,6 +232,7 @@ def calibrate_tiling(path: Path, manifest: Manifest) -> Tiling | None:
     planes = synthetic_image((1, manifest.in_channels, tile, 2 * tile), (0.0, 1.0))[0]
     wide = np.moveaxis(planes, 0, 2)
     restorer = Restorer(OnnxRuntimeSession(path))
+    _check_memory(restorer, 2 * tile * tile)
     step = max(m, 32 // m * m)
     best: Tiling | None = None
     for overlap in range(step, tile // 2 + 1, step):

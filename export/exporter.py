@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 
 from ..errors import InputError, KeygraphError, MissingDependencyError
-from ..files import check_space, unwritable
+from ..files import check_space, require_utf8, unwritable
 from ..manifest import Manifest
 from ..models import LoadedModel
 from ..plugins import library
@@ -24,7 +24,7 @@ from .mixed_precision import to_mixed_precision
 from .onnx_file import save, set_manifest
 from .plan import plan
 from .trace import trace
-from .verify import as_record, verify
+from .verify import as_record, check_memory, verify
 
 Progress = Callable[[str], None]
 
@@ -112,6 +112,7 @@ def export(
     images = calibration_images(manifest, folder, beside) if half and verification else []
     tiled_images = statistics_images(manifest, folder, beside) if verification else []
     target = Path(path)
+    require_utf8(target)
     check_outputs([target], [model.source])
     check_space(target.parent, _weights_bytes(model, half), "the exported file needs")
     progress("tracing")
@@ -163,6 +164,7 @@ def _verify(
     - ``"rounded"``: fp16 emulated as a GPU computes it (`runtime.backends.emulated_half`). bf16 is always emulated,
       because ONNX Runtime does not compute it on a CPU.
     """
+    check_memory(model.module, manifest)
     emulated = manifest.precision == "bf16"
     installed: Path | None = None
     configurations: dict[str, tuple[Path | None, bool]]

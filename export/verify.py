@@ -19,6 +19,7 @@ from ..instrumentation.synthetic import synthetic_inputs
 from ..manifest import Manifest
 from ..plugins.torch import forced_graphs
 from ..runtime.backends.base import Inputs, result_shape
+from ..runtime.device import memory
 from ..runtime.preprocess.padding import round_up
 from .activation_ranges import first_nonfinite
 from .calibration_data import CalibrationImage
@@ -74,6 +75,36 @@ def verification_cases(manifest: Manifest) -> list[tuple[tuple[int, int, int], i
     if neighbours is not None and neighbours.runtime:
         cases += [(shapes[0], k) for k in sorted({max(1, neighbours.maximum // 8), neighbours.maximum} - {default})]
     return cases
+
+
+#: Verification of fewer pixels fits into the memory of any machine that exports.
+_SMALL = 256 * 256
+
+
+def check_memory(model: nn.Module, manifest: Manifest) -> None:
+    """Check that PyTorch can run the largest test image: that of a fixed shape may be as large as a photo.
+
+    Raises
+    ------
+    InputError
+        There is not enough memory.
+    """
+    shape, k = max(verification_cases(manifest), key=lambda case: math.prod(case[0]))
+    if math.prod(shape) <= _SMALL:
+        return
+
+    def run(side: int) -> None:
+        inputs = synthetic_inputs(manifest, (1, side, side))
+        with torch.inference_mode():
+            model(*map(torch.from_numpy, inputs), *([k] if k is not None else []))
+
+    memory.require_run(
+        run,
+        manifest.size_multiple,
+        math.prod(shape),
+        f"verifying the file at {'x'.join(map(str, shape))}",
+        "end other programs, export on a larger machine, or skip this with --no-verify",
+    )
 
 
 def verify(

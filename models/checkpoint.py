@@ -16,6 +16,7 @@ from torch import nn
 from ..errors import InputError
 from ..files import atomic_path, decode_json
 from ..manifest import Manifest
+from ..runtime.forks import require_torch
 from . import registry
 from .architecture import Architecture, StateDict
 from .checkpoint_file import read_file
@@ -92,7 +93,10 @@ def load_checkpoint(
     InputError
         The file is not a checkpoint, its architecture is unknown, or a tensor is missing, unexpected, of the wrong
         shape, or not finite. Checkpoints are never loaded in part.
+    KeygraphError
+        This process was forked after PyTorch had started threads, so that it would wait for them forever.
     """
+    require_torch()
     source = Path(path)
     loaded, notes = read_file(source)
     rules = read_key_map(Path(key_map)) if key_map is not None else []

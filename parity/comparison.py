@@ -216,7 +216,7 @@ def _side(probe: Probe) -> Side:
 
 def _file_notices(*probes: Probe) -> list[str]:
     """Return what the reader has to know about the files: changed, or without a digest that would tell."""
-    lines = []
+    lines: list[str] = []
     for probe in probes:
         lines += probe.notices
         if probe.integrity is not None and probe.integrity.state == NO_DIGEST:

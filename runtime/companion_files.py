@@ -17,7 +17,14 @@ from pathlib import Path
 from ..errors import InputError
 from ..files import ENGINE_SUFFIX
 from .backends.engine_metadata import metadata_path
-from .io.cubes.envi import DATA_SUFFIX, sample_files
+
+# Names of companions may be too long for the file system: then `Path.exists` raises, and `os.path.exists` does not.
+
+#: Suffix of the file of samples that is written with an ENVI header.
+SAMPLES_SUFFIX = ".img"
+
+#: What ENVI's readers add to a header's name without ``.hdr`` to find the samples, in any case; nothing comes first.
+SAMPLE_SUFFIXES = ("", ".img", ".dat", ".sli", ".hyspex", ".raw", ".bin", ".bsq", ".bil", ".bip")
 
 #: An entry ``location`` of `TensorProto.external_data` as protobuf writes it: key, then the length of the value.
 _LOCATION = re.compile(rb"\x0a\x08location\x12([\x01-\x7f]|[\x80-\xff][\x01-\x7f])")
@@ -38,19 +45,19 @@ def read_with(path: Path) -> list[Path]:
     suffix = path.suffix.lower()
     others: Iterable[Path] = ()
     if suffix == ".hdr":
-        others = sample_files(path)
+        others = samples_of(path)
     elif suffix == ".onnx":
         others = [path.parent / name for name in _external_data(path)]
     elif suffix == ENGINE_SUFFIX:
         others = [metadata_path(path)]
-    return [path, *(other for other in others if other.exists())]
+    return [path, *(other for other in others if os.path.exists(other))]
 
 
 def written_with(path: Path) -> list[Path]:
     """Return the files that may be written when `path` is written, `path` first."""
     suffix = path.suffix.lower()
     if suffix == ".hdr":
-        return [path, path.with_suffix(DATA_SUFFIX)]
+        return [path, path.with_suffix(SAMPLES_SUFFIX)]
     if suffix == ".onnx":
         return [path, external_data_path(path)]
     if suffix == ENGINE_SUFFIX:
@@ -79,10 +86,10 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     named = list(outputs)
     written = [(output, file) for output in named for file in written_with(output)]
     _check_distinct(named, written)
-    existing = [(output, file) for output, file in written if file.exists()]
+    existing = [(output, file) for output, file in written if os.path.exists(file)]
     if not existing:
         return
-    read = {_identity(file): (given, file) for given in inputs for file in read_with(given) if file.exists()}
+    read = {_identity(file): (given, file) for given in inputs for file in read_with(given) if os.path.exists(file)}
     for output, file in existing:
         found = read.get(_identity(file)) or _read_inside(file, read.values())
         if found is not None:
@@ -159,17 +166,26 @@ def _belongs(file: Path, output: Path) -> bool:
     if suffix == ".onnx":
         others = (other for other in output.parent.glob("*.onnx") if not other.samefile(output))
         return file.name in _external_data(output) and not any(file.name in _external_data(other) for other in others)
-    samples = next(sample_files(output), None)
+    samples = next(samples_of(output), None)
     return (
         samples is not None
         and samples.samefile(file)
         and _start_of(output).startswith(b"ENVI")
         and not any(
-            header.exists() and not header.samefile(output)
+            os.path.exists(header) and not header.samefile(output)
             for base in (file, file.with_suffix(""))
             for header in (base.with_name(f"{base.name}.hdr"), base.with_name(f"{base.name}.HDR"))
         )
     )
+
+
+def samples_of(header: Path) -> Iterator[Path]:
+    """Yield the existing files in which ENVI's readers look for the samples of a header, in their order."""
+    for suffixes in (SAMPLE_SUFFIXES, [suffix.upper() for suffix in SAMPLE_SUFFIXES[1:]]):
+        for suffix in suffixes:
+            file = header.with_name(f"{header.stem}{suffix}")
+            if os.path.isfile(file):
+                yield file
 
 
 def _external_data(path: Path) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, KeygraphError
-from ..files import check_space
+from ..files import check_space, is_writable
 from ..manifest import IMAGE_INPUT
 from .companion_files import check_outputs, written_with
 from .io import cubes, output_files, spectral_preview
@@ -232,7 +232,7 @@ def _check_in_place(jobs: Iterable[RestoreJob], images: Sequence[Path]) -> None:
     """
     folders = {os.path.realpath(path.parent) for path in images}
     for job in jobs:
-        if job.target.exists() and os.path.realpath(job.target.parent) in folders and job.target not in images:
+        if os.path.exists(job.target) and os.path.realpath(job.target.parent) in folders and job.target not in images:
             raise InputError(
                 f"{job.target} exists beside the images, and would be replaced by the result of "
                 f"{job.image.file.path.name}; choose another folder with -o"
@@ -258,7 +258,7 @@ def check_places(jobs: Sequence[RestoreJob], read: Iterable[Path]) -> None:
     check_outputs([target for job in jobs for target in job.targets], [*read, *own])
     if not jobs:
         return
-    replaced = sum(file.stat().st_size for job in jobs for file in written_with(job.target) if file.exists())
+    replaced = sum(file.stat().st_size for job in jobs for file in written_with(job.target) if os.path.exists(file))
     sizes = [job.result_bytes for job in jobs]
     results = "the result needs" if len(jobs) == 1 else f"the {len(jobs)} results need"
     # A result is complete before it replaces an earlier one.
@@ -350,4 +350,6 @@ def _make_folder(folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {folder}: {error.strerror}; choose another place with -o") from error
+    if not is_writable(folder):
+        raise InputError(f"cannot write in {folder}: no permission; choose another place with -o")
     return missing

@@ -15,8 +15,7 @@ from .backends.base import ClosableSession, DivisibleSession, Session, WithBlock
 from .errors import ClosedError, SessionMemoryError
 from .io.regions import ArrayWriter, RegionWriter
 from .notices import warn
-from .preprocess.arrays import as_array
-from .preprocess.request import Request, make_request
+from .preprocess.request import Request, as_array, make_request
 from .restore_options import RestoreKeywords, RestoreOptions
 from .tiling.blend import Plan
 from .tiling.progress import Progress

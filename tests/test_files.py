@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from keygraph.errors import DiskFullError, InputError
-from keygraph.files import atomic_path, check_place, check_space, temporary_path, unwritable
+from keygraph.files import atomic_path, check_place, check_space, read_start, temporary_path, unwritable
 
 
 @pytest.mark.parametrize("name", ["a.png", "a" * 251 + ".png", "夜" * 83 + ".png", "a." + "b" * 253])
@@ -72,3 +72,9 @@ def test_a_full_disk_is_told_from_other_errors(tmp_path: Path) -> None:
     error = unwritable(target, OSError("100 requested and 10 written"))
     assert not isinstance(error, DiskFullError)
     assert "100 requested and 10 written" in str(error)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.onnx")
+    with pytest.raises(InputError, match="is a device or a pipe; give a model"):
+        read_start(tmp_path / "pipe.onnx", "a model")

@@ -44,6 +44,7 @@ _LAYERS = {
 
 #: Upward imports that are allowed: (importing module, imported module) -> why.
 _EXCEPTIONS = {
+    ("models.checkpoint", "runtime.forks"): "whether PyTorch works in this process; imports nothing but `errors`",
     ("runtime.backends.onnxruntime", "plugins"): "path of the native libraries; imports no framework",
     ("runtime.backends.tensorrt", "plugins"): "path of the native libraries; imports no framework",
 }

@@ -13,7 +13,6 @@ from torch import Tensor
 from ...instrumentation.key_graphs import Selection
 from ...models import LoadedModel
 from ...plugins.torch.operators import graph_observer
-from ...runtime import forks
 from ...runtime.backends.pytorch import TorchSession
 from ...runtime.device.spec import Device
 from ..metrics.blocks import BlockObserver, block_pattern
@@ -50,7 +49,6 @@ class TorchProbe:
         name: str | None = None,
     ) -> None:
         self.name = name or str(model.source)
-        forks.require_torch()
         self.manifest = dataclasses.replace(model.manifest(), precision=precision)
         self.digests = {"weights": self.manifest.weights_sha256}
         self._module = model.module.to(_DTYPES[precision])

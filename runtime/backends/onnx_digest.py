@@ -5,8 +5,8 @@ data, or in a file beside it), on the order of nodes, functions and attributes, 
 documentation, names of nodes and of the graph, inferred shapes, metadata, the producer, and the IR version. Everything
 else counts: each node, attribute, function and weight, and the inputs and outputs with their types and shapes.
 
-It takes 25 to 60 ms for 100 MB of weights on two cores with SHA instructions: weights are mapped, not copied, and
-hashed in parallel.
+It takes 60 ms of processor time for 100 MB of weights, with the processor's SHA instructions: weights are mapped, not
+copied, and hashed in parallel.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from pathlib import Path
 import onnxruntime
 
 from ...errors import InputError, KeygraphError, MissingDependencyError
+from ...files import require_utf8
 from ...installation import gpu_runtime_line, package_line, reinstall_line
 from ..device.cuda_driver import require_gpu
 from ..device.spec import Device
@@ -154,22 +155,13 @@ def _create(
             raise _unavailable(gpu_provider, reason(error)) from error
         if isinstance(path, bytes):
             raise KeygraphError(f"a part of the network does not open: {reason(error)}") from error
-        if not _is_utf8(path):
-            raise InputError(f"{path} has a name that is not UTF-8, which ONNX Runtime needs; rename it") from error
+        require_utf8(path)
         if known := explain(path, str(error), onnxruntime.__version__):
             raise InputError(known) from error
         raise InputError(
             f"{path} cannot be opened: it is not an ONNX file, is truncated ({path.stat().st_size:,} bytes), or needs "
             f"a newer ONNX Runtime; export or download it again ({reason(error)})"
         ) from error
-
-
-def _is_utf8(path: Path) -> bool:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def cuda_provider(device: Device) -> tuple[str, dict[str, str]]:

@@ -62,8 +62,8 @@ def with_fixed_sizes(manifest: Manifest, sizes: Sequence[int | str | None], path
             )
     free = default_tile(manifest)
     if sides == (None, None) and batch == 1:
-        side = (multiple, free, _ANY // multiple * multiple)
-        return replace(manifest, profiles=(Profile((1, 1, 1), side, side),))
+        any_side = (multiple, free, _ANY // multiple * multiple)
+        return replace(manifest, profiles=(Profile((1, 1, 1), any_side, any_side),))
     tall, wide = (free if side is None else side for side in sides)
     return replace(manifest, shape=(batch or 1, tall, wide))
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ...errors import InputError
 from . import control_groups
+
+#: Factor of an estimate from small runs: the arena of ONNX Runtime grows in powers of two.
+MARGIN = 2.0
+
+#: The larger of two small runs: its share of the pixels, and its least side, since libraries' buffers blur small ones.
+_SHARE = 1 / 32
+_LEAST_SIDE = 48
 
 
 def growth(work: Callable[[], object]) -> int | None:
@@ -19,6 +29,7 @@ def growth(work: Callable[[], object]) -> int | None:
         Bytes; None where the system does not report it.
     """
     own = Path("/proc/self")
+    _trim()
     try:
         (own / "clear_refs").write_text("5")  # Resets the recorded peak.
         before = _status(own)["VmRSS"]
@@ -27,6 +38,12 @@ def growth(work: Callable[[], object]) -> int | None:
         return None
     work()
     return max(0, _status(own)["VmHWM"] - before)
+
+
+def _trim() -> None:
+    """Give back what is free in the C library's heap: memory that is used again would not be seen."""
+    with contextlib.suppress(OSError, AttributeError):  # Not glibc.
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def resident() -> int | None:
@@ -83,6 +100,58 @@ def require(need: int, purpose: str, advice: str) -> None:
     free = available()
     if free is not None and free < need:
         raise InputError(f"{purpose} needs about {mebibytes(need)} of memory, and {mebibytes(free)} are free; {advice}")
+
+
+def bytes_per_pixel(run: Callable[[int], object], multiple: int, pixels: int) -> float | None:
+    """Return the memory that a run of a model takes for each pixel, extrapolated from two small runs.
+
+    Parameters
+    ----------
+    run
+        Runs one square tile; takes its side in pixels.
+    multiple
+        Sides are multiples of this.
+    pixels
+        Pixels of the run to be estimated, batch included.
+
+    Returns
+    -------
+    float or None
+        None where the run is so small that it need not be estimated, or the system does not report memory.
+    """
+    small = multiple
+    large = max(2 * multiple, _up(_LEAST_SIDE, multiple), math.isqrt(int(pixels * _SHARE)) // multiple * multiple)
+    if large**2 * 2 > pixels:
+        return None
+    run(small)  # The first run allocates what is kept.
+    least, most = growth(lambda: run(small)), growth(lambda: run(large))
+    if least is None or most is None:
+        return None
+    return max(0, most - least) / (large**2 - small**2)
+
+
+def require_run(run: Callable[[int], object], multiple: int, pixels: int, purpose: str, advice: str) -> None:
+    """Check that there is enough memory for a run of a model, as far as small runs can tell.
+
+    Parameters
+    ----------
+    run, multiple, pixels
+        As for `bytes_per_pixel`.
+    purpose, advice
+        As for `require`.
+
+    Raises
+    ------
+    InputError
+        There is less.
+    """
+    per_pixel = bytes_per_pixel(run, multiple, pixels)
+    if per_pixel is not None:
+        require(int(MARGIN * per_pixel * pixels), purpose, advice)
+
+
+def _up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
 
 
 def mebibytes(size: float) -> str:

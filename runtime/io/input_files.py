@@ -182,6 +182,8 @@ def read(file: InputFile, channels: int) -> Picture | Cube:
 
 def _is_cube(file: InputFile, channels: int) -> bool:
     suffix = file.path.suffix.lower()
+    if os.path.exists(file.path) and not (file.path.is_file() or file.path.is_dir()):
+        raise InputError(f"{file.path} is a device or a pipe; write the image into a file first")
     if suffix not in images.FORMATS and suffix in cubes.FORMATS:
         return True
     # Only a TIFF must be opened to tell.

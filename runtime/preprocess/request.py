@@ -13,7 +13,6 @@ from ...errors import InputError
 from ...manifest import IMAGE_INPUT, Manifest
 from ..backends.base import Inputs
 from ..io.scratch_file import ScratchFile
-from .arrays import as_array
 from .channels import Channels, adapt, count
 from .normalization import Normalisation, fractions, normalisation, result_type
 from .padding import reflected
@@ -107,6 +106,35 @@ def make_request(
         dtype=result_type(manifest, joined.dtype),
         notices=tuple(line for line in notices if line),
     )
+
+
+def as_array(values: ArrayLike, name: str) -> NDArray[Any]:
+    """Return an array, a nested list, or a tensor of another package that NumPy can read, as an array.
+
+    Parameters
+    ----------
+    values
+        What the user gave.
+    name
+        Its name, for the message.
+
+    Raises
+    ------
+    InputError
+        NumPy cannot read it: a tensor on a GPU, in bfloat16, or that requires grad; lists of different lengths. Or it
+        has a mask, which would be lost.
+    """
+    if isinstance(values, np.ma.MaskedArray):
+        raise InputError(f"the {name} is a masked array, and its mask would be lost; give {name}.filled(...)")
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        kind = type(values)
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"the {name} is a {kind.__module__}.{kind.__qualname__} that NumPy cannot read ({reason[0].rstrip('.')}); "
+            "give a NumPy array, which tensor.detach().float().cpu().numpy() makes of a PyTorch tensor"
+        ) from error
 
 
 def input_names(manifest: Manifest) -> tuple[str, ...]:

@@ -97,6 +97,6 @@ def _on_cpu(session: Session) -> bool:
     return device is None or device.kind == "cpu"
 
 
-def _measured(manifest: Manifest) -> int | None:
+def _measured(manifest: Manifest) -> float | None:
     """Return the bytes per pixel of a run, as measured at export; None where they were not."""
     return manifest.statistics.memory if manifest.statistics is not None else None

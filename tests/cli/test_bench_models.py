@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from keygraph.bench import models
 from keygraph.cli import main
+from keygraph.runtime.backends.base import Session
+from keygraph.runtime.device import memory
+from tiny_kgt import Tiny
 
 ModelFile = Callable[..., Path]
 K = {"default": 64, "maximum": 256, "trained": (), "runtime": True}
@@ -76,3 +81,45 @@ def test_what_cannot_be_measured_is_one_line(
 def test_help_names_the_other_form(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     assert "keygraph bench operators --help" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_does_not_fit_into_memory_is_skipped(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The system would kill the process, and with it what was measured until then."""
+    monkeypatch.setattr(memory, "available", lambda: 2**20)
+    options = ["--tile", "128", "--batch", "1", "--rounds", "1", "--threads", "1"]
+    assert run(tiny.onnx, *options, "--json") == 1
+    report = json.loads(capsys.readouterr().out)
+    assert (report["measurements"], report["memory"]) == ([], {})
+    for why in report["failures"].values():
+        assert why.startswith("did not run with batch 1: it needs about ")
+        assert why.endswith(" of memory, and 1 MiB are free; give a smaller --batch or --tile")
+    assert run(tiny.onnx, *options) == 1
+    assert capsys.readouterr().out.count("functions did not run with batch 1: it needs about ") == 1
+
+
+@pytest.mark.parametrize("form", [["--json"], []])
+def test_rows_are_printed_as_they_finish(
+    make_model: ModelFile, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], form: list[str]
+) -> None:
+    """What was measured is not lost with the rest."""
+    throughput = models._throughput
+
+    def interrupted(session: Session, batch: int, *rest: Any) -> float:
+        if batch == 3:
+            raise KeyboardInterrupt
+        return throughput(session, batch, *rest)
+
+    monkeypatch.setattr(models, "_throughput", interrupted)
+    assert run(make_model("identity"), *QUICK, *form) == 130
+    said = capsys.readouterr().out
+    if form:
+        assert [one["batch"] for one in json.loads(said)["measurements"]] == [1, 1]
+    else:
+        assert [
+            line.split()[-6] for line in said.splitlines() if line.startswith("ONNX Runtime, ") and "%" in line
+        ] == [
+            "1",
+            "1",
+        ]

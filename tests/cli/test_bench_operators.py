@@ -57,6 +57,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
         ([*QUICK, "--dtype", "int8"], "choose one of float32, float16, bfloat16"),
         ([*QUICK, "--dtype", "bfloat16"], "choose float32 or float16"),
         ([*QUICK, "--device", "tpu"], "choose cpu or cuda"),
+        ([*QUICK, "--nodes", "1000000"], "are free; give fewer --windows, --heads or --nodes"),
     ],
 )
 def test_what_cannot_be_measured_is_one_line(

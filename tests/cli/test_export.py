@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from keygraph.cli import export_model, main
 from keygraph.manifest import from_json
 from keygraph.models import save_checkpoint
 from keygraph.models.kgt import KGT, KGTConfig
+from keygraph.runtime.io import images
+from keygraph.runtime.io.images import Picture
 
 CONFIG = KGTConfig(layers=(1,), channels=8, heads=2, window=4, k=5)
 
@@ -139,6 +143,19 @@ def test_an_existing_file_survives_a_failed_export(checkpoint: Path, monkeypatch
 def test_debug_shows_the_traceback(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(checkpoint), "--shape", "1x5x8", "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_name_of_a_file_is_utf_8(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    named = checkpoint.rename(checkpoint.with_name(os.fsdecode(b"caf\xe9.ckpt")))
+    assert main(["export", str(named), "--no-verify"]) == 2
+    assert "has a name that is not UTF-8, which ONNX Runtime needs" in capsys.readouterr().err
+    assert main(["export", str(named), "--no-verify", "-o", str(named.with_name("cafe.onnx"))]) == 0
+    (file,) = named.parent.glob("*.onnx")
+    renamed = file.rename(named.with_suffix(".onnx"))
+    image = ["-o", str(named.with_name("b.png"))]
+    images.write(named.with_name("a.png"), Picture(np.zeros((16, 16, 3), np.uint8)))
+    assert main(["restore", str(named.with_name("a.png")), *image, "--model", str(renamed)]) == 2
+    assert "has a name that is not UTF-8, which ONNX Runtime needs" in capsys.readouterr().err
 
 
 def test_the_file_replaces_nothing_that_is_read(

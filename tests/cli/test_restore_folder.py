@@ -92,6 +92,7 @@ def spoil(folder: Path) -> dict[str, str]:
     (folder / "gone.png").symlink_to("nowhere.png")
     (folder / "loop.png").symlink_to("loop.png")
     os.mkfifo(folder / "pipe.png")
+    os.mkfifo(folder / "pipe.tif")
     (folder / "photo.heic").write_bytes(HEIC[:300])
     return {
         "empty.png": "empty (0 bytes)",
@@ -101,6 +102,7 @@ def spoil(folder: Path) -> dict[str, str]:
         "gone.png": "does not exist",
         "loop.png": "does not exist",
         "pipe.png": "a device or a pipe",
+        "pipe.tif": "a device or a pipe",
         "photo.heic": "damaged",
     }
 
@@ -203,6 +205,21 @@ def test_results_replace_no_input_of_another_image(
     assert names(tmp_path / "out") == ["a.png"]
 
 
+def test_results_in_place_replace_no_cube_of_the_same_name(
+    make_model: ModelFile, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Data sets have a picture a.png and its spectrum a.mat side by side."""
+    cubes.write(folder / "a.mat", Cube(np.zeros((16, 16, 6), np.float32)))
+    before = (folder / "a.mat").read_bytes()
+    model = make_model("bands", out_channels=6, wavelengths=(400.0, 450.0, 500.0, 550.0, 600.0, 650.0))
+    assert run("restore", folder, "-o", folder, "--model", model) == 2
+    assert "a.mat exists beside the images, and would be replaced by the result of a.png" in capsys.readouterr().err
+    assert (folder / "a.mat").read_bytes() == before
+    for _ in range(2):  # In another folder it is an earlier result.
+        assert run("restore", folder, "-o", tmp_path / "out", "--model", model) == 0
+    assert names(tmp_path / "out") == ["a.mat", "c.mat"]
+
+
 @pytest.mark.parametrize(("suffix", "result"), [(".jpe", ".jpe"), (".jfif", ".jfif"), (".avif", ".png")])
 def test_further_suffixes_of_pictures(make_model: ModelFile, tmp_path: Path, suffix: str, result: str) -> None:
     (tmp_path / "in").mkdir()
@@ -239,6 +256,10 @@ def test_a_name_may_be_as_long_as_the_file_system_allows(make_model: ModelFile, 
     assert len(os.fsencode(name)) >= 253
     assert run("restore", tmp_path / name, "-o", tmp_path / "out", "--model", make_model("identity")) == 0
     assert name in names(tmp_path / "out")
+    (tmp_path / "in").mkdir()  # The same in a folder, over the earlier result.
+    for file in tmp_path.glob("[a夜]*"):
+        file.rename(tmp_path / "in" / file.name)
+    assert run("restore", tmp_path / "in", "-o", tmp_path / "out", "--model", tmp_path / "identity.onnx") == 0
 
 
 @pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict"])
@@ -278,6 +299,45 @@ def on_small_disk(script: str, size: str, tmp_path: Path) -> subprocess.Complete
 
 def keygraph(*arguments: object) -> str:
     return shlex.join([sys.executable, "-m", "keygraph", *map(str, arguments)])
+
+
+WRITE_ALL = """
+from contextlib import ExitStack
+from pathlib import Path
+import numpy as np
+from keygraph.errors import DiskFullError
+from keygraph.runtime.io import cubes, images
+from keygraph.runtime.io.cubes import Cube
+from keygraph.runtime.io.images import Picture, streaming
+
+noise = np.random.default_rng(0).integers(0, 255, (400, 400, 3), np.uint8)
+images.write("noise.png", Picture(noise))
+with ExitStack() as files:
+    streamed = streaming.read("noise.png", Path("."), files)
+    for write, suffixes in (
+        (lambda path: images.write(path, Picture(noise)), (".png", ".jpg", ".tif", ".webp")),
+        (lambda path: cubes.write(path, Cube(noise)), (".npy", ".npz", ".mat", ".hdr")),
+        (lambda path: streaming.write(path, streamed, Path(".")), (".png", ".jpg", ".tif", ".webp")),
+    ):
+        for suffix in suffixes:
+            try:
+                write(f"disk/a{suffix}")
+            except DiskFullError as error:
+                print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's mount namespaces")
+def test_a_disk_that_fills_up_is_recognised_in_every_format(tmp_path: Path) -> None:
+    """After this error, the rest of several images is not computed."""
+    command = shlex.join([sys.executable, "-c", WRITE_ALL])
+    done = on_small_disk(f"{command}; code=$?; ls -A disk; exit $code", "50k", tmp_path)
+    assert done.returncode == 0, done.stderr
+    suffixes = [".png", ".jpg", ".tif", ".webp", ".npy", ".npz", ".mat", ".hdr", ".png", ".jpg", ".tif", ".webp"]
+    advice = "make room there, or choose another place"
+    assert done.stdout.splitlines() == [
+        f"cannot write disk/a{suffix}: No space left on device; {advice}" for suffix in suffixes
+    ]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's mount namespaces")

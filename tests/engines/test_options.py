@@ -29,6 +29,14 @@ def test_by_default_tiles_are_batched_as_the_runtime_batches_them(make_manifest:
     assert [profile.batch for profile in profiles] == [(1, 16, 16), (1, 4, 4), (1, 1, 1)]
 
 
+def test_a_batch_that_a_tool_fixed_is_kept(make_manifest: Make) -> None:
+    sides = (8, 256, 2**20)
+    manifest = make_manifest(profiles=(Profile((1, 1, 1), sides, sides),))
+    assert read_profiles(manifest, ["64"], []) == (Profile((1, 1, 1), (64,) * 3, (64,) * 3),)
+    with pytest.raises(InputError, match=r"--batch is 1:2:4, but a tool has fixed the batch of this file at 1"):
+        read_profiles(manifest, ["64"], ["1:2:4"])
+
+
 def test_the_default_tile_is_the_calibrated_one(make_manifest: Make) -> None:
     (profile,) = read_profiles(make_manifest(tiling=Tiling(192, 16, 60.0)), [], [])
     assert profile.height == (192, 192, 192)

@@ -66,6 +66,13 @@ def test_what_is_written_with_a_name() -> None:
         assert written_with(Path(name)) == [Path(name), *map(Path, others)]
 
 
+def test_a_companion_whose_name_is_too_long_is_none(tmp_path: Path) -> None:
+    for name in ("a" * 251 + ".hdr", "a" * 250 + ".onnx", "a" * 250 + ".plan"):
+        (tmp_path / name).write_bytes(b"ENVI")
+        assert read_with(tmp_path / name) == [tmp_path / name]
+        check_outputs([tmp_path / name], [tmp_path / name.replace("a", "b")])
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
@@ -167,3 +174,10 @@ def test_names_that_differ_in_case_are_tried_on_the_file_system(tmp_path: Path) 
     else:
         check_outputs(outputs, [])
     assert [path.name for path in tmp_path.iterdir()] == ["probe"]
+
+
+def test_writing_a_cube_replaces_no_unrelated_samples(tmp_path: Path) -> None:
+    (tmp_path / "keep.img").write_bytes(b"something else")
+    with pytest.raises(InputError, match=r"keep\.img exists and does not belong to .*keep\.hdr alone"):
+        cubes.write(tmp_path / "keep.hdr", Cube(np.zeros((2, 3, 4), np.float32)))
+    assert contents(tmp_path) == {str(tmp_path / "keep.img"): b"something else"}

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from engine_files import metadata_for, write_engine
+from keygraph.cli import main
 from keygraph.errors import InputError
+from keygraph.integrity import FileDigest, Integrity
 from keygraph.manifest import Neighbours, Profile
 from keygraph.runtime.backends.engine_metadata import LoadEnvironment, Plugin, check, metadata_path, read
 
@@ -31,6 +33,47 @@ def test_what_is_written_is_read(tmp_path: Path, make_manifest: Any) -> None:
     metadata = metadata_for(manifest=manifest, plugin=Plugin("x.so", "1" * 64), attempts=("as asked: failed",))
     metadata_path(tmp_path / "a.plan").write_text(metadata.to_json())
     assert read(tmp_path / "a.plan") == metadata
+
+
+EXPORTED = FileDigest("1" * 64, "2" * 64)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "found", "state", "changed"),
+    [
+        (EXPORTED, EXPORTED, "unchanged", ()),
+        (EXPORTED, FileDigest("1" * 64, "3" * 64), "changed", ("weights",)),
+        (EXPORTED, FileDigest("3" * 64, "2" * 64), "changed", ("graph",)),
+        (None, EXPORTED, "no digest", ()),
+        (EXPORTED, None, "no digest", ()),
+    ],
+)
+def test_an_engine_tells_whether_its_file_was_changed(
+    tmp_path: Path,
+    make_manifest: Any,
+    recorded: FileDigest | None,
+    found: FileDigest | None,
+    state: str,
+    changed: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    engine = write_engine(tmp_path / "kgt.sm86.plan", manifest=make_manifest(digest=recorded), model_digest=found)
+    metadata = read(engine)
+    assert metadata.integrity == Integrity(state, changed)
+    assert [line for line in metadata.notices if "changed since export" in line] == list(metadata.notices)
+    assert bool(metadata.notices) == (state == "changed")
+    assert main(["inspect", str(engine), "--json"]) == 0
+    described = json.loads(capsys.readouterr().out)
+    assert described["integrity"] == metadata.integrity.words
+    assert described["operators"] == "standard operators"
+
+
+def test_metadata_of_before_has_no_digest(tmp_path: Path) -> None:
+    engine = write_engine(tmp_path / "kgt.sm86.plan")
+    values = json.loads(metadata_path(engine).read_text())
+    del values["model_digest"]
+    metadata_path(engine).write_text(json.dumps({**values, "format_version": 1}))
+    assert read(engine).integrity.state == "no digest"
 
 
 def test_an_engine_of_this_place_passes(tmp_path: Path) -> None:

@@ -73,12 +73,13 @@ def info(path: Path, key: str) -> Any:
 
 
 def icc(path: Path) -> bool:
-    return info(path, "icc_profile") == made.PROFILE
+    return bool(info(path, "icc_profile") == made.PROFILE)
 
 
 def exif(path: Path) -> Image.Exif:
     with Image.open(path) as image:
-        return image.getexif()
+        found: Image.Exif = image.getexif()
+    return found
 
 
 def inner(path: Path, tag: int) -> dict[int, Any]:
@@ -158,8 +159,8 @@ def resolution(path: Path) -> float | None:
         return None if value is None else float(value)
     if path.suffix == ".tif":
         with Image.open(path) as image:
-            has_unit = image.tag_v2.get(296, 2) != 1 and 282 in image.tag_v2  # type: ignore[attr-defined]
-            return float(image.tag_v2[282]) if has_unit else None  # type: ignore[attr-defined]
+            has_unit = image.tag_v2.get(296, 2) != 1 and 282 in image.tag_v2
+            return float(image.tag_v2[282]) if has_unit else None
     if path.suffix == ".jpg":
         return {0: None, 1: float(info(path, "jfif_density")[0])}[info(path, "jfif_unit")]
     value = info(path, "dpi")
@@ -177,9 +178,8 @@ ALPHA = np.arange(made.HEIGHT * made.WIDTH).reshape(made.HEIGHT, made.WIDTH).ast
 
 
 def with_alpha(path: Path) -> None:
-    Image.fromarray(np.dstack([made.PIXELS, ALPHA])).save(
-        path, **({"lossless": True} if path.suffix == ".webp" else {})
-    )
+    options: dict[str, Any] = {"lossless": True} if path.suffix == ".webp" else {}
+    Image.fromarray(np.dstack([made.PIXELS, ALPHA])).save(path, **options)
 
 
 def alpha(result: Result) -> str:
@@ -548,7 +548,7 @@ def iptc(path: Path) -> str | None:
     with Image.open(path) as image:
         found = IptcImagePlugin.getiptcinfo(image)
     value = (found or {}).get((2, 120))
-    return None if value is None else bytes(value).decode()
+    return value.decode() if isinstance(value, bytes) else None
 
 
 def table() -> dict[str, tuple[list[str], dict[str, str]]]:

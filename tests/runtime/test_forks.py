@@ -103,7 +103,7 @@ def test_pytorch_with_threads_is_found(make_model: ModelFile, tmp_path: Path, us
             thread.join()
         for work in (
             lambda: restorer(image),
-            lambda: keygraph.load({str(checkpoint)!r}),
+            lambda: keygraph.models.load_checkpoint({str(checkpoint)!r}),  # first of export and compare, too
             lambda: load(threads=1)(image),
             in_thread,
         ):

@@ -196,3 +196,18 @@ def test_growth_is_the_peak() -> None:
     grown = memory.growth(work)
     assert grown is not None
     assert 0.9 * size < grown < 1.1 * size
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+def test_the_memory_of_a_large_run_is_extrapolated(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(side: int) -> None:
+        np.ones((side, side, 1000), np.uint8)
+
+    per_pixel = memory.bytes_per_pixel(run, 8, 400 * 400)
+    assert per_pixel is not None
+    assert 800 < per_pixel < 1200
+    assert memory.bytes_per_pixel(run, 8, 40 * 40) is None  # Not worth an estimate.
+    monkeypatch.setattr(memory, "available", lambda: 10**9)
+    memory.require_run(run, 8, 400 * 400, "it", "do less")
+    with pytest.raises(InputError, match=r"it needs about [34],\d+ MiB of memory, and 954 MiB are free; do less"):
+        memory.require_run(run, 8, 1400 * 1400, "it", "do less")

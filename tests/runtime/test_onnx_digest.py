@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -39,7 +40,9 @@ def read(model: ModelProto, folder: Path) -> OnnxFile:
 
 
 def copy_of(model: ModelProto) -> ModelProto:
-    return ModelProto.FromString(model.SerializeToString())
+    made = ModelProto()
+    made.CopyFrom(model)
+    return made
 
 
 def documented(model: ModelProto) -> None:
@@ -153,18 +156,14 @@ def test_every_bit_of_a_weight_counts(
 
 
 def first_attribute(model: ModelProto, kind: int) -> onnx.AttributeProto:
-    return next(a for node in model.graph.node for a in node.attribute if a.type == kind)
+    found: onnx.AttributeProto = next(a for node in model.graph.node for a in node.attribute if a.type == kind)
+    return found
 
 
 def function_attribute(model: ModelProto) -> onnx.AttributeProto:
-    return next(a for node in model.functions[0].node for a in node.attribute if a.type == onnx.AttributeProto.INT)
-
-
-def add(number: int) -> Callable[[onnx.AttributeProto], None]:
-    def change(attribute: onnx.AttributeProto) -> None:
-        attribute.i += number
-
-    return change
+    attributes = (attribute for node in model.functions[0].node for attribute in node.attribute)
+    found: onnx.AttributeProto = next(one for one in attributes if one.type == onnx.AttributeProto.INT)
+    return found
 
 
 def another_integer(model: ModelProto) -> None:
@@ -283,7 +282,7 @@ def test_weights_that_are_exchanged_are_noticed(model: ModelProto, digest: FileD
         (TensorProto.COMPLEX64, [1 + 2j, 3j]),
     ],
 )
-def test_numbers_and_bytes_of_every_type_are_the_same(dtype: int, values: list[complex], tmp_path: Path) -> None:
+def test_numbers_and_bytes_of_every_type_are_the_same(dtype: int, values: Any, tmp_path: Path) -> None:
     def of(tensor: TensorProto) -> FileDigest:
         node = helper.make_node("Identity", ["weight"], ["out"])
         graph = helper.make_graph(

@@ -218,3 +218,41 @@ def test_a_text_under_a_latin_name_is_kept(tmp_path: Path) -> None:
     made.write_png(tmp_path / "a.png", (b"tEXt", b"A\xf1o\x001998"))
     images.write(tmp_path / "b.png", images.read(tmp_path / "a.png"))
     assert made.png_chunk(b"tEXt", b"A\xf1o\x001998") in (tmp_path / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize("per_metre", [1, 2**31 - 1])
+def test_a_resolution_that_is_none_is_dropped_and_said(tmp_path: Path, per_metre: int) -> None:
+    made.write_png(tmp_path / "a.png", (b"pHYs", struct.pack(">IIB", per_metre, per_metre, 1)))
+    picture = images.read(tmp_path / "a.png")
+    assert picture.notices == ("dropped: resolution (implausible)",)
+    for suffix in SUFFIXES.values():
+        assert images.write(tmp_path / f"b{suffix}", picture) == []
+
+
+def test_a_size_that_the_file_cannot_hold_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    made.write_tiff(tmp_path / "a.tif")
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    width = data.index(struct.pack("<HHII", 256, 4, 1, made.WIDTH))
+    struct.pack_into("<I", data, width + 8, 60_000_000)
+    (tmp_path / "a.tif").write_bytes(data)
+    made.write_png(tmp_path / "a.png")
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    rest = (tmp_path / "a.png").read_bytes()[33:]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + made.png_chunk(b"IHDR", header) + rest)
+    for name in ("a.tif", "a.png"):
+        for read in (images.read_header, images.read):
+            with pytest.raises(InputError, match=r"cut off, or no image \(its samples need"):
+                read(tmp_path / name)
+
+
+def test_a_damaged_chain_of_pages_is_an_error(tmp_path: Path) -> None:
+    """Else the first page, which may be a reduced copy, would be taken."""
+    small = np.ascontiguousarray(made.PIXELS[::2, ::2])
+    made.write_pages(tmp_path / "a.tif", [small, made.PIXELS, made.PIXELS], [1, 0, 0])
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        last = file.pages[2].offset
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    struct.pack_into("<I", data, data.index(struct.pack("<I", last)), 10**9)
+    (tmp_path / "a.tif").write_bytes(data)
+    with pytest.raises(InputError, match="damaged, cut off"):
+        images.read(tmp_path / "a.tif")

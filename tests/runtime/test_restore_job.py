@@ -104,7 +104,7 @@ def modules_passed(arguments: list[str], image: Path) -> list[str]:
         names = {name for name in given if carries(frame.f_locals.get(name))}
         module = file.relative_to(ROOT).as_posix()
         # Left out: properties, generators that go on, and the parsing of the command line.
-        accessor = code.co_name in ("size", "height", "width") or frame in begun
+        accessor = code.co_name in ("size", "height", "width", "has_alpha") or frame in begun
         begun.add(frame)
         within = module.startswith(
             ("cli/restore", "cli/inputs", "runtime/io/", "runtime/preprocess/", "runtime/tiling/", "runtime/restore")

@@ -112,9 +112,9 @@ def test_exact_tiles(exports: ExportStore, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(exact_model.ExactModel, "_make_plan", counted)
     path = exports.get(CSA, "restormer").onnx
-    images = [noise(number, 96 + 8 * number, 130) for number in range(3)]
+    images = [noise(number, 96 + 8 * number, 130) for number in range(2)]
     expected = [keygraph.load(path, threads=1)(image, tile=64) for image in images]
-    restorer, begun = keygraph.load(path, threads=1), threading.Barrier(3)
+    restorer, begun = keygraph.load(path, threads=1), threading.Barrier(2)
     analyses.clear()
 
     def restore(number: int) -> None:
@@ -123,7 +123,7 @@ def test_exact_tiles(exports: ExportStore, monkeypatch: pytest.MonkeyPatch) -> N
         assert restored.sweeps > 0
         np.testing.assert_array_equal(restored.image, expected[number])
 
-    at_the_same_time(3, restore)
+    at_the_same_time(2, restore)
     assert analyses == [1]  # of the network, for all threads
 
 

@@ -30,7 +30,7 @@ THUMBNAIL = np.full((40, 56, 3), 90, np.uint8)
 
 def raw(path: Path, *, photometric: int = 32803, dng: bool = True, make: str = "") -> None:
     """Write a camera raw file as cameras do: a preview, and the sensor data in a directory below it."""
-    tags = [(50706, 1, 4, b"\1\4\0\0", True)] if dng else []
+    tags: list[tuple[Any, ...]] = [(50706, 1, 4, b"\1\4\0\0", True)] if dng else []
     tags += [(271, 2, len(make) + 1, make, True)] if make else []
     with tifffile.TiffWriter(path) as file:
         file.write(THUMBNAIL, photometric="rgb", subfiletype=1, subifds=1, metadata=None, extratags=tags)
@@ -130,7 +130,8 @@ def test_pages_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize("kind", [[0], []])
 def test_infrared_is_no_alpha(make_model: ModelFile, tmp_path: Path, dtype: Any, kind: list[int]) -> None:
     values = np.random.default_rng(0).random((made.HEIGHT, made.WIDTH, 4))
-    bands = values.astype(dtype) if dtype is np.float32 else (values * np.iinfo(dtype).max).astype(dtype)
+    white = {np.uint8: 255, np.uint16: 65535, np.float32: 1}[dtype]
+    bands = (values * white).astype(dtype)
     made.write_tiff(tmp_path / "scene.tif", bands, extrasamples=[0])
     if not kind:  # Written without the tag.
         data = (tmp_path / "scene.tif").read_bytes()
@@ -170,7 +171,8 @@ def test_a_result_of_four_channels_is_not_written_as_alpha(tmp_path: Path) -> No
 
 def test_white_may_be_zero_in_every_type(tmp_path: Path) -> None:
     values = made.PIXELS[:, :, 0]
-    for dtype in (np.uint8, np.uint16, np.float32, np.float64):
+    types: tuple[Any, ...] = (np.uint8, np.uint16, np.float32, np.float64)
+    for dtype in types:
         white = 1 if np.dtype(dtype).kind == "f" else np.iinfo(dtype).max
         samples = (values / 255).astype(dtype) if white == 1 else values.astype(dtype)
         made.write_tiff(tmp_path / "a.tif", samples, photometric="miniswhite")

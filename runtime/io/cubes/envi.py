@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +12,16 @@ from numpy.typing import NDArray
 
 from ....errors import InputError
 from ....files import temporary_path, unwritable
+from ...companion_files import SAMPLE_SUFFIXES, SAMPLES_SUFFIX, samples_of
 from .contents import Contents, Stored, native, stored
 from .cube import Field
 from .envi_header import INTERLEAVES, EnviHeader, header_text, read_header
-
-#: Suffix of the file of samples that `write_envi` makes.
-DATA_SUFFIX = ".img"
-
-#: What is added to a header's name without ``.hdr`` to find its samples, in this order, and then in capital letters. A
-#: header ``scene.img.hdr`` names its file itself, as ``scene.hdr`` does for a file ``scene``.
-_SUFFIXES = ("", ".img", ".dat", ".sli", ".hyspex", ".raw", ".bin", *(f".{name}" for name in INTERLEAVES))
 
 
 def open_envi(path: Path) -> Contents:
     """Open an ENVI header and its file of samples, of any interleave, byte order and offset."""
     header = read_header(path)
-    samples = next(sample_files(path), None)
-    if samples is None:
-        raise InputError(
-            f"{path} is the header of samples that are not beside it; put them there as {path.stem}{DATA_SUFFIX} "
-            f"(or {', '.join(_SUFFIXES[2:])}, or without suffix)"
-        )
+    samples = samples_file(path)
     notices = []
     if not header.compressed:
         there = samples.stat().st_size
@@ -56,12 +44,21 @@ def open_envi(path: Path) -> Contents:
     )
 
 
-def sample_files(path: Path) -> Iterator[Path]:
-    """Yield the existing files in which ENVI's readers look for the samples of a header, in their order."""
-    for suffix in (*_SUFFIXES, *(suffix.upper() for suffix in _SUFFIXES[1:])):
-        file = path.with_name(f"{path.stem}{suffix}")
-        if file.is_file():
-            yield file
+def samples_file(path: Path) -> Path:
+    """Return the file of samples that a header describes.
+
+    Raises
+    ------
+    InputError
+        There is none.
+    """
+    found = next(samples_of(path), None)
+    if found is None:
+        raise InputError(
+            f"{path} is the header of samples that are not beside it; put them there as {path.stem}{SAMPLES_SUFFIX} "
+            f"(or {', '.join(SAMPLE_SUFFIXES[2:])}, or without suffix)"
+        )
+    return found
 
 
 def write_envi(
@@ -88,13 +85,13 @@ def write_envi(
     texts = {name: str(field.value) for name, field in (fields or {}).items()}
     rows, columns, bands = pixels.shape
     text = header_text(rows, columns, bands, pixels.dtype, wavelengths, texts)
-    samples, header = temporary_path(path.with_suffix(DATA_SUFFIX)), temporary_path(path)
+    samples, header = temporary_path(path.with_suffix(SAMPLES_SUFFIX)), temporary_path(path)
     try:
         with samples.open("xb") as file:
             for band in range(bands):
                 file.write(np.ascontiguousarray(pixels[:, :, band]).data)
         header.write_text(text, encoding="utf-8")
-        os.replace(samples, path.with_suffix(DATA_SUFFIX))
+        os.replace(samples, path.with_suffix(SAMPLES_SUFFIX))
         os.replace(header, path)
     except OSError as error:
         raise unwritable(path, error) from error

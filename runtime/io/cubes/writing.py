@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ....errors import InputError
 from ....files import atomic_path, check_place
+from ...companion_files import check_outputs, written_with
 from . import envi, matlab, numpy_files, tiff
 from .carry_over import fitted_fields
 from .contents import library, native
@@ -53,14 +54,14 @@ def check_target(path: str | os.PathLike[str], height: int, width: int, bands: i
         library(name, file)
     if min(height, width, bands) < 1:
         raise InputError(f"{file}: a cube of {height} x {width} x {bands} holds no samples; give at least one of each")
-    check_place(file)
-    if format_of(file) == "ENVI":
-        check_place(file.with_suffix(envi.DATA_SUFFIX))
-        if file.with_suffix("").is_file():
-            raise InputError(
-                f"{file} would belong to {file.with_suffix('')}, in which ENVI's readers look for samples first; "
-                "choose another name"
-            )
+    for written in written_with(file):
+        check_place(written)
+    check_outputs([file], [])
+    if format_of(file) == "ENVI" and file.with_suffix("").is_file():
+        raise InputError(
+            f"{file} would belong to {file.with_suffix('')}, in which ENVI's readers look for samples first; "
+            "choose another name"
+        )
 
 
 def write(path: str | os.PathLike[str], cube: Cube) -> list[str]:

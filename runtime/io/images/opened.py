@@ -12,8 +12,7 @@ import pyvips
 
 from ....errors import InputError
 from .formats import SAMPLE_TYPES
-from .metadata import iptc, jpeg, png, tiff, webp
-from .metadata.exif import without_mark
+from .metadata import exif, iptc, jpeg, png, tiff, webp
 from .metadata.fields import Contents
 from .metadata.ifd import StructureError
 
@@ -139,11 +138,13 @@ def with_fields(image: pyvips.Image, contents: Contents) -> Contents:
         What `read_contents` returned.
     """
     values = {name: field_of(image, name) for name in _KEPT}
-    exif, records = values["exif-data"], values["iptc-data"]
+    block, records = values["exif-data"], values["iptc-data"]
+    block = contents.metadata.exif if block is None else exif.without_mark(block)
     metadata = dataclasses.replace(
         contents.metadata,
         icc=values["icc-profile-data"],
-        exif=contents.metadata.exif if exif is None else without_mark(exif),
+        exif=block,
+        resolution=contents.metadata.resolution or (None if block is None else exif.resolution(block)),
         xmp=values["xmp-data"],
         iptc=None if records is None else iptc.unwrapped(records)[0],
     )

@@ -138,6 +138,8 @@ def open_file(path: Path, page: int = 1) -> Opened:
         raise InputError(
             f"{path} is a camera raw file{sensor}, not a picture; develop it first, for instance to a 16-bit TIFF"
         )
+    if contents.missing:
+        raise InputError(f"{path} is damaged, cut off, or no image ({contents.missing}); give a whole file")
     if page > contents.pages:
         raise InputError(f"{path} has no page {page}; it has {contents.pages}")
     image = _loaded(path, loader, contents)

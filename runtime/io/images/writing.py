@@ -174,9 +174,11 @@ def fitted(picture: Picture, name: str) -> tuple[Picture, list[str]]:
 def _reduced(values: NDArray[Any], bits: int) -> NDArray[Any]:
     """Round to fewer bits, mapping white to white; 32 bits are floats."""
     if bits == 32:
-        return values.astype(np.float32)
+        with np.errstate(over="ignore"):
+            return values.astype(np.float32)
     white = 1.0 if values.dtype.kind == "f" else float(np.iinfo(values.dtype).max)
-    scaled = np.clip(values.astype(np.float64) * ((2**bits - 1) / white), 0, 2**bits - 1)
+    with np.errstate(over="ignore"):
+        scaled = np.clip(values.astype(np.float64) * ((2**bits - 1) / white), 0, 2**bits - 1)
     rounded: NDArray[Any] = np.rint(scaled).astype(np.uint8 if bits == 8 else np.uint16)
     return rounded
 

@@ -113,6 +113,8 @@ class Contents:
         True when libvips leaves samples as they are though 0 is white.
     samples
         What the samples are, where libvips cannot read them; empty where it can.
+    missing
+        Why the samples cannot all be there, without a try to decode them; empty where they may be.
     pages
         Number of pictures of full size in the file.
     expected
@@ -126,5 +128,6 @@ class Contents:
     extra_band: bool = False
     inverted: bool = False
     samples: str = ""
+    missing: str = ""
     pages: int = 1
     expected: tuple[str, ...] = ()

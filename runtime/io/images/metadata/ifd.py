@@ -109,6 +109,11 @@ class Reader:
         self.order = "<" if start[:2] == b"II" else ">"
         self.first = self._offset(8 if self.big else 4)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._file.seek(0, 2)
+
     def bytes_at(self, place: int, count: int) -> bytes:
         """Return `count` bytes at an offset.
 

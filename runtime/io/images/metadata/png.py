@@ -36,6 +36,12 @@ _TITLES = {
 #: Chunks whose content libvips returns.
 _EXPECTED = {b"iCCP": "ICC profile", b"eXIf": "EXIF"}
 
+#: Colour type -> samples of a pixel.
+_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+
+#: Most samples that a byte of deflate can stand for, and some more.
+_LARGEST_RATIO = 1100
+
 #: Content of a chunk above which it is not read.
 _LARGEST_CHUNK = 1 << 26
 
@@ -49,7 +55,14 @@ def read(file: BinaryIO) -> Contents:
         The file, from its start.
     """
     resolution, blocks, dropped, notices, expected = None, list[Block](), list[str](), list[str](), list[str]()
+    compressed, samples = 0, 0
     for kind, place, size in _chunks(file):
+        if kind == b"IHDR":
+            file.seek(place)
+            width, height, bits, colours = struct.unpack(">IIBB", file.read(10))
+            samples = width * height * bits * _SAMPLES.get(colours, 1) // 8
+        elif kind == b"IDAT":
+            compressed += size
         if kind in _TEXT or kind in _COLOUR_SPACE or kind in (b"pHYs", b"acTL"):
             file.seek(place)
             data = file.read(min(size, _LARGEST_CHUNK))
@@ -76,6 +89,9 @@ def read(file: BinaryIO) -> Contents:
         Metadata(resolution=resolution, blocks=tuple(blocks)),
         tuple(dict.fromkeys(dropped)),
         tuple(notices),
+        missing=""
+        if samples <= _LARGEST_RATIO * compressed
+        else f"its samples need {samples:,} bytes, more than its {compressed:,} bytes can hold",
         expected=tuple(dict.fromkeys(expected)),
     )
 

@@ -29,6 +29,7 @@ from .tiff_samples import (
     PALETTE,
     PHOTOMETRIC,
     extra_band,
+    missing,
     premultiplied,
     unsupported,
     white_is_zero_float,
@@ -154,6 +155,7 @@ def read(file: BinaryIO, page: int = 1) -> Contents:
         extra_band(reader, chosen.directory),
         white_is_zero_float(reader, chosen.directory),
         unsupported(reader, chosen.directory),
+        missing(reader, chosen.directory),
         len(full),
         tuple(title for tag, title in _EXPECTED.items() if tag in chosen.directory.fields),
     )

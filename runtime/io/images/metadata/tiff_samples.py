@@ -6,9 +6,9 @@ from .ifd import Directory, Reader
 
 PHOTOMETRIC, EXTRA_SAMPLES = 262, 338
 
-_BITS, _COMPRESSION, _SAMPLES, _FORMAT = 258, 259, 277, 339
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _SAMPLES, _FORMAT = 256, 257, 258, 259, 277, 339
 #: Photometric interpretations: 0 is white, indices into a palette.
-WHITE_IS_ZERO, PALETTE = 0, 3
+WHITE_IS_ZERO, PALETTE, _YCBCR = 0, 3, 6
 _FLOAT = 3
 
 #: Photometric interpretation -> number of colours.
@@ -67,6 +67,17 @@ def premultiplied(reader: Reader, directory: Directory) -> bool:
 def white_is_zero_float(reader: Reader, directory: Directory) -> bool:
     """Return whether samples are floats of which 0 is white; libvips inverts whole numbers alone."""
     return reader.number(directory, PHOTOMETRIC, 1) == WHITE_IS_ZERO and reader.number(directory, _FORMAT, 1) == _FLOAT
+
+
+def missing(reader: Reader, directory: Directory) -> str:
+    """Return why the samples of a page that is not compressed cannot all be in the file; empty where they may be."""
+    if reader.number(directory, _COMPRESSION, 1) != 1 or reader.number(directory, PHOTOMETRIC, 1) == _YCBCR:
+        return ""
+    pixels = reader.number(directory, _WIDTH, 0) * reader.number(directory, _HEIGHT, 0)
+    bits = reader.number(directory, _BITS, 1) * reader.number(directory, _SAMPLES, 1)
+    if pixels * bits <= 8 * reader.size:
+        return ""
+    return f"its samples need {pixels * bits // 8:,} bytes, and the file has {reader.size:,}"
 
 
 def unsupported(reader: Reader, directory: Directory) -> str:

@@ -11,6 +11,9 @@ from .ifd import StructureError
 #: Blocks that tie positions in the picture to places on Earth.
 _POSITIONS = "GeoTIFF tags"
 
+#: Pixels per millimetre that every format can say: about 1 to 65,000 to the inch.
+_RESOLUTIONS = (0.04, 2550)
+
 #: PNG's comment as Latin-1 text; and as UTF-8, not compressed, of no named language.
 _COMMENT, _INTERNATIONAL_COMMENT = b"Comment\0", b"Comment\0\0\0\0\0"
 
@@ -28,11 +31,15 @@ def upright(metadata: Metadata, height: int, width: int, turned: bool) -> tuple[
         True when an orientation was applied.
     """
     dropped = []
+    if metadata.resolution is not None and not all(
+        _RESOLUTIONS[0] <= value <= _RESOLUTIONS[1] for value in metadata.resolution
+    ):
+        metadata = metadata.without("resolution")
+        dropped.append("resolution (implausible)")
     if metadata.exif is not None:
         try:
             block, thumbnail = exif.updated(metadata.exif, height, width)
-            resolution = metadata.resolution or exif.resolution(block)
-            metadata = dataclasses.replace(metadata, exif=block, resolution=resolution)
+            metadata = dataclasses.replace(metadata, exif=block)
             dropped += ["EXIF thumbnail"] if thumbnail else []
         except StructureError:
             metadata = metadata.without("EXIF")
