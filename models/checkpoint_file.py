@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import lzma
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +81,10 @@ def _read_whole(path: Path, start: bytes) -> tuple[Any, list[str]]:
             f"{path} is not only data, and loading it would run code from the file ({error}); where you trust it, load "
             "it with its authors' code and save only the weights: torch.save(model.state_dict(), path), or safetensors"
         ) from error
-    except (DamagedPickleError, zipfile.BadZipFile, OSError, ValueError, RuntimeError, NotImplementedError) as error:
+    except (
+        *(DamagedPickleError, OSError, ValueError, RuntimeError, NotImplementedError),
+        *(zipfile.BadZipFile, EOFError, struct.error, zlib.error, lzma.LZMAError),  # what zipfile lets through
+    ) as error:
         unknown = foreign(path, start) if start.startswith(_OLD_PICKLES) else None
         raise unknown or _damaged(path, size, str(error), download=not start.startswith(b"PK")) from error
     unknown = foreign(path, start)
