@@ -218,7 +218,7 @@ def test_an_index_of_other_shards(tmp_path: Path, state: State) -> None:
     with pytest.raises(InputError, match="both have"):
         load_checkpoint(index)
     save_file({"x": torch.ones(1)}, tmp_path / NAMES[1])
-    with pytest.raises(InputError, match="the shards have no"):
+    with pytest.raises(InputError, match="the shards lack"):
         load_checkpoint(index)
 
 
@@ -280,6 +280,21 @@ def test_deepspeed_without_values(tmp_path: Path, state: State) -> None:
 def test_numpy_arrays_are_weights(tmp_path: Path, state: State) -> None:
     torch.save({"params": {name: tensor.numpy() for name, tensor in state.items()}}, tmp_path / "a.pth")
     assert_loads(tmp_path / "a.pth", state)
+
+
+def test_a_number_that_would_make_a_network_without_end(tmp_path: Path, state: State) -> None:
+    changed = dict(state)
+    name = next(key for key in state if ".0." in key)
+    changed[name.replace(".0.", ".99999999.")] = changed.pop(name)
+    torch.save(changed, tmp_path / "a.pth")
+    with pytest.raises(InputError, match="has a number larger than the file has tensors"):
+        load_checkpoint(tmp_path / "a.pth")
+
+
+def test_names_from_a_file_keep_messages_in_one_line(tmp_path: Path, state: State) -> None:
+    torch.save({**state, "x\ny\x1b[31m": torch.ones(1)}, tmp_path / "a.pth")
+    with pytest.raises(InputError, match=r"not expected x\?y\?\[31m"):
+        load_checkpoint(tmp_path / "a.pth")
 
 
 # Entries of other programs with our names
