@@ -19,7 +19,8 @@ def check_values(state: Mapping[str, Tensor], source: Path) -> None:
     Raises
     ------
     InputError
-        They are numbered beyond their count, are meta tensors, or empty ones whose values DeepSpeed keeps in other files.
+        Their numbers go beyond their count, or they are meta tensors, or empty because DeepSpeed keeps the values in
+        other files.
     """
     for key, tensor in state.items():
         # A network is built with as many blocks as the largest number says.
