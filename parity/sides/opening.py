@@ -42,8 +42,8 @@ def open_probe(
     if suffix == ".plan":
         return EngineProbe(spec.path, device, name, notice)
     loaded = load_checkpoint(spec.path)
-    # Which of several sets of weights is compared decides about the result.
+    # Which of several sets of weights is compared decides the result.
     for line in loaded.notes:
-        if line.startswith("weights:"):
+        if "; the file also has " in line:
             notice(f"{spec.path}: {line}")
     return TorchProbe(loaded, spec.precision or "fp32", device, name)
