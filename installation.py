@@ -103,6 +103,11 @@ def onnx_runtime_remedy() -> str:
     return f"{' and '.join(installed)} is installed; repair it with: {package_line('--force-reinstall', *installed)}"
 
 
+def onnx_runtime_upgrade_line() -> str:
+    """Return the line that installs a newer ONNX Runtime, of the package that is installed."""
+    return package_line("--upgrade", *(providers("onnxruntime") or ["onnxruntime"]))
+
+
 def upgrade_line() -> str:
     """Return the line that installs a newer keygraph, from where this one came."""
     found = distribution()

@@ -43,19 +43,9 @@ def find_images(
             if folder.notice is not None:
                 notice(folder.notice)
         else:
-            _require_exists(file.path)
+            file.check_exists()
             found.append(file)
     return found
-
-
-def _require_exists(path: Path) -> None:
-    """Raise `InputError` for a name that does not exist; a broken link exists, as an image that cannot be read."""
-    try:
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{path} does not exist; give an image file or a folder of them") from None
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; give an image file or a folder of them") from error
 
 
 def parse_inputs(options: Sequence[str]) -> dict[str, InputFile]:

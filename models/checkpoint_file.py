@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import lzma
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from ..files import CHECKPOINT_SUFFIXES, is_pickle, is_safetensors, read_start
 from . import shards
 from .foreign_files import foreign, foreign_folder, foreign_zip, zip_names
 from .pickled.archive import read_pickle, read_zip
-from .pickled.values import DamagedPickleError, Log, RefusedPickleError, entries
+from .pickled.values import DamagedPickleError, Log, RefusedPickleError, entries, printable
 
 #: First bytes of pickles of protocols 0 and 1, which have no header.
 _OLD_PICKLES = (b"(", b"c", b"}", b"]")
@@ -75,10 +78,14 @@ def _read_whole(path: Path, start: bytes) -> tuple[Any, list[str]]:
             return read_pickle(path, log), log.notes()
     except RefusedPickleError as error:
         raise InputError(
-            f"{path} is not only data, and loading it would run code from the file ({error}); where you trust it, load "
-            "it with its authors' code and save only the weights: torch.save(model.state_dict(), path), or safetensors"
+            f"{path} is not only data, and loading it would run code from the file ({printable(error)}); where you "
+            "trust it, load it with its authors' code and save only the weights: torch.save(model.state_dict(), path), "
+            "or safetensors"
         ) from error
-    except (DamagedPickleError, zipfile.BadZipFile, OSError, ValueError, RuntimeError, NotImplementedError) as error:
+    except (
+        *(DamagedPickleError, OSError, ValueError, RuntimeError, NotImplementedError),
+        *(zipfile.BadZipFile, EOFError, struct.error, zlib.error, lzma.LZMAError),  # what zipfile lets through
+    ) as error:
         unknown = foreign(path, start) if start.startswith(_OLD_PICKLES) else None
         raise unknown or _damaged(path, size, str(error), download=not start.startswith(b"PK")) from error
     unknown = foreign(path, start)
@@ -108,7 +115,7 @@ def _read_safetensors(path: Path, size: int) -> tuple[Any, list[str]]:
 
 
 def _damaged(path: Path, size: int, reason: str, download: bool = False) -> InputError:
-    first = reason.strip().splitlines()[0][:160] if reason.strip() else "unknown format"
+    first = printable(reason.strip().splitlines()[0], 160) if reason.strip() else "unknown format"
     amount = f"{size / 1e3:.0f} KB" if size < 1e6 else f"{size / 1e6:.0f} MB"
     hint = "; an incomplete download looks like this" if download else ""
     return InputError(f"{path} ({amount}) cannot be read as a checkpoint: {first}{hint}")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import averaged
 from .pickled.arrays import as_tensor
-from .pickled.values import Stub, entries, module_tensors
+from .pickled.values import Stub, entries, module_tensors, printable
 
 Recognise = Callable[[Mapping[str, Tensor]], bool]
 State = dict[str, Tensor]
@@ -65,7 +65,7 @@ class Entry:
     @property
     def quoted(self) -> str:
         """The name for a message of one line."""
-        return f"'{''.join(c if c.isprintable() else '?' for c in self.name)}'"
+        return f"'{printable(self.name)}'"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from ..errors import InputError
+from .pickled.values import printable
 
 #: First bytes -> what the file is.
 _STARTS = {
@@ -68,7 +69,9 @@ def foreign_zip(path: Path, names: list[str]) -> InputError | None:
         )
     if parts and all(part.suffix == ".npy" for part in parts):
         return _no_checkpoint(path, "an archive of NumPy arrays (.npz); save them with safetensors or torch.save")
-    listed = ", ".join(str(part) for part in parts[:3]) + (f" and {len(parts) - 3} more" if len(parts) > 3 else "")
+    listed = ", ".join(printable(part) for part in parts[:3]) + (
+        f" and {len(parts) - 3} more" if len(parts) > 3 else ""
+    )
     return _no_checkpoint(path, f"a zip archive of {listed or 'nothing'}; unpack it and give the checkpoint in it")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..files import CHECKPOINT_INDEX
+from .pickled.values import printable
 
 _NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
 
@@ -49,7 +50,9 @@ def read_index(path: Path, read: Callable[[Path], dict[str, Any]]) -> tuple[dict
     tensors = _read_all(path, [path.with_name(name) for name in files], read)
     missing = [name for name in places if name not in tensors]
     if missing:
-        raise InputError(f"{path}: the shards have no {missing[0]} and {len(missing) - 1} more; download them again")
+        raise InputError(
+            f"{path}: the shards have no {printable(missing[0])} and {len(missing) - 1} more; download them again"
+        )
     return {name: tensors[name] for name in places}, [f"read from {len(files)} shards"]
 
 
@@ -80,6 +83,8 @@ def _read_all(path: Path, files: list[Path], read: Callable[[Path], dict[str, An
         part = read(file)
         twice = tensors.keys() & part.keys()
         if twice:
-            raise InputError(f"{file} and another shard both have {min(map(str, twice))}; download them again")
+            raise InputError(
+                f"{file} and another shard both have {printable(min(map(str, twice)))}; download them again"
+            )
         tensors.update(part)
     return tensors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,20 +10,28 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .pickled.values import printable
 
 
 def check_values(state: Mapping[str, Tensor], source: Path) -> None:
-    """Check that the tensors have values at all.
+    """Check that the tensors have values at all, and belong to a network of a finite number of blocks.
 
     Raises
     ------
     InputError
-        They are meta tensors, or empty ones whose values DeepSpeed keeps in other files.
+        Their numbers go beyond their count, or they are meta tensors, or empty because DeepSpeed keeps the values in
+        other files.
     """
     for key, tensor in state.items():
+        # A network is built with as many blocks as the largest number says.
+        if any(int(part) > len(state) for part in re.findall(r"(?:^|\.)([0-9]{1,18})(?=\.|$)", key)):
+            raise InputError(
+                f"{source}: tensor {printable(key)} has a number larger than the file has tensors ({len(state)}); "
+                "the tensors before it are missing: download the file again"
+            )
         if tensor.is_meta:
             raise InputError(
-                f"{source}: tensor {key} holds no values (a meta tensor: shape and type only); "
+                f"{source}: tensor {printable(key)} holds no values (a meta tensor: shape and type only); "
                 "save the weights after they are loaded, from a model that is not on the meta device"
             )
     if state and all(tensor.numel() == 0 for tensor in state.values()):
@@ -63,7 +72,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: Path) 
             bad = int((~converted[key].isfinite()).sum())
             infinite = " (as float32)" if state[key].dtype == torch.float64 else ""
             raise InputError(
-                f"{source}: tensor {key} holds {bad} NaN or infinite values{infinite}; "
+                f"{source}: tensor {printable(key)} holds {bad} NaN or infinite values{infinite}; "
                 "use a checkpoint from before training diverged"
             )
     module.load_state_dict(converted, strict=True)
@@ -100,8 +109,8 @@ def check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], name:
     for key, tensor in expected.items():
         if state[key].shape != tensor.shape:
             raise InputError(
-                f"{source}: tensor {key} is {list(state[key].shape)}; {name} as configured has {list(tensor.shape)}; "
-                "correct the configuration with --config"
+                f"{source}: tensor {printable(key)} is {list(state[key].shape)}; "
+                f"{name} as configured has {list(tensor.shape)}; correct the configuration with --config"
             )
 
 
@@ -109,7 +118,7 @@ def some(keys: list[str]) -> str:
     """Return the first few keys as text for a message."""
     if not keys:
         return "nothing"
-    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+    return ", ".join(printable(key) for key in keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 
 def _kind(tensor: Tensor, wanted: torch.dtype) -> set[str]:
@@ -142,4 +151,6 @@ def _converted(key: str, tensor: Tensor, wanted: torch.dtype, source: Path) -> T
         rounded = tensor.dtype.is_complex or (tensor.dtype.is_floating_point and tensor.dtype.itemsize < 4)
         if not rounded and torch.equal(exact := tensor.to(wanted), tensor):
             return exact
-    raise InputError(f"{source}: tensor {key} is of type {kind}, where the network has {wants}; {what_to_do}")
+    raise InputError(
+        f"{source}: tensor {printable(key)} is of type {kind}, where the network has {wants}; {what_to_do}"
+    )

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import InputError
 from . import averaged
 from .entries import Collection, Entry, Recognise, collections, find_entries
-from .pickled.values import DamagedPickleError, entries, kind
+from .pickled.values import DamagedPickleError, entries, kind, printable
 
 #: Names of entries with the weights of the network itself, the most usual first.
 PREFERRED = (
@@ -67,7 +67,7 @@ def unwrap(
     if entry is not None:
         named = [one for one in candidates if one.name == entry] or [one for one in candidates if entry in one.path]
         if not named:
-            names = ", ".join(dict.fromkeys(one.name for one in candidates))
+            names = ", ".join(dict.fromkeys(printable(one.name) for one in candidates))
             raise InputError(f"{source} has no weights {entry!r}; --entry can be: {names}")
         chosen = named[0]
     return chosen.state, [*_said(chosen, [one for one in candidates if one is not chosen]), *notes]
@@ -113,6 +113,6 @@ def _content(loaded: Any) -> str:
         return f"it is a {kind(loaded)}"
     if not named:
         return f"it is an empty {kind(loaded)}"
-    listed = [f"{key!s:.40} ({kind(value)})" for key, value in list(named.items())[:8]]
+    listed = [f"{printable(key, 40)} ({kind(value)})" for key, value in list(named.items())[:8]]
     more = f" and {len(named) - 8} more" if len(named) > 8 else ""
     return f"it has: {', '.join(listed)}{more}"

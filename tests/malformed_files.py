@@ -309,6 +309,15 @@ class Opens:
         return os.getcwd, ()
 
 
+def _not_deflated() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02}.")
+    data = buffer.getvalue()
+    start = data.index(b"data.pkl") + 8
+    return data[:start] + b"\xff" * 4 + data[start + 4 :]
+
+
 def _recursive() -> dict[str, Any]:
     content: dict[str, Any] = {}
     content["params"] = content["state_dict"] = content
@@ -339,6 +348,10 @@ BAD_CHECKPOINTS: dict[str, bytes] = {
     "none.pt": _torch({"params": None, "state_dict": {}}),
     "archive.pt": zipped(**{"readme.txt": b"text"}),
     "pickle.pt": zipped(**{"a/data.pkl": b"\x80\x02K\x01", "a/version": b"3"}),
+    "record.pt": zipped(**{"a/data.pkl": b"\x80\x02}.", "a/version": b"3"}).replace(
+        struct.pack("<II", 4, 4), struct.pack("<II", 4000, 4000)
+    ),
+    "deflated.pt": _not_deflated(),
     "version.pt": zipped(**{"a/data.pkl": b"\x80\x02}.", "a/version": b"x"}),
     "size.safetensors": safetensors(_entry(), bytes(8), size=2**62),
     "size 0.safetensors": safetensors(b""),

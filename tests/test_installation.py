@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
+import numpy
 import pytest
 from keygraph import installation, plugins
 from keygraph.environment import BROKEN
@@ -194,15 +196,17 @@ def test_a_clone_beside_a_script(tmp_path: Path) -> None:
     """As in a user's folder: a copy of the sources named keygraph, and a wheel that is installed."""
     site, clone = tmp_path / "site", tmp_path / "work" / "keygraph"
     for folder in (site / "keygraph", clone):
-        shutil.copytree(ROOT / "plugins", folder / "plugins", ignore=lambda *_: ["lib", "triton", "torch"])
-        for name in ("__init__.py", "errors.py", "installation.py"):
-            shutil.copy(ROOT / name, folder)
+        for name in ("plugins", "runtime"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("lib", "__pycache__"))
+        for file in ROOT.glob("*.py"):
+            shutil.copy(file, folder)
     (site / "keygraph-0.1.0.dist-info").mkdir()
     (site / "keygraph-0.1.0.dist-info/METADATA").write_text(METADATA)
     script = tmp_path / "work/script.py"
     script.write_text("import keygraph.plugins as plugins\nplugins.library('onnxruntime')\n")
+    path = f"{site}{os.pathsep}{Path(str(numpy.__file__)).parents[1]}"
     done = subprocess.run(
-        [sys.executable, "-S", str(script)], env={"PYTHONPATH": str(site)}, capture_output=True, text=True, check=False
+        [sys.executable, "-S", str(script)], env={"PYTHONPATH": path}, capture_output=True, text=True, check=False
     )
     assert f"the folder {clone} is imported in place of the keygraph that is installed in {site}" in done.stderr
 

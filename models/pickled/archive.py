@@ -118,6 +118,8 @@ def _read_legacy(mapped: torch.UntypedStorage, log: Log, nested: Callable[[bytes
     if not isinstance(keys, list) or not all(isinstance(key, str) and key in types for key in keys):
         raise DamagedPickleError("the list of storages is not that of its tensors")
     storages: dict[str, torch.UntypedStorage] = {}
+    if not isinstance(keys, list) or any(not isinstance(key, str) or key not in types for key in keys):
+        raise DamagedPickleError("the list of its storages is not that of its tensors")
     for key in keys:
         dtype = types[key]
         count = int.from_bytes(data[position : position + 8], "little" if little else "big", signed=True)

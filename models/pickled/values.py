@@ -84,7 +84,8 @@ class Log:
         """Return a line for each kind of thing."""
         lines: list[str] = []
         if self.classes:
-            named = [f"{name} ({count})" if count > 1 else name for name, count in self.classes.most_common(4)]
+            most = self.classes.most_common(4)
+            named = [printable(name) + (f" ({count})" if count > 1 else "") for name, count in most]
             more = f" and {len(self.classes) - 4} more classes" if len(self.classes) > 4 else ""
             total = self.classes.total()
             lines.append(
@@ -107,7 +108,12 @@ def entries(value: Any) -> Mapping[Any, Any] | None:
 
 def kind(value: Any) -> str:
     """Return the type of a value in a word, for a message."""
-    return value.name.rpartition(".")[2] if isinstance(value, Stub) else type(value).__name__
+    return printable(value.name.rpartition(".")[2] if isinstance(value, Stub) else type(value).__name__)
+
+
+def printable(text: object, limit: int = 120) -> str:
+    """Return a name from a file as part of a message of one line."""
+    return "".join(c if c.isprintable() else "?" for c in str(text)[:limit])
 
 
 def module_tensors(stub: Stub, is_tensor: Callable[[Any], bool]) -> Iterator[tuple[str, Any]]:

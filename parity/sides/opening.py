@@ -51,8 +51,8 @@ def open_probe(
         engine = TensorRtSession(spec.path, device, notice=notice)
         return EngineProbe(engine, engine.metadata, name)
     loaded = load_checkpoint(spec.path)
-    # Which of several sets of weights is compared decides about the result.
+    # Which of several sets of weights is compared decides the result.
     for line in loaded.notes:
-        if line.startswith("weights:"):
+        if "; the file also has " in line:
             notice(f"{spec.path}: {line}")
     return TorchProbe(loaded, spec.precision or "fp32", device, name)

@@ -6,20 +6,22 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from ...installation import onnx_runtime_upgrade_line
+
 #: Phrase in a message of ONNX Runtime -> what it means for a file; `version` is that of ONNX Runtime.
 _MEANINGS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], Path, str], str]], ...] = (
     (
         re.compile(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)"),
         lambda found, path, version: (
             f"{path} has ONNX's IR version {found[1]}, and ONNX Runtime {version} reads versions up to {found[2]}; "
-            "upgrade it with: pip install --upgrade onnxruntime"
+            f"upgrade it with: {onnx_runtime_upgrade_line()}"
         ),
     ),
     (
         re.compile(r"Opset (\d+) is under development.*Current official support for domain (\S+) is till opset (\d+)"),
         lambda found, path, version: (
             f"{path} uses opset {found[1]} of {found[2]}, and ONNX Runtime {version} reads opsets up to {found[3]}; "
-            "upgrade it with: pip install --upgrade onnxruntime, or use the file as exported"
+            f"upgrade it with: {onnx_runtime_upgrade_line()}; or use the file as exported"
         ),
     ),
     (

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ... import plugins
 from ...errors import InputError, KeygraphError, MissingDependencyError
+from ...files import read_start
 from ...installation import install_line, onnx_runtime_remedy
 from ...manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, Manifest
 from .. import forks
@@ -181,6 +182,7 @@ def _open(
     path: Path, options: onnxruntime.SessionOptions, provider: str, device: Device
 ) -> tuple[OnnxFile, tuple[onnxruntime.InferenceSession, str]]:
     """Open a file, and read its structure and its digest while ONNX Runtime loads it, which takes longer."""
+    read_start(path, "an exported .onnx file")  # ONNX Runtime would wait for ever on a named pipe.
     with ThreadPoolExecutor(1) as pool:
         structure = pool.submit(read_onnx_file, path)
         try:

@@ -71,6 +71,23 @@ class InputFile:
     def _after_tiff(self) -> str:
         return self.variable or "" if cubes.FORMATS.get(self.path.suffix.lower()) == "TIFF" else ""
 
+    def check_exists(self) -> None:
+        """Check that there is a file of this name; a broken link is one, which cannot be read.
+
+        Raises
+        ------
+        InputError
+            There is none, or its folder cannot be read.
+        """
+        try:
+            os.lstat(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise InputError(f"{self.path} does not exist; give an image file or a folder of them") from None
+        except OSError as error:
+            raise InputError(
+                f"cannot read {self.path}: {error.strerror}; give an image file or a folder of them"
+            ) from error
+
     def __str__(self) -> str:
         return str(self.path) if self.variable is None else f"{self.path}:{self.variable}"
 

@@ -13,6 +13,7 @@ from keygraph.errors import InputError
 from keygraph.models import load_checkpoint
 from keygraph.models.averaged import looks_averaged
 from keygraph.models.restormer import Restormer, RestormerConfig
+from keygraph.parity.sides.opening import open_probe
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -149,6 +150,14 @@ def test_averaged_weights_are_taken_and_said_and_raw_ones_can_be_chosen(tmp_path
     weights, notes = loaded(tmp_path / "model.ckpt", FORMS[form](), entry=raw)
     assert_same(weights, RAW)
     assert notes[0].startswith(f"weights: '{raw}'")
+
+
+def test_a_comparison_says_which_weights_it_takes(tmp_path: Path) -> None:
+    torch.save(FORMS["BasicSR"](), tmp_path / "model.pth")
+    said: list[str] = []
+    open_probe(tmp_path / "model.pth", notice=said.append)
+    name = tmp_path / "model.pth"
+    assert said == [f"{name}: weights: averaged, 'params_ema'; the file also has 'params' (take it with --entry)"]
 
 
 def test_an_entry_that_is_not_there(tmp_path: Path) -> None:

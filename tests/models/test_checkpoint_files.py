@@ -282,6 +282,21 @@ def test_numpy_arrays_are_weights(tmp_path: Path, state: State) -> None:
     assert_loads(tmp_path / "a.pth", state)
 
 
+def test_a_number_that_would_make_a_network_without_end(tmp_path: Path, state: State) -> None:
+    changed = dict(state)
+    name = next(key for key in state if ".0." in key)
+    changed[name.replace(".0.", ".99999999.")] = changed.pop(name)
+    torch.save(changed, tmp_path / "a.pth")
+    with pytest.raises(InputError, match="has a number larger than the file has tensors"):
+        load_checkpoint(tmp_path / "a.pth")
+
+
+def test_names_from_a_file_keep_messages_in_one_line(tmp_path: Path, state: State) -> None:
+    torch.save({**state, "x\ny\x1b[31m": torch.ones(1)}, tmp_path / "a.pth")
+    with pytest.raises(InputError, match=r"not expected x\?y\?\[31m"):
+        load_checkpoint(tmp_path / "a.pth")
+
+
 # Entries of other programs with our names
 
 

@@ -576,6 +576,15 @@ def test_a_module_within_itself(tmp_path: Path) -> None:
         load_checkpoint(path)
 
 
+def test_storages_that_no_tensor_has(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(2)}, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
+    data = (tmp_path / "a.pth").read_bytes()
+    at = data.rindex(b"]q\x00X") + 8  # the list of the storages' keys
+    (tmp_path / "a.pth").write_bytes(data[:at] + b"x" + data[at + 1 :])
+    with pytest.raises(InputError, match="the list of its storages is not that of its tensors"):
+        load_checkpoint(tmp_path / "a.pth")
+
+
 def test_a_compressed_bomb(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -12,6 +12,7 @@ import pyvips
 from numpy.typing import NDArray
 
 from ....errors import InputError
+from ....installation import package_line
 
 
 def decode(path: Path, series: Any) -> NDArray[Any]:
@@ -48,7 +49,7 @@ def decode(path: Path, series: Any) -> NDArray[Any]:
             page = series.pages[0]
             raise InputError(
                 f"{path} is compressed with {page.compression.name}, predictor {page.predictor:d}, which cannot be "
-                "read here; install the codecs with: pip install imagecodecs"
+                f"read here; install the codecs with: {package_line('imagecodecs')}"
             ) from error
 
 
