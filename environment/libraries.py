@@ -80,7 +80,10 @@ def _check_onnxruntime(path: Path) -> str:
 
 def _check_openvino(path: Path) -> str:
     """Run KeyGraph from the library in OpenVINO."""
-    import openvino
+    from ..runtime.backends.openvino_import import without_telemetry
+
+    with without_telemetry():
+        import openvino
 
     core = openvino.Core()
     core.add_extension(path)

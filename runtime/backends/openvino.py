@@ -25,6 +25,7 @@ from ..errors import ClosedError, SessionMemoryError
 from ..notices import warn
 from .base import WithBlock, check_threads, image_inputs
 from .onnx_file import OnnxFile, load_onnx, read_onnx_file
+from .openvino_import import without_telemetry
 from .user_cache import cache_folder
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from ..tiling.exact.model import ExactModel
 
 try:
-    import openvino
+    with without_telemetry():
+        import openvino
     from openvino.preprocess import PrePostProcessor
 except ImportError as error:
     raise MissingDependencyError(
