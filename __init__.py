@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 # Registers what a forked process must know. Not relative, because pytest imports this file on its own.
-from keygraph.runtime import forks as _forks  # noqa: F401
+from keygraph import forks as _forks  # noqa: F401
 
 if TYPE_CHECKING:
     from . import errors, manifest, runtime

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import secrets
 import shutil
@@ -11,7 +10,6 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from .errors import DiskFullError, InputError
 
@@ -182,20 +180,6 @@ def _free_bytes(folder: Path) -> int | None:
 
 def _bytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
-
-
-def decode_json(text: str | bytes) -> Any:
-    """Decode JSON that comes from a file.
-
-    Raises
-    ------
-    ValueError
-        The text is not JSON, or nested too deeply for Python.
-    """
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("its JSON is nested too deeply") from None
 
 
 def read_start(path: Path, wanted: str) -> bytes:

@@ -10,7 +10,7 @@ UNCHANGED, CHANGED, NO_DIGEST = "unchanged", "changed", "no digest"
 
 @dataclass(frozen=True)
 class FileDigest:
-    """SHA-256 of an ONNX file's content, independent of how it is stored; see `runtime.backends.onnx_digest`.
+    """SHA-256 of an ONNX file's content, independent of how it is stored; see `runtime.backends.onnx_file.digest`.
 
     Attributes
     ----------

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
 from .errors import InputError
-from .files import decode_json
 from .installation import upgrade_line
 from .integrity import FileDigest
+from .strict_json import decode, decode_json
 
 T = TypeVar("T")
 
@@ -413,55 +413,3 @@ def from_metadata(metadata: Mapping[str, str], source: str | os.PathLike[str]) -
             f"{source} is an ONNX file, but not one that keygraph exported; make one with: export-model CHECKPOINT"
         )
     return from_json(metadata[METADATA_KEY], str(source))
-
-
-def decode(values: Any, kind: type[T]) -> T:
-    """Convert plain JSON values to a dataclass, strictly.
-
-    Parameters
-    ----------
-    values
-        From `json.loads`.
-    kind
-        A dataclass; its fields may be dataclasses, tuples and unions with None.
-
-    Returns
-    -------
-    T
-        Lists become tuples where the fields say so. Missing fields get their default.
-
-    Raises
-    ------
-    ValueError
-        A field is unknown, is missing and has no default, or has a value of the wrong type. The message names it:
-        ``Expected `int`, got `str` - at `$.tiling.tile```.
-    """
-    import msgspec  # Takes longer to import than everything else here, and only reading a file needs it.
-
-    try:
-        result = msgspec.convert(values, kind)
-        # For dataclasses, msgspec ignores unknown fields.
-        unknown = _first_unknown(values, msgspec.to_builtins(result), "$")
-    except (msgspec.ValidationError, OverflowError) as error:
-        raise ValueError(str(error)) from error
-    except RecursionError:
-        raise ValueError("Nested too deeply") from None
-    if unknown is not None:
-        raise ValueError(f"Unknown field `{unknown}`")
-    return result
-
-
-def _first_unknown(given: Any, known: Any, path: str) -> str | None:
-    """Return the path of the first key in nested `given` that `known` lacks."""
-    if isinstance(given, dict):
-        for key, value in given.items():
-            name = f"{path}.{key}"
-            found = _first_unknown(value, known[key], name) if key in known else name
-            if found is not None:
-                return found
-    elif isinstance(given, list):
-        for i, value in enumerate(given):
-            found = _first_unknown(value, known[i], f"{path}[{i}]")
-            if found is not None:
-                return found
-    return None

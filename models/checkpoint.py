@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..files import atomic_path, decode_json
+from ..files import atomic_path
+from ..forks import require_torch
 from ..manifest import Manifest
-from ..runtime.forks import require_torch
+from ..strict_json import decode_json
 from . import registry
 from .architecture import Architecture, StateDict
 from .checkpoint_file import read_file

@@ -12,7 +12,19 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 #: Modules at the bottom, which every folder may import.
-_BASE = {"errors", "files", "installation", "integrity", "manifest", "manifest_summary", "version"}
+_BASE = {
+    *(
+        "errors",
+        "files",
+        "forks",
+        "installation",
+        "integrity",
+        "manifest",
+        "manifest_summary",
+        "strict_json",
+        "version",
+    ),
+}
 
 #: Folders that `parity` and everything above it may import.
 _CORE = {"instrumentation", "models", "plugins", "runtime", *_BASE}
@@ -23,8 +35,10 @@ _LAYERS = {
     "version": set[str](),
     "installation": set[str](),
     "files": {"errors"},
+    "forks": {"errors"},
+    "strict_json": set[str](),
     "integrity": set[str](),
-    "manifest": {"errors", "files", "installation", "integrity"},
+    "manifest": {"errors", "installation", "integrity", "strict_json"},
     "manifest_summary": {"errors", "integrity", "manifest"},
     "plugins": _BASE,
     "runtime": _BASE,
@@ -44,8 +58,8 @@ _LAYERS = {
 
 #: Upward imports that are allowed: (importing module, imported module) -> why.
 _EXCEPTIONS = {
-    ("models.checkpoint", "runtime.forks"): "whether PyTorch works in this process; imports nothing but `errors`",
     ("runtime.backends.onnxruntime", "plugins"): "path of the native libraries; imports no framework",
+    ("runtime.backends.openvino", "plugins"): "path of the native libraries; imports no framework",
     ("runtime.backends.tensorrt", "plugins"): "path of the native libraries; imports no framework",
 }
 

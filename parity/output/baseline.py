@@ -12,8 +12,9 @@ from typing import Any
 import msgspec
 
 from ...errors import InputError, counted
-from ...files import decode_json, read_start
+from ...files import read_start
 from ...instrumentation.metrics import EQUAL_DB
+from ...strict_json import decode_json
 from ..pass_criteria import Failures, judge_image
 from ..results import InputResult, Run, plain_values
 

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ...files import decode_json, read_start
+from ...files import read_start
 from ...installation import upgrade_line
 from ...integrity import FileDigest, Integrity, compare_digests
-from ...manifest import Manifest, decode, from_json
+from ...manifest import Manifest, from_json
+from ...strict_json import decode, decode_json
 from ..notices import warn
 
 #: Format 2 added `model_digest`.

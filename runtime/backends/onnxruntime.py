@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ... import plugins
+from ... import forks, plugins
 from ...errors import InputError, KeygraphError, MissingDependencyError
 from ...files import read_start
 from ...installation import install_line, onnx_runtime_remedy
 from ...manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, Manifest
-from .. import forks
 from ..device.spec import Device
 from ..errors import ClosedError, SessionMemoryError
 from ..notices import warn

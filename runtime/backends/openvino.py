@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ... import plugins
+from ... import forks, plugins
 from ...errors import InputError, KeygraphError, MissingDependencyError
 from ...installation import install_line, package_line
 from ...manifest import IMAGE_OUTPUT, K_INPUT, Manifest
-from .. import forks
 from ..device.spec import Device
 from ..errors import ClosedError, SessionMemoryError
 from ..notices import warn

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ... import forks
 from ...errors import InputError, KeygraphError
 from ...manifest import Manifest
-from .. import forks
 from ..device.cuda_driver import require_gpu
 from ..device.spec import Device
 from ..errors import ClosedError, SessionMemoryError

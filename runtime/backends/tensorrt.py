@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ... import plugins
+from ... import forks, plugins
 from ...errors import InputError, KeygraphError
 from ...manifest import Manifest
-from .. import forks
 from ..device.spec import Device
 from ..device.transfer_pipeline import TransferPipeline
 from ..errors import ClosedError

@@ -8,8 +8,8 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 
+from ... import forks
 from ...errors import InputError
-from .. import forks
 from .spec import Device
 
 _NOT_INITIALIZED, _NO_DEVICE = 3, 100

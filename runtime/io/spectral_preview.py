@@ -11,7 +11,7 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
-from .. import forks
+from ... import forks
 from . import colorimetry, images
 from .cubes import Cube
 from .cubes.contents import library

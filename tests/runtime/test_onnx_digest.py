@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from keygraph.errors import InputError
 from keygraph.integrity import FileDigest
 from keygraph.runtime.backends.onnx_file import OnnxFile, read_onnx_file
-from keygraph.runtime.backends.onnx_wire import WireError, fields, numbers
+from keygraph.runtime.backends.onnx_file.wire import WireError, fields, numbers
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from tiny_kgt import Tiny, key_graphs
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
-from ....runtime import forks
+from .... import forks
 
 #: Codes of a zero and of a non-finite difference; the codes between are on a logarithmic scale.
 EQUAL, NOT_FINITE = 0, 255

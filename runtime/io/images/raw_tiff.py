@@ -11,7 +11,7 @@ import struct
 import numpy as np
 import pyvips
 
-from ... import forks
+from .... import forks
 from ..scratch_file import ScratchFile
 from .metadata.ifd import LONG8, Value, pack, shorts
 

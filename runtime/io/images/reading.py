@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pyvips
 
+from .... import forks
 from ....errors import InputError
-from ... import forks
 from . import camera_raw, double_tiff
 from .formats import LOADERS, SAMPLE_TYPES, check_read, missing_codec, reason_of
 from .metadata import png

@@ -13,9 +13,9 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
+from .... import forks
 from ....errors import InputError
 from ....files import atomic_path, check_place
-from ... import forks
 from .formats import LARGEST_SIDE, VIPS_TYPES, format_of, reason_of
 from .metadata import jpeg, png, tiff, webp
 from .metadata.fields import Metadata

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...errors import InputError
-from .onnx_wire import Buffer, fields, message_of, number_of, numbers, text
+from ....errors import InputError
+from .wire import Buffer, fields, message_of, number_of, numbers, text
 
 #: Fields of TensorProto.
 _DIMS, _TYPE, _FLOATS, _INT32S, _STRINGS, _INT64S, _NAME, _RAW = 1, 2, 4, 5, 6, 7, 8, 9

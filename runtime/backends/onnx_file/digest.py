@@ -18,9 +18,9 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from ...integrity import FileDigest
-from .onnx_tensors import ExternalData, Tensor, read_tensor
-from .onnx_wire import Buffer, fields, message_of, numbers, text
+from ....integrity import FileDigest
+from .tensors import ExternalData, Tensor, read_tensor
+from .wire import Buffer, fields, message_of, numbers, text
 
 
 @dataclass(frozen=True)

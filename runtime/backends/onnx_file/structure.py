@@ -13,15 +13,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import InputError, MissingDependencyError
-from ...files import read_start
-from ...installation import install_line
-from ...integrity import CHANGED, FileDigest, Integrity, compare_digests
-from ...manifest import IMAGE_INPUT, METADATA_KEY, Manifest, from_metadata
-from .onnx_digest import read_content
-from .onnx_shapes import with_fixed_sizes
-from .onnx_tensors import ExternalData, map_file, read_tensor
-from .onnx_wire import Buffer, WireError, fields, message_of, number_of, text
+from ....errors import InputError, MissingDependencyError
+from ....files import read_start
+from ....installation import install_line
+from ....integrity import CHANGED, FileDigest, Integrity, compare_digests
+from ....manifest import IMAGE_INPUT, METADATA_KEY, Manifest, from_metadata
+from .digest import read_content
+from .fixed_sizes import with_fixed_sizes
+from .tensors import ExternalData, map_file, read_tensor
+from .wire import Buffer, WireError, fields, message_of, number_of, text
 
 if TYPE_CHECKING:
     from onnx import ModelProto

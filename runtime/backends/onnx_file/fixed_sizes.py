@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ...errors import InputError
-from ...manifest import Manifest, Profile
-from ..tiling.tile_size import default_tile
+from ....errors import InputError
+from ....manifest import Manifest, Profile
+from ...tiling.tile_size import default_tile
 
 #: Larger than any side of an image.
 _ANY = 1 << 30

@@ -15,7 +15,7 @@ import time
 import warnings
 from pathlib import Path
 
-from ..errors import KeygraphError
+from .errors import KeygraphError
 
 _REMEDY = (
     'start processes with "spawn" or "forkserver", or load and use models only after the fork (gunicorn without '
