@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..errors import InputError, counted
+from ..errors import counted
 from ..instrumentation.metrics import TOLERANCES, Tolerance
 from .metrics.selection import StageAgreement
 from .results import Comparison, InputResult, Run, Verdict
@@ -14,16 +14,7 @@ Failures = dict[tuple[int, int], list[str]]
 
 
 def tolerance(precisions: Sequence[str]) -> Tolerance:
-    """Return the tolerance for two sides: that of the lower precision.
-
-    Raises
-    ------
-    InputError
-        There is no tolerance for one of the precisions.
-    """
-    unknown = [precision for precision in precisions if precision not in TOLERANCES]
-    if unknown:
-        raise InputError(f"there is no tolerance for the precision {unknown[0]}; choose from {', '.join(TOLERANCES)}")
+    """Return the tolerance for two sides: that of the lower precision."""
     return min((TOLERANCES[precision] for precision in precisions), key=lambda t: t.psnr)
 
 

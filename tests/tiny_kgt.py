@@ -15,6 +15,7 @@ from keygraph.export import export
 from keygraph.manifest import METADATA_KEY, Manifest, from_json
 from keygraph.models import LoadedModel, load_checkpoint, save_checkpoint
 from keygraph.models.kgt import KGT, KGTConfig
+from keygraph.runtime.backends.onnx_file import read_onnx_file
 from onnx import ModelProto, helper, numpy_helper
 
 CONFIG = KGTConfig(body="columnar", layers=(1, 1), channels=8, heads=2, window=8, k=16, k_trained=(8, 16, 32))
@@ -126,6 +127,8 @@ class Reweighted:
                 (attribute,) = (one for one in node.attribute if one.name == "epsilon")
                 attribute.f = loaded.module.get_submodule(node.name.rpartition("/")[0]).eps
         set_manifest(model, weights_sha256=loaded.manifest().weights_sha256)
+        onnx.save(model, path)
+        set_manifest(model, digest=read_onnx_file(path).digest)
         onnx.save(model, path)
 
 

@@ -9,8 +9,9 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from typing import Any
 
+import numpy as np
 import torch
 
 from .machine import interpret
@@ -115,8 +116,6 @@ def _read_legacy(mapped: torch.UntypedStorage, log: Log, nested: Callable[[bytes
 
     _, position = interpret(data, start, log=Log(), persistent=note, nested=nested)
     keys, position = interpret(data, position, log=log)
-    if not isinstance(keys, list) or not all(isinstance(key, str) and key in types for key in keys):
-        raise DamagedPickleError("the list of storages is not that of its tensors")
     storages: dict[str, torch.UntypedStorage] = {}
     if not isinstance(keys, list) or any(not isinstance(key, str) or key not in types for key in keys):
         raise DamagedPickleError("the list of its storages is not that of its tensors")
@@ -165,7 +164,8 @@ def _legacy_storage(identifier: Any) -> tuple[torch.dtype, str, Any]:
 
 
 def _map(path: Path) -> torch.UntypedStorage:
-    return cast(torch.UntypedStorage, torch.UntypedStorage.from_file(str(path), False, path.stat().st_size))
+    # Not PyTorch's own mapping, which takes only names that are UTF-8.
+    return torch.from_numpy(np.memmap(path, np.uint8, mode="c")).untyped_storage()
 
 
 def _bytes(data: bytes) -> torch.UntypedStorage:

@@ -451,22 +451,24 @@ def test_what_is_written_replaces_nothing_that_is_read(
     Path("report.html").symlink_to(image)
     assert run("tiny.onnx", "tiny.ckpt", "--inputs", "a.png", "--save", "run") == 0
     Path("base.json").write_bytes(Path("run/run.json").read_bytes())
+    Path("base.html").symlink_to("base.json")
+    Path("saved.html").symlink_to("run/inputs/0-image.npy")
     (models, images) = (["tiny.onnx", "tiny.ckpt"], ["--inputs", "a.png"])
     before = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
     capsys.readouterr()
     for arguments, message in (
-        ([*models, *images, "--junit", "tiny.onnx"], "tiny.onnx is the input itself"),
-        ([*models, *images, "--junit", "a.png"], "a.png is the input itself"),
+        ([*models, *images, "--junit", "tiny.onnx"], "would replace a file that is not XML"),
+        ([*models, *images, "--junit", "a.png"], "would replace a file that is not XML"),
         ([*models, *images, "--report", "report.html"], "report.html is the input itself"),
-        ([*models, *images, "--clean", "a.png", "--junit", "a.png"], "a.png is the input itself"),
-        ([*models, *images, "--baseline", "base.json", "--junit", "base.json"], "base.json is the input itself"),
+        ([*models, *images, "--clean", "a.png", "--report", "report.html"], "report.html is the input itself"),
+        ([*models, *images, "--baseline", "base.json", "--report", "base.html"], "base.html is the input itself"),
         ([*models, *images, "--junit", "r.html", "--report", "r.html"], "r.html is named for two outputs"),
         ([*models, *images, "--emit-polygraphy", "tiny.ckpt"], "tiny.ckpt is the input itself"),
         (
             [*models, "--inputs", "run/inputs/0-image.npy", "--save", "run"],
             "run would be replaced, and holds the input",
         ),
-        (["--replay", "run", "--junit", "run/inputs/0-image.npy"], "0-image.npy is the input itself"),
+        (["--replay", "run", "--report", "saved.html"], "saved.html is the input itself"),
         ([*models, *images, "--junit", "/dev/null"], "it is a device or a pipe"),
     ):
         assert run(*arguments) == 2, arguments

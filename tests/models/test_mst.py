@@ -154,16 +154,14 @@ def test_round_trips_and_inference_from_bare_tensors(tmp_path: Path, config: MST
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "pickle"])
-def test_pickled_real_data_module_is_refused_and_its_conversion_loads(tmp_path: Path, zipped: bool) -> None:
+def test_a_pickled_real_data_module_gives_its_weights(tmp_path: Path, zipped: bool) -> None:
     model = network(TINY_REAL)
     parallel = nn.DataParallel(model)  # As the authors save it.
     torch.save(parallel, tmp_path / "module.pth", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(InputError, match=r"authors' code.*torch\.save\(model\.state_dict\(\), ") as caught:
-        load_checkpoint(tmp_path / "module.pth")
-    assert "\n" not in str(caught.value)
-    converted = torch.load(tmp_path / "module.pth", weights_only=False)
-    torch.save(converted.state_dict(), tmp_path / "converted.pth")
-    assert load_checkpoint(tmp_path / "converted.pth").config == TINY_REAL
+    loaded = load_checkpoint(tmp_path / "module.pth")
+    assert loaded.config == TINY_REAL
+    state = loaded.module.state_dict()
+    assert all(torch.equal(state[key], tensor) for key, tensor in model.state_dict().items())
 
 
 def test_what_goes_in_and_out() -> None:

@@ -174,7 +174,7 @@ def test_another_version_of_openvino_is_named(tmp_path: Path, monkeypatch: pytes
         keygraph.plugins.library("openvino")
     said = str(caught.value)
     assert f"was built with the OpenVINO of {built[0]}, and the installed one has libopenvino.so.2530" in said
-    assert "build it again with: pip install openvino" in said
+    assert "build it with: pip install openvino" in said
 
 
 def test_the_library_has_no_path_of_the_build_machine() -> None:
