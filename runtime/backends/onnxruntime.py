@@ -47,6 +47,9 @@ _OUT_OF_MEMORY = (
     "ALLOC_FAILED",
 )
 
+#: What `register_operators` returns where no library is used.
+FUNCTIONS = "the functions in the file"
+
 _TYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
@@ -123,6 +126,8 @@ class OnnxRuntimeSession(WithBlock):
         where = f"{PROVIDERS[provider]}{_elsewhere(session, PROVIDERS[provider])}"
         if device.kind != "cpu":
             where = f"{device}, {where}"
+        #: Whether keygraph's operators run from its library, which takes several times less memory than the functions.
+        self.runs_library = self.file.count("keygraph") > 0 and operators != FUNCTIONS
         operators = f"operators from {operators}" if self.file.count("keygraph") else "standard operators"
         for line in plain if self.file.count("keygraph") else ():
             notice(line)
@@ -243,9 +248,8 @@ def register_operators(
     InputError
         The library that was given does not load.
     """
-    functions = "the functions in the file"
     if library is None:
-        return functions
+        return FUNCTIONS
     try:
         path = plugins.library("onnxruntime") if library == "auto" else Path(library)
         if not path.is_file():
@@ -256,7 +260,7 @@ def register_operators(
         if library != "auto":
             raise InputError(f"{why}; give another library, or none to use the functions in the file") from error
         notice(f"slower plain functions are used in place of keygraph's operators: {why}")
-        return functions
+        return FUNCTIONS
     return path.name
 
 

@@ -97,7 +97,7 @@ class OpenVinoSession(WithBlock):
         core = openvino.Core()
         self._choices = _precisions(core, precision_hint)
         self._notice = notice
-        model, operators = _read(core, self.file, library, notice)
+        model, operators, self.runs_library = _read(core, self.file, library, notice)
         self._check_tensors(model)
         model = _with_float32_images(model)
         compiled = [_Compiled(core, model, precision, threads) for precision in self._choices]
@@ -232,15 +232,15 @@ def _precisions(core: openvino.Core, hint: str) -> tuple[str, ...]:
 
 def _read(
     core: openvino.Core, file: OnnxFile, library: str | os.PathLike[str] | None, notice: Callable[[str], None]
-) -> tuple[openvino.Model, str]:
-    """Read a file; return it with the source of its operators, in words."""
+) -> tuple[openvino.Model, str, bool]:
+    """Read a file; return it with the source of its operators, in words, and whether that is the library."""
     try:
         if not file.count("keygraph"):
-            return core.read_model(file.path), "standard operators"
+            return core.read_model(file.path), "standard operators", False
         if library is not None and (path := _add_operators(core, library, notice)):
-            return core.read_model(file.path), f"operators from {path.name}"
+            return core.read_model(file.path), f"operators from {path.name}", True
         # OpenVINO knows no functions of ONNX files.
-        return core.read_model(_without_functions(file.path)), "operators from the functions in the file"
+        return core.read_model(_without_functions(file.path)), "operators from the functions in the file", False
     except KeygraphError:
         raise
     except Exception as error:

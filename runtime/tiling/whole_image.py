@@ -16,8 +16,9 @@ SHARE = 0.6
 CERTAIN = 0.75
 
 #: Bytes per pixel assumed for a model whose file does not say. KGTs take 3 to 6 KiB with keygraph's operators, 20 to 45
-#: in PyTorch or from the functions in the file; together with `SHARE` this allows for 46. The released Restormers take
-#: 55; they have global statistics.
+#: in PyTorch or from the functions in the file; together with `SHARE` this allows for 13 and 46. The released
+#: Restormers take 55; they have global statistics.
+ASSUMED_BYTES_OPERATORS = 8 << 10
 ASSUMED_BYTES = 28 << 10
 ASSUMED_BYTES_GLOBAL = 56 << 10
 
@@ -41,8 +42,7 @@ def run_pixels(manifest: Manifest, session: Session) -> int:
     free = memory.available() if _on_cpu(session) else None
     if free is None:
         return NO_LIMIT
-    assumed = ASSUMED_BYTES_GLOBAL if manifest.global_statistics else ASSUMED_BYTES
-    return int(SHARE * free / (_measured(manifest) or assumed))
+    return int(SHARE * free / (_measured(manifest) or _assumed(manifest, session)))
 
 
 def whole_pixels(manifest: Manifest, session: Session) -> int:
@@ -95,6 +95,13 @@ def check_fits(manifest: Manifest, session: Session, choice: TileChoice) -> None
 def _on_cpu(session: Session) -> bool:
     device = getattr(session, "device", None)
     return device is None or device.kind == "cpu"
+
+
+def _assumed(manifest: Manifest, session: Session) -> int:
+    """Return the bytes per pixel to allow for where they were not measured."""
+    if manifest.global_statistics:
+        return ASSUMED_BYTES_GLOBAL
+    return ASSUMED_BYTES_OPERATORS if getattr(session, "runs_library", False) else ASSUMED_BYTES
 
 
 def _measured(manifest: Manifest) -> float | None:

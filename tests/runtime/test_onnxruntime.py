@@ -38,6 +38,7 @@ def test_a_missing_library_is_announced_and_replaced_by_the_functions(
     assert len(notices) == 1
     assert "not installed" in notices[0]
     assert "functions in the file" in restorer.description
+    assert not getattr(restorer.session, "runs_library", True)
     with pytest.warns(UserWarning, match="not installed"):
         keygraph.load(tiny.onnx)
     # A model without these operators needs no library.

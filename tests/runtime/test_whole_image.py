@@ -42,6 +42,8 @@ def test_memory_limits_every_run_on_a_cpu(
     assert whole_image.whole_pixels(measured, cpu) == limit < WHOLE_PIXELS
     assert whole_image.run_pixels(make_manifest(), cpu) < WHOLE_PIXELS
     assert whole_image.run_pixels(make_manifest(global_statistics=True), cpu) < 256 * 256
+    library: Any = SimpleNamespace(device=Device(), runs_library=True)
+    assert whole_image.run_pixels(make_manifest(), library) > 3 * whole_image.run_pixels(make_manifest(), cpu)
     gpu: Any = SimpleNamespace(device=Device("cuda", 0))
     assert whole_image.run_pixels(measured, gpu) == whole_image.NO_LIMIT
 
