@@ -51,9 +51,8 @@ def test_gain_on_the_unseen_photo(portable: Path, noisy: np.ndarray) -> None:
     assert psnr(restored, clean, (0, 255)) - psnr(noisy, clean, (0, 255)) >= 7.5
 
 
-@pytest.mark.parametrize(
-    "k", [pytest.param(32, marks=pytest.mark.slow), 100, pytest.param(256, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("k", [32, 100, 256])
 def test_three_ways_give_the_same_photo(portable: Path, noisy: np.ndarray, k: int) -> None:
     image = noisy.astype(np.float32) / 255
     ways = {

@@ -289,6 +289,7 @@ def test_a_builder_ends_with_whoever_called_it(half: Path, make_job: MakeJob) ->
 ROUNDS = 20
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(half: Path, make_job: MakeJob) -> None:
     """After kill -9 the engine is valid or would be refused, and the next build succeeds.
 

@@ -318,7 +318,8 @@ def test_a_pattern_that_matches_nothing(unet: LoadedModel, tmp_path: Path) -> No
         export(unet, tmp_path / "kgt.onnx", precision="fp16", keep_fp32=["body.2.layer"], verification=False)
 
 
-@pytest.mark.parametrize("precision", ["fp16", pytest.param("bf16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_the_demo_promises(tmp_path: Path, precision: str) -> None:
     """At least 50 dB from FP32 PyTorch in fp16, and no more than 0.02 dB from its PSNR, each with its own graphs."""
     checkpoint = EXAMPLES / "kgt-denoise-tiny.ckpt"

@@ -82,7 +82,7 @@ def test_libvips_used_by_others_is_found_too(make_model: ModelFile, tmp_path: Pa
     assert after.startswith("libvips had started threads")
 
 
-@pytest.mark.parametrize("use", ["restorer(image)", "torch.ones(1 << 20).sum()"])
+@pytest.mark.parametrize("use", [pytest.param("restorer(image)", marks=pytest.mark.slow), "torch.ones(1 << 20).sum()"])
 def test_pytorch_with_threads_is_found(make_model: ModelFile, tmp_path: Path, use: str) -> None:
     pytest.importorskip("torch")
     checkpoint = Path(__file__).parents[2] / "examples" / "kgt-denoise-tiny.ckpt"
