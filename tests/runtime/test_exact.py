@@ -464,7 +464,7 @@ def test_reading_and_writing_take_no_more_memory_than_some_rows(tmp_path: Path) 
     from keygraph.runtime.device.memory import growth
     from keygraph.runtime.io.images import streaming
 
-    height, width = 6000, 1024
+    height, width = 12_000, 1024  # About 10 MB of memory, whatever the height.
     waves = pyvips.Image.zone(width, height) * 100 + 128
     waves.bandjoin([waves, waves]).cast("uchar").copy(interpretation="srgb").tiffsave(str(tmp_path / "in.tif"))
 
