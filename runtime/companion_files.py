@@ -1,7 +1,8 @@
 """Companion files: what is read or written along with a file that is named, and the check that no output replaces them.
 
-An ENVI header has its samples in another file, an ONNX file may have its weights in others, and an engine has metadata
-and a log. This module is the only one that knows which; commands give it what they read and what they write.
+An ENVI header has its samples in another file, an ONNX file may have its weights in others, a ``.mat`` file of version
+7.3 may read others, and an engine has metadata and a log. This module is the only one that knows which; commands give
+it what they read and what they write.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..files import ENGINE_SUFFIX
 from .backends.engine_metadata import metadata_path
+from .hdf5_sources import source_files
 
 # Names of companions may be too long for the file system: then `Path.exists` raises, and `os.path.exists` does not.
 
@@ -50,6 +52,8 @@ def read_with(path: Path) -> list[Path]:
         others = [path.parent / name for name in _external_data(path)]
     elif suffix == ENGINE_SUFFIX:
         others = [metadata_path(path)]
+    elif suffix == ".mat":
+        others = source_files(path)
     return [path, *(other for other in others if os.path.exists(other))]
 
 

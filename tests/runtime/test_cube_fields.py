@@ -135,6 +135,27 @@ def test_virtual_datasets_without_their_files(tmp_path: Path) -> None:
         cubes.read(tmp_path / "a.mat")
 
 
+def test_external_samples_that_are_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HDF5 reads zeros in their place, also through a virtual dataset and a dataset that its source lacks."""
+    monkeypatch.chdir(tmp_path)
+    noise(3, 4, 5).tofile("raw.bin")
+    with h5py.File("part.mat", "w") as file:
+        file.create_dataset("cube", (3, 4, 5), "f4", external=[("raw.bin", 0, h5py.h5f.UNLIMITED)])
+    for name, source in (("all.mat", "cube"), ("lacks.mat", "absent")):
+        layout = h5py.VirtualLayout((3, 4, 5), "f4")
+        layout[:] = h5py.VirtualSource("part.mat", source, (3, 4, 5))
+        with h5py.File(name, "w") as file:
+            file.create_virtual_dataset("cube", layout)
+    for name in ("part.mat", "all.mat"):
+        np.testing.assert_array_equal(cubes.read(name).pixels, noise(3, 4, 5))
+    with pytest.raises(InputError, match=r"lacks\.mat:cube is put together from .*part\.mat:absent, which is missing"):
+        cubes.read("lacks.mat")
+    Path("raw.bin").write_bytes(Path("raw.bin").read_bytes()[:100])
+    for name in ("part.mat", "all.mat"):
+        with pytest.raises(InputError, match=r"part\.mat:cube reads 240 bytes of raw\.bin, which has 100"):
+            cubes.read(name)
+
+
 @pytest.mark.parametrize("planar", ["pages", "contig"])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32"])
 def test_tiffs_whose_zero_is_white(tmp_path: Path, dtype: str, planar: str) -> None:
