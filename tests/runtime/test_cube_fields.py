@@ -203,6 +203,60 @@ def test_compressed_tiffs_that_tifffile_alone_cannot_decode(tmp_path: Path, opti
         np.testing.assert_array_equal(cubes.read(tmp_path / name).pixels, pixels, err_msg=name)
 
 
+def test_every_tag_of_a_cube_that_is_lost_is_named(tmp_path: Path) -> None:
+    tags = [(269, 2, 0, "scan 42", True), (271, 2, 0, "Maker", True), (700, 1, 4, b"<x/>", True)]
+    tags += [(33723, 7, 8, b"\x1c\2\5\0\3abc", True), (34377, 1, 4, b"8BIM", True), (65000, 2, 0, "private", True)]
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        noise(5, 7, 9),
+        photometric="minisblack",
+        metadata=None,
+        software="Scanner",
+        resolution=(300, 300),
+        extratags=tags,
+    )
+    tag_names = ("DocumentName", "Make", "Software", "XMP", "IPTCNAA", "ImageResources", "65000")
+    names = ["resolution", *(f"tag {name}" for name in tag_names)]
+    for target in ("b.tif", "b.npz"):
+        _, notices = restored(tmp_path / "a.tif", tmp_path / target)
+        (line,) = notices.splitlines()
+        assert all(name in line for name in names), line
+    # Nothing is said of what every TIFF has, and of our own results.
+    _, notices = restored(tmp_path / "b.tif", tmp_path / "c.tif")
+    assert notices == ""
+
+
+@pytest.mark.parametrize("planar", ["pages", "contig"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_orientation_of_a_cube_is_applied(tmp_path: Path, orientation: int, planar: str) -> None:
+    """As libvips does for one band."""
+    pixels = noise(7, 9, 5, dtype=np.uint8)
+    tags = [(274, 3, 1, orientation, True), (33550, 12, 3, (10.0, 10.0, 0.0), True)]
+    given: dict[str, Any] = {"photometric": "minisblack", "metadata": None, "extratags": tags}
+    if planar == "pages":
+        tifffile.imwrite(tmp_path / "a.tif", pixels.transpose(2, 0, 1), **given)
+    else:
+        tifffile.imwrite(tmp_path / "a.tif", pixels, planarconfig="contig", **given)
+    tifffile.imwrite(tmp_path / "b.tif", pixels[:, :, 2], **given)
+    cube, header = cubes.read(tmp_path / "a.tif"), cubes.read_header(tmp_path / "a.tif")
+    np.testing.assert_array_equal(cube.pixels[:, :, 2], images.read(tmp_path / "b.tif").pixels)
+    assert (header.height, header.width, header.bands) == cube.pixels.shape
+    expected = [f"turned upright (the file's orientation is {orientation})"] if orientation > 1 else []
+    assert [*cube.notices] == [*header.notices] == expected
+    back, notices = restored(tmp_path / "a.tif", tmp_path / "c.tif")
+    np.testing.assert_array_equal(back.pixels, cube.pixels)
+    assert ("GeoTIFF pixel scale" in notices) == (orientation > 1) != ("GeoTIFF pixel scale" in back.fields)
+
+
+@pytest.mark.parametrize("values", ["abcde", ["x", "y"], 7, [True], {"a": 1}])
+def test_wavelengths_in_a_tiff_that_are_none(tmp_path: Path, values: Any) -> None:
+    metadata = {"axes": "CYX", "wavelengths": values}
+    tifffile.imwrite(tmp_path / "a.tif", noise(5, 7, 9), photometric="minisblack", metadata=metadata)
+    cube = cubes.read(tmp_path / "a.tif")
+    assert cube.wavelengths == ()
+    assert cube.notices == ("wavelengths in the description are no list of numbers, and not taken",)
+
+
 def test_a_codec_that_is_not_here_is_named(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", noise(7, 9, 5), photometric="minisblack", planarconfig="contig")
     with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as file:
