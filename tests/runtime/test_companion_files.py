@@ -182,6 +182,18 @@ def test_an_unrelated_file_is_not_replaced_along_with_another_name(
         check_outputs([Path("keep.hdr")], [])
 
 
+@pytest.mark.parametrize("samples", ["u.dat", "u", "u.BSQ"])
+def test_a_header_is_not_replaced_without_its_samples(tmp_path: Path, samples: str) -> None:
+    write_header(tmp_path / "u.hdr", samples)
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=rf"u\.hdr exists, and .*{samples} holds its samples, .*move both files away"):
+        cubes.write(tmp_path / "u.hdr", Cube(np.zeros((2, 3, 4), np.float32)))
+    assert contents(tmp_path) == before
+    (tmp_path / samples).rename(tmp_path / "u.img")
+    (tmp_path / "u.raw").write_bytes(b"a photo")  # behind the header's own samples
+    check_outputs([tmp_path / "u.hdr"], [])
+
+
 def test_an_earlier_result_is_replaced_but_not_what_another_header_describes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

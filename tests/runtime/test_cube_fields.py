@@ -491,6 +491,19 @@ def test_envi_headers_that_are_odd(tmp_path: Path) -> None:
         cubes.read(tmp_path / "b.img.hdr")
 
 
+@pytest.mark.parametrize("size", [7, 4000])
+def test_samples_of_the_headers_size_come_before_a_stray_file(tmp_path: Path, size: int) -> None:
+    pixels = noise(3, 4, 5)
+    cubes.write(tmp_path / "a.hdr", Cube(pixels))
+    (tmp_path / "a").write_bytes(bytes(size))
+    cube = cubes.read(tmp_path / "a.hdr")
+    np.testing.assert_array_equal(cube.pixels, pixels)
+    assert cube.notices == ("samples taken from a.img: a is not of the size in the header",)
+    (tmp_path / "a").write_bytes(bytes(pixels.nbytes))  # Readers take it.
+    assert not cubes.read(tmp_path / "a.hdr").pixels.any()
+    assert cubes.read(tmp_path / "a.hdr").notices == ()
+
+
 def test_compressed_envi_samples(tmp_path: Path) -> None:
     pixels = noise(3, 4, 5, dtype=np.uint16)
     path = write_envi(tmp_path / "a.hdr", pixels, file_compression=1, header_offset=7)
