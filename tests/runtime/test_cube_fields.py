@@ -100,6 +100,26 @@ def test_user_blocks_of_every_size(tmp_path: Path, block: int) -> None:
     np.testing.assert_array_equal(cubes.read(tmp_path / "a.mat").pixels, noise(3, 4, 5))
 
 
+def test_attributes_of_hdf5_are_named(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.mat", "w", userblock_size=512) as file:
+        file["cube"], file["factor"] = noise(5, 4, 3), np.ones((1, 1))
+        file.attrs["title"] = "Scene 42"
+        file["cube"].attrs.update(
+            {"MATLAB_class": np.bytes_("single"), "scale_factor": 1e-4, "add_offset": 2.0, "units": "W"}
+        )
+        file["factor"].attrs["of_another_array"] = 1
+    header = cubes.read_header(tmp_path / "a.mat")
+    assert header.notices == ("the file's scale_factor and add_offset not applied",)
+    _, notices = restored(tmp_path / "a.mat", tmp_path / "b.mat")
+    assert notices.splitlines() == [
+        *header.notices,
+        "of the source's MATLAB file not kept: attribute title, attribute units, variable factor (never copied); "
+        "attribute add_offset, attribute scale_factor (about the source's samples)",
+    ]
+    _, notices = restored(tmp_path / "a.mat", tmp_path / "b.tif")
+    assert all(f"attribute {name}" in notices for name in ("title", "units", "scale_factor", "add_offset"))
+
+
 def test_links_in_hdf5_that_lead_nowhere(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.mat", "w") as file:
         file["cube"] = noise(3, 4, 5)

@@ -22,6 +22,7 @@ from ....errors import InputError
 from ...hdf5_sources import USER_BLOCK, is_hdf5, places
 from . import matlab_layout
 from .contents import Contents, Stored, library, native, stored
+from .cube import Field
 
 #: A variable of this many bytes or more does not fit into version 5.
 VERSION_5_BYTES = 2**31 - 2**10
@@ -33,6 +34,13 @@ _CLASSES = {
     "logical": "?",
     **{f"{sign}int{bits}": f"{kind}{bits // 8}" for sign, kind in (("", "i"), ("u", "u")) for bits in (8, 16, 32, 64)},
 }
+
+
+#: Attributes of netCDF that describe the values of the samples.
+_OF_SAMPLES = ("scale_factor", "add_offset", "_FillValue", "missing_value", "valid_min", "valid_max", "valid_range")
+
+#: Beginnings of attributes that say how MATLAB, hdf5storage and netCDF store an array.
+_WRITERS_ATTRIBUTES = ("MATLAB_", "Python.", "H5PATH", "DIMENSION_", "REFERENCE_LIST", "CLASS", "_Netcdf4", "_NC")
 
 
 def open_mat(path: Path) -> Contents:
@@ -145,6 +153,8 @@ def _open_hdf5(path: Path) -> Contents:
             name for name, item in items.items() if reverse or "MATLAB_class" in getattr(item, "attrs", ())
         }
         arrays = {name: _stored(item, name in reversed_names) for name, item in items.items()}
+        fields = _attributes(file)
+        fields_of = {name: _attributes(item) for name, item in items.items() if item is not None}
 
     def load(name: str) -> NDArray[Any]:
         with h5py.File(path, "r") as file:
@@ -156,7 +166,21 @@ def _open_hdf5(path: Path) -> Contents:
         return values.astype(native(values.dtype), copy=False)
 
     plain = "no MATLAB file but plain HDF5: axes taken in HDF5's order, not reversed"
-    return Contents(arrays, load, notices_of=dict.fromkeys(arrays.keys() - reversed_names, (plain,)))
+    notices_of = {
+        name: (*([] if name in reversed_names else [plain]), *_not_applied(fields_of.get(name, {}))) for name in arrays
+    }
+    return Contents(arrays, load, notices_of=notices_of, fields=fields, fields_of=fields_of)
+
+
+def _attributes(item: Any) -> dict[str, Field]:
+    """Return a file's or dataset's attributes, which are only reported, without those of MATLAB and other writers."""
+    names = [name for name in item.attrs if not name.startswith(_WRITERS_ATTRIBUTES)]
+    return {f"attribute {name}": Field(None, "samples" if name in _OF_SAMPLES else "file") for name in names}
+
+
+def _not_applied(fields: dict[str, Field]) -> list[str]:
+    names = [name for name in _OF_SAMPLES if f"attribute {name}" in fields]
+    return [f"the file's {' and '.join(names)} not applied"] if names else []
 
 
 def _item(file: Any, name: str) -> Any:
