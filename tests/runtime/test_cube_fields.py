@@ -141,7 +141,7 @@ def test_matlabs_sparse_and_empty_arrays_are_named(tmp_path: Path) -> None:
             cubes.read(tmp_path / "a.mat", name)
 
 
-def test_virtual_datasets_without_their_files(tmp_path: Path) -> None:
+def test_virtual_datasets_without_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """HDF5 reads zeros in their place."""
     with h5py.File(tmp_path / "part.h5", "w") as file:
         file["cube"] = noise(3, 4, 5)
@@ -150,6 +150,12 @@ def test_virtual_datasets_without_their_files(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.mat", "w") as file:
         file.create_virtual_dataset("cube", layout)
     np.testing.assert_array_equal(cubes.read(tmp_path / "a.mat").pixels, noise(3, 4, 5))
+    # HDF5 looks beside the file before it looks in the working folder.
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    h5py.File("part.h5", "w").close()
+    np.testing.assert_array_equal(cubes.read(tmp_path / "a.mat").pixels, noise(3, 4, 5))
+    Path("part.h5").unlink()
     (tmp_path / "part.h5").unlink()
     with pytest.raises(InputError, match=r"put together from part\.h5, which is missing"):
         cubes.read(tmp_path / "a.mat")
@@ -509,6 +515,12 @@ def test_envi_headers_that_are_odd(tmp_path: Path) -> None:
     (tmp_path / "b.img").unlink()
     with pytest.raises(InputError, match="is the header of samples that are not beside it"):
         cubes.read(tmp_path / "b.img.hdr")
+
+
+def test_a_brace_inside_an_envi_value(tmp_path: Path) -> None:
+    path = write_envi(tmp_path / "a.hdr", noise(3, 4, 5), description="{a } b\n c}", note="{x} ; text\nlast = {1}")
+    texts = {name: field.value for name, field in cubes.read(path).fields.items()}
+    assert texts == {"description": "{a } b\n c}", "note": "{x}", "last": "{1}"}
 
 
 @pytest.mark.parametrize("size", [7, 4000])

@@ -212,7 +212,8 @@ def _check_sources(dataset: Any) -> None:
             raise InputError(
                 f"{location} is put together from {source.file_name}, which is missing; copy it beside {path.name}"
             )
-        for place in files if "%b" not in source.dset_name else ():
+        # HDF5 takes the first place; `%b` stands for the numbers of several files or datasets.
+        for place in files[:1] if "%b" not in source.file_name + source.dset_name else ():
             with h5py.File(place, "r") as file:
                 if source.dset_name not in file:
                     raise InputError(
