@@ -1,7 +1,8 @@
 """Companion files: what is read or written along with a file that is named, and the check that no output replaces them.
 
-An ENVI header has its samples in another file, an ONNX file may have its weights in others, and an engine has metadata
-and a log. This module is the only one that knows which; commands give it what they read and what they write.
+An ENVI header has its samples in another file, an ONNX file may have its weights in others, a ``.mat`` file of version
+7.3 may read others, and an engine has metadata and a log. This module is the only one that knows which; commands give
+it what they read and what they write.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..files import ENGINE_SUFFIX
 from .backends.engine_metadata import metadata_path
+from .hdf5_sources import source_files
 
 # Names of companions may be too long for the file system: then `Path.exists` raises, and `os.path.exists` does not.
 
@@ -50,6 +52,8 @@ def read_with(path: Path) -> list[Path]:
         others = [path.parent / name for name in _external_data(path)]
     elif suffix == ENGINE_SUFFIX:
         others = [metadata_path(path)]
+    elif suffix == ".mat":
+        others = source_files(path)
     return [path, *(other for other in others if os.path.exists(other))]
 
 
@@ -80,8 +84,8 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     Raises
     ------
     InputError
-        An output, or a companion of one, is an input or a companion of one; it is also written for another output; or
-        it exists and does not belong to the output.
+        An output, or a companion of one, is an input or a companion of one; it is also written for another output; it
+        exists and does not belong to the output; or a header is replaced whose samples are not.
     """
     named = list(outputs)
     written = [(output, file) for output in named for file in written_with(output)]
@@ -94,6 +98,11 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
         found = read.get(_identity(file)) or _read_inside(file, read.values())
         if found is not None:
             raise InputError(_conflict(output, file, *found))
+        if file == output and (samples := _orphaned_samples(output)) is not None:
+            raise InputError(
+                f"{output} exists, and {samples} holds its samples, which would be left without a header; choose "
+                "another name, or move both files away"
+            )
         if file != output and not _belongs(file, output):
             raise InputError(
                 f"{file} exists and does not belong to {output} alone, which may be written with it; choose another "
@@ -177,6 +186,16 @@ def _belongs(file: Path, output: Path) -> bool:
             for header in (base.with_name(f"{base.name}.hdr"), base.with_name(f"{base.name}.HDR"))
         )
     )
+
+
+def _orphaned_samples(header: Path) -> Path | None:
+    """Return an earlier header's file of samples, if it is not the one that would be written with a new header."""
+    if header.suffix.lower() != ".hdr" or not _start_of(header).startswith(b"ENVI"):
+        return None
+    samples, written = next(samples_of(header), None), header.with_suffix(SAMPLES_SUFFIX)
+    if samples is None or (os.path.exists(written) and samples.samefile(written)):
+        return None
+    return samples
 
 
 def samples_of(header: Path) -> Iterator[Path]:

@@ -221,6 +221,11 @@ def _page(file: InputFile) -> int:
     InputError
         The name after the colon names no page.
     """
+    if file.bands:
+        raise InputError(
+            f"{file} names bands, and its pages are not gray pages of one size; give {file.path} alone, or "
+            f"{file.path}:2 for its second page"
+        )
     if file.variable is not None and file.page is None:
         raise InputError(
             f"{file} names no page of a picture; give {file.path} alone, {file.path}:2 for its second page, or "

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import onnx
 import pytest
@@ -53,6 +56,56 @@ def test_weights_in_other_files_go_with_their_model(tmp_path: Path, location: st
     (tmp_path / "sub").mkdir()
     write_onnx(tmp_path / "model.onnx", location)
     assert read_with(tmp_path / "model.onnx") == [tmp_path / "model.onnx", tmp_path / location]
+
+
+@pytest.mark.parametrize("block", [0, 1024])
+def test_what_hdf5_reads_goes_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    """A virtual dataset's sources (and theirs), an external link in a group, raw samples, and blocks by number."""
+    monkeypatch.chdir(tmp_path)
+    cube = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
+    cube.tofile("raw.npy")
+    for name in ("part.mat", "part2.mat", "block0.h5", "unrelated.mat"):
+        with h5py.File(name, "w") as file:
+            file["cube"] = cube
+    with h5py.File("raw.mat", "w") as file:
+        file.create_dataset("cube", (3, 4, 5), "f4", external=[("raw.npy", 0, h5py.h5f.UNLIMITED)])
+    with h5py.File("all.mat", "w", userblock_size=block) as file:
+        for name, source in (("cube", "part.mat"), ("raw", "raw.mat")):
+            layout = h5py.VirtualLayout((3, 4, 5), "f4")
+            layout[:] = h5py.VirtualSource(source, "cube", (3, 4, 5))
+            file.create_virtual_dataset(name, layout)
+        whole = h5py.h5s.create_simple((3, 4, 5))
+        endless = h5py.h5s.create_simple((3, 4, 5), (h5py.h5s.UNLIMITED, 4, 5))
+        endless.select_hyperslab((0, 0, 0), (h5py.h5s.UNLIMITED, 1, 1), (3, 1, 1), (3, 4, 5))
+        made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        made.set_virtual(endless, b"block%b.h5", b"cube", whole)
+        h5py.h5d.create(file.id, b"blocks", h5py.h5t.NATIVE_FLOAT, endless, made)
+        file.create_group("group")["link"] = h5py.ExternalLink("part2.mat", "/cube")
+    for name in ("raw", "blocks"):
+        np.testing.assert_array_equal(cubes.read("all.mat", name).pixels, cube)
+    assert {file.name for file in read_with(tmp_path / "all.mat")} == {
+        *("all.mat", "part.mat", "part2.mat", "raw.mat", "raw.npy", "block0.h5")
+    }
+    for name in ("part.mat", "part2.mat", "raw.npy", "block0.h5"):
+        with pytest.raises(InputError, match=rf"^{name} belongs to the input all\.mat"):
+            check_outputs([Path(name)], [Path("all.mat")])
+    check_outputs([Path("unrelated.mat")], [Path("all.mat")])
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir("sub")
+    with pytest.raises(InputError, match="belongs to the input"):
+        check_outputs([tmp_path / "part.mat"], [Path("../all.mat")])
+
+
+def test_h5py_is_imported_for_hdf5_only(tmp_path: Path) -> None:
+    cubes.write(tmp_path / "a.mat", Cube(np.zeros((2, 3, 4), np.float32)))
+    (tmp_path / "cut.mat").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(40))
+    code = (
+        "import sys; from pathlib import Path; from keygraph.runtime.companion_files import read_with; "
+        f"print(len(read_with(Path({str(tmp_path / 'a.mat')!r}))), 'h5py' in sys.modules, "
+        f"len(read_with(Path({str(tmp_path / 'cut.mat')!r}))), len(read_with(Path('absent.mat'))))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["1", "False", "1", "1"]
 
 
 def test_what_is_written_with_a_name() -> None:
@@ -127,6 +180,18 @@ def test_an_unrelated_file_is_not_replaced_along_with_another_name(
     Path("keep.hdr").write_bytes(b"#?RADIANCE\n")
     with pytest.raises(InputError, match=r"keep\.img exists"):
         check_outputs([Path("keep.hdr")], [])
+
+
+@pytest.mark.parametrize("samples", ["u.dat", "u", "u.BSQ"])
+def test_a_header_is_not_replaced_without_its_samples(tmp_path: Path, samples: str) -> None:
+    write_header(tmp_path / "u.hdr", samples)
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=rf"u\.hdr exists, and .*{samples} holds its samples, .*move both files away"):
+        cubes.write(tmp_path / "u.hdr", Cube(np.zeros((2, 3, 4), np.float32)))
+    assert contents(tmp_path) == before
+    (tmp_path / samples).rename(tmp_path / "u.img")
+    (tmp_path / "u.raw").write_bytes(b"a photo")  # behind the header's own samples
+    check_outputs([tmp_path / "u.hdr"], [])
 
 
 def test_an_earlier_result_is_replaced_but_not_what_another_header_describes(

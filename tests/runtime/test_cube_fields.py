@@ -100,6 +100,26 @@ def test_user_blocks_of_every_size(tmp_path: Path, block: int) -> None:
     np.testing.assert_array_equal(cubes.read(tmp_path / "a.mat").pixels, noise(3, 4, 5))
 
 
+def test_attributes_of_hdf5_are_named(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.mat", "w", userblock_size=512) as file:
+        file["cube"], file["factor"] = noise(5, 4, 3), np.ones((1, 1))
+        file.attrs["title"] = "Scene 42"
+        file["cube"].attrs.update(
+            {"MATLAB_class": np.bytes_("single"), "scale_factor": 1e-4, "add_offset": 2.0, "units": "W"}
+        )
+        file["factor"].attrs["of_another_array"] = 1
+    header = cubes.read_header(tmp_path / "a.mat")
+    assert header.notices == ("the file's scale_factor and add_offset not applied",)
+    _, notices = restored(tmp_path / "a.mat", tmp_path / "b.mat")
+    assert notices.splitlines() == [
+        *header.notices,
+        "of the source's MATLAB file not kept: attribute title, attribute units, variable factor (never copied); "
+        "attribute add_offset, attribute scale_factor (about the source's samples)",
+    ]
+    _, notices = restored(tmp_path / "a.mat", tmp_path / "b.tif")
+    assert all(f"attribute {name}" in notices for name in ("title", "units", "scale_factor", "add_offset"))
+
+
 def test_links_in_hdf5_that_lead_nowhere(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.mat", "w") as file:
         file["cube"] = noise(3, 4, 5)
@@ -121,7 +141,7 @@ def test_matlabs_sparse_and_empty_arrays_are_named(tmp_path: Path) -> None:
             cubes.read(tmp_path / "a.mat", name)
 
 
-def test_virtual_datasets_without_their_files(tmp_path: Path) -> None:
+def test_virtual_datasets_without_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """HDF5 reads zeros in their place."""
     with h5py.File(tmp_path / "part.h5", "w") as file:
         file["cube"] = noise(3, 4, 5)
@@ -130,9 +150,36 @@ def test_virtual_datasets_without_their_files(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.mat", "w") as file:
         file.create_virtual_dataset("cube", layout)
     np.testing.assert_array_equal(cubes.read(tmp_path / "a.mat").pixels, noise(3, 4, 5))
+    # HDF5 looks beside the file before it looks in the working folder.
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    h5py.File("part.h5", "w").close()
+    np.testing.assert_array_equal(cubes.read(tmp_path / "a.mat").pixels, noise(3, 4, 5))
+    Path("part.h5").unlink()
     (tmp_path / "part.h5").unlink()
     with pytest.raises(InputError, match=r"put together from part\.h5, which is missing"):
         cubes.read(tmp_path / "a.mat")
+
+
+def test_external_samples_that_are_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HDF5 reads zeros in their place, also through a virtual dataset and a dataset that its source lacks."""
+    monkeypatch.chdir(tmp_path)
+    noise(3, 4, 5).tofile("raw.bin")
+    with h5py.File("part.mat", "w") as file:
+        file.create_dataset("cube", (3, 4, 5), "f4", external=[("raw.bin", 0, h5py.h5f.UNLIMITED)])
+    for name, source in (("all.mat", "cube"), ("lacks.mat", "absent")):
+        layout = h5py.VirtualLayout((3, 4, 5), "f4")
+        layout[:] = h5py.VirtualSource("part.mat", source, (3, 4, 5))
+        with h5py.File(name, "w") as file:
+            file.create_virtual_dataset("cube", layout)
+    for name in ("part.mat", "all.mat"):
+        np.testing.assert_array_equal(cubes.read(name).pixels, noise(3, 4, 5))
+    with pytest.raises(InputError, match=r"lacks\.mat:cube is put together from .*part\.mat:absent, which is missing"):
+        cubes.read("lacks.mat")
+    Path("raw.bin").write_bytes(Path("raw.bin").read_bytes()[:100])
+    for name in ("part.mat", "all.mat"):
+        with pytest.raises(InputError, match=r"part\.mat:cube reads 240 bytes of raw\.bin, which has 100"):
+            cubes.read(name)
 
 
 @pytest.mark.parametrize("planar", ["pages", "contig"])
@@ -180,6 +227,60 @@ def test_compressed_tiffs_that_tifffile_alone_cannot_decode(tmp_path: Path, opti
     joined.tiffsave(str(tmp_path / "pages.tif"), **options)
     for name in ("chunky.tif", "pages.tif"):
         np.testing.assert_array_equal(cubes.read(tmp_path / name).pixels, pixels, err_msg=name)
+
+
+def test_every_tag_of_a_cube_that_is_lost_is_named(tmp_path: Path) -> None:
+    tags = [(269, 2, 0, "scan 42", True), (271, 2, 0, "Maker", True), (700, 1, 4, b"<x/>", True)]
+    tags += [(33723, 7, 8, b"\x1c\2\5\0\3abc", True), (34377, 1, 4, b"8BIM", True), (65000, 2, 0, "private", True)]
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        noise(5, 7, 9),
+        photometric="minisblack",
+        metadata=None,
+        software="Scanner",
+        resolution=(300, 300),
+        extratags=tags,
+    )
+    tag_names = ("DocumentName", "Make", "Software", "XMP", "IPTCNAA", "ImageResources", "65000")
+    names = ["resolution", *(f"tag {name}" for name in tag_names)]
+    for target in ("b.tif", "b.npz"):
+        _, notices = restored(tmp_path / "a.tif", tmp_path / target)
+        (line,) = notices.splitlines()
+        assert all(name in line for name in names), line
+    # Nothing is said of what every TIFF has, and of our own results.
+    _, notices = restored(tmp_path / "b.tif", tmp_path / "c.tif")
+    assert notices == ""
+
+
+@pytest.mark.parametrize("planar", ["pages", "contig"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_orientation_of_a_cube_is_applied(tmp_path: Path, orientation: int, planar: str) -> None:
+    """As libvips does for one band."""
+    pixels = noise(7, 9, 5, dtype=np.uint8)
+    tags = [(274, 3, 1, orientation, True), (33550, 12, 3, (10.0, 10.0, 0.0), True)]
+    given: dict[str, Any] = {"photometric": "minisblack", "metadata": None, "extratags": tags}
+    if planar == "pages":
+        tifffile.imwrite(tmp_path / "a.tif", pixels.transpose(2, 0, 1), **given)
+    else:
+        tifffile.imwrite(tmp_path / "a.tif", pixels, planarconfig="contig", **given)
+    tifffile.imwrite(tmp_path / "b.tif", pixels[:, :, 2], **given)
+    cube, header = cubes.read(tmp_path / "a.tif"), cubes.read_header(tmp_path / "a.tif")
+    np.testing.assert_array_equal(cube.pixels[:, :, 2], images.read(tmp_path / "b.tif").pixels)
+    assert (header.height, header.width, header.bands) == cube.pixels.shape
+    expected = [f"turned upright (the file's orientation is {orientation})"] if orientation > 1 else []
+    assert [*cube.notices] == [*header.notices] == expected
+    back, notices = restored(tmp_path / "a.tif", tmp_path / "c.tif")
+    np.testing.assert_array_equal(back.pixels, cube.pixels)
+    assert ("GeoTIFF pixel scale" in notices) == (orientation > 1) != ("GeoTIFF pixel scale" in back.fields)
+
+
+@pytest.mark.parametrize("values", ["abcde", ["x", "y"], 7, [True], {"a": 1}])
+def test_wavelengths_in_a_tiff_that_are_none(tmp_path: Path, values: Any) -> None:
+    metadata = {"axes": "CYX", "wavelengths": values}
+    tifffile.imwrite(tmp_path / "a.tif", noise(5, 7, 9), photometric="minisblack", metadata=metadata)
+    cube = cubes.read(tmp_path / "a.tif")
+    assert cube.wavelengths == ()
+    assert cube.notices == ("wavelengths in the description are no list of numbers, and not taken",)
 
 
 def test_a_codec_that_is_not_here_is_named(tmp_path: Path) -> None:
@@ -414,6 +515,25 @@ def test_envi_headers_that_are_odd(tmp_path: Path) -> None:
     (tmp_path / "b.img").unlink()
     with pytest.raises(InputError, match="is the header of samples that are not beside it"):
         cubes.read(tmp_path / "b.img.hdr")
+
+
+def test_a_brace_inside_an_envi_value(tmp_path: Path) -> None:
+    path = write_envi(tmp_path / "a.hdr", noise(3, 4, 5), description="{a } b\n c}", note="{x} ; text\nlast = {1}")
+    texts = {name: field.value for name, field in cubes.read(path).fields.items()}
+    assert texts == {"description": "{a } b\n c}", "note": "{x}", "last": "{1}"}
+
+
+@pytest.mark.parametrize("size", [7, 4000])
+def test_samples_of_the_headers_size_come_before_a_stray_file(tmp_path: Path, size: int) -> None:
+    pixels = noise(3, 4, 5)
+    cubes.write(tmp_path / "a.hdr", Cube(pixels))
+    (tmp_path / "a").write_bytes(bytes(size))
+    cube = cubes.read(tmp_path / "a.hdr")
+    np.testing.assert_array_equal(cube.pixels, pixels)
+    assert cube.notices == ("samples taken from a.img: a is not of the size in the header",)
+    (tmp_path / "a").write_bytes(bytes(pixels.nbytes))  # Readers take it.
+    assert not cubes.read(tmp_path / "a.hdr").pixels.any()
+    assert cubes.read(tmp_path / "a.hdr").notices == ()
 
 
 def test_compressed_envi_samples(tmp_path: Path) -> None:

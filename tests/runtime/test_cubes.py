@@ -234,6 +234,30 @@ def test_a_tiff_of_ours_has_a_gray_page_for_each_band(tmp_path: Path) -> None:
     np.testing.assert_array_equal(images.read(tmp_path / "a.tif").pixels, pixels[:, :, 0])
 
 
+def test_ome_tiffs_with_bands(tmp_path: Path) -> None:
+    pixels = noise(7, 9, 5)
+    for axes, is_cube in (("CYX", True), ("ZYX", False)):
+        path = tmp_path / f"{axes}.ome.tif"
+        tifffile.imwrite(path, pixels.transpose(2, 0, 1), photometric="minisblack", metadata={"axes": axes})
+        assert cubes.is_cube(path)
+        assert cubes.is_cube(path, 5)
+        assert cubes.is_cube(path, 1) == is_cube
+        np.testing.assert_array_equal(cubes.read(path, bands=5).pixels, pixels)
+
+
+@pytest.mark.parametrize("photometric", ["rgb", "separated"])
+def test_colours_with_alpha_are_a_cube_only_for_a_model_of_five_bands(tmp_path: Path, photometric: str) -> None:
+    pixels = noise(7, 9, 5, dtype=np.uint8)
+    extra = ["unassalpha", "unspecified"] if photometric == "rgb" else ["unassalpha"]
+    given: dict[str, Any] = {"photometric": photometric, "planarconfig": "contig", "metadata": None}
+    tifffile.imwrite(tmp_path / "a.tif", pixels, extrasamples=extra, **given)
+    assert [cubes.is_cube(tmp_path / "a.tif", bands) for bands in (None, 1, 3, 4, 5)] == [False] * 4 + [True]
+    images.read(tmp_path / "a.tif")
+    np.testing.assert_array_equal(cubes.read(tmp_path / "a.tif").pixels, pixels)
+    tifffile.imwrite(tmp_path / "a.tif", noise(7, 9, 6), extrasamples=[*extra, "unspecified"], **given)
+    assert cubes.is_cube(tmp_path / "a.tif", 3)
+
+
 def test_pictures_are_no_cubes(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", noise(8, 9, dtype=np.uint8))
     assert not cubes.is_cube(tmp_path / "a.tif")

@@ -119,6 +119,9 @@ def test_gray_pages_are_bands_where_something_says_so(make_model: ModelFile, tmp
 
 def test_pages_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gray_pages(tmp_path / "scan.tif", 2)
+    made.write_pages(tmp_path / "mixed.tif", [made.PIXELS, made.PIXELS[:, :, 1].copy()], [0, 0])
+    with pytest.raises(InputError, match=r"not gray pages of one size; give .*mixed\.tif alone, or .*mixed\.tif:2"):
+        input_files.read_header(InputFile.parse(str(tmp_path / "mixed.tif:bands")), 3)
     for name, message in (("scan.tif:3", "has no page 3; it has 2"), ("scan.tif:last", "names no page of a picture")):
         with pytest.raises(InputError, match=message):
             input_files.read_header(InputFile.parse(str(tmp_path / name)), 3)

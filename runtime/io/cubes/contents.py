@@ -54,6 +54,8 @@ class Contents:
         Such lines for some of the arrays, by name.
     fields
         What the file says besides, by the format's own names.
+    fields_of
+        What it says of some of the arrays, by the array's name.
     """
 
     arrays: Mapping[str, Stored]
@@ -62,6 +64,7 @@ class Contents:
     notices: tuple[str, ...] = ()
     notices_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     fields: Mapping[str, Field] = field(default_factory=dict)
+    fields_of: Mapping[str, Mapping[str, Field]] = field(default_factory=dict)
 
 
 def native(dtype: np.dtype[Any]) -> np.dtype[Any]:

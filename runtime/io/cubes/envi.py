@@ -24,6 +24,9 @@ def open_envi(path: Path) -> Contents:
     samples = samples_file(path)
     notices = []
     if not header.compressed:
+        first, samples = samples, _fitting(path, header.bytes) or samples
+        if samples != first:
+            notices.append(f"samples taken from {samples.name}: {first.name} is not of the size in the header")
         there = samples.stat().st_size
         if there < header.bytes:
             raise ValueError(f"{samples} has {there:,} bytes, and the header speaks of {header.bytes:,}")
@@ -59,6 +62,11 @@ def samples_file(path: Path) -> Path:
             f"(or {', '.join(SAMPLE_SUFFIXES[2:])}, or without suffix)"
         )
     return found
+
+
+def _fitting(path: Path, size: int) -> Path | None:
+    """Return the first of a header's candidates for its samples that has exactly this many bytes."""
+    return next((file for file in samples_of(path) if file.stat().st_size == size), None)
 
 
 def write_envi(

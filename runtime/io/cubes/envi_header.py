@@ -246,25 +246,30 @@ def _decoded(data: bytes) -> str:
 def _parsed(text: str) -> dict[str, str]:
     """Return the fields by lower-case name."""
     fields: dict[str, str] = {}
-    lines = iter(text.splitlines()[1:])
-    for line in lines:
+    lines = text.splitlines()[:0:-1]  # the next one last
+    while lines:
+        line = lines.pop()
         name, equals, value = line.partition("=")
         name, value = " ".join(name.lower().split()), value.strip()
         if not equals or line.lstrip().startswith(";"):
             continue
         if value.startswith("{"):
             parts = [value]
-            while "}" not in parts[-1]:
-                following = next(lines, None)
-                if following is None:
+            while "}" not in parts[-1] or _goes_on(parts[-1], lines):
+                if not lines:
                     raise ValueError(f"its field {name!r} has no closing brace")
-                parts.append(following.rstrip())
+                parts.append(lines.pop().rstrip())
             value = "\n".join(parts)
             value = value[: value.rindex("}") + 1]
         if fields.get(name, value) != value:
             raise ValueError(f"its field {name!r} is there twice, with different values")
         fields[name] = value
     return fields
+
+
+def _goes_on(part: str, lines: list[str]) -> bool:
+    """Return whether a line with a closing brace and text behind it is not a value's last: no field comes next."""
+    return bool(not part.endswith("}") and lines and "}" in lines[-1] and "=" not in lines[-1])
 
 
 def _items(text: str) -> list[str]:

@@ -9,6 +9,7 @@ file that is only called ``.mat`` has neither, and its axes are as HDF5 lists th
 from __future__ import annotations
 
 import io
+import os
 import struct
 import warnings
 from pathlib import Path
@@ -18,8 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....errors import InputError
+from ...hdf5_sources import USER_BLOCK, is_hdf5, places
 from . import matlab_layout
 from .contents import Contents, Stored, library, native, stored
+from .cube import Field
 
 #: A variable of this many bytes or more does not fit into version 5.
 VERSION_5_BYTES = 2**31 - 2**10
@@ -32,15 +35,17 @@ _CLASSES = {
     **{f"{sign}int{bits}": f"{kind}{bits // 8}" for sign, kind in (("", "i"), ("u", "u")) for bits in (8, 16, 32, 64)},
 }
 
-_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
-#: Bytes of the HDF5 user block with which MATLAB's files begin; it names the format.
-_USER_BLOCK = 512
+#: Attributes of netCDF that describe the values of the samples.
+_OF_SAMPLES = ("scale_factor", "add_offset", "_FillValue", "missing_value", "valid_min", "valid_max", "valid_range")
+
+#: Beginnings of attributes that say how MATLAB, hdf5storage and netCDF store an array.
+_WRITERS_ATTRIBUTES = ("MATLAB_", "Python.", "H5PATH", "DIMENSION_", "REFERENCE_LIST", "CLASS", "_Netcdf4", "_NC")
 
 
 def open_mat(path: Path) -> Contents:
     """Open a ``.mat`` file of any version."""
-    return _open_hdf5(path) if _is_hdf5(path) else _open_version_5(path)
+    return _open_hdf5(path) if is_hdf5(path) else _open_version_5(path)
 
 
 def write_version_5(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
@@ -53,7 +58,7 @@ def write_version_7_3(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
     h5py = library("h5py", path)
     classes = {np.dtype(code): name for name, code in _CLASSES.items()}
     with _ErrorHoldingFile(path, "w+b") as sink:
-        with h5py.File(sink, "w", userblock_size=_USER_BLOCK) as file:
+        with h5py.File(sink, "w", userblock_size=USER_BLOCK) as file:
             for name, given in arrays.items():
                 array = np.atleast_2d(given)
                 dataset = file.create_dataset(name, shape=array.shape[::-1], dtype=array.dtype)
@@ -92,18 +97,6 @@ class _ErrorHoldingFile(io.FileIO):
             except OSError as error:
                 self.error = error
         return size or 0
-
-
-def _is_hdf5(path: Path) -> bool:
-    """Tell whether an HDF5 file begins at 0, or behind a user block of 512 bytes times a power of two."""
-    size, start = path.stat().st_size, 0
-    with path.open("rb") as file:
-        while start < size:
-            file.seek(start)
-            if file.read(len(_HDF5_SIGNATURE)) == _HDF5_SIGNATURE:
-                return True
-            start = 2 * start or _USER_BLOCK
-    return False
 
 
 def _names_matlab(path: Path) -> bool:
@@ -160,18 +153,34 @@ def _open_hdf5(path: Path) -> Contents:
             name for name, item in items.items() if reverse or "MATLAB_class" in getattr(item, "attrs", ())
         }
         arrays = {name: _stored(item, name in reversed_names) for name, item in items.items()}
+        fields = _attributes(file)
+        fields_of = {name: _attributes(item) for name, item in items.items() if item is not None}
 
     def load(name: str) -> NDArray[Any]:
         with h5py.File(path, "r") as file:
             dataset = file[name]
-            _check_sources(dataset, path)
+            _check_sources(dataset)
             values: NDArray[Any] = dataset[()].T if name in reversed_names else dataset[()]
         if arrays[name].kind == "logical":
             values = values.astype(np.bool_)
         return values.astype(native(values.dtype), copy=False)
 
     plain = "no MATLAB file but plain HDF5: axes taken in HDF5's order, not reversed"
-    return Contents(arrays, load, notices_of=dict.fromkeys(arrays.keys() - reversed_names, (plain,)))
+    notices_of = {
+        name: (*([] if name in reversed_names else [plain]), *_not_applied(fields_of.get(name, {}))) for name in arrays
+    }
+    return Contents(arrays, load, notices_of=notices_of, fields=fields, fields_of=fields_of)
+
+
+def _attributes(item: Any) -> dict[str, Field]:
+    """Return a file's or dataset's attributes, which are only reported, without those of MATLAB and other writers."""
+    names = [name for name in item.attrs if not name.startswith(_WRITERS_ATTRIBUTES)]
+    return {f"attribute {name}": Field(None, "samples" if name in _OF_SAMPLES else "file") for name in names}
+
+
+def _not_applied(fields: dict[str, Field]) -> list[str]:
+    names = [name for name in _OF_SAMPLES if f"attribute {name}" in fields]
+    return [f"the file's {' and '.join(names)} not applied"] if names else []
 
 
 def _item(file: Any, name: str) -> Any:
@@ -182,14 +191,36 @@ def _item(file: Any, name: str) -> Any:
         return None
 
 
-def _check_sources(dataset: Any, path: Path) -> None:
-    """Check that the files are there from which a virtual dataset is put together: HDF5 fills in zeros for them."""
-    for source in dataset.virtual_sources() if dataset.is_virtual else ():
-        if source.file_name != "." and not (path.parent / source.file_name).is_file():
+def _check_sources(dataset: Any) -> None:
+    """Check that the files are there, and whole, from which a dataset is read: HDF5 fills in zeros for what is not."""
+    h5py = library("h5py", dataset.file.filename)
+    path = Path(dataset.file.filename)
+    location = f"{path}:{dataset.name.strip('/')}"
+    left = dataset.size * dataset.dtype.itemsize
+    for name, offset, size in dataset.external or ():
+        part = min(size, left)
+        left -= part
+        # HDF5 looks in the working folder, and in no other, for what has no absolute name.
+        if os.path.isfile(name) and os.path.getsize(name) < offset + part:
             raise InputError(
-                f"{path}:{dataset.name.strip('/')} is put together from {source.file_name}, which is missing; copy it "
-                f"beside {path.name}"
+                f"{location} reads {offset + part:,} bytes of {name}, which has {os.path.getsize(name):,}; "
+                "give the whole file"
             )
+    for source in dataset.virtual_sources() if dataset.is_virtual else ():
+        files = [path] if source.file_name == "." else places(source.file_name, path)
+        if not files:
+            raise InputError(
+                f"{location} is put together from {source.file_name}, which is missing; copy it beside {path.name}"
+            )
+        # HDF5 takes the first place; `%b` stands for the numbers of several files or datasets.
+        for place in files[:1] if "%b" not in source.file_name + source.dset_name else ():
+            with h5py.File(place, "r") as file:
+                if source.dset_name not in file:
+                    raise InputError(
+                        f"{location} is put together from {place}:{source.dset_name}, which is missing; give the "
+                        "file that holds it"
+                    )
+                _check_sources(file[source.dset_name])
 
 
 def _stored(item: Any, is_reversed: bool) -> Stored:

@@ -135,7 +135,7 @@ def read(path: str | os.PathLike[str], variable: str | None = None, bands: int |
         wavelengths,
         name or VARIABLE,
         (*contents.notices, *contents.notices_of.get(name, ()), *notices),
-        {**contents.fields, **_other_arrays(contents, name, bool(wavelengths))},
+        {**contents.fields, **contents.fields_of.get(name, {}), **_other_arrays(contents, name, bool(wavelengths))},
         format_of(file),
     )
 

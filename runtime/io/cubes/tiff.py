@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,26 @@ from .contents import Contents, Stored, library, stored
 from .cube import Field, HoldsFor
 from .tiff_codecs import decode
 from .wavelengths import nanometres
+
+#: Tags that say how the samples are stored.
+_STORAGE_TAGS = {
+    *(254, 255, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 288, 289, 292, 293, 317),
+    *(322, 323, 324, 325, 330, 332, 334, 338, 339, 347, 512, 513, 514, 515, 517, 519, 520, 521, 529, 530, 531, 532),
+}
+
+#: Tags of the resolution, which make one field.
+_RESOLUTION_TAGS = (282, 283, 296)
+
+#: Orientation -> how rows and columns, the first two axes, are turned upright. From 5 on, rows become columns.
+_UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.swapaxes(0, 1),
+    6: lambda image: image.swapaxes(0, 1)[:, ::-1],
+    7: lambda image: image.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda image: image.swapaxes(0, 1)[::-1],
+}
 
 # Damaged files raise errors. Without a handler Python would also print what tifffile logs about them.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -41,9 +62,10 @@ _KEPT_TAGS: dict[int, tuple[str, HoldsFor]] = {
 def is_cube(path: Path, bands: int | None = None) -> bool:
     """Return whether a TIFF is a cube: gray pages of one size that are bands, or more than four channels in a page.
 
-    Gray pages are bands where the file says so, as those that `write_tiff` writes do; else where the model takes as
-    many bands as there are pages, and those are neither gray nor RGB: three gray pages of a scan are no picture in
-    colour.
+    Five channels of RGB or CMYK with alpha are a picture, except for a model that takes five.
+    Gray pages are bands where the file says so, as those that `write_tiff` writes and OME-TIFF do; else where the model
+    takes as many bands as there are pages, and those are neither gray nor RGB: three gray pages of a scan are no
+    picture in colour.
     False for unreadable files, and where tifffile is not installed: `images` then reports what is wrong.
 
     Parameters
@@ -60,16 +82,24 @@ def is_cube(path: Path, bands: int | None = None) -> bool:
             page = file.pages.first
             gray = page.samplesperpixel == 1 and page.photometric.name in ("MINISBLACK", "MINISWHITE")
             if not gray or len(file.pages) == 1 or len(file.series) > 1:
-                return bool(page.samplesperpixel > 4)
-            # Smaller copies and masks of a page are no bands.
-            count = sum(not one.subfiletype & 5 for one in file.pages)
+                return bool(page.samplesperpixel > 4 and not _is_picture(page, bands))
+            # Smaller copies and masks of a page are no bands. A page that tifffile reads in short has its keyframe's.
+            count = sum(not one.keyframe.subfiletype & 5 for one in file.pages)
             described: Any = file.shaped_metadata or ({},)
-            return bool(
-                count > 1
-                and (bands is None or "C" in str(described[0].get("axes", "")) or bands == count not in (1, 3))
-            )
+            axes = str(described[0].get("axes", ""))
+            if file.is_ome:
+                axes, _ = _squeezed(file.series[0].axes, file.series[0].shape)
+            says_so = "C" in axes and not (file.is_ome and len(axes) > 3)
+            return bool(count > 1 and (bands is None or says_so or bands == count not in (1, 3)))
     except Exception:  # whatever the damage leads tifffile to
         return False
+
+
+def _is_picture(page: Any, bands: int | None) -> bool:
+    """Return whether five channels of a page are RGB or CMYK with others, and not bands for a model that takes five."""
+    coloured = page.photometric.name in ("RGB", "SEPARATED") and page.samplesperpixel == 5
+    has_alpha = bool({1, 2} & set(page.extrasamples))
+    return bool(coloured and (has_alpha if bands is None else bands != 5))
 
 
 def open_tiff(path: Path) -> Contents:
@@ -79,8 +109,11 @@ def open_tiff(path: Path) -> Contents:
         array = stored(series.shape, series.dtype)
         axes, shape = _squeezed(series.axes, array.shape)
         described: Any = file.shaped_metadata or ({},)
-        values = described[0].get("wavelengths", ())
         page, notices = series.keyframe, []
+        values = described[0].get("wavelengths", ())
+        if not _are_numbers(values):
+            notices.append("wavelengths in the description are no list of numbers, and not taken")
+            values = ()
         if page.photometric.name == "MINISWHITE" and array.dtype is not None:
             if array.dtype.kind not in "bu":
                 raise InputError(
@@ -91,12 +124,21 @@ def open_tiff(path: Path) -> Contents:
         if len(file.series) > 1 or len(series.levels) > 1:
             notices.append("reduced copies and masks in the file left out")
         fields = {title: Field(tag, holds_for) for title, tag, holds_for in _tags(page)}
+        turned = _orientation(page)
     if 'role="scale"' in str(fields.get("GDAL metadata")) or 'role="offset"' in str(fields.get("GDAL metadata")):
         notices.append("the file's scale and offset (GDAL metadata) are not applied")
     if "nodata" in fields:
         notices.append(f"samples of {fields['nodata'].value[3]}, for the file no data, are taken like any others")
     order = _order(axes)
     shape = tuple(shape[axis] for axis in order)
+    if turned in _UPRIGHT:
+        notices.append(f"turned upright (the file's orientation is {turned})")
+        shape = (shape[1], shape[0], *shape[2:]) if turned > 4 else shape
+        # They are true of the rows and columns as they are stored.
+        fields = {
+            name: replace(field, holds_for="file") if field.holds_for == "size" else field
+            for name, field in fields.items()
+        }
     return Contents(
         {"": Stored(shape, array.dtype, array.kind)},
         lambda _: _load(path, order),
@@ -132,7 +174,7 @@ def write_tiff(
         metadata={"axes": "CYX", **({"wavelengths": list(wavelengths), "unit": "nm"} if wavelengths else {})},
         bigtiff=pixels.nbytes > 2**31,
         # The last item: of the first page only.
-        extratags=[(*field.value, True) for field in (fields or {}).values()],
+        extratags=[(*field.value, True) for field in (fields or {}).values() if field.value is not None],
     )
 
 
@@ -166,13 +208,35 @@ def _image(file: Any) -> Any:
     return whole[0]
 
 
-def _tags(page: Any) -> Iterator[tuple[str, tuple[int, int, int, Any], HoldsFor]]:
-    """Yield title, (code, type, count, value) and what it holds for, of each tag in `_KEPT_TAGS` that a page has."""
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, list | tuple) and all(
+        isinstance(value, int | float) and not isinstance(value, bool) for value in values
+    )
+
+
+def _orientation(page: Any) -> int:
+    """Return a page's orientation, 1 (upright) where it is none."""
+    tag = page.tags.get(274)
+    return int(tag.value) if tag is not None and tag.value in _UPRIGHT else 1
+
+
+def _tags(page: Any) -> Iterator[tuple[str, tuple[int, int, int, Any] | None, HoldsFor]]:
+    """Yield title, (code, type, count, value) and what it holds for, of each tag of a page that is not about storage.
+
+    Tags that are not in `_KEPT_TAGS` have None in place of their values: they are only reported.
+    """
     for code, (title, holds_for) in _KEPT_TAGS.items():
         tag = page.tags.get(code)
         # tifffile's own description has the shape, and our wavelengths: they are written anew.
         if tag is not None and not (code == 270 and page.is_shaped):
             yield title, (code, int(tag.dtype), tag.count, tag.value), holds_for
+    resolution = [page.tags[code].value for code in _RESOLUTION_TAGS if code in page.tags]
+    if resolution and resolution != [(1, 1), (1, 1), 1]:  # as tifffile writes where there is none
+        yield "resolution", None, "file"
+    for tag in page.tags.values():
+        ours = tag.code == 305 and str(tag.value) == "tifffile.py"
+        if not (ours or tag.code in _STORAGE_TAGS or tag.code in _KEPT_TAGS or tag.code in _RESOLUTION_TAGS):
+            yield f"tag {tag.name}", None, "file"
 
 
 def _load(path: Path, order: tuple[int, ...]) -> NDArray[Any]:
@@ -182,8 +246,9 @@ def _load(path: Path, order: tuple[int, ...]) -> NDArray[Any]:
         if series.keyframe.photometric.name == "MINISWHITE":
             values = ~values if values.dtype.kind == "b" else (2**series.keyframe.bitspersample - 1) - values
         _, shape = _squeezed(series.axes, values.shape)
+        turned = _orientation(series.keyframe)
     bands_last: NDArray[Any] = values.reshape(shape).transpose(order)
-    return bands_last
+    return _UPRIGHT[turned](bands_last) if turned in _UPRIGHT else bands_last
 
 
 def _squeezed(axes: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
