@@ -179,6 +179,32 @@ def test_white_may_be_zero_in_every_type(tmp_path: Path) -> None:
         np.testing.assert_array_equal(images.read(tmp_path / "a.tif").pixels, white - samples)
 
 
+def test_luma_and_chroma_are_not_taken_for_colours(tmp_path: Path) -> None:
+    Image.fromarray(made.PIXELS).convert("YCbCr").save(tmp_path / "pillow.tif")
+    made.write_tiff(tmp_path / "deflate.tif", photometric="ycbcr", compression="zlib")
+    for name in ("pillow.tif", "deflate.tif"):
+        for read in (images.read, images.read_header):
+            with pytest.raises(InputError, match=r"YCbCr without JPEG.*; convert it to RGB"):
+                read(tmp_path / name)
+    Image.fromarray(made.PIXELS).save(tmp_path / "jpeg.tif", compression="jpeg", quality=95)
+    images.read(tmp_path / "jpeg.tif")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_channels_of_which_zero_is_white_are_refused(tmp_path: Path, dtype: Any) -> None:
+    """Of them libvips inverts the first alone."""
+    bands = np.dstack([made.PIXELS] * 2).astype(dtype)
+    for count in (2, 3, 4):
+        samples = np.ascontiguousarray(bands[:, :, :count])
+        made.write_tiff(tmp_path / "a.tif", samples, photometric="miniswhite", planarconfig="contig")
+        with pytest.raises(InputError, match=f"{count} channels of which 0 is white"):
+            images.read(tmp_path / "a.tif")
+    with_alpha = np.ascontiguousarray(bands[:, :, :2])
+    options = {"photometric": "miniswhite", "planarconfig": "contig", "extrasamples": [2]}
+    made.write_tiff(tmp_path / "a.tif", with_alpha, **options)
+    np.testing.assert_array_equal(images.read(tmp_path / "a.tif").alpha, with_alpha[:, :, 1])
+
+
 @pytest.mark.parametrize("compression", ["lzw", "deflate", "packbits"])
 @pytest.mark.parametrize("predictor", ["none", "horizontal", "float"])
 def test_cubes_in_codecs_that_tifffile_lacks(tmp_path: Path, compression: str, predictor: str) -> None:

@@ -140,6 +140,8 @@ def open_file(path: Path, page: int = 1) -> Opened:
         )
     if contents.missing:
         raise InputError(f"{path} is damaged, cut off, or no image ({contents.missing}); give a whole file")
+    if contents.refused:
+        raise InputError(f"{path} {contents.refused}")
     if page > contents.pages:
         raise InputError(f"{path} has no page {page}; it has {contents.pages}")
     image = _loaded(path, loader, contents)

@@ -119,6 +119,8 @@ class Contents:
         Number of pictures of full size in the file.
     expected
         Names of metadata that libvips should return.
+    refused
+        What the samples are, and what to do, where libvips would take them for others; empty for the rest.
     """
 
     metadata: Metadata = Metadata()
@@ -131,3 +133,4 @@ class Contents:
     missing: str = ""
     pages: int = 1
     expected: tuple[str, ...] = ()
+    refused: str = ""

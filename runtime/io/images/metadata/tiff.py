@@ -29,6 +29,7 @@ from .tiff_samples import (
     PALETTE,
     PHOTOMETRIC,
     extra_band,
+    misread,
     missing,
     premultiplied,
     unsupported,
@@ -158,6 +159,7 @@ def read(file: BinaryIO, page: int = 1) -> Contents:
         missing(reader, chosen.directory),
         len(full),
         tuple(title for tag, title in _EXPECTED.items() if tag in chosen.directory.fields),
+        misread(reader, chosen.directory),
     )
 
 

@@ -11,6 +11,9 @@ _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _SAMPLES, _FORMAT = 256, 257, 258, 259, 27
 WHITE_IS_ZERO, PALETTE, _YCBCR = 0, 3, 6
 _FLOAT = 3
 
+#: Compressions that hold Y, Cb and Cr as their own matter, so that the decoder returns red, green and blue.
+_JPEG = (6, 7, 34892)
+
 #: Photometric interpretation -> number of colours.
 _COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
 
@@ -67,6 +70,18 @@ def premultiplied(reader: Reader, directory: Directory) -> bool:
 def white_is_zero_float(reader: Reader, directory: Directory) -> bool:
     """Return whether samples are floats of which 0 is white; libvips inverts whole numbers alone."""
     return reader.number(directory, PHOTOMETRIC, 1) == WHITE_IS_ZERO and reader.number(directory, _FORMAT, 1) == _FLOAT
+
+
+def misread(reader: Reader, directory: Directory) -> str:
+    """Return what the samples of a page are, and what to do, where libvips takes them for others; else nothing."""
+    kind = reader.number(directory, PHOTOMETRIC, 1)
+    if kind == _YCBCR and reader.number(directory, _COMPRESSION, 1) not in _JPEG:
+        return "holds luma and chroma (YCbCr without JPEG compression), not colours; convert it to RGB"
+    alpha = reader.number(directory, EXTRA_SAMPLES, 0) in (1, 2)
+    channels = reader.number(directory, _SAMPLES, 1) - alpha
+    if kind == WHITE_IS_ZERO and channels > 1:
+        return f"has {channels} channels of which 0 is white (MINISWHITE); convert it to RGB, or to gray where 0 is black"
+    return ""
 
 
 def missing(reader: Reader, directory: Directory) -> str:
