@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import picture_files as made
 import pytest
+import pyvips
 import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -243,6 +244,48 @@ def test_a_size_that_the_file_cannot_hold_is_refused_before_memory_is_taken(tmp_
         for read in (images.read_header, images.read):
             with pytest.raises(InputError, match=r"cut off, or no image \(its samples need"):
                 read(tmp_path / name)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_with_damaged_samples_is_an_error(tmp_path: Path, progressive: bool) -> None:
+    """The decoder would fill what is missing with gray."""
+    file = tmp_path / "a.jpg"
+    made.write_jpeg(file, progressive=progressive)
+    whole = file.read_bytes()
+    images.read(file)
+    two_thirds = len(whole) * 2 // 3
+    for damaged in (
+        whole[:two_thirds] + b"\xff\xd9",
+        whole[:two_thirds] + bytes(60) + whole[two_thirds + 60 :],
+    ):
+        file.write_bytes(damaged)
+        with pytest.raises(InputError, match="is damaged"):
+            images.read(file)
+
+
+def test_jpeg_in_tiff_with_damaged_samples_is_an_error_or_said(tmp_path: Path) -> None:
+    file = tmp_path / "a.tif"
+    tall = np.concatenate([made.PIXELS] * 8)
+    image = pyvips.Image.new_from_array(tall).copy(interpretation="srgb")
+    image.tiffsave(str(file), compression="jpeg")
+    assert images.read(file).notices == ()
+    with tifffile.TiffFile(file) as tiff:
+        places = list(zip(tiff.pages.first.dataoffsets, tiff.pages.first.databytecounts, strict=True))
+    whole = file.read_bytes()
+    start, size = places[-1]
+    middle = start + size * 2 // 3
+    for damage in (bytes(start + size - 2 - middle), b"\xff\xd9"):
+        file.write_bytes(whole[:middle] + damage + whole[middle + len(damage) :])
+        with pytest.raises(InputError, match="is damaged"):
+            images.read(file)
+    # libtiff warns of damage in the first samples as it does of a text that does not end in NUL.
+    start, size = places[0]
+    file.write_bytes(whole[: start + size // 2] + b"\xff\xd9" + whole[start + size // 2 + 2 :])
+    assert images.read(file).notices[0].startswith("decoded with warnings")
+    Image.fromarray(made.PIXELS).save(file, compression="jpeg", tiffinfo={305: "a program"})
+    assert images.read(file).notices == ()
+    file.write_bytes(file.read_bytes().replace(b"a program\0", b"a program!"))
+    assert images.read(file).notices[0].startswith("decoded with warnings")
 
 
 def test_a_damaged_chain_of_pages_is_an_error(tmp_path: Path) -> None:

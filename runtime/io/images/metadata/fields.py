@@ -121,6 +121,8 @@ class Contents:
         Names of metadata that libvips should return.
     refused
         What the samples are, and what to do, where libvips would take them for others; empty for the rest.
+    strict
+        True when what the decoder only warns of is damage.
     """
 
     metadata: Metadata = Metadata()
@@ -134,3 +136,4 @@ class Contents:
     pages: int = 1
     expected: tuple[str, ...] = ()
     refused: str = ""
+    strict: bool = False

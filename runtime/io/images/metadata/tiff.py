@@ -29,6 +29,7 @@ from .tiff_samples import (
     PALETTE,
     PHOTOMETRIC,
     extra_band,
+    holds_jpeg,
     misread,
     missing,
     premultiplied,
@@ -160,6 +161,7 @@ def read(file: BinaryIO, page: int = 1) -> Contents:
         len(full),
         tuple(title for tag, title in _EXPECTED.items() if tag in chosen.directory.fields),
         misread(reader, chosen.directory),
+        holds_jpeg(reader, chosen.directory),
     )
 
 

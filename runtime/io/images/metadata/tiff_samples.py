@@ -72,6 +72,11 @@ def white_is_zero_float(reader: Reader, directory: Directory) -> bool:
     return reader.number(directory, PHOTOMETRIC, 1) == WHITE_IS_ZERO and reader.number(directory, _FORMAT, 1) == _FLOAT
 
 
+def holds_jpeg(reader: Reader, directory: Directory) -> bool:
+    """Return whether the samples of a page are JPEG streams."""
+    return reader.number(directory, _COMPRESSION, 1) in _JPEG
+
+
 def misread(reader: Reader, directory: Directory) -> str:
     """Return what the samples of a page are, and what to do, where libvips takes them for others; else nothing."""
     kind = reader.number(directory, PHOTOMETRIC, 1)
