@@ -176,9 +176,35 @@ def test_a_larger_result_loses_positions_and_gets_its_size(tmp_path: Path) -> No
 def test_metadata_that_libvips_rejects_is_said(tmp_path: Path) -> None:
     """A profile for colours in a gray picture, and EXIF that is none."""
     made.write_png(tmp_path / "gray.png", pixels=made.PIXELS[:, :, 0], icc_profile=made.PROFILE)
-    assert images.read(tmp_path / "gray.png").notices == ("dropped: ICC profile (unreadable)",)
+    assert images.read(tmp_path / "gray.png").notices == ("dropped: ICC profile (damaged, or for other colours)",)
     made.write_jpeg(tmp_path / "a.jpg", (0xE1, b"Exif\0\0no structure"))
     assert images.read(tmp_path / "a.jpg").notices == ("dropped: EXIF (damaged)",)
+
+
+GRAY_PROFILE = made.PROFILE[:16] + b"GRAY" + made.PROFILE[20:]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".tif", ".webp"])
+@pytest.mark.parametrize(
+    ("mode", "profile", "why"),
+    [
+        ("L", made.PROFILE, "it is for RGB, and the picture is gray"),
+        ("RGB", GRAY_PROFILE, "it is for gray, and the picture is RGB"),
+        ("CMYK", made.PROFILE, "it is for RGB, and the picture is CMYK"),
+        ("L", b"junk" * 50, "damaged"),
+        ("RGB", made.PROFILE[:100], "damaged"),
+        ("CMYK", b"junk" * 50, "damaged"),
+    ],
+)
+def test_a_profile_that_does_not_fit_is_said(tmp_path: Path, suffix: str, mode: str, profile: bytes, why: str) -> None:
+    if suffix == ".webp" and mode != "RGB":
+        pytest.skip("WebP is RGB")
+    Image.fromarray(made.PIXELS).convert(mode).save(tmp_path / f"a{suffix}", icc_profile=profile)
+    picture = images.read(tmp_path / f"a{suffix}")
+    assert f"dropped: ICC profile ({why})" in picture.notices
+    assert mode == "CMYK" or picture.metadata.icc is None
+    Image.fromarray(made.PIXELS).save(tmp_path / f"b{suffix}", icc_profile=made.PROFILE)
+    assert images.read(tmp_path / f"b{suffix}").metadata.icc == made.PROFILE
 
 
 def test_exif_tags_that_are_none_of_tiff_are_said(tmp_path: Path) -> None:
