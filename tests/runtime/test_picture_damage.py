@@ -325,3 +325,19 @@ def test_a_damaged_chain_of_pages_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.tif").write_bytes(data)
     with pytest.raises(InputError, match="damaged, cut off"):
         images.read(tmp_path / "a.tif")
+
+
+def test_a_chain_of_pages_in_a_circle_does_not_change_what_samples_mean(tmp_path: Path) -> None:
+    bands = np.ascontiguousarray(np.dstack([made.PIXELS] * 2)[:, :, :4])
+    gray = (made.PIXELS[:, :, 0] / 255).astype(np.float32)
+    made.write_tiff(tmp_path / "bands.tif", bands, extrasamples=[0])
+    made.write_tiff(tmp_path / "white.tif", gray, photometric="miniswhite")
+    for name in ("bands.tif", "white.tif"):
+        data = bytearray((tmp_path / name).read_bytes())
+        (start,) = struct.unpack_from("<I", data, 4)
+        (count,) = struct.unpack_from("<H", data, start)
+        struct.pack_into("<I", data, start + 2 + 12 * count, start)
+        (tmp_path / name).write_bytes(data)
+        assert "damaged behind page 1: further pages are lost" in images.read(tmp_path / name).notices
+    assert images.read(tmp_path / "bands.tif").alpha_is_band
+    np.testing.assert_array_equal(images.read(tmp_path / "white.tif").pixels, 1 - gray)

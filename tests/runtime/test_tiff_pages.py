@@ -79,6 +79,20 @@ def test_a_picture_with_reduced_copies_is_no_camera_raw(tmp_path: Path) -> None:
         assert not any("page" in line for line in picture.notices)
 
 
+@pytest.mark.parametrize("below", [made.PIXELS, made.PIXELS[::2, ::2], made.PIXELS[::4, ::4]])
+def test_the_larger_picture_below_an_unmarked_page_is_taken(tmp_path: Path, below: Any) -> None:
+    small, below = (np.ascontiguousarray(page) for page in (made.PIXELS[::2, ::2], below))
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(small, photometric="rgb", subifds=1, metadata=None)
+        file.write(below, photometric="rgb", metadata=None)
+    picture = images.read(tmp_path / "a.tif")
+    taken = below if below.size > small.size else small
+    np.testing.assert_array_equal(picture.pixels, taken)
+    said = "the page itself is smaller" if taken is below else "dropped: pictures below the page (SubIFD)"
+    assert len(picture.notices) == 1
+    assert picture.notices[0].startswith(said)
+
+
 def gray_pages(path: Path, count: int, **options: Any) -> list[Any]:
     pages = [np.ascontiguousarray(np.roll(made.PIXELS[:, :, 1], 3 * index)) for index in range(count)]
     first, *others = (Image.fromarray(page) for page in pages)

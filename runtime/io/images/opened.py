@@ -108,7 +108,10 @@ def read_contents(file: BinaryIO, loader: str, page: int) -> Contents:
             return tiff.read(file, page)
         readers = {"pngload": png.read, "jpegload": jpeg.read, "webpload": webp.read}
         return readers[loader](file) if loader in readers else Contents()
-    except DAMAGE:
+    except DAMAGE as error:
+        if loader == "tiffload":
+            # What its samples mean is in the same structure.
+            return Contents(missing=str(error) if isinstance(error, StructureError) else "its structure")
         # If samples are lost, too, libvips will say so.
         return Contents(notices=("metadata dropped: the structure of the file is damaged",))
 
