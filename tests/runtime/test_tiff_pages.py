@@ -246,3 +246,42 @@ def test_a_codec_that_is_missing_is_named_with_its_cure(tmp_path: Path) -> None:
         images.read(tmp_path / "photo.tif")
     with pytest.raises(InputError, match=r"is compressed with LERC.*pip install imagecodecs"):
         cubes.read(tmp_path / "cube.tif")
+
+
+def tiff_of_depth(path: Path, bits: int, channels: int) -> None:
+    """Write an uncompressed TIFF of 16 x 8 pixels, which tifffile does without imagecodecs in 8 and 16 bits alone."""
+    kind = 2 if channels == 3 else 1
+    start = 8 + 2 + 12 * 9 + 4
+    depths = (258, 3, 3, start) if channels == 3 else (258, 3, 1, bits)
+    place = start + 6
+    strips = ((273, 4, 1, place), (277, 3, 1, channels), (278, 4, 1, 8), (279, 4, 1, 16 * 8 * channels * bits // 8))
+    entries = ((256, 4, 1, 16), (257, 4, 1, 8), depths, (259, 3, 1, 1), (262, 3, 1, kind), *strips)
+    fields = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries)) + fields + bytes(4)
+    path.write_bytes(head + struct.pack("<3H", bits, bits, bits) + bytes(2000))
+
+
+def test_good_files_that_are_not_supported_are_not_called_damaged(tmp_path: Path) -> None:
+    for bits, channels in ((1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (8, 3), (16, 3)):  # As files.md says.
+        tiff_of_depth(tmp_path / "a.tif", bits, channels)
+        assert images.read(tmp_path / "a.tif").pixels.shape[:2] == (8, 16)
+    for bits, channels, message in (
+        *((bits, 1, f"has {bits}-bit samples") for bits in (6, 10, 12, 14)),
+        *((bits, 3, f"has several {bits}-bit samples") for bits in (4, 12)),
+    ):
+        tiff_of_depth(tmp_path / "a.tif", bits, channels)
+        with pytest.raises(InputError, match=f"{message}.*convert it to 8 or 16 bits"):
+            images.read(tmp_path / "a.tif")
+    planes = np.ascontiguousarray(np.moveaxis(made.PIXELS, 2, 0))
+    made.write_tiff(tmp_path / "planes.tif", planes, planarconfig="separate", tile=(32, 32))
+    made.write_tiff(tmp_path / "lab.tif", photometric="cielab")
+    made.write_tiff(tmp_path / "icclab.tif", photometric="icclab")
+    made.write_tiff(tmp_path / "complex.tif", made.PIXELS[:, :, 0].astype(np.complex64), photometric="minisblack")
+    for name, message in (
+        ("planes", "separate tiles"),
+        ("lab", r"colour space L\*a\*b\*"),
+        ("icclab", r"colour space L\*a\*b\*"),
+        ("complex", "complex numbers"),
+    ):
+        with pytest.raises(InputError, match=message):
+            images.read(tmp_path / f"{name}.tif")

@@ -145,14 +145,15 @@ def open_file(path: Path, page: int = 1) -> Opened:
         raise InputError(f"{path} {contents.refused}")
     if page > contents.pages:
         raise InputError(f"{path} has no page {page}; it has {contents.pages}")
-    image, contents = _loaded(path, loader, contents)
-    name = image.get("vips-loader").removesuffix("_source")
+    image, contents = _loaded(path, loader, contents, start)
+    name = field_of(image, "vips-loader", "").removesuffix("_source")
     if name not in LOADERS:
+        check_read(path, start)
         raise InputError(f"{path} is of another image format ({name}); convert it to PNG, JPEG, TIFF or WebP")
     return Opened(path, image, with_fields(image, contents))
 
 
-def _loaded(path: Path, loader: str, contents: Contents) -> tuple[pyvips.Image, Contents]:
+def _loaded(path: Path, loader: str, contents: Contents, start: bytes) -> tuple[pyvips.Image, Contents]:
     """Return the picture in libvips, by a loader, or by the one that it chooses where that is empty; and its contents.
 
     Damage that the decoder alone warns of becomes an error; in a TIFF it becomes a notice where it is at the start,
@@ -172,7 +173,7 @@ def _loaded(path: Path, loader: str, contents: Contents) -> tuple[pyvips.Image, 
         try:
             return pyvips.Image.new_from_source(source, "", **options)
         except pyvips.Error:
-            check_read(path)
+            check_read(path, start)
             raise
 
     if contents.strict:
