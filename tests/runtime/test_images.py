@@ -233,9 +233,9 @@ def test_other_bad_files(tmp_path: Path) -> None:
         "text.png": (b"hello", "no image"),
         "page.jpg": (b"<!DOCTYPE html><html></html>", "no image"),
         "flipped.png": (bytes(flipped), "damaged"),
-        "gif.png": (image.write_to_buffer(".gif"), "another image format"),
+        "gif.png": (image.write_to_buffer(".gif"), "is a GIF file"),
         "signed.tif": (image.cast("short").write_to_buffer(".tif"), "samples of type short"),
-        "lab.tif": (image.colourspace("lab").write_to_buffer(".tif"), "colour space lab"),
+        "lab.tif": (image.colourspace("lab").write_to_buffer(".tif"), r"colour space L\*a\*b\*"),
     }
     for name, (content, message) in files.items():
         (tmp_path / name).write_bytes(content)
@@ -246,6 +246,30 @@ def test_other_bad_files(tmp_path: Path) -> None:
         for function in (images.read, images.read_header):
             with pytest.raises(InputError, match=message):
                 function(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("BMP", b"BM"),
+        ("PNM", b"P6\n8 8\n255\n"),
+        ("JPEG 2000", b"\0\0\0\x0cjP  \r\n\x87\n"),
+        ("ICO", b"\0\0\1\0\1\0"),
+        ("PCX", b"\x0a\5\1\x08"),
+        ("AVIF sequence", b"\0\0\0\x2cftypavis"),
+    ],
+)
+def test_a_file_of_another_format_is_called_by_its_bytes(tmp_path: Path, name: str, start: bytes) -> None:
+    (tmp_path / "a.png").write_bytes(start + bytes(200))
+    with pytest.raises(InputError, match=f"is an? {name} file, which keygraph does not read"):
+        images.read(tmp_path / "a.png")
+
+
+def test_a_file_of_libvips_is_called_so(tmp_path: Path) -> None:
+    vips(smooth(8, 8)).write_to_file(str(tmp_path / "a.v"))
+    (tmp_path / "a.v").rename(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"is a libvips \(\.v\) file"):
+        images.read(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(

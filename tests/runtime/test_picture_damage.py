@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import picture_files as made
 import pytest
+import pyvips
 import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -175,9 +176,35 @@ def test_a_larger_result_loses_positions_and_gets_its_size(tmp_path: Path) -> No
 def test_metadata_that_libvips_rejects_is_said(tmp_path: Path) -> None:
     """A profile for colours in a gray picture, and EXIF that is none."""
     made.write_png(tmp_path / "gray.png", pixels=made.PIXELS[:, :, 0], icc_profile=made.PROFILE)
-    assert images.read(tmp_path / "gray.png").notices == ("dropped: ICC profile (unreadable)",)
+    assert images.read(tmp_path / "gray.png").notices == ("dropped: ICC profile (damaged, or for other colours)",)
     made.write_jpeg(tmp_path / "a.jpg", (0xE1, b"Exif\0\0no structure"))
     assert images.read(tmp_path / "a.jpg").notices == ("dropped: EXIF (damaged)",)
+
+
+GRAY_PROFILE = made.PROFILE[:16] + b"GRAY" + made.PROFILE[20:]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".tif", ".webp"])
+@pytest.mark.parametrize(
+    ("mode", "profile", "why"),
+    [
+        ("L", made.PROFILE, "it is for RGB, and the picture is gray"),
+        ("RGB", GRAY_PROFILE, "it is for gray, and the picture is RGB"),
+        ("CMYK", made.PROFILE, "it is for RGB, and the picture is CMYK"),
+        ("L", b"junk" * 50, "damaged"),
+        ("RGB", made.PROFILE[:100], "damaged"),
+        ("CMYK", b"junk" * 50, "damaged"),
+    ],
+)
+def test_a_profile_that_does_not_fit_is_said(tmp_path: Path, suffix: str, mode: str, profile: bytes, why: str) -> None:
+    if suffix == ".webp" and mode != "RGB":
+        pytest.skip("WebP is RGB")
+    Image.fromarray(made.PIXELS).convert(mode).save(tmp_path / f"a{suffix}", icc_profile=profile)
+    picture = images.read(tmp_path / f"a{suffix}")
+    assert f"dropped: ICC profile ({why})" in picture.notices
+    assert mode == "CMYK" or picture.metadata.icc is None
+    Image.fromarray(made.PIXELS).save(tmp_path / f"b{suffix}", icc_profile=made.PROFILE)
+    assert images.read(tmp_path / f"b{suffix}").metadata.icc == made.PROFILE
 
 
 def test_exif_tags_that_are_none_of_tiff_are_said(tmp_path: Path) -> None:
@@ -245,6 +272,48 @@ def test_a_size_that_the_file_cannot_hold_is_refused_before_memory_is_taken(tmp_
                 read(tmp_path / name)
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_with_damaged_samples_is_an_error(tmp_path: Path, progressive: bool) -> None:
+    """The decoder would fill what is missing with gray."""
+    file = tmp_path / "a.jpg"
+    made.write_jpeg(file, progressive=progressive)
+    whole = file.read_bytes()
+    images.read(file)
+    two_thirds = len(whole) * 2 // 3
+    for damaged in (
+        whole[:two_thirds] + b"\xff\xd9",
+        whole[:two_thirds] + bytes(60) + whole[two_thirds + 60 :],
+    ):
+        file.write_bytes(damaged)
+        with pytest.raises(InputError, match="is damaged"):
+            images.read(file)
+
+
+def test_jpeg_in_tiff_with_damaged_samples_is_an_error_or_said(tmp_path: Path) -> None:
+    file = tmp_path / "a.tif"
+    tall = np.concatenate([made.PIXELS] * 8)
+    image = pyvips.Image.new_from_array(tall).copy(interpretation="srgb")
+    image.tiffsave(str(file), compression="jpeg")
+    assert images.read(file).notices == ()
+    with tifffile.TiffFile(file) as tiff:
+        places = list(zip(tiff.pages.first.dataoffsets, tiff.pages.first.databytecounts, strict=True))
+    whole = file.read_bytes()
+    start, size = places[-1]
+    middle = start + size * 2 // 3
+    for damage in (bytes(start + size - 2 - middle), b"\xff\xd9"):
+        file.write_bytes(whole[:middle] + damage + whole[middle + len(damage) :])
+        with pytest.raises(InputError, match="is damaged"):
+            images.read(file)
+    # libtiff warns of damage in the first samples as it does of a text that does not end in NUL.
+    start, size = places[0]
+    file.write_bytes(whole[: start + size // 2] + b"\xff\xd9" + whole[start + size // 2 + 2 :])
+    assert images.read(file).notices[0].startswith("decoded with warnings")
+    Image.fromarray(made.PIXELS).save(file, compression="jpeg", tiffinfo={305: "a program"})
+    assert images.read(file).notices == ()
+    file.write_bytes(file.read_bytes().replace(b"a program\0", b"a program!"))
+    assert images.read(file).notices[0].startswith("decoded with warnings")
+
+
 def test_a_damaged_chain_of_pages_is_an_error(tmp_path: Path) -> None:
     """Else the first page, which may be a reduced copy, would be taken."""
     small = np.ascontiguousarray(made.PIXELS[::2, ::2])
@@ -256,3 +325,19 @@ def test_a_damaged_chain_of_pages_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.tif").write_bytes(data)
     with pytest.raises(InputError, match="damaged, cut off"):
         images.read(tmp_path / "a.tif")
+
+
+def test_a_chain_of_pages_in_a_circle_does_not_change_what_samples_mean(tmp_path: Path) -> None:
+    bands = np.ascontiguousarray(np.dstack([made.PIXELS] * 2)[:, :, :4])
+    gray = (made.PIXELS[:, :, 0] / 255).astype(np.float32)
+    made.write_tiff(tmp_path / "bands.tif", bands, extrasamples=[0])
+    made.write_tiff(tmp_path / "white.tif", gray, photometric="miniswhite")
+    for name in ("bands.tif", "white.tif"):
+        data = bytearray((tmp_path / name).read_bytes())
+        (start,) = struct.unpack_from("<I", data, 4)
+        (count,) = struct.unpack_from("<H", data, start)
+        struct.pack_into("<I", data, start + 2 + 12 * count, start)
+        (tmp_path / name).write_bytes(data)
+        assert "damaged behind page 1: further pages are lost" in images.read(tmp_path / name).notices
+    assert images.read(tmp_path / "bands.tif").alpha_is_band
+    np.testing.assert_array_equal(images.read(tmp_path / "white.tif").pixels, 1 - gray)

@@ -79,6 +79,20 @@ def test_a_picture_with_reduced_copies_is_no_camera_raw(tmp_path: Path) -> None:
         assert not any("page" in line for line in picture.notices)
 
 
+@pytest.mark.parametrize("below", [made.PIXELS, made.PIXELS[::2, ::2], made.PIXELS[::4, ::4]])
+def test_the_larger_picture_below_an_unmarked_page_is_taken(tmp_path: Path, below: Any) -> None:
+    small, below = (np.ascontiguousarray(page) for page in (made.PIXELS[::2, ::2], below))
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(small, photometric="rgb", subifds=1, metadata=None)
+        file.write(below, photometric="rgb", metadata=None)
+    picture = images.read(tmp_path / "a.tif")
+    taken = below if below.size > small.size else small
+    np.testing.assert_array_equal(picture.pixels, taken)
+    said = "the page itself is smaller" if taken is below else "dropped: pictures below the page (SubIFD)"
+    assert len(picture.notices) == 1
+    assert picture.notices[0].startswith(said)
+
+
 def gray_pages(path: Path, count: int, **options: Any) -> list[Any]:
     pages = [np.ascontiguousarray(np.roll(made.PIXELS[:, :, 1], 3 * index)) for index in range(count)]
     first, *others = (Image.fromarray(page) for page in pages)
@@ -182,6 +196,32 @@ def test_white_may_be_zero_in_every_type(tmp_path: Path) -> None:
         np.testing.assert_array_equal(images.read(tmp_path / "a.tif").pixels, white - samples)
 
 
+def test_luma_and_chroma_are_not_taken_for_colours(tmp_path: Path) -> None:
+    Image.fromarray(made.PIXELS).convert("YCbCr").save(tmp_path / "pillow.tif")
+    made.write_tiff(tmp_path / "deflate.tif", photometric="ycbcr", compression="zlib")
+    for name in ("pillow.tif", "deflate.tif"):
+        for read in (images.read, images.read_header):
+            with pytest.raises(InputError, match=r"YCbCr without JPEG.*; convert it to RGB"):
+                read(tmp_path / name)
+    Image.fromarray(made.PIXELS).save(tmp_path / "jpeg.tif", compression="jpeg", quality=95)
+    images.read(tmp_path / "jpeg.tif")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_channels_of_which_zero_is_white_are_refused(tmp_path: Path, dtype: Any) -> None:
+    """Of them libvips inverts the first alone."""
+    bands = np.dstack([made.PIXELS] * 2).astype(dtype)
+    for count in (2, 3, 4):
+        samples = np.ascontiguousarray(bands[:, :, :count])
+        made.write_tiff(tmp_path / "a.tif", samples, photometric="miniswhite", planarconfig="contig")
+        with pytest.raises(InputError, match=f"{count} channels of which 0 is white"):
+            images.read(tmp_path / "a.tif")
+    with_alpha = np.ascontiguousarray(bands[:, :, :2])
+    options = {"photometric": "miniswhite", "planarconfig": "contig", "extrasamples": [2]}
+    made.write_tiff(tmp_path / "a.tif", with_alpha, **options)
+    np.testing.assert_array_equal(images.read(tmp_path / "a.tif").alpha, with_alpha[:, :, 1])
+
+
 @pytest.mark.parametrize("compression", ["lzw", "deflate", "packbits"])
 @pytest.mark.parametrize("predictor", ["none", "horizontal", "float"])
 def test_cubes_in_codecs_that_tifffile_lacks(tmp_path: Path, compression: str, predictor: str) -> None:
@@ -209,3 +249,42 @@ def test_a_codec_that_is_missing_is_named_with_its_cure(tmp_path: Path) -> None:
         images.read(tmp_path / "photo.tif")
     with pytest.raises(InputError, match=r"is compressed with LERC.*pip install imagecodecs"):
         cubes.read(tmp_path / "cube.tif")
+
+
+def tiff_of_depth(path: Path, bits: int, channels: int) -> None:
+    """Write an uncompressed TIFF of 16 x 8 pixels, which tifffile does without imagecodecs in 8 and 16 bits alone."""
+    kind = 2 if channels == 3 else 1
+    start = 8 + 2 + 12 * 9 + 4
+    depths = (258, 3, 3, start) if channels == 3 else (258, 3, 1, bits)
+    place = start + 6
+    strips = ((273, 4, 1, place), (277, 3, 1, channels), (278, 4, 1, 8), (279, 4, 1, 16 * 8 * channels * bits // 8))
+    entries = ((256, 4, 1, 16), (257, 4, 1, 8), depths, (259, 3, 1, 1), (262, 3, 1, kind), *strips)
+    fields = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries)) + fields + bytes(4)
+    path.write_bytes(head + struct.pack("<3H", bits, bits, bits) + bytes(2000))
+
+
+def test_good_files_that_are_not_supported_are_not_called_damaged(tmp_path: Path) -> None:
+    for bits, channels in ((1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (8, 3), (16, 3)):  # As files.md says.
+        tiff_of_depth(tmp_path / "a.tif", bits, channels)
+        assert images.read(tmp_path / "a.tif").pixels.shape[:2] == (8, 16)
+    for bits, channels, message in (
+        *((bits, 1, f"has {bits}-bit samples") for bits in (6, 10, 12, 14)),
+        *((bits, 3, f"has several {bits}-bit samples") for bits in (4, 12)),
+    ):
+        tiff_of_depth(tmp_path / "a.tif", bits, channels)
+        with pytest.raises(InputError, match=f"{message}.*convert it to 8 or 16 bits"):
+            images.read(tmp_path / "a.tif")
+    planes = np.ascontiguousarray(np.moveaxis(made.PIXELS, 2, 0))
+    made.write_tiff(tmp_path / "planes.tif", planes, planarconfig="separate", tile=(32, 32))
+    made.write_tiff(tmp_path / "lab.tif", photometric="cielab")
+    made.write_tiff(tmp_path / "icclab.tif", photometric="icclab")
+    made.write_tiff(tmp_path / "complex.tif", made.PIXELS[:, :, 0].astype(np.complex64), photometric="minisblack")
+    for name, message in (
+        ("planes", "separate tiles"),
+        ("lab", r"colour space L\*a\*b\*"),
+        ("icclab", r"colour space L\*a\*b\*"),
+        ("complex", "complex numbers"),
+    ):
+        with pytest.raises(InputError, match=message):
+            images.read(tmp_path / f"{name}.tif")

@@ -35,6 +35,29 @@ NOT_READ = {
     ".tga": "TGA",
 }
 
+#: What files of further formats start with -> name of the format.
+_STARTS = {
+    b"BM": "BMP",
+    **{b"P%d" % kind + space: "PNM" for kind in range(1, 7) for space in (b"\n", b" ", b"\r", b"\t")},
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\1\0": "ICO",
+    **{b"\x0a" + bytes((version, 1)): "PCX" for version in (0, 2, 3, 4, 5)},
+    b"8BPS": "Photoshop",
+    b"DDS ": "DDS",
+    b"icns": "ICNS",
+    b"\x01\xda": "SGI",
+    b"v/1\x01": "OpenEXR",
+    b"#?": "Radiance HDR",
+    b"SIMPLE  =": "FITS",
+    b"\xb6\xa6\xf2\x08": "libvips (.v)",
+    b"\x08\xf2\xa6\xb6": "libvips (.v)",
+    b"GIF8": "GIF",
+    b"%PDF": "PDF",
+}
+
 #: Largest side in pixels, where a format has a limit that images reach.
 LARGEST_SIDE = {"JPEG": 65500, "WebP": 16383}
 
@@ -62,17 +85,28 @@ def format_of(path: Path) -> str:
     return name
 
 
-def check_read(path: Path) -> None:
-    """Check that a file that libvips does not know is not of another format by its suffix.
+def check_read(path: Path, start: bytes) -> None:
+    """Check that a file that libvips does not read is not of another format, by its first bytes or its suffix.
+
+    Parameters
+    ----------
+    path
+        The file.
+    start
+        Its first bytes.
 
     Raises
     ------
     InputError
         It is.
     """
-    name = NOT_READ.get(path.suffix.lower())
+    name = next((format_ for mark, format_ in _STARTS.items() if start.startswith(mark)), None)
+    if start[4:12] == b"ftypavis":
+        name = "AVIF sequence"
+    name = name or NOT_READ.get(path.suffix.lower())
     if name is not None:
-        raise InputError(f"{path} is a {name} file, which keygraph does not read; convert it to PNG, TIFF or WebP")
+        kind = f"{'an' if name[0] in 'AIOS' else 'a'} {name} file"
+        raise InputError(f"{path} is {kind}, which keygraph does not read; convert it to PNG, TIFF or WebP")
 
 
 def missing_codec(image: pyvips.Image) -> str | None:

@@ -19,6 +19,9 @@ from .metadata.ifd import StructureError
 #: Fields of libvips with metadata that is kept.
 _KEPT = ("icc-profile-data", "exif-data", "xmp-data", "iptc-data")
 
+#: What an ICC profile calls the colours that it is for -> what they are called here.
+_PROFILES = {b"GRAY": "gray", b"RGB ": "RGB", b"CMYK": "CMYK", b"Lab ": "L*a*b*"}
+
 #: Errors that reading a damaged container raises.
 DAMAGE = (StructureError, struct.error, IndexError, OverflowError)
 
@@ -105,7 +108,10 @@ def read_contents(file: BinaryIO, loader: str, page: int) -> Contents:
             return tiff.read(file, page)
         readers = {"pngload": png.read, "jpegload": jpeg.read, "webpload": webp.read}
         return readers[loader](file) if loader in readers else Contents()
-    except DAMAGE:
+    except DAMAGE as error:
+        if loader == "tiffload":
+            # What its samples mean is in the same structure.
+            return Contents(missing=str(error) if isinstance(error, StructureError) else "its structure")
         # If samples are lost, too, libvips will say so.
         return Contents(notices=("metadata dropped: the structure of the file is damaged",))
 
@@ -156,5 +162,25 @@ def with_fields(image: pyvips.Image, contents: Contents) -> Contents:
         others = tuple(name.removesuffix("-data") for name in names)
         pictures = field_of(image, "n-pages", 1)
         notices = (f"only one of {pictures} pictures",) if pictures > 1 else ()
-    lost = tuple(f"{title} (unreadable)" for title in contents.expected if title not in metadata.titles())
+    lost = tuple(
+        f"{title} (damaged, or for other colours)" if title == "ICC profile" else f"{title} (unreadable)"
+        for title in contents.expected
+        if title not in metadata.titles()
+    )
+    if metadata.icc is not None and (fault := _profile_fault(image, metadata.icc)):
+        metadata = metadata.without("ICC profile")
+        lost += (f"ICC profile ({fault})",)
     return dataclasses.replace(contents, metadata=metadata, dropped=contents.dropped + others + lost, notices=notices)
+
+
+def _profile_fault(image: pyvips.Image, profile: bytes) -> str:
+    """Return why a profile does not fit a picture; empty where it does. libvips leaves such ones out in silence."""
+    space = {"b-w": "b-w", "grey16": "b-w", "cmyk": "cmyk", "multiband": "multiband"}.get(image.interpretation, "srgb")
+    blank = pyvips.Image.black(1, 1, bands=image.bands).copy(interpretation=space)
+    blank.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile)
+    stored = pyvips.Image.new_from_buffer(blank.tiffsave_buffer(keep="icc"), "")
+    if stored.get_typeof("icc-profile-data"):
+        return ""
+    kind = _PROFILES.get(profile[16:20]) if profile[36:40] == b"acsp" else None
+    of_picture = {"b-w": "gray", "cmyk": "CMYK"}.get(space, "RGB")
+    return "damaged" if kind in (None, of_picture) else f"it is for {kind}, and the picture is {of_picture}"

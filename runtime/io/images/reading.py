@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -91,14 +91,15 @@ def read(path: str | os.PathLike[str], channels: int | None = None, page: int = 
     )
 
 
-@contextmanager
+@contextlib.contextmanager
 def vips_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     """Raise `InputError` in place of libvips's errors about a file."""
     try:
         yield
     except pyvips.Error as error:
+        reason = reason_of(error) or "its samples decode with warnings"
         raise InputError(
-            f"{path} is damaged, cut off, or no image ({reason_of(error)}); give a whole PNG, JPEG, TIFF or WebP file"
+            f"{path} is damaged, cut off, or no image ({reason}); give a whole PNG, JPEG, TIFF or WebP file"
         ) from error
 
 
@@ -140,42 +141,58 @@ def open_file(path: Path, page: int = 1) -> Opened:
         )
     if contents.missing:
         raise InputError(f"{path} is damaged, cut off, or no image ({contents.missing}); give a whole file")
+    if contents.refused:
+        raise InputError(f"{path} {contents.refused}")
     if page > contents.pages:
         raise InputError(f"{path} has no page {page}; it has {contents.pages}")
-    image = _loaded(path, loader, contents)
-    name = image.get("vips-loader").removesuffix("_source")
+    image, contents = _loaded(path, loader, contents, start)
+    name = field_of(image, "vips-loader", "").removesuffix("_source")
     if name not in LOADERS:
+        check_read(path, start)
         raise InputError(f"{path} is of another image format ({name}); convert it to PNG, JPEG, TIFF or WebP")
     return Opened(path, image, with_fields(image, contents))
 
 
-def _loaded(path: Path, loader: str, contents: Contents) -> pyvips.Image:
-    """Return the picture in libvips, by a loader, or by the one that it chooses where that is empty."""
+def _loaded(path: Path, loader: str, contents: Contents, start: bytes) -> tuple[pyvips.Image, Contents]:
+    """Return the picture in libvips, by a loader, or by the one that it chooses where that is empty; and its contents.
+
+    Damage that the decoder alone warns of becomes an error; in a TIFF it becomes a notice where it is at the start,
+    because libtiff warns of odd tags in the same way.
+    """
     forks.require_vips()
     options = {"access": "sequential", "fail_on": "error", **dict(contents.loader_options)}
+    if loader == "jpegload":
+        options["fail_on"] = "warning"  # libjpeg fills with gray what is damaged, and warns.
 
-    def load() -> pyvips.Image:
+    def load(**strictness: str) -> pyvips.Image:
         # Through a source, because libvips parses options in file names, and "a[1].png" is a legal name.
         # By its bytes, because a name need not be UTF-8.
         source = pyvips.Source.new_from_file(os.fsencode(path))
         if loader:
-            return getattr(pyvips.Image, f"{loader}_source")(source, **options)
+            return getattr(pyvips.Image, f"{loader}_source")(source, **options | strictness)
         try:
             return pyvips.Image.new_from_source(source, "", **options)
         except pyvips.Error:
-            check_read(path)
+            check_read(path, start)
             raise
 
+    if contents.strict:
+        try:
+            load(fail_on="warning").crop(0, 0, 1, 1).avg()
+            return load(fail_on="warning"), contents
+        except pyvips.Error:
+            line = "decoded with warnings: its tags are odd, or its samples are damaged (look at the result)"
+            contents = dataclasses.replace(contents, notices=(*contents.notices, line))
     if not contents.samples:
-        return load()
+        return load(), contents
     try:
         load().crop(0, 0, 1, 1).avg()  # A codec is looked for when the first sample is decoded.
-        return load()
+        return load(), contents
     except pyvips.Error as error:
         decoded = double_tiff.image(path, dict(contents.loader_options).get("page", 0))
         if decoded is None:
             raise InputError(f"{path} {contents.samples}") from error
-        return decoded
+        return decoded, contents
 
 
 def converted(opened: Opened) -> tuple[pyvips.Image, list[str]]:

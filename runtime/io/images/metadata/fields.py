@@ -119,6 +119,10 @@ class Contents:
         Number of pictures of full size in the file.
     expected
         Names of metadata that libvips should return.
+    refused
+        What the samples are, and what to do, where libvips would take them for others; empty for the rest.
+    strict
+        True when what the decoder only warns of is damage.
     """
 
     metadata: Metadata = Metadata()
@@ -131,3 +135,5 @@ class Contents:
     missing: str = ""
     pages: int = 1
     expected: tuple[str, ...] = ()
+    refused: str = ""
+    strict: bool = False

@@ -29,6 +29,8 @@ from .tiff_samples import (
     PALETTE,
     PHOTOMETRIC,
     extra_band,
+    holds_jpeg,
+    misread,
     missing,
     premultiplied,
     unsupported,
@@ -37,6 +39,8 @@ from .tiff_samples import (
 
 _DESCRIPTION, _SUBIFDS, _XMP, _IPTC, _PHOTOSHOP = 270, 330, 700, 33723, 34377
 _RESOLUTION = (282, 283, 296)
+
+_REDUCED = "reduced copies of the picture"
 
 #: Tags whose content libvips returns.
 _EXPECTED = {34675: "ICC profile", _XMP: "XMP", _IPTC: "IPTC"}
@@ -84,6 +88,11 @@ class Page:
     reduced: bool
     mask: bool
 
+    @property
+    def full(self) -> bool:
+        """True when it is a picture of its own."""
+        return not self.reduced and not self.mask
+
 
 def pages(reader: Reader, inner: bool = False) -> Iterator[Page]:
     """Yield the pages of a TIFF file.
@@ -96,10 +105,16 @@ def pages(reader: Reader, inner: bool = False) -> Iterator[Page]:
         True to also yield those that a directory points to, after it.
     """
     for number, directory in enumerate(reader.directories()):
-        yield _page(reader, directory, number, None)
+        page = _page(reader, directory, number, None)
+        yield page
         if inner:
-            for index, place in enumerate(reader.numbers(directory, _SUBIFDS)):
-                yield _page(reader, reader.directory(place), number, index)
+            yield from _below(reader, page)
+
+
+def _below(reader: Reader, page: Page) -> Iterator[Page]:
+    """Yield the pages that a page of the chain points to."""
+    for index, place in enumerate(reader.numbers(page.directory, _SUBIFDS)):
+        yield _page(reader, reader.directory(place), page.number, index)
 
 
 def _page(reader: Reader, directory: Directory, number: int, inner: int | None) -> Page:
@@ -124,19 +139,31 @@ def read(file: BinaryIO, page: int = 1) -> Contents:
         The file is damaged.
     """
     reader = Reader(file)
-    chain = list(pages(reader))
-    full = [one for one in chain if not one.reduced and not one.mask]
+    chain, whole = _chain(reader)
+    full = [one for one in chain if one.full]
     if not full:
-        full = [one for one in pages(reader, inner=True) if not one.reduced and not one.mask] or chain[:1]
+        full = [one for one in pages(reader, inner=True) if one.full] or chain[:1]
     if not full:
         raise StructureError("it has no page")
     chosen = full[min(page, len(full)) - 1]
-    metadata, dropped = _metadata(reader, chosen.directory)
-    if any(one.reduced for one in chain) or (chosen.inner is None and _SUBIFDS in chosen.directory.fields):
-        dropped.append("reduced copies of the picture")
+    notices = [] if whole else [f"damaged behind page {len(full)}: further pages are lost"]
+    below, lost = _pages_below(reader, chosen)
+    larger = max(below, key=lambda one: _area(reader, one), default=chosen)
+    if _area(reader, larger) > _area(reader, chosen):
+        notices.append("the page itself is smaller than the picture below it (SubIFD), which is restored")
+        full[full.index(chosen)] = chosen = larger
+    elif below:
+        lost.append("pictures below the page (SubIFD)")
+    try:
+        metadata, dropped = _metadata(reader, chosen.directory)
+    except (StructureError, struct.error):
+        metadata, dropped = Metadata(), []
+        notices.append("metadata dropped: the structure of the file is damaged")
+    if any(one.reduced for one in chain) or _REDUCED in lost:
+        dropped.append(_REDUCED)
+    dropped += [title for title in lost if title != _REDUCED]
     if any(one.mask for one in chain):
         dropped.append("mask")
-    notices = []
     if len(full) > 1:
         which = "the first" if chosen is full[0] else f"page {page}"
         notices.append(f"only {which} of {len(full)} pages (FILE:N is page N)")
@@ -158,7 +185,37 @@ def read(file: BinaryIO, page: int = 1) -> Contents:
         missing(reader, chosen.directory),
         len(full),
         tuple(title for tag, title in _EXPECTED.items() if tag in chosen.directory.fields),
+        misread(reader, chosen.directory),
+        holds_jpeg(reader, chosen.directory),
     )
+
+
+def _chain(reader: Reader) -> tuple[list[Page], bool]:
+    """Return the pages of the chain, and whether it is whole; one that breaks behind a page of full size counts."""
+    chain = list[Page]()
+    try:
+        for one in pages(reader):
+            chain.append(one)
+    except (StructureError, struct.error):
+        if not any(one.full for one in chain):
+            raise
+        return chain, False
+    return chain, True
+
+
+def _pages_below(reader: Reader, page: Page) -> tuple[list[Page], list[str]]:
+    """Return the pages below one of the chain that are marked as nothing else, and names of the others."""
+    if page.inner is not None or _SUBIFDS not in page.directory.fields:
+        return [], []
+    try:
+        below = list(_below(reader, page))
+    except (StructureError, struct.error):
+        return [], ["pictures below the page (damaged)"]
+    return [one for one in below if one.full], [_REDUCED] if any(not one.full for one in below) else []
+
+
+def _area(reader: Reader, page: Page) -> int:
+    return reader.number(page.directory, 256, 0) * reader.number(page.directory, 257, 0)
 
 
 def _metadata(reader: Reader, directory: Directory) -> tuple[Metadata, list[str]]:
