@@ -13,6 +13,7 @@ import pyvips
 
 from .... import forks
 from ....errors import InputError
+from ....files import is_folder, is_regular, status
 from . import camera_raw, double_tiff
 from .formats import LOADERS, SAMPLE_TYPES, check_read, missing_codec, reason_of
 from .metadata import png
@@ -117,11 +118,11 @@ def open_file(path: Path, page: int = 1) -> Opened:
     InputError
         The file is missing, empty, unreadable, of another format or camera raw, or it has no such page.
     """
-    if not path.exists():
+    if status(path) is None:
         raise InputError(f"{path} does not exist; give an image file or a folder of them")
-    if path.is_dir():
+    if is_folder(path):
         raise InputError(f"{path} is a folder; give an image file")
-    if not path.is_file():  # Opening a named pipe would wait for ever for somebody to write into it.
+    if not is_regular(path):  # Opening a named pipe would wait for ever for somebody to write into it.
         raise InputError(f"{path} is a device or a pipe; write the image into a file first")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty (0 bytes); give a whole image file")
