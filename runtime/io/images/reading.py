@@ -19,7 +19,7 @@ from .formats import LOADERS, SAMPLE_TYPES, check_read, missing_codec, reason_of
 from .metadata import png
 from .metadata.fields import Contents, Metadata
 from .metadata.update import upright
-from .opened import Opened, field_of, read_contents, with_fields
+from .opened import Opened, field_of, read_contents, with_fields, with_orientation
 from .picture import Header, Picture
 
 #: What files start with, and the loader that reads them. Left to itself, libvips takes others for some: `uhdrload` for
@@ -147,7 +147,7 @@ def open_file(path: Path, page: int = 1) -> Opened:
     name = image.get("vips-loader").removesuffix("_source")
     if name not in LOADERS:
         raise InputError(f"{path} is of another image format ({name}); convert it to PNG, JPEG, TIFF or WebP")
-    return Opened(path, image, with_fields(image, contents))
+    return Opened(path, with_orientation(image, contents), with_fields(image, contents))
 
 
 def _loaded(path: Path, loader: str, contents: Contents) -> pyvips.Image:

@@ -40,12 +40,15 @@ class Field:
         Number, type, and number of values.
     place
         Where its values start.
+    entry
+        Where its entry in the directory starts.
     """
 
     tag: int
     kind: int
     count: int
     place: int
+    entry: int
 
     @property
     def size(self) -> int:
@@ -156,10 +159,11 @@ class Reader:
         fields = {}
         for index in range(count):
             tag, kind, values = struct.unpack_from(self.order + ("HHQ" if self.big else "HHI"), table, index * entry)
-            at = place + head + index * entry + entry - slot
+            start = place + head + index * entry
+            at = start + entry - slot
             if SIZES.get(kind, 1) * values > slot:
                 at = self._offset(at)
-            fields[tag] = Field(tag, kind, values, at)
+            fields[tag] = Field(tag, kind, values, at, start)
         link = place + head + count * entry
         return Directory(fields, place, self._offset(link), link)
 

@@ -8,20 +8,20 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from .exif import MARK as EXIF_MARK
 from .fields import Block, Contents, Metadata
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _TEXT = (b"tEXt", b"zTXt", b"iTXt")
 _XMP = b"XML:com.adobe.xmp\0"
+_EXIF = b"eXIf"
 
 #: Chunks that tell how samples become colours; those of an ICC profile are read by libvips.
 _COLOUR_SPACE = (b"cICP", b"mDCV", b"cLLI", b"sRGB", b"gAMA", b"cHRM")
 
 #: Chunks of no account for the restored picture: its own structure, and what libvips returns.
-_STRUCTURE = frozenset(
-    (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"iCCP", b"eXIf", b"fcTL", b"fdAT", b"hIST", b"iDOT")
-)
+_STRUCTURE = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"iCCP", b"fcTL", b"fdAT", b"hIST", b"iDOT"))
 
 _TITLES = {
     b"acTL": "animation",
@@ -33,8 +33,8 @@ _TITLES = {
     b"oFFs": "position (oFFs)",
 }
 
-#: Chunks whose content libvips returns.
-_EXPECTED = {b"iCCP": "ICC profile", b"eXIf": "EXIF"}
+#: Chunks whose content libvips returns. EXIF and XMP may also stand behind the samples, where it does not look.
+_EXPECTED = {b"iCCP": "ICC profile"}
 
 #: Colour type -> samples of a pixel.
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -55,6 +55,7 @@ def read(file: BinaryIO) -> Contents:
         The file, from its start.
     """
     resolution, blocks, dropped, notices, expected = None, list[Block](), list[str](), list[str](), list[str]()
+    exif, xmp = None, None
     compressed, samples = 0, 0
     for kind, place, size in _chunks(file):
         if kind == b"IHDR":
@@ -63,7 +64,7 @@ def read(file: BinaryIO) -> Contents:
             samples = width * height * bits * _SAMPLES.get(colours, 1) // 8
         elif kind == b"IDAT":
             compressed += size
-        if kind in _TEXT or kind in _COLOUR_SPACE or kind in (b"pHYs", b"acTL"):
+        if kind in _TEXT or kind in _COLOUR_SPACE or kind in (_EXIF, b"pHYs", b"acTL"):
             file.seek(place)
             data = file.read(min(size, _LARGEST_CHUNK))
             if kind == b"pHYs" and size == 9:
@@ -73,12 +74,16 @@ def read(file: BinaryIO) -> Contents:
                 (frames,) = struct.unpack_from(">I", data)
                 if frames > 1:
                     notices.append(f"only one picture of an animation of {frames} frames")
+            elif kind == _EXIF:
+                expected.append("EXIF")
+                exif = data.removeprefix(EXIF_MARK) if size <= _LARGEST_CHUNK else None
             elif size > _LARGEST_CHUNK:
                 dropped.append(f"a text of {size:,} bytes")
             elif kind in _COLOUR_SPACE:
                 blocks.append(Block(f"colour space ({kind.decode('ascii')})", "PNG", kind, data))
             elif data.startswith(_XMP):
                 expected.append("XMP")
+                xmp = _international(data)
             else:
                 blocks.append(Block("PNG text", "PNG", kind, data))
         elif kind in _EXPECTED:
@@ -86,7 +91,7 @@ def read(file: BinaryIO) -> Contents:
         elif kind not in _STRUCTURE:
             dropped.append(_TITLES.get(kind, f"PNG chunk {kind.decode('latin-1')}"))
     return Contents(
-        Metadata(resolution=resolution, blocks=tuple(blocks)),
+        Metadata(exif=exif, xmp=xmp, resolution=resolution, blocks=tuple(blocks)),
         tuple(dict.fromkeys(dropped)),
         tuple(notices),
         missing=""
@@ -94,6 +99,22 @@ def read(file: BinaryIO) -> Contents:
         else f"its samples need {samples:,} bytes, more than its {compressed:,} bytes can hold",
         expected=tuple(dict.fromkeys(expected)),
     )
+
+
+def _international(data: bytes) -> bytes | None:
+    """Return the text of an iTXt chunk; None where it is damaged or implausibly long."""
+    _, _, rest = data.partition(b"\0")
+    parts = rest[2:].split(b"\0", 2)
+    if len(parts) < 3:
+        return None
+    if not rest[0]:
+        return parts[2]
+    try:
+        unpacked = zlib.decompressobj()
+        text = unpacked.decompress(parts[2], _LARGEST_CHUNK)
+    except zlib.error:
+        return None
+    return text if unpacked.eof else None
 
 
 def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
@@ -155,7 +176,7 @@ def _added(metadata: Metadata) -> Iterator[bytes]:
         x, y = (round(1000 * value) for value in metadata.resolution)
         yield _chunk(b"pHYs", struct.pack(">IIB", x, y, 1))
     if metadata.exif is not None:
-        yield _chunk(b"eXIf", metadata.exif)
+        yield _chunk(_EXIF, metadata.exif)
     if metadata.xmp is not None:
         yield _chunk(b"iTXt", _XMP + b"\0\0\0\0" + metadata.xmp)
 
