@@ -297,3 +297,20 @@ def test_an_orientation_of_any_type_is_reset(kind: int, count: int) -> None:
     assert exif.orientation(changed) == 1
     number = struct.pack(order + ("I" if kind == 4 else "H2x"), 1)
     assert changed[entry : entry + 12] == struct.pack(order + "HHI", 274, 4 if kind == 4 else 3, 1) + number
+
+
+def test_a_picture_that_is_turned_has_its_densities_turned(tmp_path: Path) -> None:
+    for densities, turned in (((3, 2, 0), (2, 3, 0)), ((3000, 2000, 1), (2000, 3000, 1))):
+        chunks = (b"pHYs", struct.pack(">IIB", *densities)), (b"eXIf", made.exif_block(6))
+        made.write_png(tmp_path / "a.png", *chunks)
+        images.write(tmp_path / "b.png", images.read(tmp_path / "a.png"))
+        assert made.png_chunk(b"pHYs", struct.pack(">IIB", *turned)) in (tmp_path / "b.png").read_bytes()
+    made.write_png(tmp_path / "a.png", (b"pHYs", struct.pack(">IIB", 1, 1000, 0)))
+    assert images.read(tmp_path / "a.png").notices == ("dropped: pixel aspect ratio (implausible)",)
+
+
+def test_a_picture_beside_an_animation_is_said(tmp_path: Path) -> None:
+    made.write_png(tmp_path / "a.png", (b"acTL", struct.pack(">II", 1, 0)))
+    assert images.read(tmp_path / "a.png").notices == ("only the picture beside an animation of 1 frame",)
+    made.write_png(tmp_path / "b.png", (b"acTL", struct.pack(">II", 1, 0)), (b"fcTL", bytes(26)))
+    assert images.read(tmp_path / "b.png").notices == ()

@@ -230,6 +230,8 @@ def kept_metadata(opened: Opened, image: pyvips.Image) -> tuple[Metadata, list[s
         profile = field_of(image, "icc-profile-data")
         colour = [block.title for block in metadata.blocks if block.title.startswith("colour space")]
         metadata = dataclasses.replace(metadata.without(*colour), icc=profile)
+    if opened.orientation >= 5:
+        metadata = metadata.turned()
     metadata, lost = upright(metadata, *opened.upright_size, opened.orientation != 1)
     dropped += [title for title in lost if not any(one.startswith(title) for one in dropped)]
     return metadata, [f"dropped: {', '.join(dropped)}"] if dropped else []

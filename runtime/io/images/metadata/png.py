@@ -8,8 +8,9 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from .....errors import counted
 from .exif import MARK as EXIF_MARK
-from .fields import Block, Contents, Metadata
+from .fields import Block, Contents, Metadata, aspect_of
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -55,8 +56,9 @@ def read(file: BinaryIO) -> Contents:
         The file, from its start.
     """
     resolution, blocks, dropped, notices, expected = None, list[Block](), list[str](), list[str](), list[str]()
-    exif, xmp = None, None
+    exif, xmp, aspect = None, None, None
     compressed, samples = 0, 0
+    frames, apart, after = 0, True, 0
     for kind, place, size in _chunks(file):
         if kind == b"IHDR":
             file.seek(place)
@@ -64,16 +66,19 @@ def read(file: BinaryIO) -> Contents:
             samples = width * height * bits * _SAMPLES.get(colours, 1) // 8
         elif kind == b"IDAT":
             compressed += size
+        elif kind == b"fcTL" and not compressed:
+            apart = False  # The picture is a frame of the animation.
+        elif kind == b"IEND":
+            after = _after(file, place + size + 4)
         if kind in _TEXT or kind in _COLOUR_SPACE or kind in (_EXIF, b"pHYs", b"acTL"):
             file.seek(place)
             data = file.read(min(size, _LARGEST_CHUNK))
             if kind == b"pHYs" and size == 9:
                 x, y, unit = struct.unpack(">IIB", data)
                 resolution = (x / 1000, y / 1000) if unit == 1 and x and y else None
+                aspect = aspect_of(x, y) if unit == 0 else None
             elif kind == b"acTL":
                 (frames,) = struct.unpack_from(">I", data)
-                if frames > 1:
-                    notices.append(f"only one picture of an animation of {frames} frames")
             elif kind == _EXIF:
                 expected.append("EXIF")
                 exif = data.removeprefix(EXIF_MARK) if size <= _LARGEST_CHUNK else None
@@ -90,8 +95,14 @@ def read(file: BinaryIO) -> Contents:
             expected.append(_EXPECTED[kind])
         elif kind not in _STRUCTURE:
             dropped.append(_TITLES.get(kind, f"PNG chunk {kind.decode('latin-1')}"))
+    if after:
+        dropped.append(f"{after:,} bytes after the picture")
+    if frames and apart:
+        notices.append(f"only the picture beside an animation of {counted(frames, 'frame')}")
+    elif frames > 1:
+        notices.append(f"only one picture of an animation of {frames} frames")
     return Contents(
-        Metadata(exif=exif, xmp=xmp, resolution=resolution, blocks=tuple(blocks)),
+        Metadata(exif=exif, xmp=xmp, resolution=resolution, aspect=aspect, blocks=tuple(blocks)),
         tuple(dict.fromkeys(dropped)),
         tuple(notices),
         missing=""
@@ -99,6 +110,13 @@ def read(file: BinaryIO) -> Contents:
         else f"its samples need {samples:,} bytes, more than its {compressed:,} bytes can hold",
         expected=tuple(dict.fromkeys(expected)),
     )
+
+
+def _after(file: BinaryIO, place: int) -> int:
+    """Return how many bytes follow the picture, which ends at `place`; padding is none."""
+    end = file.seek(0, 2)
+    file.seek(place)
+    return max(0, end - place) if file.read(1 << 20).strip(b"\0\r\n") else 0
 
 
 def _international(data: bytes) -> bytes | None:
@@ -172,7 +190,9 @@ def _added(metadata: Metadata) -> Iterator[bytes]:
     for block in blocks:
         assert isinstance(block.kind, bytes)
         yield _chunk(block.kind, block.data)
-    if metadata.resolution is not None:
+    if metadata.aspect is not None:
+        yield _chunk(b"pHYs", struct.pack(">IIB", *metadata.aspect.as_integer_ratio(), 0))
+    elif metadata.resolution is not None:
         x, y = (round(1000 * value) for value in metadata.resolution)
         yield _chunk(b"pHYs", struct.pack(">IIB", x, y, 1))
     if metadata.exif is not None:
