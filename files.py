@@ -28,6 +28,9 @@ _TEMPORARY = ".keygraph-"
 #: A longer ending of a name is no suffix by which a format is chosen.
 _LONGEST_SUFFIX = 16
 
+#: Errors of a path that the system does not reach, whatever is there.
+INACCESSIBLE = (errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG)
+
 #: Errors of a full disk, or of a used-up quota.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -104,10 +107,46 @@ def check_place(path: Path) -> None:
         `path` is a folder, a device or a pipe, its name is too long, or its folder does not exist or cannot be written.
     """
     _check_kind(path)
-    if not path.parent.is_dir():
+    if not is_folder(path.parent):
         raise InputError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
     if not is_writable(path.parent):
         raise InputError(f"cannot write {path}: no permission to write in {path.parent}; choose another place")
+
+
+def status(path: Path) -> os.stat_result | None:
+    """Return the status of what a user's path names, links followed; None where there is nothing.
+
+    `Path.exists` and its kin raise an `OSError` for some paths, or say that there is nothing where nobody can tell.
+
+    Raises
+    ------
+    InputError
+        It cannot be told: the name is too long, a folder on the way is closed, or links lead in a circle.
+    """
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise inaccessible(path, error) from error
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether a user's path names a folder; errors are those of `status`."""
+    found = status(path)
+    return found is not None and stat.S_ISDIR(found.st_mode)
+
+
+def is_regular(path: Path) -> bool:
+    """Return whether a user's path names a regular file; errors are those of `status`."""
+    found = status(path)
+    return found is not None and stat.S_ISREG(found.st_mode)
+
+
+def inaccessible(path: str | os.PathLike[str], error: OSError) -> InputError:
+    """Return the error that says why the system does not reach `path`."""
+    advice = "choose a shorter name" if error.errno == errno.ENAMETOOLONG else "give another path"
+    return InputError(f"cannot open {os.fspath(path)}: {_reason(error)}; {advice}")
 
 
 def is_writable(folder: Path) -> bool:

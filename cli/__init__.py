@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, KeygraphError, MissingDependencyError
+from ..files import INACCESSIBLE, inaccessible
 from ..installation import install_line, package_line, reinstall_line, shadowing
 
 if TYPE_CHECKING:
@@ -172,6 +174,10 @@ def _guarded(arguments: list[str], run: Callable[[list[str]], Any]) -> int:
             traceback.print_exc()
         return fail(str(error), error.exit_code)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in INACCESSIBLE and error.filename is not None:
+            if debug:
+                traceback.print_exc()
+            return fail(str(inaccessible(os.fsdecode(error.filename), error)), InputError.exit_code)
         if type(error).__name__ == "Abort":  # Typer's exception for Ctrl+C.
             return fail("interrupted", 130)
         if hasattr(

@@ -26,6 +26,7 @@ from ..engines.options import (
 )
 from ..engines.targets import TARGETS, can_build, find_target
 from ..errors import InputError, MissingDependencyError
+from ..files import is_folder, is_regular
 from ..installation import install_line
 from ..integrity import UNCHANGED
 from ..runtime.backends.engine_metadata import BACKENDS
@@ -118,7 +119,7 @@ def build(
     options.check_backend(software.backend, has_gpu=gpu is not None)
     library = find_plugin(plugin, software.backend, quiet) if loaded.has_operators else None
     folder = out if out is not None else model.parent
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise InputError(f"{folder} is not a folder; create it first, or choose another with -o")
     # The options that differ from their defaults, recorded in the sidecar as the command that built the engine.
     words: dict[str, Any] = {
@@ -177,7 +178,7 @@ def find_plugin(wanted: str, backend: str, quiet: bool) -> Path | None:
         return None
     if wanted != "auto":
         path = Path(wanted)
-        if not path.is_file():
+        if not is_regular(path):
             raise InputError(f"the plugin library {path} does not exist; give another, or --plugin none")
         return path
     if backend == "tensorrt-rtx":

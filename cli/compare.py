@@ -14,6 +14,7 @@ import typer
 
 from ..errors import InputError
 from ..export.precision_search.comparison import check_models, search_run
+from ..files import is_folder, is_regular
 from ..manifest import IMAGE_INPUT
 from ..parity import Run
 from ..parity import compare as compare_models
@@ -150,7 +151,7 @@ def compare(
         }
         command = _command(named, pictures, beside or [], clean, k, tile)
         read = [file.path for file in (*(file for image in images for file in image.values()), *targets)]
-    if replay is not None and save is not None and save.exists() and save.samefile(replay):
+    if replay is not None and save is not None and is_folder(save) and save.samefile(replay):
         written.remove(save)  # The repeated run takes the place of the earlier one, with the same inputs.
     check_outputs(written, [*read, *(model.path for model in named), *([baseline] if baseline is not None else [])])
     if emit_polygraphy is not None:
@@ -242,11 +243,11 @@ def _pictures(
 
 
 def _clean(image: InputFile, clean: Path, images: int) -> InputFile:
-    if clean.is_file() and images > 1:
+    if is_regular(clean) and images > 1:
         raise InputError(f"--clean {clean} is one file for {images} images; give a folder with files of their names")
-    file = clean / image.path.name if clean.is_dir() else clean
-    if not file.is_file():
-        where = f"holds no {image.path.name}, which {image.path} needs" if clean.is_dir() else "does not exist"
+    file = clean / image.path.name if is_folder(clean) else clean
+    if not is_regular(file):
+        where = f"holds no {image.path.name}, which {image.path} needs" if is_folder(clean) else "does not exist"
         raise InputError(f"--clean {clean} {where}; give a file, or a folder with files of the images' names")
     return InputFile(file)
 

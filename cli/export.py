@@ -12,7 +12,7 @@ import typer
 
 from ..errors import InputError, counted
 from ..export import export as export_file
-from ..files import check_place
+from ..files import check_place, is_folder
 from ..manifest import Manifest
 from ..manifest_summary import half_precision_lines, statistics_lines
 from ..models import load_checkpoint
@@ -97,7 +97,7 @@ def export(
     check_place(target)
     inputs = parse_inputs(beside or [])
     read = [checkpoint, key_map, config, *(given.path for given in inputs.values())]
-    if calibration is not None and calibration.is_dir():
+    if calibration is not None and is_folder(calibration):
         read += calibration.iterdir()
     check_outputs([target], [path for path in read if path is not None])
     fixed_k, fixed_shape = _k(k), _shape(shape)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import InputError
+from ..files import status
 from ..runtime.companion_files import read_with
 from ..runtime.io.input_files import InputFile, read_folder
 
@@ -64,6 +65,6 @@ def parse_inputs(options: Sequence[str]) -> dict[str, InputFile]:
         if name in found:
             raise InputError(f"--input {name} is given twice; give one file, or a folder for a folder of images")
         found[name] = InputFile.parse(file)
-        if not os.path.exists(found[name].path):
+        if status(found[name].path) is None:
             raise InputError(f"--input {name}: {found[name].path} does not exist; give a file, or a folder of them")
     return found

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from .. import load
+from ..files import is_folder
 from ..runtime.restore_files import Report, run_jobs
 from ..runtime.restore_job import FailedImage, plan_jobs
 from ..runtime.restore_options import RestoreOptions
@@ -100,7 +101,7 @@ def restore(
         allow_host_code=allow_host_code,
         notice=notice,
     )
-    into_folder = any(given.is_dir() for given in inputs)
+    into_folder = any(is_folder(given) for given in inputs)
     plan = plan_jobs(
         restorer,
         images,

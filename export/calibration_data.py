@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..files import is_folder
 from ..instrumentation.synthetic import synthetic_inputs
 from ..manifest import IMAGE_INPUT, Manifest
 from ..runtime.backends.base import Inputs
@@ -84,7 +85,7 @@ def calibration_images(
         read_folder,
     )
 
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise InputError(f"{folder} is not a folder; give a folder with images")
     others = {name: InputFile.parse(path) for name, path in (beside or {}).items()}
     check_names(manifest, others)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..files import CHECKPOINT_SUFFIXES, is_pickle, is_safetensors, read_start
+from ..files import CHECKPOINT_SUFFIXES, is_folder, is_pickle, is_safetensors, read_start
 from . import shards
 from .foreign_files import foreign, foreign_folder, foreign_zip, zip_names
 from .pickled.archive import read_pickle, read_zip
@@ -42,7 +42,7 @@ def read_file(path: Path) -> tuple[Any, list[str]]:
     InputError
         The file is missing, empty, truncated, not a checkpoint, or a pickle that does more than build data.
     """
-    if path.is_dir():
+    if is_folder(path):
         raise foreign_folder(path)
     start = read_start(path, f"a checkpoint ({', '.join(CHECKPOINT_SUFFIXES)})")
     if shards.is_index(start, path):

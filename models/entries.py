@@ -102,20 +102,32 @@ def collections(loaded: Any) -> Iterator[Collection]:
             within = entries(value) or {}
             parts = [(str(key), part) for key, part in within.items()]
         tensors = {name: tensor for name, part in parts if (tensor := as_tensor(part)) is not None}
-        if isinstance(value, list):
+        if isinstance(value, (list, tuple)):
             if tensors and len(tensors) == len(value) and averaged.looks_averaged(*path):
                 yield Collection(path, list(tensors.values()), holder)
         elif tensors:
             yield Collection(path, tensors, within)
         if len(path) == _DEEPEST or len(pending) > _MOST:
             continue
-        pending += [
-            ((*path, name), part, within)
-            for name, part in parts
-            if isinstance(part, (Mapping, list, tuple, Stub))
-            and name not in tensors
-            and (not _OTHER.intersection(averaged.words(name)) or averaged.looks_averaged(name))
-        ]
+        for name, part in parts:
+            if not isinstance(part, (Mapping, list, tuple, Stub)) or name in tensors:
+                continue
+            if _OTHER.intersection(averaged.words(name)) and not averaged.looks_averaged(name):
+                pending += _averages_of_optimizers((*path, name), part)
+            else:
+                pending.append(((*path, name), part, within))
+
+
+def _averages_of_optimizers(
+    path: tuple[str, ...], value: Any
+) -> Iterator[tuple[tuple[str, ...], Any, Mapping[Any, Any]]]:
+    """Yield averages that optimizers keep beside their own state, as NeMo's do: path, content, and what holds it."""
+    states = [((*path, str(i)), part) for i, part in enumerate(value)] if isinstance(value, (list, tuple)) else []
+    for place, state in states or [(path, value)]:
+        within = entries(state) or {}
+        for name, part in within.items():
+            if averaged.looks_averaged(str(name)) and isinstance(part, (Mapping, list, tuple)):
+                yield (*place, str(name)), part, within
 
 
 def find_entries(loaded: Any, found: list[Collection], recognise: Recognise) -> tuple[list[Entry], list[str]]:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..errors import InputError
-from ..files import ENGINE_SUFFIX
+from ..files import ENGINE_SUFFIX, is_folder
 from .backends.engine_metadata import metadata_path
 from .hdf5_sources import source_files
 
@@ -128,7 +128,7 @@ def _check_distinct(named: Iterable[Path], written: Iterable[tuple[Path, Path]])
 def _one_name(first: Path, second: Path) -> bool:
     """Return whether the file system takes two names, equal but for case or accents, for one; tried in a new folder."""
     folder = first.absolute().parent
-    existing = next(place for place in (folder, *folder.parents) if place.is_dir())
+    existing = next(place for place in (folder, *folder.parents) if is_folder(place))
     try:
         with tempfile.TemporaryDirectory(prefix=".keygraph-", dir=existing) as place:
             Path(place, first.name).touch()
@@ -139,7 +139,7 @@ def _one_name(first: Path, second: Path) -> bool:
 
 def _folder(file: Path) -> object:
     parent = file.parent
-    return _identity(parent) if parent.is_dir() else os.path.realpath(parent)
+    return _identity(parent) if is_folder(parent) else os.path.realpath(parent)
 
 
 def _identity(path: Path) -> tuple[int, int]:

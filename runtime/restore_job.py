@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, KeygraphError
-from ..files import check_space, is_writable
+from ..files import check_space, is_folder, is_regular, is_writable, status
 from ..manifest import IMAGE_INPUT
 from .companion_files import check_outputs, written_with
 from .io import cubes, output_files, spectral_preview
@@ -327,9 +327,9 @@ def plan_job(
 
 def _targets(given: Sequence[InputFile], out: Path, spectrum: bool, into_folder: bool) -> list[Path]:
     """Return the file for each result."""
-    if not into_folder and not out.is_dir() and out.suffix:
+    if not into_folder and not is_folder(out) and out.suffix:
         return [out]
-    if out.is_file():
+    if is_regular(out):
         raise InputError(f"{out} is a file; name a folder for several images")
     targets: dict[Path, InputFile] = {}
     for image in given:
@@ -345,7 +345,7 @@ def _targets(given: Sequence[InputFile], out: Path, spectrum: bool, into_folder:
 
 def _make_folder(folder: Path) -> list[Path]:
     """Make a folder and its parents; return those that did not exist, the innermost first."""
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    missing = [place for place in (folder, *folder.parents) if status(place) is None]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 from keygraph.errors import DiskFullError, InputError
-from keygraph.files import atomic_path, check_place, check_space, read_start, temporary_path, unwritable
+from keygraph.files import (
+    atomic_path,
+    check_place,
+    check_space,
+    is_folder,
+    is_regular,
+    read_start,
+    status,
+    temporary_path,
+    unwritable,
+)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a" * 251 + ".png", "夜" * 83 + ".png", "a." + "b" * 253])
@@ -78,3 +88,19 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.onnx")
     with pytest.raises(InputError, match="is a device or a pipe; give a model"):
         read_start(tmp_path / "pipe.onnx", "a model")
+
+
+def test_a_path_that_the_system_does_not_reach_is_not_taken_for_a_missing_one(tmp_path: Path) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "none", tmp_path / "file" / "a"):
+        assert (status(path), is_folder(path), is_regular(path)) == (None, False, False)
+    assert is_folder(tmp_path)
+    assert is_regular(tmp_path / "file")
+    for path, message in (
+        (tmp_path / ("n" * 256), "File name too long; choose a shorter name"),
+        (tmp_path / "circle", "Too many levels of symbolic links; give another path"),
+    ):
+        for look in (status, is_folder, is_regular):
+            with pytest.raises(InputError, match=message):
+                look(path)

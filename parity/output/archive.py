@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
-from ...files import temporary_path, unwritable
+from ...files import is_folder, is_regular, temporary_path, unwritable
 from ...manifest import IMAGE_INPUT
 from ..inputs import Sample
 from ..results import ComparedImage, Run
@@ -57,11 +57,11 @@ def check_folder(folder: Path) -> None:
     InputError
         The folder holds something else, also beside an earlier run, or cannot be created.
     """
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / RUN).is_file()):
+    if is_regular(folder) or (is_folder(folder) and any(folder.iterdir()) and not is_regular(folder / RUN)):
         raise InputError(f"{folder} exists and is not a saved run; give a new folder, or an earlier run to replace")
     if other := _other_content(folder):
         raise InputError(f"{folder} holds {other}, which is no part of the saved run there; give a new folder")
-    if not folder.absolute().parent.is_dir():
+    if not is_folder(folder.absolute().parent):
         raise InputError(f"cannot create {folder}: the folder {folder.parent} does not exist; create it first")
 
 
@@ -110,7 +110,7 @@ def load(folder: str | os.PathLike[str]) -> SavedRun:
         The folder is not a saved run, or a part of it is missing or damaged.
     """
     source = Path(folder)
-    if not (source / RUN).is_file():
+    if not is_regular(source / RUN):
         raise InputError(f"{source} is not a saved run, it has no {RUN}; make one with keygraph compare ... --save")
     result = read_run(source / RUN)
     try:

@@ -74,7 +74,7 @@ def parse_spec(model: str | os.PathLike[str]) -> ModelSpec:
         The suffix is not that of a model, or a word is unknown, repeated or not valid for this kind of file.
     """
     text = os.fspath(model)
-    name, *words = [text] if Path(text).exists() else text.split("@")
+    name, *words = [text] if os.path.exists(text) else text.split("@")
     spec = ModelSpec(Path(name))
     suffix = spec.path.suffix.lower()
     if suffix not in SUFFIXES:

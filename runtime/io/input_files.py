@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
+from ...files import is_folder, is_regular, status
 from ...manifest import IMAGE_INPUT
 from ..companion_files import read_with
 from . import cubes, images
@@ -199,7 +200,7 @@ def read(file: InputFile, channels: int) -> Picture | Cube:
 
 def _is_cube(file: InputFile, channels: int) -> bool:
     suffix = file.path.suffix.lower()
-    if os.path.exists(file.path) and not (file.path.is_file() or file.path.is_dir()):
+    if status(file.path) is not None and not (is_regular(file.path) or is_folder(file.path)):
         raise InputError(f"{file.path} is a device or a pipe; write the image into a file first")
     if suffix not in images.FORMATS and suffix in cubes.FORMATS:
         return True
@@ -280,7 +281,7 @@ def read_folder(folder: Path, exclude: Collection[Path] = ()) -> Folder:
     except OSError as error:
         raise InputError(f"cannot read the folder {folder}: {error.strerror}; give another folder") from error
     hidden = [path for path in entries if path.name.startswith(".")]
-    folders = [path for path in entries if path not in hidden and path.is_dir()]
+    folders = [path for path in entries if path not in hidden and is_folder(path)]
     files = [path for path in entries if path not in hidden and path not in folders]
     taken: list[Path] = []
     for suffixes in ((*images.FORMATS, *images.READ_ONLY), cubes.FORMATS):
@@ -306,8 +307,9 @@ def matching_inputs(image: InputFile, inputs: Mapping[str, InputFile]) -> dict[s
     """
     found = {}
     for name, other in inputs.items():
-        found[name] = InputFile(other.path / image.path.name) if other.path.is_dir() else other
-        if other.path.is_dir() and not found[name].path.is_file():
+        folder = is_folder(other.path)
+        found[name] = InputFile(other.path / image.path.name) if folder else other
+        if folder and not is_regular(found[name].path):
             raise InputError(
                 f"--input {name}: {other.path} holds no {image.path.name}, which {image.path} needs; "
                 "files in it must have the images' names"

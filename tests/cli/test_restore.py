@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,10 +111,12 @@ def test_bad_arguments_stop_everything_before_any_work(
     model, good, out = make_model("identity"), tmp_path / "good.png", tmp_path / "out"
     photo(good)
     (tmp_path / "folder").mkdir()
+    (tmp_path / "circle.png").symlink_to("circle.png")
     for arguments, message in (
         ([tmp_path / "none.png"], "does not exist"),
         ([tmp_path / ("n" * 300)], "File name too long"),
         ([tmp_path / "folder"], "holds no image"),
+        ([tmp_path / "circle.png"], "circle.png: Too many levels of symbolic links"),
         ([good], "two of the inputs are called good.png"),
     ):
         assert run("restore", good, *arguments, "-o", out, "--model", model) == 2
@@ -126,6 +132,8 @@ def test_targets_that_cannot_be(make_model: ModelFile, tmp_path: Path, capsys: p
         (tmp_path, "is the input itself"),
         (tmp_path / "b.bmp", "names no image format"),
         (good / "b.png", "does not exist"),
+        (tmp_path / ("n" * 252 + ".png"), "File name too long"),
+        (tmp_path / ("n" * 256), "File name too long"),
         (tmp_path / "none" / "b.png", "does not exist"),
     ):
         assert run("restore", good, "-o", target, "--model", model) == 2
@@ -190,3 +198,42 @@ def test_a_missing_package_spoils_its_own_command_only(
 def test_an_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["restroe"]) == 2
     assert capsys.readouterr().err.startswith("error: No such command 'restroe'")
+
+
+def test_what_a_closed_folder_holds_is_one_true_line(
+    make_model: ModelFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = make_model("identity")
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        place = Path(name)
+        place.chmod(0o777)
+        shutil.copy(model, place / "m.onnx")
+        for folder in (place / "closed", place / "listed"):
+            folder.mkdir()
+            photo(folder / "a.png")
+        photo(place / "a.png")
+        assert run("restore", place / "a.png", "-o", place / "b.png", "--model", place / "m.onnx") == 0
+        assert run("compare", place / "m.onnx", place / "m.onnx", "--inputs", place / "a.png") == 0
+        capsys.readouterr()
+        for folder, mode in ((place / "closed", 0), (place / "listed", 0o444)):
+            folder.chmod(mode)
+            stack.callback(folder.chmod, 0o700)
+        if os.geteuid() == 0:  # Root reads everything.
+            os.seteuid(65534)
+            stack.callback(os.seteuid, 0)
+        restore = ["restore", place / "a.png", "--model", place / "m.onnx"]
+        compare = ["compare", place / "m.onnx"]
+        for arguments in (
+            [*restore, "-o", place / "closed" / "x.png"],
+            [*restore, "-o", place / "closed" / "x"],
+            [*restore, "-o", place / "out", "--input", f"mask={place / 'closed' / 'a.png'}"],
+            ["restore", place / "listed", "--model", place / "m.onnx", "-o", place / "out"],
+            ["restore", place / "closed" / "a.png", "--model", place / "m.onnx", "-o", place / "out"],
+            [*compare, place / "closed" / "x.ckpt"],
+            [*compare, place / "m.onnx", "--inputs", place / "a.png", "--save", place / "closed" / "x"],
+        ):
+            assert run(*arguments) == 2, arguments
+            said = capsys.readouterr().err.splitlines()
+            assert len(said) == 1
+            assert "Permission denied" in said[0]
+            assert not (place / "out").exists()

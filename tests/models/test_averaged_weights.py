@@ -56,6 +56,11 @@ FORMS: dict[str, Callable[[], Any]] = {
         "current_model_state": prefixed("model.", RAW),
         "averaging_state": {"n_averaged": torch.tensor(9)},
     },
+    "NeMo's EMAOptimizer": lambda: {
+        "state_dict": prefixed("model.", RAW),
+        "optimizer_states": [{"opt": {"state": {}}, "ema": tuple(AVERAGE.values()), "current_step": 9}],
+    },
+    "an optimizer with a list": lambda: {"model": RAW, "optimizer": {"state": {}, "ema": [*AVERAGE.values()]}},
     "Lightning callback": lambda: {
         "state_dict": prefixed("net.", RAW),
         "callbacks": {"EMACallback{'decay': 0.999}": {"ema_state_dict": prefixed("net.", AVERAGE)}},

@@ -167,6 +167,33 @@ def resolution(path: Path) -> float | None:
     return None if value is None else float(round(value[0], 1))
 
 
+def with_aspect(path: Path) -> None:
+    """Write a picture with 3 pixels along x in the length of 2 along y."""
+    if path.suffix == ".tif":
+        made.write_tiff(path, resolution=(3, 2), resolutionunit=1)
+    elif path.suffix == ".jpg":
+        made.write_jpeg(path)
+        data = bytearray(path.read_bytes())
+        struct.pack_into(">BHH", data, 13, 0, 3, 2)
+        path.write_bytes(data)
+    else:
+        made.write_png(path, (b"pHYs", struct.pack(">IIB", 3, 2, 0)))
+
+
+def has_aspect(path: Path) -> bool:
+    if path.suffix == ".tif":
+        with Image.open(path) as image:
+            return [image.tag_v2.get(tag) for tag in (282, 283, 296)] == [3, 2, 1]
+    if path.suffix == ".jpg":
+        return (info(path, "jfif_unit"), info(path, "jfif_density")) == (0, (3, 2))
+    return b"pHYs" + struct.pack(">IIB", 3, 2, 0) in path.read_bytes()
+
+
+def with_data_behind(path: Path) -> None:
+    made.write_png(path)
+    path.write_bytes(path.read_bytes() + b"private 7")
+
+
 def without_resolution(path: Path) -> None:
     if path.suffix == ".tif":
         made.write_tiff(path, resolutionunit=1)
@@ -435,6 +462,7 @@ ROWS = {
         "IPTC",
     ),
     "resolution": Row(ALL(with_resolution), kept_if(lambda path: resolution(path) == 300), "resolution"),
+    "pixel aspect ratio": Row(every("PNG", "JPEG", "TIFF")(with_aspect), kept_if(has_aspect), "pixel aspect ratio"),
     "no resolution": Row(ALL(without_resolution), kept_if(lambda path: resolution(path) is None), "resolution"),
     "alpha": Row(every("PNG", "TIFF", "WebP")(with_alpha), alpha, "alpha flattened onto white"),
     "premultiplied alpha": Row({"TIFF": lambda path: fourth(path, 1)}, premultiplied, "premultiplied alpha"),
@@ -502,9 +530,12 @@ ROWS = {
     "further pictures (MPO)": Row({"JPEG": mpo}, first_picture, "only the first of 2 pictures"),
     "gain map (Ultra HDR)": Row({"JPEG": gain_map}, base_picture, "gain map"),
     "motion photo, other data after the picture": Row(
-        {"JPEG": lambda path: made.write_jpeg(path, after=b"\0\0\0\x18ftypmp42 private 7")},
+        {
+            "PNG": lambda path: with_data_behind(path),
+            "JPEG": lambda path: made.write_jpeg(path, after=b"\0\0\0\x18ftypmp42 private 7"),
+        },
         absent(b"private 7"),
-        "motion photo",
+        "bytes after the picture",
     ),
     "reduced copies, masks": Row({"TIFF": copies_and_mask}, first_picture, "reduced copies of the picture, mask"),
     "JFIF thumbnail": Row(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
@@ -14,7 +15,7 @@ import pytest
 import pyvips
 from keygraph.errors import InputError
 from keygraph.runtime.io import images
-from keygraph.runtime.io.images import Picture
+from keygraph.runtime.io.images import Picture, streaming
 from PIL import Image
 
 Array = np.ndarray[Any, Any]
@@ -98,6 +99,24 @@ def test_floats_go_into_png_as_16_bits(tmp_path: Path) -> None:
     for dtype in (np.float16, np.float32, np.float64):
         images.write(tmp_path / "a.png", Picture(np.array([[-1, 0, 0.5, 1, 2]], dtype)))
         assert images.read(tmp_path / "a.png").pixels.tolist() == [[0, 0, 32768, 65535, 65535]]
+
+
+@pytest.mark.filterwarnings("error")
+def test_floats_that_whole_numbers_cannot_hold_are_said(tmp_path: Path) -> None:
+    pixels, alpha = np.full((600, 8, 3), 0.5, np.float32), np.full((600, 8), 0.5, np.float32)
+    pixels[0, 0, 0], pixels[1, 0, 0] = 1 + 1e-6, -1e-6  # They round to white and black.
+    assert images.write(tmp_path / "a.png", Picture(pixels, alpha)) == [
+        "floating point reduced to 16 bits: PNG has no more here"
+    ]
+    pixels[0, 0, 0], alpha[0, 0] = 1.5, np.nan
+    said = ["values outside 0 to 1 clipped", "NaN stored as 0"]
+    assert images.write(tmp_path / "a.png", Picture(pixels, alpha))[1:] == said
+    assert images.read(tmp_path / "a.png").pixels[0, 0, 0] == 65535
+    images.write(tmp_path / "a.tif", Picture(pixels, alpha))
+    with contextlib.ExitStack() as files:
+        picture = streaming.read(tmp_path / "a.tif", tmp_path, files)
+        assert streaming.write(tmp_path / "b.png", picture, tmp_path)[1:] == said
+    np.testing.assert_array_equal(images.read(tmp_path / "b.png").alpha, images.read(tmp_path / "a.png").alpha)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import struct
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -341,3 +342,60 @@ def test_a_chain_of_pages_in_a_circle_does_not_change_what_samples_mean(tmp_path
         assert "damaged behind page 1: further pages are lost" in images.read(tmp_path / name).notices
     assert images.read(tmp_path / "bands.tif").alpha_is_band
     np.testing.assert_array_equal(images.read(tmp_path / "white.tif").pixels, 1 - gray)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_png_may_have_exif_and_xmp_behind_its_samples(tmp_path: Path, packed: bool) -> None:
+    made.write_png(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    text = b"\1\0\0\0" + zlib.compress(made.XMP) if packed else bytes(4) + made.XMP
+    late = made.png_chunk(b"eXIf", made.exif_block(6)) + made.png_chunk(b"iTXt", b"XML:com.adobe.xmp\0" + text)
+    (tmp_path / "a.png").write_bytes(data[:-12] + late + data[-12:])
+    assert images.read_header(tmp_path / "a.png").height == made.WIDTH
+    picture = images.read(tmp_path / "a.png")
+    assert picture.notices == ()
+    np.testing.assert_array_equal(picture.pixels, np.rot90(made.PIXELS, -1))
+    with contextlib.ExitStack() as files:
+        streamed = streaming.read(tmp_path / "a.png", tmp_path, files)
+        assert streamed.pixels.shape == picture.pixels.shape
+        assert streamed.metadata == picture.metadata
+    assert images.write(tmp_path / "b.png", picture) == []
+    with Image.open(tmp_path / "b.png") as image:
+        assert image.getexif()[0x0112] == 1
+        assert image.getexif()[0x010F] == "A Camera"
+        assert image.info["xmp"] == made.XMP.replace(b"Orientation='6'", b"Orientation='1'")
+
+
+@pytest.mark.parametrize(("kind", "count"), [(1, 1), (3, 2), (3, 4), (4, 1), (9, 1), (2, 2)])
+def test_an_orientation_of_any_type_is_reset(kind: int, count: int) -> None:
+    block = bytearray(made.exif_block(6))
+    order = "<" if block[:2] == b"II" else ">"
+    entry = block.index(struct.pack(order + "HHI", 274, 3, 1))
+    values = {1: "B3x", 2: "2s2x", 3: "HH", 4: "I", 9: "i"}[kind]
+    numbers = (b"6\0",) if kind == 2 else (6, 6) if kind == 3 else (6,)
+    stored = struct.pack(order + values, *numbers)
+    if count == 4:  # Beyond the entry.
+        stored = struct.pack(order + "I", len(block))
+        block += struct.pack(order + "4H", 6, 6, 6, 6)
+    block[entry : entry + 12] = struct.pack(order + "HHI", 274, kind, count) + stored
+    changed, _ = exif.updated(bytes(block), 7, 5)
+    assert exif.orientation(changed) == 1
+    number = struct.pack(order + ("I" if kind == 4 else "H2x"), 1)
+    assert changed[entry : entry + 12] == struct.pack(order + "HHI", 274, 4 if kind == 4 else 3, 1) + number
+
+
+def test_a_picture_that_is_turned_has_its_densities_turned(tmp_path: Path) -> None:
+    for densities, turned in (((3, 2, 0), (2, 3, 0)), ((3000, 2000, 1), (2000, 3000, 1))):
+        chunks = (b"pHYs", struct.pack(">IIB", *densities)), (b"eXIf", made.exif_block(6))
+        made.write_png(tmp_path / "a.png", *chunks)
+        images.write(tmp_path / "b.png", images.read(tmp_path / "a.png"))
+        assert made.png_chunk(b"pHYs", struct.pack(">IIB", *turned)) in (tmp_path / "b.png").read_bytes()
+    made.write_png(tmp_path / "a.png", (b"pHYs", struct.pack(">IIB", 1, 1000, 0)))
+    assert images.read(tmp_path / "a.png").notices == ("dropped: pixel aspect ratio (implausible)",)
+
+
+def test_a_picture_beside_an_animation_is_said(tmp_path: Path) -> None:
+    made.write_png(tmp_path / "a.png", (b"acTL", struct.pack(">II", 1, 0)))
+    assert images.read(tmp_path / "a.png").notices == ("only the picture beside an animation of 1 frame",)
+    made.write_png(tmp_path / "b.png", (b"acTL", struct.pack(">II", 1, 0)), (b"fcTL", bytes(26)))
+    assert images.read(tmp_path / "b.png").notices == ()

@@ -133,6 +133,24 @@ def field_of(image: pyvips.Image, name: str, default: Any = None) -> Any:
     return image.get(name) if image.get_typeof(name) else default
 
 
+def with_orientation(image: pyvips.Image, contents: Contents) -> pyvips.Image:
+    """Return the image with the orientation of EXIF that libvips did not read.
+
+    Parameters
+    ----------
+    image
+        The opened file.
+    contents
+        What `read_contents` returned.
+    """
+    block = contents.metadata.exif
+    if block is None or image.get_typeof("exif-data") or image.get_typeof("orientation"):
+        return image
+    image = image.copy()
+    image.set_type(pyvips.GValue.gint_type, "orientation", exif.orientation(block))
+    return image
+
+
 def with_fields(image: pyvips.Image, contents: Contents) -> Contents:
     """Return the contents with the metadata that libvips reads from every container.
 
@@ -151,7 +169,7 @@ def with_fields(image: pyvips.Image, contents: Contents) -> Contents:
         icc=values["icc-profile-data"],
         exif=block,
         resolution=contents.metadata.resolution or (None if block is None else exif.resolution(block)),
-        xmp=values["xmp-data"],
+        xmp=contents.metadata.xmp if values["xmp-data"] is None else values["xmp-data"],
         iptc=None if records is None else iptc.unwrapped(records)[0],
     )
     notices, others = contents.notices, tuple[str, ...]()

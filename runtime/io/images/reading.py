@@ -13,12 +13,13 @@ import pyvips
 
 from .... import forks
 from ....errors import InputError
+from ....files import is_folder, is_regular, status
 from . import camera_raw, double_tiff
 from .formats import LOADERS, SAMPLE_TYPES, check_read, missing_codec, reason_of
 from .metadata import png
 from .metadata.fields import Contents, Metadata
 from .metadata.update import upright
-from .opened import Opened, field_of, read_contents, with_fields
+from .opened import Opened, field_of, read_contents, with_fields, with_orientation
 from .picture import Header, Picture
 
 #: What files start with, and the loader that reads them. Left to itself, libvips takes others for some: `uhdrload` for
@@ -118,11 +119,11 @@ def open_file(path: Path, page: int = 1) -> Opened:
     InputError
         The file is missing, empty, unreadable, of another format or camera raw, or it has no such page.
     """
-    if not path.exists():
+    if status(path) is None:
         raise InputError(f"{path} does not exist; give an image file or a folder of them")
-    if path.is_dir():
+    if is_folder(path):
         raise InputError(f"{path} is a folder; give an image file")
-    if not path.is_file():  # Opening a named pipe would wait for ever for somebody to write into it.
+    if not is_regular(path):  # Opening a named pipe would wait for ever for somebody to write into it.
         raise InputError(f"{path} is a device or a pipe; write the image into a file first")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty (0 bytes); give a whole image file")
@@ -150,7 +151,7 @@ def open_file(path: Path, page: int = 1) -> Opened:
     if name not in LOADERS:
         check_read(path, start)
         raise InputError(f"{path} is of another image format ({name}); convert it to PNG, JPEG, TIFF or WebP")
-    return Opened(path, image, with_fields(image, contents))
+    return Opened(path, with_orientation(image, contents), with_fields(image, contents))
 
 
 def _loaded(path: Path, loader: str, contents: Contents, start: bytes) -> tuple[pyvips.Image, Contents]:
@@ -246,6 +247,8 @@ def kept_metadata(opened: Opened, image: pyvips.Image) -> tuple[Metadata, list[s
         profile = field_of(image, "icc-profile-data")
         colour = [block.title for block in metadata.blocks if block.title.startswith("colour space")]
         metadata = dataclasses.replace(metadata.without(*colour), icc=profile)
+    if opened.orientation >= 5:
+        metadata = metadata.turned()
     metadata, lost = upright(metadata, *opened.upright_size, opened.orientation != 1)
     dropped += [title for title in lost if not any(one.startswith(title) for one in dropped)]
     return metadata, [f"dropped: {', '.join(dropped)}"] if dropped else []

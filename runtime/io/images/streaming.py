@@ -127,8 +127,10 @@ def write(path: str | os.PathLike[str], picture: Picture, folder: Path) -> list[
     height, width, _ = picture.pixels.shape
     with contextlib.ExitStack() as files:
         raw: ScratchFile | None = None
+        notices: list[str] = []
         for top in range(0, height, _STRIP_ROWS):
-            strip, notices = fitted(_strip(picture, top, min(_STRIP_ROWS, height - top)), name)
+            strip, lines = fitted(_strip(picture, top, min(_STRIP_ROWS, height - top)), name)
+            notices += [line for line in lines if line not in notices]
             samples = strip.pixels if strip.pixels.ndim == 3 else strip.pixels[:, :, None]
             channels = samples.shape[2]
             if strip.alpha is not None:

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -151,6 +152,7 @@ def fitted(picture: Picture, name: str) -> tuple[Picture, list[str]]:
     if 8 * pixels.dtype.itemsize > bits or (floating and name != "TIFF"):
         kind = "floating point" if floating else f"{8 * pixels.dtype.itemsize}-bit"
         notices.append(f"{kind} reduced to {bits} bits: {name} has no more here")
+        notices += _out_of_range((pixels, alpha), bits) if floating and bits < 32 else []
         pixels = _reduced(pixels, bits)
         alpha = None if alpha is None else _reduced(alpha, bits)
     if picture.alpha_is_band and alpha is not None and name != "TIFF":
@@ -171,6 +173,15 @@ def fitted(picture: Picture, name: str) -> tuple[Picture, list[str]]:
     return dataclasses.replace(picture, pixels=pixels, alpha=alpha, metadata=metadata), notices
 
 
+def _out_of_range(planes: Iterable[NDArray[Any] | None], bits: int) -> list[str]:
+    """Return a line for each kind of float that whole numbers cannot hold."""
+    values = [plane for plane in planes if plane is not None]
+    half = 0.5 / (2**bits - 1)
+    clipped = any((plane < -half).any() or (plane > 1 + half).any() for plane in values)
+    lines = ["values outside 0 to 1 clipped"] if clipped else []
+    return lines + (["NaN stored as 0"] if any(np.isnan(plane).any() for plane in values) else [])
+
+
 def _reduced(values: NDArray[Any], bits: int) -> NDArray[Any]:
     """Round to fewer bits, mapping white to white; 32 bits are floats."""
     if bits == 32:
@@ -179,6 +190,7 @@ def _reduced(values: NDArray[Any], bits: int) -> NDArray[Any]:
     white = 1.0 if values.dtype.kind == "f" else float(np.iinfo(values.dtype).max)
     with np.errstate(over="ignore"):
         scaled = np.clip(values.astype(np.float64) * ((2**bits - 1) / white), 0, 2**bits - 1)
+        scaled = np.nan_to_num(scaled, copy=False)
     rounded: NDArray[Any] = np.rint(scaled).astype(np.uint8 if bits == 8 else np.uint16)
     return rounded
 

@@ -53,6 +53,16 @@ def resolution(data: bytes) -> tuple[float, float] | None:
         return None
 
 
+def orientation(data: bytes) -> int:
+    """Return how the picture is turned, from 1 to 8; 1 where EXIF does not say or is damaged."""
+    try:
+        reader = Reader(io.BytesIO(data))
+        value = reader.number(reader.directory(reader.first), _ORIENTATION, 1)
+    except (StructureError, struct.error):
+        return 1
+    return value if 1 <= value <= 8 else 1
+
+
 def updated(data: bytes, height: int, width: int) -> tuple[bytes, bool]:
     """Return EXIF for a restored picture, in place, so that what maker notes point to stays where it is.
 
@@ -85,7 +95,7 @@ def updated(data: bytes, height: int, width: int) -> tuple[bytes, bool]:
                 continue
             for tags, value in (((_ORIENTATION,), 1), (_WIDTHS, width), (_HEIGHTS, height)):
                 for tag in tags:
-                    _set_number(changed, reader.order, directory.fields.get(tag), value)
+                    _set_number(changed, reader, directory.fields.get(tag), value)
         if not first.following:
             return bytes(changed), False
         thumbnail = reader.directory(first.following)
@@ -109,10 +119,13 @@ def _pointed(reader: Reader, directory: Directory, tag: int) -> Directory | None
     return reader.directory(place) if place else None
 
 
-def _set_number(data: bytearray, order: str, one: Field | None, value: int) -> None:
-    if one is not None and one.kind in (SHORT, LONG) and one.count == 1:
-        largest = 0xFFFF if one.kind == SHORT else 0xFFFFFFFF
-        struct.pack_into(order + ("H" if one.kind == SHORT else "I"), data, one.place, min(value, largest))
+def _set_number(data: bytearray, reader: Reader, one: Field | None, value: int) -> None:
+    """Replace a field, of whatever type and length, by one number in its entry of the directory."""
+    if one is not None:
+        kind, letter = (LONG, "I") if one.kind == LONG or value > 0xFFFF else (SHORT, "H")
+        head, slot = ("HHQ", 8) if reader.big else ("HHI", 4)
+        stored = struct.pack(reader.order + letter, value).ljust(slot, b"\0")
+        struct.pack_into(f"{reader.order}{head}{slot}s", data, one.entry, one.tag, kind, 1, stored)
 
 
 def of_directory(

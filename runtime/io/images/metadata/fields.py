@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from fractions import Fraction
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class Block:
     tag: int = 0
 
 
+def aspect_of(x: float, y: float) -> Fraction | None:
+    """Return pixels along x to pixels along y of densities without a unit; None where they are equal or one is 0."""
+    return Fraction(x / y).limit_denominator(1000) if x and y and x != y else None
+
+
 @dataclass(frozen=True)
 class Metadata:
     """What a file says about its picture, in no container's form.
@@ -47,6 +53,8 @@ class Metadata:
         IPTC-IIM records.
     resolution
         Pixels per millimetre along x and y; None where the file does not say.
+    aspect
+        Pixels along x to pixels along y in a length that the file does not say; None where they are equal.
     blocks
         What only one container can hold.
     """
@@ -56,6 +64,7 @@ class Metadata:
     xmp: bytes | None = None
     iptc: bytes | None = None
     resolution: tuple[float, float] | None = None
+    aspect: Fraction | None = None
     blocks: tuple[Block, ...] = ()
 
     def titles(self) -> list[str]:
@@ -66,6 +75,7 @@ class Metadata:
             "XMP": self.xmp,
             "IPTC": self.iptc,
             "resolution": self.resolution,
+            "pixel aspect ratio": self.aspect,
         }
         return [title for title, value in present.items() if value is not None] + list(
             dict.fromkeys(block.title for block in self.blocks)
@@ -78,10 +88,19 @@ class Metadata:
     def without(self, *titles: str) -> Metadata:
         """Return a copy without the fields and blocks of these names."""
         names = {"ICC profile": "icc", "EXIF": "exif", "XMP": "xmp", "IPTC": "iptc", "resolution": "resolution"}
+        names["pixel aspect ratio"] = "aspect"
         return dataclasses.replace(
             self,
             blocks=tuple(block for block in self.blocks if block.title not in titles),
             **{names[title]: None for title in titles if title in names},
+        )
+
+    def turned(self) -> Metadata:
+        """Return a copy for rows that became columns."""
+        return dataclasses.replace(
+            self,
+            resolution=None if self.resolution is None else self.resolution[::-1],
+            aspect=None if self.aspect is None else 1 / self.aspect,
         )
 
     def for_other_channels(self) -> tuple[Metadata, tuple[str, ...]]:

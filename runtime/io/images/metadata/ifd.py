@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import BinaryIO
 
+from .fields import aspect_of
+
 BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED, IFD, LONG8 = 1, 2, 3, 4, 5, 7, 13, 16
 
 #: Type of a field -> bytes of one value.
@@ -40,12 +42,15 @@ class Field:
         Number, type, and number of values.
     place
         Where its values start.
+    entry
+        Where its entry in the directory starts.
     """
 
     tag: int
     kind: int
     count: int
     place: int
+    entry: int
 
     @property
     def size(self) -> int:
@@ -156,10 +161,11 @@ class Reader:
         fields = {}
         for index in range(count):
             tag, kind, values = struct.unpack_from(self.order + ("HHQ" if self.big else "HHI"), table, index * entry)
-            at = place + head + index * entry + entry - slot
+            start = place + head + index * entry
+            at = start + entry - slot
             if SIZES.get(kind, 1) * values > slot:
                 at = self._offset(at)
-            fields[tag] = Field(tag, kind, values, at)
+            fields[tag] = Field(tag, kind, values, at, start)
         link = place + head + count * entry
         return Directory(fields, place, self._offset(link), link)
 
@@ -205,6 +211,11 @@ class Reader:
         length = {2: 25.4, 3: 10.0}.get(self.number(directory, 296, 2))
         return None if x is None or length is None else (x / length, (y or x) / length)
 
+    def aspect(self, directory: Directory) -> Fraction | None:
+        """Return pixels along x to pixels along y where the directory names no unit of length; None if equal."""
+        x, y = self.rational(directory, 282), self.rational(directory, 283)
+        return None if self.number(directory, 296, 2) != 1 or x is None or y is None else aspect_of(x, y)
+
     def value(self, one: Field) -> Value:
         """Return a field to be written as it is."""
         return Value(one.tag, one.kind, self.data(one))
@@ -224,11 +235,23 @@ def shorts(order: str, tag: int, *values: int) -> Value:
     return Value(tag, SHORT, struct.pack(f"{order}{len(values)}H", *values))
 
 
-def resolution_values(order: str, resolution: tuple[float, float] | None) -> list[Value]:
-    """Return the fields that say pixels per millimetre, in inches; without a resolution, that there is none."""
+def resolution_values(
+    order: str, resolution: tuple[float, float] | None, aspect: Fraction | None = None
+) -> list[Value]:
+    """Return the fields that say pixels per millimetre, in inches; without a resolution, that there is none.
+
+    Parameters
+    ----------
+    order
+        ``"<"`` or ``">"``.
+    resolution
+        Pixels per millimetre along x and y.
+    aspect
+        Their ratio, which is written where there is no resolution.
+    """
     if resolution is None:
-        one = struct.pack(order + "II", 1, 1)
-        return [Value(282, RATIONAL, one), Value(283, RATIONAL, one), shorts(order, 296, 1)]
+        x, y = (struct.pack(order + "II", value, 1) for value in (aspect or Fraction(1)).as_integer_ratio())
+        return [Value(282, RATIONAL, x), Value(283, RATIONAL, y), shorts(order, 296, 1)]
     parts = [Fraction(per_inch(value)).limit_denominator(10_000) for value in resolution]
     x, y = (struct.pack(order + "II", part.numerator, part.denominator) for part in parts)
     return [Value(282, RATIONAL, x), Value(283, RATIONAL, y), shorts(order, 296, 2)]

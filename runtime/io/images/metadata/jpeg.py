@@ -6,10 +6,11 @@ import re
 import shutil
 import struct
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import BinaryIO
 
 from . import exif, iptc, xmp
-from .fields import Block, Contents, Metadata
+from .fields import Block, Contents, Metadata, aspect_of
 from .ifd import per_inch
 
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
@@ -41,6 +42,7 @@ def read(file: BinaryIO) -> Contents:
     file
         The file, from its start.
     """
+    aspect = None
     resolution, blocks, dropped, pictures, gain_map = None, list[Block](), list[str](), 1, False
     expected = list[str]()
     scans = 0
@@ -58,6 +60,7 @@ def read(file: BinaryIO) -> Contents:
             unit, x, y = struct.unpack_from(">BHH", data, 7)
             length = {1: 25.4, 2: 10.0}.get(unit)
             resolution = (x / length, y / length) if length and x and y else None
+            aspect = aspect_of(x, y) if unit == 0 else None
             if data[12] and data[13]:
                 dropped.append("JFIF thumbnail")
         elif marker == _APP0 and data.startswith(b"JFXX\0"):
@@ -89,7 +92,7 @@ def read(file: BinaryIO) -> Contents:
     elif trailing and not gain_map:
         dropped.append(f"{trailing:,} bytes after the picture{' (motion photo)' if b'ftyp' in more[:4096] else ''}")
     return Contents(
-        Metadata(resolution=resolution, blocks=tuple(blocks)),
+        Metadata(resolution=resolution, aspect=aspect, blocks=tuple(blocks)),
         tuple(dict.fromkeys(dropped)),
         tuple(notices),
         expected=tuple(dict.fromkeys(expected)),
@@ -178,7 +181,7 @@ def embed(source: BinaryIO, target: BinaryIO, metadata: Metadata) -> list[str]:
         Names of what JPEG cannot hold.
     """
     lost = []
-    target.write(bytes((0xFF, _SOI)) + _segment(_APP0, _jfif(metadata.resolution)))
+    target.write(bytes((0xFF, _SOI)) + _segment(_APP0, _jfif(metadata.resolution, metadata.aspect)))
     parts = (
         ("EXIF", _APP1, None if metadata.exif is None else exif.MARK + metadata.exif),
         ("XMP", _APP1, None if metadata.xmp is None else _XMP + metadata.xmp),
@@ -204,9 +207,11 @@ def embed(source: BinaryIO, target: BinaryIO, metadata: Metadata) -> list[str]:
     return lost
 
 
-def _jfif(resolution: tuple[float, float] | None) -> bytes:
+def _jfif(resolution: tuple[float, float] | None, aspect: Fraction | None) -> bytes:
     unit, x, y = 0, 1.0, 1.0
-    if resolution is not None:
+    if aspect is not None:
+        x, y = aspect.as_integer_ratio()
+    elif resolution is not None:
         unit, x, y = 1, per_inch(resolution[0]), per_inch(resolution[1])
         metric = [10 * value for value in resolution]
         if not (x.is_integer() and y.is_integer()) and all(abs(value - round(value)) < 0.02 for value in metric):

@@ -8,20 +8,21 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from .fields import Block, Contents, Metadata
+from .....errors import counted
+from .exif import MARK as EXIF_MARK
+from .fields import Block, Contents, Metadata, aspect_of
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _TEXT = (b"tEXt", b"zTXt", b"iTXt")
 _XMP = b"XML:com.adobe.xmp\0"
+_EXIF = b"eXIf"
 
 #: Chunks that tell how samples become colours; those of an ICC profile are read by libvips.
 _COLOUR_SPACE = (b"cICP", b"mDCV", b"cLLI", b"sRGB", b"gAMA", b"cHRM")
 
 #: Chunks of no account for the restored picture: its own structure, and what libvips returns.
-_STRUCTURE = frozenset(
-    (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"iCCP", b"eXIf", b"fcTL", b"fdAT", b"hIST", b"iDOT")
-)
+_STRUCTURE = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"iCCP", b"fcTL", b"fdAT", b"hIST", b"iDOT"))
 
 _TITLES = {
     b"acTL": "animation",
@@ -33,8 +34,8 @@ _TITLES = {
     b"oFFs": "position (oFFs)",
 }
 
-#: Chunks whose content libvips returns.
-_EXPECTED = {b"iCCP": "ICC profile", b"eXIf": "EXIF"}
+#: Chunks whose content libvips returns. EXIF and XMP may also stand behind the samples, where it does not look.
+_EXPECTED = {b"iCCP": "ICC profile"}
 
 #: Colour type -> samples of a pixel.
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -55,7 +56,9 @@ def read(file: BinaryIO) -> Contents:
         The file, from its start.
     """
     resolution, blocks, dropped, notices, expected = None, list[Block](), list[str](), list[str](), list[str]()
+    exif, xmp, aspect = None, None, None
     compressed, samples = 0, 0
+    frames, apart, after = 0, True, 0
     for kind, place, size in _chunks(file):
         if kind == b"IHDR":
             file.seek(place)
@@ -63,30 +66,43 @@ def read(file: BinaryIO) -> Contents:
             samples = width * height * bits * _SAMPLES.get(colours, 1) // 8
         elif kind == b"IDAT":
             compressed += size
-        if kind in _TEXT or kind in _COLOUR_SPACE or kind in (b"pHYs", b"acTL"):
+        elif kind == b"fcTL" and not compressed:
+            apart = False  # The picture is a frame of the animation.
+        elif kind == b"IEND":
+            after = _after(file, place + size + 4)
+        if kind in _TEXT or kind in _COLOUR_SPACE or kind in (_EXIF, b"pHYs", b"acTL"):
             file.seek(place)
             data = file.read(min(size, _LARGEST_CHUNK))
             if kind == b"pHYs" and size == 9:
                 x, y, unit = struct.unpack(">IIB", data)
                 resolution = (x / 1000, y / 1000) if unit == 1 and x and y else None
+                aspect = aspect_of(x, y) if unit == 0 else None
             elif kind == b"acTL":
                 (frames,) = struct.unpack_from(">I", data)
-                if frames > 1:
-                    notices.append(f"only one picture of an animation of {frames} frames")
+            elif kind == _EXIF:
+                expected.append("EXIF")
+                exif = data.removeprefix(EXIF_MARK) if size <= _LARGEST_CHUNK else None
             elif size > _LARGEST_CHUNK:
                 dropped.append(f"a text of {size:,} bytes")
             elif kind in _COLOUR_SPACE:
                 blocks.append(Block(f"colour space ({kind.decode('ascii')})", "PNG", kind, data))
             elif data.startswith(_XMP):
                 expected.append("XMP")
+                xmp = _international(data)
             else:
                 blocks.append(Block("PNG text", "PNG", kind, data))
         elif kind in _EXPECTED:
             expected.append(_EXPECTED[kind])
         elif kind not in _STRUCTURE:
             dropped.append(_TITLES.get(kind, f"PNG chunk {kind.decode('latin-1')}"))
+    if after:
+        dropped.append(f"{after:,} bytes after the picture")
+    if frames and apart:
+        notices.append(f"only the picture beside an animation of {counted(frames, 'frame')}")
+    elif frames > 1:
+        notices.append(f"only one picture of an animation of {frames} frames")
     return Contents(
-        Metadata(resolution=resolution, blocks=tuple(blocks)),
+        Metadata(exif=exif, xmp=xmp, resolution=resolution, aspect=aspect, blocks=tuple(blocks)),
         tuple(dict.fromkeys(dropped)),
         tuple(notices),
         missing=""
@@ -94,6 +110,29 @@ def read(file: BinaryIO) -> Contents:
         else f"its samples need {samples:,} bytes, more than its {compressed:,} bytes can hold",
         expected=tuple(dict.fromkeys(expected)),
     )
+
+
+def _after(file: BinaryIO, place: int) -> int:
+    """Return how many bytes follow the picture, which ends at `place`; padding is none."""
+    end = file.seek(0, 2)
+    file.seek(place)
+    return max(0, end - place) if file.read(1 << 20).strip(b"\0\r\n") else 0
+
+
+def _international(data: bytes) -> bytes | None:
+    """Return the text of an iTXt chunk; None where it is damaged or implausibly long."""
+    _, _, rest = data.partition(b"\0")
+    parts = rest[2:].split(b"\0", 2)
+    if len(parts) < 3:
+        return None
+    if not rest[0]:
+        return parts[2]
+    try:
+        unpacked = zlib.decompressobj()
+        text = unpacked.decompress(parts[2], _LARGEST_CHUNK)
+    except zlib.error:
+        return None
+    return text if unpacked.eof else None
 
 
 def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
@@ -151,11 +190,13 @@ def _added(metadata: Metadata) -> Iterator[bytes]:
     for block in blocks:
         assert isinstance(block.kind, bytes)
         yield _chunk(block.kind, block.data)
-    if metadata.resolution is not None:
+    if metadata.aspect is not None:
+        yield _chunk(b"pHYs", struct.pack(">IIB", *metadata.aspect.as_integer_ratio(), 0))
+    elif metadata.resolution is not None:
         x, y = (round(1000 * value) for value in metadata.resolution)
         yield _chunk(b"pHYs", struct.pack(">IIB", x, y, 1))
     if metadata.exif is not None:
-        yield _chunk(b"eXIf", metadata.exif)
+        yield _chunk(_EXIF, metadata.exif)
     if metadata.xmp is not None:
         yield _chunk(b"iTXt", _XMP + b"\0\0\0\0" + metadata.xmp)
 

@@ -241,7 +241,8 @@ def _metadata(reader: Reader, directory: Directory) -> tuple[Metadata, list[str]
     except (StructureError, struct.error):
         block = None
         dropped.append("EXIF (damaged)")
-    return Metadata(exif=block, resolution=reader.resolution(directory), blocks=tuple(blocks)), dropped
+    resolution, aspect = reader.resolution(directory), reader.aspect(directory)
+    return Metadata(exif=block, resolution=resolution, aspect=aspect, blocks=tuple(blocks)), dropped
 
 
 def _named(kind: str, tags: Sequence[int]) -> list[str]:
@@ -274,7 +275,9 @@ def embed(source: BinaryIO, target: BinaryIO, metadata: Metadata, alpha: bool) -
     reader = Reader(source)
     directory = reader.directory(reader.first)
     values = {tag: reader.value(one) for tag, one in directory.fields.items() if tag not in _RESOLUTION}
-    added = resolution_values(reader.order, metadata.resolution)
+    added = resolution_values(reader.order, metadata.resolution, metadata.aspect)
+    if metadata.resolution is not None and metadata.aspect is not None:
+        lost.append("pixel aspect ratio")
     if metadata.exif is not None:
         try:
             values_of_exif, others = exif.for_tiff(metadata.exif, reader.order)

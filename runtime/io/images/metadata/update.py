@@ -14,6 +14,9 @@ _POSITIONS = "GeoTIFF tags"
 #: Pixels per millimetre that every format can say: about 1 to 65,000 to the inch.
 _RESOLUTIONS = (0.04, 2550)
 
+#: Ratios of densities along x and y that every format can say.
+_ASPECTS = (0.1, 10)
+
 #: PNG's comment as Latin-1 text; and as UTF-8, not compressed, of no named language.
 _COMMENT, _INTERNATIONAL_COMMENT = b"Comment\0", b"Comment\0\0\0\0\0"
 
@@ -36,6 +39,9 @@ def upright(metadata: Metadata, height: int, width: int, turned: bool) -> tuple[
     ):
         metadata = metadata.without("resolution")
         dropped.append("resolution (implausible)")
+    if metadata.aspect is not None and not _ASPECTS[0] <= metadata.aspect <= _ASPECTS[1]:
+        metadata = metadata.without("pixel aspect ratio")
+        dropped.append("pixel aspect ratio (implausible)")
     if metadata.exif is not None:
         try:
             block, thumbnail = exif.updated(metadata.exif, height, width)

@@ -68,6 +68,7 @@ def embed(source: BinaryIO, target: BinaryIO, metadata: Metadata) -> list[str]:
         Names of what WebP cannot hold.
     """
     lost = ["IPTC"] if metadata.iptc is not None else []
+    lost += ["pixel aspect ratio"] if metadata.aspect is not None else []
     block = metadata.exif
     if metadata.resolution is not None:
         if block is None:
