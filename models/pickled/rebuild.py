@@ -100,8 +100,8 @@ class Calls:
             "torch.serialization._get_layout": lambda name: name,
             "torch.storage._load_from_bytes": self._load_from_bytes,
             "torch._utils._rebuild_tensor": tensor,
-            "torch._utils._rebuild_tensor_v2": tensor,
-            "torch._utils._rebuild_tensor_v3": lambda *a: tensor(*a[:4], dtype=a[6]),
+            "torch._utils._rebuild_tensor_v2": lambda *a: _with_bits(tensor(*a[:4]), *a[6:7]),
+            "torch._utils._rebuild_tensor_v3": lambda *a: _with_bits(tensor(*a[:4], dtype=a[6]), *a[7:8]),
             "torch._utils._rebuild_parameter": lambda data, *_: data,
             "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
             "torch._utils._rebuild_qtensor": self._dequantized,
@@ -205,6 +205,17 @@ def tensor(
     if 0 in shape:
         return torch.empty(shape, dtype=kind)
     return torch.empty(0, dtype=kind).set_(storage.data, offset, shape, strides)
+
+
+def _with_bits(value: torch.Tensor | Stub, bits: Any = None) -> torch.Tensor | Stub:
+    """Return a tensor with the bits by which PyTorch negates and conjugates without touching the storage."""
+    if isinstance(value, Stub) or not bits:
+        return value
+    if not isinstance(bits, dict) or any(on for name, on in bits.items() if name not in ("neg", "conj")):
+        raise DamagedPickleError(f"a tensor with the unknown metadata {bits!r:.60}")
+    if bits.get("conj"):
+        value = value.conj()
+    return torch._neg_view(value) if bits.get("neg") else value
 
 
 def dequantized(storage: Any, offset: Any, size: Any, stride: Any, parameters: Any, *_: Any) -> torch.Tensor | Stub:
