@@ -212,10 +212,13 @@ def test_tensors_are_those_of_torch_load(tmp_path: Path, legacy: bool) -> None:
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 def test_negative_and_conjugate_bits_are_applied(tmp_path: Path, legacy: bool) -> None:
     weights = torch.arange(1.0, 7.0).reshape(2, 3)
-    conjugate = torch.complex(weights, -weights).conj()
-    content = {"neg": conjugate.imag, "conj": conjugate, "parameter": torch.nn.Parameter(conjugate.imag)}
-    assert conjugate.imag.is_neg()
-    assert conjugate.is_conj()
+
+    def conjugate() -> torch.Tensor:
+        return torch.complex(weights, -weights).conj()
+
+    content = {"neg": conjugate().imag, "conj": conjugate(), "parameter": torch.nn.Parameter(conjugate().imag)}
+    assert content["neg"].is_neg()
+    assert content["conj"].is_conj()
     torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=not legacy)
     found, _ = read_file(tmp_path / "a.pth")
     assert torch.equal(found["neg"], weights)
