@@ -6,6 +6,7 @@ by what the file holds.
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -218,6 +219,23 @@ def _with_bits(value: torch.Tensor | Stub, bits: Any = None) -> torch.Tensor | S
     return torch._neg_view(value) if bits.get("neg") else value
 
 
+def check_read(storage: torch.UntypedStorage) -> None:
+    """Check the CRC-32 of a storage that is mapped from an archive, if it has one.
+
+    What is not used of a file is not read, and therefore not checked.
+
+    Raises
+    ------
+    DamagedPickleError
+        The bytes are not those that were written.
+    """
+    checksum = getattr(storage, "_keygraph_checksum", 0)
+    if checksum and zlib.crc32(torch.empty(0, dtype=torch.uint8).set_(storage).numpy()) != checksum:
+        raise DamagedPickleError(
+            f"a storage of {storage.nbytes():,} bytes is damaged: its CRC-32 is not the one that is stored with it"
+        )
+
+
 def dequantized(storage: Any, offset: Any, size: Any, stride: Any, parameters: Any, *_: Any) -> torch.Tensor | Stub:
     """Return a quantized tensor as float32: (value - zero point) * scale.
 
@@ -231,6 +249,7 @@ def dequantized(storage: Any, offset: Any, size: Any, stride: Any, parameters: A
     values = tensor(storage, offset, size, stride)
     if isinstance(values, Stub):
         return values
+    check_read(storage.data)
     match parameters:
         case (Quantization("per_tensor_affine"), (int() | float()) as scale, int(zero)):
             return (values.to(torch.float64) - zero).mul(scale).float()

@@ -242,6 +242,46 @@ def test_quantized_tensors_are_dequantized_and_counted(tmp_path: Path, legacy: b
     assert notes == ["2 quantized tensors converted to float32"]
 
 
+@pytest.mark.parametrize("kind", ["strided", "sparse", "quantized"])
+@pytest.mark.parametrize("checksums", [True, False])
+def test_a_flipped_bit_in_the_weights_is_found(tmp_path: Path, kind: str, checksums: bool) -> None:
+    path = tmp_path / "model.pth"
+    model = Restormer(CONFIG)
+    state = dict(model.state_dict())
+    name = "latent.0.ffn.project_in.weight"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        if kind == "sparse":
+            state[name] = state[name].to_sparse()
+        if kind == "quantized":
+            state[name] = torch.quantize_per_tensor(state[name], 0.01, 0, torch.qint8)
+    torch.serialization.set_crc32_options(checksums)
+    try:
+        torch.save({"params": state, "optimizer": [torch.ones(999)]}, path)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    load_checkpoint(path)
+    with zipfile.ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda info: (info.file_size == 3996, 0))
+        ones = largest.header_offset + 128
+        if kind == "quantized":
+            values = state[name].int_repr().numpy().tobytes()
+        else:
+            values = model.state_dict()[name].numpy().tobytes()
+    data = bytearray(path.read_bytes())
+    data[ones + 64] ^= 1
+    path.write_bytes(data)
+    load_checkpoint(path)  # of the optimizer, which is not read
+    data[data.index(values) + 3] ^= 1
+    path.write_bytes(data)
+    if checksums:
+        with pytest.raises(InputError, match=r"a storage of .* bytes is damaged: its CRC-32") as caught:
+            load_checkpoint(path)
+        assert "\n" not in str(caught.value)
+    else:
+        load_checkpoint(path)
+
+
 def test_a_whole_pickled_module_gives_its_weights(tmp_path: Path) -> None:
     model = Restormer(CONFIG)
     torch.save(model, tmp_path / "module.pth")
