@@ -30,6 +30,15 @@ _TOGETHER = re.compile(r"ema(model|net|network|weights?|params?|parameters|state
 #: Words of raw weights within something averaged, such as the `online_model` of an EMA wrapper.
 _RAW = {"online", "raw", "live", "current", "backup", "collected"}
 
+#: Words of averages within something averaged, whose other parts are then raw.
+_AVERAGES = {"teacher", "target"}
+
+#: Counters of updates beside an average, and those that are trusted beside other things as well.
+_COUNTERS = {"initted", "optimization_step", "steps"}
+_COUNTER_OF_AVERAGE = re.compile(
+    r"(model_)?(ema|swa|avg|averaged?)_?((num|n)_)?(updates?|steps?|count)|(num|n)_(ema_|swa_)?(updates|averaged)|updates"
+)
+
 #: Prefix of buffers that hold one of two sets of weights, with the dots of their names replaced.
 FLAT = "ema_"
 
@@ -72,13 +81,47 @@ def exchanged(loaded: Any) -> dict[str, tuple[bool, list[Mapping[Any, Any]]]]:
     return {FLAT: (False, [])} if "mmcv_version" in meta and "mmengine_version" not in meta else {}
 
 
-def updated(beside: Iterable[Mapping[Any, Any]]) -> bool:
-    """Tell whether an average was ever updated, by the counter that is stored beside it."""
-    for found in beside:
-        for name in ("n_averaged", "initted", "num_updates", "optimization_step", "steps"):
-            count = found.get(name)
-            if isinstance(count, (bool, int)) or (isinstance(count, Tensor) and count.numel() == 1):
-                return bool(count)
+def raw_beside(names: Sequence[str], average: Sequence[str]) -> bool:
+    """Tell whether what is averaged by the name of its holder is raw, because a part beside it is the average.
+
+    Parameters
+    ----------
+    names
+        Names of what may be raw, outer ones first: ``("ema", "model")``.
+    average
+        Names of something averaged in the same file: ``("ema", "shadow")``.
+    """
+    shared = next((i for i, (one, other) in enumerate(zip(names, average, strict=False)) if one != other), None)
+    if shared is None or not looks_averaged(*names[:shared]):
+        return False
+
+    def explicit(inner: Sequence[str]) -> bool:
+        return looks_averaged(*inner) or bool(_AVERAGES.intersection(words(inner[0])))
+
+    return explicit(average[shared:]) and not explicit(names[shared:])
+
+
+def updated(beside: Iterable[Mapping[Any, Any]], outer: Mapping[Any, Any] | None = None) -> bool:
+    """Tell whether an average was ever updated, by the counters that are stored beside it.
+
+    Parameters
+    ----------
+    beside
+        What the average is stored with.
+    outer
+        The dictionary that also holds other things, where only some names of counters are trusted.
+    """
+    for found, own in [*((one, True) for one in beside), *([(outer, False)] if outer else [])]:
+        # ema_pytorch counts steps, and says separately that it has copied the first weights.
+        counters = _COUNTERS | ({"step"} if "initted" in found else set()) if own else set()
+        counts = [
+            bool(count)
+            for name, count in found.items()
+            if isinstance(name, str) and (name in counters or _COUNTER_OF_AVERAGE.fullmatch(name))
+            if isinstance(count, (bool, int)) or (isinstance(count, Tensor) and count.numel() == 1)
+        ]
+        if counts:
+            return all(counts)
     return True
 
 

@@ -22,7 +22,7 @@ from . import registry
 from .architecture import Architecture, StateDict
 from .checkpoint_file import read_file
 from .key_map import apply_key_map, read_key_map
-from .pickled.values import entries
+from .pickled.values import entries, printable
 from .strict_loading import check_fit, check_values, load_strictly, some
 from .unwrap import unwrap
 
@@ -194,9 +194,16 @@ def _architecture(header: dict[str, Any], state: StateDict, source: Path, notes:
             )
         return found
     nearest, missing, unknown = registry.nearest(state)
+    if missing and not unknown:
+        raise InputError(
+            f"{source}: the tensors are those of {nearest.name}, but without {some(missing)}; "
+            "save the whole state dict, or download the file again"
+        )
+    differences = [f"has no {some(unknown)}"] * bool(unknown) + [f"has {some(missing)}"] * bool(missing)
+    what = ", but ".join(differences) or "has other numbers in the names"
     raise InputError(
-        f"{source}: unknown architecture; the nearest is {nearest.name}, which has no {some(unknown)}, but has "
-        f"{some(missing)}; map the keys with --key-map; known architectures: "
+        f"{source}: unknown architecture; the nearest is {nearest.name}, which {what}; map the keys "
+        "with --key-map; known architectures: "
         f"{', '.join(a.name for a in registry.ARCHITECTURES)}"
     )
 
@@ -230,6 +237,11 @@ def _configuration(
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
     except (ArithmeticError, KeyError, IndexError, TypeError, ValueError) as error:
+        if isinstance(error, KeyError) and error.args and isinstance(name := error.args[0], str) and "." in name:
+            raise InputError(
+                f"{source}: looks like {architecture.name}, but tensor {printable(name)} is missing; "
+                "save the whole state dict, or download the file again"
+            ) from error
         raise InputError(
             f"{source}: looks like {architecture.name}, but its shapes cannot be read ({error}); "
             "give the whole configuration with --config FILE.json"

@@ -63,6 +63,11 @@ class Entry:
         return "/".join((*self.path, self.prefix) if self.prefix else self.path) or "/"
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The names of dictionaries and the parts of the prefix, outer ones first."""
+        return (*self.path, *filter(None, self.prefix.split(".")))
+
+    @property
     def quoted(self) -> str:
         """The name for a message of one line."""
         return f"'{printable(self.name)}'"
@@ -70,20 +75,29 @@ class Entry:
 
 @dataclass(frozen=True)
 class Collection:
-    """The tensors of one dictionary, module or list, and the dictionary that they are in."""
+    """The tensors of one dictionary, module or list, what else is in it, and the dictionary around it.
+
+    For a list, `holder` is the dictionary around it.
+    """
 
     path: tuple[str, ...]
     tensors: State | list[Tensor]
     holder: Mapping[Any, Any] = field(default_factory=dict)
+    outer: Mapping[Any, Any] = field(default_factory=dict)
+
+    def updated(self, beside: list[Mapping[Any, Any]]) -> bool:
+        """Tell whether an average in it was ever updated, by the counters in `beside` or around it."""
+        around = [self.outer] if averaged.looks_averaged(*self.path[:-1]) else []
+        return averaged.updated([*beside, *around], self.outer)
 
 
 @dataclass(frozen=True)
 class _Unknown:
-    """Tensors that are averages by name, and the dictionary that they are in."""
+    """Tensors that are averages by name, and the collection that they are in."""
 
     entry: Entry
     tensors: State | list[Tensor]
-    holder: Mapping[Any, Any]
+    within: Collection
 
 
 def collections(loaded: Any) -> Iterator[Collection]:
@@ -95,6 +109,12 @@ def collections(loaded: Any) -> Iterator[Collection]:
         within: Mapping[Any, Any]
         if isinstance(value, Stub) and ("_modules" in value.attributes or "_parameters" in value.attributes):
             parts, within = list(module_tensors(value, lambda part: as_tensor(part) is not None)), value.attributes
+            # What a module holds besides its own tensors, such as the averages of an EMA wrapper.
+            parts += [
+                (str(key), part)
+                for key, part in within.items()
+                if not str(key).startswith("_") and as_tensor(part) is None
+            ]
         elif isinstance(value, (list, tuple)):
             pairs = all(isinstance(part, tuple) and len(part) == 2 and isinstance(part[0], str) for part in value)
             parts, within = (list(value) if pairs else [(str(i), part) for i, part in enumerate(value)]), holder
@@ -104,9 +124,9 @@ def collections(loaded: Any) -> Iterator[Collection]:
         tensors = {name: tensor for name, part in parts if (tensor := as_tensor(part)) is not None}
         if isinstance(value, (list, tuple)):
             if tensors and len(tensors) == len(value) and averaged.looks_averaged(*path):
-                yield Collection(path, list(tensors.values()), holder)
+                yield Collection(path, list(tensors.values()), holder, holder)
         elif tensors:
-            yield Collection(path, tensors, within)
+            yield Collection(path, tensors, within, holder)
         if len(path) == _DEEPEST or len(pending) > _MOST:
             continue
         for name, part in parts:
@@ -153,7 +173,7 @@ def find_entries(loaded: Any, found: list[Collection], recognise: Recognise) -> 
     notes: list[str] = []
     for one in found:
         if isinstance(one.tensors, list):
-            unknown.append(_Unknown(Entry(one.path, "", {}, True), one.tensors, one.holder))
+            unknown.append(_Unknown(Entry(one.path, "", {}, True), one.tensors, one))
             continue
         parts = list(_parts(one.tensors, recognise))
         # Whether weights are exchanged with the buffers of `FLAT`, which are then the raw ones.
@@ -161,7 +181,7 @@ def find_entries(loaded: Any, found: list[Collection], recognise: Recognise) -> 
         for prefix, state, known in parts:
             if not known:
                 entry = Entry(one.path, prefix, {}, not (flat and prefix.endswith(averaged.FLAT)))
-                unknown.append(_Unknown(entry, state, one.holder))
+                unknown.append(_Unknown(entry, state, one))
                 continue
             entry = Entry(one.path, prefix, state, beside=len(one.tensors) - len(state))
             beside = [one.holder, *_outer(one.tensors, prefix)]
@@ -169,13 +189,26 @@ def find_entries(loaded: Any, found: list[Collection], recognise: Recognise) -> 
             average |= any("n_averaged" in tensors for tensors in beside)
             if len(one.path) == 1 and one.path[0] in misleading:
                 average, beside = misleading[one.path[0]]
-            stale = average and not averaged.updated(beside)
-            if stale:
-                notes.append(_stale(entry))
+                stale = average and not averaged.updated(beside)
+            else:
+                stale = average and not one.updated(beside)
             recognised.append(replace(entry, averaged=average and not stale, stale=stale))
         if not any(known for _, _, known in parts) and averaged.looks_averaged(*one.path):
-            unknown.append(_Unknown(Entry(one.path, "", {}, True), one.tensors, one.holder))
-    return _complete(recognised) + _fit(recognised, unknown, notes), notes
+            unknown.append(_Unknown(Entry(one.path, "", {}, True), one.tensors, one))
+    fitted = _fit(recognised, unknown, notes)
+    averages = [entry for entry in (*recognised, *fitted) if entry.averaged or entry.stale]
+    recognised = [
+        replace(entry, averaged=False, stale=False)
+        if (entry.averaged or entry.stale) and any(averaged.raw_beside(entry.names, other.names) for other in averages)
+        else entry
+        for entry in recognised
+    ]
+    notes += [
+        f"{entry.quoted} is an average that was never updated: not taken"
+        for entry in (*recognised, *fitted)
+        if entry.stale
+    ]
+    return _complete(recognised) + [entry for entry in fitted if not entry.stale], notes
 
 
 def _outer(tensors: State, prefix: str) -> Iterator[State]:
@@ -228,7 +261,7 @@ def _complete(recognised: list[Entry]) -> list[Entry]:
 
 
 def _fit(recognised: list[Entry], unknown: list[_Unknown], notes: list[str]) -> list[Entry]:
-    """Return the averages that fit recognised weights."""
+    """Return the averages that fit recognised weights, and those that were never updated."""
     fitted: list[Entry] = []
     for one in unknown:
         values = one.tensors if isinstance(one.tensors, list) else one.tensors.values()
@@ -237,12 +270,11 @@ def _fit(recognised: list[Entry], unknown: list[_Unknown], notes: list[str]) -> 
         found = next((f for other in recognised if (f := averaged.fit(other.state, one.tensors)) is not None), None)
         if found is None:
             notes.append(f"{one.entry.quoted} looks like averaged weights, but does not fit the others: not taken")
-        elif one.entry.averaged and not averaged.updated([one.holder]):
-            notes.append(_stale(one.entry))
         else:
-            fitted.append(replace(one.entry, state=found[0], filled=found[1]))
+            stale = one.entry.averaged and not one.within.updated([one.within.holder])
+            fitted.append(
+                replace(
+                    one.entry, averaged=one.entry.averaged and not stale, stale=stale, state=found[0], filled=found[1]
+                )
+            )
     return fitted
-
-
-def _stale(entry: Entry) -> str:
-    return f"{entry.quoted} is an average that was never updated: not taken"

@@ -10,18 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .pickled.values import printable
+from .pickled.rebuild import check_read
+from .pickled.values import DamagedPickleError, printable
 
 
 def check_values(state: Mapping[str, Tensor], source: Path) -> None:
-    """Check that the tensors have values at all, and belong to a network of a finite number of blocks.
+    """Check that the tensors have the values that were saved, and belong to a network of a finite number of blocks.
 
     Raises
     ------
     InputError
-        Their numbers go beyond their count, or they are meta tensors, or empty because DeepSpeed keeps the values in
-        other files.
+        Their bytes are damaged, their numbers go beyond their count, or they are meta tensors, or empty because
+        DeepSpeed keeps the values in other files.
     """
+    storages: set[int] = set()
     for key, tensor in state.items():
         # A network is built with as many blocks as the largest number says.
         if any(int(part) > len(state) for part in re.findall(r"(?:^|\.)([0-9]{1,18})(?=\.|$)", key)):
@@ -34,11 +36,34 @@ def check_values(state: Mapping[str, Tensor], source: Path) -> None:
                 f"{source}: tensor {printable(key)} holds no values (a meta tensor: shape and type only); "
                 "save the weights after they are loaded, from a model that is not on the meta device"
             )
+        for part in _dense_parts(tensor):
+            storage = part.untyped_storage()
+            if storage.data_ptr() not in storages:
+                storages.add(storage.data_ptr())
+                try:
+                    check_read(storage)
+                except DamagedPickleError as error:
+                    raise InputError(
+                        f"{source}: tensor {printable(key)}: {error}; an incomplete or damaged download looks like this"
+                    ) from error
     if state and all(tensor.numel() == 0 for tensor in state.values()):
         raise InputError(
             f"{source}: all tensors are empty; DeepSpeed ZeRO-3 keeps the values in other files: "
             "join them with its zero_to_fp32.py"
         )
+
+
+def _dense_parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Return the tensors that hold the values of one, which are several for a sparse one."""
+    if tensor.layout == torch.strided:
+        return (tensor,)
+    if tensor.layout == torch.sparse_coo:
+        return tensor._indices(), tensor._values()
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+    return ()
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: Path) -> list[str]:
@@ -66,7 +91,14 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: Path) 
     converted: dict[str, Tensor] = {}
     kinds: set[str] = set()
     for key, tensor in module.state_dict().items():
-        converted[key] = _converted(key, state[key], tensor.dtype, source)
+        try:
+            converted[key] = _converted(key, state[key], tensor.dtype, source)
+        except (RuntimeError, NotImplementedError, TypeError) as error:
+            kind, wanted = (str(dtype).removeprefix("torch.") for dtype in (state[key].dtype, tensor.dtype))
+            raise InputError(
+                f"{source}: tensor {printable(key)} is of type {kind}, which PyTorch cannot convert to {wanted}; "
+                f"save it as {wanted}"
+            ) from error
         kinds |= _kind(state[key], tensor.dtype)
         if not converted[key].isfinite().all():
             bad = int((~converted[key].isfinite()).sum())

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from .machine import interpret
-from .rebuild import Storage, StorageType
+from .rebuild import Storage, StorageType, check_read
 from .values import DamagedPickleError, Global, Log, Stub
 
 #: First value of a file in the format before PyTorch 1.6.
@@ -49,6 +49,9 @@ def read_zip(path: Path, log: Log) -> Any:
     """
     with zipfile.ZipFile(path) as archive:
         records = {info.filename: info for info in archive.infolist()}
+        for info in records.values():
+            if info.CRC == 0:  # what `torch.serialization.set_crc32_options(False)` leaves: no checksum
+                info.CRC = None  # type: ignore[assignment] # so zipfile does not check either
         pickles = [name for name in records if PurePosixPath(name).name == "data.pkl"]
         if not pickles:
             raise DamagedPickleError("the archive has no data.pkl")
@@ -74,8 +77,7 @@ def read_zip(path: Path, log: Log) -> Any:
             _check_stored(key, count, dtype, info.file_size)
             if key not in storages:
                 if info.compress_type == zipfile.ZIP_STORED:
-                    start = _start(mapped, info)
-                    storages[key] = _view(mapped, start, info.file_size, dtype, swap)
+                    storages[key] = _view(mapped, _start(mapped, info), info.file_size, dtype, swap, info.CRC or 0)
                 else:
                     data = _bytes(archive.read(info))
                     storages[key] = _view(data, 0, info.file_size, dtype, swap)
@@ -184,11 +186,19 @@ def _start(mapped: torch.UntypedStorage, info: zipfile.ZipInfo) -> int:
     return info.header_offset + 30 + names + extra
 
 
-def _view(mapped: torch.UntypedStorage, start: int, size: int, dtype: torch.dtype, swap: bool) -> torch.UntypedStorage:
-    """Return a part of a mapped file; a copy where its elements are not aligned or in the other byte order."""
+def _view(
+    mapped: torch.UntypedStorage, start: int, size: int, dtype: torch.dtype, swap: bool, checksum: int = 0
+) -> torch.UntypedStorage:
+    """Return a part of a mapped file; a copy where its elements are not aligned or in the other byte order.
+
+    The CRC-32 of a copy is checked now, that of a part by `check_read`; 0 stands for none.
+    """
     if start + size > mapped.nbytes():
         raise DamagedPickleError("a storage reaches beyond the end of the file")
     part = mapped[start : start + size]
+    part._keygraph_checksum = checksum  # type: ignore[attr-defined] # a mark that stays with the storage
+    if start % dtype.itemsize or swap:
+        check_read(part)
     if start % dtype.itemsize or swap:
         part = part.clone()
     if swap:

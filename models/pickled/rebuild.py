@@ -6,6 +6,7 @@ by what the file holds.
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -100,8 +101,8 @@ class Calls:
             "torch.serialization._get_layout": lambda name: name,
             "torch.storage._load_from_bytes": self._load_from_bytes,
             "torch._utils._rebuild_tensor": tensor,
-            "torch._utils._rebuild_tensor_v2": tensor,
-            "torch._utils._rebuild_tensor_v3": lambda *a: tensor(*a[:4], dtype=a[6]),
+            "torch._utils._rebuild_tensor_v2": lambda *a: _with_bits(tensor(*a[:4]), *a[6:7]),
+            "torch._utils._rebuild_tensor_v3": lambda *a: _with_bits(tensor(*a[:4], dtype=a[6]), *a[7:8]),
             "torch._utils._rebuild_parameter": lambda data, *_: data,
             "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
             "torch._utils._rebuild_qtensor": self._dequantized,
@@ -207,6 +208,34 @@ def tensor(
     return torch.empty(0, dtype=kind).set_(storage.data, offset, shape, strides)
 
 
+def _with_bits(value: torch.Tensor | Stub, bits: Any = None) -> torch.Tensor | Stub:
+    """Return a tensor with the bits by which PyTorch negates and conjugates without touching the storage."""
+    if isinstance(value, Stub) or not bits:
+        return value
+    if not isinstance(bits, dict) or any(on for name, on in bits.items() if name not in ("neg", "conj")):
+        raise DamagedPickleError(f"a tensor with the unknown metadata {bits!r:.60}")
+    if bits.get("conj"):
+        value = value.conj()
+    return torch._neg_view(value) if bits.get("neg") else value
+
+
+def check_read(storage: torch.UntypedStorage) -> None:
+    """Check the CRC-32 of a storage that is mapped from an archive, if it has one.
+
+    What is not used of a file is not read, and therefore not checked.
+
+    Raises
+    ------
+    DamagedPickleError
+        The bytes are not those that were written.
+    """
+    checksum = getattr(storage, "_keygraph_checksum", 0)
+    if checksum and zlib.crc32(torch.empty(0, dtype=torch.uint8).set_(storage).numpy()) != checksum:
+        raise DamagedPickleError(
+            f"a storage of {storage.nbytes():,} bytes is damaged: its CRC-32 is not the one that is stored with it"
+        )
+
+
 def dequantized(storage: Any, offset: Any, size: Any, stride: Any, parameters: Any, *_: Any) -> torch.Tensor | Stub:
     """Return a quantized tensor as float32: (value - zero point) * scale.
 
@@ -220,6 +249,7 @@ def dequantized(storage: Any, offset: Any, size: Any, stride: Any, parameters: A
     values = tensor(storage, offset, size, stride)
     if isinstance(values, Stub):
         return values
+    check_read(storage.data)
     match parameters:
         case (Quantization("per_tensor_affine"), (int() | float()) as scale, int(zero)):
             return (values.to(torch.float64) - zero).mul(scale).float()

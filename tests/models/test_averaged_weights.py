@@ -39,6 +39,16 @@ def flat(prefix: str, tensors: State, joint: str) -> State:
     return {prefix + name.replace(".", joint): tensor for name, tensor in tensors.items()}
 
 
+class Ema(torch.nn.Module):
+    """An average as a module that holds the network, with the averages in a dictionary."""
+
+    def __init__(self, raw: State, average: State) -> None:
+        super().__init__()
+        self.model = Restormer(CONFIG)
+        self.model.load_state_dict(raw)
+        self.shadow, self.backup = average, dict[str, Tensor]()
+
+
 # Trainer -> content of the file. Each has the averaged weights `AVERAGE` and the raw weights `RAW`.
 FORMS: dict[str, Callable[[], Any]] = {
     "BasicSR": lambda: {"params": RAW, "params_ema": AVERAGE},
@@ -127,6 +137,18 @@ FORMS: dict[str, Callable[[], Any]] = {
         },
     },
     "Composer": lambda: {"state": {"model": RAW, "algorithms": [("EMA", {"ema_model": AVERAGE})]}},
+    "an EMA object with the model": lambda: {"net": RAW, "ema": {"model": RAW, "shadow": AVERAGE, "decay": 0.9}},
+    "an EMA object alone": lambda: {"ema": {"module": RAW, "ema": AVERAGE}},
+    "student and teacher in an EMA object": lambda: {"ema": {"student": RAW, "teacher": AVERAGE}},
+    "source and target in an EMA object": lambda: {"ema": {"source": RAW, "target": AVERAGE}},
+    "a list beside the parameters": lambda: {
+        "ema": {"params": RAW, "shadow_params": list(AVERAGE.values()), "num_updates": 3}
+    },
+    "an EMA object in prefixes": lambda: {
+        "state_dict": {**prefixed("ema.model.", RAW), **prefixed("ema.shadow.", AVERAGE)}
+    },
+    "a class with the whole model": lambda: {"model": RAW, "ema": Ema(RAW, AVERAGE)},
+    "ultralytics": lambda: {"model": RAW, "ema": AVERAGE, "updates": 7},
     "the same shapes under a wrapper": lambda: {
         "model": prefixed("module._orig_mod.", RAW),
         "ema": prefixed("module._orig_mod.", AVERAGE),
@@ -189,8 +211,27 @@ def test_averaged_model_of_pytorch_alone(tmp_path: Path) -> None:
             "averaging_state": {"n_averaged": torch.tensor(0)},
             "epoch": 0,
         },
+        {"model": RAW, "ema": AVERAGE, "updates": 0},
+        {"model": RAW, "ema": AVERAGE, "ema_updates": torch.tensor(0)},
+        {"model": RAW, "ema": {"module": AVERAGE, "num_updates": 0}},
+        {
+            **prefixed("online_model.", RAW),
+            **prefixed("ema_model.", AVERAGE),
+            "initted": torch.tensor(True),
+            "step": torch.tensor(0),
+        },
+        {"ema": {"model": RAW, "shadow": AVERAGE, "num_updates": 0}},
     ],
-    ids=["AveragedModel", "list", "WeightAveraging"],
+    ids=[
+        "AveragedModel",
+        "list",
+        "WeightAveraging",
+        "updates",
+        "ema_updates",
+        "outer num_updates",
+        "ema_pytorch",
+        "teacher",
+    ],
 )
 def test_an_average_that_was_never_updated_is_no_average(tmp_path: Path, content: Any) -> None:
     weights, notes = loaded(tmp_path / "model.pth", content)

@@ -271,6 +271,22 @@ def test_tensors_that_are_no_weights(
         load_checkpoint(tmp_path / "a.pth")
 
 
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_type_that_cannot_be_converted_is_refused(tmp_path: Path, state: State, suffix: str) -> None:
+    packed = convolutions(state, lambda t: torch.zeros(t.shape, dtype=torch.uint8).view(torch.float4_e2m1fn_x2))
+    (torch.save if suffix == ".pth" else save_file)(packed, tmp_path / f"f4{suffix}")
+    with pytest.raises(InputError, match="is of type float4_e2m1fn_x2, which PyTorch cannot convert to float32"):
+        load_checkpoint(tmp_path / f"f4{suffix}")
+
+
+@pytest.mark.parametrize("name", ["patch_embed.proj.weight", "output.weight"])
+def test_a_single_missing_tensor_is_named(tmp_path: Path, state: State, name: str) -> None:
+    torch.save({key: tensor for key, tensor in state.items() if key != name}, tmp_path / "model.pth")
+    with pytest.raises(InputError, match=rf"restormer, but (without|tensor) {name}") as caught:
+        load_checkpoint(tmp_path / "model.pth")
+    assert "nothing" not in str(caught.value)
+
+
 def test_deepspeed_without_values(tmp_path: Path, state: State) -> None:
     torch.save({"module": {name: torch.empty(0) for name in state}, "ds_version": "0.14"}, tmp_path / "a.pt")
     with pytest.raises(InputError, match=r"zero_to_fp32\.py"):

@@ -210,6 +210,23 @@ def test_tensors_are_those_of_torch_load(tmp_path: Path, legacy: bool) -> None:
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_negative_and_conjugate_bits_are_applied(tmp_path: Path, legacy: bool) -> None:
+    weights = torch.arange(1.0, 7.0).reshape(2, 3)
+
+    def conjugate() -> torch.Tensor:
+        return torch.complex(weights, -weights).conj()
+
+    content = {"neg": conjugate().imag, "conj": conjugate(), "parameter": torch.nn.Parameter(conjugate().imag)}
+    assert content["neg"].is_neg()
+    assert content["conj"].is_conj()
+    torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=not legacy)
+    found, _ = read_file(tmp_path / "a.pth")
+    assert torch.equal(found["neg"], weights)
+    assert torch.equal(found["parameter"], weights)
+    assert torch.equal(found["conj"], torch.complex(weights, weights))
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 def test_quantized_tensors_are_dequantized_and_counted(tmp_path: Path, legacy: bool) -> None:
     values = torch.linspace(-1, 1, 24).reshape(4, 6)
     with warnings.catch_warnings():
@@ -223,6 +240,46 @@ def test_quantized_tensors_are_dequantized_and_counted(tmp_path: Path, legacy: b
     for name, tensor in tensors.items():
         torch.testing.assert_close(found[name], tensor.dequantize(), rtol=0, atol=1e-7)
     assert notes == ["2 quantized tensors converted to float32"]
+
+
+@pytest.mark.parametrize("kind", ["strided", "sparse", "quantized"])
+@pytest.mark.parametrize("checksums", [True, False])
+def test_a_flipped_bit_in_the_weights_is_found(tmp_path: Path, kind: str, checksums: bool) -> None:
+    path = tmp_path / "model.pth"
+    model = Restormer(CONFIG)
+    state = dict(model.state_dict())
+    name = "latent.0.ffn.project_in.weight"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        if kind == "sparse":
+            state[name] = state[name].to_sparse()
+        if kind == "quantized":
+            state[name] = torch.quantize_per_tensor(state[name], 0.01, 0, torch.qint8)
+    torch.serialization.set_crc32_options(checksums)
+    try:
+        torch.save({"params": state, "optimizer": [torch.ones(999)]}, path)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    load_checkpoint(path)
+    with zipfile.ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda info: (info.file_size == 3996, 0))
+        ones = largest.header_offset + 128
+        if kind == "quantized":
+            values = state[name].int_repr().numpy().tobytes()
+        else:
+            values = model.state_dict()[name].numpy().tobytes()
+    data = bytearray(path.read_bytes())
+    data[ones + 64] ^= 1
+    path.write_bytes(data)
+    load_checkpoint(path)  # of the optimizer, which is not read
+    data[data.index(values) + 3] ^= 1
+    path.write_bytes(data)
+    if checksums:
+        with pytest.raises(InputError, match=r"a storage of .* bytes is damaged: its CRC-32") as caught:
+            load_checkpoint(path)
+        assert "\n" not in str(caught.value)
+    else:
+        load_checkpoint(path)
 
 
 def test_a_whole_pickled_module_gives_its_weights(tmp_path: Path) -> None:

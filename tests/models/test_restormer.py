@@ -183,7 +183,7 @@ def change(state: dict[str, Tensor], how: str) -> dict[str, Tensor]:
     ("how", "message"),
     [
         ("prompts", r"do not fit restormer as configured: missing nothing; not expected prompt1\.prompt_param"),
-        ("no end", "looks like restormer, but its shapes cannot be read"),
+        ("no end", r"looks like restormer, but (tensor refinement.* is missing|its shapes cannot be read)"),
         ("other hidden", r"no ffn_expansion gives hidden sizes \[21, 42, 85, 99\]"),
         ("renamed", r"unknown architecture; the nearest is restormer, which has no .*enc_level1"),
         ("other block", r"do not fit restormer as configured: missing decoder_level2\.0\.attn"),
