@@ -177,7 +177,7 @@ def compare(
         with status(quiet=quiet) as report_status:
             run = search_run(run, named, report_status)
     failed = find_failures(run) if previous is None else find_regressions(run, previous)
-    changed = changed_numbers(run, earlier.result) if earlier is not None else None
+    changed = [*earlier.changed, *changed_numbers(run, earlier.result)] if earlier is not None else None
     if save is not None:
         archive.save(save, run)
     if junit_file is not None:

@@ -200,6 +200,26 @@ def test_replay_names_what_changed(
     assert f"{path}: the weights have changed since" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["image", "clean"])
+def test_replay_names_an_input_that_changed(
+    tiny: Tiny, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    saved = tmp_path / "saved"
+    models = [str(tiny.onnx), str(tiny.checkpoint)]
+    assert main(["compare", *models, "--inputs", str(photo), "--clean", str(photo), "--save", str(saved)]) == 0
+    assert main(["compare", "--replay", str(saved)]) == 0
+    assert "changed since" not in capsys.readouterr().out
+    file = saved / "inputs" / f"0-{name}.npy"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert main(["compare", "--replay", str(saved)]) == 0
+    what = "clean image" if name == "clean" else name
+    assert f"input 0 ({photo}): the {what} has changed since" in capsys.readouterr().out
+    assert main(["compare", "--replay", str(saved), "--json"]) == 0
+    assert any(f"the {what} has changed since" in line for line in json.loads(capsys.readouterr().out)["moved"])
+
+
 def test_files_of_before_have_no_digest(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(OLD)
     assert main(["inspect", "tiny.onnx", "--json"]) == 0
