@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 #: States of a file. Without a digest in its manifest (format 3 or older), a change cannot be noticed.
 UNCHANGED, CHANGED, NO_DIGEST = "unchanged", "changed", "no digest"
@@ -18,10 +18,13 @@ class FileDigest:
         Of nodes, attributes, functions, inputs and outputs, and the weights' names, types and shapes.
     weights
         Of the weights' names, types, shapes and values.
+    manifest
+        Of the manifest's text, see `manifest.manifest_sha256`; empty where the file has none.
     """
 
     graph: str
     weights: str
+    manifest: str = ""
 
 
 @dataclass(frozen=True)
@@ -33,20 +36,23 @@ class Integrity:
     state
         ``"unchanged"``, ``"changed"`` or ``"no digest"``.
     changed
-        What changed: ``"graph"``, ``"weights"`` or both.
+        What changed: of ``"graph"``, ``"weights"`` and ``"manifest"`` those that did.
+    compared
+        What both digests are of.
     """
 
     state: str
     changed: tuple[str, ...] = ()
+    compared: tuple[str, ...] = ("graph", "weights", "manifest")
 
     @property
     def words(self) -> str:
         """The state as a statement about the file, without a subject."""
         if self.state == CHANGED:
-            return f"changed since export ({' and '.join(self.changed)}): precision and verification do not hold"
+            return f"changed since export ({_listed(self.changed)}): precision and verification do not hold"
         if self.state == NO_DIGEST:
             return "no digest in its manifest: a change since export would not be noticed; export it again to add one"
-        return "as exported (SHA-256 of graph and weights)"
+        return f"as exported (SHA-256 of {_listed(self.compared)})"
 
 
 def compare_digests(recorded: FileDigest | None, found: FileDigest | None) -> Integrity:
@@ -61,5 +67,14 @@ def compare_digests(recorded: FileDigest | None, found: FileDigest | None) -> In
     """
     if recorded is None or found is None:
         return Integrity(NO_DIGEST)
-    changed = tuple(name for name in ("graph", "weights") if getattr(recorded, name) != getattr(found, name))
-    return Integrity(CHANGED, changed) if changed else Integrity(UNCHANGED)
+    names = [field.name for field in fields(FileDigest)]
+    # Not every file has a digest of its manifest.
+    compared = tuple(name for name in names if getattr(recorded, name) and getattr(found, name))
+    changed = tuple(name for name in compared if getattr(recorded, name) != getattr(found, name))
+    return Integrity(CHANGED if changed else UNCHANGED, changed, compared)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    """Join names to ``a, b and c``."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last

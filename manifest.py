@@ -6,6 +6,7 @@ An ONNX file stores it as JSON in `metadata_props["keygraph"]`, an engine in `<e
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -313,6 +314,29 @@ class Manifest(Interface):
     def to_json(self) -> str:
         """Return the manifest as JSON; the same manifest gives the same text."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    def sealed(self) -> Manifest:
+        """Return the manifest with the digest of its own text in `digest`, for writing into a file.
+
+        Without a digest of the file, there is none of the manifest.
+        """
+        if self.digest is None:
+            return self
+        own = manifest_sha256(self.to_json())
+        return dataclasses.replace(self, digest=dataclasses.replace(self.digest, manifest=own))
+
+
+def manifest_sha256(text: str) -> str:
+    """Return the SHA-256 of a manifest's text without its field `digest`, independent of white space and order.
+
+    Of the text as it stands, since fields that a later version adds must not change it. Damaged text has a digest, too.
+    """
+    try:
+        values = decode_json(text)
+        text = json.dumps({key: value for key, value in values.items() if key != "digest"}, sort_keys=True)
+    except (ValueError, AttributeError):
+        pass
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def from_json(text: str, source: str) -> Manifest:

@@ -48,6 +48,8 @@ def summarize_export(manifest: Manifest, integrity: Integrity) -> Description:
     """
     tiling = manifest.tiling
     before = "before the change" if integrity.state == CHANGED else ""
+    if "manifest" in integrity.changed:
+        before = "as the changed manifest says"
     precision = [manifest.precision]
     if manifest.half is not None:
         lines = half_precision_lines(manifest.precision, manifest.half)
@@ -66,7 +68,7 @@ def summarize_export(manifest: Manifest, integrity: Integrity) -> Description:
         "verified": _verification_lines(manifest.verification, before + ": " if before else ""),
         "made with": manifest.made_with,
         "configuration": manifest.configuration,
-        "weights": manifest.weights_sha256 + (f" ({before})" if "weights" in integrity.changed else ""),
+        "weights": manifest.weights_sha256 + (f" ({before})" if {"weights", "manifest"} & {*integrity.changed} else ""),
     }
 
 

@@ -160,6 +160,10 @@ def _guarded(arguments: list[str], run: Callable[[list[str]], Any]) -> int:
         _replace_junit(arguments, line)
         return code
 
+    # Before anything else, importing the command included: what an earlier run wrote must not stay where this one is
+    # killed.
+    if not {"--help", "--version"} & {*rest}:
+        _replace_junit(rest, "the comparison did not finish")
     try:
         return int(run(rest) or 0)
     except KeyboardInterrupt:

@@ -131,7 +131,7 @@ def export(
             if verification:
                 manifest = replace(manifest, verification=_verify(draft, model, manifest, images, progress))
                 manifest = calibrate(draft, manifest, tiled_images, progress)
-                set_manifest(draft, manifest)
+                manifest = set_manifest(draft, manifest)
             check_outputs([target], [model.source])
             earlier = {file for file in written_with(target) if file.exists()}
             # External data first, so that the model never exists without its weights.

@@ -66,9 +66,7 @@ def save(traced: ir.Model, manifest: Manifest, path: Path) -> Manifest:
         onnx.save(proto, path, save_as_external_data=True, all_tensors_to_one_file=True, location=location)
     else:
         path.write_bytes(proto.SerializeToString(deterministic=True))
-    manifest = replace(manifest, digest=read_onnx_file(path).digest)
-    set_manifest(path, manifest)
-    return manifest
+    return set_manifest(path, replace(manifest, digest=read_onnx_file(path).digest))
 
 
 def _attention_form(proto: ModelProto) -> tuple[bool, bool]:
@@ -88,9 +86,11 @@ def _attention_form(proto: ModelProto) -> tuple[bool, bool]:
     return forms.pop() if forms else (False, False)
 
 
-def set_manifest(path: Path, manifest: Manifest) -> None:
-    """Replace the manifest in an ONNX file."""
+def set_manifest(path: Path, manifest: Manifest) -> Manifest:
+    """Replace the manifest in an ONNX file, and return it with the digest of its own text."""
+    manifest = manifest.sealed()
     proto = onnx.load(path, load_external_data=False)
     del proto.metadata_props[:]
     proto.metadata_props.add(key=METADATA_KEY, value=manifest.to_json())
     path.write_bytes(proto.SerializeToString(deterministic=True))
+    return manifest

@@ -54,7 +54,7 @@ true, "half": null, "in_channels": 1, "made_with": {}, "margin": [0, 54], "neigh
 "wavelengths": [453.3, 457.6, 462.1], "weights_sha256": "0123"}"""
 
 FORMAT_4 = FORMAT_3.replace('"format_version": 3', '"format_version": 4').replace(
-    '"extra_inputs"', '"digest": {"graph": "45", "weights": "67"}, "extra_inputs"'
+    '"extra_inputs"', '"digest": {"graph": "45", "manifest": "89", "weights": "67"}, "extra_inputs"'
 )
 
 EXPECTED = {
@@ -136,7 +136,7 @@ EXPECTED = {
         format_version=3,
     ),
 }
-EXPECTED[4] = dataclasses.replace(EXPECTED[3], digest=FileDigest("45", "67"), format_version=4)
+EXPECTED[4] = dataclasses.replace(EXPECTED[3], digest=FileDigest("45", "67", "89"), format_version=4)
 
 
 @pytest.mark.parametrize(("version", "text"), [(1, FORMAT_1), (2, FORMAT_2), (3, FORMAT_3), (4, FORMAT_4)])

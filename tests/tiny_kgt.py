@@ -68,10 +68,10 @@ def changed(source: Path, target: Path, change: Callable[[ModelProto], None]) ->
 
 
 def set_manifest(model: ModelProto, **changes: Any) -> None:
-    """Replace fields of the manifest."""
+    """Replace fields of the manifest, as export does: with the digest of its text."""
     (entry,) = (entry for entry in model.metadata_props if entry.key == METADATA_KEY)
     manifest: Manifest = from_json(entry.value, "test")
-    entry.value = dataclasses.replace(manifest, **changes).to_json()
+    entry.value = dataclasses.replace(manifest, **changes).sealed().to_json()
 
 
 def set_weight(name: str, index: int, value: Callable[[float], float]) -> Callable[[ModelProto], None]:

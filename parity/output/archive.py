@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,12 +42,15 @@ class SavedRun:
         See `Run.settings`.
     result
         The run in its JSON form, see `Run.as_json`.
+    changed
+        What was changed in the folder since it was saved, one line each.
     """
 
     models: tuple[str, ...]
     samples: tuple[Sample, ...]
     settings: Mapping[str, Any]
     result: Mapping[str, Any]
+    changed: tuple[str, ...] = ()
 
 
 def check_folder(folder: Path) -> None:
@@ -119,9 +123,10 @@ def load(folder: str | os.PathLike[str]) -> SavedRun:
         samples = tuple(_restore(source, one) for one in result["samples"])
         samples[0]  # A run has at least one.
         settings = dict(result["settings"])
+        changed = _changed_inputs(samples, result["samples"])
     except (KeyError, IndexError, TypeError, AttributeError, ValueError):
         raise InputError(f"{source / RUN} is incomplete; make it again with keygraph compare ... --save") from None
-    return SavedRun(models, samples, settings, result)
+    return SavedRun(models, samples, settings, result, changed)
 
 
 def _store(folder: Path, index: int, image: ComparedImage, low: float, high: float) -> dict[str, Any]:
@@ -133,7 +138,7 @@ def _store(folder: Path, index: int, image: ComparedImage, low: float, high: flo
     files = {name: f"{INPUTS}/{index}-{name.strip('()')}.npy" for name in arrays}
     for name, file in files.items():
         np.save(folder / file, arrays[name], allow_pickle=False)
-    return {"name": image.name, "arrays": files}
+    return {"name": image.name, "arrays": files, "sha256": {name: _sha256(arrays[name]) for name in files}}
 
 
 def _restore(folder: Path, entry: Mapping[str, Any]) -> Sample:
@@ -142,6 +147,25 @@ def _restore(folder: Path, entry: Mapping[str, Any]) -> Sample:
     if IMAGE_INPUT not in arrays:
         raise KeyError(IMAGE_INPUT)
     return Sample(entry["name"], arrays, clean)
+
+
+def _changed_inputs(samples: Sequence[Sample], entries: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return a line for each array that is not the one that was saved; runs of older versions do not tell."""
+    lines = []
+    for index, (sample, entry) in enumerate(zip(samples, entries, strict=True)):
+        arrays = dict(sample.arrays) | ({} if sample.clean is None else {_CLEAN: sample.clean})
+        for name, saved in entry.get("sha256", {}).items():
+            if _sha256(arrays[name]) != saved:
+                what = "clean image" if name == _CLEAN else name
+                lines.append(f"input {index} ({sample.name}): the {what} has changed since")
+    return tuple(lines)
+
+
+def _sha256(values: NDArray[Any]) -> str:
+    """Return the SHA-256 of an array's type, shape and values."""
+    digest = hashlib.sha256(f"{values.dtype.str} {values.shape}".encode())
+    digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()
 
 
 def _read(folder: Path, file: str) -> NDArray[Any]:

@@ -17,6 +17,7 @@ import onnxscript.optimizer
 import pytest
 from keygraph.cli import main
 from keygraph.errors import InputError
+from keygraph.runtime.backends.onnx_file import read_onnx_file
 from keygraph.runtime.notices import KeygraphWarning
 from onnx import ModelProto, numpy_helper
 from PIL import Image
@@ -99,6 +100,59 @@ def test_inspect_names_a_flipped_bit(rewrite: Rewrite, tiny: Tiny, capsys: pytes
     assert "change" not in said
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("neighbours", "default"), 17),
+        (("value_range", 1), 1.5),
+        (("weights_sha256",), "1" * 64),
+        (("verification",), {}),
+        (("precision",), "bf16"),
+    ],
+)
+def test_inspect_names_a_changed_claim(
+    rewrite: Rewrite, capsys: pytest.CaptureFixture[str], place: tuple[str | int, ...], value: object
+) -> None:
+    def change(model: ModelProto) -> None:
+        (entry,) = model.metadata_props
+        values = found = json.loads(entry.value)
+        for key in place[:-1]:
+            found = found[key]
+        assert found[place[-1]] != value
+        found[place[-1]] = value
+        entry.value = json.dumps(values)
+
+    path = rewrite(change)
+    said = f"changed since export (manifest): {HOLDS_NOT}"
+    assert main(["inspect", str(path), "--json"]) == 0
+    described = json.loads(capsys.readouterr().out)
+    assert described["integrity"] == said
+    assert described["precision"].startswith("as the changed manifest says: ")
+    assert described["weights"].endswith(" (as the changed manifest says)")
+    notices: list[str] = []
+    keygraph.load(path, notice=notices.append)
+    assert f"{path}: {said}" in notices
+
+
+def test_other_white_space_in_the_manifest_is_no_change(rewrite: Rewrite) -> None:
+    def change(model: ModelProto) -> None:
+        (entry,) = model.metadata_props
+        values = json.loads(entry.value)
+        entry.value = json.dumps({key: values[key] for key in reversed(values)}, indent=1)
+
+    assert read_onnx_file(rewrite(change)).integrity.words == "as exported (SHA-256 of graph, weights and manifest)"
+
+
+def test_a_file_without_a_digest_of_its_manifest_says_what_was_compared(rewrite: Rewrite) -> None:
+    def change(model: ModelProto) -> None:
+        (entry,) = model.metadata_props
+        values = json.loads(entry.value)
+        del values["digest"]["manifest"]
+        entry.value = json.dumps(values)
+
+    assert read_onnx_file(rewrite(change)).integrity.words == "as exported (SHA-256 of graph and weights)"
+
+
 def test_restore_names_a_flipped_bit(
     rewrite: Rewrite, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,6 +198,26 @@ def test_replay_names_what_changed(
     rewrite(one_bit)
     main(["compare", "--replay", str(saved)])
     assert f"{path}: the weights have changed since" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["image", "clean"])
+def test_replay_names_an_input_that_changed(
+    tiny: Tiny, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    saved = tmp_path / "saved"
+    models = [str(tiny.onnx), str(tiny.checkpoint)]
+    assert main(["compare", *models, "--inputs", str(photo), "--clean", str(photo), "--save", str(saved)]) == 0
+    assert main(["compare", "--replay", str(saved)]) == 0
+    assert "changed since" not in capsys.readouterr().out
+    file = saved / "inputs" / f"0-{name}.npy"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert main(["compare", "--replay", str(saved)]) == 0
+    what = "clean image" if name == "clean" else name
+    assert f"input 0 ({photo}): the {what} has changed since" in capsys.readouterr().out
+    assert main(["compare", "--replay", str(saved), "--json"]) == 0
+    assert any(f"the {what} has changed since" in line for line in json.loads(capsys.readouterr().out)["moved"])
 
 
 def test_files_of_before_have_no_digest(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -338,6 +340,30 @@ def test_junit_is_red_while_the_comparison_runs(tiny: Tiny, tmp_path: Path, monk
     assert run(tiny.onnx, tiny.checkpoint, "--junit", xml) == 1
     assert seen == ["1"]
     assert "out of memory" in xml.read_text()
+
+
+def test_junit_is_red_before_the_command_is_imported(tmp_path: Path) -> None:
+    """The imports take seconds on a busy machine."""
+    xml = tmp_path / "out.xml"
+    program = (
+        "import os, sys\n"
+        "from keygraph.cli import main\n"
+        "class Killed:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name in ('typer', 'numpy', 'torch', 'keygraph.cli.compare'):\n"
+        "            os.kill(os.getpid(), 9)\n"
+        "sys.meta_path.insert(0, Killed())\n"
+        "main(sys.argv[1:])\n"
+    )
+    for option, errors in (
+        (["--junit", str(xml)], "1"),
+        ([f"--junit={xml}"], "1"),
+        (["--junit", str(xml), "--help"], "0"),
+    ):
+        xml.write_text(GREEN)
+        arguments = ["compare", "a.onnx", "b.onnx", *option]
+        assert subprocess.run([sys.executable, "-c", program, *arguments]).returncode == -9
+        assert ElementTree.parse(xml).getroot().attrib["errors"] == errors
 
 
 def test_junit_replaces_nothing_but_xml(tiny: Tiny, tmp_path: Path) -> None:

@@ -35,15 +35,16 @@ def test_what_is_written_is_read(tmp_path: Path, make_manifest: Any) -> None:
     assert read(tmp_path / "a.plan") == metadata
 
 
-EXPORTED = FileDigest("1" * 64, "2" * 64)
+EXPORTED = FileDigest("1" * 64, "2" * 64, "4" * 64)
 
 
 @pytest.mark.parametrize(
     ("recorded", "found", "state", "changed"),
     [
         (EXPORTED, EXPORTED, "unchanged", ()),
-        (EXPORTED, FileDigest("1" * 64, "3" * 64), "changed", ("weights",)),
-        (EXPORTED, FileDigest("3" * 64, "2" * 64), "changed", ("graph",)),
+        (EXPORTED, FileDigest("1" * 64, "3" * 64, "4" * 64), "changed", ("weights",)),
+        (EXPORTED, FileDigest("3" * 64, "2" * 64, "4" * 64), "changed", ("graph",)),
+        (EXPORTED, FileDigest("1" * 64, "2" * 64, "5" * 64), "changed", ("manifest",)),
         (None, EXPORTED, "no digest", ()),
         (EXPORTED, None, "no digest", ()),
     ],

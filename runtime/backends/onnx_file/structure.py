@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from ....errors import InputError, MissingDependencyError
 from ....files import read_start
 from ....installation import install_line
 from ....integrity import CHANGED, FileDigest, Integrity, compare_digests
-from ....manifest import IMAGE_INPUT, METADATA_KEY, Manifest, from_metadata
+from ....manifest import IMAGE_INPUT, METADATA_KEY, Manifest, from_metadata, manifest_sha256
 from .digest import read_content
 from .fixed_sizes import with_fixed_sizes
 from .tensors import ExternalData, map_file, read_tensor
@@ -56,7 +56,7 @@ class OnnxFile:
     data
         Files that store weights.
     digest
-        SHA-256 of the content as it is.
+        SHA-256 of the content as it is, and of the manifest.
     """
 
     path: Path
@@ -93,7 +93,7 @@ class OnnxFile:
     @property
     def digests(self) -> dict[str, str]:
         """The digest's parts by name."""
-        return asdict(self.digest)
+        return {name: value for name, value in asdict(self.digest).items() if value}
 
     def count(self, domain: str, operator: str | None = None) -> int:
         """Return the number of nodes of a domain, or of one operator in it."""
@@ -153,15 +153,17 @@ def read_onnx_file(path: Path) -> OnnxFile:
         inputs = _inputs(graph)
     except (ValueError, RecursionError) as error:  # WireError is a ValueError.
         raise _not_onnx(path) from error
+    metadata = dict(_metadata(parts))
+    own = manifest_sha256(metadata[METADATA_KEY]) if METADATA_KEY in metadata else ""
     return OnnxFile(
         path=path,
-        metadata=dict(_metadata(parts)),
+        metadata=metadata,
         inputs=inputs,
         operators=content.operators,
         functions=any(number == _FUNCTIONS for number, _ in parts),
         repeated_names=tuple(name for name, count in content.names.items() if count > 1),
         data=tuple(external.files[name] for name in sorted(external.files)),
-        digest=content.digest,
+        digest=replace(content.digest, manifest=own),
     )
 
 
