@@ -1,7 +1,7 @@
 """Find out which libraries a forked process cannot use, before it waits for them forever.
 
-A fork copies the thread that calls it and no other. In the copy, libvips and PyTorch wait for threads that they had
-started before, and CUDA refuses to work. ONNX Runtime's sessions on the CPU go on with one thread.
+A fork copies the thread that calls it and no other. In the copy, libvips, PyTorch and OpenVINO wait for threads
+that they had started before, and CUDA refuses to work. ONNX Runtime's sessions on the CPU go on with one thread.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ _PATIENCE = 5.0
 
 _forked = False
 _vips_had_threads = False
+
+#: Whether keygraph used OpenVINO in this process; whether it did before the fork.
+_openvino_started = False
+_openvino_had_threads = False
 
 #: Whether PyTorch was imported before the fork; the thread that was forked; whether PyTorch works in it, once tried.
 _torch_was_imported = False
@@ -86,13 +90,35 @@ def require_torch() -> None:
         )
 
 
-def require_process(process: int) -> None:
-    """Check that a model on a GPU is used in the process that loaded it.
+def openvino_starts() -> None:
+    """Remember that OpenVINO starts threads in this process."""
+    global _openvino_started
+    _openvino_started = True
+
+
+def require_openvino() -> None:
+    """Check that OpenVINO can be used here, before it is.
+
+    Raises
+    ------
+    KeygraphError
+        This process was forked after keygraph had loaded a model in OpenVINO.
+    """
+    if _openvino_had_threads:
+        raise KeygraphError(
+            f"OpenVINO had started threads before this process was forked, so it cannot be used here; {_REMEDY}"
+        )
+
+
+def require_process(process: int, where: str = "on a GPU") -> None:
+    """Check that a model on a GPU or in OpenVINO is used in the process that loaded it.
 
     Parameters
     ----------
     process
         ``os.getpid()`` when it was loaded.
+    where
+        Where it was loaded, in words.
 
     Raises
     ------
@@ -100,7 +126,7 @@ def require_process(process: int) -> None:
         This is another process.
     """
     if os.getpid() != process:
-        raise KeygraphError(f"this model was loaded on a GPU before this process was forked; {_REMEDY}")
+        raise KeygraphError(f"this model was loaded {where} before this process was forked; {_REMEDY}")
 
 
 def cuda_remedy() -> str | None:
@@ -140,8 +166,9 @@ def _before() -> None:
 
 def _after() -> None:
     """Remember in the new process what it inherited; also what its parent did."""
-    global _forked, _vips_had_threads, _torch_was_imported, _forked_thread, _torch_works
+    global _forked, _vips_had_threads, _openvino_had_threads, _torch_was_imported, _forked_thread, _torch_works
     _forked = True
+    _openvino_had_threads = _openvino_started
     _vips_had_threads = _vips_had_threads or _seen
     _torch_was_imported = "torch" in sys.modules
     _forked_thread = threading.get_ident()

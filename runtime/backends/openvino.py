@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from ... import forks, plugins
 from ...errors import InputError, KeygraphError, MissingDependencyError
 from ...installation import install_line, package_line
-from ...manifest import IMAGE_OUTPUT, K_INPUT, Manifest
+from ...manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, Manifest
 from ..device.spec import Device
 from ..errors import ClosedError, SessionMemoryError
 from ..notices import warn
-from .base import WithBlock, check_threads, image_inputs
+from .base import WithBlock, check_threads, image_inputs, result_shape
 from .onnx_file import OnnxFile, load_onnx, read_onnx_file
 from .openvino_import import without_telemetry
 from .user_cache import cache_folder
@@ -36,6 +36,8 @@ try:
         import openvino
     from openvino.preprocess import PrePostProcessor
 except ImportError as error:
+    if any(phrase in str(error) for phrase in ("failed to map segment", "annot allocate memory")):
+        raise SessionMemoryError(f"there is too little memory to import OpenVINO ({error})") from error
     raise MissingDependencyError(
         f"OpenVINO cannot be imported ({error}); install it with: {install_line('openvino')}"
     ) from error
@@ -46,7 +48,11 @@ PRECISION_HINTS = ("f32", "bf16", "auto")
 #: What bfloat16 must agree with float32 by on the first batch, for the hint "auto" to use it: dB of the value range.
 AUTO_PSNR = 55.0
 
-_OUT_OF_MEMORY = ("bad_alloc", "out of memory", "Cannot allocate memory", "Failed to allocate")
+#: Phrases in messages of OpenVINO and of the loader; a thread that cannot start is "temporarily unavailable".
+_OUT_OF_MEMORY = (
+    *("bad_alloc", "out of memory", "annot allocate memory", "Failed to allocate", "failed to map segment"),
+    "Resource temporarily unavailable",
+)
 
 
 class OpenVinoSession(WithBlock):
@@ -77,6 +83,10 @@ class OpenVinoSession(WithBlock):
     InputError
         The file is missing, damaged or not exported by keygraph; the library does not load; the hint is unknown, or
         this CPU has no bf16.
+    SessionMemoryError
+        There is too little memory to load it.
+    KeygraphError
+        OpenVINO refuses to compile it, or was used before this process was forked.
     """
 
     def __init__(
@@ -94,13 +104,19 @@ class OpenVinoSession(WithBlock):
         self.file = read_onnx_file(Path(path))
         self.file.require_valid()
         self.manifest: Manifest = self.file.manifest
-        core = openvino.Core()
-        self._choices = _precisions(core, precision_hint)
+        forks.require_openvino()
         self._notice = notice
-        model, operators, self.runs_library = _read(core, self.file, library, notice)
-        self._check_tensors(model)
-        model = _with_float32_images(model)
-        compiled = [_Compiled(core, model, precision, threads) for precision in self._choices]
+        try:
+            core = openvino.Core()
+            self._choices = _precisions(core, precision_hint)
+            model, operators, self.runs_library = _read(core, self.file, library, notice)
+            self._check_tensors(model)
+            model = _with_float32_images(model)
+            compiled = [_Compiled(core, model, precision, threads) for precision in self._choices]
+        except KeygraphError:
+            raise
+        except Exception as error:
+            raise _memory_error(error) or KeygraphError(f"OpenVINO cannot load {path}: {_reason(error)}") from error
         self._models: dict[str, _Compiled] | None = dict(zip(self._choices, compiled, strict=True))
         self._lock = threading.Lock()
         self._core, self._threads, self._operators = core, threads, operators
@@ -124,7 +140,7 @@ class OpenVinoSession(WithBlock):
         feeds: dict[str, NDArray[Any]] = {given.name: np.ascontiguousarray(x, np.float32) for given, x in inputs}
         if k is not None:
             feeds[K_INPUT] = np.array([k], np.int64)
-        forks.require_process(self._process)
+        forks.require_process(self._process, "in OpenVINO")
         models = self._models  # `close` of another thread may remove them.
         if models is None:
             raise ClosedError
@@ -133,7 +149,9 @@ class OpenVinoSession(WithBlock):
                 with self._lock:
                     if len(self._choices) > 1:
                         return self._choose(models, feeds)
-            return models[self._choices[0]].run([IMAGE_OUTPUT], feeds)[0]
+            return self._restored(models[self._choices[0]], feeds)
+        except KeygraphError:
+            raise
         except Exception as error:
             raise _failure(error, images.shape) from error
 
@@ -165,9 +183,17 @@ class OpenVinoSession(WithBlock):
                 "manifest; export it again"
             )
 
+    def _restored(self, model: _Compiled, feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Run a batch. OpenVINO can run out of memory without an exception, and leaves its output as it was."""
+        restored: NDArray[np.float32] = model.run([IMAGE_OUTPUT], feeds)[0]
+        expected = result_shape(self.manifest, feeds[IMAGE_INPUT].shape)
+        if restored.shape != expected and 0 in restored.shape:
+            raise SessionMemoryError("OpenVINO ran out of memory")
+        return restored
+
     def _choose(self, models: Mapping[str, _Compiled], feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Run the first batch in both precisions, and keep bf16 where it is close enough."""
-        fast, exact = (models[precision].run([IMAGE_OUTPUT], feeds)[0] for precision in self._choices)
+        fast, exact = (self._restored(models[precision], feeds) for precision in self._choices)
         low, high = self.manifest.value_range
         error = float(np.mean(np.square(fast - exact, dtype=np.float64)))
         psnr = math.inf if error == 0 else 10 * math.log10((high - low) ** 2 / error)
@@ -192,6 +218,7 @@ class _Compiled:
         }
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
+        forks.openvino_starts()
         self._model = core.compile_model(model, "CPU", config)
         self._idle: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
 
@@ -212,10 +239,8 @@ class _Compiled:
             request = self._idle.get_nowait()
         except queue.Empty:
             request = self._model.create_infer_request()
-        try:
-            yield request
-        finally:
-            self._idle.put(request)
+        yield request
+        self._idle.put(request)  # Only after success: a request that ran out of memory is not used again.
 
 
 def _precisions(core: openvino.Core, hint: str) -> tuple[str, ...]:
@@ -244,6 +269,8 @@ def _read(
     except KeygraphError:
         raise
     except Exception as error:
+        if memory := _memory_error(error):
+            raise memory from error
         raise InputError(f"{file.path} cannot be opened: {_reason(error)}; export or download it again") from error
 
 
@@ -256,6 +283,8 @@ def _add_operators(core: openvino.Core, library: str | os.PathLike[str], notice:
             raise InputError(f"the operator library {path} does not exist")
         core.add_extension(path)
     except Exception as error:
+        if memory := _memory_error(error):
+            raise memory from error
         why = str(error) if isinstance(error, KeygraphError) else f"{path} does not load: {_reason(error)}"
         if library != "auto":
             raise InputError(f"{why}; give another library, or none to use the functions in the file") from error
@@ -304,9 +333,15 @@ def _open_part(core: openvino.Core, precision: str, threads: int | None, model: 
 
 def _failure(error: Exception, shape: tuple[int, ...]) -> KeygraphError:
     """Return the error for an exception of OpenVINO."""
+    failed = KeygraphError(f"OpenVINO failed on an image tensor of shape {shape}: {_reason(error)}")
+    return _memory_error(error) or failed
+
+
+def _memory_error(error: Exception) -> SessionMemoryError | None:
+    """Return the error for an exception that says that there is too little memory; None for any other."""
     if isinstance(error, MemoryError) or any(phrase in str(error) for phrase in _OUT_OF_MEMORY):
         return SessionMemoryError("OpenVINO ran out of memory")
-    return KeygraphError(f"OpenVINO failed on an image tensor of shape {shape}: {_reason(error)}")
+    return None
 
 
 def _reason(error: Exception) -> str:

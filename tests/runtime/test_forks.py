@@ -117,6 +117,25 @@ def test_pytorch_with_threads_is_found(make_model: ModelFile, tmp_path: Path, us
     assert (one_thread, other_thread, fine) == ("fine", "(256, 256, 3)", "fine")
 
 
+def test_openvino_used_before_a_fork_is_found(make_model: ModelFile, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    code = """
+        image = np.zeros((32, 32, 3), np.uint8)
+        def load():
+            return keygraph.load(model, provider="openvino", library=None)
+        print(in_fork(lambda: load()(image)))
+        restorer = load()
+        for work in (lambda: restorer(image), load, lambda: print(in_fork(load), flush=True)):
+            print(in_fork(work), flush=True)
+        print(restorer(image).shape)
+    """
+    before, used, loaded, of_child, child, parent = run(code, tmp_path, make_model("blur"))
+    assert (before, child, parent) == ("fine", "fine", "(32, 32, 3)")
+    assert used.startswith("this model was loaded in OpenVINO before this process was forked; start processes with")
+    assert loaded == of_child
+    assert loaded.startswith("OpenVINO had started threads before this process was forked")
+
+
 def test_a_gpu_after_a_fork(tmp_path: Path, make_model: ModelFile) -> None:
     driver = compile_library(tmp_path / "libcuda.so", DRIVER, "-DINIT=3", "-DCOUNT=1")
     code = f"""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +17,7 @@ from keygraph.cli import main
 from keygraph.errors import InputError, MissingDependencyError
 from keygraph.instrumentation.metrics import psnr
 from keygraph.runtime.backends.onnxruntime import OnnxRuntimeSession
-from keygraph.runtime.errors import ClosedError
+from keygraph.runtime.errors import ClosedError, SessionMemoryError
 from keygraph.runtime.io import images
 from keygraph.runtime.io.images import Picture
 from tiny_channel_attention import CSA, GLMHA
@@ -187,3 +189,37 @@ def test_restore_and_compare(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureF
     assert "@openvino" in capsys.readouterr().out
     assert main(["compare", f"{tiny.onnx}@fp16", str(tiny.onnx), "--inputs", str(photo)]) == 2
     assert "cannot be run as 'fp16'" in capsys.readouterr().err
+
+
+#: Loads a model in OpenVINO with so many more MiB; prints the error.
+LITTLE_MEMORY = """
+import resource, sys
+import keygraph
+model, mebibytes = sys.argv[1:]
+with open("/proc/self/statm") as file:
+    now = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + (int(mebibytes) << 20),) * 2)
+try:
+    keygraph.load(model, provider="openvino", library=None, threads=1)
+except keygraph.KeygraphError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits a process's memory as Linux does")
+@pytest.mark.parametrize("mebibytes", [20, 60])
+def test_too_little_memory_is_said_in_one_line(make_model: ModelFile, mebibytes: int) -> None:
+    command = [sys.executable, "-c", LITTLE_MEMORY, str(make_model("blur")), str(mebibytes)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert "OpenVINO ran out of memory" in line or "too little memory to import OpenVINO" in line
+
+
+def test_an_output_that_openvino_left_empty_is_too_little_memory(
+    make_model: ModelFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = OpenVinoSession(make_model("blur"), library=None)
+    monkeypatch.setattr(backend._Compiled, "run", lambda *_: [np.empty((0, 3, 0, 0), np.float32)])
+    with pytest.raises(SessionMemoryError):
+        session.run(np.zeros((1, 3, 16, 16), np.float32), None)
