@@ -185,7 +185,6 @@ def test_metadata_that_libvips_rejects_is_said(tmp_path: Path) -> None:
 GRAY_PROFILE = made.PROFILE[:16] + b"GRAY" + made.PROFILE[20:]
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".tif", ".webp"])
 @pytest.mark.parametrize(
     ("mode", "profile", "why"),
     [
@@ -197,15 +196,14 @@ GRAY_PROFILE = made.PROFILE[:16] + b"GRAY" + made.PROFILE[20:]
         ("CMYK", b"junk" * 50, "damaged"),
     ],
 )
-def test_a_profile_that_does_not_fit_is_said(tmp_path: Path, suffix: str, mode: str, profile: bytes, why: str) -> None:
-    if suffix == ".webp" and mode != "RGB":
-        pytest.skip("WebP is RGB")
-    Image.fromarray(made.PIXELS).convert(mode).save(tmp_path / f"a{suffix}", icc_profile=profile)
-    picture = images.read(tmp_path / f"a{suffix}")
-    assert f"dropped: ICC profile ({why})" in picture.notices
-    assert mode == "CMYK" or picture.metadata.icc is None
-    Image.fromarray(made.PIXELS).save(tmp_path / f"b{suffix}", icc_profile=made.PROFILE)
-    assert images.read(tmp_path / f"b{suffix}").metadata.icc == made.PROFILE
+def test_a_profile_that_does_not_fit_is_said(tmp_path: Path, mode: str, profile: bytes, why: str) -> None:
+    for suffix in (".jpg", ".tif", *([".webp"] if mode == "RGB" else [])):
+        Image.fromarray(made.PIXELS).convert(mode).save(tmp_path / f"a{suffix}", icc_profile=profile)
+        picture = images.read(tmp_path / f"a{suffix}")
+        assert f"dropped: ICC profile ({why})" in picture.notices
+        assert mode == "CMYK" or picture.metadata.icc is None
+        Image.fromarray(made.PIXELS).save(tmp_path / f"b{suffix}", icc_profile=made.PROFILE)
+        assert images.read(tmp_path / f"b{suffix}").metadata.icc == made.PROFILE
 
 
 def test_exif_tags_that_are_none_of_tiff_are_said(tmp_path: Path) -> None:
