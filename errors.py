@@ -14,7 +14,7 @@ class KeygraphError(Exception):
 
     def __str__(self) -> str:
         """Return the message, with line breaks and control characters, which names and files may bring, escaped."""
-        return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in super().__str__())
+        return printable(super().__str__())
 
 
 class InputError(KeygraphError):
@@ -29,6 +29,11 @@ class DiskFullError(InputError):
 
 class MissingDependencyError(InputError):
     """A required package or library is not installed; the message has the command that installs it."""
+
+
+def printable(text: str) -> str:
+    """Return text for one line, with line breaks and control characters escaped."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def counted(number: int, noun: str) -> str:

@@ -10,6 +10,7 @@ import contextlib
 import io
 import itertools
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, KeygraphError, MissingDependencyError
+from ..errors import InputError, KeygraphError, MissingDependencyError, printable
 from ..files import INACCESSIBLE, inaccessible
 from ..installation import install_line, package_line, reinstall_line, shadowing
 
@@ -155,7 +156,7 @@ def _guarded(arguments: list[str], run: Callable[[list[str]], Any]) -> int:
     debug = len(rest) < len(arguments)
 
     def fail(message: str, code: int) -> int:
-        line = " ".join(message.split())
+        line = printable(" ".join(message.split()))
         print(f"error: {line}", file=sys.stderr)
         _replace_junit(arguments, line)
         return code
@@ -165,6 +166,7 @@ def _guarded(arguments: list[str], run: Callable[[list[str]], Any]) -> int:
     if not {"--help", "--version"} & {*rest}:
         _replace_junit(rest, "the comparison did not finish")
     try:
+        _check_values(rest)
         return int(run(rest) or 0)
     except KeyboardInterrupt:
         return fail("interrupted", 130)
@@ -192,6 +194,12 @@ def _guarded(arguments: list[str], run: Callable[[list[str]], Any]) -> int:
             traceback.print_exc()
         name = "out of memory" if isinstance(error, MemoryError) else f"unexpected {type(error).__name__}: {error}"
         return fail(f"{name} (--debug shows where)", 1)
+
+
+def _check_values(arguments: Sequence[str]) -> None:
+    """Check that no argument is empty: as a path it would be the current folder."""
+    if any(argument == "" or re.fullmatch("--[a-z-]+=", argument) for argument in arguments):
+        raise InputError("an argument is empty, perhaps from a variable that is not set; give a value, or leave it out")
 
 
 def _missing(error: ModuleNotFoundError) -> KeygraphError:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import InputError
+from ..errors import InputError, printable
 from ..export.precision_search.comparison import check_models, search_run
 from ..files import is_folder, is_regular
 from ..manifest import IMAGE_INPUT
@@ -155,7 +155,7 @@ def compare(
     if emit_polygraphy is not None:
         _emit(emit_polygraphy, named, images, k, command)
         if not quiet:
-            print(f"wrote {emit_polygraphy}; run it with: python {emit_polygraphy}")
+            print(printable(f"wrote {emit_polygraphy}; run it with: python {emit_polygraphy}"))
         return
     if fail_under is not None:
         command += ["--fail-under", fail_under]
@@ -208,7 +208,7 @@ def _finish(run: Run, failed: Failures, quiet: bool, judged_by_rule: bool) -> No
         return
     if quiet:
         lines = run.reasons if judged_by_rule else [line for lines in failed.values() for line in lines]
-        print("\n".join(lines), file=sys.stderr)
+        print("\n".join(map(printable, lines)), file=sys.stderr)
     raise typer.Exit(DISAGREE)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import InputError, counted
+from ..errors import InputError, counted, printable
 from ..export import export as export_file
 from ..files import check_place, is_folder
 from ..manifest import Manifest
@@ -126,9 +126,9 @@ def export(
         record = {"file": str(target), "bytes": _size(target), "seconds": round(seconds, 1)}
         print(json.dumps({**record, "manifest": json.loads(manifest.to_json())}))
     elif not quiet:
-        print(f"{checkpoint} -> {target}  {_size(target) / 1e6:.1f} MB, {seconds:.0f} s")
+        print(f"{printable(f'{checkpoint} -> {target}')}  {_size(target) / 1e6:.1f} MB, {seconds:.0f} s")
         for line in summary(manifest):
-            print(f"  {line}")
+            print(f"  {printable(line)}")
 
 
 def summary(manifest: Manifest) -> list[str]:

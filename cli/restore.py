@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from .. import load
+from ..errors import printable
 from ..files import is_folder
 from ..runtime.restore_files import Report, run_jobs
 from ..runtime.restore_job import FailedImage, plan_jobs
@@ -114,7 +115,7 @@ def restore(
         read=[model],
     )
     if not quiet and not as_json:
-        print(f"{model}: {restorer.description}", file=sys.stderr)
+        print(f"{printable(str(model))}: {restorer.description}", file=sys.stderr)
     if plan.failed:
         notice(f"{len(plan.failed)} of {len(images)} images cannot be restored; they are listed at the end")
     failed = list(plan.failed)
@@ -148,10 +149,10 @@ def _line(report: Report) -> str:
         tiles += f", overlap {report.overlap}"
     if report.sweeps:
         tiles += f", exact in {report.sweeps} sweeps"
-    parts = [f"{report.source} -> {report.target}", f"{report.width}x{report.height}", tiles]
+    parts = [printable(f"{report.source} -> {report.target}"), f"{report.width}x{report.height}", tiles]
     if report.padded:
         parts.append("padded and cropped")
     if report.k is not None:
         parts.append(f"k {report.k}")
     parts.append(f"{report.seconds:.2f} s")
-    return "  ".join(parts) + (f"  ({'; '.join(report.notices)})" if report.notices else "")
+    return "  ".join(parts) + (f"  ({printable('; '.join(report.notices))})" if report.notices else "")

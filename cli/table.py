@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
+from ..errors import printable
+
 Rows = Sequence[Sequence[str]]
 
 
@@ -18,6 +20,7 @@ def show(header: Sequence[str], rows: Rows, *, left: int = 1) -> None:
     left
         Number of columns that are aligned to the left; the others hold numbers and are aligned to the right.
     """
+    rows = [[printable(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         try:
             _draw(header, rows, left)

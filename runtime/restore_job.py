@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InputError, KeygraphError
+from ..errors import InputError, KeygraphError, printable
 from ..files import check_space, is_folder, is_regular, is_writable, status
 from ..manifest import IMAGE_INPUT
 from .companion_files import check_outputs, written_with
@@ -90,14 +90,14 @@ class FailedImage:
     @classmethod
     def of(cls, image: InputFile, error: Exception) -> FailedImage:
         """Return the failure that an exception means for an image."""
-        source = str(image)
+        source = printable(str(image))
         if isinstance(error, KeygraphError):
             message = str(error)
         else:
             kind = "out of memory" if isinstance(error, MemoryError) else f"unexpected {type(error).__name__}: {error}"
             message = f"{source}: {kind} (--fail-fast --debug shows where)"
-        message = " ".join(message.split())
-        return cls(source, message if str(image.path) in message else f"{source}: {message}")
+        message = printable(" ".join(message.split()))
+        return cls(str(image), message if printable(str(image.path)) in message else f"{source}: {message}")
 
 
 class OptionError(InputError):
@@ -331,6 +331,8 @@ def _targets(given: Sequence[InputFile], out: Path, spectrum: bool, into_folder:
         return [out]
     if is_regular(out):
         raise InputError(f"{out} is a file; name a folder for several images")
+    if status(out) is not None and not is_folder(out):
+        raise InputError(f"cannot write {out}: it is a device or a pipe; name a file or a folder")
     targets: dict[Path, InputFile] = {}
     for image in given:
         name = Path(image.path.name)
@@ -338,8 +340,11 @@ def _targets(given: Sequence[InputFile], out: Path, spectrum: bool, into_folder:
             name = name.with_suffix(".mat")
         elif name.suffix.lower() in READ_ONLY:
             name = name.with_suffix(".png")
-        if targets.setdefault(out / name, image) is not image:
-            raise InputError(f"two of the inputs are called {name}; restore them into different folders")
+        other = targets.setdefault(out / name, image)
+        if other is not image:
+            raise InputError(
+                f"two of the inputs, {other} and {image}, would become {name}; restore them into different folders"
+            )
     return list(targets)
 
 

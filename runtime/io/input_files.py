@@ -281,7 +281,9 @@ def read_folder(folder: Path, exclude: Collection[Path] = ()) -> Folder:
     except OSError as error:
         raise InputError(f"cannot read the folder {folder}: {error.strerror}; give another folder") from error
     hidden = [path for path in entries if path.name.startswith(".")]
-    folders = [path for path in entries if path not in hidden and is_folder(path)]
+    # A link that leads nowhere is one image that cannot be read; where a file cannot be looked up, none can.
+    is_inner = {path: os.path.isdir(path) if os.path.islink(path) else is_folder(path) for path in entries}
+    folders = [path for path in entries if path not in hidden and is_inner[path]]
     files = [path for path in entries if path not in hidden and path not in folders]
     taken: list[Path] = []
     for suffixes in ((*images.FORMATS, *images.READ_ONLY), cubes.FORMATS):

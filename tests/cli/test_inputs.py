@@ -149,7 +149,7 @@ def test_a_picture_becomes_a_cube(make_model: ModelFile, tmp_path: Path, capsys:
     capsys.readouterr()
     for arguments, message in (
         ([tmp_path / "a.png", "-o", tmp_path / "b.png"], "names no format of spectral cubes; choose one of .mat"),
-        ([tmp_path / "a.png", tmp_path / "a.webp", "-o", tmp_path / "new"], "two of the inputs are called a.mat"),
+        ([tmp_path / "a.png", tmp_path / "a.webp", "-o", tmp_path / "new"], "a.webp, would become a.mat"),
         (
             [tmp_path / "a.png", tmp_path / "a.tif", "-o", tmp_path / "new", "--preview", "p.png"],
             "--preview is for one",

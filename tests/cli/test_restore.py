@@ -117,7 +117,7 @@ def test_bad_arguments_stop_everything_before_any_work(
         ([tmp_path / ("n" * 300)], "File name too long"),
         ([tmp_path / "folder"], "holds no image"),
         ([tmp_path / "circle.png"], "circle.png: Too many levels of symbolic links"),
-        ([good], "two of the inputs are called good.png"),
+        ([good], f"two of the inputs, {good} and {good}, would become good.png"),
     ):
         assert run("restore", good, *arguments, "-o", out, "--model", model) == 2
         assert message in capsys.readouterr().err
@@ -134,6 +134,8 @@ def test_targets_that_cannot_be(make_model: ModelFile, tmp_path: Path, capsys: p
         (good / "b.png", "does not exist"),
         (tmp_path / ("n" * 252 + ".png"), "File name too long"),
         (tmp_path / ("n" * 256), "File name too long"),
+        (Path(os.devnull), "it is a device or a pipe; name a file or a folder"),
+        ("", "an argument is empty"),
         (tmp_path / "none" / "b.png", "does not exist"),
     ):
         assert run("restore", good, "-o", target, "--model", model) == 2
@@ -237,3 +239,33 @@ def test_what_a_closed_folder_holds_is_one_true_line(
             assert len(said) == 1
             assert "Permission denied" in said[0]
             assert not (place / "out").exists()
+
+
+def test_an_empty_argument_is_not_the_current_folder(
+    make_model: ModelFile, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model("identity")
+    photo(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    for arguments in (["", "-o", "out"], ["a.png", "-o", ""], ["a.png", "--out="]):
+        assert run("restore", *arguments, "--model", model) == 2
+        assert capsys.readouterr().err.startswith("error: an argument is empty")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_name_with_control_characters_is_printed_in_one_line(
+    make_model: ModelFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, folder = make_model("identity"), tmp_path / "in\n\x1b[31m"
+    folder.mkdir()
+    photo(folder / "a\nb\x1b[0m.png")
+    (folder / "c\n\x1b.png").write_bytes(b"\x89PNG")
+    (folder / "d.txt").touch()
+    assert run("restore", folder, "-o", tmp_path / "out", "--model", model) == 1
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 1
+    assert "a\\nb\\x1b[0m.png -> " in said.out
+    assert "\x1b" not in said.out + said.err
+    starts = [line.partition(":")[0] for line in said.err.splitlines()]
+    assert starts == ["note", str(model), "note", "error", "error"]
