@@ -18,7 +18,7 @@ from ..files import atomic_path
 from ..forks import require_torch
 from ..manifest import Manifest
 from ..strict_json import decode_json
-from . import registry
+from . import registry, shards
 from .architecture import Architecture, StateDict
 from .checkpoint_file import read_file
 from .key_map import apply_key_map, read_key_map
@@ -100,6 +100,27 @@ def load_checkpoint(
     require_torch()
     source = Path(path)
     loaded, notes = read_file(source)
+    try:
+        return _take(source, loaded, notes, key_map, config, entry)
+    except InputError as error:
+        count = shards.number_by_name(source)
+        if count > 1 and shards.siblings(source) is None:
+            raise InputError(
+                f"{source} is one of {count} files of a checkpoint by its name, and the others are not in its folder: "
+                f"put them there; by itself it does not load ({error})"
+            ) from error
+        raise
+
+
+def _take(
+    source: Path,
+    loaded: Any,
+    notes: list[str],
+    key_map: str | os.PathLike[str] | None,
+    config: str | os.PathLike[str] | None,
+    entry: str | None,
+) -> LoadedModel:
+    """Make the network of what a file holds; parameters and errors as for `load_checkpoint`."""
     rules = read_key_map(Path(key_map)) if key_map is not None else []
 
     def recognise(keys: StateDict) -> bool:

@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..files import CHECKPOINT_INDEX
 from .pickled.values import printable
 
-_NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
+_NUMBERED = re.compile(r"(.+)-(\d{1,5})-of-(\d{1,5})(\.\w+)")
 
 
 def is_index(start: bytes, path: Path) -> bool:
@@ -57,11 +57,31 @@ def read_index(path: Path, read: Callable[[Path], dict[str, Any]]) -> tuple[dict
 
 
 def siblings(path: Path) -> list[Path] | None:
-    """Return the paths of all shards of which a file is one, by its name; None for a whole file."""
-    match = _NUMBERED.fullmatch(path.name)
-    if match is None or int(match[3]) < 2:
+    """Return the paths of all shards of which a file is one, by its name; None for a file that stands alone.
+
+    A file without another shard or an index beside it may be a whole checkpoint, such as that of epoch 1 of 99.
+    """
+    files = _numbered(path)
+    if files is None:
         return None
-    return [path.with_name(f"{match[1]}-{i:05}-of-{match[3]}{match[4]}") for i in range(1, int(match[3]) + 1)]
+    match = _NUMBERED.fullmatch(path.name)
+    index = path.with_name(f"{match[1]}{match[4]}.index.json") if match else path
+    others = [file for file in files if file.name != path.name and file.exists()]
+    return files if others or index.exists() else None
+
+
+def number_by_name(path: Path) -> int:
+    """Return how many shards there are by the name of one; 1 for other names."""
+    return len(_numbered(path) or [path])
+
+
+def _numbered(path: Path) -> list[Path] | None:
+    match = _NUMBERED.fullmatch(path.name)
+    if match is None or int(match[3]) < 2 or not 0 < int(match[2]) <= int(match[3]):
+        return None
+    # `1-of-12` counts without zeros, `00001-of-00012` and `01-of-12` with as many as the total has digits.
+    width = len(match[3]) if len(match[2]) == len(match[3]) else 1
+    return [path.with_name(f"{match[1]}-{i:0{width}}-of-{match[3]}{match[4]}") for i in range(1, int(match[3]) + 1)]
 
 
 def read_siblings(path: Path, read: Callable[[Path], dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:

@@ -70,7 +70,23 @@ def unwrap(
             names = ", ".join(dict.fromkeys(printable(one.name) for one in candidates))
             raise InputError(f"{source} has no weights {entry!r}; --entry can be: {names}")
         chosen = named[0]
-    return chosen.state, [*_said(chosen, [one for one in candidates if one is not chosen]), *notes]
+    left = _left_out(found, candidates, notes)
+    return chosen.state, [*_said(chosen, [one for one in candidates if one is not chosen], left), *notes]
+
+
+def _left_out(found: list[Collection], candidates: list[Entry], notes: list[str]) -> list[str]:
+    """Return dictionaries of tensors in which nothing is recognised, such as a LoRA beside the network."""
+    known = {one.path for one in candidates}
+    named: list[str] = []
+    for one in found:
+        tensors = one.tensors
+        # Without names they are no weights: states of random generators, and the like.
+        if not one.path or one.path in known or not isinstance(tensors, dict) or all(key.isdigit() for key in tensors):
+            continue
+        quoted = f"'{printable('/'.join(one.path))}'"
+        if any(tensor.numel() > 1 for tensor in tensors.values()) and not any(n.startswith(quoted) for n in notes):
+            named.append(f"{quoted} ({len(tensors)} tensor{'s' * (len(tensors) > 1)})")
+    return named
 
 
 def _rank(entry: Entry) -> tuple[bool, bool, bool, int, int, int]:
@@ -90,9 +106,9 @@ def _by_name(one: Collection) -> Entry:
     return Entry(one.path, removed, state, averaged.looks_averaged(*one.path, *removed.split(".")))
 
 
-def _said(chosen: Entry, others: list[Entry]) -> list[str]:
+def _said(chosen: Entry, others: list[Entry], left: list[str]) -> list[str]:
     """Return the line that says what was taken, and what else there is."""
-    if chosen.name == "/" and not chosen.averaged and not others and not chosen.beside:
+    if chosen.name == "/" and not chosen.averaged and not others and not chosen.beside and not left:
         return []
     average = f"averaged, {chosen.quoted}" if chosen.averaged else chosen.quoted
     filled = f" ({chosen.filled} of {len(chosen.state)} tensors have no average: raw)" if chosen.filled else ""
@@ -103,6 +119,9 @@ def _said(chosen: Entry, others: list[Entry]) -> list[str]:
         line += f"; the file also has {', '.join(listed)}{more} (take it with --entry)"
     elif chosen.beside:
         line += f"; {chosen.beside} other tensor{'s' * (chosen.beside > 1)} left out"
+    if left:
+        more = f" and {len(left) - 4} more" if len(left) > 4 else ""
+        line += f"; not taken: {', '.join(left[:4])}{more}"
     return [line]
 
 

@@ -236,6 +236,9 @@ class _Machine:
             entries[check_key(key)] = value
 
     def _call(self, opcode: str, function: Any, arguments: Any) -> Any:
+        if isinstance(function, Stub) and function.name == "zoneinfo.ZoneInfo._unpickle":
+            # What protocols 2 and 3 write as an attribute of the class.
+            function = Global("zoneinfo", "ZoneInfo._unpickle")
         if not isinstance(function, Global):
             raise RefusedPickleError(f"{opcode} of {_described(function)}")
         if not isinstance(arguments, tuple):

@@ -26,6 +26,7 @@ _DATA: dict[str, str] = {
         "tuple"
     ),
     "collections": "ChainMap Counter OrderedDict UserDict UserList UserString defaultdict deque",
+    "contextlib": "nullcontext",
     "copyreg": "_reconstructor __newobj__ __newobj_ex__",
     "dataclasses": "*",
     "datetime": "date datetime time timedelta timezone tzinfo",
@@ -36,6 +37,7 @@ _DATA: dict[str, str] = {
     "_functools": "partial",
     "functools": "partial",
     "inspect": "Parameter Signature _ParameterKind _empty",
+    "_io": "BytesIO StringIO",
     "io": "BytesIO StringIO",
     "ipaddress": "*",
     "logging": "Logger PlaceHolder RootLogger getLogger",
@@ -48,7 +50,7 @@ _DATA: dict[str, str] = {
     "types": "GenericAlias MappingProxyType NoneType SimpleNamespace UnionType",
     "typing": "*",
     "uuid": "UUID SafeUUID",
-    "zoneinfo": "ZoneInfo",
+    "zoneinfo": "ZoneInfo ZoneInfo._unpickle",
 }
 
 # Standard library: modules whose functions may be named, as in a partial, but not called.
@@ -65,7 +67,7 @@ _SPELLINGS = {
 }
 
 # Functions of other packages that rebuild an object of theirs.
-_CONSTRUCTOR = re.compile(r"_+(pyx_unpickle|unpickle|re(construct|build)|new|make)(_\w*)?|_+\w+_ctor")
+_CONSTRUCTOR = re.compile(r"_+(pyx_unpickle|unpickle|(m[ar])?reconstruct|rebuild|new|make)(_\w*)?|_+\w+_ctor")
 
 
 def may_name(name: Global) -> bool:
@@ -84,7 +86,9 @@ def may_call(name: Global, arguments: tuple[Any, ...]) -> bool:
 
 
 def _describes_data(name: Global) -> bool:
-    if name.module == "builtins" and re.fullmatch(r"[A-Z]\w*(Error|Exception|Warning|Iteration)", name.name):
+    if name.module == "builtins" and re.fullmatch(
+        r"([A-Z]\w*)?(Error|Exception|Warning|Iteration|Interrupt|Exit|Group)", name.name
+    ):
         return True
     names = _DATA.get(name.module, "").split()
     return name.name in names or (names == ["*"] and "." not in name.name)

@@ -262,6 +262,14 @@ def test_what_looks_averaged_and_does_not_fit_is_named(tmp_path: Path, ema: Any)
     assert any("looks like averaged weights, but does not fit the others: not taken" in note for note in notes)
 
 
+@pytest.mark.parametrize("content", [{"params": RAW}, RAW], ids=["params", "top level"])
+def test_tensors_that_belong_to_no_network_are_named(tmp_path: Path, content: Any) -> None:
+    lora = {"patch_embed.proj.lora_A": torch.ones(2, 2)}
+    weights, notes = loaded(tmp_path / "model.pth", {**content, "lora": lora})
+    assert_same(weights, RAW)
+    assert notes[0].endswith("; not taken: 'lora' (1 tensor)")
+
+
 def test_moments_and_averaged_losses_are_no_weights(tmp_path: Path) -> None:
     moments = {0: {"exp_avg": torch.ones(4), "exp_avg_sq": torch.ones(4), "step": 3}}
     content = {"model": RAW, "optimizer": {"state": moments}, "avg_loss": {"train": torch.tensor(0.5)}}

@@ -202,6 +202,20 @@ def test_missing_shards_are_named(tmp_path: Path, state: State) -> None:
         assert "incomplete download" not in str(e.value)
 
 
+@pytest.mark.parametrize("names", [("w-1-of-2.bin", "w-2-of-2.bin"), ("w-01-of-02.bin", "w-02-of-02.bin"), BIN])
+def test_numbered_shards_need_each_other(tmp_path: Path, state: State, names: tuple[str, str]) -> None:
+    shards(tmp_path, state, names, torch.save).unlink()
+    assert "read from 2 shards" in assert_loads(tmp_path / names[0], state)
+    (tmp_path / names[1]).unlink()
+    with pytest.raises(InputError, match="is one of 2 files of a checkpoint by its name, and the others are not in"):
+        load_checkpoint(tmp_path / names[0])
+
+
+def test_a_whole_checkpoint_of_an_epoch_is_no_shard(tmp_path: Path, state: State) -> None:
+    torch.save(state, tmp_path / "epoch-00001-of-00099.ckpt")
+    assert_loads(tmp_path / "epoch-00001-of-00099.ckpt", state)
+
+
 @pytest.mark.parametrize(
     "content",
     ["{}", "[]", "not json", '{"weight_map": {}}', '{"weight_map": {"a": "../x"}}', '{"weight_map": 3}', "[" * 100_000],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import dataclasses
 import datetime
 import enum
@@ -18,6 +19,7 @@ import typing
 import uuid
 import warnings
 import zipfile
+import zoneinfo
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +107,11 @@ def surroundings(protocol: int = pickle.HIGHEST_PROTOCOL) -> dict[str, Any]:
         "torch": [torch.float16, torch.device("cpu"), torch.Size([1, 2]), torch.nn.Parameter(torch.ones(2))],
         "optimizer": torch.optim.Adam([torch.nn.Parameter(torch.ones(2))]),
         "error": ValueError("x"),
+        "errors": [Exception, Warning, ValueError, KeyboardInterrupt],
+        "context": contextlib.nullcontext(),
+        "x._extra_state": io.BytesIO(b"abc") if protocol > 1 else None,
+        "zone": zoneinfo.ZoneInfo("UTC"),
+        "masked": np.ma.masked_array([1.0, 2.0], [False, True]) if protocol else None,
         "plain": [b"x", bytearray(b"y"), 1j, {1}, frozenset({2}), slice(1, 2), range(3), 1 << 100, -1, None, True, "é"],
     }
 
