@@ -38,6 +38,7 @@ def describe_onnx(path: Path) -> Description:
         "bytes": path.stat().st_size,
         "exported by keygraph": file.exported,
         **(summarize_export(file.manifest, file.integrity) if file.exported else {}),
+        **({"shape": file.partly_fixed} if file.exported and file.partly_fixed else {}),
         **_faults(file),
         "inputs": [_value(value) for value in _real_inputs(graph)],
         "outputs": [_value(value) for value in graph.output],

@@ -252,7 +252,8 @@ def test_a_conversion_to_external_data_is_no_change(tiny: Tiny, tmp_path: Path) 
     [
         ((1, 3, 32, 32), "only batch 1, 32 x 32 (height x width)"),
         ((4, 3, 16, 32), "only batch 4, 16 x 32 (height x width)"),
-        ((None, 3, 32, None), "only batch 1, 32 x 256 (height x width)"),
+        ((None, 3, 32, None), "only height 32; run with batch 1, 32 x 256 (height x width)"),
+        ((4, 3, None, None), "only batch 4; run with batch 4, 256 x 256 (height x width)"),
         ((1, 3, None, None), "batch 1, any height and width within the size rule"),
     ],
 )
@@ -272,6 +273,11 @@ def test_sizes_that_a_tool_fixed_are_used(
     ("sizes", "said"),
     [
         ((1, 3, 30, 32), r"has fixed the height of the image at 30, but this model needs a multiple of 8"),
+        (
+            (None, 3, 0, None),
+            r"has fixed the height of the image at 0, so that no image fits; use the file as exported",
+        ),
+        ((0, 3, 32, 32), r"has fixed the batch of the image at 0"),
         ((None, 4, None, None), r"its image has 4 channels, and its manifest says 3"),
     ],
 )

@@ -13,6 +13,9 @@ from ...tiling.tile_size import default_tile
 #: Larger than any side of an image.
 _ANY = 1 << 30
 
+#: Axes of the image whose size a tool may fix.
+_AXES = ("batch", "height", "width")
+
 
 def with_fixed_sizes(manifest: Manifest, sizes: Sequence[int | str | None], path: Path) -> Manifest:
     """Return the manifest with the sizes that the file itself takes.
@@ -37,6 +40,12 @@ def with_fixed_sizes(manifest: Manifest, sizes: Sequence[int | str | None], path
     fixed = [size if isinstance(size, int) and size > 0 else None for size in sizes]
     if len(fixed) != 4:
         return manifest
+    for name, size in zip(_AXES, (sizes[0], *sizes[2:]), strict=True):
+        if size == 0:
+            raise InputError(
+                f"{path}: a tool has fixed the {name} of the image at 0, so that no image fits; "
+                "use the file as exported"
+            )
     batch, channels, height, width = fixed
     if channels is not None and channels != manifest.in_channels:
         raise InputError(
@@ -68,6 +77,25 @@ def with_fixed_sizes(manifest: Manifest, sizes: Sequence[int | str | None], path
     return replace(manifest, shape=(batch or 1, tall, wide))
 
 
+def partly_fixed(manifest: Manifest, sizes: Sequence[int | str | None]) -> str:
+    """Return which sizes a tool fixed, and with which the file is run, in words; empty unless some are still free.
+
+    Parameters
+    ----------
+    manifest
+        As exported.
+    sizes
+        As for `with_fixed_sizes`, which has accepted them.
+    """
+    if manifest.shape is not None or len(sizes) != 4:
+        return ""
+    shape = with_fixed_sizes(manifest, sizes, Path()).shape
+    free = [not isinstance(size, int) or size < 0 for size in (sizes[0], *sizes[2:])]
+    if shape is None or not any(free):
+        return ""
+    only = ", ".join(f"{name} {size}" for name, size, any_ in zip(_AXES, shape, free, strict=True) if not any_)
+    return f"only {only}; run with batch {shape[0]}, {shape[1]} x {shape[2]} (height x width)"
+
+
 def _words(sizes: Sequence[int | None]) -> str:
-    names = ("batch", "height", "width")
-    return ", ".join(f"{name} is {size}" for name, size in zip(names, sizes, strict=True) if size is not None)
+    return ", ".join(f"{name} is {size}" for name, size in zip(_AXES, sizes, strict=True) if size is not None)

@@ -19,7 +19,7 @@ from ....installation import install_line
 from ....integrity import CHANGED, FileDigest, Integrity, compare_digests
 from ....manifest import IMAGE_INPUT, METADATA_KEY, Manifest, from_metadata, manifest_sha256
 from .digest import read_content
-from .fixed_sizes import with_fixed_sizes
+from .fixed_sizes import partly_fixed, with_fixed_sizes
 from .tensors import ExternalData, map_file, read_tensor
 from .wire import Buffer, WireError, fields, message_of, number_of, text
 
@@ -84,6 +84,11 @@ class OnnxFile:
         """
         manifest = from_metadata(self.metadata, self.path)
         return with_fixed_sizes(manifest, self.inputs.get(IMAGE_INPUT, ()), self.path)
+
+    @property
+    def partly_fixed(self) -> str:
+        """Which sizes a tool fixed after export, in words; empty unless others are still free."""
+        return partly_fixed(from_metadata(self.metadata, self.path), self.inputs.get(IMAGE_INPUT, ()))
 
     @property
     def integrity(self) -> Integrity:
