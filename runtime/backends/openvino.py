@@ -132,7 +132,8 @@ class OpenVinoSession(WithBlock):
     def description(self) -> str:
         """See `Session.description`."""
         version = openvino.__version__.split("-", 1)[0]
-        return f"OpenVINO {version}, CPU in {self.precision}, {self._operators}"
+        precision = "f32 or bf16, which the first batch decides" if self.precision == "auto" else self.precision
+        return f"OpenVINO {version}, CPU in {precision}, {self._operators}"
 
     def run(self, images: NDArray[np.float32], k: int | None, *extras: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Session.run`."""
@@ -217,7 +218,7 @@ class _Compiled:
             "CACHE_DIR": str(cache_folder() / "openvino"),
         }
         if threads is not None:
-            config["INFERENCE_NUM_THREADS"] = threads
+            config["INFERENCE_NUM_THREADS"] = int(threads)  # Also of NumPy.
         forks.openvino_starts()
         self._model = core.compile_model(model, "CPU", config)
         self._idle: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()

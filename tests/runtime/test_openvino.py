@@ -194,7 +194,7 @@ def test_restore_and_compare(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureF
 #: Loads a model in OpenVINO with so many more MiB; prints the error.
 LITTLE_MEMORY = """
 import resource, sys
-import keygraph
+import keygraph, keygraph.runtime.restorer
 model, mebibytes = sys.argv[1:]
 with open("/proc/self/statm") as file:
     now = int(file.read().split()[0]) * resource.getpagesize()
