@@ -13,6 +13,7 @@ import keygraph
 import numpy as np
 import pytest
 from keygraph.errors import InputError
+from keygraph.manifest import ExtraInput, Manifest
 from keygraph.runtime.preprocess.request import as_array
 from keygraph.runtime.restorer import Restorer
 
