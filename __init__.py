@@ -97,7 +97,7 @@ def load(
         functions where no library is installed; None chooses these. An engine needs the library that it was built
         with, if any.
     threads
-        Threads per operator on the CPU, at least 1; None for the engine's default.
+        Threads per operator on the CPU, from 1 to 1024; None for the engine's default.
     precision_hint
         For OpenVINO: type that the network computes in, ``"f32"`` (the default), ``"bf16"`` or ``"auto"``; see
         `OpenVinoSession`.
@@ -126,6 +126,8 @@ def load(
     from .runtime.notices import warn
     from .runtime.restorer import Restorer
 
+    if not isinstance(model, str | os.PathLike) or not isinstance(os.fspath(model), str):
+        raise InputError(f"the model is {model!r}; give the path of a file, as a str or a pathlib.Path")
     path = Path(model)
     suffix = path.suffix.lower()
     if suffix not in (".onnx", ".plan", *CHECKPOINT_SUFFIXES):

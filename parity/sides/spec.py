@@ -53,7 +53,10 @@ class ModelSpec:
     def __str__(self) -> str:
         # The device implies the other providers.
         provider = self.provider if self.provider in _PROVIDERS or self.device is None else None
-        words = (self.precision, FUNCTIONS if self.functions else None, self.device, provider)
+        precision = self.precision
+        if provider == "openvino":  # As it is documented: kgt.onnx@openvino@bf16.
+            provider, precision = "@".join(word for word in (provider, precision) if word), None
+        words = (precision, FUNCTIONS if self.functions else None, self.device, provider)
         return "@".join([str(self.path), *(word for word in words if word)])
 
     def by_default(self, device: str | None, provider: str | None) -> ModelSpec:

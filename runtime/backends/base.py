@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from ..tiling.exact.model import ExactModel
 
+#: Most threads that a session takes; a library may start millions, and would not return.
+MAX_THREADS = 1024
+
 #: One batch of a model's inputs without k: the images, then the manifest's `extra_inputs` in order.
 Inputs = tuple[NDArray[np.float32], ...]
 
@@ -147,9 +150,15 @@ def result_shape(manifest: Manifest, shape: Sequence[int]) -> tuple[int, int, in
 
 
 def check_threads(threads: int | None) -> None:
-    """Raise `InputError` for a number of threads below 1; None stands for the backend's default."""
-    if threads is not None and threads < 1:
-        raise InputError(f"threads is {threads}; it must be at least 1")
+    """Raise `InputError` for what is no number of threads; None stands for the backend's default."""
+    if threads is None:
+        return
+    try:
+        number = 0 if isinstance(threads, bool) else operator.index(threads)
+    except TypeError:
+        number = 0
+    if not 1 <= number <= MAX_THREADS:
+        raise InputError(f"threads is {threads!r}; it must be a whole number from 1 to {MAX_THREADS}")
 
 
 def resolve_k(manifest: Manifest, k: Any) -> int | None:

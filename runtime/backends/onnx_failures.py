@@ -25,6 +25,17 @@ _MEANINGS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], Path, str], str
         ),
     ),
     (
+        re.compile(r"Fatal error: keygraph:(\S+)\(-?\d+\) is not a registered function/op"),
+        lambda found, path, version: without_functions(path, found[1]),
+    ),
+    (
+        re.compile(r"Type Error: (.*)"),
+        lambda found, path, version: (
+            f"{path} has operators whose types do not fit each other, as a tool that changed it has left them "
+            f"({found[1].rstrip('.')}); use the file as exported"
+        ),
+    ),
+    (
         re.compile(r"Cannot parse data from external tensors. .* for tensor: (\S+)"),
         lambda found, path, version: (
             f"{path} stores constants that determine shapes ({found[1].rstrip(')')}) in a separate file, where ONNX "
@@ -40,6 +51,14 @@ _MEANINGS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], Path, str], str
         ),
     ),
 )
+
+
+def without_functions(path: Path, operator: str) -> str:
+    """Return what to do about a file whose functions a tool has removed, where no library stands in for them."""
+    return (
+        f"{path} has lost the function of keygraph's operator {operator}, so it runs with keygraph's operator library "
+        "only; install or name the library, or use the file as exported"
+    )
 
 
 def explain(path: Path, message: str, version: str) -> str | None:

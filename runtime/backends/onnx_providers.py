@@ -51,7 +51,7 @@ def resolve(provider: str | None, device: Device) -> str:
     if provider is None:
         return device.kind
     if provider not in PROVIDERS:
-        raise InputError(f"the provider is {provider!r}; give one of {', '.join(PROVIDERS)}")
+        raise InputError(f"the provider is {provider!r}; give one of {', '.join((*PROVIDERS, 'openvino'))}")
     if (provider == "cpu") != (device.kind == "cpu"):
         valid = "cpu" if device.kind == "cpu" else "cuda or tensorrt"
         raise InputError(f"the provider {provider} does not run on the device {device}; give {valid}")

@@ -7,6 +7,7 @@ import functools
 import math
 import os
 import queue
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from ..device.spec import Device
 from ..errors import ClosedError, SessionMemoryError
 from ..notices import warn
 from .base import WithBlock, check_threads, image_inputs, result_shape
+from .onnx_failures import without_functions
 from .onnx_file import OnnxFile, load_onnx, read_onnx_file
 from .openvino_import import without_telemetry
 from .user_cache import cache_folder
@@ -132,7 +134,8 @@ class OpenVinoSession(WithBlock):
     def description(self) -> str:
         """See `Session.description`."""
         version = openvino.__version__.split("-", 1)[0]
-        return f"OpenVINO {version}, CPU in {self.precision}, {self._operators}"
+        precision = "f32 or bf16, which the first batch decides" if self.precision == "auto" else self.precision
+        return f"OpenVINO {version}, CPU in {precision}, {self._operators}"
 
     def run(self, images: NDArray[np.float32], k: int | None, *extras: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Session.run`."""
@@ -217,7 +220,7 @@ class _Compiled:
             "CACHE_DIR": str(cache_folder() / "openvino"),
         }
         if threads is not None:
-            config["INFERENCE_NUM_THREADS"] = threads
+            config["INFERENCE_NUM_THREADS"] = int(threads)  # Also of NumPy.
         forks.openvino_starts()
         self._model = core.compile_model(model, "CPU", config)
         self._idle: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
@@ -264,6 +267,10 @@ def _read(
             return core.read_model(file.path), "standard operators", False
         if library is not None and (path := _add_operators(core, library, notice)):
             return core.read_model(file.path), f"operators from {path.name}", True
+        if not file.functions:
+            raise InputError(
+                without_functions(file.path, next(op for domain, op in file.operators if domain == "keygraph"))
+            )
         # OpenVINO knows no functions of ONNX files.
         return core.read_model(_without_functions(file.path)), "operators from the functions in the file", False
     except KeygraphError:
@@ -271,6 +278,12 @@ def _read(
     except Exception as error:
         if memory := _memory_error(error):
             raise memory from error
+        if "OpConversionFailure" in str(error):
+            failed = "; ".join(re.findall(r"^\s*-- (.*?)(?: with a message)?:?\s*$", str(error), re.MULTILINE)[:1])
+            raise InputError(
+                f"{file.path} has operators that OpenVINO cannot convert ({failed or 'it does not say which'}); use "
+                "the file as exported, or another provider"
+            ) from error
         raise InputError(f"{file.path} cannot be opened: {_reason(error)}; export or download it again") from error
 
 

@@ -20,6 +20,9 @@ from .padding import reflected
 #: Most elements of a result; many libraries count the elements of an array in 32 bits.
 MAX_ELEMENTS = 2**31 - 1
 
+#: Modes of PIL images whose arrays are gray levels or RGB, with alpha or without; P has indices, YCbCr other axes.
+_PIL_MODES = ("1", "L", "LA", "I", "F", "RGB", "RGBA", "I;16", "I;16B", "I;16L", "I;16N")
+
 #: Height, width and channels, without alpha.
 Size = tuple[int, int, int]
 
@@ -122,18 +125,22 @@ def as_array(values: ArrayLike, name: str) -> NDArray[Any]:
     ------
     InputError
         NumPy cannot read it: a tensor on a GPU, in bfloat16, or that requires grad; lists of different lengths. Or it
-        has a mask, which would be lost.
+        has a mask, which would be lost; or it is a PIL image in a mode whose values are not gray levels or RGB.
     """
     if isinstance(values, np.ma.MaskedArray):
         raise InputError(f"the {name} is a masked array, and its mask would be lost; give {name}.filled(...)")
+    mode = getattr(values, "mode", None)
+    if isinstance(mode, str) and type(values).__module__.startswith("PIL.") and mode not in _PIL_MODES:
+        raise InputError(f'the {name} is a PIL image of mode {mode}; convert it to RGB with {name}.convert("RGB")')
     try:
         return np.asarray(values)
     except (TypeError, ValueError, RuntimeError, BufferError) as error:
         kind = type(values)
         reason = str(error).strip().splitlines() or [type(error).__name__]
+        convert = "dequantize" if getattr(values, "is_quantized", False) else "detach().float"
         raise InputError(
             f"the {name} is a {kind.__module__}.{kind.__qualname__} that NumPy cannot read ({reason[0].rstrip('.')}); "
-            "give a NumPy array, which tensor.detach().float().cpu().numpy() makes of a PyTorch tensor"
+            f"give a NumPy array, which tensor.{convert}().cpu().numpy() makes of a PyTorch tensor"
         ) from error
 
 

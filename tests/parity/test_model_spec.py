@@ -62,3 +62,7 @@ def test_options_are_for_the_sides_that_say_nothing() -> None:
 def test_other_words_are_refused(text: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         parse_spec(text)
+
+
+def test_a_precision_in_openvino_is_printed_as_it_is_written() -> None:
+    assert str(parse_spec("kgt.onnx@openvino@bf16")) == "kgt.onnx@openvino@bf16"

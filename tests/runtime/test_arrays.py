@@ -110,3 +110,22 @@ def test_memory_that_does_not_suffice_for_a_batch_is_retried_with_less(make_mani
     restored = Restorer(Small()).restore(image, tile=32, batch=2)
     np.testing.assert_array_equal(restored.image, image)
     assert restored.notices == ("out of memory with 2 tiles of 32 x 32 together: went on with 1",)
+
+
+@pytest.mark.parametrize("mode", ["P", "YCbCr", "HSV", "LAB", "CMYK"])
+def test_pil_images_that_are_neither_gray_nor_rgb_are_refused(mode: str) -> None:
+    image = pytest.importorskip("PIL.Image").new(mode, (4, 3))
+    with pytest.raises(InputError, match="convert it to RGB"):
+        as_array(image, "image")
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16", "F", "RGB"])
+def test_pil_images_of_gray_levels_and_rgb_are_taken(mode: str) -> None:
+    assert as_array(pytest.importorskip("PIL.Image").new(mode, (4, 3)), "image").shape[:2] == (3, 4)
+
+
+def test_a_quantized_tensor_is_advised_to_be_dequantized() -> None:
+    torch = pytest.importorskip("torch")
+    quantized = torch.quantize_per_tensor(torch.zeros(3, 4), 0.1, 0, torch.quint8)
+    with pytest.raises(InputError, match=r"tensor\.dequantize\(\)\.cpu\(\)\.numpy\(\)"):
+        as_array(quantized, "image")

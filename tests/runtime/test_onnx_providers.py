@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keygraph
 import onnxruntime
@@ -99,3 +100,20 @@ def test_one_place_decides_what_onnx_runtime_prints() -> None:
     rooms = ("bench", "cli", "environment", "export", "instrumentation", "models", "parity", "runtime")
     files = [file for room in rooms for file in (root / room).rglob("*.py")]
     assert [file.name for file in files if "log_severity_level" in file.read_text()] == ["onnx_providers.py"]
+
+
+def test_an_unknown_provider_is_told_all_providers(make_model: ModelFile) -> None:
+    with pytest.raises(InputError, match="give one of cpu, cuda, tensorrt, openvino"):
+        keygraph.load(make_model("blur"), library=None, provider="x")
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "2", True, 10**6])
+def test_what_is_no_number_of_threads(make_model: ModelFile, threads: Any) -> None:
+    with pytest.raises(InputError, match="must be a whole number from 1 to 1024"):
+        keygraph.load(make_model("blur"), library=None, threads=threads)
+
+
+@pytest.mark.parametrize("model", [None, 3, b"kgt.onnx"])
+def test_what_is_no_path(model: Any) -> None:
+    with pytest.raises(InputError, match="give the path of a file"):
+        keygraph.load(model)

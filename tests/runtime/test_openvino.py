@@ -194,7 +194,7 @@ def test_restore_and_compare(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureF
 #: Loads a model in OpenVINO with so many more MiB; prints the error.
 LITTLE_MEMORY = """
 import resource, sys
-import keygraph
+import keygraph, keygraph.runtime.restorer
 model, mebibytes = sys.argv[1:]
 with open("/proc/self/statm") as file:
     now = int(file.read().split()[0]) * resource.getpagesize()
@@ -223,3 +223,21 @@ def test_an_output_that_openvino_left_empty_is_too_little_memory(
     monkeypatch.setattr(backend._Compiled, "run", lambda *_: [np.empty((0, 3, 0, 0), np.float32)])
     with pytest.raises(SessionMemoryError):
         session.run(np.zeros((1, 3, 16, 16), np.float32), None)
+
+
+@pytest.mark.parametrize("provider", ["cpu", "openvino"])
+def test_a_file_without_its_functions_or_with_another_type_is_told_so(
+    tiny: Tiny, tmp_path: Path, provider: str
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    path = tmp_path / "changed.onnx"
+    model = onnx.load(tiny.onnx)
+    del model.functions[:]
+    onnx.save(model, path)
+    with pytest.raises(InputError, match="has lost the function of keygraph's operator KeyGraph"):
+        keygraph.load(path, library=None, provider=provider)
+    model = onnx.load(tiny.onnx)
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    onnx.save(model, path)
+    with pytest.raises(InputError, match=r"has operators (whose types|that OpenVINO cannot convert \().*as exported"):
+        keygraph.load(path, library=None, provider=provider)
