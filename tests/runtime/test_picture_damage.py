@@ -195,6 +195,7 @@ GRAY_PROFILE = made.PROFILE[:16] + b"GRAY" + made.PROFILE[20:]
         ("RGB", made.PROFILE[:100], "damaged"),
         ("CMYK", b"junk" * 50, "damaged"),
     ],
+    ids=["RGB for gray", "gray for RGB", "RGB for CMYK", "junk for gray", "cut for RGB", "junk for CMYK"],
 )
 def test_a_profile_that_does_not_fit_is_said(tmp_path: Path, mode: str, profile: bytes, why: str) -> None:
     for suffix in (".jpg", ".tif", *([".webp"] if mode == "RGB" else [])):
