@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,6 @@ import typer
 
 from .. import load
 from ..errors import printable
-from ..files import is_folder
 from ..runtime.restore_files import Report, run_jobs
 from ..runtime.restore_job import FailedImage, plan_jobs
 from ..runtime.restore_options import RestoreOptions
@@ -102,7 +102,7 @@ def restore(
         allow_host_code=allow_host_code,
         notice=notice,
     )
-    into_folder = any(is_folder(given) for given in inputs)
+    into_folder = any(os.path.isdir(given) for given in inputs)
     plan = plan_jobs(
         restorer,
         images,

@@ -111,12 +111,10 @@ def test_bad_arguments_stop_everything_before_any_work(
     model, good, out = make_model("identity"), tmp_path / "good.png", tmp_path / "out"
     photo(good)
     (tmp_path / "folder").mkdir()
-    (tmp_path / "circle.png").symlink_to("circle.png")
     for arguments, message in (
         ([tmp_path / "none.png"], "does not exist"),
         ([tmp_path / ("n" * 300)], "File name too long"),
         ([tmp_path / "folder"], "holds no image"),
-        ([tmp_path / "circle.png"], "circle.png: Too many levels of symbolic links"),
         ([good], f"two of the inputs, {good} and {good}, would become good.png"),
     ):
         assert run("restore", good, *arguments, "-o", out, "--model", model) == 2
