@@ -196,7 +196,7 @@ def _view(
     if start + size > mapped.nbytes():
         raise DamagedPickleError("a storage reaches beyond the end of the file")
     part = mapped[start : start + size]
-    part._keygraph_checksum = checksum  # type: ignore[attr-defined] # a mark that stays with the storage
+    part._keygraph_checksum = checksum  # a mark that stays with the storage
     if start % dtype.itemsize or swap:
         check_read(part)
     if start % dtype.itemsize or swap:

@@ -230,7 +230,7 @@ def check_read(storage: torch.UntypedStorage) -> None:
         The bytes are not those that were written.
     """
     checksum = getattr(storage, "_keygraph_checksum", 0)
-    if checksum and zlib.crc32(memoryview(torch.empty(0, dtype=torch.uint8).set_(storage).numpy())) != checksum:
+    if checksum and zlib.crc32(torch.empty(0, dtype=torch.uint8).set_(storage).numpy().data) != checksum:
         raise DamagedPickleError(
             f"a storage of {storage.nbytes():,} bytes is damaged: its CRC-32 is not the one that is stored with it"
         )
