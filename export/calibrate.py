@@ -31,9 +31,6 @@ ENOUGH_DB = 60.0
 #: Smallest tile side in pixels; in smaller tiles most of a tile is overlap.
 LEAST_TILE = 256
 
-#: Height in pixels of the image on which the overlap is calibrated, at least two windows.
-STRIP = 64
-
 #: For models with global statistics: side and number of images, sides of plain tiles, and their overlap. The overlap
 #: is not searched: a tile's statistics differ from the image's whatever the overlap.
 STATISTICS_SIDE = 320
@@ -233,8 +230,7 @@ def calibrate_tiling(path: Path, manifest: Manifest) -> Tiling | None:
     m = manifest.size_multiple
     tile = -(-LEAST_TILE // (2 * m)) * 2 * m
     planes = synthetic_image((1, manifest.in_channels, tile, 2 * tile), (0.0, 1.0))[0]
-    # The border is vertical, so a strip shows it as well as tiles of full height.
-    wide = np.moveaxis(planes, 0, 2)[: max(STRIP, 2 * m)]
+    wide = np.moveaxis(planes, 0, 2)
     restorer = Restorer(OnnxRuntimeSession(path))
     _check_memory(restorer, 2 * tile * tile)
     step = max(m, 32 // m * m)
