@@ -101,10 +101,9 @@ ifneq ($(TENSORRT_ROOT),)
 endif
 	du -sh build/gpu/site && du -h build/gpu/site/keygraph/plugins/lib/*
 
-# A wheel for every Python from 3.10, with the GPU kernels and without the extension of OpenVINO, which is for one version
-# of it, and an sdist, into build/dist; used in empty environments of
-# WHEEL_PYTHONS. Its manylinux tag is what this machine's C library allows; a release is built in an older one
-# (.github/workflows/release.yml).
+# A wheel for every Python from 3.10, with the GPU kernels, and an sdist, into build/dist; used in empty environments of
+# WHEEL_PYTHONS. The extension of OpenVINO is not in it, since it is for one version of that. The manylinux tag is what
+# this machine's C library allows; a release is built in an older one (.github/workflows/release.yml).
 WHEEL_PYTHONS ?= 3.10 3.12 3.13
 WHEEL_TARGETS ?=
 wheel: .venv/.ready
@@ -113,7 +112,8 @@ wheel: .venv/.ready
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/zizmor --offline --quiet .github/workflows
 	PATH="$(CURDIR)/$(BIN):$$PATH" KEYGRAPH_CUDA_TARGETS="$(WHEEL_TARGETS)" \
-	$(BIN)/python -m build --no-isolation -o build/wheelhouse -C cmake.define.KEYGRAPH_CUDA=ON -C cmake.define.KEYGRAPH_OPENVINO=OFF .
+	$(BIN)/python -m build --no-isolation -o build/wheelhouse -C cmake.define.KEYGRAPH_CUDA=ON \
+	-C cmake.define.KEYGRAPH_OPENVINO=OFF .
 	mv build/wheelhouse/*.tar.gz build/dist/
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair -w build/dist build/wheelhouse/*.whl
 	$(BIN)/python packaging/check_wheel.py build/dist/*.whl $(addprefix --python ,$(WHEEL_PYTHONS))

@@ -42,11 +42,6 @@ _torch_works: bool | None = None
 _seen = False
 
 
-def is_forked() -> bool:
-    """Return whether this process was forked since keygraph was imported."""
-    return _forked
-
-
 def require_vips() -> None:
     """Check that libvips can be used here, before it is.
 

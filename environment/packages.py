@@ -15,7 +15,7 @@ EXTRAS = {
     "cli": "the command line",
     "cpu": "run exported files on the CPU",
     "gpu": "run exported files on an NVIDIA GPU",
-    "openvino": "run exported files faster on the CPU, in OpenVINO",
+    "openvino": "run exported files on the CPU in OpenVINO",
     "export": "export checkpoints",
     "parity": "compare",
     "spectral": "spectral cubes and their previews",

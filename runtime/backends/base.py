@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
-from ...manifest import IMAGE_INPUT, ExtraInput, Manifest
+from ...manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, ExtraInput, Manifest
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -147,6 +148,32 @@ def result_shape(manifest: Manifest, shape: Sequence[int]) -> tuple[int, int, in
     batch, _, height, width = shape
     down, across = manifest.margin
     return batch, manifest.out_channels, (height - down) * manifest.scale, (width - across) * manifest.scale
+
+
+def check_tensors(manifest: Manifest, file: Path, inputs: Collection[str], outputs: Collection[str]) -> None:
+    """Check that a model that an engine has opened has the inputs and the output that its manifest says.
+
+    Parameters
+    ----------
+    manifest
+        The model's manifest.
+    file
+        The model's file, for the message.
+    inputs, outputs
+        Names, as the engine has them.
+
+    Raises
+    ------
+    InputError
+        Inputs are missing or unknown, or the output is missing.
+    """
+    runtime_k = manifest.neighbours is not None and manifest.neighbours.runtime
+    expected = {*(given.name for given in image_inputs(manifest)), *([K_INPUT] if runtime_k else [])}
+    if set(inputs) != expected or IMAGE_OUTPUT not in outputs:
+        raise InputError(
+            f"{file}: inputs {', '.join(inputs)} and outputs {', '.join(outputs)} are not those of its manifest; "
+            "export it again"
+        )
 
 
 def check_threads(threads: int | None) -> None:

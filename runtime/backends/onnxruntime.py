@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ... import forks, plugins
+from ... import forks
 from ...errors import InputError, KeygraphError, MissingDependencyError
 from ...files import read_start
 from ...installation import install_line, onnx_runtime_remedy
@@ -22,9 +22,10 @@ from ...manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, Manifest
 from ..device.spec import Device
 from ..errors import ClosedError, SessionMemoryError
 from ..notices import warn
-from .base import WithBlock, check_threads, result_shape
+from .base import WithBlock, check_tensors, check_threads, result_shape
 from .emulated_half import emulate_half
 from .onnx_file import OnnxFile, load_onnx, read_onnx_file
+from .operator_library import load_library
 
 if TYPE_CHECKING:
     from ..tiling.exact.executor import Run
@@ -46,9 +47,6 @@ _OUT_OF_MEMORY = (
     "smaller than requested bytes",
     "ALLOC_FAILED",
 )
-
-#: What `register_operators` returns where no library is used.
-FUNCTIONS = "the functions in the file"
 
 _TYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
@@ -95,7 +93,7 @@ class OnnxRuntimeSession(WithBlock):
         options = session_options(threads)
         provider = resolve(provider, device)
         plain: list[str] = []
-        operators = register_operators(options, library, plain.append)
+        loaded = register_operators(options, library, plain.append)
         self.file, (session, arithmetic) = _open(file, options, provider, device)
         self._session: onnxruntime.InferenceSession | None = session
         self._provider, self._threads, self._emulated = provider, threads, bool(arithmetic)
@@ -104,19 +102,13 @@ class OnnxRuntimeSession(WithBlock):
         self._process = os.getpid()
         self.device = device
         self.manifest: Manifest = self.file.manifest
-        runtime_k = self.manifest.neighbours is not None and self.manifest.neighbours.runtime
         try:
             inputs = {value.name: value.type for value in session.get_inputs()}
             outputs = [value.name for value in session.get_outputs()]
         except UnicodeDecodeError as error:
             raise InputError(f"{file} is damaged: its names are not UTF-8 text; export it again") from error
         self._extras = [extra.name for extra in self.manifest.extra_inputs]
-        expected = {IMAGE_INPUT, *self._extras, *([K_INPUT] if runtime_k else [])}
-        if set(inputs) != expected or IMAGE_OUTPUT not in outputs:
-            raise InputError(
-                f"{file}: inputs {', '.join(inputs)} and outputs {', '.join(outputs)} are not those of its manifest; "
-                "export it again"
-            )
+        check_tensors(self.manifest, file, inputs, outputs)
         if inputs[IMAGE_INPUT] not in _TYPES:
             raise InputError(
                 f"{file}: its image is a {inputs[IMAGE_INPUT]}, not one of {', '.join(_TYPES)}; export it again"
@@ -126,10 +118,11 @@ class OnnxRuntimeSession(WithBlock):
         where = f"{PROVIDERS[provider]}{_elsewhere(session, PROVIDERS[provider])}"
         if device.kind != "cpu":
             where = f"{device}, {where}"
+        used = self.file.count("keygraph") > 0
         #: Whether keygraph's operators run from its library, which takes several times less memory than the functions.
-        self.runs_library = self.file.count("keygraph") > 0 and operators != FUNCTIONS
-        operators = f"operators from {operators}" if self.file.count("keygraph") else "standard operators"
-        for line in plain if self.file.count("keygraph") else ():
+        self.runs_library = used and loaded is not None
+        operators = f"operators from {loaded or 'the functions in the file'}" if used else "standard operators"
+        for line in plain if used else ():
             notice(line)
         self.description = f"ONNX Runtime {onnxruntime.__version__}, {where}, {operators}{arithmetic}"
 
@@ -226,42 +219,21 @@ def _failure(error: Exception, shape: tuple[int, ...]) -> KeygraphError:
 
 def register_operators(
     options: onnxruntime.SessionOptions, library: str | os.PathLike[str] | None, notice: Callable[[str], None]
-) -> str:
-    """Register the operator library with a session.
+) -> str | None:
+    """Register the operator library with a session; return its name, or None where the file's functions are used.
 
     Parameters
     ----------
     options
         The options of the session.
-    library
-        As for `OnnxRuntimeSession`.
-    notice
-        Called with a message when the installed library does not load.
-
-    Returns
-    -------
-    str
-        Where the operators come from, in words.
-
-    Raises
-    ------
-    InputError
-        The library that was given does not load.
+    library, notice
+        As for `load_library`; errors are those of `load_library`, too.
     """
-    if library is None:
-        return FUNCTIONS
-    try:
-        path = plugins.library("onnxruntime") if library == "auto" else Path(library)
-        if not path.is_file():
-            raise InputError(f"the operator library {path} does not exist")
+
+    def load(path: Path) -> None:
         options.register_custom_ops_library(str(path))
-    except Exception as error:
-        why = str(error) if isinstance(error, KeygraphError) else f"{path} does not load: {reason(error)}"
-        if library != "auto":
-            raise InputError(f"{why}; give another library, or none to use the functions in the file") from error
-        notice(f"slower plain functions are used in place of keygraph's operators: {why}")
-        return FUNCTIONS
-    return path.name
+
+    return load_library("onnxruntime", library, load, reason, notice)
 
 
 def open_file(

@@ -16,17 +16,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ... import forks, plugins
+from ... import forks
 from ...errors import InputError, KeygraphError, MissingDependencyError
 from ...installation import install_line, package_line
 from ...manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, Manifest
 from ..device.spec import Device
 from ..errors import ClosedError, SessionMemoryError
 from ..notices import warn
-from .base import WithBlock, check_threads, image_inputs, result_shape
+from .base import WithBlock, check_tensors, check_threads, image_inputs, result_shape
 from .onnx_failures import without_functions
 from .onnx_file import OnnxFile, load_onnx, read_onnx_file
 from .openvino_import import without_telemetry
+from .operator_library import load_library
 from .user_cache import cache_folder
 
 if TYPE_CHECKING:
@@ -112,7 +113,8 @@ class OpenVinoSession(WithBlock):
             core = openvino.Core()
             self._choices = _precisions(core, precision_hint)
             model, operators, self.runs_library = _read(core, self.file, library, notice)
-            self._check_tensors(model)
+            outputs = [name for tensor in model.outputs for name in tensor.names]
+            check_tensors(self.manifest, self.file.path, [tensor.any_name for tensor in model.inputs], outputs)
             model = _with_float32_images(model)
             compiled = [_Compiled(core, model, precision, threads) for precision in self._choices]
         except KeygraphError:
@@ -175,17 +177,6 @@ class OpenVinoSession(WithBlock):
                 self._exact = ExactModel(self.file.path, self.manifest, open_model)
             return self._exact
 
-    def _check_tensors(self, model: openvino.Model) -> None:
-        runtime_k = self.manifest.neighbours is not None and self.manifest.neighbours.runtime
-        expected = {*(given.name for given in image_inputs(self.manifest)), *([K_INPUT] if runtime_k else [])}
-        inputs = [tensor.any_name for tensor in model.inputs]
-        outputs = [name for tensor in model.outputs for name in tensor.names]
-        if set(inputs) != expected or IMAGE_OUTPUT not in outputs:
-            raise InputError(
-                f"{self.file.path}: inputs {', '.join(inputs)} and outputs {', '.join(outputs)} are not those of its "
-                "manifest; export it again"
-            )
-
     def _restored(self, model: _Compiled, feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Run a batch. OpenVINO can run out of memory without an exception, and leaves its output as it was."""
         restored: NDArray[np.float32] = model.run([IMAGE_OUTPUT], feeds)[0]
@@ -196,18 +187,24 @@ class OpenVinoSession(WithBlock):
 
     def _choose(self, models: Mapping[str, _Compiled], feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Run the first batch in both precisions, and keep bf16 where it is close enough."""
+        if self._models is None:  # Closed while another batch decided.
+            raise ClosedError
         fast, exact = (self._restored(models[precision], feeds) for precision in self._choices)
         low, high = self.manifest.value_range
-        error = float(np.mean(np.square(fast - exact, dtype=np.float64)))
-        psnr = math.inf if error == 0 else 10 * math.log10((high - low) ** 2 / error)
-        taken = self._choices[0 if psnr >= AUTO_PSNR else 1]
-        verdict = f"at least {AUTO_PSNR:.0f}" if psnr >= AUTO_PSNR else f"below {AUTO_PSNR:.0f}"
+        error = np.mean(np.square(fast - exact, dtype=np.float64))
+        # Equal results need no rule, and bf16 that overflows is never close enough.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            psnr = float(10 * np.log10((high - low) ** 2 / error))
+        enough = psnr >= AUTO_PSNR
+        taken = self._choices[0 if enough else 1]
+        verdict = "at least" if enough else "not"
         self._notice(
-            f"OpenVINO computes in {taken}: bf16 agrees with f32 by {psnr:.1f} dB on the first batch, {verdict}"
+            f"OpenVINO computes in {taken}: bf16 agrees with f32 by {psnr:.1f} dB on the first batch, {verdict} "
+            f"{AUTO_PSNR:.0f}"
         )
         self._choices = (taken,)
         self._models = {taken: models[taken]}
-        return fast if taken == "bf16" else exact
+        return fast if enough else exact
 
 
 class _Compiled:
@@ -265,8 +262,8 @@ def _read(
     try:
         if not file.count("keygraph"):
             return core.read_model(file.path), "standard operators", False
-        if library is not None and (path := _add_operators(core, library, notice)):
-            return core.read_model(file.path), f"operators from {path.name}", True
+        if name := load_library("openvino", library, functools.partial(_add_extension, core), _reason, notice):
+            return core.read_model(file.path), f"operators from {name}", True
         if not file.functions:
             raise InputError(
                 without_functions(file.path, next(op for domain, op in file.operators if domain == "keygraph"))
@@ -287,23 +284,11 @@ def _read(
         raise InputError(f"{file.path} cannot be opened: {_reason(error)}; export or download it again") from error
 
 
-def _add_operators(core: openvino.Core, library: str | os.PathLike[str], notice: Callable[[str], None]) -> Path | None:
-    """Register the operators' library; return its path, or None after a notice that the installed one is missing."""
-    path = None
+def _add_extension(core: openvino.Core, path: Path) -> None:
     try:
-        path = plugins.library("openvino") if library == "auto" else Path(library)
-        if not path.is_file():
-            raise InputError(f"the operator library {path} does not exist")
         core.add_extension(path)
     except Exception as error:
-        if memory := _memory_error(error):
-            raise memory from error
-        why = str(error) if isinstance(error, KeygraphError) else f"{path} does not load: {_reason(error)}"
-        if library != "auto":
-            raise InputError(f"{why}; give another library, or none to use the functions in the file") from error
-        notice(f"slower plain functions are used in place of keygraph's operators: {why}")
-        return None
-    return path
+        raise _memory_error(error) or error from None
 
 
 def _with_float32_images(model: openvino.Model) -> openvino.Model:

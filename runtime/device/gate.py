@@ -17,11 +17,6 @@ class Gate:
         self._inside = 0
         self._open = True
 
-    @property
-    def is_open(self) -> bool:
-        """Whether work is still admitted."""
-        return self._open
-
     @contextmanager
     def inside(self) -> Iterator[None]:
         """Work inside the block; raises `ClosedError` after `close`."""

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import keygraph
 import numpy as np
@@ -88,13 +89,42 @@ def test_the_first_batch_decides(glmha: Path, needed: float, taken: str, monkeyp
     monkeypatch.setattr(backend, "AUTO_PSNR", needed)
     said: list[str] = []
     session = OpenVinoSession(glmha, precision_hint="auto", notice=said.append)
-    assert session.precision == "auto"
+    assert "CPU in f32 or bf16, which the first batch decides" in session.description
     first = session.run(batch(), None)
     assert session.precision == taken
     np.testing.assert_array_equal(first, session.run(batch(), None))
     np.testing.assert_array_equal(first, OpenVinoSession(glmha, precision_hint=taken).run(batch(), None))
     (line,) = said
     assert line.startswith(f"OpenVINO computes in {taken}: bf16 agrees with f32 by ")
+
+
+@needs_bf16
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_bf16_that_overflows_is_not_taken(glmha: Path, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    session = OpenVinoSession(glmha, precision_hint="auto", notice=said.append)
+    run = backend._Compiled.run
+
+    def overflowing(self: Any, *arguments: Any) -> Any:
+        results = run(self, *arguments)
+        return [np.full_like(result, value) for result in results] if self is bf16 else results
+
+    bf16 = (session._models or {})["bf16"]
+    monkeypatch.setattr(backend._Compiled, "run", overflowing)
+    assert np.isfinite(session.run(batch(), None)).all()
+    assert session.precision == "f32"
+    assert said[0].startswith("OpenVINO computes in f32: ")
+
+
+@needs_bf16
+def test_a_model_that_is_closed_while_another_batch_decides_stays_closed(glmha: Path) -> None:
+    session = OpenVinoSession(glmha, precision_hint="auto", notice=lambda _line: None)
+    models = session._models
+    session.close()
+    assert models is not None
+    with pytest.raises(ClosedError):
+        session._choose(models, {})
+    assert session._models is None
 
 
 def test_auto_without_bf16_is_f32(glmha: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,6 +217,11 @@ def test_restore_and_compare(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureF
     compare = ["compare", f"{tiny.onnx}@openvino", str(tiny.onnx), "--inputs", str(photo), "--k", "64"]
     assert main(compare) == 0
     assert "@openvino" in capsys.readouterr().out
+    for wrong in (["--precision-hint", "bf16"], ["--provider", "openvino", "--precision-hint", "fp8"]):
+        none = tmp_path / "none.png"
+        assert main(["restore", str(photo), "-o", str(none), "--model", str(tiny.onnx), *wrong]) == 2
+        assert "the precision hint " in capsys.readouterr().err
+        assert not none.exists()
     assert main(["compare", f"{tiny.onnx}@fp16", str(tiny.onnx), "--inputs", str(photo)]) == 2
     assert "cannot be run as 'fp16'" in capsys.readouterr().err
 
