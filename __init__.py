@@ -76,6 +76,7 @@ def load(
     library: str | os.PathLike[str] | None = "auto",
     threads: int | None = None,
     precision_hint: str | None = None,
+    streams: int | None = None,
     allow_host_code: bool = False,
     notice: Callable[[str], None] | None = None,
 ) -> Restorer:
@@ -101,6 +102,8 @@ def load(
     precision_hint
         For OpenVINO: type that the network computes in, ``"f32"`` (the default), ``"bf16"`` or ``"auto"``; see
         `OpenVinoSession`.
+    streams
+        For OpenVINO: tiles that are computed at a time, each by a part of the threads; None for 1.
     allow_host_code
         For engines: allow the engine to run code on the host, as version-compatible engines do. Only for engines from
         somebody you trust.
@@ -137,13 +140,16 @@ def load(
         raise InputError(f"the provider {provider} applies to .onnx files only, and {path} is not one; leave it out")
     if precision_hint is not None and provider != "openvino":
         raise InputError("the precision hint applies to the provider openvino only; leave it out")
+    if streams is not None and provider != "openvino":
+        raise InputError("streams apply to the provider openvino only; leave them out")
     where = device_for(device, path, provider)
     if suffix == ".onnx":
         session: OnnxRuntimeSession | OpenVinoSession
         if provider == "openvino":
             from .runtime.backends.openvino import OpenVinoSession
 
-            session = OpenVinoSession(path, library, threads, where, precision_hint or "f32", notice or warn)
+            hint, tell = precision_hint or "f32", notice or warn
+            session = OpenVinoSession(path, library, threads, where, hint, 1 if streams is None else streams, tell)
         else:
             from .runtime.backends.onnxruntime import OnnxRuntimeSession
 

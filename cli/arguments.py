@@ -56,6 +56,16 @@ PrecisionHint = Annotated[
     ),
 ]
 
+Streams = Annotated[
+    int | None,
+    typer.Option(
+        "--streams",
+        metavar="N",
+        help="Tiles that OpenVINO computes at a time, each with a part of the threads; by default 1.",
+        rich_help_panel=_EXECUTION,
+    ),
+]
+
 AllowHostCode = Annotated[
     bool,
     typer.Option(

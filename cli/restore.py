@@ -29,6 +29,7 @@ from .arguments import (
     Provider,
     Quiet,
     Scratch,
+    Streams,
     Threads,
     Tile,
     parse_pixels,
@@ -69,6 +70,7 @@ def restore(
     allow_host_code: AllowHostCode = False,
     threads: Threads = None,
     precision_hint: PrecisionHint = None,
+    streams: Streams = None,
     fail_fast: Annotated[
         bool,
         typer.Option("--fail-fast", help="Stop at the first of several images that cannot be restored."),
@@ -99,6 +101,7 @@ def restore(
         provider=provider,
         threads=threads,
         precision_hint=precision_hint,
+        streams=streams,
         allow_host_code=allow_host_code,
         notice=notice,
     )

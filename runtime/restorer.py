@@ -21,7 +21,7 @@ from .tiling.blend import Plan
 from .tiling.progress import Progress
 from .tiling.run import restore_tiles
 from .tiling.tile_size import TileChoice, choose, smaller
-from .tiling.whole_image import check_fits, run_pixels, whole_pixels
+from .tiling.whole_image import check_fits, run_pixels, runs_at_a_time, whole_pixels
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -272,6 +272,7 @@ class Restorer(WithBlock):
             batch=options.batch,
             whole_pixels=whole_pixels(self.manifest, self.session),
             run_pixels=run_pixels(self.manifest, self.session),
+            runs_at_a_time=runs_at_a_time(self.session),
         )
         check_fits(self.manifest, self.session, choice)
         return choice

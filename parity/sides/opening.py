@@ -41,7 +41,7 @@ def open_probe(
         from ...runtime.backends.openvino import OpenVinoSession
 
         hint = "bf16" if spec.precision == "bf16" else "f32"
-        session = OpenVinoSession(spec.path, library, None, device, hint, notice)
+        session = OpenVinoSession(spec.path, library, None, device, hint, notice=notice)
         return EngineProbe(session, session.file, name)
     if suffix == ".onnx":
         return OnnxProbe(spec.path, library, device, spec.provider, name, notice)

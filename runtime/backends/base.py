@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ..tiling.exact.model import ExactModel
 
-#: Most threads that a session takes; a library may start millions, and would not return.
+#: Most threads, or streams of them, that a session takes; a library may start millions, and would not return.
 MAX_THREADS = 1024
 
 #: One batch of a model's inputs without k: the images, then the manifest's `extra_inputs` in order.
@@ -176,16 +176,16 @@ def check_tensors(manifest: Manifest, file: Path, inputs: Collection[str], outpu
         )
 
 
-def check_threads(threads: int | None) -> None:
-    """Raise `InputError` for what is no number of threads; None stands for the backend's default."""
-    if threads is None:
+def check_number(name: str, value: int | None) -> None:
+    """Raise `InputError` for what is no number of threads or streams; None stands for the backend's default."""
+    if value is None:
         return
     try:
-        number = 0 if isinstance(threads, bool) else operator.index(threads)
+        number = 0 if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = 0
     if not 1 <= number <= MAX_THREADS:
-        raise InputError(f"threads is {threads!r}; it must be a whole number from 1 to {MAX_THREADS}")
+        raise InputError(f"{name} is {value!r}; it must be a whole number from 1 to {MAX_THREADS}")
 
 
 def resolve_k(manifest: Manifest, k: Any) -> int | None:

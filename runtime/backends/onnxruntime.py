@@ -22,7 +22,7 @@ from ...manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, Manifest
 from ..device.spec import Device
 from ..errors import ClosedError, SessionMemoryError
 from ..notices import warn
-from .base import WithBlock, check_tensors, check_threads, result_shape
+from .base import WithBlock, check_number, check_tensors, result_shape
 from .emulated_half import emulate_half
 from .onnx_file import OnnxFile, load_onnx, read_onnx_file
 from .operator_library import load_library
@@ -89,7 +89,7 @@ class OnnxRuntimeSession(WithBlock):
         notice: Callable[[str], None] = warn,
     ) -> None:
         file = Path(path)
-        check_threads(threads)
+        check_number("threads", threads)
         options = session_options(threads)
         provider = resolve(provider, device)
         plain: list[str] = []

@@ -9,7 +9,9 @@ import os
 import queue
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,7 @@ from ...manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, Manifest
 from ..device.spec import Device
 from ..errors import ClosedError, SessionMemoryError
 from ..notices import warn
-from .base import WithBlock, check_tensors, check_threads, image_inputs, result_shape
+from .base import Inputs, WithBlock, check_number, check_tensors, image_inputs, result_shape
 from .onnx_failures import without_functions
 from .onnx_file import OnnxFile, load_onnx, read_onnx_file
 from .openvino_import import without_telemetry
@@ -76,6 +78,9 @@ class OpenVinoSession(WithBlock):
         Type that the network computes in, whatever the file stores: ``"f32"``; ``"bf16"``, which is faster on CPUs with
         AMX or AVX512-BF16; or ``"auto"``: bf16 where the CPU has one of these and the first batch then agrees with
         f32 by at least `AUTO_PSNR`. OpenVINO keeps sums and what it knows to be sensitive in f32.
+    streams
+        Batches that `run_batches` computes at a time, at least 1. The streams share the threads: more batches a second,
+        each later, and memory for each.
     notice
         Called with a line for what ``"auto"`` chose, and when the installed library does not load.
 
@@ -99,9 +104,13 @@ class OpenVinoSession(WithBlock):
         threads: int | None = None,
         device: Device = Device(),  # noqa: B008 - frozen
         precision_hint: str = "f32",
+        streams: int = 1,
         notice: Callable[[str], None] = warn,
     ) -> None:
-        check_threads(threads)
+        check_number("threads", threads)
+        check_number("streams", streams)
+        if threads is not None and streams > threads:
+            raise InputError(f"streams is {streams}, but they share {threads} threads; give at most as many streams")
         if device.kind != "cpu":
             raise InputError(f"OpenVINO does not run on {device}; give --device cpu, or another provider")
         self.file = read_onnx_file(Path(path))
@@ -116,7 +125,7 @@ class OpenVinoSession(WithBlock):
             outputs = [name for tensor in model.outputs for name in tensor.names]
             check_tensors(self.manifest, self.file.path, [tensor.any_name for tensor in model.inputs], outputs)
             model = _with_float32_images(model)
-            compiled = [_Compiled(core, model, precision, threads) for precision in self._choices]
+            compiled = [_Compiled(core, model, precision, threads, streams) for precision in self._choices]
         except KeygraphError:
             raise
         except Exception as error:
@@ -124,6 +133,7 @@ class OpenVinoSession(WithBlock):
         self._models: dict[str, _Compiled] | None = dict(zip(self._choices, compiled, strict=True))
         self._lock = threading.Lock()
         self._core, self._threads, self._operators = core, threads, operators
+        self.streams = streams
         self._process = os.getpid()
         self._exact: ExactModel | None = None
 
@@ -137,28 +147,37 @@ class OpenVinoSession(WithBlock):
         """See `Session.description`."""
         version = openvino.__version__.split("-", 1)[0]
         precision = "f32 or bf16, which the first batch decides" if self.precision == "auto" else self.precision
-        return f"OpenVINO {version}, CPU in {precision}, {self._operators}"
+        streams = f", {self.streams} streams" if self.streams > 1 else ""
+        return f"OpenVINO {version}, CPU in {precision}{streams}, {self._operators}"
 
     def run(self, images: NDArray[np.float32], k: int | None, *extras: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Session.run`."""
-        inputs = zip(image_inputs(self.manifest), (images, *extras), strict=True)
-        feeds: dict[str, NDArray[Any]] = {given.name: np.ascontiguousarray(x, np.float32) for given, x in inputs}
-        if k is not None:
-            feeds[K_INPUT] = np.array([k], np.int64)
-        forks.require_process(self._process, "in OpenVINO")
-        models = self._models  # `close` of another thread may remove them.
-        if models is None:
-            raise ClosedError
-        try:
+        feeds, models = self._feeds((images, *extras), k), self._open_models()
+        with _reported(images.shape):
             if len(models) > 1:
                 with self._lock:
                     if len(self._choices) > 1:
                         return self._choose(models, feeds)
-            return self._restored(models[self._choices[0]], feeds)
-        except KeygraphError:
-            raise
-        except Exception as error:
-            raise _failure(error, images.shape) from error
+            return self._restored(models[self._choices[0]].start(feeds))
+
+    def run_batches(self, batches: Iterator[Inputs], k: int | None) -> Generator[NDArray[np.float32], None, None]:
+        """See `StreamingSession.run_batches`: each stream computes a batch, and one more waits for the next stream."""
+        running: deque[_Running] = deque()
+        try:
+            for inputs in batches:
+                if self.precision == "auto":
+                    yield self.run(inputs[0], k, *inputs[1:])
+                    continue
+                if len(running) > self.streams:
+                    yield self._next(running)
+                feeds, models = self._feeds(inputs, k), self._open_models()
+                with _reported(inputs[0].shape):
+                    running.append(models[self._choices[0]].start(feeds))
+            while running:
+                yield self._next(running)
+        finally:
+            for batch in running:
+                batch.wait()
 
     def close(self) -> None:
         """See `ClosableSession.close`."""
@@ -177,10 +196,32 @@ class OpenVinoSession(WithBlock):
                 self._exact = ExactModel(self.file.path, self.manifest, open_model)
             return self._exact
 
-    def _restored(self, model: _Compiled, feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Run a batch. OpenVINO can run out of memory without an exception, and leaves its output as it was."""
-        restored: NDArray[np.float32] = model.run([IMAGE_OUTPUT], feeds)[0]
-        expected = result_shape(self.manifest, feeds[IMAGE_INPUT].shape)
+    def _feeds(self, inputs: Inputs, k: int | None) -> dict[str, NDArray[Any]]:
+        """Return the model's inputs by name, k among them where it is one."""
+        named = zip(image_inputs(self.manifest), inputs, strict=True)
+        feeds: dict[str, NDArray[Any]] = {given.name: np.ascontiguousarray(x, np.float32) for given, x in named}
+        if k is not None:
+            feeds[K_INPUT] = np.array([k], np.int64)
+        return feeds
+
+    def _open_models(self) -> dict[str, _Compiled]:
+        """Return the compiled models, unless they are closed or of another process."""
+        forks.require_process(self._process, "in OpenVINO")
+        models = self._models  # `close` of another thread may remove them.
+        if models is None:
+            raise ClosedError
+        return models
+
+    def _next(self, running: deque[_Running]) -> NDArray[np.float32]:
+        """Return the result of the batch that was started first."""
+        batch = running.popleft()
+        with _reported(batch.feeds[IMAGE_INPUT].shape):
+            return self._restored(batch)
+
+    def _restored(self, batch: _Running) -> NDArray[np.float32]:
+        """Return the result. OpenVINO can run out of memory without an exception, and leaves its output as it was."""
+        restored: NDArray[np.float32] = batch.results([IMAGE_OUTPUT])[0]
+        expected = result_shape(self.manifest, batch.feeds[IMAGE_INPUT].shape)
         if restored.shape != expected and 0 in restored.shape:
             raise SessionMemoryError("OpenVINO ran out of memory")
         return restored
@@ -189,7 +230,7 @@ class OpenVinoSession(WithBlock):
         """Run the first batch in both precisions, and keep bf16 where it is close enough."""
         if self._models is None:  # Closed while another batch decided.
             raise ClosedError
-        fast, exact = (self._restored(models[precision], feeds) for precision in self._choices)
+        fast, exact = (self._restored(models[precision].start(feeds)) for precision in self._choices)
         low, high = self.manifest.value_range
         error = np.mean(np.square(fast - exact, dtype=np.float64))
         # Equal results need no rule, and bf16 that overflows is never close enough.
@@ -208,39 +249,68 @@ class OpenVinoSession(WithBlock):
 
 
 class _Compiled:
-    """A compiled model with its infer requests, one for each thread that runs at the same time."""
+    """A compiled model with its infer requests, one for each batch that runs at the same time."""
 
-    def __init__(self, core: openvino.Core, model: openvino.Model, precision: str, threads: int | None) -> None:
+    def __init__(
+        self, core: openvino.Core, model: openvino.Model, precision: str, threads: int | None, streams: int
+    ) -> None:
         config: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": precision,
             "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": int(streams),  # Also of NumPy.
             "CACHE_DIR": str(cache_folder() / "openvino"),
         }
         if threads is not None:
-            config["INFERENCE_NUM_THREADS"] = int(threads)  # Also of NumPy.
+            config["INFERENCE_NUM_THREADS"] = int(threads)
         forks.openvino_starts()
         self._model = core.compile_model(model, "CPU", config)
         self._idle: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
 
-    def run(self, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """Return copies of some outputs."""
-        with self._request() as request:
-            request.infer(dict(feeds), share_inputs=True)
-            return [request.get_tensor(name).data.copy() for name in outputs]
+    def start(self, feeds: Mapping[str, NDArray[Any]]) -> _Running:
+        """Start to compute with contiguous inputs."""
+        try:
+            request = self._idle.get_nowait()
+        except queue.Empty:
+            request = self._model.create_infer_request()
+        request.start_async(dict(feeds), share_inputs=True)
+        return _Running(request, feeds, self._idle)
 
     @property
     def inputs(self) -> set[str]:
         """Names of the inputs."""
         return {name for tensor in self._model.inputs for name in tensor.names}
 
-    @contextlib.contextmanager
-    def _request(self) -> Iterator[openvino.InferRequest]:
-        try:
-            request = self._idle.get_nowait()
-        except queue.Empty:
-            request = self._model.create_infer_request()
-        yield request
-        self._idle.put(request)  # Only after success: a request that ran out of memory is not used again.
+
+@dataclass(frozen=True)
+class _Running:
+    """A batch that is computed."""
+
+    request: openvino.InferRequest
+    feeds: Mapping[str, NDArray[Any]]  # OpenVINO reads their memory.
+    idle: queue.SimpleQueue[openvino.InferRequest]
+
+    def results(self, outputs: Sequence[str]) -> list[NDArray[Any]]:
+        """Wait, and return copies of some outputs."""
+        self.request.wait()
+        copies = [self.request.get_tensor(name).data.copy() for name in outputs]
+        self.idle.put(self.request)  # Only after success: a request that ran out of memory is not used again.
+        return copies
+
+    def wait(self) -> None:
+        """Wait until the inputs are not read any more; whether it succeeds is of no interest."""
+        with contextlib.suppress(Exception):
+            self.request.wait()
+
+
+@contextlib.contextmanager
+def _reported(shape: Sequence[int]) -> Iterator[None]:
+    """Raise what OpenVINO throws while it runs a batch of this shape as an error of keygraph's."""
+    try:
+        yield
+    except KeygraphError:
+        raise
+    except Exception as error:
+        raise _failure(error, shape) from error
 
 
 def _precisions(core: openvino.Core, hint: str) -> tuple[str, ...]:
@@ -316,22 +386,20 @@ def _without_functions(path: Path) -> bytes:
 
 def _open_part(core: openvino.Core, precision: str, threads: int | None, model: bytes) -> Run:
     """Open a part of a network with the settings of the network's session."""
-    part = _Compiled(core, core.read_model(model), precision, threads)
+    part = _Compiled(core, core.read_model(model), precision, threads, streams=1)
     names = part.inputs
 
     def run(outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
         given = {name: np.ascontiguousarray(values) for name, values in feeds.items() if name in names}
-        try:
-            return part.run(outputs, given)
-        except Exception as error:
-            raise _failure(error, max((values.shape for values in given.values()), key=math.prod)) from error
+        with _reported(max((values.shape for values in given.values()), key=math.prod)):
+            return part.start(given).results(outputs)
 
     return run
 
 
-def _failure(error: Exception, shape: tuple[int, ...]) -> KeygraphError:
+def _failure(error: Exception, shape: Sequence[int]) -> KeygraphError:
     """Return the error for an exception of OpenVINO."""
-    failed = KeygraphError(f"OpenVINO failed on an image tensor of shape {shape}: {_reason(error)}")
+    failed = KeygraphError(f"OpenVINO failed on an image tensor of shape {tuple(shape)}: {_reason(error)}")
     return _memory_error(error) or failed
 
 

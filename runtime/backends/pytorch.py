@@ -16,7 +16,7 @@ from ...manifest import Manifest
 from ..device.cuda_driver import require_gpu
 from ..device.spec import Device
 from ..errors import ClosedError, SessionMemoryError
-from .base import WithBlock, check_threads
+from .base import WithBlock, check_number
 
 if TYPE_CHECKING:
     import torch
@@ -132,7 +132,7 @@ def prepare(threads: int | None) -> None:
     """
     import torch
 
-    check_threads(threads)
+    check_number("threads", threads)
     if threads is not None:
         torch.set_num_threads(threads)
     forks.require_torch()

@@ -68,6 +68,7 @@ def choose(
     batch: int | None = None,
     whole_pixels: int = WHOLE_PIXELS,
     run_pixels: int | None = None,
+    runs_at_a_time: int = 1,
 ) -> TileChoice:
     """Choose how to tile an image of `height` x `width` pixels.
 
@@ -92,6 +93,8 @@ def choose(
     run_pixels
         Most pixels of one run that fit into memory; None for no limit. What is chosen automatically stays below it, but
         a tile is at least about `LEAST_TILE`.
+    runs_at_a_time
+        Batches of tiles that share this memory, at least 1.
 
     Returns
     -------
@@ -104,6 +107,7 @@ def choose(
     """
     multiple = manifest.size_multiple
     automatic = tile == "auto"
+    tile_pixels = run_pixels if run_pixels is None else run_pixels // runs_at_a_time
     whole = (round_up(height, multiple), round_up(width, multiple))
     profile = None
     if tile == "none":
@@ -115,7 +119,7 @@ def choose(
     elif _profiles(manifest):
         shape = (default_tile(manifest),) * 2
     elif height * width > max(whole_pixels, default_tile(manifest) ** 2) or not _fits(whole, run_pixels):
-        shape = (_fitting_tile(manifest, run_pixels),) * 2
+        shape = (_fitting_tile(manifest, tile_pixels),) * 2
     else:
         shape = whole
     if _profiles(manifest):
@@ -137,7 +141,7 @@ def choose(
                 f"batch is {batch}, but this model takes at most {counted(profile.batch[2], 'tile')} of "
                 f"{_pixels(shape)} together; leave the batch out, or {REBUILD} --batch 1:{batch}:{batch}"
             )
-    return _choice(manifest, height, width, shape, pixels, batch, profile, automatic, run_pixels)
+    return _choice(manifest, height, width, shape, pixels, batch, profile, automatic, tile_pixels)
 
 
 def smaller(manifest: Manifest, height: int, width: int, choice: TileChoice) -> TileChoice | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ...errors import InputError
 from ...manifest import Manifest
 from ..backends.base import Session
@@ -84,12 +86,19 @@ def check_fits(manifest: Manifest, session: Session, choice: TileChoice) -> None
     measured = _measured(manifest)
     if choice.automatic or measured is None or not _on_cpu(session):
         return
-    need = measured * choice.tile[0] * choice.tile[1] * choice.batch
+    runs = min(runs_at_a_time(session), math.ceil(len(choice.plan.tiles) / choice.batch))
+    need = measured * choice.tile[0] * choice.tile[1] * choice.batch * runs
     if (free := memory.available()) is not None and CERTAIN * need > free:
+        pixels = f"{runs * choice.batch} x {choice.tile[0]} x {choice.tile[1]} pixels"
         raise InputError(
-            f"{choice.batch} x {choice.tile[0]} x {choice.tile[1]} pixels at once need about {memory.mebibytes(need)} "
-            f"of memory, and {memory.mebibytes(free)} are free; leave tile and batch out, or choose smaller ones"
+            f"{pixels} at once need about {memory.mebibytes(need)} of memory, and {memory.mebibytes(free)} are free; "
+            "leave tile and batch out, or choose smaller ones"
         )
+
+
+def runs_at_a_time(session: Session) -> int:
+    """Return how many batches of tiles a session computes at a time; a whole image is one run."""
+    return getattr(session, "streams", 1)
 
 
 def _on_cpu(session: Session) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -103,14 +103,14 @@ def test_the_first_batch_decides(glmha: Path, needed: float, taken: str, monkeyp
 def test_bf16_that_overflows_is_not_taken(glmha: Path, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     session = OpenVinoSession(glmha, precision_hint="auto", notice=said.append)
-    run = backend._Compiled.run
+    results = backend._Running.results
 
     def overflowing(self: Any, *arguments: Any) -> Any:
-        results = run(self, *arguments)
-        return [np.full_like(result, value) for result in results] if self is bf16 else results
+        found = results(self, *arguments)
+        return [np.full_like(result, value) for result in found] if self.idle is bf16._idle else found
 
     bf16 = (session._models or {})["bf16"]
-    monkeypatch.setattr(backend._Compiled, "run", overflowing)
+    monkeypatch.setattr(backend._Running, "results", overflowing)
     assert np.isfinite(session.run(batch(), None)).all()
     assert session.precision == "f32"
     assert said[0].startswith("OpenVINO computes in f32: ")
@@ -137,6 +137,54 @@ def test_auto_without_bf16_is_f32(glmha: Path, monkeypatch: pytest.MonkeyPatch) 
     assert OpenVinoSession(glmha, precision_hint="auto").precision == "f32"
     with pytest.raises(InputError, match="neither AMX nor AVX512-BF16"):
         OpenVinoSession(glmha, precision_hint="bf16")
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+def test_streams_give_every_batch_its_own_result_in_order(glmha: Path, streams: int) -> None:
+    session = OpenVinoSession(glmha, threads=3, streams=streams)
+    assert session.streams == streams
+    assert ("3 streams" in session.description) == (streams == 3)
+    batches = [np.random.default_rng(i).random((1, 3, 16 + 8 * i, 24), np.float32) for i in range(7)]
+    expected = [OpenVinoSession(glmha, threads=1).run(one, None) for one in batches]
+    taken = []
+
+    def given() -> Iterator[tuple[np.ndarray[Any, np.dtype[np.float32]]]]:
+        for number, one in enumerate(batches):
+            taken.append(number)
+            yield (one.copy(),)
+
+    results = session.run_batches(given(), None)
+    for number, of_batch in enumerate(expected):
+        # Each stream has a batch, one more waits, and one was just asked for.
+        np.testing.assert_allclose(next(results), of_batch, atol=1e-5)
+        assert len(taken) == min(7, number + streams + 2)
+    assert next(results, None) is None
+
+
+@needs_bf16
+def test_the_first_of_many_batches_decides(glmha: Path) -> None:
+    session = OpenVinoSession(glmha, threads=2, streams=2, precision_hint="auto", notice=lambda _line: None)
+    results = list(session.run_batches(iter([(batch(),)] * 4), None))
+    taken = OpenVinoSession(glmha, threads=2, precision_hint=session.precision).run(batch(), None)
+    for result in results:
+        np.testing.assert_allclose(result, taken, atol=1e-2)
+
+
+def test_a_run_that_is_given_up_waits_for_what_it_has_started(glmha: Path) -> None:
+    session = OpenVinoSession(glmha, threads=2, streams=2)
+    results = session.run_batches(iter([(batch(),)] * 8), None)
+    first = next(results)
+    results.close()
+    np.testing.assert_allclose(session.run(batch(), None), first, atol=1e-5)
+
+
+def test_streams_must_be_possible(glmha: Path) -> None:
+    with pytest.raises(InputError, match="streams is 3, but they share 2 threads"):
+        OpenVinoSession(glmha, threads=2, streams=3)
+    with pytest.raises(InputError, match="streams is 0; it must be a whole number from 1 to"):
+        OpenVinoSession(glmha, streams=0)
+    with pytest.raises(InputError, match="streams apply to the provider openvino only"):
+        keygraph.load(glmha, streams=2)
 
 
 def test_threads_get_their_own_results(glmha: Path) -> None:
@@ -255,7 +303,7 @@ def test_an_output_that_openvino_left_empty_is_too_little_memory(
     make_model: ModelFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = OpenVinoSession(make_model("blur"), library=None)
-    monkeypatch.setattr(backend._Compiled, "run", lambda *_: [np.empty((0, 3, 0, 0), np.float32)])
+    monkeypatch.setattr(backend._Running, "results", lambda *_: [np.empty((0, 3, 0, 0), np.float32)])
     with pytest.raises(SessionMemoryError):
         session.run(np.zeros((1, 3, 16, 16), np.float32), None)
 

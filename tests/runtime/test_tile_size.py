@@ -159,6 +159,9 @@ def test_what_is_chosen_automatically_fits_into_memory(make_manifest: MakeManife
     assert choose(manifest, 500, 321, run_pixels=3).tile == (64, 64)
     assert choose(manifest, 500, 321, tile=64, run_pixels=64 * 64 * 5).batch == 5
     assert choose(manifest, 500, 321, tile=192, run_pixels=3).tile == (192, 192)
+    # A whole image is one run; the tiles of two runs share the memory.
+    assert choose(manifest, 500, 321, run_pixels=504 * 328, runs_at_a_time=2).tile == (504, 328)
+    assert choose(manifest, 500, 321, run_pixels=2 * (100 * 100 + 5), runs_at_a_time=2) == little
     large = make_manifest(size_multiple=128)
     assert choose(large, 500, 321, run_pixels=3).tile == (256, 256)  # Room for an overlap.
     assert choose(make_manifest(shape=(2, 64, 96)), 100, 100, run_pixels=3).tile == (64, 96)

@@ -62,3 +62,7 @@ def test_a_given_tile_that_certainly_does_not_fit_is_refused(
     whole_image.check_fits(make_manifest(), cpu, whole)  # Nothing is known.
     whole_image.check_fits(measured, cpu, choose(measured, 400, 400, tile=160, batch=1))  # May fit.
     whole_image.check_fits(measured, cpu, choose(measured, 400, 400))
+    streams: Any = SimpleNamespace(device=Device(), streams=2)
+    with pytest.raises(InputError, match=r"2 x 160 x 160 pixels at once need about 2,441 MiB"):
+        whole_image.check_fits(measured, streams, choose(measured, 400, 400, tile=160, batch=1))
+    whole_image.check_fits(measured, streams, choose(measured, 160, 160, tile=160, batch=1))  # One run.
