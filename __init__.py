@@ -88,11 +88,13 @@ def load(
         An exported ``.onnx`` file, an engine (``.plan``), or a PyTorch checkpoint (``.ckpt``, ``.pth``, ``.pt``,
         ``.safetensors``).
     device
-        ``"cpu"``, ``"cuda"`` (the first GPU) or ``"cuda:1"``. None for the first GPU with engines and with a GPU
-        `provider`, else for the CPU. There is no fallback from one device to another.
+        ``"cpu"``, ``"cuda"`` (the first GPU) or ``"cuda:1"``; with OpenVINO also ``"intel-gpu"``, which is untried.
+        None for the first GPU with engines and with a GPU `provider`, else for the CPU. There is no fallback from one
+        device to another.
     provider
         For ONNX files: execution provider of ONNX Runtime, ``"cpu"``, ``"cuda"`` or ``"tensorrt"``, or
-        ``"openvino"`` for OpenVINO on the CPU; None for the device's default, which is one of ONNX Runtime's.
+        ``"openvino"`` for OpenVINO on the CPU; ``"auto"`` for the fastest of those that are installed (see
+        `fastest_provider`); None for the device's default, which is one of ONNX Runtime's.
     library
         Library of keygraph's operators: ``"auto"`` for the installed one, or a path. ONNX files fall back to their own
         functions where no library is installed; None chooses these. An engine needs the library that it was built
@@ -108,9 +110,9 @@ def load(
         For engines: allow the engine to run code on the host, as version-compatible engines do. Only for engines from
         somebody you trust.
     notice
-        Called with lines for the user: choices made in reading a checkpoint, a file that was changed since it was
-        exported, a library that could not be loaded. With None, all but the first become Python warnings
-        (`KeygraphWarning`).
+        Called with lines for the user: choices made in reading a checkpoint and of the provider, a file that was
+        changed since it was exported, a library that could not be loaded. With None, all but the choices become Python
+        warnings (`KeygraphWarning`).
 
     Returns
     -------
@@ -138,6 +140,8 @@ def load(
         raise InputError(f"cannot tell the model type from the file name {path}; give a file that ends with {suffixes}")
     if provider is not None and suffix != ".onnx":
         raise InputError(f"the provider {provider} applies to .onnx files only, and {path} is not one; leave it out")
+    if provider == "auto":
+        provider, precision_hint = _fastest(path, device, precision_hint, notice)
     if precision_hint is not None and provider != "openvino":
         raise InputError("the precision hint applies to the provider openvino only; leave it out")
     if streams is not None and provider != "openvino":
@@ -165,6 +169,25 @@ def load(
             (notice or warn)(line)
         return Restorer(engine)
     return Restorer(_checkpoint(path, where, threads, notice))
+
+
+def _fastest(
+    path: Path, device: str | None, precision_hint: str | None, notice: Callable[[str], None] | None
+) -> tuple[str, str | None]:
+    """Return the fastest provider for an ONNX file, and the precision hint for it."""
+    from .errors import InputError
+    from .runtime.backends.fastest import fastest_provider
+    from .runtime.backends.onnx_file import read_onnx_file
+    from .runtime.device.spec import parse_device
+
+    provider, why = fastest_provider(read_onnx_file(path), parse_device(device or "cpu"), precision_hint)
+    if provider != "openvino" and precision_hint == "bf16":
+        raise InputError(
+            f"bf16 is what OpenVINO computes in, and the provider is {provider}: {why}; leave the precision hint out"
+        )
+    if notice is not None:
+        notice(f"the provider is {provider}: {why}")
+    return provider, precision_hint if provider == "openvino" else None
 
 
 def _checkpoint(path: Path, device: Device, threads: int | None, notice: Callable[[str], None] | None) -> TorchSession:

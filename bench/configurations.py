@@ -84,8 +84,10 @@ def run_configurations(
     Raises
     ------
     InputError
-        A file's name does not end as a model's.
+        A file's name does not end as a model's, or the provider is ``"auto"``.
     """
+    if provider == "auto":
+        raise InputError("the provider auto is for keygraph restore; bench measures one: give cpu, cuda or openvino")
     found = []
     if against is not None:
         found += [

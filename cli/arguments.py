@@ -20,7 +20,7 @@ Device = Annotated[
     str | None,
     typer.Option(
         "--device",
-        metavar="cpu|cuda|cuda:N",
+        metavar="cpu|cuda|cuda:N|intel-gpu",
         help="Device to run on; by default a GPU for engines and GPU providers, the CPU for everything else.",
         rich_help_panel=_EXECUTION,
     ),
@@ -32,6 +32,18 @@ Provider = Annotated[
         "--provider",
         metavar="cpu|cuda|tensorrt|openvino",
         help="ONNX Runtime's execution provider, or OpenVINO, for .onnx files; by default the device's own.",
+        rich_help_panel=_EXECUTION,
+    ),
+]
+
+#: Of the command that restores; the others say what they measure.
+ProviderOrAuto = Annotated[
+    str | None,
+    typer.Option(
+        "--provider",
+        metavar="cpu|cuda|tensorrt|openvino|auto",
+        help="ONNX Runtime's execution provider, or OpenVINO, for .onnx files; by default the device's own; auto: the "
+        "faster one of those that are installed.",
         rich_help_panel=_EXECUTION,
     ),
 ]

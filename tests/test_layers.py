@@ -58,6 +58,7 @@ _LAYERS = {
 
 #: Upward imports that are allowed: (importing module, imported module) -> why.
 _EXCEPTIONS = {
+    ("runtime.backends.fastest", "plugins"): "path of the native libraries; imports no framework",
     ("runtime.backends.operator_library", "plugins"): "path of the native libraries; imports no framework",
     ("runtime.backends.tensorrt", "plugins"): "path of the native libraries; imports no framework",
 }

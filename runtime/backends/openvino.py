@@ -1,4 +1,4 @@
-"""A session that runs an exported ONNX file in OpenVINO, on the CPU."""
+"""A session that runs an exported ONNX file in OpenVINO, on the CPU or an Intel GPU."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import contextlib
 import functools
 import math
 import os
-import queue
 import re
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +27,8 @@ from .base import Inputs, WithBlock, check_number, check_tensors, image_inputs, 
 from .onnx_failures import without_functions
 from .onnx_file import OnnxFile, load_onnx, read_onnx_file
 from .openvino_import import without_telemetry
+from .openvino_models import CompiledModel, RunningBatch, configuration, device_name, precisions
 from .operator_library import load_library
-from .user_cache import cache_folder
 
 if TYPE_CHECKING:
     from ..tiling.exact.executor import Run
@@ -46,9 +44,6 @@ except ImportError as error:
     raise MissingDependencyError(
         f"OpenVINO cannot be imported ({error}); install it with: {install_line('openvino')}"
     ) from error
-
-#: Values of `precision_hint`.
-PRECISION_HINTS = ("f32", "bf16", "auto")
 
 #: What bfloat16 must agree with float32 by on the first batch, for the hint "auto" to use it: dB of the value range.
 AUTO_PSNR = 55.0
@@ -73,7 +68,8 @@ class OpenVinoSession(WithBlock):
     threads
         Threads in all, at least 1; None for OpenVINO's default, one per physical core.
     device
-        The CPU.
+        The CPU, or an Intel GPU; the latter is untried. There a key graph is computed by the plain functions in the
+        file, and `threads` do not apply.
     precision_hint
         Type that the network computes in, whatever the file stores: ``"f32"``; ``"bf16"``, which is faster on CPUs with
         AMX or AVX512-BF16; or ``"auto"``: bf16 where the CPU has one of these and the first batch then agrees with
@@ -111,8 +107,8 @@ class OpenVinoSession(WithBlock):
         check_number("streams", streams)
         if threads is not None and streams > threads:
             raise InputError(f"streams is {streams}, but they share {threads} threads; give at most as many streams")
-        if device.kind != "cpu":
-            raise InputError(f"OpenVINO does not run on {device}; give --device cpu, or another provider")
+        if device.kind == "cuda":
+            raise InputError(f"OpenVINO does not run on {device}; give --device cpu or intel-gpu, or another provider")
         self.file = read_onnx_file(Path(path))
         self.file.require_valid()
         self.manifest: Manifest = self.file.manifest
@@ -120,17 +116,21 @@ class OpenVinoSession(WithBlock):
         self._notice = notice
         try:
             core = openvino.Core()
-            self._choices = _precisions(core, precision_hint)
+            self._where = device_name(core, device)
+            self._choices = precisions(core, self._where, precision_hint)
+            if device.kind != "cpu":  # keygraph's operators run on a CPU only.
+                library = None
             model, operators, self.runs_library = _read(core, self.file, library, notice)
             outputs = [name for tensor in model.outputs for name in tensor.names]
             check_tensors(self.manifest, self.file.path, [tensor.any_name for tensor in model.inputs], outputs)
             model = _with_float32_images(model)
-            compiled = [_Compiled(core, model, precision, threads, streams) for precision in self._choices]
+            config = configuration(self._where, threads, streams)
+            compiled = [CompiledModel(core, model, self._where, precision, config) for precision in self._choices]
         except KeygraphError:
             raise
         except Exception as error:
             raise _memory_error(error) or KeygraphError(f"OpenVINO cannot load {path}: {_reason(error)}") from error
-        self._models: dict[str, _Compiled] | None = dict(zip(self._choices, compiled, strict=True))
+        self._models: dict[str, CompiledModel] | None = dict(zip(self._choices, compiled, strict=True))
         self._lock = threading.Lock()
         self._core, self._threads, self._operators = core, threads, operators
         self.streams = streams
@@ -148,7 +148,7 @@ class OpenVinoSession(WithBlock):
         version = openvino.__version__.split("-", 1)[0]
         precision = "f32 or bf16, which the first batch decides" if self.precision == "auto" else self.precision
         streams = f", {self.streams} streams" if self.streams > 1 else ""
-        return f"OpenVINO {version}, CPU in {precision}{streams}, {self._operators}"
+        return f"OpenVINO {version}, {self._where} in {precision}{streams}, {self._operators}"
 
     def run(self, images: NDArray[np.float32], k: int | None, *extras: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Session.run`."""
@@ -162,7 +162,7 @@ class OpenVinoSession(WithBlock):
 
     def run_batches(self, batches: Iterator[Inputs], k: int | None) -> Generator[NDArray[np.float32], None, None]:
         """See `StreamingSession.run_batches`: each stream computes a batch, and one more waits for the next stream."""
-        running: deque[_Running] = deque()
+        running: deque[RunningBatch] = deque()
         try:
             for inputs in batches:
                 if self.precision == "auto":
@@ -192,7 +192,8 @@ class OpenVinoSession(WithBlock):
             if self._models is None:
                 raise ClosedError
             if self._exact is None:
-                open_model = functools.partial(_open_part, self._core, self._choices[-1], self._threads)
+                config = configuration(self._where, self._threads, streams=1)
+                open_model = functools.partial(_open_part, self._core, self._where, self._choices[-1], config)
                 self._exact = ExactModel(self.file.path, self.manifest, open_model)
             return self._exact
 
@@ -204,7 +205,7 @@ class OpenVinoSession(WithBlock):
             feeds[K_INPUT] = np.array([k], np.int64)
         return feeds
 
-    def _open_models(self) -> dict[str, _Compiled]:
+    def _open_models(self) -> dict[str, CompiledModel]:
         """Return the compiled models, unless they are closed or of another process."""
         forks.require_process(self._process, "in OpenVINO")
         models = self._models  # `close` of another thread may remove them.
@@ -212,13 +213,13 @@ class OpenVinoSession(WithBlock):
             raise ClosedError
         return models
 
-    def _next(self, running: deque[_Running]) -> NDArray[np.float32]:
+    def _next(self, running: deque[RunningBatch]) -> NDArray[np.float32]:
         """Return the result of the batch that was started first."""
         batch = running.popleft()
         with _reported(batch.feeds[IMAGE_INPUT].shape):
             return self._restored(batch)
 
-    def _restored(self, batch: _Running) -> NDArray[np.float32]:
+    def _restored(self, batch: RunningBatch) -> NDArray[np.float32]:
         """Return the result. OpenVINO can run out of memory without an exception, and leaves its output as it was."""
         restored: NDArray[np.float32] = batch.results([IMAGE_OUTPUT])[0]
         expected = result_shape(self.manifest, batch.feeds[IMAGE_INPUT].shape)
@@ -226,7 +227,7 @@ class OpenVinoSession(WithBlock):
             raise SessionMemoryError("OpenVINO ran out of memory")
         return restored
 
-    def _choose(self, models: Mapping[str, _Compiled], feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    def _choose(self, models: Mapping[str, CompiledModel], feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Run the first batch in both precisions, and keep bf16 where it is close enough."""
         if self._models is None:  # Closed while another batch decided.
             raise ClosedError
@@ -248,60 +249,6 @@ class OpenVinoSession(WithBlock):
         return fast if enough else exact
 
 
-class _Compiled:
-    """A compiled model with its infer requests, one for each batch that runs at the same time."""
-
-    def __init__(
-        self, core: openvino.Core, model: openvino.Model, precision: str, threads: int | None, streams: int
-    ) -> None:
-        config: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": precision,
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": int(streams),  # Also of NumPy.
-            "CACHE_DIR": str(cache_folder() / "openvino"),
-        }
-        if threads is not None:
-            config["INFERENCE_NUM_THREADS"] = int(threads)
-        forks.openvino_starts()
-        self._model = core.compile_model(model, "CPU", config)
-        self._idle: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
-
-    def start(self, feeds: Mapping[str, NDArray[Any]]) -> _Running:
-        """Start to compute with contiguous inputs."""
-        try:
-            request = self._idle.get_nowait()
-        except queue.Empty:
-            request = self._model.create_infer_request()
-        request.start_async(dict(feeds), share_inputs=True)
-        return _Running(request, feeds, self._idle)
-
-    @property
-    def inputs(self) -> set[str]:
-        """Names of the inputs."""
-        return {name for tensor in self._model.inputs for name in tensor.names}
-
-
-@dataclass(frozen=True)
-class _Running:
-    """A batch that is computed."""
-
-    request: openvino.InferRequest
-    feeds: Mapping[str, NDArray[Any]]  # OpenVINO reads their memory.
-    idle: queue.SimpleQueue[openvino.InferRequest]
-
-    def results(self, outputs: Sequence[str]) -> list[NDArray[Any]]:
-        """Wait, and return copies of some outputs."""
-        self.request.wait()
-        copies = [self.request.get_tensor(name).data.copy() for name in outputs]
-        self.idle.put(self.request)  # Only after success: a request that ran out of memory is not used again.
-        return copies
-
-    def wait(self) -> None:
-        """Wait until the inputs are not read any more; whether it succeeds is of no interest."""
-        with contextlib.suppress(Exception):
-            self.request.wait()
-
-
 @contextlib.contextmanager
 def _reported(shape: Sequence[int]) -> Iterator[None]:
     """Raise what OpenVINO throws while it runs a batch of this shape as an error of keygraph's."""
@@ -311,18 +258,6 @@ def _reported(shape: Sequence[int]) -> Iterator[None]:
         raise
     except Exception as error:
         raise _failure(error, shape) from error
-
-
-def _precisions(core: openvino.Core, hint: str) -> tuple[str, ...]:
-    """Return the types to compile for: two where the first batch decides, bf16 first."""
-    if hint not in PRECISION_HINTS:
-        raise InputError(f"the precision hint is {hint!r}; give one of {', '.join(PRECISION_HINTS)}")
-    has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    if hint == "bf16" and not has_bf16:
-        raise InputError("this CPU has neither AMX nor AVX512-BF16, so bf16 would not be faster; leave the hint out")
-    if hint == "auto":
-        return ("bf16", "f32") if has_bf16 else ("f32",)
-    return (hint,)
 
 
 def _read(
@@ -384,9 +319,9 @@ def _without_functions(path: Path) -> bytes:
     return bytes(inliner.inline_local_functions(load_onnx(path)).SerializeToString())
 
 
-def _open_part(core: openvino.Core, precision: str, threads: int | None, model: bytes) -> Run:
+def _open_part(core: openvino.Core, where: str, precision: str, config: Mapping[str, Any], model: bytes) -> Run:
     """Open a part of a network with the settings of the network's session."""
-    part = _Compiled(core, core.read_model(model), precision, threads, streams=1)
+    part = CompiledModel(core, core.read_model(model), where, precision, config)
     names = part.inputs
 
     def run(outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:

@@ -1,4 +1,4 @@
-"""Names of devices: ``cpu``, ``cuda``, ``cuda:1``. Says nothing about whether the device exists."""
+"""Names of devices: ``cpu``, ``cuda``, ``cuda:1``, ``intel-gpu``. Says nothing about whether the device exists."""
 
 from __future__ import annotations
 
@@ -21,24 +21,26 @@ class Device:
     Attributes
     ----------
     kind
-        ``"cpu"`` or ``"cuda"``.
+        ``"cpu"``, ``"cuda"`` or ``"intel-gpu"``.
     index
-        CUDA's number of the GPU, from 0.
+        The number of the GPU for CUDA or OpenVINO, from 0.
     """
 
     kind: str = "cpu"
     index: int = 0
 
     def __str__(self) -> str:
-        return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"
+        return f"{self.kind}:{self.index}" if self.kind == "cuda" else self.kind
 
 
 def parse_device(text: str) -> Device:
-    """Parse ``cpu``, ``cuda`` (the first GPU) or ``cuda:1``; raises `InputError` for anything else."""
-    found = re.fullmatch(r"cpu|cuda(?::(\d+))?", text)
+    """Parse ``cpu``, ``cuda`` (the first GPU), ``cuda:1`` or ``intel-gpu``; raises `InputError` for anything else."""
+    found = re.fullmatch(r"(cpu|intel-gpu)|cuda(?::(\d+))?", text)
     if found is None:
-        raise InputError(f"the device is {text!r}; give cpu, cuda, or one GPU of several: cuda:0, cuda:1, ...")
-    return Device("cpu") if text == "cpu" else Device("cuda", int(found[1] or 0))
+        raise InputError(
+            f"the device is {text!r}; give cpu, cuda, one GPU of several: cuda:0, cuda:1, ..., or intel-gpu"
+        )
+    return Device(found[1]) if found[1] else Device("cuda", int(found[2] or 0))
 
 
 def device_for(device: str | None, path: str | os.PathLike[str], provider: str | None) -> Device:
@@ -52,6 +54,14 @@ def device_for(device: str | None, path: str | os.PathLike[str], provider: str |
         The model.
     provider
         What runs an ONNX file; None for the device's own.
+
+    Raises
+    ------
+    InputError
+        There is no such device, or the provider does not run on it.
     """
     on_gpu = Path(path).suffix.lower() == ENGINE_SUFFIX or provider in GPU_PROVIDERS
-    return parse_device(device or ("cuda" if on_gpu else "cpu"))
+    parsed = parse_device(device or ("cuda" if on_gpu else "cpu"))
+    if parsed.kind == "intel-gpu" and provider != "openvino":
+        raise InputError("OpenVINO alone runs on intel-gpu, with .onnx files; give the provider openvino with it")
+    return parsed

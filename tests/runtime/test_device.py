@@ -15,8 +15,9 @@ def test_devices_are_read() -> None:
     assert parse_device("cpu") == Device("cpu")
     assert parse_device("cuda") == Device("cuda", 0)
     assert str(parse_device("cuda:12")) == "cuda:12"
+    assert str(parse_device("intel-gpu")) == "intel-gpu"
     for wrong in ("gpu", "cuda:", "cuda:-1", "CPU", "", "cuda:1 "):
-        with pytest.raises(InputError, match="give cpu, cuda, or one GPU"):
+        with pytest.raises(InputError, match=r"give cpu, cuda, one GPU of several: .* or intel-gpu"):
             parse_device(wrong)
 
 

@@ -26,6 +26,7 @@ from tiny_kgt import Tiny
 
 openvino = pytest.importorskip("openvino")
 from keygraph.runtime.backends import openvino as backend  # noqa: E402
+from keygraph.runtime.backends import openvino_models as models  # noqa: E402
 from keygraph.runtime.backends.openvino import OpenVinoSession  # noqa: E402
 
 ModelFile = Callable[..., Path]
@@ -103,14 +104,14 @@ def test_the_first_batch_decides(glmha: Path, needed: float, taken: str, monkeyp
 def test_bf16_that_overflows_is_not_taken(glmha: Path, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     session = OpenVinoSession(glmha, precision_hint="auto", notice=said.append)
-    results = backend._Running.results
+    results = models.RunningBatch.results
 
     def overflowing(self: Any, *arguments: Any) -> Any:
         found = results(self, *arguments)
         return [np.full_like(result, value) for result in found] if self.idle is bf16._idle else found
 
     bf16 = (session._models or {})["bf16"]
-    monkeypatch.setattr(backend._Running, "results", overflowing)
+    monkeypatch.setattr(models.RunningBatch, "results", overflowing)
     assert np.isfinite(session.run(batch(), None)).all()
     assert session.precision == "f32"
     assert said[0].startswith("OpenVINO computes in f32: ")
@@ -119,11 +120,11 @@ def test_bf16_that_overflows_is_not_taken(glmha: Path, value: float, monkeypatch
 @needs_bf16
 def test_a_model_that_is_closed_while_another_batch_decides_stays_closed(glmha: Path) -> None:
     session = OpenVinoSession(glmha, precision_hint="auto", notice=lambda _line: None)
-    models = session._models
+    compiled = session._models
     session.close()
-    assert models is not None
+    assert compiled is not None
     with pytest.raises(ClosedError):
-        session._choose(models, {})
+        session._choose(compiled, {})
     assert session._models is None
 
 
@@ -248,6 +249,11 @@ def test_what_is_refused(glmha: Path, tiny: Tiny, tmp_path: Path) -> None:
         OpenVinoSession(glmha, threads=0)
     with pytest.raises(InputError, match="OpenVINO does not run on cuda:0"):
         keygraph.load(glmha, provider="openvino", device="cuda")
+    with pytest.raises(InputError, match="OpenVINO alone runs on intel-gpu"):
+        keygraph.load(glmha, device="intel-gpu")
+    if not any(name.startswith("GPU") for name in openvino.Core().available_devices):
+        with pytest.raises(InputError, match="OpenVINO finds no Intel GPU on this machine"):
+            keygraph.load(glmha, provider="openvino", device="intel-gpu")
     with pytest.raises(InputError, match="applies to the provider openvino only"):
         keygraph.load(glmha, precision_hint="bf16")
     damaged = tmp_path / "damaged.onnx"
@@ -303,7 +309,7 @@ def test_an_output_that_openvino_left_empty_is_too_little_memory(
     make_model: ModelFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = OpenVinoSession(make_model("blur"), library=None)
-    monkeypatch.setattr(backend._Running, "results", lambda *_: [np.empty((0, 3, 0, 0), np.float32)])
+    monkeypatch.setattr(models.RunningBatch, "results", lambda *_: [np.empty((0, 3, 0, 0), np.float32)])
     with pytest.raises(SessionMemoryError):
         session.run(np.zeros((1, 3, 16, 16), np.float32), None)
 
