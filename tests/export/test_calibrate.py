@@ -7,20 +7,35 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from keygraph.export.calibrate import calibrate, statistics_images
+from keygraph.export.calibrate import calibrate, calibrate_tiling, statistics_images
+from keygraph.instrumentation.metrics import psnr
+from keygraph.instrumentation.synthetic import synthetic_image
 from keygraph.manifest import METADATA_KEY, Manifest, from_json
+from keygraph.runtime.backends.onnxruntime import OnnxRuntimeSession
 from keygraph.runtime.io import images
+from keygraph.runtime.restorer import Restorer
 
 onnx = pytest.importorskip("onnx")
 
 MakeManifest = Callable[..., Manifest]
 
 
-def write_model(path: Path, manifest: Manifest, subtracted: str) -> None:
-    """Write a network that subtracts its mean from the image, or the running sums of its columns."""
+def write_model(path: Path, manifest: Manifest, subtracted: str, radius: int = 0) -> None:
+    """Write a network that subtracts its mean from the image, that of some pixels, or the running sums of its columns.
+
+    `radius` is how far away the pixels of the ``"local"`` mean are.
+    """
     helper, float_ = onnx.helper, onnx.TensorProto.FLOAT
     node = {
         "mean": helper.make_node("GlobalAveragePool", ["image"], ["mean"], "mean"),
+        "local": helper.make_node(
+            "AveragePool",
+            ["image"],
+            ["local"],
+            kernel_shape=[2 * radius + 1] * 2,
+            pads=[radius] * 4,
+            count_include_pad=0,
+        ),
         "running": helper.make_node("CumSum", ["image", "axis"], ["running"], "running"),
     }[subtracted]
     graph = helper.make_graph(
@@ -93,3 +108,23 @@ def test_models_without_statistics_have_an_overlap_measured(tmp_path: Path, make
     measured = calibrate(tmp_path / "mean.onnx", manifest, [], lambda _line: None)
     assert measured.statistics is None
     assert measured.tiling is not None
+    # What the mean of all pixels changes is not near the border, so that no larger overlap is tried.
+    assert measured.tiling.overlap == 32
+
+
+@pytest.mark.parametrize(("radius", "overlap"), [(7, 32), (60, 128)])
+def test_an_overlap_is_as_large_as_the_network_reaches_and_as_good_as_said(
+    tmp_path: Path, make_manifest: MakeManifest, radius: int, overlap: int
+) -> None:
+    manifest = make_manifest(clamp=None)
+    path = tmp_path / "local.onnx"
+    write_model(path, manifest, "local", radius)
+    tiling = calibrate_tiling(path, manifest)
+    assert tiling is not None
+    restorer = Restorer(OnnxRuntimeSession(path))
+    planes = synthetic_image((1, 3, tiling.tile, 2 * tiling.tile - tiling.overlap), (0.0, 1.0))[0]
+    image = np.moveaxis(planes, 0, 2)
+    whole = restorer.restore(image, tile="none").image
+    tiled = restorer.restore(image, tile=tiling.tile, overlap=tiling.overlap).image
+    assert tiling.overlap == overlap
+    assert abs(tiling.psnr - psnr(tiled, whole, (0.0, 1.0))) < 3
