@@ -21,9 +21,9 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 CHECKPOINT = EXAMPLES / "kgt-denoise-tiny.ckpt"
 UNIT = (0.0, 1.0)
 
-#: dB that results agree by where each side selects its own neighbours. PyTorch's sums depend on the address of its
-#: memory: one near tie that falls the other way in one window costs 30 dB of the usual 94. Export, which the demo calls,
-#: demands 90 dB with the same neighbours on both sides.
+#: dB that results agree by where each side selects its own neighbours. PyTorch's last bits are not the same in every
+#: process: one near tie that falls the other way in one window costs 30 dB of the usual 94. Export, which the demo
+#: calls, demands 90 dB with the same neighbours on both sides.
 AS_RUN = 55.0
 
 sys.path.insert(0, str(EXAMPLES))
