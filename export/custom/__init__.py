@@ -1,0 +1,14 @@
+"""Export of any module that maps an image batch to an image batch, whose architecture keygraph does not know.
+
+What the registry knows of an architecture is found out here by running the module.
+
+=============  =========================================================================================================
+`trial`        Running the module once: what may go wrong, in words.
+`interface`    Channels, scale, and whether the images of a batch are independent.
+`sizes`        The sizes that the module takes.
+`statistics`   Whether a pixel's result depends on the whole image.
+`model`        The network with its interface and program: what `exporter.export` takes.
+`top_k`        Comparing and forcing the selections of top-k operators, for verification.
+`module`       `export_module`.
+=============  =========================================================================================================
+"""
