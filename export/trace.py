@@ -66,10 +66,14 @@ def trace(model: nn.Module, manifest: Manifest) -> ir.Model:
 def capture(model: nn.Module, manifest: Manifest) -> ExportedProgram:
     """Make a program of a network with `torch.export`.
 
+    For a size multiple above 1, torch.export proves that the program is right for all of its sizes. For 1 it does not:
+    networks that pad by themselves compute with remainders, about which it can prove little. The program's guards then
+    have to be checked (`custom.guards`).
+
     Parameters
     ----------
     model, manifest
-        As for `trace`.
+        As for `trace`; the network takes the image alone, or the size multiple is above 1.
 
     Returns
     -------
@@ -78,6 +82,11 @@ def capture(model: nn.Module, manifest: Manifest) -> ExportedProgram:
         below ``model.``.
     """
     traced = _Traced(model, manifest)
+    if manifest.size_multiple == 1 and manifest.shape is None:
+        side = max(manifest.smallest, 32) | 1  # A multiple of no even window; two images of different sides.
+        traced.arguments = [torch.zeros(2, manifest.in_channels, side, side + 2)]
+        sides = {axis: torch.export.Dim.AUTO(min=manifest.smallest, max=_DIMENSION_LIMIT) for axis in (2, 3)}
+        traced.dynamic = (({0: torch.export.Dim.AUTO(min=1, max=_DIMENSION_LIMIT), **sides},),)
     with _quiet(), torch.no_grad(), torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
         return torch.export.export(
             traced.entry, tuple(traced.arguments), dynamic_shapes=traced.dynamic, strict=False

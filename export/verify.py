@@ -30,6 +30,10 @@ from .reference import AnyReference
 GLOBAL_STATISTICS_SIZE = (96, 128)
 
 
+#: A side that is a multiple of all usual windows: what pads its image itself pads nothing there.
+_ROUND_SIDE = 64
+
+
 @dataclass(frozen=True)
 class Check:
     """One run compared with PyTorch.
@@ -66,7 +70,8 @@ def verification_cases(manifest: Manifest) -> list[tuple[tuple[int, int, int], i
     `GLOBAL_STATISTICS_SIZE` for networks with global statistics. Values of k: the default, and when k is an input also
     an eighth of the maximum and the maximum.
 
-    Of a network without a description, sizes are tried that are multiples of nothing more than the size multiple.
+    Of a network without a description, sizes are tried that are multiples of nothing more than the size multiple, and
+    one that is a multiple of all usual windows.
     """
     m = round_up(manifest.smallest, manifest.size_multiple)
     neighbours = manifest.neighbours
@@ -79,7 +84,9 @@ def verification_cases(manifest: Manifest) -> list[tuple[tuple[int, int, int], i
         shapes = [(1, m, m), (1, m, 2 * m), (2, m, m), large]
         if manifest.architecture == CUSTOM:
             odd, wide, _ = sizes.shapes(manifest.size_multiple, m)
-            shapes = [(1, m, m), (1, *odd), (2, *wide), *([large] if manifest.global_statistics else [])]
+            round_side = max(m, round_up(_ROUND_SIDE, manifest.size_multiple))
+            shapes = [(1, m, m), (1, *odd), (2, *wide), (1, round_side, round_side)]
+            shapes += [large] if manifest.global_statistics else []
     cases = [(shape, default) for shape in shapes]
     if neighbours is not None and neighbours.runtime:
         cases += [(shapes[0], k) for k in sorted({max(1, neighbours.maximum // 8), neighbours.maximum} - {default})]

@@ -20,6 +20,7 @@ from ...models.checkpoint import weights_sha256
 from ...models.own_weights import tensors_of
 from ...models.source_file import user_line
 from ..trace import capture
+from .guards import check_guards
 from .interface import find_interface
 from .sizes import MULTIPLES, Sizes, find_sizes
 from .trial import Trial, check_signature
@@ -171,6 +172,11 @@ def _traced(
         except Exception as error:  # The user's code, traced, raises what it likes.
             first = first or error
             continue
+        if multiple == 1 and shape is None:
+            guard = check_guards(program, trial, interface.in_channels, interface.smallest)
+            if guard is not None:
+                first = first or RuntimeError(f"Constraints violated: {guard}")
+                continue
         notes = []
         if first is not None:
             line = user_line(first)
