@@ -34,8 +34,8 @@ def export(
         Path,
         typer.Argument(
             metavar="CHECKPOINT",
-            help="A trained model: .ckpt, .pth, .pt or .safetensors; or my_model.py:build, a function of your own Python "
-            "file that makes any network: the file is run.",
+            help="A trained model: .ckpt, .pth, .pt or .safetensors; or my_model.py:build, a function of your own "
+            "Python file that makes any network: the file is run.",
         ),
     ],
     out: Annotated[
@@ -88,7 +88,8 @@ def export(
     config: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE.json", help="Settings that the checkpoint does not store; of a .py file, the arguments of build."
+            metavar="FILE.json",
+            help="Settings that the checkpoint does not store; of a .py file, the arguments of build.",
         ),
     ] = None,
     entry: Annotated[
@@ -105,13 +106,15 @@ def export(
     weights_prefix: Annotated[
         str | None,
         typer.Option(
-            metavar="PREFIX", help="Take the weights whose names start with this, such as model.; by default it is found."
+            metavar="PREFIX",
+            help="Take the weights whose names start with this, such as model.; by default it is found.",
         ),
     ] = None,
     size_multiple: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help="Of a .py file: height and width are multiples of this; by default found by running sizes."
+            metavar="N",
+            help="Of a .py file: height and width are multiples of this; by default found by running sizes.",
         ),
     ] = None,
     value_range: Annotated[
@@ -137,7 +140,13 @@ def export(
         raise InputError(f"{target} does not end with .onnx; name the file to write with -o FILE.onnx")
     check_place(target)
     inputs = parse_inputs(beside or [])
-    read = [Path(re.sub(r"\.py:.*", ".py", str(checkpoint))), weights, key_map, config, *(given.path for given in inputs.values())]
+    read = [
+        Path(re.sub(r"\.py:.*", ".py", str(checkpoint))),
+        weights,
+        key_map,
+        config,
+        *(given.path for given in inputs.values()),
+    ]
     if calibration is not None and is_folder(calibration):
         read += calibration.iterdir()
     check_outputs([target], [path for path in read if path is not None])

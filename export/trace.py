@@ -7,6 +7,8 @@ attention in a module that does not call the operators, belongs between the two.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import re
 import warnings
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from ..errors import InputError
 from ..manifest import IMAGE_OUTPUT, K_INPUT, Manifest
 from ..runtime.backends.base import image_inputs
 from .functions import OPSET
@@ -87,10 +90,11 @@ def capture(model: nn.Module, manifest: Manifest) -> ExportedProgram:
         traced.arguments = [torch.zeros(2, manifest.in_channels, side, side + 2)]
         sides = {axis: torch.export.Dim.AUTO(min=manifest.smallest, max=_DIMENSION_LIMIT) for axis in (2, 3)}
         traced.dynamic = (({0: torch.export.Dim.AUTO(min=1, max=_DIMENSION_LIMIT), **sides},),)
-    with _quiet(), torch.no_grad(), torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
-        return torch.export.export(
-            traced.entry, tuple(traced.arguments), dynamic_shapes=traced.dynamic, strict=False
-        )
+    # What the network prints, and PyTorch of a failure, concerns nobody: the exception says it.
+    unread = io.StringIO()
+    silent = contextlib.redirect_stdout(unread), contextlib.redirect_stderr(unread)
+    with silent[0], silent[1], _quiet(), torch.no_grad(), torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
+        return torch.export.export(traced.entry, tuple(traced.arguments), dynamic_shapes=traced.dynamic, strict=False)
 
 
 def translate(program: ExportedProgram, manifest: Manifest) -> ir.Model:
@@ -108,7 +112,10 @@ def translate(program: ExportedProgram, manifest: Manifest) -> ir.Model:
     ir.Model
         As for `trace`.
     """
-    model = _to_onnx(program, manifest)
+    try:
+        model = _to_onnx(program, manifest)
+    except torch.onnx.OnnxExporterError as error:
+        raise InputError(_untranslated(str(error))) from error
     # Symbols have numbers in a program, which differ from run to run.
     image = model.graph.inputs[0].shape
     assert image is not None
@@ -125,6 +132,17 @@ def translate(program: ExportedProgram, manifest: Manifest) -> ir.Model:
                 for size in value.shape
             )
     return model
+
+
+def _untranslated(text: str) -> str:
+    """Return the message for a program that torch.onnx cannot translate: the operator, and the first reason given."""
+    operator = re.search(r"target=torch\.ops\.([\w.]+)", text) or re.search(r"torch\.ops\.([\w.]+)", text)
+    reason = re.search(r"<class '[\w.]+'>: ([^\n]+)", text)
+    return (
+        f"the network cannot be translated to ONNX: torch.onnx does not translate "
+        f"{operator[1] if operator else 'one of its operators'} as it is used"
+        f"{f' ({reason[1][:200]})' if reason else ''}; write that part with other operators"
+    )
 
 
 class _Traced:
@@ -193,12 +211,14 @@ def _sized(count: Any, multiple: int, margin: int) -> Any:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the exporter's own warnings (absent torchvision, deprecations), which do not concern keygraph's users."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.fx.experimental.symbolic_shapes")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -16,10 +16,10 @@ from ..errors import KeygraphError, counted
 from ..instrumentation.metrics import EQUAL_DB, TOLERANCES, Tolerance, psnr
 from ..instrumentation.synthetic import Content, synthetic_inputs
 from ..manifest import Manifest
+from ..models.architecture import CUSTOM
 from ..runtime.backends.base import Inputs, result_shape
 from ..runtime.device import memory
 from ..runtime.preprocess.padding import round_up
-from ..models.architecture import CUSTOM
 from .activation_ranges import first_nonfinite
 from .calibration_data import CalibrationImage
 from .custom import sizes

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from ..manifest import Manifest
 from ..runtime.backends.base import image_inputs
 
-
 #: ``"picture"``: smooth waves of several lengths, edges and noise. ``"flat"``: mid-gray everywhere, so that all
 #: similarities tie. ``"noise"``: uniform noise over the whole value range.
 Content: TypeAlias = Literal["picture", "flat", "noise"]

@@ -8,6 +8,8 @@ What the registry knows of an architecture is found out here by running the modu
 `sizes`        The sizes that the module takes.
 `statistics`   Whether a pixel's result depends on the whole image.
 `model`        The network with its interface and program: what `exporter.export` takes.
+`guards`       What a traced program takes for granted about its sizes.
+`source`       A network that a function of a Python file builds.
 `top_k`        Comparing and forcing the selections of top-k operators, for verification.
 `module`       `export_module`.
 =============  =========================================================================================================

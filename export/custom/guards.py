@@ -1,14 +1,16 @@
 """Check what a traced program takes for granted about its sizes.
 
-A network that takes any size, and pads its image itself, computes with remainders of sizes. torch.export cannot prove
-that its program is right for all of them, and lists what it took for granted: guards. Most concern the layout in memory
-and change nothing; a guard that stands for a branch in the network's code does. So every guard that does not hold for
-some size is tried with such a size: the program must give there what the module gives.
+A program is traced at one size. What torch.export takes for granted there it lists as guards, and it does not prove all
+of them for the other sizes. Most concern the layout in memory and change nothing; a guard that stands for a branch in
+the network's code does. So every guard that does not hold for some size is tried with such a size: the program must
+give there what the module gives.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from typing import Any
 
 import sympy
 import torch
@@ -17,6 +19,8 @@ from torch.export import ExportedProgram
 
 from ...errors import InputError
 from ...instrumentation.metrics import psnr
+from ...runtime.preprocess.padding import round_up
+from .sizes import Sizes
 from .trial import Trial
 
 #: PSNR in dB of a program and its module, both in PyTorch: rounding alone stays above it.
@@ -30,19 +34,19 @@ _OTHER = 37
 _MOST_PIXELS = 1 << 18
 
 
-def check_guards(program: ExportedProgram, trial: Trial, channels: int, smallest: int) -> str | None:
+def check_guards(program: ExportedProgram, trial: Trial, channels: int, sizes: Sizes) -> str | None:
     """Compare a program with its module at sizes for which its guards do not hold.
 
     Parameters
     ----------
     program
-        From `capture`, for any height and width.
+        From `capture`, with dynamic sizes. Its own checks of its guards are removed.
     trial
         The module.
     channels
         Of its images.
-    smallest
-        Least height and width.
+    sizes
+        The sizes that it is to take.
 
     Returns
     -------
@@ -51,28 +55,39 @@ def check_guards(program: ExportedProgram, trial: Trial, channels: int, smallest
     """
     image = next(node for node in program.graph.nodes if node.op == "placeholder" and node.name == _image_name(program))
     batch, _, height, width = image.meta["val"].shape
-    sizes = [size for size in (batch, height, width) if isinstance(size, torch.SymInt)]
-    if len(sizes) < 3:
+    dynamic = [size for size in (batch, height, width) if isinstance(size, torch.SymInt)]
+    if len(dynamic) < 3:
         return "its batch, height or width is fixed"
-    symbols = [size.node.expr for size in sizes]
-    guards = [guard.expr for guard in sizes[0].node.shape_env.guards]
+    # Each side is a symbol times the size multiple.
+    symbols = [next(iter(size.node.expr.free_symbols)) for size in dynamic]
+    # Guard -> the line of the network that it is for.
+    guards: dict[sympy.Basic, str] = {}
+    shapes = dynamic[0].node.shape_env
+    for guard in shapes.guards:
+        # Sides may have symbols of their own, before they were found to be multiples.
+        guards.setdefault(guard.expr.xreplace(shapes.replacements), _line(guard))
     for symbol, limits in program.range_constraints.items():
-        guards += [sympy.Ge(symbol, limits.lower), sympy.Le(symbol, limits.upper)]
+        for limit in (sympy.Ge(symbol, limits.lower), sympy.Le(symbol, limits.upper)):
+            guards.setdefault(limit, "")
     tried: dict[tuple[int, int, int], bool] = {}
     program = _without_assertions(program)
-    for guard in dict.fromkeys(guards):
-        if not guard.free_symbols <= set(symbols):
-            continue
-        size = _violation(guard, symbols, smallest)
+    for guard, line in guards.items():
+        size = _violation(guard, symbols, sizes)
         if size is None:
             continue
         if size[0] * size[1] * size[2] > _MOST_PIXELS:
-            return _words(guard, symbols)
+            return _words(guard, symbols, sizes.multiple) + line
         if size not in tried:
             tried[size] = _same(program, trial, trial.image(size[0], channels, size[1], size[2]))
         if not tried[size]:
-            return _words(guard, symbols)
+            return _words(guard, symbols, sizes.multiple) + line
     return None
+
+
+def _line(guard: Any) -> str:
+    """Return ``(my_model.py:12)`` for the network's line that a guard is for; nothing where it is not known."""
+    found = re.search(r"([^/\\\s(]+\.py:\d+)", str(guard.sloc.maybe_user_loc or ""))
+    return f" ({found[1]})" if found else ""
 
 
 def _image_name(program: ExportedProgram) -> str:
@@ -81,22 +96,25 @@ def _image_name(program: ExportedProgram) -> str:
     return name
 
 
-def _violation(guard: sympy.Basic, symbols: list[sympy.Symbol], smallest: int) -> tuple[int, int, int] | None:
-    """Return the smallest of the sizes (B, H, W) for which a guard does not hold."""
-    for size in _samples(smallest):
-        holds = guard.xreplace({s: sympy.Integer(n) for s, n in zip(symbols, size, strict=True)})
+def _violation(guard: sympy.Basic, symbols: list[sympy.Symbol], sizes: Sizes) -> tuple[int, int, int] | None:
+    """Return the first of the sizes (B, H, W) for which a guard does not hold, in the order of their pixels."""
+    for batch, height, width in _samples(sizes):
+        values = (batch, height // sizes.multiple, width // sizes.multiple)
+        holds = guard.xreplace({s: sympy.Integer(n) for s, n in zip(symbols, values, strict=True)})
         if holds == sympy.false:
-            return size
+            return batch, height, width
     return None
 
 
-def _samples(smallest: int) -> Iterator[tuple[int, int, int]]:
-    other = max(_OTHER, smallest)
-    sides = sorted({smallest, smallest + 1, *(side for side in _SIDES if side >= smallest)})
+def _samples(sizes: Sizes) -> Iterator[tuple[int, int, int]]:
+    multiple, smallest = sizes.multiple, sizes.smallest
+    sides = sorted({smallest, smallest + multiple, *(round_up(max(side, smallest), multiple) for side in _SIDES)})
+    other = round_up(max(_OTHER, smallest), multiple)
     pairs = {pair for side in sides for pair in ((side, other), (other, side), (side, side))}
-    for batch in (2, 1, 3):
-        for height, width in sorted(pairs, key=lambda pair: (pair[0] * pair[1], pair)) if batch == 2 else [(other, 41)]:
-            yield batch, height, width
+    for height, width in sorted(pairs, key=lambda pair: (pair[0] * pair[1], pair)):
+        yield 2, height, width
+    for batch in (1, 3):
+        yield batch, other, other + multiple
 
 
 def _without_assertions(program: ExportedProgram) -> ExportedProgram:
@@ -118,6 +136,7 @@ def _same(program: ExportedProgram, trial: Trial, image: Tensor) -> bool:
     return found.shape == expected.shape and psnr(found, expected, span) >= _SAME_DB
 
 
-def _words(guard: sympy.Basic, symbols: list[sympy.Symbol]) -> str:
+def _words(guard: sympy.Basic, symbols: list[sympy.Symbol], multiple: int) -> str:
     named = dict(zip(symbols, sympy.symbols("batch height width", integer=True, positive=True), strict=True))
-    return str(guard.xreplace(named))[:160]
+    of_units = "" if multiple == 1 else f", with height and width in units of {multiple}"
+    return str(guard.xreplace(named))[:160] + of_units

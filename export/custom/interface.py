@@ -177,8 +177,8 @@ def _check_batch(trial: Trial, channels: int, shape: tuple[int, int, int]) -> No
     changed[1:] = high + low - changed[1:]
     if not torch.equal(trial.run(changed)[0], together[0]):
         raise InputError(
-            f"{trial.name}: the result of an image depends on the other images of its batch, so tiles would change each "
-            "other; compute statistics for each image alone"
+            f"{trial.name}: the result of an image depends on the other images of its batch, so tiles would change "
+            "each other; compute statistics for each image alone"
         )
     for index, alone in enumerate(_alone(trial, images)):
         result = together[index].numpy()

@@ -136,9 +136,7 @@ def examine(
         raise InputError("--size-multiple has no effect with a fixed --shape; leave one of them out")
     check_signature(module, name)
     trial = Trial(module, name, value_range)
-    interface, notes = find_interface(
-        trial, task=task, shape=shape, size_multiple=size_multiple, progress=progress
-    )
+    interface, notes = find_interface(trial, task=task, shape=shape, size_multiple=size_multiple, progress=progress)
     progress("tracing")
     interface, program, more = _traced(trial, interface, shape, size_multiple)
     return CustomModel(module, interface, program, provenance, sources, (*notes, *more))
@@ -171,22 +169,35 @@ def _traced(
             program = capture(trial.module, replace(manifest_of(interface, {}), shape=shape))
         except Exception as error:  # The user's code, traced, raises what it likes.
             first = first or error
+            if _data_dependent(error):
+                break
             continue
-        if multiple == 1 and shape is None:
-            guard = check_guards(program, trial, interface.in_channels, interface.smallest)
+        if shape is None:
+            taken = Sizes(multiple, max(multiple, interface.smallest))
+            guard = check_guards(program, trial, interface.in_channels, taken)
             if guard is not None:
-                first = first or RuntimeError(f"Constraints violated: {guard}")
+                first = first or BranchError(guard)
                 continue
         notes = []
         if first is not None:
             line = user_line(first)
+            where = f" at {line}" if line else f", {first}" if isinstance(first, BranchError) else ""
             notes.append(
                 f"it runs with {'any size' if found == 1 else f'multiples of {found}'}, but its code branches on the "
-                f"size{f' at {line}' if line else ''}: traced for multiples of {multiple}"
+                f"size{where}: traced for multiples of {multiple}"
             )
         return interface, program, notes
     assert first is not None
     raise InputError(_trace_failure(trial.name, first, shape)) from first
+
+
+class BranchError(Exception):
+    """The network's code branches on the size."""
+
+
+def _data_dependent(error: Exception) -> bool:
+    text = str(error)
+    return "data-dependent" in text or "Dynamic control flow" in text or "GuardOnDataDependent" in type(error).__name__
 
 
 def _beyond(sizes: Sizes) -> int:
@@ -198,7 +209,13 @@ def _trace_failure(name: str, error: Exception, shape: tuple[int, int, int] | No
     text = " ".join(str(error).split())
     line = user_line(error)
     at = f" at {line}" if line else ""
-    if "data-dependent" in text or "Dynamic control flow" in text or "GuardOnDataDependent" in type(error).__name__:
+    if isinstance(error, BranchError):
+        return (
+            f"{name} takes sizes for which its program, traced at one size, gives other results: its code branches on "
+            f"the size, and the program holds only where {text}; write it without that branch, or export one size with "
+            "--shape, for instance --shape 1x256x256"
+        )
+    if _data_dependent(error):
         return (
             f"{name} cannot be traced: a branch or a size{at} depends on the values of the image (control flow in "
             "Python); write it with torch.where, or with sizes that follow from the image's size"

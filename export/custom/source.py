@@ -120,7 +120,9 @@ def load_source(
     module.eval().requires_grad_(False)
     low, high = options.value_range or (0.0, 1.0)
     if options.value_range is None:
-        notes.append("values from 0 (black) to 1 (white), as nothing else is said: if it was trained with others, --range")
+        notes.append(
+            "values from 0 (black) to 1 (white), as nothing else is said: if it was trained with others, --range"
+        )
     provenance: dict[str, Any] = {"entry_point": str(point), "arguments": arguments, "source": built.sources}
     model = examine(
         module,
@@ -133,6 +135,4 @@ def load_source(
         sources=(point.path, *([options.weights] if options.weights is not None else [])),
         progress=progress,
     )
-    return CustomModel(
-        model.module, model.interface, model.program, provenance, model.sources, (*notes, *model.notes)
-    )
+    return CustomModel(model.module, model.interface, model.program, provenance, model.sources, (*notes, *model.notes))

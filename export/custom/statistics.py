@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
 from ...runtime.device import memory
@@ -44,7 +46,7 @@ def finds_far_change(trial: Trial, channels: int, scale: int, sizes: Sizes) -> t
         if seen and free is not None and grown * (width / before) ** 2 > free / memory.MARGIN:
             break
         image = trial.image(1, channels, height, width)
-        grown = memory.growth(lambda image=image: effects.append(_change(trial, image, scale))) or 0
+        grown = memory.growth(functools.partial(_measure, effects, trial, image, scale)) or 0
         if effects[-1] == 0:
             return False, f"no statistics over the whole image: a change {width - 2 * _PART} pixels away has no effect"
         seen, before = width - 2 * _PART, width
@@ -65,6 +67,10 @@ def change_in_corner(trial: Trial, channels: int, shape: tuple[int, int, int], s
     """
     batch, height, width = shape
     return _change(trial, trial.image(batch, channels, height, width), scale) != 0
+
+
+def _measure(effects: list[float], trial: Trial, image: torch.Tensor, scale: int) -> None:
+    effects.append(_change(trial, image, scale))
 
 
 def _change(trial: Trial, image: torch.Tensor, scale: int) -> float:

@@ -138,7 +138,7 @@ class ForcedTopK(TorchDispatchMode):
     """
 
     def __init__(self, selections: Sequence[Tensor], tolerance: float) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         #: One comparison for each call so far.
         self.agreements: list[Agreement] = []
         self._tolerance = tolerance
@@ -155,7 +155,7 @@ class ForcedTopK(TorchDispatchMode):
             dim = args[place] if len(args) > place else kwargs.get("dim", -1)
             return self._forced(args[0], dim, *result)
         if func in _COMPARING and all(one.is_floating_point() and one.numel() > 1 for one in args):
-            return self._forced_mask(*args, result)
+            return self._forced_mask(args[0], args[1], result)
         return result
 
     def check_complete(self) -> None:

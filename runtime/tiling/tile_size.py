@@ -182,7 +182,9 @@ def _choice(
     automatic: bool,
     run_pixels: int | None = None,
 ) -> TileChoice:
-    least = (profile.height[0], profile.width[0]) if profile else (round_up(manifest.smallest, manifest.size_multiple),) * 2
+    least = (
+        (profile.height[0], profile.width[0]) if profile else (round_up(manifest.smallest, manifest.size_multiple),) * 2
+    )
     rows = cut(height, tile[0], overlap, manifest.size_multiple, least[0])
     columns = cut(width, tile[1], overlap, manifest.size_multiple, least[1])
     if batch is None:
