@@ -8,8 +8,9 @@ give there what the module gives.
 
 from __future__ import annotations
 
-import re
+import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import sympy
@@ -86,8 +87,10 @@ def check_guards(program: ExportedProgram, trial: Trial, channels: int, sizes: S
 
 def _line(guard: Any) -> str:
     """Return ``(my_model.py:12)`` for the network's line that a guard is for; nothing where it is not known."""
-    found = re.search(r"([^/\\\s(]+\.py:\d+)", str(guard.sloc.maybe_user_loc or ""))
-    return f" ({found[1]})" if found else ""
+    frame = guard.sloc.framework_loc
+    if not isinstance(frame, traceback.FrameSummary) or "torch" in Path(frame.filename).parts:
+        return ""
+    return f" ({Path(frame.filename).name}:{frame.lineno})"
 
 
 def _image_name(program: ExportedProgram) -> str:
