@@ -158,7 +158,7 @@ class Untranslatable(Conv):
 class TopKAttention(nn.Module):
     """Attention over the k most similar nodes of a window, by a mask or by a threshold."""
 
-    def __init__(self, form: str = "mask", window: int = 8, k: int = 9, channels: int = 8) -> None:
+    def __init__(self, form: str = "mask", window: int = 4, k: int = 5, channels: int = 8) -> None:
         super().__init__()
         self.form, self.window, self.k = form, window, k
         self.head, self.tail = nn.Conv2d(3, channels, 3, padding=1), nn.Conv2d(channels, 3, 3, padding=1)

@@ -107,7 +107,8 @@ class TopKReference:
     ) -> tuple[NDArray[np.float32], list[Agreement]]:
         """Restore a batch, with given selections or its own; see `Reference.restore`."""
         arguments = [torch.from_numpy(values) for values in inputs]
-        with torch.inference_mode():
+        # Not in inference mode, in which `argsort` is not seen as the `sort` that it is.
+        with torch.no_grad():
             if graphs is None:
                 return self._model(*arguments).numpy(), []
             try:
