@@ -266,6 +266,11 @@ class Interface:
     wavelengths: tuple[Real, ...] = ()
     smallest: int = 1
 
+    @property
+    def least_side(self) -> int:
+        """Least height and width of a tensor in pixels."""
+        return max(self.size_multiple, self.smallest)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest(Interface):

@@ -85,7 +85,8 @@ def capture(model: nn.Module, manifest: Manifest) -> ExportedProgram:
         below ``model.``.
     """
     traced = _Traced(model, manifest)
-    if manifest.size_multiple == 1 and manifest.shape is None:
+    any_size = manifest.size_multiple == 1 and manifest.shape is None
+    if any_size:
         side = max(manifest.smallest, 32) | 1  # A multiple of no even window; two images of different sides.
         traced.arguments = [torch.zeros(2, manifest.in_channels, side, side + 2)]
         sides = {axis: torch.export.Dim.AUTO(min=manifest.smallest, max=_DIMENSION_LIMIT) for axis in (2, 3)}
@@ -93,7 +94,17 @@ def capture(model: nn.Module, manifest: Manifest) -> ExportedProgram:
     # What the network prints, and PyTorch of a failure, concerns nobody: the exception says it.
     unread = io.StringIO()
     silent = contextlib.redirect_stdout(unread), contextlib.redirect_stderr(unread)
-    with silent[0], silent[1], _quiet(), torch.no_grad(), torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
+    # Sizes of 0 and 1 are no special cases, which spares guards about the layout in memory; with remainders of sizes in
+    # every expression, they take most of the time.
+    oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=any_size)  # type: ignore[attr-defined]
+    with (
+        oblivious,
+        silent[0],
+        silent[1],
+        _quiet(),
+        torch.no_grad(),
+        torch._dynamo.config.patch(fake_tensor_cache_enabled=False),
+    ):
         return torch.export.export(traced.entry, tuple(traced.arguments), dynamic_shapes=traced.dynamic, strict=False)
 
 

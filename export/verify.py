@@ -73,7 +73,7 @@ def verification_cases(manifest: Manifest) -> list[tuple[tuple[int, int, int], i
     Of a network without a description, sizes are tried that are multiples of nothing more than the size multiple, and
     one that is a multiple of all usual windows.
     """
-    m = round_up(manifest.smallest, manifest.size_multiple)
+    m = manifest.least_side
     neighbours = manifest.neighbours
     default = neighbours.default if neighbours else None
     if manifest.shape is not None:
@@ -124,7 +124,7 @@ def check_memory(model: nn.Module, manifest: Manifest) -> None:
 
     memory.require_run(
         run,
-        manifest.size_multiple,
+        manifest.least_side,
         math.prod(shape),
         f"verifying the file at {'x'.join(map(str, shape))}",
         "end other programs, export on a larger machine, or skip this with --no-verify",

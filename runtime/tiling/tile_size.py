@@ -104,7 +104,7 @@ def choose(
     """
     multiple = manifest.size_multiple
     automatic = tile == "auto"
-    least = round_up(manifest.smallest, multiple)
+    least = round_up(manifest.least_side, multiple)
     whole = (max(round_up(height, multiple), least), max(round_up(width, multiple), least))
     profile = None
     if tile == "none":
@@ -162,7 +162,7 @@ def smaller(manifest: Manifest, height: int, width: int, choice: TileChoice) -> 
         return dataclasses.replace(choice, batch=choice.batch // 2)
     multiple = manifest.size_multiple
     half = min(max(choice.tile) // 2 // multiple * multiple, default_tile(manifest))
-    if not choice.automatic or half < round_up(manifest.smallest, multiple):
+    if not choice.automatic or half < manifest.least_side:
         return None
     profile = _profile_for(manifest, (half, half))
     if manifest.profiles and profile is None:
@@ -182,9 +182,7 @@ def _choice(
     automatic: bool,
     run_pixels: int | None = None,
 ) -> TileChoice:
-    least = (
-        (profile.height[0], profile.width[0]) if profile else (round_up(manifest.smallest, manifest.size_multiple),) * 2
-    )
+    least = (profile.height[0], profile.width[0]) if profile else (manifest.least_side,) * 2
     rows = cut(height, tile[0], overlap, manifest.size_multiple, least[0])
     columns = cut(width, tile[1], overlap, manifest.size_multiple, least[1])
     if batch is None:
@@ -256,7 +254,7 @@ def default_tile(manifest: Manifest) -> int:
 
 def _least_tile(manifest: Manifest) -> int:
     """Return the least side of a tile that is chosen: two windows, so that an overlap is possible."""
-    return 2 * round_up(manifest.smallest, manifest.size_multiple)
+    return 2 * manifest.least_side
 
 
 def _fitting_tile(manifest: Manifest, run_pixels: int | None) -> int:

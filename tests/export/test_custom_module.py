@@ -85,7 +85,10 @@ def line_of(code: str) -> int:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("BatchInShape", r"restores one image, but not a batch of 2.*own_modules\.py:\d+; take the batch from the input"),
+        (
+            "BatchInShape",
+            r"restores one image, but not a batch of 2.*own_modules\.py:\d+; take the batch from the input",
+        ),
         ("FirstOfBatch", r"image 2 of a batch of 2 has another result than alone \(\d+ dB\)"),
         ("MeanOfBatch", "the result of an image depends on the other images of its batch"),
         ("TwoResults", "returns a tuple of 2, not a tensor"),
@@ -185,7 +188,9 @@ def test_global_statistics_are_measured(tmp_path: Path) -> None:
 
 def test_the_size_multiple_can_be_given() -> None:
     assert examined("UNet", size_multiple=8).interface.size_multiple == 8
-    with pytest.raises(InputError, match="--size-multiple 6 does not hold: UNet fails with an image of 1 x 3 x 42 x 54"):
+    with pytest.raises(
+        InputError, match="--size-multiple 6 does not hold: UNet fails with an image of 1 x 3 x 42 x 54"
+    ):
         examined("UNet", size_multiple=6)
     with pytest.raises(InputError, match="--size-multiple is 0"):
         examined("UNet", size_multiple=0)

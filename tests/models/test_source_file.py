@@ -78,7 +78,10 @@ def test_nothing_is_run_to_find_the_function(source: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("", r"say which function or class makes the network, for instance .*net\.py:build; it defines: build, Net, tupl"),
+        (
+            "",
+            r"which function or class makes the network, for instance .*net\.py:build; it defines: build, Net, tuple",
+        ),
         (":", "say which function or class"),
         (":biuld", r"net\.py has no function or class 'biuld'; it defines: build, Net"),
         (":a b", "'a b' is not the name of a function"),
@@ -99,7 +102,10 @@ def test_what_builds_no_network_is_refused(source: Path, name: str, message: str
     ("content", "message"),
     [
         ("def build(:\n", r"is not Python that can be run: invalid syntax|cannot be run"),
-        ("import absent_package_of_mine\ndef build(): pass\n", "ModuleNotFoundError: No module named.*install what your"),
+        (
+            "import absent_package_of_mine\ndef build(): pass\n",
+            "ModuleNotFoundError: No module named.*install what your",
+        ),
         ("def build(): pass\n1 / 0\n", r"cannot be run: ZeroDivisionError: division by zero, at net\.py:2"),
         ("import sys\ndef build(): pass\nsys.exit('usage')\n", "SystemExit: usage"),
         ("", "net.py is empty"),
@@ -114,7 +120,7 @@ def test_files_that_cannot_be_run(source: Path, content: str, message: str) -> N
 def test_arguments_that_do_not_fit(source: Path) -> None:
     with pytest.raises(InputError, match=r"--config gives channel: got an unexpected keyword argument 'channel'"):
         built(source, "build", channel=3)
-    with pytest.raises(InputError, match="is missing|does not exist|no such file"):
+    with pytest.raises(InputError, match="absent.py does not exist"):
         parse_entry_point(f"{source.parent}/absent.py:build")
 
 
@@ -174,7 +180,10 @@ def test_a_key_map_renames(tmp_path: Path) -> None:
     [
         (lambda state: state.pop("up.bias"), r"the tensors do not fit UNet as configured: missing up\.bias"),
         (lambda state: state.update(extra=torch.zeros(3)), "not expected extra"),
-        (lambda state: state.update({"up.bias": torch.zeros(5)}), r"tensor up\.bias is \[5\]; UNet as configured has \[3\]"),
+        (
+            lambda state: state.update({"up.bias": torch.zeros(5)}),
+            r"tensor up\.bias is \[5\]; UNet as configured has \[3\]",
+        ),
         (lambda state: state.update({"up.bias": torch.full((3,), torch.nan)}), r"up\.bias holds 3 NaN or infinite"),
     ],
 )
