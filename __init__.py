@@ -25,7 +25,7 @@ from keygraph import forks as _forks  # noqa: F401
 if TYPE_CHECKING:
     from . import errors, manifest, runtime
     from .errors import InputError, KeygraphError, MissingDependencyError
-    from .export.custom.module import export_module
+    from .export.custom.module import export_module as export_module
     from .runtime.backends.onnxruntime import OnnxRuntimeSession
     from .runtime.backends.openvino import OpenVinoSession
     from .runtime.backends.pytorch import TorchSession
@@ -45,14 +45,13 @@ __all__ = [
     "Restorer",
     "__version__",
     "errors",
-    "export_module",
     "load",
     "manifest",
     "plugins",
     "runtime",
 ]
 
-#: Name -> the module that defines it.
+#: Name -> the module that defines it. `export_module` is not in `__all__`: it needs PyTorch.
 _HOMES = {
     "InputError": ".errors",
     "KeygraphError": ".errors",

@@ -120,7 +120,7 @@ def test_files_that_cannot_be_run(source: Path, content: str, message: str) -> N
 def test_arguments_that_do_not_fit(source: Path) -> None:
     with pytest.raises(InputError, match=r"--config gives channel: got an unexpected keyword argument 'channel'"):
         built(source, "build", channel=3)
-    with pytest.raises(InputError, match="absent.py does not exist"):
+    with pytest.raises(InputError, match=r"absent\.py does not exist"):
         parse_entry_point(f"{source.parent}/absent.py:build")
 
 
