@@ -64,6 +64,15 @@ class WindowOf7(Conv):
         return self.conv(x.view(b, c, h // 7, 7, w // 7, 7).flip(3).reshape(b, c, h, w))
 
 
+class ShiftedWindows(Conv):
+    """Shifts its windows as Swin does, so that the left edge sees the right one."""
+
+    def forward(self, x: Tensor) -> Any:
+        b, c, h, w = x.shape
+        windows = self.conv(x).roll((-4, -4), (2, 3)).view(b, c, h // 8, 8, w // 8, 8)
+        return (windows - windows.mean((3, 5), keepdim=True)).reshape(b, c, h, w).roll((4, 4), (2, 3))
+
+
 class SqueezeExcitation(Conv):
     def forward(self, x: Tensor) -> Tensor:
         weights: Tensor = torch.sigmoid(5 * x.mean((2, 3), keepdim=True))

@@ -12,7 +12,7 @@ from ...errors import InputError
 from ...instrumentation.metrics import psnr
 from ...manifest import Interface
 from .sizes import FIRST_SIDES, Sizes, find_sizes, shapes
-from .statistics import change_in_corner, finds_far_change
+from .statistics import finds_far_change, reaches_middle
 from .trial import ResultError, Trial
 
 #: PSNR in dB by which the result of an image in a batch must agree with that of the image alone. Rounding alone stays
@@ -69,7 +69,7 @@ def find_interface(
         _check_batch(trial, channels, (2, *shapes(sizes.multiple, sizes.smallest)[0]))
     else:
         sizes = Sizes(1, 1)
-        far = change_in_corner(trial, channels, shape, scale)
+        far = reaches_middle(trial, channels, shape, scale)
         if shape[0] > 1:
             _check_batch(trial, channels, shape)
     interface = Interface(

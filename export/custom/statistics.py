@@ -1,4 +1,4 @@
-"""Find out whether a module's result depends on the whole image: a change in one corner is looked for far away."""
+"""Find out whether a module's result depends on the whole image: a change is looked for far away."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ...runtime.preprocess.padding import round_up
 from .sizes import Sizes
 from .trial import Trial
 
-#: Widths of the images in which a change at the left is looked for at the right. What reaches through the first may be
-#: a large receptive field; what reaches through the last is taken for a statistic over the whole image.
-WIDTHS = (128, 512, 2048)
+#: Widths of the images in which a change at the left is looked for in the middle: shifted windows join both ends. What reaches through the first may be a large receptive field; what reaches through the last is taken
+#: for a statistic over the whole image.
+WIDTHS = (256, 1024, 4096)
 
 #: Height of these images, and width of the part that is changed, and of that where the change is looked for.
-_HEIGHT, _PART = 32, 32
+_HEIGHT, _PART = 16, 32
 
 
 def finds_far_change(trial: Trial, channels: int, scale: int, sizes: Sizes) -> tuple[bool, str]:
-    """Tell whether a change at one end of a long image reaches the other end.
+    """Tell whether a change at one end of a long image reaches its middle.
 
     Both images have the same shape and run the same operations, so that a pixel which does not depend on the change has
     exactly the same value.
@@ -48,13 +48,13 @@ def finds_far_change(trial: Trial, channels: int, scale: int, sizes: Sizes) -> t
         image = trial.image(1, channels, height, width)
         grown = memory.growth(functools.partial(_measure, effects, trial, image, scale)) or 0
         if effects[-1] == 0:
-            return False, f"no statistics over the whole image: a change {width - 2 * _PART} pixels away has no effect"
-        seen, before = width - 2 * _PART, width
+            return False, f"no statistics over the whole image: a change {_distance(width)} pixels away has no effect"
+        seen, before = _distance(width), width
     return True, f"statistics over the whole image: a change {seen} pixels away changes the result by {effects[-1]:.2g}"
 
 
-def change_in_corner(trial: Trial, channels: int, shape: tuple[int, int, int], scale: int) -> bool:
-    """Tell whether a change in a corner reaches the opposite one, in a module that takes one shape only.
+def reaches_middle(trial: Trial, channels: int, shape: tuple[int, int, int], scale: int) -> bool:
+    """Tell whether a change at the left reaches the middle, in a module that takes one shape only.
 
     Parameters
     ----------
@@ -65,20 +65,23 @@ def change_in_corner(trial: Trial, channels: int, shape: tuple[int, int, int], s
     shape
         The (B, H, W) that it takes.
     """
-    batch, height, width = shape
-    return _change(trial, trial.image(batch, channels, height, width), scale) != 0
+    return _change(trial, trial.image(shape[0], channels, *shape[1:]), scale) != 0
 
 
 def _measure(effects: list[float], trial: Trial, image: torch.Tensor, scale: int) -> None:
     effects.append(_change(trial, image, scale))
 
 
+def _distance(width: int) -> int:
+    return width // 2 - _PART // 2 - _PART
+
+
 def _change(trial: Trial, image: torch.Tensor, scale: int) -> float:
-    """Return the largest effect that another content of the left upper part has on the right lower part."""
-    height, width = image.shape[2:]
-    rows, columns = min(height, _PART), min(width // 4, _PART) or 1
+    """Return the largest effect that another content of the left end has on the middle."""
+    part = max(1, min(image.shape[3] // 8, _PART))
     low, high = trial.value_range
     changed = image.clone()
-    changed[:, :, :rows, :columns] = high + low - changed[:, :, :rows, :columns]
-    before, after = (trial.run(given)[:, :, -rows * scale :, -columns * scale :] for given in (image, changed))
+    changed[..., :part] = high + low - changed[..., :part]
+    left = (image.shape[3] // 2 - part // 2) * scale
+    before, after = (trial.run(given)[..., left : left + part * scale] for given in (image, changed))
     return float((before - after).abs().max())

@@ -52,6 +52,7 @@ def runs_as_the_module(path: Path, module: nn.Module, *sizes: tuple[int, int]) -
         ("BranchingPadding", {"size_multiple": 1, "smallest": 5}),
         ("WindowOf7", {"size_multiple": 7}),
         ("SqueezeExcitation", {"size_multiple": 1, "global_statistics": True}),
+        ("ShiftedWindows", {"size_multiple": 8, "global_statistics": False}),
         ("MultiplesOf4Differ", {"size_multiple": 4}),
     ],
 )
@@ -64,7 +65,7 @@ def test_what_was_found_is_said() -> None:
     assert examined("Padding").notes == (
         "3 -> 3 channels",
         "any height and width, at least 5: found by running sizes",
-        "no statistics over the whole image: a change 64 pixels away has no effect",
+        "no statistics over the whole image: a change 80 pixels away has no effect",
     )
     (*_, last) = examined("MultiplesOf4Differ").notes
     assert last == (
@@ -73,7 +74,7 @@ def test_what_was_found_is_said() -> None:
     )
     channels, _, statistics = examined("SqueezeExcitation").notes
     assert channels == "3 -> 3 channels"
-    assert statistics.startswith("statistics over the whole image: a change 1984 pixels away changes the result by 0.0")
+    assert statistics.startswith("statistics over the whole image: a change 2000 pixels away changes the result by 0.0")
 
 
 def line_of(code: str) -> int:
