@@ -14,6 +14,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from ...errors import InputError
+from ...forks import require_torch
 from ...manifest import Interface, Manifest
 from ...models.architecture import CUSTOM, DELICATE_OPERATORS
 from ...models.checkpoint import weights_sha256
@@ -127,6 +128,7 @@ def examine(
     InputError
         The module cannot be exported; the message says why, and at which of its lines.
     """
+    require_torch()
     low, high = value_range
     if not -torch.inf < low < high < torch.inf:
         raise InputError(f"--range is {low:g} {high:g}; give the values of black and white, the smaller first")

@@ -11,8 +11,9 @@ from ...runtime.preprocess.padding import round_up
 from .sizes import Sizes
 from .trial import Trial
 
-#: Widths of the images in which a change at the left is looked for in the middle: shifted windows join both ends. What reaches through the first may be a large receptive field; what reaches through the last is taken
-#: for a statistic over the whole image.
+#: Widths of the images in which a change at the left is looked for in the middle: shifted windows join both ends. What
+#: reaches through the first may be a large receptive field; what reaches through the last is taken for a statistic over
+#: the whole image.
 WIDTHS = (256, 1024, 4096)
 
 #: Height of these images, and width of the part that is changed, and of that where the change is looked for.
