@@ -79,6 +79,19 @@ class SqueezeExcitation(Conv):
         return self.conv(x) * weights
 
 
+class KeepsMask(Conv):
+    """Keeps what it made for the last size, as some code does with the masks of shifted windows."""
+
+    size: tuple[int, ...] = ()
+    mask: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Any:
+        if self.size != tuple(x.shape[-2:]):
+            self.size = tuple(x.shape[-2:])
+            self.mask = (torch.arange(x.shape[-1]) / x.shape[-1]).expand(self.size)
+        return self.conv(x) * self.mask
+
+
 class OneSize(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -86,6 +99,13 @@ class OneSize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.position
+
+
+class FixedWidth(Conv):
+    """torch.export takes the number of steps for a constant."""
+
+    def forward(self, x: Tensor) -> Any:
+        return self.conv(x) * torch.linspace(0, 1, x.shape[-1])
 
 
 class LargeBranch(Conv):

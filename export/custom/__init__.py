@@ -7,6 +7,7 @@ What the registry knows of an architecture is found out here by running the modu
 `interface`    Channels, scale, and whether the images of a batch are independent.
 `sizes`        The sizes that the module takes.
 `statistics`   Whether a pixel's result depends on the whole image.
+`state`        What a module keeps between calls, which must not get into a program.
 `model`        The network with its interface and program: what `exporter.export` takes.
 `guards`       What a traced program takes for granted about its sizes.
 `source`       A network that a function of a Python file builds.

@@ -56,9 +56,10 @@ def check_guards(program: ExportedProgram, trial: Trial, channels: int, sizes: S
     """
     image = next(node for node in program.graph.nodes if node.op == "placeholder" and node.name == _image_name(program))
     batch, _, height, width = image.meta["val"].shape
-    dynamic = [size for size in (batch, height, width) if isinstance(size, torch.SymInt)]
-    if len(dynamic) < 3:
-        return "its batch, height or width is fixed"
+    dynamic = [batch, height, width]
+    for name, size in zip(("batch", "height", "width"), dynamic, strict=True):
+        if not isinstance(size, torch.SymInt) or not size.node.expr.free_symbols:
+            return f"the {name} is {size}"
     # Each side is a symbol times the size multiple.
     symbols = [next(iter(size.node.expr.free_symbols)) for size in dynamic]
     # Guard -> the line of the network that it is for.

@@ -24,6 +24,7 @@ from ..trace import capture
 from .guards import check_guards
 from .interface import find_interface
 from .sizes import MULTIPLES, Sizes, find_sizes
+from .state import State, in_state, state_of
 from .trial import Trial, check_signature
 
 
@@ -138,9 +139,10 @@ def examine(
         raise InputError("--size-multiple has no effect with a fixed --shape; leave one of them out")
     check_signature(module, name)
     trial = Trial(module, name, value_range)
+    state = state_of(module)
     interface, notes = find_interface(trial, task=task, shape=shape, size_multiple=size_multiple, progress=progress)
     progress("tracing")
-    interface, program, more = _traced(trial, interface, shape, size_multiple)
+    interface, program, more = _traced(trial, state, interface, shape, size_multiple)
     return CustomModel(module, interface, program, provenance, sources, (*notes, *more))
 
 
@@ -154,7 +156,7 @@ def source_of(module: nn.Module) -> dict[str, str]:
 
 
 def _traced(
-    trial: Trial, interface: Interface, shape: tuple[int, int, int] | None, given: int | None
+    trial: Trial, state: State, interface: Interface, shape: tuple[int, int, int] | None, given: int | None
 ) -> tuple[Interface, ExportedProgram, list[str]]:
     """Trace the network with the size multiple that was found, or with the next one with which it can be traced.
 
@@ -168,7 +170,8 @@ def _traced(
             sizes: Sizes = find_sizes(trial, interface.in_channels, interface.scale, multiple)
             interface = replace(interface, size_multiple=multiple, smallest=max(1, _beyond(sizes)))
         try:
-            program = capture(trial.module, replace(manifest_of(interface, {}), shape=shape))
+            with in_state(state):
+                program = capture(trial.module, replace(manifest_of(interface, {}), shape=shape))
         except Exception as error:  # The user's code, traced, raises what it likes.
             first = first or error
             if _data_dependent(error):

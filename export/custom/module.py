@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -13,6 +12,7 @@ from ...errors import InputError
 from ...manifest import Manifest
 from ..exporter import export
 from .model import examine, source_of
+from .state import in_state, state_of
 
 
 def export_module(
@@ -82,7 +82,9 @@ def export_module(
     provenance = {"entry_point": f"{type(module).__module__}.{type(module).__qualname__}", "source": source_of(module)}
     if module.training:
         notice(f"{name} is in training mode: exported in evaluation mode")
-    with _evaluation_mode(module):
+    # Given back as it was, with the modes of its parts, and without what it kept of the images that it was tried with.
+    with in_state(state_of(module)):
+        module.eval()
         model = examine(
             module,
             name,
@@ -119,15 +121,3 @@ def _check_float32(module: nn.Module, name: str) -> None:
                 f"{name}: {key} is {kind}; export the module in float32, module.float(), and choose the file's "
                 "precision with precision='fp16'"
             )
-
-
-@contextmanager
-def _evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Run in evaluation mode, and restore the mode of each part."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training

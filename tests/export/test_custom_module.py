@@ -101,6 +101,7 @@ def line_of(code: str) -> int:
         ("Downscaling", "returns 32 x 32 pixels for 64 x 64"),
         ("Vector", r"returns a tensor of shape \[1, 3\] for images of shape \[1, 3, 64, 64\]"),
         ("OneSize", r"The size of tensor a.*own_modules\.py:\d+ \(tried: 3, 1, .*with --shape, for instance 1x256x256"),
+        ("FixedWidth", r"the program holds only where the width is \d+; write"),
         ("LargeBranch", r"the program holds only where width <= 300 \(own_modules\.py:\d+\)"),
     ],
 )
@@ -130,6 +131,16 @@ def test_a_module_that_pads_itself_takes_any_size(tmp_path: Path) -> None:
     with keygraph.load(tmp_path / "padding.onnx") as restore:
         padded = np.pad(image, ((0, 2), (0, 0), (0, 0)), mode="reflect")
         np.testing.assert_allclose(restore(image), restore(padded)[:3], atol=1e-6)
+
+
+def test_what_a_module_keeps_of_earlier_images_is_not_in_the_file(tmp_path: Path) -> None:
+    module = own_modules.KeepsMask().eval()
+    module(torch.zeros(1, 3, 32, 34))
+    before = module.mask
+    manifest = export_module(module, tmp_path / "mask.onnx")
+    assert (module.size, module.mask) == ((32, 34), before)
+    assert manifest.size_multiple == 1
+    runs_as_the_module(tmp_path / "mask.onnx", module, (32, 34), (7, 50), (1, 1))
 
 
 def test_the_file_says_where_it_comes_from(tmp_path: Path) -> None:
