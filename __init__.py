@@ -5,6 +5,7 @@
 >>> restored = restore(image)  # H x W x C, uint8, uint16 or float; the result has the same type
 >>> cube = restore(measurement, inputs={"mask": mask})  # For models with extra inputs.
 >>> restore.close()  # Or: with keygraph.load("kgt.onnx") as restore
+>>> keygraph.export_module(network, "network.onnx")  # Any PyTorch module that maps images to images.
 
 Importing this package sets ``ORT_DISABLE_TELEMETRY=1`` in the environment, unless the variable is set. ONNX Runtime
 reads it when it is imported.
@@ -24,6 +25,7 @@ from keygraph import forks as _forks  # noqa: F401
 if TYPE_CHECKING:
     from . import errors, manifest, runtime
     from .errors import InputError, KeygraphError, MissingDependencyError
+    from .export.custom.module import export_module as export_module
     from .runtime.backends.onnxruntime import OnnxRuntimeSession
     from .runtime.backends.openvino import OpenVinoSession
     from .runtime.backends.pytorch import TorchSession
@@ -49,13 +51,14 @@ __all__ = [
     "runtime",
 ]
 
-#: Name -> the module that defines it.
+#: Name -> the module that defines it. `export_module` is not in `__all__`: it needs PyTorch.
 _HOMES = {
     "InputError": ".errors",
     "KeygraphError": ".errors",
     "KeygraphWarning": ".runtime.notices",
     "MissingDependencyError": ".errors",
     "Restorer": ".runtime.restorer",
+    "export_module": ".export.custom.module",
 }
 
 #: Modules that are attributes of this one without an import, as in `keygraph.plugins.library("onnxruntime")`. Those

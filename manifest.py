@@ -25,8 +25,8 @@ T = TypeVar("T")
 Real: TypeAlias = int | float
 
 #: Format 2 added `half` and `profiles`; format 3 the inputs other than one plain image, `clamp`, `wavelengths` and
-#: `statistics`; format 4 `digest`.
-FORMAT_VERSION = 4
+#: `statistics`; format 4 `digest`; format 5 `smallest`.
+FORMAT_VERSION = 5
 
 #: The key in ONNX `metadata_props` that holds the manifest.
 METADATA_KEY = "keygraph"
@@ -243,6 +243,9 @@ class Interface:
         Range that results are clipped to, in units of `value_range`; None for no clipping of floats.
     wavelengths
         Wavelengths of the result's bands in nm, one for each of `out_channels`; empty for pictures.
+    smallest
+        Least height and width of a tensor, a multiple of `size_multiple`; smaller images are padded to it. 1 where
+        `size_multiple` is the only limit.
     """
 
     task: str
@@ -261,6 +264,12 @@ class Interface:
     extra_inputs: tuple[ExtraInput, ...] = ()
     clamp: tuple[Real, Real] | None = None
     wavelengths: tuple[Real, ...] = ()
+    smallest: int = 1
+
+    @property
+    def least_side(self) -> int:
+        """Least height and width of a tensor in pixels."""
+        return max(self.size_multiple, self.smallest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -392,6 +401,8 @@ def _possible(manifest: Manifest) -> dict[str, bool]:
         "in_channels": manifest.in_channels >= 1,
         "out_channels": manifest.out_channels >= 1,
         "size_multiple": manifest.size_multiple >= 1,
+        "smallest": manifest.smallest == 1
+        or (manifest.smallest >= 1 and manifest.smallest % manifest.size_multiple == 0),
         "value_range": _is_range(manifest.value_range),
         "clamp": clamp is None or _is_range(clamp),
         "shape": manifest.shape is None or min(manifest.shape) >= 1,

@@ -29,7 +29,7 @@ def summarize_model(manifest: Manifest) -> Description:
         "image": f"{manifest.in_channels} -> {manifest.out_channels} channels, scale {manifest.scale}, "
         f"values {manifest.value_range[0]:g} to {manifest.value_range[1]:g}",
         **_inputs(manifest),
-        "size rule": f"height and width are multiples of {manifest.size_multiple}",
+        "size rule": _size_rule(manifest),
         **({"statistics": "over the whole image: tiles change the result"} if manifest.global_statistics else {}),
         **_result(manifest),
         "k": _neighbours(manifest.neighbours),
@@ -70,6 +70,13 @@ def summarize_export(manifest: Manifest, integrity: Integrity) -> Description:
         "configuration": manifest.configuration,
         "weights": manifest.weights_sha256 + (f" ({before})" if {"weights", "manifest"} & {*integrity.changed} else ""),
     }
+
+
+def _size_rule(manifest: Manifest) -> str:
+    least = f", at least {manifest.smallest}" if manifest.smallest > 1 else ""
+    if manifest.size_multiple == 1:
+        return f"any height and width{least}"
+    return f"height and width are multiples of {manifest.size_multiple}{least}"
 
 
 def _shape(manifest: Manifest) -> str:

@@ -69,7 +69,7 @@ class MemoryNeed:
             images, *extras = synthetic_inputs(manifest, (1, side, side))
             session.run(images, k, *extras)
 
-        return memory.bytes_per_pixel(run, manifest.size_multiple, self._most * self._tile**2)
+        return memory.bytes_per_pixel(run, manifest.least_side, self._most * self._tile**2)
 
 
 def measure_memory(configuration: RunConfiguration, tile: int, batch: int, k: int | None) -> tuple[float, float | None]:

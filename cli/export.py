@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,10 +15,13 @@ import typer
 
 from ..errors import InputError, counted, printable
 from ..export import export as export_file
+from ..export.custom.model import CustomModel
+from ..export.custom.source import SourceOptions, load_source
 from ..files import check_place, is_folder
 from ..manifest import Manifest
 from ..manifest_summary import half_precision_lines, statistics_lines
-from ..models import load_checkpoint
+from ..models import LoadedModel, load_checkpoint
+from ..models.source_file import is_source
 from ..runtime.companion_files import check_outputs, read_with
 from ..runtime.preprocess.request import input_names
 from .arguments import Quiet
@@ -25,7 +31,12 @@ from .output import note, status
 
 def export(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="A trained model: .ckpt, .pth, .pt or .safetensors.")
+        Path,
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="A trained model: .ckpt, .pth, .pt or .safetensors; or my_model.py:build, a function of your own "
+            "Python file that makes any network: the file is run.",
+        ),
     ],
     out: Annotated[
         Path | None,
@@ -75,7 +86,11 @@ def export(
         typer.Option(metavar="FILE", help="Rules `pattern -> name` that rename the keys of a foreign state dict."),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(metavar="FILE.json", help="Settings that the checkpoint does not store.")
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="Settings that the checkpoint does not store; of a .py file, the arguments of build.",
+        ),
     ] = None,
     entry: Annotated[
         str | None,
@@ -84,29 +99,81 @@ def export(
             help="Which weights to take where the file has several, such as params; by default averaged (EMA) ones.",
         ),
     ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Of a .py file: checkpoint whose weights the network gets."),
+    ] = None,
+    weights_prefix: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PREFIX",
+            help="Take the weights whose names start with this, such as model.; by default it is found.",
+        ),
+    ] = None,
+    size_multiple: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Of a .py file: height and width are multiples of this; by default found by running sizes.",
+        ),
+    ] = None,
+    value_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option("--range", metavar="LOW HIGH", help="Of a .py file: values of black and white; 0 1 by default."),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Of a .py file: what the network does, such as denoising.")
+    ] = None,
     verification: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare the file with PyTorch before it is written.")
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest and the file's size as JSON.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Export a checkpoint to one portable ONNX file, verified against PyTorch."""
-    target = out if out is not None else checkpoint.with_suffix(".onnx")
+    """Export a checkpoint, or any network of your own code, to one portable ONNX file, verified against PyTorch."""
+    own = SourceOptions(weights, weights_prefix, size_multiple, value_range, task)
+    source = is_source(str(checkpoint))
+    if not source:
+        own.require_none(checkpoint)
+    target = out if out is not None else Path(str(checkpoint).partition(".py:")[0]).with_suffix(".onnx")
     if target.suffix != ".onnx":
         raise InputError(f"{target} does not end with .onnx; name the file to write with -o FILE.onnx")
     check_place(target)
     inputs = parse_inputs(beside or [])
-    read = [checkpoint, key_map, config, *(given.path for given in inputs.values())]
+    read = [
+        Path(re.sub(r"\.py:.*", ".py", str(checkpoint))),
+        weights,
+        key_map,
+        config,
+        *(given.path for given in inputs.values()),
+    ]
     if calibration is not None and is_folder(calibration):
         read += calibration.iterdir()
     check_outputs([target], [path for path in read if path is not None])
     fixed_k, fixed_shape = _k(k), _shape(shape)
     start = time.monotonic()
-    model = load_checkpoint(checkpoint, key_map=key_map, config=config, entry=entry)
-    if not quiet:
-        for line in model.notes:
-            note(line)
-    with status(quiet=quiet) as progress:
+
+    def load(progress: Callable[[str], None]) -> LoadedModel | CustomModel:
+        if not source:
+            return load_checkpoint(checkpoint, key_map=key_map, config=config, entry=entry)
+        return load_source(
+            str(checkpoint),
+            own,
+            key_map=key_map,
+            config=config,
+            entry=entry,
+            shape=fixed_shape,
+            notice=(lambda _line: None) if quiet else note,
+            progress=progress,
+        )
+
+    # What the user's code prints belongs to no JSON.
+    elsewhere = contextlib.redirect_stdout(sys.stderr) if source else contextlib.nullcontext()
+    with elsewhere, status(quiet=quiet) as progress:
+        model = load(progress)
+        if not quiet:
+            for line in model.notes:
+                note(line)
         manifest = export_file(
             model,
             target,
@@ -139,7 +206,9 @@ def summary(manifest: Manifest) -> list[str]:
     if beside := input_names(manifest):
         lines.append(f"beside the image it takes {' and '.join(beside)} (restore --input {beside[0]}=FILE)")
     if manifest.shape is None:
-        lines.append(f"any batch, height and width in multiples of {manifest.size_multiple} (restore pads by itself)")
+        sides = f" in multiples of {manifest.size_multiple}" if manifest.size_multiple > 1 else ""
+        least = f" from {manifest.smallest}" if manifest.smallest > 1 else ""
+        lines.append(f"any batch, height and width{sides}{least} (restore pads by itself)")
     else:
         lines.append(f"only batch x height x width = {'x'.join(map(str, manifest.shape))}")
     neighbours = manifest.neighbours
@@ -153,7 +222,8 @@ def summary(manifest: Manifest) -> list[str]:
     for name, record in (manifest.verification or {}).items():
         checks: list[dict[str, Any]] = record["checks"]
         worst = min(check["psnr"] for check in checks)
-        links = max(check["links_different"] for check in checks)
+        # On a flat image everything ties.
+        links = max(check["links_different"] for check in checks if check["content"] != "flat")
         lines.append(
             f"verified against PyTorch with {name}: at least {worst:.0f} dB in {counted(len(checks), 'run')}; "
             f"{links:.4%} of links differ, all near ties"

@@ -115,6 +115,8 @@ def read_profiles(manifest: Manifest, tiles: Sequence[str], batches: Sequence[st
     profiles = []
     for i, tile in enumerate(tiles):
         height, width = (read_range(side, "--tile", multiple) for side in _sides(tile))
+        if min(height[0], width[0]) < manifest.smallest:
+            raise InputError(f"--tile is {tile}, but this model takes no side below {manifest.smallest} pixels")
         together = most or max(1, BATCH_PIXELS // (height[1] * width[1]))
         text = batches[i if len(batches) > 1 else 0] if batches else f"1:{together}:{together}"
         batch = read_range(text, "--batch", 1)

@@ -12,9 +12,11 @@ A checkpoint passes the modules in this order; `exporter` calls them.
 `onnx_file`, `functions`                        The file: graph, operators as functions, manifest.
 `verify`                                        Comparison with PyTorch.
 `calibrate`, `calibration_data`                 Measuring tiles; the images for all measurements.
+`custom`                                        A module of unknown architecture, which is examined instead of read.
 ==============================================  ======================================================================
 """
 
+from .custom.module import export_module
 from .exporter import export
 
-__all__ = ["export"]
+__all__ = ["export", "export_module"]

@@ -118,11 +118,13 @@ def calibrate_statistics(
     -------
     GlobalStatistics
     """
-    m = manifest.size_multiple
+    m, least = manifest.size_multiple, manifest.least_side
     restorer = Restorer(OnnxRuntimeSession(path))
     progress("measuring the memory of a whole-image run")
     _restored(
-        restorer, CalibrationImage("smallest", synthetic_inputs(manifest, (1, m, m))), RestoreOptions(tile="none")
+        restorer,
+        CalibrationImage("smallest", synthetic_inputs(manifest, (1, least, least))),
+        RestoreOptions(tile="none"),
     )
     _, _, height, width = images[0].inputs[0].shape
     _check_memory(restorer, height * width)
@@ -158,7 +160,7 @@ def _check_memory(restorer: Restorer, pixels: int) -> None:
 
     memory.require_run(
         run,
-        manifest.size_multiple,
+        manifest.least_side,
         pixels,
         f"measuring the effect of tiles on {pixels:,} pixels",
         "end other programs, export on a larger machine, or skip this with --no-verify",

@@ -15,23 +15,26 @@ from ..errors import InputError, KeygraphError, MissingDependencyError
 from ..files import check_space, require_utf8, unwritable
 from ..manifest import Manifest
 from ..models import LoadedModel
+from ..models.architecture import CUSTOM
 from ..plugins import library
 from ..runtime.companion_files import check_outputs, written_with
 from .calibrate import calibrate, statistics_images
 from .calibration_data import CalibrationImage, calibration_images
 from .canonicalize import canonicalize
+from .custom.model import CustomModel
+from .custom.top_k import TopKReference
 from .mixed_precision import to_mixed_precision
 from .onnx_file import save, set_manifest
 from .plan import plan
-from .reference import Reference
-from .trace import trace
+from .reference import AnyReference, Reference
+from .trace import trace, translate
 from .verify import as_record, check_memory, required, verify
 
 Progress = Callable[[str], None]
 
 
 def export(
-    model: LoadedModel,
+    model: LoadedModel | CustomModel,
     path: str | os.PathLike[str],
     *,
     k: int | None = None,
@@ -50,7 +53,7 @@ def export(
     Parameters
     ----------
     model
-        From `models.load_checkpoint`.
+        From `models.load_checkpoint`, or from `custom.examine`.
     path
         The ``.onnx`` file to write. Above 1.5 GB the weights go to ``<path>.data``.
     k
@@ -68,7 +71,7 @@ def export(
         For ``"auto"``: PSNR against FP32 in dB, 10 to 100; None for `plan.TARGET_DB`.
     calibration
         Folder of calibration images, on which a half-precision file, or the effect of tiles on global statistics, is
-        measured; None for a generated image.
+        measured, and a network without a description is verified; None for generated images.
     inputs
         Extra inputs for the calibration images, by name: for each a folder with files of the images' names, or one file
         for all images.
@@ -101,7 +104,8 @@ def export(
     if precision == "auto" and not verification:
         raise InputError("--precision auto needs verification; leave --no-verify out, or choose fp16 or bf16")
     half = manifest.half is not None
-    if calibration is not None and not (verification and (half or manifest.global_statistics)):
+    custom = manifest.architecture == CUSTOM
+    if calibration is not None and not (verification and (half or custom or manifest.global_statistics)):
         raise InputError(
             "--calibration applies only to half precision and to models with statistics over the whole image, and not "
             "with --no-verify; leave it out"
@@ -110,17 +114,22 @@ def export(
         raise InputError("--input gives the extra inputs for the images of --calibration; give both or neither")
     beside = {name: Path(given) for name, given in (inputs or {}).items()}
     folder = Path(calibration) if calibration else None
-    images = calibration_images(manifest, folder, beside) if half and verification else []
+    measured = verification and (half or (custom and folder is not None))
+    images = calibration_images(manifest, folder, beside) if measured else []
     tiled_images = statistics_images(manifest, folder, beside) if verification else []
     target = Path(path)
     require_utf8(target)
-    check_outputs([target], [model.source])
+    check_outputs([target], model.sources)
     check_space(target.parent, _weights_bytes(model, half), "the exported file needs")
-    progress("tracing")
-    traced = trace(model.module, manifest)
+    if isinstance(model, CustomModel):
+        progress("translating")
+        traced = translate(model.program, manifest)
+    else:
+        progress("tracing")
+        traced = trace(model.module, manifest)
     canonicalize(traced)
     if half:
-        manifest = to_mixed_precision(traced, manifest, model.architecture.keep_fp32, images, progress)
+        manifest = to_mixed_precision(traced, manifest, model.keep_fp32, images, progress)
     try:
         with tempfile.TemporaryDirectory(prefix=".keygraph-", dir=target.parent) as scratch:
             # Under its final name, because the file refers to its external data by name.
@@ -132,7 +141,7 @@ def export(
                 manifest = replace(manifest, verification=_verify(draft, model, manifest, images, progress))
                 manifest = calibrate(draft, manifest, tiled_images, progress)
                 manifest = set_manifest(draft, manifest)
-            check_outputs([target], [model.source])
+            check_outputs([target], model.sources)
             earlier = {file for file in written_with(target) if file.exists()}
             # External data first, so that the model never exists without its weights.
             files = sorted(Path(scratch).iterdir(), key=lambda file: file == draft)
@@ -145,7 +154,7 @@ def export(
     return manifest
 
 
-def _weights_bytes(model: LoadedModel, half: bool) -> int:
+def _weights_bytes(model: LoadedModel | CustomModel, half: bool) -> int:
     """Return the bytes of a network's weights in its file; in half precision, at least half of those in FP32."""
     size: int = sum(tensor.numel() * tensor.element_size() for tensor in model.module.state_dict().values())
     return size // 2 if half else size
@@ -153,7 +162,7 @@ def _weights_bytes(model: LoadedModel, half: bool) -> int:
 
 def _verify(
     draft: Path,
-    model: LoadedModel,
+    model: LoadedModel | CustomModel,
     manifest: Manifest,
     images: Sequence[CalibrationImage],
     progress: Progress,
@@ -180,7 +189,10 @@ def _verify(
         configurations = {"standard operators": (installed, emulated)}
     if manifest.precision == "fp16":
         configurations["rounded"] = (installed, True)
-    reference = Reference(model.module, manifest.value_range, required(manifest).similarity)
+    similarity = required(manifest).similarity
+    reference: AnyReference = Reference(model.module, manifest.value_range, similarity)
+    if isinstance(model, CustomModel):
+        reference = TopKReference(model.module, similarity)
     records = {}
     for name, (operators, rounded) in configurations.items():
         try:

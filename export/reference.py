@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ..instrumentation.key_graphs import GraphProbe
 from ..instrumentation.metrics import TOLERANCES, psnr
 from ..plugins.torch import forced_graphs, use_attention
 from ..plugins.torch.selection import Agreement
@@ -18,6 +21,35 @@ from ..runtime.backends.base import Inputs
 #: PSNR in dB by which the fused attention must agree with the definition to be used: 10 times less error in amplitude
 #: than the strictest tolerance of a file allows.
 _FUSED_DB = TOLERANCES["fp32"].psnr + 20
+
+
+class Selected(Protocol):
+    """What one selection of a file chose: `key_graphs.Selection`, or `custom.top_k.TopKSelection`."""
+
+    @property
+    def graph(self) -> NDArray[Any]:
+        """The choice, in the form that `AnyReference.restore` takes."""
+
+
+class FileProbe(Protocol):
+    """An exported file that runs with its selections exposed: `GraphProbe`, or `custom.top_k.TopKProbe`."""
+
+    def record(
+        self, images: NDArray[np.float32], k: int | None, *extras: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], Sequence[Selected]]:
+        """Restore a batch and return every selection with the result; see `GraphProbe.record`."""
+
+
+class AnyReference(Protocol):
+    """A network in PyTorch that files are verified against: `Reference`, or `custom.top_k.TopKReference`."""
+
+    def probe(self, path: Path, library: Path | None, rounded: bool) -> FileProbe:
+        """Open an exported file of the network, to run it and read what it selects; see `Reference.probe`."""
+
+    def restore(
+        self, inputs: Inputs, k: int | None, graphs: Iterable[NDArray[Any]] | None = None
+    ) -> tuple[NDArray[np.float32], list[Agreement]]:
+        """Restore a batch, with given selections or its own; see `Reference.restore`."""
 
 
 class Reference:
@@ -41,8 +73,22 @@ class Reference:
         self._attention: str | None = None
         self._results: dict[bytes, tuple[NDArray[np.float32], list[Agreement]]] = {}
 
+    def probe(self, path: Path, library: Path | None, rounded: bool) -> GraphProbe:
+        """Open an exported file of the network, to run it and read what it selects.
+
+        Parameters
+        ----------
+        path
+            The file.
+        library
+            ONNX Runtime library of keygraph's operators, or None to run the file's own functions.
+        rounded
+            Emulate half precision instead of using ONNX Runtime's own.
+        """
+        return GraphProbe(path, library, rounded)
+
     def restore(
-        self, inputs: Inputs, k: int | None, graphs: Iterable[NDArray[np.int32]] | None = None
+        self, inputs: Inputs, k: int | None, graphs: Iterable[NDArray[Any]] | None = None
     ) -> tuple[NDArray[np.float32], list[Agreement]]:
         """Restore a batch.
 

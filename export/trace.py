@@ -1,8 +1,16 @@
-"""Trace a PyTorch module to an ONNX graph with the two operators as nodes, by `torch.export`."""
+"""Trace a PyTorch module to an ONNX graph with the two operators as nodes, by `torch.export`.
+
+A network of the registry is traced in one step (`trace`). A module of unknown origin takes two: `capture` makes a
+PyTorch program of it, `translate` an ONNX graph of the program. What rewrites such a program, for instance to recognise
+attention in a module that does not call the operators, belongs between the two.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +19,9 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
+from ..errors import InputError
 from ..manifest import IMAGE_OUTPUT, K_INPUT, Manifest
 from ..runtime.backends.base import image_inputs
 from .functions import OPSET
@@ -52,34 +62,150 @@ def trace(model: nn.Module, manifest: Manifest) -> ir.Model:
         Inputs ``image``, the extra ones and, where it is an input, ``k``; output ``restored``. Node metadata holds the
         modules' names, which `canonicalize` needs.
     """
+    traced = _Traced(model, manifest)
+    return _to_onnx(traced.entry, manifest, tuple(traced.arguments), traced.dynamic)
+
+
+def capture(model: nn.Module, manifest: Manifest) -> ExportedProgram:
+    """Make a program of a network with `torch.export`.
+
+    For a size multiple above 1, torch.export proves that the program is right for all of its sizes. For 1 it does not:
+    networks that pad by themselves compute with remainders, about which it can prove little. The program's guards then
+    have to be checked (`custom.guards`).
+
+    Parameters
+    ----------
+    model, manifest
+        As for `trace`; the network takes the image alone, or the size multiple is above 1.
+
+    Returns
+    -------
+    ExportedProgram
+        Inputs as those of `translate`; dynamic sizes unless the manifest has a fixed shape. Modules have their names
+        below ``model.``.
+    """
+    traced = _Traced(model, manifest)
+    any_size = manifest.size_multiple == 1 and manifest.shape is None
+    if any_size:
+        side = max(manifest.smallest, 32) | 1  # A multiple of no even window; two images of different sides.
+        traced.arguments = [torch.zeros(2, manifest.in_channels, side, side + 2)]
+        sides = {axis: torch.export.Dim.AUTO(min=manifest.smallest, max=_DIMENSION_LIMIT) for axis in (2, 3)}
+        traced.dynamic = (({0: torch.export.Dim.AUTO(min=1, max=_DIMENSION_LIMIT), **sides},),)
+    # What the network prints, and PyTorch of a failure, concerns nobody: the exception says it.
+    unread = io.StringIO()
+    silent = contextlib.redirect_stdout(unread), contextlib.redirect_stderr(unread)
+    # Sizes of 0 and 1 are no special cases, which spares guards about the layout in memory; with remainders of sizes in
+    # every expression, they take most of the time.
+    oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=any_size)  # type: ignore[attr-defined]
+    with (
+        oblivious,
+        silent[0],
+        silent[1],
+        _quiet(),
+        torch.no_grad(),
+        torch._dynamo.config.patch(fake_tensor_cache_enabled=False),
+    ):
+        return torch.export.export(traced.entry, tuple(traced.arguments), dynamic_shapes=traced.dynamic, strict=False)
+
+
+def translate(program: ExportedProgram, manifest: Manifest) -> ir.Model:
+    """Translate a program of `capture` to an ONNX graph.
+
+    Parameters
+    ----------
+    program
+        The program. keygraph's operators in it become nodes.
+    manifest
+        The manifest that it was captured for.
+
+    Returns
+    -------
+    ir.Model
+        As for `trace`.
+    """
+    try:
+        model = _to_onnx(program, manifest)
+    except torch.onnx.OnnxExporterError as error:
+        raise InputError(_untranslated(str(error))) from error
+    # Symbols have numbers in a program, which differ from run to run.
+    image = model.graph.inputs[0].shape
+    assert image is not None
+    symbols: dict[str, str] = {}
+    for size, name in zip((image[0], image[2], image[3]), ("batch", "rows", "columns"), strict=True):
+        if isinstance(size, ir.SymbolicDim):
+            symbols |= dict.fromkeys(re.findall(r"\bs\d+\b", size.value or ""), name)
+    for value in (*model.graph.inputs, *(output for node in model.graph for output in node.outputs)):
+        if value.shape is not None:
+            value.shape = ir.Shape(
+                re.sub(r"\bs\d+\b", lambda match: symbols.get(match[0], match[0]), size.value)
+                if isinstance(size, ir.SymbolicDim) and size.value
+                else size
+                for size in value.shape
+            )
+    return model
+
+
+def _untranslated(text: str) -> str:
+    """Return the message for a program that torch.onnx cannot translate: the operator, and the first reason given."""
+    operator = re.search(r"target=torch\.ops\.([\w.]+)", text) or re.search(r"torch\.ops\.([\w.]+)", text)
+    reason = re.search(r"<class '[\w.]+'>: ([^\n]+)", text)
+    return (
+        f"the network cannot be translated to ONNX: torch.onnx does not translate "
+        f"{operator[1] if operator else 'one of its operators'} as it is used"
+        f"{f' ({reason[1][:200]})' if reason else ''}; write that part with other operators"
+    )
+
+
+class _Traced:
+    """What is traced: the network as `_Entry`, its arguments, and which of their sizes are dynamic.
+
+    Parameters
+    ----------
+    model, manifest
+        As for `trace`.
+    """
+
+    def __init__(self, model: nn.Module, manifest: Manifest) -> None:
+        neighbours = manifest.neighbours
+        runtime_k = neighbours is not None and neighbours.runtime
+        self.entry = _Entry(model, None if neighbours is None or runtime_k else neighbours.default).eval()
+        multiple = manifest.size_multiple
+        least = -(-manifest.smallest // multiple)
+        # Distinct sizes above 1, so that the tracer cannot take one dimension for another or for a constant.
+        shape = manifest.shape or (2, max(2, least) * multiple, max(3, least + 1) * multiple)
+        batch = torch.export.Dim("batch", min=1, max=_DIMENSION_LIMIT)
+        rows, columns = (torch.export.Dim(name, min=least, max=_DIMENSION_LIMIT) for name in ("rows", "columns"))
+        self.arguments: list[Tensor] = []
+        dynamic: list[dict[int, Any]] = []
+        for given in image_inputs(manifest):
+            channels, (down, across) = given.channels, given.margin
+            self.arguments.append(torch.zeros(shape[0], channels, shape[1] + down, shape[2] + across))
+            dynamic.append({0: batch, 2: _sized(rows, multiple, down), 3: _sized(columns, multiple, across)})
+        if runtime_k:
+            assert neighbours is not None
+            self.arguments.append(torch.tensor([neighbours.default], dtype=torch.int64))
+            dynamic.append({})
+        self.dynamic = None if manifest.shape is not None else (tuple(dynamic),)
+
+
+def _to_onnx(
+    traced: _Entry | ExportedProgram,
+    manifest: Manifest,
+    arguments: tuple[Tensor, ...] = (),
+    dynamic: tuple[Any, ...] | None = None,
+) -> ir.Model:
     neighbours = manifest.neighbours
-    runtime_k = neighbours is not None and neighbours.runtime
-    entry = _Entry(model, None if neighbours is None or runtime_k else neighbours.default).eval()
-    multiple = manifest.size_multiple
-    # Distinct sizes above 1, so that the tracer cannot take one dimension for another or for a constant.
-    shape = manifest.shape or (2, 2 * multiple, 3 * multiple)
-    batch = torch.export.Dim("batch", min=1, max=_DIMENSION_LIMIT)
-    rows, columns = (torch.export.Dim(name, min=1, max=_DIMENSION_LIMIT) for name in ("rows", "columns"))
-    arguments: dict[str, Tensor] = {}
-    dynamic: list[dict[int, Any]] = []
-    for given in image_inputs(manifest):
-        name, channels, (down, across) = given.name, given.channels, given.margin
-        arguments[name] = torch.zeros(shape[0], channels, shape[1] + down, shape[2] + across)
-        dynamic.append({0: batch, 2: _sized(rows, multiple, down), 3: _sized(columns, multiple, across)})
-    if runtime_k:
-        assert neighbours is not None
-        arguments[K_INPUT] = torch.tensor([neighbours.default], dtype=torch.int64)
-        dynamic.append({})
+    names = [given.name for given in image_inputs(manifest)]
     # Without the cache, whose look-ups of symbolic shapes take longer than inferring them, tracing takes half the time.
     with _quiet(), torch.no_grad(), torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
         program = torch.onnx.export(
-            entry,
-            tuple(arguments.values()),
+            traced,
+            arguments,
             dynamo=True,
             opset_version=OPSET,
-            input_names=list(arguments),
+            input_names=[*names, K_INPUT] if neighbours is not None and neighbours.runtime else names,
             output_names=[IMAGE_OUTPUT],
-            dynamic_shapes=None if manifest.shape is not None else (tuple(dynamic),),
+            dynamic_shapes=dynamic,
             custom_translation_table=translation_table(),
             verbose=False,
         )
@@ -89,18 +215,21 @@ def trace(model: nn.Module, manifest: Manifest) -> ir.Model:
 
 def _sized(count: Any, multiple: int, margin: int) -> Any:
     """Return a side of `count` units plus its margin; the tracer does not accept the addition of zero."""
-    return multiple * count + margin if margin else multiple * count
+    side = multiple * count if multiple > 1 else count
+    return side + margin if margin else side
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the exporter's own warnings (absent torchvision, deprecations), which do not concern keygraph's users."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.fx.experimental.symbolic_shapes")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -13,20 +13,25 @@ import torch
 from torch import nn
 
 from ..errors import KeygraphError, counted
-from ..instrumentation.key_graphs import GraphProbe
 from ..instrumentation.metrics import EQUAL_DB, TOLERANCES, Tolerance, psnr
-from ..instrumentation.synthetic import synthetic_inputs
+from ..instrumentation.synthetic import Content, synthetic_inputs
 from ..manifest import Manifest
+from ..models.architecture import CUSTOM
 from ..runtime.backends.base import Inputs, result_shape
 from ..runtime.device import memory
 from ..runtime.preprocess.padding import round_up
 from .activation_ranges import first_nonfinite
 from .calibration_data import CalibrationImage
-from .reference import Reference
+from .custom import sizes
+from .reference import AnyReference
 
 #: Smallest height and width of the largest test image for a network with global statistics, so that they are sums over
 #: many pixels. A Restormer of 26 million parameters takes 29 GMAC for it, one or two seconds.
 GLOBAL_STATISTICS_SIZE = (96, 128)
+
+
+#: A side that is a multiple of all usual windows: what pads its image itself pads nothing there.
+_ROUND_SIDE = 64
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class Check:
         PSNR in dB over the value range, both with the same key graphs; rounded down to 0.1, at most 200.
     links_different
         Share of the key graphs' links that differ; all of them near ties, within the similarity tolerance.
+    content
+        What the generated image shows.
     picture
         Name of the calibration image; None for a generated one.
     psnr_as_run
@@ -51,6 +58,7 @@ class Check:
     k: int | None
     psnr: float
     links_different: float
+    content: Content = "picture"
     picture: str | None = None
     psnr_as_run: float | None = None
 
@@ -61,8 +69,11 @@ def verification_cases(manifest: Manifest) -> list[tuple[tuple[int, int, int], i
     Shapes: the smallest, a non-square one, a batch of 2, and a large one: three times the smallest, and at least
     `GLOBAL_STATISTICS_SIZE` for networks with global statistics. Values of k: the default, and when k is an input also
     an eighth of the maximum and the maximum.
+
+    Of a network without a description, sizes are tried that are multiples of nothing more than the size multiple, and
+    one that is a multiple of all usual windows.
     """
-    m = manifest.size_multiple
+    m = manifest.least_side
     neighbours = manifest.neighbours
     default = neighbours.default if neighbours else None
     if manifest.shape is not None:
@@ -71,10 +82,23 @@ def verification_cases(manifest: Manifest) -> list[tuple[tuple[int, int, int], i
         height, width = GLOBAL_STATISTICS_SIZE if manifest.global_statistics else (0, 0)
         large = (1, max(3 * m, round_up(height, m)), max(2 * m, round_up(width, m)))
         shapes = [(1, m, m), (1, m, 2 * m), (2, m, m), large]
+        if manifest.architecture == CUSTOM:
+            odd, wide, _ = sizes.shapes(manifest.size_multiple, m)
+            round_side = max(m, round_up(_ROUND_SIDE, manifest.size_multiple))
+            shapes = [(1, m, m), (1, *odd), (2, *wide), (1, round_side, round_side)]
+            shapes += [large] if manifest.global_statistics else []
     cases = [(shape, default) for shape in shapes]
     if neighbours is not None and neighbours.runtime:
         cases += [(shapes[0], k) for k in sorted({max(1, neighbours.maximum // 8), neighbours.maximum} - {default})]
     return cases
+
+
+def verification_contents(manifest: Manifest) -> tuple[Content, ...]:
+    """Return what the generated images show: of a network without a description, ties and extremes are tried as well.
+
+    The code of a described network is known, and so is what its operators do with ties.
+    """
+    return ("picture", "flat", "noise") if manifest.architecture == CUSTOM else ("picture",)
 
 
 #: Verification of fewer pixels fits into the memory of any machine that exports.
@@ -100,7 +124,7 @@ def check_memory(model: nn.Module, manifest: Manifest) -> None:
 
     memory.require_run(
         run,
-        manifest.size_multiple,
+        manifest.least_side,
         math.prod(shape),
         f"verifying the file at {'x'.join(map(str, shape))}",
         "end other programs, export on a larger machine, or skip this with --no-verify",
@@ -109,7 +133,7 @@ def check_memory(model: nn.Module, manifest: Manifest) -> None:
 
 def verify(
     path: Path,
-    reference: Reference,
+    reference: AnyReference,
     manifest: Manifest,
     library: Path | None,
     progress: Callable[[str], None] | None = None,
@@ -150,18 +174,21 @@ def verify(
     KeygraphError
         A value is not finite, the PSNR of an image is below `required`, or key graphs differ in more than near ties.
     """
-    probe = GraphProbe(path, library, rounded)
+    probe = reference.probe(path, library, rounded)
     runtime_k = manifest.neighbours is not None and manifest.neighbours.runtime
     tolerance = required(manifest)
-    cases: list[tuple[Inputs, tuple[int, int, int], int | None, str | None]] = [
-        (synthetic_inputs(manifest, shape), shape, k, None) for shape, k in verification_cases(manifest)
+    cases: list[tuple[Inputs, tuple[int, int, int], int | None, Content, str | None]] = [
+        (synthetic_inputs(manifest, shape, content), shape, k, content, None)
+        for shape, k in verification_cases(manifest)
+        for content in verification_contents(manifest)
     ]
     default = manifest.neighbours.default if manifest.neighbours else None
-    cases += [(image.inputs, _size(image.inputs, manifest), default, image.name) for image in images]
+    cases += [(image.inputs, _size(image.inputs, manifest), default, "picture", image.name) for image in images]
     checks = []
-    for inputs, shape, k, name in cases:
+    for inputs, shape, k, content, name in cases:
         tensor, *extras = inputs
-        where = f"at {'x'.join(map(str, shape))}" + (f", k = {k}" if k else "") + (f", on {name}" if name else "")
+        shown = name or ("" if content == "picture" else {"flat": "a flat image", "noise": "noise"}[content])
+        where = f"at {'x'.join(map(str, shape))}" + (f", k = {k}" if k else "") + (f", on {shown}" if shown else "")
         if progress is not None:
             progress(where)
         restored, selections = probe.record(tensor, k if runtime_k else None, *extras)
@@ -186,7 +213,7 @@ def verify(
         if name is not None:
             own, _ = reference.restore(inputs, k)
             as_run = _tenths(psnr(restored, own, manifest.value_range))
-        checks.append(Check(shape, k, _tenths(result), float(f"{different:.1e}"), name, as_run))
+        checks.append(Check(shape, k, _tenths(result), float(f"{different:.1e}"), content, name, as_run))
     return checks
 
 

@@ -11,6 +11,7 @@
 `foreign_files`, `pickled`              running code.
 `entries`, `averaged`, `unwrap`         The sets of weights in a file, which of them are averages (EMA), and the choice.
 `key_map`                               Renaming foreign keys.
+`source_file`, `own_weights`            A network that the user's own Python file builds, and its weights.
 `enhance`                               Replacing channel attention by GLMHA.
 `macs`                                  Counting parameters and multiply-accumulates.
 ======================================  ==============================================================================

@@ -12,6 +12,9 @@ from ..manifest import Interface as Interface
 
 StateDict = Mapping[str, Tensor]
 
+#: Architecture in the manifest of a network that the user's own code built: no name of the registry.
+CUSTOM = "custom"
+
 #: FP32 patterns for every architecture: operators that sum squares or exponentials over many values. Their sums leave
 #: the range of fp16, or its 11 bits of precision, first.
 DELICATE_OPERATORS = tuple(

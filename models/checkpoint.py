@@ -49,6 +49,16 @@ class LoadedModel:
     source: Path
     notes: tuple[str, ...]
 
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """The files that the network was read from."""
+        return (self.source,)
+
+    @property
+    def keep_fp32(self) -> tuple[str, ...]:
+        """What stays in FP32 in half-precision files: `Architecture.keep_fp32`."""
+        return self.architecture.keep_fp32
+
     def manifest(self) -> Manifest:
         """Return the manifest of the PyTorch model; an export replaces the fields that it determines."""
         interface = self.architecture.interface(self.config)

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..errors import InputError
 from . import kgt, mst, mst_plus_plus, restormer
-from .architecture import Architecture, StateDict
+from .architecture import CUSTOM, Architecture, StateDict
 
 #: All architectures, in the order in which `detect` asks them.
 ARCHITECTURES: list[Architecture] = []
@@ -38,6 +38,8 @@ def register(architecture: Architecture) -> Architecture:
     ValueError
         An architecture of that name, or with that type of configuration, is registered already.
     """
+    if architecture.name == CUSTOM:
+        raise ValueError(f"{CUSTOM} cannot be registered: it is the name of networks without a description")
     for other in ARCHITECTURES:
         if architecture.name == other.name or architecture.config_type is other.config_type:
             raise ValueError(f"{architecture.name} cannot be registered: {other.name} is, with the same name or config")

@@ -12,7 +12,7 @@ from ..runtime.backends.base import resolve_k
 
 #: Parts of the interface in which two forms of one network may differ. The size rules of all sides are united, see
 #: `inputs.demands`; `neighbours` is checked apart.
-_FREE_INTERFACE = {"task", "size_multiple", "global_statistics", "neighbours", "clamp", "wavelengths"}
+_FREE_INTERFACE = {"task", "size_multiple", "global_statistics", "neighbours", "clamp", "wavelengths", "smallest"}
 
 #: Settings of the configuration that may differ between two forms of one network.
 _FREE_SETTINGS = {"k", "k_trained", "task"}

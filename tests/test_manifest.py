@@ -57,6 +57,10 @@ FORMAT_4 = FORMAT_3.replace('"format_version": 3', '"format_version": 4').replac
     '"extra_inputs"', '"digest": {"graph": "45", "manifest": "89", "weights": "67"}, "extra_inputs"'
 )
 
+FORMAT_5 = FORMAT_4.replace('"format_version": 4', '"format_version": 5').replace(
+    '"size_multiple": 4,', '"size_multiple": 4, "smallest": 12,'
+)
+
 EXPECTED = {
     1: Manifest(
         architecture="kgt",
@@ -137,9 +141,12 @@ EXPECTED = {
     ),
 }
 EXPECTED[4] = dataclasses.replace(EXPECTED[3], digest=FileDigest("45", "67", "89"), format_version=4)
+EXPECTED[5] = dataclasses.replace(EXPECTED[4], smallest=12, format_version=5)
 
 
-@pytest.mark.parametrize(("version", "text"), [(1, FORMAT_1), (2, FORMAT_2), (3, FORMAT_3), (4, FORMAT_4)])
+@pytest.mark.parametrize(
+    ("version", "text"), [(1, FORMAT_1), (2, FORMAT_2), (3, FORMAT_3), (4, FORMAT_4), (5, FORMAT_5)]
+)
 def test_manifests_of_every_format_are_read(version: int, text: str) -> None:
     manifest = from_json(text, "kgt.onnx")
     assert manifest == EXPECTED[version]
@@ -148,13 +155,13 @@ def test_manifests_of_every_format_are_read(version: int, text: str) -> None:
 
 
 def test_reading_and_writing_gives_the_same_text() -> None:
-    text = " ".join(FORMAT_4.split("\n"))
+    text = " ".join(FORMAT_5.split("\n"))
     assert from_json(text, "x").to_json() == text
     assert '"memory": 5120,' in text  # a whole number in a field of real numbers stays one
 
 
 def _change(path: tuple[str | int, ...], value: Any) -> str:
-    values: Any = copy.deepcopy(json.loads(FORMAT_4))
+    values: Any = copy.deepcopy(json.loads(FORMAT_5))
     place = values
     for key in path[:-1]:
         place = place[key]
@@ -171,6 +178,7 @@ def _change(path: tuple[str | int, ...], value: Any) -> str:
         (("scale",), ..., "scale"),
         (("scale",), "two", "$.scale"),
         (("scale",), 1.5, "$.scale"),
+        (("smallest",), 6, "no model has these values: `smallest` is 6"),
         (("neighbours",), ..., "neighbours"),
         (("digest", "graph"), ..., "graph"),
         (("digest", "weights"), 3, "$.digest.weights"),

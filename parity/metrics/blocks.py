@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ...instrumentation.metrics import psnr_of
 from ...manifest import Manifest
+from ...models.architecture import CUSTOM
 from ...models.registry import by_name
 
 
@@ -93,8 +94,11 @@ BlockObserver = Callable[[BlockValues], None]
 
 
 def block_pattern(manifest: Manifest) -> str:
-    """Return the regular expression for the names of a network's blocks: `Architecture.blocks`."""
-    return by_name(manifest.architecture).blocks
+    """Return the regular expression for the names of a network's blocks: `Architecture.blocks`.
+
+    Of a network without a description, every module is a block.
+    """
+    return ".+" if manifest.architecture == CUSTOM else by_name(manifest.architecture).blocks
 
 
 def block_difference(candidate: BlockValues, reference: BlockValues, at_least: float) -> BlockDifference:

@@ -108,12 +108,13 @@ def choose(
     multiple = manifest.size_multiple
     automatic = tile == "auto"
     tile_pixels = run_pixels if run_pixels is None else run_pixels // runs_at_a_time
-    whole = (round_up(height, multiple), round_up(width, multiple))
+    least = round_up(manifest.least_side, multiple)
+    whole = (max(round_up(height, multiple), least), max(round_up(width, multiple), least))
     profile = None
     if tile == "none":
         shape = whole
     elif not automatic:
-        shape = (_multiple(tile, "tile", multiple, multiple, None),) * 2
+        shape = (_multiple(tile, "tile", multiple, least, None),) * 2
     elif _profiles(manifest) and manifest.global_statistics:
         shape = whole
     elif _profiles(manifest):
@@ -165,7 +166,7 @@ def smaller(manifest: Manifest, height: int, width: int, choice: TileChoice) -> 
         return dataclasses.replace(choice, batch=choice.batch // 2)
     multiple = manifest.size_multiple
     half = min(max(choice.tile) // 2 // multiple * multiple, default_tile(manifest))
-    if not choice.automatic or half == 0:
+    if not choice.automatic or half < manifest.least_side:
         return None
     profile = _profile_for(manifest, (half, half))
     if manifest.profiles and profile is None:
@@ -185,7 +186,7 @@ def _choice(
     automatic: bool,
     run_pixels: int | None = None,
 ) -> TileChoice:
-    least = (profile.height[0], profile.width[0]) if profile else (0, 0)
+    least = (profile.height[0], profile.width[0]) if profile else (manifest.least_side,) * 2
     rows = cut(height, tile[0], overlap, manifest.size_multiple, least[0])
     columns = cut(width, tile[1], overlap, manifest.size_multiple, least[1])
     if batch is None:
@@ -252,8 +253,12 @@ def _max_overlap(tile: int, multiple: int) -> int:
 def default_tile(manifest: Manifest) -> int:
     """Return the side of the tiles that a model takes by default: the calibrated one, else about `DEFAULT_TILE`."""
     multiple = manifest.size_multiple
-    # At least two windows, so that an overlap is possible.
-    return manifest.tiling.tile if manifest.tiling else max(round_up(DEFAULT_TILE, multiple), 2 * multiple)
+    return manifest.tiling.tile if manifest.tiling else max(round_up(DEFAULT_TILE, multiple), _least_tile(manifest))
+
+
+def _least_tile(manifest: Manifest) -> int:
+    """Return the least side of a tile that is chosen: two windows, so that an overlap is possible."""
+    return 2 * manifest.least_side
 
 
 def _fitting_tile(manifest: Manifest, run_pixels: int | None) -> int:
@@ -261,7 +266,7 @@ def _fitting_tile(manifest: Manifest, run_pixels: int | None) -> int:
     default, multiple = default_tile(manifest), manifest.size_multiple
     if run_pixels is None or _fits((default, default), run_pixels):
         return default
-    least = max(round_up(LEAST_TILE, multiple), 2 * multiple)
+    least = max(round_up(LEAST_TILE, multiple), _least_tile(manifest))
     return min(default, max(least, math.isqrt(run_pixels) // multiple * multiple))
 
 

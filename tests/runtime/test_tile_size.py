@@ -165,3 +165,13 @@ def test_what_is_chosen_automatically_fits_into_memory(make_manifest: MakeManife
     large = make_manifest(size_multiple=128)
     assert choose(large, 500, 321, run_pixels=3).tile == (256, 256)  # Room for an overlap.
     assert choose(make_manifest(shape=(2, 64, 96)), 100, 100, run_pixels=3).tile == (64, 96)
+
+
+def test_images_below_the_smallest_size_are_padded_to_it(make_manifest: Callable[..., Manifest]) -> None:
+    manifest = make_manifest(size_multiple=4, smallest=12)
+    assert choose(manifest, 5, 40).tile == (12, 40)
+    assert choose(manifest, 30, 13).tile == (32, 16)
+    with pytest.raises(InputError, match="tile is 8; it must be a multiple of 4: use 12"):
+        choose(manifest, 100, 100, tile=8)
+    tiled = choose(manifest, 100, 7, tile=16)
+    assert tiled.tile == (16, 12)

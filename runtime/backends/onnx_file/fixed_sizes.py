@@ -63,7 +63,7 @@ def with_fixed_sizes(manifest: Manifest, sizes: Sequence[int | str | None], path
         return manifest
     multiple = manifest.size_multiple
     for name, side, more in zip(("height", "width"), sides, manifest.margin, strict=True):
-        if side is not None and (side < multiple or side % multiple):
+        if side is not None and (side < manifest.least_side or side % multiple):
             beside = f" plus {more}" if more else ""
             raise InputError(
                 f"{path}: a tool has fixed the {name} of the image at {side + more}, but this model needs a multiple "
@@ -71,7 +71,7 @@ def with_fixed_sizes(manifest: Manifest, sizes: Sequence[int | str | None], path
             )
     free = default_tile(manifest)
     if sides == (None, None) and batch == 1:
-        any_side = (multiple, free, _ANY // multiple * multiple)
+        any_side = (manifest.least_side, free, _ANY // multiple * multiple)
         return replace(manifest, profiles=(Profile((1, 1, 1), any_side, any_side),))
     tall, wide = (free if side is None else side for side in sides)
     return replace(manifest, shape=(batch or 1, tall, wide))

@@ -77,7 +77,7 @@ class ExactModel:
             model = emulate_half(model)
         manifest = self._manifest
         try:
-            known = shape_inference.infer(model, {IMAGE_INPUT: manifest.in_channels}, manifest.size_multiple)
+            known = shape_inference.infer(model, {IMAGE_INPUT: manifest.in_channels}, manifest.least_side)
             found = plan(analyze(known, [IMAGE_INPUT], IMAGE_OUTPUT), [IMAGE_INPUT], IMAGE_OUTPUT)
             if any(manifest.size_multiple % sweep.unit for sweep in found.sweeps):
                 raise NotLocalError(f"its maps do not divide sizes in multiples of {manifest.size_multiple} evenly")

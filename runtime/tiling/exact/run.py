@@ -87,7 +87,8 @@ def restore_exactly(
         The network gave NaN or infinity.
     """
     multiple, scale, planes = manifest.size_multiple, manifest.scale, request.channels.planes
-    size = round_up(request.height, multiple), round_up(request.width, multiple)
+    least = manifest.least_side
+    size = max(round_up(request.height, multiple), least), max(round_up(request.width, multiple), least)
     reader = TileReader(request, *size)
     shape = request.height * scale, request.width * scale
 

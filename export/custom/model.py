@@ -1,0 +1,234 @@
+"""A network of unknown architecture, with what was found out about it."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from ...errors import InputError
+from ...forks import require_torch
+from ...manifest import Interface, Manifest
+from ...models.architecture import CUSTOM, DELICATE_OPERATORS
+from ...models.checkpoint import weights_sha256
+from ...models.own_weights import tensors_of
+from ...models.source_file import user_line
+from ..trace import capture
+from .guards import check_guards
+from .interface import find_interface
+from .sizes import MULTIPLES, Sizes, find_sizes
+from .state import State, in_state, state_of
+from .trial import Trial, check_signature
+
+
+@dataclass(frozen=True)
+class CustomModel:
+    """A network of unknown architecture.
+
+    Attributes
+    ----------
+    module
+        The network, float32 and in evaluation mode: float32[B, C, H, W] -> float32[B, C', sH, sW].
+    interface
+        Its inputs and outputs.
+    program
+        The network as `capture` made it for these.
+    provenance
+        Where it comes from, as JSON values: entry point, its arguments, SHA-256 of the source.
+    sources
+        The files that it was made from.
+    notes
+        A line for each thing that was found out.
+    """
+
+    module: nn.Module
+    interface: Interface
+    program: ExportedProgram
+    provenance: dict[str, Any]
+    sources: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def keep_fp32(self) -> tuple[str, ...]:
+        """FP32 patterns for files in half precision: those for every architecture."""
+        return DELICATE_OPERATORS
+
+    def manifest(self) -> Manifest:
+        """Return the manifest of the PyTorch model; an export replaces the fields that it determines."""
+        return manifest_of(self.interface, self.provenance, weights_sha256(tensors_of(self.module, "the module")))
+
+
+def manifest_of(interface: Interface, provenance: dict[str, Any], weights: str = "") -> Manifest:
+    """Return the manifest of a network of unknown architecture, in PyTorch.
+
+    Parameters
+    ----------
+    interface
+        Its inputs and outputs.
+    provenance
+        Its configuration.
+    weights
+        SHA-256 of its weights.
+    """
+    return Manifest(
+        architecture=CUSTOM,
+        configuration=provenance,
+        shape=None,
+        precision="fp32",
+        weights_sha256=weights,
+        **{f.name: getattr(interface, f.name) for f in fields(interface)},
+    )
+
+
+def examine(
+    module: nn.Module,
+    name: str,
+    provenance: dict[str, Any],
+    *,
+    task: str = "",
+    shape: tuple[int, int, int] | None = None,
+    size_multiple: int | None = None,
+    value_range: tuple[float, float] = (0.0, 1.0),
+    sources: tuple[Path, ...] = (),
+    progress: Callable[[str], None] = lambda _step: None,
+) -> CustomModel:
+    """Find out what an export needs to know of a module, by running and tracing it.
+
+    Parameters
+    ----------
+    module
+        The module, float32 on the CPU, in evaluation mode.
+    name
+        Its name in messages.
+    provenance, sources
+        As the attributes of `CustomModel`.
+    task
+        Free text, for instance ``"denoising"``.
+    shape
+        The only (B, H, W) that the file is to take; None for dynamic sizes.
+    size_multiple
+        The size multiple; None to find it.
+    value_range
+        Values of black and white in its images.
+    progress
+        Called with a line before each step.
+
+    Returns
+    -------
+    CustomModel
+
+    Raises
+    ------
+    InputError
+        The module cannot be exported; the message says why, and at which of its lines.
+    """
+    require_torch()
+    low, high = value_range
+    if not -torch.inf < low < high < torch.inf:
+        raise InputError(f"--range is {low:g} {high:g}; give the values of black and white, the smaller first")
+    if size_multiple is not None and size_multiple < 1:
+        raise InputError(f"--size-multiple is {size_multiple}; it must be at least 1")
+    if size_multiple is not None and shape is not None:
+        raise InputError("--size-multiple has no effect with a fixed --shape; leave one of them out")
+    check_signature(module, name)
+    trial = Trial(module, name, value_range)
+    state = state_of(module)
+    interface, notes = find_interface(trial, task=task, shape=shape, size_multiple=size_multiple, progress=progress)
+    progress("tracing")
+    interface, program, more = _traced(trial, state, interface, shape, size_multiple)
+    return CustomModel(module, interface, program, provenance, sources, (*notes, *more))
+
+
+def source_of(module: nn.Module) -> dict[str, str]:
+    """Return the SHA-256 of the file that defines a module's class, by the file's name; empty where there is none."""
+    try:
+        file = Path(inspect.getsourcefile(type(module)) or "")
+        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest()}
+    except (TypeError, OSError):
+        return {}
+
+
+def _traced(
+    trial: Trial, state: State, interface: Interface, shape: tuple[int, int, int] | None, given: int | None
+) -> tuple[Interface, ExportedProgram, list[str]]:
+    """Trace the network with the size multiple that was found, or with the next one with which it can be traced.
+
+    A network that pads its image in a branch (``if height % 8``) is traced for multiples of 8.
+    """
+    first: Exception | None = None
+    found = interface.size_multiple
+    larger = [multiple for multiple in sorted(MULTIPLES) if multiple > found and multiple % found == 0]
+    for multiple in [found, *(larger if given is None and shape is None else [])]:
+        if multiple != found:
+            sizes: Sizes = find_sizes(trial, interface.in_channels, interface.scale, multiple)
+            interface = replace(interface, size_multiple=multiple, smallest=max(1, _beyond(sizes)))
+        try:
+            with in_state(state):
+                program = capture(trial.module, replace(manifest_of(interface, {}), shape=shape))
+        except Exception as error:  # The user's code, traced, raises what it likes.
+            first = first or error
+            if _data_dependent(error):
+                break
+            continue
+        if shape is None:
+            taken = Sizes(multiple, max(multiple, interface.smallest))
+            guard = check_guards(program, trial, interface.in_channels, taken)
+            if guard is not None:
+                first = first or BranchError(guard)
+                continue
+        notes = []
+        if first is not None:
+            line = user_line(first)
+            where = f" at {line}" if line else f", {first}" if isinstance(first, BranchError) else ""
+            notes.append(
+                f"it runs with {'any size' if found == 1 else f'multiples of {found}'}, but its code branches on the "
+                f"size{where}: traced for multiples of {multiple}"
+            )
+        return interface, program, notes
+    assert first is not None
+    raise InputError(_trace_failure(trial.name, first, shape)) from first
+
+
+class BranchError(Exception):
+    """The network's code branches on the size."""
+
+
+def _data_dependent(error: Exception) -> bool:
+    text = str(error)
+    return "data-dependent" in text or "Dynamic control flow" in text or "GuardOnDataDependent" in type(error).__name__
+
+
+def _beyond(sizes: Sizes) -> int:
+    return sizes.smallest if sizes.smallest > sizes.multiple else 1
+
+
+def _trace_failure(name: str, error: Exception, shape: tuple[int, int, int] | None) -> str:
+    """Return the message for a module that torch.export cannot trace."""
+    text = " ".join(str(error).split())
+    line = user_line(error)
+    at = f" at {line}" if line else ""
+    if isinstance(error, BranchError):
+        return (
+            f"{name} takes sizes for which its program, traced at one size, gives other results: its code branches on "
+            f"the size, and the program holds only where {text}; write it without that branch, or export one size with "
+            "--shape, for instance --shape 1x256x256"
+        )
+    if _data_dependent(error):
+        return (
+            f"{name} cannot be traced: a branch or a size{at} depends on the values of the image (control flow in "
+            "Python); write it with torch.where, or with sizes that follow from the image's size"
+        )
+    if "Constraints violated" in text or "specialized" in text or "constraint" in text.lower():
+        advice = "" if shape is not None else "; or export one size with --shape, for instance --shape 1x256x256"
+        return (
+            f"{name} cannot be traced for all sizes: its code{at} fixes a batch or size, or branches on it "
+            f"({text[:200]}); compute sizes from the input's shape{advice}"
+        )
+    return f"{name} cannot be traced{at}: {type(error).__name__}: {text[:300]}"
