@@ -12,7 +12,7 @@ from .masks import Constant, Mask, evaluate
 from .nodes import Refused, arguments, equal, is_tensor, operator_name, rank, sizes, strip, tensor
 from .operands import Move, Operand, Step, same_moves
 from .products import Product, read_gathered, read_product, read_summed_product, with_gathered
-from .rankings import read_ranking
+from .rankings import ranked_softmaxes, read_ranking
 from .scores import EXCLUDED, Scores, add_to_scores, complement
 from .selections import Selection
 from .weights import Weights, is_row_sum, read_weights
@@ -81,6 +81,7 @@ def find_attentions(graph: Graph) -> list[Attention | Other]:
         if attention is not None:
             found.append(attention)
     fused = {attention.softmax for attention in found}
+    fused.update(node for attention in found for node in ranked_softmaxes(attention.selection.scores))
     results: list[Attention | Other] = list(found)
     for node in graph.nodes:
         if node in fused:

@@ -233,7 +233,8 @@ def _compared(node: Node) -> Mask | None:
     if k < 1:
         return None
     below = name in ("lt", "le")
-    return Mask(Selection(ranking[0], k, ranking[1]), (), torch.tensor(below), torch.tensor(not below))
+    selection = Selection(ranking[0], k, ranking[1], origin=node, marks=below)
+    return Mask(selection, (), torch.tensor(below), torch.tensor(not below))
 
 
 def _scattered(node: Node) -> Mask | None:

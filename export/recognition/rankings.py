@@ -28,6 +28,17 @@ def read_ranking(selection: Selection) -> tuple[Operand, Operand]:
     return _ranking(selection.scores, selection.largest)
 
 
+def ranked_softmaxes(scores: Node) -> set[Node]:
+    """Return the softmaxes that only rank nodes, and weigh nothing."""
+    found: set[Node] = set()
+    node = strip(scores)
+    while operator_name(node) in (*_INCREASING, "neg", "mul", "div", "add", "sub") and isinstance(node.args[0], Node):
+        if operator_name(node) == "softmax":
+            found.add(node)
+        node = strip(node.args[0])
+    return found
+
+
 def _ranking(node: Node, largest: bool) -> tuple[Operand, Operand]:
     node = strip(node)
     scores = read_scores(node)

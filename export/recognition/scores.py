@@ -207,7 +207,7 @@ def complement(mask: Mask) -> Mask:
     count = sizes(selection.scores)[-1]
     if not isinstance(count, int) or count <= selection.k:
         raise Refused("the selected nodes are masked, and the others are kept")
-    other = replace(selection, k=count - selection.k, largest=not selection.largest)
+    other = replace(selection, k=count - selection.k, largest=not selection.largest, others=selection)
     return replace(mask, selection=other, inside=mask.outside, outside=mask.inside)
 
 

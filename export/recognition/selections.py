@@ -12,6 +12,7 @@ from .nodes import (
     Refused,
     arguments,
     equal,
+    equal_sizes,
     equivalent,
     is_last,
     operator_name,
@@ -36,12 +37,22 @@ class Selection:
         False for the smallest.
     keeps_ties
         Whether all that equal the k-th are selected, so more than k where they tie.
+    origin
+        Where the module computes it: indices [..., M, k], or, with `marks`, a mask [..., M, N]. None for a comparison
+        with the k-th value.
+    marks
+        The value of selected nodes in the mask `origin`.
+    others
+        If these are the nodes that another selection leaves out: that selection.
     """
 
     scores: Node
     k: int
     largest: bool = True
     keeps_ties: bool = False
+    origin: Node | None = None
+    marks: bool | None = None
+    others: Selection | None = None
 
     def same(self, other: Selection) -> bool:
         """Tell whether both select the same, apart from ties."""
@@ -88,20 +99,38 @@ def listing(node: Node, trailing: int = 2) -> Listing | None:
     if trailing == 2 and (found := _ranked(node, 1)) is not None:
         if found.start:
             return None
-        return Listing(Selection(found.scores, found.stop, found.largest))
+        return Listing(Selection(found.scores, found.stop, found.largest, origin=node))
     move = leading_move(node, trailing, trailing - 2)
     if move is not None:
         inner = listing(node.args[0], trailing)
-        return inner and Listing(inner.selection, (*inner.moves, move))
+        if inner is None or (move.kind == "expand" and _same_lead(node, node.args[0], trailing)):
+            return inner
+        return Listing(inner.selection, (*inner.moves, move))
     if trailing > 2 and operator_name(node) == "unsqueeze" and arguments(node)["dim"] in (-1, rank(node) - 1):
         return listing(node.args[0], trailing - 1)
     return None
 
 
+def _same_lead(first: Node, second: Node, trailing: int) -> bool:
+    return equal_sizes(sizes(first)[:-trailing], sizes(second)[:-trailing])
+
+
 def listed_values(node: Node) -> Listing | None:
     """Read the values of a row's top-k, [..., M, k], in the order of their indices."""
-    found = _ranked(strip(node), 0)
-    return None if found is None or found.start else Listing(Selection(found.scores, found.stop, found.largest))
+    node = strip(node)
+    found = _ranked(node, 0)
+    if found is None or found.start:
+        return None
+    indices = _indices_beside(node)
+    return Listing(Selection(found.scores, found.stop, found.largest, origin=indices)) if indices is not None else None
+
+
+def _indices_beside(values: Node) -> Node | None:
+    """Return the indices that the operator of a row's best values returns with them."""
+    if operator_name(values) != "getitem":
+        return None
+    users = [user for user in values.args[0].users if operator_name(user) == "getitem"]  # type: ignore[union-attr]
+    return next((user for user in users if user.args[1] == 1), None)
 
 
 def compared_with_kth(node: Node) -> tuple[Selection, tuple[Move, ...], bool] | None:

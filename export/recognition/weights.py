@@ -107,10 +107,16 @@ def _divided(node: Node) -> Weights | None:
     """Read weights divided by their sum."""
     if not is_tensor(node.args[1]):
         return None
-    if not is_row_sum(node.args[1], node.args[0]):
-        return None
     found = read_weights(node.args[0])
-    return replace(found, normalised=True) if found is not None else None
+    if found is None:
+        return None
+    if is_row_sum(node.args[1], node.args[0]):
+        return replace(found, normalised=True)
+    if not found.scores.exclusions and found.scores.listed is None:
+        return None
+    reason = Refused("the masked weights are divided by something else than their sum")
+    reason.softmax = found.softmax
+    raise reason
 
 
 def is_row_sum(node: Any, weights: Any) -> bool:
