@@ -295,13 +295,10 @@ def counted_index(indices: list[Any], source: Node, trailing: int) -> Listing | 
 
 
 def _counts(node: Node, place: int, count: int, extent: Any) -> bool:
-    """Tell whether a tensor, broadcast to `count` dimensions, holds the position along dimension `place`, up to `extent`."""
+    """Tell whether a tensor, broadcast to `count` dimensions, holds 0 to `extent` - 1 along dimension `place`."""
     node = strip(node)
-    dim = place - count
-    shape = sizes(node)
-    if rank(node) < -dim or any(
-        not equal(size, extent if i == rank(node) + dim else 1) for i, size in enumerate(shape)
-    ):
+    dim = rank(node) + place - count
+    if dim < 0 or not all(equal(size, extent if i == dim else 1) for i, size in enumerate(sizes(node))):
         return False
     while operator_name(node) in ("unsqueeze", "view", "reshape", "unsafe_view", "slice"):
         source = strip(node.args[0])

@@ -115,11 +115,10 @@ def _distance(node: Node) -> tuple[Operand, Operand] | None:
     source = strip(given["self"])
     if given.get("keepdim") or not is_last(given.get("dim"), source):
         return None
-    if name == "linalg_vector_norm":
-        difference = source if given["ord"] == 2 else None
-    else:
-        difference = _square_root(source)
-    if not isinstance(difference, Node) or operator_name(difference) != "sub" or float(arguments(difference)["alpha"]) != 1:
+    if name == "linalg_vector_norm" and given["ord"] != 2:
+        return None
+    difference = source if name == "linalg_vector_norm" else _square_root(source)
+    if operator_name(difference) != "sub" or float(arguments(difference)["alpha"]) != 1:  # type: ignore[arg-type]
         return None
     first, second = (_repeated(part) for part in difference.args[:2])
     if first is None or second is None or {first[1], second[1]} != {-2, -3}:

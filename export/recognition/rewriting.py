@@ -31,14 +31,14 @@ class Replacement:
     ----------
     attention
         What they replace.
-    graph
-        The key graph, int32[B, G, M, ceil(N/32)], as KeyGraphAttention takes it.
+    key_graph
+        The node of the operator KeyGraph, which attentions may share.
     result
         A tensor with the shape and type of `attention.result`.
     """
 
     attention: Attention
-    graph: Node
+    key_graph: Node
     result: Node
 
 
@@ -46,22 +46,37 @@ class Replacement:
 class KeyGraphs:
     """The key graphs that were added so far, by what they select."""
 
-    known: list[tuple[Selection, Node]]
+    known: list[tuple[Selection, Node, Node]]
 
-    def get(self, graph: Graph, attention: Attention) -> Node:
-        """Return a selection's bits [..., M, ceil(N/32)], after its scores, with its leading dimensions."""
-        for selection, node in self.known:
+    def get(self, graph: Graph, attention: Attention) -> tuple[Node, Node]:
+        """Add KeyGraph after a selection's scores, unless it was added before.
+
+        Parameters
+        ----------
+        graph
+            Changed in place.
+        attention
+            Whose selection is computed.
+
+        Returns
+        -------
+        key_graph : Node
+            The operator.
+        bits : Node
+            Its result, with the leading dimensions of the scores: int32[..., M, ceil(N/32)].
+        """
+        for selection, key_graph, bits in self.known:
             if selection.same(attention.selection):
-                return node
+                return key_graph, bits
         scores = attention.selection.scores
         build = GraphBuilder(graph, scores.next, scores)
         query, key = _float32(build, attention.query), _float32(build, attention.key)
         query, key = _same_lead(build, [query, key])
         k = build(aten.full.default, [1], attention.selection.k, dtype=torch.int64)
-        bits = build(torch.ops.keygraph.key_graph.default, _four(build, query), _four(build, key), k)
-        bits = _lead_of(build, bits, query)
-        self.known.append((attention.selection, bits))
-        return bits
+        key_graph = build(torch.ops.keygraph.key_graph.default, _four(build, query), _four(build, key), k)
+        bits = _lead_of(build, key_graph, query)
+        self.known.append((attention.selection, key_graph, bits))
+        return key_graph, bits
 
 
 def add_replacement(graph: Graph, attention: Attention, graphs: KeyGraphs) -> Replacement:
@@ -94,7 +109,7 @@ def add_replacement(graph: Graph, attention: Attention, graphs: KeyGraphs) -> Re
         v = build(aten.reshape.default, v, [*build.sizes(q)[:-2], *build.sizes(v)[-2:]])
     q, k, v = _same_lead(build, [q, k, v])
     lead = sizes(q)[:-2]
-    bits = graphs.get(graph, attention)
+    key_graph, bits = graphs.get(graph, attention)
     for move in attention.moves:
         bits = move.apply(build, bits, 2)
     bits = _aligned(build, bits, q)
@@ -117,7 +132,7 @@ def add_replacement(graph: Graph, attention: Attention, graphs: KeyGraphs) -> Re
         result = build(aten.to.dtype, result, wanted.dtype)
     if not equal_sizes(sizes(result), list(wanted.shape)):
         raise Refused(f"its shape {list(wanted.shape)} is not that of the operators, {sizes(result)}")
-    return Replacement(attention, bits, result)
+    return Replacement(attention, key_graph, result)
 
 
 def _check_cost(channels: Any, nodes: Any) -> None:
