@@ -13,7 +13,7 @@ from torch.fx import Graph, GraphModule
 
 from .attentions import Other, find_attentions
 from .nodes import VALUE, Refused, module_path
-from .rewriting import KeyGraphs, Replacement, add_replacement
+from .rewriting import KeyGraphs, Replacement, add_replacement, unify_biases
 
 aten = torch.ops.aten
 
@@ -149,6 +149,7 @@ def add_operators(graph: Graph, exclude: Mapping[str, str]) -> tuple[list[Verdic
             continue
         selection = found.selection
         verdicts.append(Verdict(module, name, True, selection.k, selection.keeps_ties))
+    unify_biases(graph, replacements)
     return verdicts, replacements
 
 

@@ -12,6 +12,7 @@ from torch.fx import Graph, Node
 from ...plugins import torch as _operators  # noqa: F401 - registers keygraph::* with PyTorch
 from .attentions import Attention
 from .graph_builder import GraphBuilder
+from .layouts import heads_first, heads_last
 from .nodes import Refused, equal, equal_sizes, rank, sizes, tensor
 from .operands import Operand
 from .selections import Selection
@@ -33,12 +34,15 @@ class Replacement:
         What they replace.
     key_graph
         The node of the operator KeyGraph, which attentions may share.
+    operator
+        The node of the operator KeyGraphAttention.
     result
         A tensor with the shape and type of `attention.result`.
     """
 
     attention: Attention
     key_graph: Node
+    operator: Node
     result: Node
 
 
@@ -114,15 +118,14 @@ def add_replacement(graph: Graph, attention: Attention, graphs: KeyGraphs) -> Re
         bits = move.apply(build, bits, 2)
     bits = _aligned(build, bits, q)
     bias = _bias(build, attention, q, k)
-    attended = build(
-        torch.ops.keygraph.key_graph_attention.default,
-        *(_four(build, each) for each in (q, k, v)),
-        bits,
-        bias,
-        scores.scale,
-        0,
-    )
-    result = _lead_of(build, attended, q) if len(lead) != 2 else attended
+    heads = lead[-1] if len(lead) > 1 else 1
+    if not isinstance(heads, int):
+        raise Refused("its number of heads depends on the image's size")
+    arguments = [heads_last(build, _three_or_four(build, each)) for each in (q, k, v)]
+    operator = build(torch.ops.keygraph.key_graph_attention.default, *arguments, bits, bias, float(scores.scale), heads)
+    result = heads_first(build, operator, heads, build.size(v, rank(v) - 1)) if len(lead) > 1 else operator
+    if len(lead) != 1:
+        result = _lead_of(build, result if len(lead) > 1 else build(aten.unsqueeze.default, result, 1), q)
     for move in scores.outer:
         result = move.apply(build, result, 2)
     for step in attention.finish:
@@ -132,7 +135,7 @@ def add_replacement(graph: Graph, attention: Attention, graphs: KeyGraphs) -> Re
         result = build(aten.to.dtype, result, wanted.dtype)
     if not equal_sizes(sizes(result), list(wanted.shape)):
         raise Refused(f"its shape {list(wanted.shape)} is not that of the operators, {sizes(result)}")
-    return Replacement(attention, key_graph, result)
+    return Replacement(attention, key_graph, operator, result)
 
 
 def _check_cost(channels: Any, nodes: Any) -> None:
@@ -172,6 +175,11 @@ def _same_lead(build: GraphBuilder, matrices: Sequence[Node]) -> list[Node]:
         lead = [build.size(source, dim) for source, dim in target]
         results.append(build(aten.expand.default, node, [*lead, -1, -1]))
     return results
+
+
+def _three_or_four(build: GraphBuilder, node: Node) -> Node:
+    """Return [..., rows, columns] as [B, H, rows, columns], or as [B, rows, columns] where there is one head."""
+    return node if rank(node) == 3 else _four(build, node) if rank(node) > 3 else build(aten.unsqueeze.default, node, 0)
 
 
 def _four(build: GraphBuilder, node: Node) -> Node:
@@ -235,3 +243,25 @@ def _bias(build: GraphBuilder, attention: Attention, q: Node, k: Node) -> Node |
             node = build(aten.mul.Scalar, node, each.scale)
         total = node if total is None else build(aten.add.Tensor, total, node)
     return total
+
+
+def unify_biases(graph: Graph, replacements: Sequence[Replacement]) -> None:
+    """Give all attentions a bias if one has it: a file holds one form of the operator.
+
+    Parameters
+    ----------
+    graph
+        Changed in place.
+    replacements
+        All that were added to it.
+    """
+    without = [each.operator for each in replacements if each.operator.args[4] is None]
+    if len(without) == len(replacements):
+        return
+    for operator in without:
+        build = GraphBuilder(graph, operator)
+        q, k, heads = operator.args[0], operator.args[1], operator.args[6]
+        assert isinstance(q, Node)
+        assert isinstance(k, Node)
+        zeros = build(aten.zeros.default, [heads, build.size(q, 1), build.size(k, 1)])
+        operator.update_arg(4, zeros)

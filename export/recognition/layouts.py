@@ -1,0 +1,85 @@
+"""Heads last: q, k and v as [B, N, H D], the form of the operator that linear layers produce.
+
+Networks move the heads to the front and back again, which takes more time than a sparse attention saves elsewhere. So
+the tensors are taken from before the move where it is found, and the result is moved as it was, which cancels with what
+follows.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.fx import Node
+
+from .graph_builder import GraphBuilder
+from .nodes import arguments, is_number, operator_name, rank, sizes
+from .operands import permutation
+
+aten = torch.ops.aten
+
+#: [B, H, N, D] and [B, N, H, D] from each other.
+_EXCHANGED = [0, 2, 1, 3]
+
+
+def heads_last(build: GraphBuilder, node: Node) -> Node:
+    """Return [B, H, N, D] as [B, N, H D], and [B, N, D] of one head as it is."""
+    if rank(node) == 3:
+        return node
+    source = _exchanged(build, node)
+    batch, count, heads, channels = build.sizes(source)
+    if isinstance(heads, int) and isinstance(channels, int):
+        return build(aten.reshape.default, source, [batch, count, heads * channels])
+    return build(aten.flatten.using_ints, source, 2, 3)
+
+
+def heads_first(build: GraphBuilder, node: Node, heads: int, channels: Node | int) -> Node:
+    """Return [B, N, H D] as [B, H, N, D].
+
+    Parameters
+    ----------
+    build
+        Adds the operators.
+    node
+        The tensor.
+    heads, channels
+        H and D.
+    """
+    batch, count, _ = build.sizes(node)
+    split = build(aten.reshape.default, node, [batch, count, heads, channels])
+    return build(aten.permute.default, split, _EXCHANGED)
+
+
+def _exchanged(build: GraphBuilder, node: Node) -> Node:
+    """Return [B, H, N, D] as [B, N, H, D], without an operator where it was made from that."""
+    if permutation(node) == _EXCHANGED:
+        source = node.args[0]
+        assert isinstance(source, Node)
+        return source
+    name = operator_name(node)
+    if name in ("mul", "div") and is_number(node.args[1]):
+        return build(node.target, _exchanged(build, node.args[0]), *node.args[1:])  # type: ignore[arg-type]
+    taken = _one_of_several(node)
+    if taken is not None:
+        source, index = taken
+        order = permutation(source)
+        before = source.args[0]
+        assert order is not None
+        assert isinstance(before, Node)
+        first, *rest = order
+        if [rest[i] for i in _EXCHANGED] == sorted(rest):
+            return build(aten.select.int, before, first, index)
+    return build(aten.permute.default, node, _EXCHANGED)
+
+
+def _one_of_several(node: Node) -> tuple[Node, int] | None:
+    """Read one of q, k and v, which a permute brought to the front: the permute, and which one."""
+    name = operator_name(node)
+    source, index = node.args[:2] if len(node.args) > 1 else (None, None)
+    if name == "select" and arguments(node)["dim"] == 0:
+        index = arguments(node)["index"]
+    elif name == "getitem" and operator_name(source) == "unbind" and arguments(source).get("dim") == 0:  # type: ignore[arg-type]
+        source = source.args[0]  # type: ignore[union-attr]
+    else:
+        return None
+    if not isinstance(source, Node) or not isinstance(index, int) or permutation(source) is None:
+        return None
+    return (source, index) if rank(source) == rank(node) + 1 and index < len(sizes(source)) else None
