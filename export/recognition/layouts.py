@@ -50,10 +50,13 @@ def heads_first(build: GraphBuilder, node: Node, heads: int, channels: Node | in
 
 def _exchanged(build: GraphBuilder, node: Node) -> Node:
     """Return [B, H, N, D] as [B, N, H, D], without an operator where it was made from that."""
-    if permutation(node) == _EXCHANGED:
-        source = node.args[0]
-        assert isinstance(source, Node)
+    order, source = _EXCHANGED, node
+    while (inner := permutation(source)) is not None:
+        order, source = [inner[dim] for dim in order], source.args[0]  # type: ignore[assignment]
+    if order == [0, 1, 2, 3]:
         return source
+    if source is not node:
+        return build(aten.permute.default, source, order)
     name = operator_name(node)
     if name in ("mul", "div") and is_number(node.args[1]):
         return build(node.target, _exchanged(build, node.args[0]), *node.args[1:])  # type: ignore[arg-type]

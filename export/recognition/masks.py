@@ -26,7 +26,7 @@ from .nodes import (
     strip,
     tensor,
 )
-from .operands import Move, leading_move, same_moves
+from .operands import Move, after, leading_move, same_moves
 from .selections import Listing, Selection, compared_with_kth, listing, ranks
 
 #: A comparison with a number below this is with the lowest one of a type: no score is below it.
@@ -55,7 +55,7 @@ class Mask:
     selection
         Which nodes are selected.
     moves
-        From the leading dimensions of the selection's scores to those of this tensor.
+        From the selection's scores to this tensor, of all dimensions but the last.
     inside, outside
         The values of selected and of other nodes; tensors of one element.
     """
@@ -106,8 +106,8 @@ def evaluate(node: Any) -> Constant | Mask | None:
     if name in _RESHAPES:
         inner = evaluate(node.args[0])
         if isinstance(inner, Mask):
-            move = leading_move(node, 2)
-            return replace(inner, moves=(*inner.moves, move)) if move is not None else None
+            move = leading_move(node, 1)
+            return replace(inner, moves=after(inner.moves, move)) if move is not None else None
         return inner
     return None
 
@@ -123,6 +123,7 @@ _CREATORS = {
     "ones_like": lambda _: 1,
     "new_ones": lambda _: 1,
     "scalar_tensor": lambda node: arguments(node)["s"],
+    "fill": lambda node: read_constant(arguments(node)["value"]),
 }
 
 _RESHAPES = {
@@ -210,8 +211,12 @@ def _selected(node: Node, name: str) -> Mask | None:
         return _scattered(node)
     if name == "index_put":
         return _placed(node)
-    if name in ("sum", "any", "amax", "max"):
+    if name in ("sum", "any", "amax"):
         return _one_hot(node)
+    if name == "getitem" and node.args[1] == 0 and operator_name(node.args[0]) == "max":
+        return _one_hot(node.args[0])  # type: ignore[arg-type]
+    if name in ("eq", "ne") and read_constant(node.args[1]) == 0:
+        return _zeros_outside(node)
     return None
 
 
@@ -255,6 +260,38 @@ def _scattered(node: Node) -> Mask | None:
     return _mask(found, number, base.value)
 
 
+def _zeros_outside(node: Node) -> Mask | None:
+    """Read a comparison with zero of numbers that were set to zero where they are not selected."""
+    found = zeros_outside(node.args[0])
+    if found is None:
+        return None
+    equals = operator_name(node) == "eq"
+    return _mask(found[1], torch.tensor(not equals), torch.tensor(equals))
+
+
+def zeros_outside(node: Any) -> tuple[Any, Listing] | None:
+    """Read numbers that are zero where they are not selected: multiplied with a mask, or scattered into zeros.
+
+    Returns
+    -------
+    tuple or None
+        The numbers, and what is selected.
+    """
+    node = strip(node)
+    name = operator_name(node)
+    if name == "mul":
+        for numbers, other in (node.args[:2], node.args[1::-1]):
+            mask = evaluate(other)
+            if isinstance(mask, Mask) and float(mask.inside) == 1 and float(mask.outside) == 0:
+                return numbers, Listing(mask.selection, mask.moves)
+    if name == "scatter" and is_tensor(arguments(node).get("src")):
+        given = arguments(node)
+        found = listing(given["index"]) if is_last(given["dim"], node) else None
+        if found is not None and read_constant(given["self"]) == 0 and evaluate(given["src"]) is None:
+            return given["src"], found
+    return None
+
+
 def _placed(node: Node) -> Mask | None:
     """Read ``mask[windows, rows, indices] = value``, with windows and rows counted."""
     given = arguments(node)
@@ -290,12 +327,22 @@ def counted_index(indices: list[Any], source: Node, trailing: int) -> Listing | 
     count = len(indices) + trailing
     if found is None or rank(last) > count:
         return None
-    right = all(_counts(index, place, count, sizes(source)[place]) for place, index in enumerate(counted))
+    right = all(is_count(index, place, count, sizes(source)[place]) for place, index in enumerate(counted))
     return found if right else None
 
 
-def _counts(node: Node, place: int, count: int, extent: Any) -> bool:
-    """Tell whether a tensor, broadcast to `count` dimensions, holds 0 to `extent` - 1 along dimension `place`."""
+def is_count(node: Node, place: int, count: int, extent: Any) -> bool:
+    """Tell whether a tensor, broadcast to `count` dimensions, holds 0 to `extent` - 1 along dimension `place`.
+
+    Parameters
+    ----------
+    node
+        The tensor.
+    place, count
+        The dimension, and how many there are.
+    extent
+        The dimension's size.
+    """
     node = strip(node)
     dim = rank(node) + place - count
     if dim < 0 or not all(equal(size, extent if i == dim else 1) for i, size in enumerate(sizes(node))):
@@ -325,7 +372,8 @@ def _one_hot(node: Node) -> Mask | None:
     vectors = evaluate_one_hot(source)
     if vectors is None:
         return None
-    dtype = tensor(node).dtype
+    value = node.meta["val"]
+    dtype = (value if isinstance(value, Tensor) else value[0]).dtype
     return _mask(vectors, torch.tensor(1, dtype=dtype), torch.tensor(0, dtype=dtype))
 
 
@@ -337,6 +385,6 @@ def evaluate_one_hot(node: Node) -> Listing | None:
         return listing(node.args[0])  # type: ignore[arg-type]
     if operator_name(node) == "eq" and is_tensor(node.args[1]):
         for index, counted in (node.args, node.args[::-1]):
-            if operator_name(index) == "unsqueeze" and _counts(counted, rank(node) - 1, rank(node), sizes(node)[-1]):  # type: ignore[arg-type]
-                return listing(index, 3)  # type: ignore[arg-type]
+            if operator_name(index) == "unsqueeze" and is_count(counted, rank(node) - 1, rank(node), sizes(node)[-1]):  # type: ignore[arg-type]
+                return listing(index, 1)  # type: ignore[arg-type]
     return None

@@ -26,7 +26,7 @@ class Move:
     Attributes
     ----------
     kind
-        Name of the operator.
+        Name of the operator; ``"nothing"`` where only trailing dimensions change.
     given
         Its arguments, those of trailing dimensions left out; sizes may be nodes.
     """
@@ -36,6 +36,8 @@ class Move:
 
     def apply(self, build: GraphBuilder, node: Node, trailing: int) -> Node:
         """Apply the move to a tensor with `trailing` dimensions after the leading ones."""
+        if self.kind == "nothing":
+            return node
         if self.kind == "expand":
             return build(aten.expand.default, node, [*self.given, *[-1] * trailing])
         if self.kind == "reshape":
@@ -83,7 +85,18 @@ def leading_move(node: Node, trailing: int, free: int = 0) -> Move | None:
         return None
     if not free and not equal_sizes(sizes(source)[-trailing:], sizes(node)[-trailing:]):
         return None
+    if name in _SAME_IF_EQUAL and equal_sizes(sizes(source)[:-trailing], sizes(node)[:-trailing]):
+        return Move("nothing", ())
     return _READERS[name](node, source, rank(source) - trailing, trailing)
+
+
+#: Views that change nothing where the sizes stay the same.
+_SAME_IF_EQUAL = {"expand", "view", "reshape", "unsafe_view", "repeat", "flatten"}
+
+
+def after(moves: tuple[Move, ...], move: Move) -> tuple[Move, ...]:
+    """Return moves with one more."""
+    return moves if move.kind == "nothing" else (*moves, move)
 
 
 def _read_unsqueeze(node: Node, source: Node, lead: int, trailing: int) -> Move | None:
@@ -196,7 +209,8 @@ def peel(node: Node, trailing: int) -> tuple[Node, tuple[Move, ...]]:
     moves: list[Move] = []
     node = strip(node)
     while (move := leading_move(node, trailing)) is not None:
-        moves.insert(0, move)
+        if move.kind != "nothing":
+            moves.insert(0, move)
         node = strip(node.args[0])
     return node, tuple(moves)
 
@@ -273,7 +287,7 @@ class Operand:
 
     def moved(self, move: Move) -> Operand:
         """Return this matrix after a move of its leading dimensions."""
-        return self.then("move", move)
+        return self if move.kind == "nothing" else self.then("move", move)
 
     def build(self, build: GraphBuilder) -> Node:
         """Add the steps to the graph and return the result."""

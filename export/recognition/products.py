@@ -7,9 +7,9 @@ from typing import Any
 
 from torch.fx import Node
 
-from .masks import counted_index
-from .nodes import arguments, equal, equal_sizes, operator_name, rank, sizes, strip
-from .operands import Move, Operand, Step, has_size_one, leading_move, transposed
+from .masks import counted_index, is_count
+from .nodes import arguments, equal, equal_sizes, is_tensor, operator_name, rank, sizes, strip
+from .operands import Move, Operand, Step, has_size_one, transposed
 from .selections import Listing, listing
 
 
@@ -146,7 +146,7 @@ def read_gathered(node: Any) -> Gathered | None:
     if name == "index":
         source, indices = node.args
         found = counted_index(list(indices), source, 1)
-        return Gathered(Operand(source), found) if found is not None else None
+        return Gathered(Operand(source), found) if found is not None else _offset_gathered(node)
     if name in ("view", "reshape", "unsafe_view", "unflatten"):
         return _flat_gathered(node)
     return None
@@ -157,7 +157,7 @@ def _gathered(node: Node) -> Gathered | None:
     given = arguments(node)
     if given["dim"] % rank(node) != rank(node) - 2 or rank(node) < 3:
         return None
-    found = listing(given["index"], 3)
+    found = listing(given["index"], 1)
     if found is None or not equal(sizes(given["index"])[-1], sizes(given["self"])[-1]):
         return None
     source = _repeated_rows(given["self"])
@@ -198,19 +198,38 @@ def _flat_gathered(node: Node) -> Gathered | None:
     if given["dim"] % rank(source) != rank(source) - 2 or not equal(sizes(source)[-1], sizes(node)[-1]):
         return None
     index = strip(given["index"])
-    if operator_name(index) in ("expand", "repeat"):
-        moved = leading_move(index, 2, 1)
-        if moved is None or not equal_sizes(sizes(index)[:-2], sizes(index.args[0])[:-2]):
-            return None
+    if operator_name(index) in ("expand", "repeat") and equal_sizes(sizes(index)[:-1], sizes(index.args[0])[:-1]):
         index = strip(index.args[0])
     while operator_name(index) in ("unsqueeze", "view", "reshape", "unsafe_view", "flatten") and listing(index) is None:
         index = strip(index.args[0])
     found = listing(index)
-    if found is None or not equal_sizes(sizes(index)[:-2], sizes(node)[:-3]):
+    return Gathered(Operand(given["self"]), found) if found is not None and _lists(index, node) else None
+
+
+def _lists(index: Node, gathered: Node) -> bool:
+    """Tell whether indices are [..., M, k] of gathered nodes [..., M, k, C]."""
+    return equal_sizes(sizes(index), sizes(gathered)[:-1])
+
+
+def _offset_gathered(node: Node) -> Gathered | None:
+    """Read ``x.reshape(W * N, C)[indices + N * arange(W)]`` of nodes x [W, N, C]."""
+    source, indices = node.args
+    flat = strip(source)
+    if operator_name(flat) not in ("view", "reshape", "unsafe_view", "flatten") or len(indices) != 1:  # type: ignore[arg-type]
         return None
-    if not equal_sizes(sizes(index)[-2:], sizes(node)[-3:-1]):
+    nodes, total = strip(flat.args[0]), strip(indices[0])  # type: ignore[index]
+    if rank(nodes) != 3 or rank(flat) != 2 or not equal(sizes(nodes)[-1], sizes(flat)[-1]) or rank(total) != 3:
         return None
-    return Gathered(Operand(given["self"]), found)
+    if operator_name(total) != "add":
+        return None
+    windows, count = sizes(nodes)[:2]
+    for index, offset in (total.args[:2], total.args[1::-1]):
+        offset, found = strip(offset), listing(index) if is_tensor(index) else None
+        if found is None or operator_name(offset) != "mul" or not is_tensor(offset.args[0]):
+            continue
+        if isinstance(offset.args[1], int) and equal(offset.args[1], count) and is_count(offset.args[0], 0, 3, windows):
+            return Gathered(Operand(nodes), found)
+    return None
 
 
 def with_gathered(product: Product) -> tuple[Product, Gathered] | None:

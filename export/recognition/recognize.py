@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
-from torch.fx import Graph, GraphModule
+from torch.fx import Graph, GraphModule, Node
 
 from .attentions import Other, find_attentions
 from .nodes import VALUE, Refused, module_path
@@ -99,7 +99,11 @@ def recognize(program: ExportedProgram, exclude: Mapping[str, str] | None = None
 
 def annotated_graph(program: ExportedProgram) -> Graph:
     """Return a copy of a program's graph whose nodes know the values of parameters, buffers and constants."""
-    graph = copy.deepcopy(program.graph)
+    graph = Graph()
+    copies: dict[Node, Node] = {}
+    graph.output(graph.graph_copy(program.graph, copies)).meta.update(program.graph.output_node().meta)
+    for node, original in zip(graph.nodes, program.graph.nodes, strict=True):
+        node.name = original.name  # The signature has the names; copying changes some, such as `input`.
     signature = program.graph_signature
     stored = {**program.constants, **program.state_dict}
     targets = {
@@ -158,10 +162,15 @@ def _rebuilt(program: ExportedProgram, graph: Graph, replacements: Collection[Re
     signature = copy.deepcopy(program.graph_signature)
     for replacement in replacements:
         signature.replace_all_uses(replacement.attention.result.name, replacement.result.name)
-    for node in graph.nodes:
+    for node in list(graph.nodes):
         node.meta.pop(VALUE, None)
+        if node.target is aten._assert_tensor_metadata.default:
+            graph.erase_node(node)  # Types do not depend on the image; as a user it would keep unused masks.
+            continue
         if node.target in (aten.view.default, aten._unsafe_view.default):
             node.target = aten.reshape.default  # The operators' results may have other strides than what they replace.
+    for replacement in replacements:
+        graph.erase_node(replacement.attention.result)  # PyTorch's own attention counts as random, and would stay.
     graph.eliminate_dead_code()
     module = GraphModule(program.graph_module, graph)
     return ExportedProgram(

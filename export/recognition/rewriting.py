@@ -70,7 +70,7 @@ class KeyGraphs:
             Its result, with the leading dimensions of the scores: int32[..., M, ceil(N/32)].
         """
         for selection, key_graph, bits in self.known:
-            if selection.same(attention.selection):
+            if selection.same_with_ties(attention.selection):
                 return key_graph, bits
         scores = attention.selection.scores
         build = GraphBuilder(graph, scores.next, scores)
@@ -115,7 +115,7 @@ def add_replacement(graph: Graph, attention: Attention, graphs: KeyGraphs) -> Re
     lead = sizes(q)[:-2]
     key_graph, bits = graphs.get(graph, attention)
     for move in attention.moves:
-        bits = move.apply(build, bits, 2)
+        bits = move.apply(build, bits, 1)
     bits = _aligned(build, bits, q)
     bias = _bias(build, attention, q, k)
     heads = lead[-1] if len(lead) > 1 else 1
@@ -147,7 +147,7 @@ def _check_cost(channels: Any, nodes: Any) -> None:
 
 
 def _float32(build: GraphBuilder, operand: Operand) -> Node:
-    """Build an operand in float32: from before a cast to half precision, if there is one."""
+    """Build an operand in float32; where the module rounds it to half precision, after that."""
     node = operand.build(build)
     return node if tensor(node).dtype == torch.float32 else build(aten.to.dtype, node, torch.float32)
 
@@ -207,6 +207,10 @@ def _aligned(build: GraphBuilder, bits: Node, q: Node) -> Node:
         raise Refused("the mask has more dimensions than the scores")
     while rank(bits) < rank(q):
         bits = build(aten.unsqueeze.default, bits, 0)
+    if not equal(sizes(bits)[-2], sizes(q)[-2]):
+        if not equal(sizes(bits)[-2], 1):
+            raise Refused("the mask's rows are not those of the scores")
+        bits = build(aten.expand.default, bits, [*[-1] * (rank(bits) - 2), build.size(q, rank(q) - 2), -1])
     lead, own = sizes(q)[:-2], sizes(bits)[:-2]
     if len(lead) > 1:
         keeps_heads = not equal(own[-1], 1) or equal(lead[-1], 1)

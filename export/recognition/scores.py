@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.fx import Node
 
-from .masks import Constant, Mask, evaluate
+from .masks import Constant, Mask, evaluate, zeros_outside
 from .nodes import (
     Refused,
     arguments,
@@ -220,7 +220,12 @@ def _unknown_mask(kept: Any) -> Scores | None:
 def _filled(kept: Any, mask: Mask, fill: Any) -> Scores | None:
     """Read scores with a number where a mask selects nothing."""
     value = evaluate(fill)
+    zeroed = zeros_outside(kept)
+    if zeroed is not None and zeroed[1].selection.same(mask.selection):
+        kept = zeroed[0]
     scores = read_scores(kept)
+    if scores is not None and zeroed is not None and scores.listed is not None and scores.listed.same(zeroed[1]):
+        scores = replace(scores, listed=None)
     if scores is None or scores.listed is not None:
         return None
     if not isinstance(value, Constant):

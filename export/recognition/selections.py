@@ -12,15 +12,15 @@ from .nodes import (
     Refused,
     arguments,
     equal,
-    equal_sizes,
     equivalent,
     is_last,
+    known_value,
     operator_name,
     rank,
     sizes,
     strip,
 )
-from .operands import Move, leading_move, peel, same_moves
+from .operands import Move, after, leading_move, peel, same_moves
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,17 @@ class Selection:
         """Tell whether both select the same, apart from ties."""
         return (self.k, self.largest) == (other.k, other.largest) and equivalent(self.scores, other.scores)
 
+    def same_with_ties(self, other: Selection) -> bool:
+        """Tell whether both select the same of nodes that tie, too."""
+        computed = (self.keeps_ties, self.marks, self.others is None) == (
+            *(other.keeps_ties, other.marks, other.others is None),
+        )
+        return self.same(other) and computed and equivalent(self.origin, other.origin)
+
 
 @dataclass(frozen=True)
 class Listing:
-    """The indices that a selection found, int64[..., M, k], after moves of leading dimensions."""
+    """The indices that a selection found, int64[..., M, k], after moves of all dimensions but the last."""
 
     selection: Selection
     moves: tuple[Move, ...] = ()
@@ -87,8 +94,15 @@ class _Sorted:
     stop: int
 
 
-def listing(node: Node, trailing: int = 2) -> Listing | None:
-    """Read a tensor of indices [..., M, k], followed by `trailing - 2` dimensions that repeat them.
+def listing(node: Node, repeated: int = 0) -> Listing | None:
+    """Read a tensor of indices [..., M, k], followed by dimensions that repeat them.
+
+    Parameters
+    ----------
+    node
+        The tensor.
+    repeated
+        Number of these dimensions.
 
     Returns
     -------
@@ -96,23 +110,15 @@ def listing(node: Node, trailing: int = 2) -> Listing | None:
         None if they are no indices of a top-k.
     """
     node = strip(node)
-    if trailing == 2 and (found := _ranked(node, 1)) is not None:
-        if found.start:
-            return None
-        return Listing(Selection(found.scores, found.stop, found.largest, origin=node))
-    move = leading_move(node, trailing, trailing - 2)
+    if not repeated and (found := _ranked(node, 1)) is not None:
+        return None if found.start else Listing(Selection(found.scores, found.stop, found.largest, origin=node))
+    move = leading_move(node, 1 + repeated, repeated)
     if move is not None:
-        inner = listing(node.args[0], trailing)
-        if inner is None or (move.kind == "expand" and _same_lead(node, node.args[0], trailing)):
-            return inner
-        return Listing(inner.selection, (*inner.moves, move))
-    if trailing > 2 and operator_name(node) == "unsqueeze" and arguments(node)["dim"] in (-1, rank(node) - 1):
-        return listing(node.args[0], trailing - 1)
+        inner = listing(node.args[0], repeated)  # type: ignore[arg-type]
+        return inner and Listing(inner.selection, after(inner.moves, move))
+    if repeated and operator_name(node) == "unsqueeze" and arguments(node)["dim"] in (-1, rank(node) - 1):
+        return listing(node.args[0], repeated - 1)  # type: ignore[arg-type]
     return None
-
-
-def _same_lead(first: Node, second: Node, trailing: int) -> bool:
-    return equal_sizes(sizes(first)[:-trailing], sizes(second)[:-trailing])
 
 
 def listed_values(node: Node) -> Listing | None:
@@ -150,7 +156,7 @@ def compared_with_kth(node: Node) -> tuple[Selection, tuple[Move, ...], bool] | 
         if found is None:
             continue
         ranked, moves = found
-        base, own = peel(scores, 2)  # type: ignore[arg-type]
+        base, own = peel(scores, 1)  # type: ignore[arg-type]
         if not equivalent(base, ranked.scores) or not same_moves(own, moves):
             continue
         return _side(ranked, sign, moves)
@@ -179,9 +185,9 @@ def _kth(node: Any) -> tuple[_Sorted, tuple[Move, ...]] | None:
         return None
     if (found := _single(node)) is not None:
         return found, ()
-    move = leading_move(node, 2, 1)
+    move = leading_move(node, 1, 1)
     inner = _kth(node.args[0]) if move is not None else None
-    return (inner[0], (*inner[1], move)) if inner is not None and move is not None else None
+    return (inner[0], after(inner[1], move)) if inner is not None and move is not None else None
 
 
 def _single(node: Node) -> _Sorted | None:
@@ -191,7 +197,21 @@ def _single(node: Node) -> _Sorted | None:
         return found if found.stop - found.start == 1 else None
     if operator_name(node) == "unsqueeze" and arguments(node)["dim"] in (-1, rank(node) - 1):
         return _reduced(strip(node.args[0]), keep=False)
+    if operator_name(node) == "index":
+        return _indexed(node)
     return _reduced(node, keep=True)
+
+
+def _indexed(node: Node) -> _Sorted | None:
+    """Read ``values[..., [place]]``."""
+    given = arguments(node)
+    *before, last = given["indices"]
+    value = known_value(last)
+    found = _ranked(strip(given["self"]), 0)
+    if found is None or value is None or value.shape != (1,) or len(before) != rank(given["self"]) - 1 or any(before):
+        return None
+    place = int(value) + (found.stop - found.start if value < 0 else 0)
+    return _Sorted(found.scores, found.largest, found.start + place, found.start + place + 1)
 
 
 def _reduced(node: Node, keep: bool) -> _Sorted | None:
@@ -238,8 +258,6 @@ def _ranked(node: Node, output: int) -> _Sorted | None:
     name = operator_name(node)
     if name == "slice":
         return _sliced(node, output)
-    if name == "narrow":
-        return None
     if name == "argsort" and output == 1:
         return _whole(node)
     if name != "getitem" or node.args[1] != output:

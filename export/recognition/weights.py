@@ -56,6 +56,8 @@ def read_weights(node: Any) -> Weights | None:
     node = strip(node)
     if not is_tensor(node):
         return None
+    if operator_name(node) == "nan_to_num":  # Every row attends to a node, so no weight is NaN.
+        return read_weights(node.args[0])
     reader = _READERS.get(operator_name(node))
     found = reader(node) if reader is not None else None
     if found is not None:

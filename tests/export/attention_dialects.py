@@ -53,18 +53,8 @@ def masked(attention: Tensor, selected: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """One dialect between linear layers; `attn` is its module's path."""
+    """One dialect after a linear layer: [W, N, C] -> [W, N, C]."""
 
-    def __init__(self, function: Dialect) -> None:
-        super().__init__()
-        self.attn = _Core(function)
-        self.project = nn.Linear(CHANNELS, CHANNELS)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.project(self.attn(x))
-
-
-class _Core(nn.Module):
     def __init__(self, function: Dialect) -> None:
         super().__init__()
         self.function = function
@@ -80,6 +70,42 @@ class _Core(nn.Module):
 
 
 # Masks that exclude
+
+
+@dialect
+def where_with_a_full_tensor(q, k, v, x, bias):
+    attention, selected = scores(q, k), torch.zeros_like(similarity(x)).scatter_(-1, indices(x), 1.0)
+    return torch.where(selected.unsqueeze(1) > 0, attention, torch.full_like(attention, -torch.inf)).softmax(-1) @ v
+
+
+@dialect
+def fill_where_zero(q, k, v, x, bias):
+    selected = torch.zeros_like(similarity(x)).scatter_(-1, indices(x), 1.0).unsqueeze(1)
+    attention = torch.matmul(q, k.permute(0, 1, 3, 2)) / (q.shape[-1] ** 0.5)
+    return torch.matmul(F.softmax(attention.masked_fill(selected == 0, -1e9), dim=-1), v)
+
+
+@dialect
+def added_large_number(q, k, v, x, bias):
+    selected = torch.zeros_like(similarity(x)).scatter_(-1, indices(x), 1.0)
+    return (scores(q, k) + (1.0 - selected.unsqueeze(1)) * -1e9).softmax(-1) @ v
+
+
+@dialect
+def added_scattered_zeros(q, k, v, x, bias):
+    added = torch.full_like(similarity(x), -torch.inf).scatter_(-1, indices(x), 0.0)
+    return (scores(q, k) + added.unsqueeze(1)).softmax(-1) @ v
+
+
+@dialect
+def sdpa_with_booleans(q, k, v, x, bias):
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask(x))
+
+
+@dialect
+def sdpa_with_numbers(q, k, v, x, bias):
+    added = torch.full_like(similarity(x), -torch.inf).scatter_(-1, indices(x), 0.0)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=added.unsqueeze(1), scale=0.3)
 
 
 @dialect
@@ -153,7 +179,74 @@ def dropped_set_to_false(q, k, v, x, bias):
     return masked(scores(q, k), kept[:, None]).softmax(-1) @ v
 
 
+@dialect
+def fill_of_one_element_in_a_vector(q, k, v, x, bias):
+    return (scores(q, k) + (~mask(x)) * torch.tensor([-100.0])).softmax(-1) @ v
+
+
+@dialect
+def mask_turned_into_minus_100(q, k, v, x, bias):
+    added = mask(x).float()
+    added = added.masked_fill(added == 0, -100.0).masked_fill(added == 1, 0.0)
+    return (scores(q, k) + added).softmax(-1) @ v
+
+
+@dialect
+def filled_empty(q, k, v, x, bias):
+    low = torch.empty_like(scores(q, k)).fill_(-torch.inf)
+    return torch.where(mask(x), scores(q, k), low).softmax(-1) @ v
+
+
+@dialect
+def multiplied_and_zeros_filled(q, k, v, x, bias):
+    attention = scores(q, k) * mask(x)
+    return attention.masked_fill(attention == 0, -torch.inf).softmax(-1) @ v
+
+
+@dialect
+def scattered_and_zeros_filled(q, k, v, x, bias):
+    best, chosen = scores(q, k).topk(K, dim=-1)
+    attention = torch.zeros_like(scores(q, k)).scatter_(-1, chosen, best)
+    return torch.where(attention == 0, -1e9, attention).softmax(-1).nan_to_num(0.0) @ v
+
+
 # Selections
+
+
+@dialect
+def threshold(q, k, v, x, bias):
+    near = similarity(x)
+    selected = near >= near.topk(K, dim=-1).values[..., -1:]
+    return scores(q, k).masked_fill(~selected.unsqueeze(1), torch.finfo(q.dtype).min).softmax(-1) @ v
+
+
+@dialect
+def threshold_of_the_dropped(q, k, v, x, bias):
+    near = similarity(x)
+    dropped = near < torch.topk(near, K)[0].min(dim=-1, keepdim=True)[0]
+    return scores(q, k).masked_fill(dropped.unsqueeze(1), -torch.inf).softmax(-1) @ v
+
+
+@dialect
+def threshold_of_own_scores(q, k, v, x, bias):
+    attention, lowest = torch.einsum("b h i d, b h j d -> b h i j", q, k) * SCALE, -torch.finfo(q.dtype).max
+    best, _ = attention.topk(K, dim=-1)
+    kept = (attention >= best.select(-1, -1).unsqueeze(-1)) & (attention > lowest)
+    return torch.einsum("b h i j, b h j d -> b h i d", attention.masked_fill(~kept, lowest).softmax(-1), v)
+
+
+@dialect
+def sorted_descending(q, k, v, x, bias):
+    chosen = similarity(x).sort(dim=-1, descending=True)[1][..., :K]
+    selected = torch.zeros_like(similarity(x), dtype=torch.bool).scatter_(-1, chosen, True)
+    return masked(scores(q, k), selected.unsqueeze(1)).softmax(-1) @ v
+
+
+@dialect
+def distance(q, k, v, x, bias):
+    apart = torch.cdist(x, x)
+    near = torch.zeros_like(apart, dtype=torch.bool).scatter_(-1, apart.topk(K, dim=-1, largest=False).indices, True)
+    return masked(scores(q, k), near.unsqueeze(1)).softmax(-1) @ v
 
 
 @dialect
@@ -266,7 +359,7 @@ def distance_of_differences(q, k, v, x, bias):
 
 @dialect
 def gaussian_of_distance(q, k, v, x, bias):
-    closeness = torch.exp(-torch.cdist(x, x) ** 2 / 32)
+    closeness = torch.exp(-(torch.cdist(x, x) ** 2) / 32)
     selected = torch.zeros_like(closeness, dtype=torch.bool).scatter(-1, closeness.topk(K).indices, True)
     return masked(scores(q, k), selected[:, None]).softmax(-1) @ v
 
@@ -291,7 +384,53 @@ def windows_times_heads(q, k, v, x, bias):
     return (masked(scores(q, k), selected).softmax(-1) @ v).unflatten(0, (-1, HEADS))
 
 
+@dialect
+def one_hot_maximum(q, k, v, x, bias):
+    selected = F.one_hot(indices(x), NODES).float().max(dim=-2)[0]
+    return masked(scores(q, k), selected[:, None] > 0).softmax(-1) @ v
+
+
+@dialect
+def index_put_of_flat_rows(q, k, v, x, bias):
+    selected = torch.zeros_like(similarity(x)).view(-1, NODES)
+    selected[torch.arange(selected.shape[0])[:, None], indices(x).view(-1, K)] = 1
+    return masked(scores(q, k), selected.view(-1, 1, NODES, NODES) > 0).softmax(-1) @ v
+
+
+@dialect
+def threshold_by_a_list(q, k, v, x, bias):
+    border = similarity(x).topk(K, dim=-1)[0][..., [-1]]
+    return scores(q, k).masked_fill((similarity(x) < border)[:, None], -1e9).softmax(-1) @ v
+
+
+@dialect
+def threshold_expanded(q, k, v, x, bias):
+    near = similarity(x)
+    border = torch.topk(near, K)[0][:, :, -1].unsqueeze(-1).expand(-1, -1, NODES)
+    return masked(scores(q, k), torch.ge(near, border).unsqueeze(1)).softmax(-1) @ v
+
+
+@dialect
+def without_gradient(q, k, v, x, bias):
+    with torch.no_grad():
+        selected = mask(x)
+    return masked(scores(q, k), selected).softmax(-1) @ v
+
+
 # Softmax
+
+
+@dialect
+def renormalised(q, k, v, x, bias):
+    weights = scores(q, k).softmax(-1) * mask(x).float()
+    return (weights / weights.sum(-1, keepdim=True)) @ v
+
+
+@dialect
+def own_scores_scattered(q, k, v, x, bias):
+    attention = scores(q, k)
+    best, chosen = attention.topk(K, dim=-1)
+    return torch.full_like(attention, -torch.inf).scatter_(-1, chosen, best).softmax(-1) @ v
 
 
 @dialect
@@ -349,6 +488,13 @@ def scattered_softmax(q, k, v, x, bias):
 
 
 @dialect
+def gathered(q, k, v, x, bias):
+    chosen = indices(x)[:, None, :, :, None].expand(-1, HEADS, -1, -1, q.shape[-1])
+    near, values = (t[:, :, None].expand(-1, -1, NODES, -1, -1).gather(3, chosen) for t in (k, v))
+    return (((q.unsqueeze(-2) @ near.mT) * SCALE).softmax(-1) @ values).squeeze(-2)
+
+
+@dialect
 def fancy_index(q, k, v, x, bias):
     windows = torch.arange(x.shape[0])[:, None, None, None]
     heads = torch.arange(HEADS)[None, :, None, None]
@@ -396,7 +542,31 @@ def gathered_sdpa(q, k, v, x, bias):
     return F.scaled_dot_product_attention(q.unsqueeze(3), near, values).squeeze(3)
 
 
+@dialect
+def gathered_with_offsets(q, k, v, x, bias):
+    flat = indices(x) + torch.arange(x.shape[0])[:, None, None] * NODES
+    heads = []
+    for h in range(HEADS):
+        near, values = (t[:, h].reshape(-1, t.shape[-1])[flat] for t in (k, v))
+        weights = ((q[:, h].unsqueeze(2) * near).sum(-1) * SCALE).softmax(-1)
+        heads.append((weights.unsqueeze(-1) * values).sum(2))
+    return torch.stack(heads, 1)
+
+
 # Products, layouts, scales
+
+
+@dialect
+def bmm(q, k, v, x, bias):
+    q, k, v = (t.reshape(-1, NODES, t.shape[-1]) for t in (q, k, v))
+    attention = torch.bmm(q, k.transpose(1, 2)).view(-1, HEADS, NODES, NODES) * SCALE
+    weights = masked(attention, mask(x)).softmax(-1).view(-1, NODES, NODES)
+    return torch.bmm(weights, v).view(-1, HEADS, NODES, v.shape[-1])
+
+
+@dialect
+def plain_bias(q, k, v, x, bias):
+    return masked(scores(q, k) + bias.unsqueeze(0), mask(x)).softmax(-1) @ v
 
 
 @dialect
