@@ -9,11 +9,12 @@ import torch
 from torch.fx import Graph, Node
 
 from .masks import Constant, Mask, evaluate
-from .nodes import Refused, arguments, equal, is_tensor, operator_name, rank, sizes, strip, tensor
+from .nodes import Refused, argument, arguments, equal, is_tensor, operator_name, rank, sizes, strip, tensor
 from .operands import Move, Operand, Step, same_moves
 from .products import Product, read_gathered, read_product, read_summed_product, with_gathered
 from .rankings import ranked_softmaxes, read_ranking
-from .scores import EXCLUDED, Scores, add_to_scores, complement
+from .score_terms import EXCLUDED, Scores, complement
+from .scores import add_to_scores
 from .selections import Selection
 from .weights import Weights, is_row_sum, read_weights
 
@@ -116,7 +117,7 @@ def _attention(node: Node) -> Attention | None:
         except Refused as reason:
             reason.softmax = node
             raise
-    if name == "div" and is_tensor(node.args[1]):
+    if name == "div" and is_tensor(argument(node, 1)):
         return _divided_last(node)
     summed = read_summed_product(node)
     if summed is not None:
@@ -150,11 +151,11 @@ def _of_product(result: Node, product: Product, normalised: bool) -> Attention |
 
 def _divided_last(node: Node) -> Attention | None:
     """Read the product of weights and values, divided by the sum of the weights afterwards."""
-    numerator = strip(node.args[0])
+    numerator = strip(argument(node, 0))
     product = read_product(numerator)
     if product is None or product.left.steps or product.finish or product.added is not None:
         return None
-    if not is_row_sum(node.args[1], product.left.node):
+    if not is_row_sum(argument(node, 1), product.left.node):
         return None
     return _of_product(node, product, normalised=True)
 
@@ -167,7 +168,7 @@ def _summed(result: Node, summed: tuple[Node, Node, int]) -> Attention | None:
         one = strip(one)
         if operator_name(one) != "unsqueeze" or arguments(one)["dim"] % rank(one) != rank(one) - 1:
             continue
-        weights = read_weights(one.args[0])
+        weights = read_weights(argument(one, 0))
         if weights is not None and weights.scores.listed is not None and not weights.scores.single:
             return _checked(result, weights, Operand(other), ())
     return None

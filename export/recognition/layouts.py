@@ -7,11 +7,13 @@ follows.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.fx import Node
 
 from .graph_builder import GraphBuilder
-from .nodes import arguments, is_number, operator_name, rank, sizes
+from .nodes import argument, arguments, is_number, operator_name, positional, rank
 from .operands import permutation
 
 aten = torch.ops.aten
@@ -52,37 +54,34 @@ def _exchanged(build: GraphBuilder, node: Node) -> Node:
     """Return [B, H, N, D] as [B, N, H, D], without an operator where it was made from that."""
     order, source = _EXCHANGED, node
     while (inner := permutation(source)) is not None:
-        order, source = [inner[dim] for dim in order], source.args[0]  # type: ignore[assignment]
+        order, source = [inner[dim] for dim in order], argument(source, 0)
     if order == [0, 1, 2, 3]:
         return source
     if source is not node:
         return build(aten.permute.default, source, order)
     name = operator_name(node)
-    if name in ("mul", "div") and is_number(node.args[1]):
-        return build(node.target, _exchanged(build, node.args[0]), *node.args[1:])  # type: ignore[arg-type]
+    if name in ("mul", "div") and is_number(argument(node, 1)):
+        scale: Any = node.target
+        return build(scale, _exchanged(build, argument(node, 0)), *positional(node)[1:])
     taken = _one_of_several(node)
     if taken is not None:
-        source, index = taken
-        order = permutation(source)
-        before = source.args[0]
-        assert order is not None
-        assert isinstance(before, Node)
-        first, *rest = order
+        permuted, index = taken
+        first, *rest = permutation(permuted) or [0]
         if [rest[i] for i in _EXCHANGED] == sorted(rest):
-            return build(aten.select.int, before, first, index)
+            return build(aten.select.int, argument(permuted, 0), first, index)
     return build(aten.permute.default, node, _EXCHANGED)
 
 
 def _one_of_several(node: Node) -> tuple[Node, int] | None:
     """Read one of q, k and v, which a permute brought to the front: the permute, and which one."""
     name = operator_name(node)
-    source, index = node.args[:2] if len(node.args) > 1 else (None, None)
     if name == "select" and arguments(node)["dim"] == 0:
-        index = arguments(node)["index"]
-    elif name == "getitem" and operator_name(source) == "unbind" and arguments(source).get("dim") == 0:  # type: ignore[arg-type]
-        source = source.args[0]  # type: ignore[union-attr]
+        source, index = argument(node, 0), arguments(node)["index"]
+    elif name == "getitem" and operator_name(argument(node, 0)) == "unbind":
+        unbound = arguments(argument(node, 0))
+        if unbound["dim"] != 0:
+            return None
+        source, index = unbound["self"], argument(node, 1)
     else:
         return None
-    if not isinstance(source, Node) or not isinstance(index, int) or permutation(source) is None:
-        return None
-    return (source, index) if rank(source) == rank(node) + 1 and index < len(sizes(source)) else None
+    return (source, index) if isinstance(index, int) and permutation(source) is not None else None

@@ -6,6 +6,7 @@ no list of ways to turn a mask around, to scale it or to take its logarithm is n
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,16 +14,17 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from .counting import counted_index, one_hot_listing
 from .nodes import (
+    argument,
     arguments,
-    equal,
     is_last,
     is_number,
     is_tensor,
     known_value,
     operator_name,
+    positional,
     rank,
-    sizes,
     strip,
     tensor,
 )
@@ -104,7 +106,7 @@ def evaluate(node: Any) -> Constant | Mask | None:
     if name in ("slice", "expand") and strip(node) is not node:
         return evaluate(strip(node))
     if name in _RESHAPES:
-        inner = evaluate(node.args[0])
+        inner = evaluate(argument(node, 0))
         if isinstance(inner, Mask):
             move = leading_move(node, 1)
             return replace(inner, moves=after(inner.moves, move)) if move is not None else None
@@ -112,7 +114,7 @@ def evaluate(node: Any) -> Constant | Mask | None:
     return None
 
 
-_CREATORS = {
+_CREATORS: dict[str, Callable[[Node], Any]] = {
     "full": lambda node: arguments(node)["fill_value"],
     "full_like": lambda node: arguments(node)["fill_value"],
     "new_full": lambda node: arguments(node)["fill_value"],
@@ -143,17 +145,17 @@ def _compares_with_lowest(node: Node, name: str) -> bool:
     """Tell whether a tensor is compared with the lowest number, which is true of all scores."""
     if name not in ("gt", "ge", "ne"):
         return False
-    border = read_constant(node.args[1])
-    return border is not None and border <= _LOWEST and evaluate(node.args[0]) is None
+    border = read_constant(argument(node, 1))
+    return border is not None and border <= _LOWEST and evaluate(argument(node, 0)) is None
 
 
 def _pointwise(node: Node) -> Constant | Mask | None:
     """Compute the values of an elementwise operator."""
     mask: Mask | None = None
     inputs: list[Any] = []
-    for argument in (*node.args, *node.kwargs.values()):
-        if is_tensor(argument):
-            found = evaluate(argument)
+    for given in (*positional(node), *node.kwargs.values()):
+        if is_tensor(given):
+            found = evaluate(given)
             if found is None:
                 return None
             if isinstance(found, Mask):
@@ -163,22 +165,23 @@ def _pointwise(node: Node) -> Constant | Mask | None:
                     return None
                 mask = found
             inputs.append(found)
-        elif isinstance(argument, Node):
+        elif isinstance(given, Node):
             return None
     results = []
     for inside in (True, False) if mask is not None else (True,):
         values = iter(inputs)
 
-        def value(argument: Any, values: Any = values, inside: bool = inside) -> Any:
-            if not is_tensor(argument):
-                return argument
+        def value(given: Any, values: Any = values, inside: bool = inside) -> Any:
+            if not is_tensor(given):
+                return given
             found = next(values)
             number = found.value if isinstance(found, Constant) else found.inside if inside else found.outside
-            return number.to(tensor(argument).dtype)
+            return number.to(tensor(given).dtype)
 
-        positional = [value(argument) for argument in node.args]
-        named = {key: value(argument) for key, argument in node.kwargs.items()}
-        results.append(node.target(*positional, **named))  # type: ignore[operator]
+        in_place = [value(given) for given in positional(node)]
+        named = {key: value(given) for key, given in node.kwargs.items()}
+        compute: Any = node.target
+        results.append(compute(*in_place, **named))
     return replace(mask, inside=results[0], outside=results[1]) if mask is not None else Constant(results[0])
 
 
@@ -213,9 +216,9 @@ def _selected(node: Node, name: str) -> Mask | None:
         return _placed(node)
     if name in ("sum", "any", "amax"):
         return _one_hot(node)
-    if name == "getitem" and node.args[1] == 0 and operator_name(node.args[0]) == "max":
-        return _one_hot(node.args[0])  # type: ignore[arg-type]
-    if name in ("eq", "ne") and read_constant(node.args[1]) == 0:
+    if name == "getitem" and argument(node, 1) == 0 and operator_name(argument(node, 0)) == "max":
+        return _one_hot(argument(node, 0))
+    if name in ("eq", "ne") and read_constant(argument(node, 1)) == 0:
         return _zeros_outside(node)
     return None
 
@@ -229,8 +232,8 @@ def _compared(node: Node) -> Mask | None:
     if found is not None:
         selection, moves, selected = found
         return Mask(selection, moves, torch.tensor(selected), torch.tensor(not selected))
-    border = read_constant(node.args[1])
-    ranking = ranks(node.args[0]) if border is not None and isinstance(node.args[0], Node) else None
+    border = read_constant(argument(node, 1))
+    ranking = ranks(argument(node, 0)) if border is not None and isinstance(argument(node, 0), Node) else None
     if ranking is None or border is None or border != int(border):
         return None
     name = operator_name(node)
@@ -262,7 +265,7 @@ def _scattered(node: Node) -> Mask | None:
 
 def _zeros_outside(node: Node) -> Mask | None:
     """Read a comparison with zero of numbers that were set to zero where they are not selected."""
-    found = zeros_outside(node.args[0])
+    found = zeros_outside(argument(node, 0))
     if found is None:
         return None
     equals = operator_name(node) == "eq"
@@ -280,7 +283,7 @@ def zeros_outside(node: Any) -> tuple[Any, Listing] | None:
     node = strip(node)
     name = operator_name(node)
     if name == "mul":
-        for numbers, other in (node.args[:2], node.args[1::-1]):
+        for numbers, other in (positional(node)[:2], positional(node)[1::-1]):
             mask = evaluate(other)
             if isinstance(mask, Mask) and float(mask.inside) == 1 and float(mask.outside) == 0:
                 return numbers, Listing(mask.selection, mask.moves)
@@ -302,65 +305,6 @@ def _placed(node: Node) -> Mask | None:
     return _mask(found, value.value.to(base.value.dtype), base.value) if found is not None else None
 
 
-def counted_index(indices: list[Any], source: Node, trailing: int) -> Listing | None:
-    """Read the indices of ``x[a, b, ..., i]`` where each of a, b, ... counts its own dimension of x.
-
-    Parameters
-    ----------
-    indices
-        Of an `index` or `index_put`.
-    source
-        The tensor that is indexed.
-    trailing
-        How many dimensions of the source, at its end, the indices leave out.
-
-    Returns
-    -------
-    Listing or None
-        The listing `i`.
-    """
-    if len(indices) != rank(source) - trailing or not all(is_tensor(index) for index in indices):
-        return None
-    *counted, last = indices
-    found = listing(last)
-    # With a dimension left out (the channels of nodes), i is [..., M, k], with one more dimension than x has counted.
-    count = len(indices) + trailing
-    if found is None or rank(last) > count:
-        return None
-    right = all(is_count(index, place, count, sizes(source)[place]) for place, index in enumerate(counted))
-    return found if right else None
-
-
-def is_count(node: Node, place: int, count: int, extent: Any) -> bool:
-    """Tell whether a tensor, broadcast to `count` dimensions, holds 0 to `extent` - 1 along dimension `place`.
-
-    Parameters
-    ----------
-    node
-        The tensor.
-    place, count
-        The dimension, and how many there are.
-    extent
-        The dimension's size.
-    """
-    node = strip(node)
-    dim = rank(node) + place - count
-    if dim < 0 or not all(equal(size, extent if i == dim else 1) for i, size in enumerate(sizes(node))):
-        return False
-    while operator_name(node) in ("unsqueeze", "view", "reshape", "unsafe_view", "slice"):
-        source = strip(node.args[0])
-        if operator_name(node) == "slice" and source is node.args[0]:
-            return False
-        node = source
-    value = known_value(node)
-    if value is not None:
-        return bool((value.flatten() == torch.arange(value.numel())).all())
-    if operator_name(node) != "arange" or rank(node) != 1:
-        return False
-    given = arguments(node)
-    return given.get("start", 0) == 0 and given.get("step", 1) == 1
-
-
 def _one_hot(node: Node) -> Mask | None:
     """Read the sum, the largest or any of a row's one-hot vectors [..., M, k, N]."""
     given = arguments(node)
@@ -369,22 +313,9 @@ def _one_hot(node: Node) -> Mask | None:
     source = given["self"]
     if given.get("keepdim") or not isinstance(dim, int) or dim % rank(source) != rank(source) - 2:
         return None
-    vectors = evaluate_one_hot(source)
+    vectors = one_hot_listing(source)
     if vectors is None:
         return None
     value = node.meta["val"]
     dtype = (value if isinstance(value, Tensor) else value[0]).dtype
     return _mask(vectors, torch.tensor(1, dtype=dtype), torch.tensor(0, dtype=dtype))
-
-
-def evaluate_one_hot(node: Node) -> Listing | None:
-    """Read one-hot vectors [..., M, k, N] of a listing, by `one_hot` or a comparison with 0, 1, ..., N - 1."""
-    while operator_name(node) in ("to", "to_copy", "clone"):
-        node = node.args[0]  # type: ignore[assignment]
-    if operator_name(node) == "one_hot":
-        return listing(node.args[0])  # type: ignore[arg-type]
-    if operator_name(node) == "eq" and is_tensor(node.args[1]):
-        for index, counted in (node.args, node.args[::-1]):
-            if operator_name(index) == "unsqueeze" and is_count(counted, rank(node) - 1, rank(node), sizes(node)[-1]):  # type: ignore[arg-type]
-                return listing(index, 1)  # type: ignore[arg-type]
-    return None

@@ -48,6 +48,16 @@ def arguments(node: Node) -> dict[str, Any]:
     return {argument.name: argument.default_value for argument in schema} | given | node.kwargs
 
 
+def argument(node: Any, place: int) -> Any:
+    """Return an operator's argument by its place."""
+    return node.args[place]
+
+
+def positional(node: Any) -> Any:
+    """Return an operator's positional arguments."""
+    return node.args
+
+
 def tensor(node: Node) -> Tensor:
     """Return the fake tensor that says a node's shape and type."""
     value = node.meta["val"]

@@ -14,7 +14,7 @@ import torch
 from torch.fx import Node
 
 from .graph_builder import GraphBuilder
-from .nodes import arguments, equal, equal_sizes, equivalent, operator_name, rank, sizes, strip
+from .nodes import argument, arguments, equal, equal_sizes, equivalent, operator_name, positional, rank, sizes, strip
 
 aten = torch.ops.aten
 
@@ -75,15 +75,13 @@ def leading_move(node: Node, trailing: int, free: int = 0) -> Move | None:
         None for another operator.
     """
     name = operator_name(node)
-    if not name or not node.args or not isinstance(node.args[0], Node) or "val" not in node.args[0].meta:
+    if name not in _READERS:
         return None
-    source = node.args[0]
-    if name not in _READERS or rank(source) < trailing or rank(node) < trailing:
+    source: Node = argument(node, 0)
+    if rank(source) < trailing or rank(node) < trailing:
         return None
     kept = slice(-trailing, -free or None)
     if not equal_sizes(sizes(source)[kept], sizes(node)[kept]):
-        return None
-    if not free and not equal_sizes(sizes(source)[-trailing:], sizes(node)[-trailing:]):
         return None
     if name in _SAME_IF_EQUAL and equal_sizes(sizes(source)[:-trailing], sizes(node)[:-trailing]):
         return Move("nothing", ())
@@ -118,8 +116,7 @@ def _read_expand(node: Node, source: Node, lead: int, trailing: int) -> Move | N
 
 
 def _read_reshape(node: Node, source: Node, lead: int, trailing: int) -> Move | None:
-    given = arguments(node)
-    target = given.get("size", given.get("shape"))
+    target = positional(node)[1]
     return Move("reshape", tuple(target[: rank(node) - trailing]))
 
 
@@ -188,7 +185,7 @@ def permutation(node: Node) -> list[int] | None:
     if name == "permute":
         return [dim % count for dim in arguments(node)["dims"]]
     if name in ("transpose", "swapaxes", "swapdims"):
-        first, second = (dim % count for dim in node.args[1:3])  # type: ignore[operator]
+        first, second = (int(dim) % count for dim in positional(node)[1:3])
     elif name in ("mT", "adjoint", "t", "numpy_T") and count >= 2:
         first, second = count - 2, count - 1
     else:
@@ -211,7 +208,7 @@ def peel(node: Node, trailing: int) -> tuple[Node, tuple[Move, ...]]:
     while (move := leading_move(node, trailing)) is not None:
         if move.kind != "nothing":
             moves.insert(0, move)
-        node = strip(node.args[0])
+        node = strip(argument(node, 0))
     return node, tuple(moves)
 
 
@@ -236,7 +233,8 @@ class Step:
     def apply(self, build: GraphBuilder, node: Node) -> Node:
         """Add the step's operators after a node."""
         if self.kind == "move":
-            return self.given.apply(build, node, 2)
+            move: Move = self.given
+            return move.apply(build, node, 2)
         if self.kind == "transpose":
             return build(aten.transpose.int, node, -2, -1)
         if self.kind == "permute":
@@ -303,7 +301,7 @@ def transposed(node: Node) -> Operand:
     order = permutation(source)
     last = rank(node) - 1
     if order == [*range(last - 1), last, last - 1]:
-        return Operand(source.args[0])
+        return Operand(argument(source, 0))
     return Operand(node).then("transpose")
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch.fx import Node
 
-from .masks import counted_index, is_count
-from .nodes import arguments, equal, equal_sizes, is_tensor, operator_name, rank, sizes, strip
+from .counting import counted_index, is_count
+from .nodes import argument, arguments, equal, equal_sizes, is_tensor, operator_name, positional, rank, sizes, strip
 from .operands import Move, Operand, Step, has_size_one, transposed
 from .selections import Listing, listing
 
@@ -50,23 +50,23 @@ def read_product(node: Node) -> Product | None:
     """Read a product of two matrices; None for another operator."""
     name = operator_name(node)
     if name in ("matmul", "bmm", "mm"):
-        left, right = node.args[:2]
-        if rank(left) < 2 or rank(right) < 2:  # type: ignore[arg-type]
+        left, right = positional(node)[:2]
+        if rank(left) < 2 or rank(right) < 2:
             return None
-        return Product(Operand(left), transposed(right))  # type: ignore[arg-type]
+        return Product(Operand(left), transposed(right))
     if name == "baddbmm":
         given = arguments(node)
         added = None if given["beta"] == 0 else (given["self"], float(given["beta"]))
         return Product(Operand(given["batch1"]), transposed(given["batch2"]), added=added, scale=float(given["alpha"]))
-    if name == "einsum" and len(node.args[1]) == 2:  # type: ignore[arg-type]
+    if name == "einsum" and len(argument(node, 1)) == 2:
         return _einsum(node)
     return None
 
 
 def _einsum(node: Node) -> Product | None:
     """Read an einsum of two tensors with one contracted dimension."""
-    equation = str(node.args[0]).replace(" ", "")
-    left, right = node.args[1]  # type: ignore[misc]
+    equation = str(argument(node, 0)).replace(" ", "")
+    left, right = argument(node, 1)
     if "..." in equation:
         return _ellipsis(equation, left, right)
     if "->" not in equation:
@@ -133,7 +133,7 @@ def read_summed_product(node: Node) -> tuple[Node, Node, int] | None:
     if given.get("keepdim") or operator_name(source) != "mul" or not isinstance(dims, list) or len(dims) != 1:
         return None
     dim = dims[0] % rank(source) - rank(source)
-    first, second = source.args[:2]
+    first, second = positional(source)[:2]
     return (first, second, dim) if isinstance(second, Node) and dim in (-1, -2) else None
 
 
@@ -144,7 +144,7 @@ def read_gathered(node: Any) -> Gathered | None:
     if name == "gather":
         return _gathered(node)
     if name == "index":
-        source, indices = node.args
+        source, indices = positional(node)
         found = counted_index(list(indices), source, 1)
         return Gathered(Operand(source), found) if found is not None else _offset_gathered(node)
     if name in ("view", "reshape", "unsafe_view", "unflatten"):
@@ -169,14 +169,14 @@ def _repeated_rows(node: Node) -> Operand | None:
     node = strip(node)
     name = operator_name(node)
     if name == "unsqueeze" and arguments(node)["dim"] % rank(node) == rank(node) - 3:
-        return Operand(node.args[0])  # type: ignore[arg-type]
+        return Operand(argument(node, 0))
     if name in ("view", "reshape", "unsafe_view") and equal(sizes(node)[-3], 1):
-        source = node.args[0]
-        if equal_sizes([*sizes(source)[:-2], 1, *sizes(source)[-2:]], sizes(node)):  # type: ignore[arg-type]
-            return Operand(source)  # type: ignore[arg-type]
-    if name not in ("expand", "repeat") or not isinstance(node.args[0], Node):
+        source = argument(node, 0)
+        if equal_sizes([*sizes(source)[:-2], 1, *sizes(source)[-2:]], sizes(node)):
+            return Operand(source)
+    if name not in ("expand", "repeat") or not isinstance(argument(node, 0), Node):
         return None
-    source = node.args[0]
+    source = argument(node, 0)
     if not has_size_one(source, -3) or not equal_sizes(sizes(source)[-2:], sizes(node)[-2:]) or rank(source) < 3:
         return None
     inner = _repeated_rows(source)
@@ -185,23 +185,22 @@ def _repeated_rows(node: Node) -> Operand | None:
         return None
     if equal_sizes(sizes(source)[:-3], sizes(node)[:-3]):
         return inner
-    given = arguments(node)
-    return inner.moved(Move(name, tuple(given.get("size", given.get("repeats"))[:lead])))
+    return inner.moved(Move(name, tuple(positional(node)[1][:lead])))
 
 
 def _flat_gathered(node: Node) -> Gathered | None:
     """Read a gather of [..., M * k] indices, unflattened to [..., M, k, C]."""
-    source = strip(node.args[0])
+    source = strip(argument(node, 0))
     if operator_name(source) != "gather" or rank(source) != rank(node) - 1 or rank(source) < 2:
         return None
     given = arguments(source)
     if given["dim"] % rank(source) != rank(source) - 2 or not equal(sizes(source)[-1], sizes(node)[-1]):
         return None
     index = strip(given["index"])
-    if operator_name(index) in ("expand", "repeat") and equal_sizes(sizes(index)[:-1], sizes(index.args[0])[:-1]):
-        index = strip(index.args[0])
+    if operator_name(index) in ("expand", "repeat") and equal_sizes(sizes(index)[:-1], sizes(argument(index, 0))[:-1]):
+        index = strip(argument(index, 0))
     while operator_name(index) in ("unsqueeze", "view", "reshape", "unsafe_view", "flatten") and listing(index) is None:
-        index = strip(index.args[0])
+        index = strip(argument(index, 0))
     found = listing(index)
     return Gathered(Operand(given["self"]), found) if found is not None and _lists(index, node) else None
 
@@ -213,21 +212,22 @@ def _lists(index: Node, gathered: Node) -> bool:
 
 def _offset_gathered(node: Node) -> Gathered | None:
     """Read ``x.reshape(W * N, C)[indices + N * arange(W)]`` of nodes x [W, N, C]."""
-    source, indices = node.args
+    source, indices = positional(node)
     flat = strip(source)
-    if operator_name(flat) not in ("view", "reshape", "unsafe_view", "flatten") or len(indices) != 1:  # type: ignore[arg-type]
+    if operator_name(flat) not in ("view", "reshape", "unsafe_view", "flatten") or len(indices) != 1:
         return None
-    nodes, total = strip(flat.args[0]), strip(indices[0])  # type: ignore[index]
+    nodes, total = strip(argument(flat, 0)), strip(indices[0])
     if rank(nodes) != 3 or rank(flat) != 2 or not equal(sizes(nodes)[-1], sizes(flat)[-1]) or rank(total) != 3:
         return None
     if operator_name(total) != "add":
         return None
     windows, count = sizes(nodes)[:2]
-    for index, offset in (total.args[:2], total.args[1::-1]):
-        offset, found = strip(offset), listing(index) if is_tensor(index) else None
-        if found is None or operator_name(offset) != "mul" or not is_tensor(offset.args[0]):
+    for index, offset in (positional(total)[:2], positional(total)[1::-1]):
+        found = listing(index) if is_tensor(index) else None
+        if found is None or operator_name(strip(offset)) != "mul":
             continue
-        if isinstance(offset.args[1], int) and equal(offset.args[1], count) and is_count(offset.args[0], 0, 3, windows):
+        counted, factor = positional(strip(offset))[:2]
+        if isinstance(factor, int) and equal(factor, count) and is_count(counted, 0, 3, windows):
             return Gathered(Operand(nodes), found)
     return None
 
@@ -257,5 +257,5 @@ def single_row(node: Node) -> Operand:
     """Return [..., M, 1, C] as [..., M, C]."""
     source = strip(node)
     if operator_name(source) == "unsqueeze" and arguments(source)["dim"] % rank(source) == rank(source) - 2:
-        return Operand(source.args[0])
+        return Operand(argument(source, 0))
     return Operand(node).then("squeeze", -2)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch.fx import Node
 
 from .masks import read_constant
-from .nodes import Refused, arguments, equivalent, is_last, operator_name, rank, strip
+from .nodes import Refused, argument, arguments, equivalent, is_last, operator_name, positional, rank, strip
 from .operands import Operand, has_size_one, leading_move
-from .scores import Scores, read_scores
+from .score_terms import Scores
+from .scores import read_scores
 from .selections import Selection
 
 #: Operators that keep the order of their argument's numbers.
@@ -32,10 +35,12 @@ def ranked_softmaxes(scores: Node) -> set[Node]:
     """Return the softmaxes that only rank nodes, and weigh nothing."""
     found: set[Node] = set()
     node = strip(scores)
-    while operator_name(node) in (*_INCREASING, "neg", "mul", "div", "add", "sub") and isinstance(node.args[0], Node):
+    while operator_name(node) in (*_INCREASING, "neg", "mul", "div", "add", "sub") and isinstance(
+        argument(node, 0), Node
+    ):
         if operator_name(node) == "softmax":
             found.add(node)
-        node = strip(node.args[0])
+        node = strip(argument(node, 0))
     return found
 
 
@@ -46,9 +51,9 @@ def _ranking(node: Node, largest: bool) -> tuple[Operand, Operand]:
         return _of_scores(scores, largest)
     name = operator_name(node)
     if name in _INCREASING and ("softmax" not in name or is_last(arguments(node)["dim"], node)):
-        return _ranking(node.args[0], largest)  # type: ignore[arg-type]
+        return _ranking(argument(node, 0), largest)
     if name == "neg":
-        return _ranking(node.args[0], not largest)  # type: ignore[arg-type]
+        return _ranking(argument(node, 0), not largest)
     if name in ("mul", "div", "add", "sub", "rsub") and (found := _shifted(node, name, largest)) is not None:
         return found
     points = _distance(node)
@@ -57,7 +62,7 @@ def _ranking(node: Node, largest: bool) -> tuple[Operand, Operand]:
         return _signed(x.then("append", 1.0), y.then("append_half_square"), not largest)
     move = leading_move(node, 2)
     if move is not None:
-        query, key = _ranking(node.args[0], largest)  # type: ignore[arg-type]
+        query, key = _ranking(argument(node, 0), largest)
         return query.moved(move), key.moved(move)
     raise Refused("what the selection ranks is no product of two tensors")
 
@@ -85,7 +90,7 @@ def _signed(query: Operand, key: Operand, largest: bool) -> tuple[Operand, Opera
 
 def _shifted(node: Node, name: str, largest: bool) -> tuple[Operand, Operand] | None:
     """Read a factor or a number that is added."""
-    first, second = node.args[:2]
+    first, second = positional(node)[:2]
     number, inner = read_constant(second), first
     if number is None and name in ("mul", "add", "sub"):
         number, inner = read_constant(first), second
@@ -102,10 +107,10 @@ def _shifted(node: Node, name: str, largest: bool) -> tuple[Operand, Operand] | 
 def _distance(node: Node) -> tuple[Operand, Operand] | None:
     """Read Euclidean distances of points x [..., M, C] and y [..., N, C], or their squares."""
     name = operator_name(node)
-    if name == "pow" and read_constant(node.args[1]) in (0.5, 2):
-        return _distance(strip(node.args[0]))
-    if name == "mul" and equivalent(node.args[0], node.args[1]):
-        return _distance(strip(node.args[0]))
+    if name == "pow" and read_constant(argument(node, 1)) in (0.5, 2):
+        return _distance(strip(argument(node, 0)))
+    if name == "mul" and equivalent(argument(node, 0), argument(node, 1)):
+        return _distance(strip(argument(node, 0)))
     if name == "cdist":
         given = arguments(node)
         return (Operand(given["x1"]), Operand(given["x2"])) if given["p"] == 2 else None
@@ -117,10 +122,10 @@ def _distance(node: Node) -> tuple[Operand, Operand] | None:
         return None
     if name == "linalg_vector_norm" and given["ord"] != 2:
         return None
-    difference = source if name == "linalg_vector_norm" else _square_root(source)
-    if operator_name(difference) != "sub" or float(arguments(difference)["alpha"]) != 1:  # type: ignore[arg-type]
+    difference: Any = source if name == "linalg_vector_norm" else _square_root(source)
+    if operator_name(difference) != "sub" or float(arguments(difference)["alpha"]) != 1:
         return None
-    first, second = (_repeated(part) for part in difference.args[:2])
+    first, second = (_repeated(part) for part in positional(difference)[:2])
     if first is None or second is None or {first[1], second[1]} != {-2, -3}:
         return None
     return (Operand(first[0]), Operand(second[0])) if first[1] == -2 else (Operand(second[0]), Operand(first[0]))
@@ -128,9 +133,9 @@ def _distance(node: Node) -> tuple[Operand, Operand] | None:
 
 def _square_root(node: Node) -> Node | None:
     """Return x of x ** 2 or x * x."""
-    squared = operator_name(node) == "pow" and read_constant(node.args[1]) == 2
-    if squared or (operator_name(node) == "mul" and equivalent(node.args[0], node.args[1])):
-        root: Node = strip(node.args[0])
+    squared = operator_name(node) == "pow" and read_constant(argument(node, 1)) == 2
+    if squared or (operator_name(node) == "mul" and equivalent(argument(node, 0), argument(node, 1))):
+        root: Node = strip(argument(node, 0))
         return root
     return None
 
@@ -141,4 +146,4 @@ def _repeated(node: object) -> tuple[Node, int] | None:
     if operator_name(node) != "unsqueeze" or not isinstance(node, Node):
         return None
     dim = arguments(node)["dim"] % rank(node) - rank(node)
-    return (node.args[0], dim) if dim in (-2, -3) else None  # type: ignore[return-value]
+    return (argument(node, 0), dim) if dim in (-2, -3) else None

@@ -13,7 +13,7 @@ from ...plugins import torch as _operators  # noqa: F401 - registers keygraph::*
 from .attentions import Attention
 from .graph_builder import GraphBuilder
 from .layouts import heads_first, heads_last
-from .nodes import Refused, equal, equal_sizes, rank, sizes, tensor
+from .nodes import Refused, argument, equal, equal_sizes, rank, sizes, tensor
 from .operands import Operand
 from .selections import Selection
 
@@ -259,12 +259,12 @@ def unify_biases(graph: Graph, replacements: Sequence[Replacement]) -> None:
     replacements
         All that were added to it.
     """
-    without = [each.operator for each in replacements if each.operator.args[4] is None]
+    without = [each.operator for each in replacements if argument(each.operator, 4) is None]
     if len(without) == len(replacements):
         return
     for operator in without:
         build = GraphBuilder(graph, operator)
-        q, k, heads = operator.args[0], operator.args[1], operator.args[6]
+        q, k, heads = argument(operator, 0), argument(operator, 1), argument(operator, 6)
         assert isinstance(q, Node)
         assert isinstance(k, Node)
         zeros = build(aten.zeros.default, [heads, build.size(q, 1), build.size(k, 1)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from torch.fx import Node
@@ -12,102 +12,20 @@ from torch.fx import Node
 from .masks import Constant, Mask, evaluate, zeros_outside
 from .nodes import (
     Refused,
+    argument,
     arguments,
     is_last,
     is_tensor,
     known_value,
     operator_name,
+    positional,
     rank,
-    sizes,
     strip,
 )
-from .operands import Move, Operand, has_size_one, leading_move
+from .operands import Operand, has_size_one, leading_move
 from .products import Product, read_product, read_summed_product, single_row, with_gathered
-from .selections import Listing, Selection, listed_values, listing
-
-#: Nodes whose score is this far below the others' have no weight: e^-80 is 1e-35.
-EXCLUDED = -80.0
-
-
-@dataclass(frozen=True)
-class Exclusion:
-    """A mask on the scores: nodes that a selection leaves out get a score of `level`, or `level` is added to theirs."""
-
-    selection: Selection
-    moves: tuple[Move, ...]
-    level: float = -math.inf
-
-
-@dataclass(frozen=True)
-class Bias:
-    """A tensor that is added to the scores, with a factor."""
-
-    operand: Operand
-    scale: float = 1.0
-
-
-@dataclass(frozen=True)
-class Scores:
-    """The argument of a softmax.
-
-    Attributes
-    ----------
-    left, right
-        q [..., M, D] and k [..., N, D].
-    scale
-        Factor of their product.
-    biases
-        Added to it; what is the same for all nodes of a row is left out, because a softmax ignores it.
-    exclusions
-        Masks.
-    outer
-        Moves of the leading dimensions after biases or masks were added.
-    listed
-        The last dimension runs over these neighbours of each row instead of over all nodes.
-    single
-        With `listed`: the tensor is [..., M, 1, k] instead of [..., M, k].
-    """
-
-    left: Operand
-    right: Operand
-    scale: float = 1.0
-    biases: tuple[Bias, ...] = ()
-    exclusions: tuple[Exclusion, ...] = ()
-    outer: tuple[Move, ...] = ()
-    listed: Listing | None = None
-    single: bool = False
-
-    def moved(self, move: Move) -> Scores | None:
-        """Return the scores after a move of leading dimensions; None where it cannot be followed."""
-        if not self.biases and not self.exclusions and self.listed is None:
-            return replace(self, left=self.left.moved(move), right=self.right.moved(move))
-        if move.kind in ("reshape", "unsqueeze", "squeeze"):
-            return replace(self, outer=(*self.outer, move))
-        return None
-
-    def times(self, factor: float) -> Scores:
-        """Return the scores times a number."""
-        if self.exclusions and factor <= 0:
-            raise Refused("masked scores are multiplied with a number that is not positive")
-        return replace(
-            self,
-            scale=self.scale * factor,
-            biases=tuple(replace(bias, scale=bias.scale * factor) for bias in self.biases),
-            exclusions=tuple(replace(each, level=each.level * factor) for each in self.exclusions),
-        )
-
-    def excluding(self, mask: Mask, level: float) -> Scores:
-        """Return the scores with the nodes outside a mask excluded."""
-        if self.outer:
-            raise Refused("the scores are masked again after a change of their shape")
-        return replace(self, exclusions=(*self.exclusions, Exclusion(mask.selection, mask.moves, level)))
-
-    def over_all_nodes(self) -> Scores:
-        """Return listed scores as scores of all nodes, of which the listed ones are selected."""
-        if self.listed is None:
-            return self
-        exclusion = Exclusion(self.listed.selection, self.listed.moves)
-        return replace(self, exclusions=(*self.exclusions, exclusion), listed=None, single=False)
+from .score_terms import EXCLUDED, Bias, Scores, complement, low
+from .selections import Listing, listed_values, listing
 
 
 def read_scores(node: Any) -> Scores | None:
@@ -130,7 +48,7 @@ def read_scores(node: Any) -> Scores | None:
         return _of_product(product)
     move = leading_move(node, 2)
     if move is not None:
-        inner = read_scores(node.args[0])
+        inner = read_scores(argument(node, 0))
         return inner.moved(move) if inner is not None else None
     return None
 
@@ -161,7 +79,7 @@ def _summed(node: Node) -> Scores | None:
 
 
 def _where(node: Node) -> Scores | None:
-    condition, first, second = node.args
+    condition, first, second = positional(node)
     mask = evaluate(condition)
     if isinstance(mask, Mask):
         kept, other = (first, second) if mask.inside else (second, first)
@@ -195,22 +113,6 @@ def _assigned(node: Node) -> Scores | None:
     return _unknown_mask(given["self"])
 
 
-def complement(mask: Mask) -> Mask:
-    """Return the same tensor as a mask that selects the other nodes.
-
-    Raises
-    ------
-    Refused
-        Their number depends on the image's size.
-    """
-    selection = mask.selection
-    count = sizes(selection.scores)[-1]
-    if not isinstance(count, int) or count <= selection.k:
-        raise Refused("the selected nodes are masked, and the others are kept")
-    other = replace(selection, k=count - selection.k, largest=not selection.largest, others=selection)
-    return replace(mask, selection=other, inside=mask.outside, outside=mask.inside)
-
-
 def _unknown_mask(kept: Any) -> Scores | None:
     if read_scores(kept) is not None:
         raise Refused("what masks the scores is not a plain top-k")
@@ -230,14 +132,7 @@ def _filled(kept: Any, mask: Mask, fill: Any) -> Scores | None:
         return None
     if not isinstance(value, Constant):
         raise Refused("nodes that are not selected keep a score of their own")
-    return scores.excluding(mask, _low(float(value.value)))
-
-
-def _low(level: float) -> float:
-    """Return the score of excluded nodes, or refuse one at which they take part in the softmax."""
-    if not level <= EXCLUDED:
-        raise Refused(f"nodes that are not selected take part in the softmax, with a score of {level:g}")
-    return level
+    return scores.excluding(mask, low(float(value.value)))
 
 
 def _scattered(node: Node) -> Scores | None:
@@ -249,7 +144,7 @@ def _scattered(node: Node) -> Scores | None:
     scores, found = read_scores(source), listing(given["index"])
     if scores is None or found is None or scores.listed is None or scores.single or not scores.listed.same(found):
         return None
-    _low(float(base.value))
+    low(float(base.value))
     return scores.over_all_nodes()
 
 
@@ -278,7 +173,7 @@ def listed(scores: Scores | None, found: Listing) -> Scores | None:
 def _times(node: Node) -> Scores | None:
     """Read scores times or divided by a number, or by a tensor that is the same for a row's, or a column's, nodes."""
     kind = operator_name(node)
-    for scaled, factor in (node.args[:2], node.args[1::-1]) if kind == "mul" else (node.args[:2],):
+    for scaled, factor in (positional(node)[:2], positional(node)[1::-1]) if kind == "mul" else (positional(node)[:2],):
         value = evaluate(factor)
         if not is_tensor(scaled) or (
             isinstance(value, Constant) and not value.value.is_floating_point() and value.value == 0
@@ -324,7 +219,7 @@ def _times_tensor(scores: Scores, factor: Any, kind: str, node: Node) -> Scores:
 
 
 def _negated(node: Node) -> Scores | None:
-    scores = read_scores(node.args[0])
+    scores = read_scores(argument(node, 0))
     return scores.times(-1.0) if scores is not None else None
 
 
@@ -332,7 +227,7 @@ def _sum(node: Node) -> Scores | None:
     """Read scores plus or minus something."""
     sign = 1.0 if operator_name(node) == "add" else -1.0
     alpha = float(arguments(node).get("alpha", 1))
-    first, second = node.args[:2]
+    first, second = positional(node)[:2]
     scores = read_scores(first)
     if scores is not None and not (sign > 0 and _is_mask(first)):
         return add_to_scores(scores, second, sign * alpha)
@@ -374,13 +269,13 @@ def add_to_scores(scores: Scores, added: Any, factor: float) -> Scores:
         inside, outside = factor * float(value.inside), factor * float(value.outside)
         if not math.isfinite(inside) or (not outside - inside <= EXCLUDED and inside - outside <= EXCLUDED):
             value, inside, outside = complement(value), outside, inside
-        return scores.excluding(value, _low(outside - inside))
+        return scores.excluding(value, low(outside - inside))
     added = strip(added)
     name = operator_name(added)
     if has_size_one(added, -1):
         return scores
     if name == "add" and float(arguments(added).get("alpha", 1)) == 1:
-        for part in added.args[:2]:
+        for part in positional(added)[:2]:
             scores = add_to_scores(scores, part, factor)
         return scores
     if name in ("where", "masked_fill"):
@@ -396,7 +291,7 @@ def add_to_scores(scores: Scores, added: Any, factor: float) -> Scores:
 def _masked_bias(node: Node, factor: float) -> tuple[Mask, float, Any] | None:
     """Read a bias with a low number where a mask selects nothing."""
     if operator_name(node) == "where":
-        mask, kept, other = evaluate(node.args[0]), node.args[1], node.args[2]
+        mask, kept, other = evaluate(argument(node, 0)), argument(node, 1), argument(node, 2)
         if isinstance(mask, Mask) and not mask.inside:
             kept, other = other, kept
     else:
@@ -407,23 +302,19 @@ def _masked_bias(node: Node, factor: float) -> tuple[Mask, float, Any] | None:
     value = evaluate(other)
     if not isinstance(mask, Mask) or not isinstance(value, Constant):
         return None
-    return mask, _low(factor * float(value.value)), kept
+    return mask, low(factor * float(value.value)), kept
 
 
 def _listed_bias(scores: Scores, added: Node) -> Node:
     """Return the bias of all nodes of which the listed ones were taken."""
     source = added
-    if (
-        scores.single
-        and operator_name(added) == "unsqueeze"
-        and arguments(added)["dim"] % rank(added) == rank(added) - 2
-    ):
-        source = strip(added.args[0])
+    if scores.single and operator_name(added) == "unsqueeze":
+        source = strip(argument(added, 0)) if arguments(added)["dim"] % rank(added) == rank(added) - 2 else added
     if operator_name(source) == "gather" and is_last(arguments(source)["dim"], source):
         found = listing(arguments(source)["index"])
-        bias = strip(arguments(source)["self"])
+        bias: Node = strip(arguments(source)["self"])
         if found is not None and scores.listed is not None and found.same(scores.listed):
-            return bias.args[0] if operator_name(bias) == "expand" else bias
+            return bias
     raise Refused("the bias of listed neighbours is not taken from a bias of all nodes")
 
 

@@ -10,12 +10,14 @@ from torch.fx import Node
 
 from .nodes import (
     Refused,
+    argument,
     arguments,
     equal,
     equivalent,
     is_last,
     known_value,
     operator_name,
+    positional,
     rank,
     sizes,
     strip,
@@ -114,10 +116,10 @@ def listing(node: Node, repeated: int = 0) -> Listing | None:
         return None if found.start else Listing(Selection(found.scores, found.stop, found.largest, origin=node))
     move = leading_move(node, 1 + repeated, repeated)
     if move is not None:
-        inner = listing(node.args[0], repeated)  # type: ignore[arg-type]
+        inner = listing(argument(node, 0), repeated)
         return inner and Listing(inner.selection, after(inner.moves, move))
     if repeated and operator_name(node) == "unsqueeze" and arguments(node)["dim"] in (-1, rank(node) - 1):
-        return listing(node.args[0], repeated - 1)  # type: ignore[arg-type]
+        return listing(argument(node, 0), repeated - 1)
     return None
 
 
@@ -135,8 +137,8 @@ def _indices_beside(values: Node) -> Node | None:
     """Return the indices that the operator of a row's best values returns with them."""
     if operator_name(values) != "getitem":
         return None
-    users = [user for user in values.args[0].users if operator_name(user) == "getitem"]  # type: ignore[union-attr]
-    return next((user for user in users if user.args[1] == 1), None)
+    users = [user for user in argument(values, 0).users if operator_name(user) == "getitem"]
+    return next((user for user in users if argument(user, 1) == 1), None)
 
 
 def compared_with_kth(node: Node) -> tuple[Selection, tuple[Move, ...], bool] | None:
@@ -148,15 +150,15 @@ def compared_with_kth(node: Node) -> tuple[Selection, tuple[Move, ...], bool] | 
         The selection, the moves of leading dimensions after it, and the result where a node is selected.
     """
     name = operator_name(node)
-    if name not in ("ge", "gt", "le", "lt") or not isinstance(node.args[1], Node):
+    if name not in ("ge", "gt", "le", "lt") or not isinstance(argument(node, 1), Node):
         return None
-    first, second = node.args
+    first, second = positional(node)
     for scores, border, sign in ((first, second, name), (second, first, _MIRRORED[name])):
         found = _kth(border)
         if found is None:
             continue
         ranked, moves = found
-        base, own = peel(scores, 1)  # type: ignore[arg-type]
+        base, own = peel(scores, 1)
         if not equivalent(base, ranked.scores) or not same_moves(own, moves):
             continue
         return _side(ranked, sign, moves)
@@ -186,7 +188,7 @@ def _kth(node: Any) -> tuple[_Sorted, tuple[Move, ...]] | None:
     if (found := _single(node)) is not None:
         return found, ()
     move = leading_move(node, 1, 1)
-    inner = _kth(node.args[0]) if move is not None else None
+    inner = _kth(argument(node, 0)) if move is not None else None
     return (inner[0], after(inner[1], move)) if inner is not None and move is not None else None
 
 
@@ -196,7 +198,7 @@ def _single(node: Node) -> _Sorted | None:
     if found is not None:
         return found if found.stop - found.start == 1 else None
     if operator_name(node) == "unsqueeze" and arguments(node)["dim"] in (-1, rank(node) - 1):
-        return _reduced(strip(node.args[0]), keep=False)
+        return _reduced(strip(argument(node, 0)), keep=False)
     if operator_name(node) == "index":
         return _indexed(node)
     return _reduced(node, keep=True)
@@ -217,8 +219,8 @@ def _indexed(node: Node) -> _Sorted | None:
 def _reduced(node: Node, keep: bool) -> _Sorted | None:
     """Read the extreme, or one, of a row's sorted values, or `kthvalue`; `keep`: its dimension is kept."""
     name = operator_name(node)
-    if name == "getitem" and node.args[1] == 0:
-        node = node.args[0]  # type: ignore[assignment]
+    if name == "getitem" and argument(node, 1) == 0:
+        node = argument(node, 0)
         name = operator_name(node)
         if name == "kthvalue":
             return _kthvalue(node, keep)
@@ -260,9 +262,9 @@ def _ranked(node: Node, output: int) -> _Sorted | None:
         return _sliced(node, output)
     if name == "argsort" and output == 1:
         return _whole(node)
-    if name != "getitem" or node.args[1] != output:
+    if name != "getitem" or argument(node, 1) != output:
         return None
-    source = node.args[0]
+    source = argument(node, 0)
     assert isinstance(source, Node)
     if operator_name(source) == "sort":
         return _whole(source)

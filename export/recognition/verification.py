@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
@@ -16,7 +15,7 @@ from ...instrumentation.metrics import TOLERANCES, psnr
 from ...instrumentation.synthetic import synthetic_image
 from ...plugins.torch import forced_graphs, pack_graph, unpack_graph
 from ...runtime.preprocess.padding import round_up
-from .nodes import VALUE, tensor
+from .nodes import VALUE, positional, tensor
 from .recognize import Recognition, add_operators, annotated_graph, recognize
 from .rewriting import Replacement
 from .selections import Selection
@@ -101,7 +100,8 @@ def recognize_verified(
     Recognition
         An attention that failed is not fused, and its verdict says why.
     """
-    checked, failures = [], {}
+    checked: list[Checked] = []
+    failures: dict[str, str] = {}
     for case in cases:
         progress(f"checking attentions on {case.name}")
         checked.append(check_attentions(program, case))
@@ -113,10 +113,10 @@ def recognize_verified(
     for case, found in zip(cases, checked, strict=True):
         progress(f"comparing with the module on {case.name}")
         graphs = check_attentions(program, case, failures).graphs if failures else found.graphs
-        reason = _difference(recognition.program, module, case, graphs, value_range)
-        if reason is not None:
+        wrong = _difference(recognition.program, module, case, graphs, value_range)
+        if wrong is not None:
             names = [verdict.softmax for verdict in recognition.verdicts if verdict.fused]
-            return recognize(program, failures | dict.fromkeys(names, f"the network's result on {case.name} {reason}"))
+            return recognize(program, failures | dict.fromkeys(names, f"the network's result on {case.name} {wrong}"))
     return recognition
 
 
@@ -188,7 +188,7 @@ class _Probe(Interpreter):
         """Compare a key graph with the module's own selection, and return that."""
         users = self._by_graph[key_graph]
         selection = users[0].attention.selection
-        query, key = (self.env[node] for node in key_graph.args[:2])  # type: ignore[index]
+        query, key = (self.env[node] for node in positional(key_graph)[:2])
         nodes = key.shape[2]
         own = self._selected(selection).reshape(*bits.shape[:3], nodes)
         precision = _PRECISIONS[tensor(selection.scores).dtype]
@@ -273,7 +273,7 @@ def _difference(
             computed = program.module()(*case.inputs)
     if not torch.isfinite(expected).all():
         return None if torch.equal(torch.isfinite(expected), torch.isfinite(computed)) else "is not finite"
-    decibels = psnr(*(np.asarray(image.float()) for image in (computed, expected)), value_range)
+    decibels = psnr(computed.float().numpy(), expected.float().numpy(), value_range)
     return None if decibels >= tolerance.psnr else f"is only {decibels:.1f} dB from the module's"
 
 

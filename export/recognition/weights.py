@@ -10,9 +10,10 @@ from typing import Any
 from torch.fx import Node
 
 from .masks import Constant, Mask, evaluate, read_constant
-from .nodes import Refused, arguments, equivalent, is_last, is_tensor, operator_name, rank, strip
+from .nodes import Refused, argument, arguments, equivalent, is_last, is_tensor, operator_name, positional, rank, strip
 from .operands import leading_move
-from .scores import Scores, complement, listed, read_scores
+from .score_terms import Scores, complement
+from .scores import listed, read_scores
 from .selections import listed_values, listing
 
 #: Largest number that guards a sum of weights against a division by zero.
@@ -57,13 +58,13 @@ def read_weights(node: Any) -> Weights | None:
     if not is_tensor(node):
         return None
     if operator_name(node) == "nan_to_num":  # Every row attends to a node, so no weight is NaN.
-        return read_weights(node.args[0])
+        return read_weights(argument(node, 0))
     reader = _READERS.get(operator_name(node))
     found = reader(node) if reader is not None else None
     if found is not None:
         return found
     move = leading_move(node, 2)
-    if move is not None and (inner := read_weights(node.args[0])) is not None and inner.scores.listed is None:
+    if move is not None and (inner := read_weights(argument(node, 0))) is not None and inner.scores.listed is None:
         moved = inner.scores.moved(move)
         return replace(inner, scores=moved) if moved is not None else None
     return None
@@ -71,7 +72,7 @@ def read_weights(node: Any) -> Weights | None:
 
 def _softmax(node: Node) -> Weights | None:
     try:
-        scores = read_scores(node.args[0])
+        scores = read_scores(argument(node, 0))
         if scores is not None and not is_last(arguments(node)["dim"], node):
             raise Refused("the softmax runs over another dimension than the nodes of a row")
     except Refused as reason:
@@ -82,7 +83,7 @@ def _softmax(node: Node) -> Weights | None:
 
 def _exponential(node: Node) -> Weights | None:
     """Read exp(scores), exp(log_softmax(scores)) and exp(scores - logsumexp(scores))."""
-    source = strip(node.args[0])
+    source = strip(argument(node, 0))
     if operator_name(source) == "log_softmax":
         found = _softmax(source)
         return replace(found, softmax=node) if found is not None else None
@@ -95,24 +96,24 @@ def _exponential(node: Node) -> Weights | None:
         return None
     normalised = False
     if operator_name(source) == "sub":
-        total = strip(source.args[1])
+        total = strip(argument(source, 1))
         normalised = (
             operator_name(total) == "logsumexp"
             and is_last(arguments(total)["dim"], total)
             and bool(arguments(total)["keepdim"])
-            and equivalent(total.args[0], source.args[0])
+            and equivalent(argument(total, 0), argument(source, 0))
         )
     return Weights(scores, normalised, node)
 
 
 def _divided(node: Node) -> Weights | None:
     """Read weights divided by their sum."""
-    if not is_tensor(node.args[1]):
+    if not is_tensor(argument(node, 1)):
         return None
-    found = read_weights(node.args[0])
+    found = read_weights(argument(node, 0))
     if found is None:
         return None
-    if is_row_sum(node.args[1], node.args[0]):
+    if is_row_sum(argument(node, 1), argument(node, 0)):
         return replace(found, normalised=True)
     if not found.scores.exclusions and found.scores.listed is None:
         return None
@@ -125,14 +126,14 @@ def is_row_sum(node: Any, weights: Any) -> bool:
     """Tell whether a tensor is the sum of a row's weights, guarded against zero or not."""
     node = strip(node)
     while operator_name(node) == "expand":
-        node = strip(node.args[0])
+        node = strip(argument(node, 0))
     name = operator_name(node)
     if name in ("add", "clamp_min", "clamp", "maximum"):
-        guard = arguments(node).get("min") if name == "clamp" else node.args[1]
+        guard = arguments(node).get("min") if name == "clamp" else argument(node, 1)
         number = read_constant(guard)
-        return number is not None and 0 <= number <= _EPSILON and is_row_sum(node.args[0], weights)
+        return number is not None and 0 <= number <= _EPSILON and is_row_sum(argument(node, 0), weights)
     if name == "unsqueeze" and arguments(node)["dim"] in (-1, rank(node) - 1):
-        node, keep = strip(node.args[0]), False
+        node, keep = strip(argument(node, 0)), False
     else:
         keep = True
     if operator_name(node) not in ("sum", "linalg_vector_norm"):
@@ -146,7 +147,7 @@ def is_row_sum(node: Any, weights: Any) -> bool:
 
 def _masked(node: Node) -> Weights | None:
     """Read weights times a mask of 0 and 1, or times the reciprocal of their sum."""
-    for one, other in (node.args[:2], node.args[1::-1]):
+    for one, other in (positional(node)[:2], positional(node)[1::-1]):
         mask = evaluate(other)
         if isinstance(mask, Mask):
             if float(mask.inside) == 0 and float(mask.outside) > 0:
@@ -158,7 +159,7 @@ def _masked(node: Node) -> Weights | None:
         if isinstance(mask, Constant):
             continue
         reciprocal = strip(other)
-        if operator_name(reciprocal) == "reciprocal" and is_row_sum(reciprocal.args[0], one):
+        if operator_name(reciprocal) == "reciprocal" and is_row_sum(argument(reciprocal, 0), one):
             found = read_weights(one)
             return replace(found, normalised=True) if found is not None else None
     return None
@@ -167,7 +168,7 @@ def _masked(node: Node) -> Weights | None:
 def _filled(node: Node) -> Weights | None:
     """Read weights with zeros where a mask selects nothing, by where or masked_fill."""
     if operator_name(node) == "where":
-        mask, kept, other = evaluate(node.args[0]), node.args[1], node.args[2]
+        mask, kept, other = evaluate(argument(node, 0)), argument(node, 1), argument(node, 2)
         if isinstance(mask, Mask) and not mask.inside:
             kept, other = other, kept
     else:
@@ -220,12 +221,12 @@ def _gathered(node: Node) -> Weights | None:
 def _single(node: Node) -> Weights | None:
     """Read listed weights [..., M, k] as [..., M, 1, k], or the other way round."""
     adds = operator_name(node) == "unsqueeze"
-    dims = rank(node) if adds else rank(node.args[0])  # type: ignore[arg-type]
+    dims = rank(node) if adds else rank(argument(node, 0))
     dim = arguments(node).get("dim")
     dim = dim[0] if isinstance(dim, list) and len(dim) == 1 else dim
     if not isinstance(dim, int) or dim % dims != dims - 2:
         return None
-    found = read_weights(node.args[0])
+    found = read_weights(argument(node, 0))
     if found is None or found.scores.listed is None or found.scores.single is adds:
         return None
     return replace(found, scores=replace(found.scores, single=adds))
