@@ -35,7 +35,17 @@ class Move:
     given: tuple[Any, ...]
 
     def apply(self, build: GraphBuilder, node: Node, trailing: int) -> Node:
-        """Apply the move to a tensor with `trailing` dimensions after the leading ones."""
+        """Apply the move to another tensor.
+
+        Parameters
+        ----------
+        build
+            Adds the operator.
+        node
+            The tensor.
+        trailing
+            Number of its dimensions after the leading ones.
+        """
         if self.kind == "nothing":
             return node
         if self.kind == "expand":
