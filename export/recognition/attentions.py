@@ -1,0 +1,236 @@
+"""Find attentions in a graph: products of weights and values, and what their weights are computed from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch.fx import Graph, Node
+
+from .masks import Constant, Mask, evaluate
+from .nodes import Refused, argument, arguments, equal, is_tensor, operator_name, rank, sizes, strip, tensor
+from .operands import Move, Operand, Step, same_moves
+from .products import Product, read_gathered, read_product, read_summed_product, with_gathered
+from .rankings import ranked_softmaxes, read_ranking
+from .score_terms import EXCLUDED, Scores, complement
+from .scores import add_to_scores
+from .selections import Selection
+from .weights import Weights, is_row_sum, read_weights
+
+
+@dataclass(frozen=True)
+class Attention:
+    """An attention to the k nodes with the largest products of query and key.
+
+    Attributes
+    ----------
+    result
+        The node that is replaced.
+    softmax
+        The operator that it is reported by.
+    scores
+        q, k, scale and bias.
+    values
+        v [..., N, Dv].
+    finish
+        What is done to the dimensions of [..., M, Dv] afterwards.
+    selection
+        Which nodes are attended to.
+    moves
+        From the leading dimensions of the selection to those of the attention.
+    query, key
+        What the selection ranks the products of.
+    """
+
+    result: Node
+    softmax: Node
+    scores: Scores
+    values: Operand
+    finish: tuple[Step, ...]
+    selection: Selection
+    moves: tuple[Move, ...]
+    query: Operand
+    key: Operand
+
+
+@dataclass(frozen=True)
+class Other:
+    """An attention that stays as it is, and why."""
+
+    softmax: Node
+    reason: str
+
+
+def find_attentions(graph: Graph) -> list[Attention | Other]:
+    """Return every softmax that weighs values, in order of execution, as an attention or as what it is instead.
+
+    Parameters
+    ----------
+    graph
+        Of a decomposed program, whose parameters have the meta value `nodes.VALUE`.
+    """
+    found: list[Attention] = []
+    refused: dict[Node, str] = {}
+    for node in graph.nodes:
+        try:
+            attention = _attention(node)
+        except Refused as reason:
+            if reason.softmax is not None:
+                refused.setdefault(reason.softmax, str(reason))
+            continue
+        if attention is not None:
+            found.append(attention)
+    fused = {attention.softmax for attention in found}
+    fused.update(node for attention in found for node in ranked_softmaxes(attention.selection.scores))
+    results: list[Attention | Other] = list(found)
+    for node in graph.nodes:
+        if node in fused:
+            continue
+        if node in refused or operator_name(node) in ("softmax", _SDPA):
+            results.append(Other(node, refused.get(node) or _unknown(node)))
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    return sorted(results, key=lambda result: order[result.softmax])
+
+
+_SDPA = "scaled_dot_product_attention"
+
+
+def _unknown(softmax: Node) -> str:
+    if read_weights(softmax) is None:
+        return "what the softmax normalises is no product of q and k that is known"
+    return "what follows the softmax is no product with values that is known"
+
+
+def _attention(node: Node) -> Attention | None:
+    """Read the attention whose result a node is; None if it is none.
+
+    Raises
+    ------
+    Refused
+        It is no plain top-k.
+    """
+    name = operator_name(node)
+    if name == _SDPA:
+        try:
+            return _sdpa(node)
+        except Refused as reason:
+            reason.softmax = node
+            raise
+    if name == "div" and is_tensor(argument(node, 1)):
+        return _divided_last(node)
+    summed = read_summed_product(node)
+    if summed is not None:
+        return _summed(node, summed)
+    product = read_product(node)
+    return _of_product(node, product, normalised=False) if product is not None and product.added is None else None
+
+
+def _of_product(result: Node, product: Product, normalised: bool) -> Attention | None:
+    """Read weights times values, or values times weights with rows and columns exchanged."""
+    row = Step("unsqueeze", -2)
+    if product.left.steps in ((), (row,)) and (weights := read_weights(product.left.node)) is not None:
+        if product.left.steps:
+            if weights.scores.listed is None or weights.scores.single:
+                return None
+            finish = product.finish[1:]
+        else:
+            finish = (Step("unsqueeze", -2), *product.finish) if weights.scores.single else product.finish
+        values = product.right.then("transpose")
+    elif not product.right.steps and (weights := read_weights(product.right.node)) is not None:
+        if weights.scores.listed is not None:
+            return None
+        values, finish = product.left.then("transpose"), (Step("transpose"), *product.finish)
+    else:
+        return None
+    weights = replace(weights, normalised=weights.normalised or normalised)
+    if product.scale != 1:
+        finish = (*finish, Step("mul", product.scale))
+    return _checked(result, weights, values, finish)
+
+
+def _divided_last(node: Node) -> Attention | None:
+    """Read the product of weights and values, divided by the sum of the weights afterwards."""
+    numerator = strip(argument(node, 0))
+    product = read_product(numerator)
+    if product is None or product.left.steps or product.finish or product.added is not None:
+        return None
+    if not is_row_sum(argument(node, 1), product.left.node):
+        return None
+    return _of_product(node, product, normalised=True)
+
+
+def _summed(result: Node, summed: tuple[Node, Node, int]) -> Attention | None:
+    """Read ``(weights.unsqueeze(-1) * gathered).sum(-2)``."""
+    if summed[2] != -2:
+        return None
+    for one, other in (summed[:2], summed[1::-1]):
+        one = strip(one)
+        if operator_name(one) != "unsqueeze" or arguments(one)["dim"] % rank(one) != rank(one) - 1:
+            continue
+        weights = read_weights(argument(one, 0))
+        if weights is not None and weights.scores.listed is not None and not weights.scores.single:
+            return _checked(result, weights, Operand(other), ())
+    return None
+
+
+def _sdpa(node: Node) -> Attention | None:
+    given = arguments(node)
+    query, key, mask = given["query"], given["key"], given["attn_mask"]
+    if given["is_causal"] or given["dropout_p"] or given["enable_gqa"]:
+        raise Refused("it is causal, drops weights, or shares keys between heads")
+    channels = sizes(query)[-1]
+    scale = given["scale"]
+    if scale is None and not isinstance(channels, int):
+        raise Refused("its scale depends on the image's size")
+    scale = channels**-0.5 if scale is None else scale
+    if not isinstance(scale, float | int):
+        raise Refused("its scale is not known")
+    product = Product(Operand(query), Operand(key), scale=float(scale))
+    scores = Scores(product.left, product.right, product.scale)
+    finish: tuple[Step, ...] = ()
+    gathered = with_gathered(product) if equal(sizes(query)[-2], 1) else None
+    if gathered is not None:
+        scores = replace(
+            scores, left=gathered[0].left, right=gathered[1].source, listed=gathered[1].listing, single=True
+        )
+        finish = (Step("unsqueeze", -2),)
+    if mask is not None and tensor(mask).dtype == torch.bool:
+        found = evaluate(mask)
+        if isinstance(found, Mask):
+            scores = scores.excluding(found if found.inside else complement(found), -math.inf)
+        elif not isinstance(found, Constant) or not found.value:
+            raise Refused("what masks the scores is not a plain top-k")
+    elif mask is not None:
+        scores = add_to_scores(scores, mask, 1.0)
+    return _checked(node, Weights(scores, True, node), Operand(given["value"]), finish)
+
+
+def _checked(result: Node, weights: Weights, values: Operand, finish: tuple[Step, ...]) -> Attention | None:
+    """Return the attention of weights to values, if it is one to a top-k."""
+    try:
+        return _top_k(result, weights, values, finish)
+    except Refused as reason:
+        reason.softmax = weights.softmax
+        raise
+
+
+def _top_k(result: Node, weights: Weights, values: Operand, finish: tuple[Step, ...]) -> Attention | None:
+    scores = weights.scores
+    if scores.listed is not None:
+        gathered = read_gathered(values.node) if not values.steps else None
+        if gathered is None or not gathered.listing.same(scores.listed):
+            raise Refused("the values are not those of the nodes whose scores are normalised")
+        values = gathered.source
+    elif not scores.exclusions:
+        raise Refused("it attends to all nodes")
+    if not weights.normalised:
+        raise Refused("the weights are masked after the softmax, and not normalised again")
+    scores = scores.over_all_nodes()
+    first, *others = scores.exclusions
+    if not all(each.selection.same(first.selection) and same_moves(each.moves, first.moves) for each in others):
+        raise Refused("its scores are masked by more than one selection")
+    if max(each.level for each in scores.exclusions) > EXCLUDED:
+        raise Refused("nodes that are not selected take part in the softmax")
+    query, key = read_ranking(first.selection)
+    return Attention(result, weights.softmax, scores, values, finish, first.selection, first.moves, query, key)

@@ -1,0 +1,186 @@
+"""Recognise attentions to a top-k in a program, and put the operators there."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.fx import Graph, GraphModule, Node
+
+from .attentions import Other, find_attentions
+from .nodes import VALUE, Refused, module_path
+from .rewriting import KeyGraphs, Replacement, add_replacement, unify_biases
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one attention.
+
+    Attributes
+    ----------
+    module
+        Path of the module that computes it, for instance ``"layers.3.attn"``; empty for the model itself.
+    softmax
+        Name of its softmax in the program, which is unique.
+    fused
+        Whether the two operators compute it now.
+    k
+        How many nodes each row attends to, if it is fused.
+    keeps_ties
+        Whether the module keeps all nodes that tie with the k-th, if it is fused: KeyGraph keeps exactly k.
+    reason
+        Why it is not fused; empty if it is.
+    """
+
+    module: str
+    softmax: str
+    fused: bool
+    k: int | None = None
+    keeps_ties: bool = False
+    reason: str = ""
+
+    def __str__(self) -> str:
+        """Return the line to print."""
+        place = f"`{self.module}`" if self.module else "the model"
+        if not self.fused:
+            return f"{place}: {self.reason}"
+        ties = "; of nodes that tie with the k-th, the first are kept, not all" if self.keeps_ties else ""
+        return f"{place}: fused, k = {self.k}{ties}"
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """A program with its attentions to a top-k computed by the two operators.
+
+    Attributes
+    ----------
+    program
+        The rewritten program; its `range_constraints`, parameters and signature are those of the one given.
+    verdicts
+        One for each attention, in order of execution.
+    """
+
+    program: ExportedProgram
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def fused(self) -> int:
+        """How many attentions are fused."""
+        return sum(verdict.fused for verdict in self.verdicts)
+
+
+def recognize(program: ExportedProgram, exclude: Mapping[str, str] | None = None) -> Recognition:
+    """Find every attention to the k largest products of two tensors, and compute it by KeyGraph and KeyGraphAttention.
+
+    Parameters
+    ----------
+    program
+        After ``run_decompositions({})``; sizes may be dynamic. It is not changed.
+    exclude
+        Attentions to leave as they are, by the names of their softmax (`Verdict.softmax`), and why.
+
+    Returns
+    -------
+    Recognition
+        The rewritten program, also where nothing was found, and a verdict for each attention.
+    """
+    graph = annotated_graph(program)
+    verdicts, replacements = add_operators(graph, exclude or {})
+    for replacement in replacements:
+        replacement.attention.result.replace_all_uses_with(replacement.result)
+    return Recognition(_rebuilt(program, graph, replacements), tuple(verdicts))
+
+
+def annotated_graph(program: ExportedProgram) -> Graph:
+    """Return a copy of a program's graph whose nodes know the values of parameters, buffers and constants."""
+    graph = Graph()
+    copies: dict[Node, Node] = {}
+    graph.output(graph.graph_copy(program.graph, copies)).meta.update(program.graph.output_node().meta)
+    for node, original in zip(graph.nodes, program.graph.nodes, strict=True):
+        node.name = original.name  # The signature has the names; copying changes some, such as `input`.
+    signature = program.graph_signature
+    stored = {**program.constants, **program.state_dict}
+    targets = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    for node in graph.nodes:
+        value = stored.get(targets.get(node.name, "")) if node.op == "placeholder" else None
+        if isinstance(value, Tensor):
+            node.meta[VALUE] = value.detach()
+    return graph
+
+
+def add_operators(graph: Graph, exclude: Mapping[str, str]) -> tuple[list[Verdict], list[Replacement]]:
+    """Add the operators beside every attention that they can compute; results keep their users.
+
+    Parameters
+    ----------
+    graph
+        From `annotated_graph`; changed in place.
+    exclude
+        As for `recognize`.
+
+    Returns
+    -------
+    verdicts : list of Verdict
+        One for each attention.
+    replacements : list of Replacement
+        One for each that is fused.
+    """
+    verdicts: list[Verdict] = []
+    replacements: list[Replacement] = []
+    graphs = KeyGraphs([])
+    for found in find_attentions(graph):
+        module, name = module_path(found.softmax), found.softmax.name
+        if isinstance(found, Other):
+            verdicts.append(Verdict(module, name, False, reason=found.reason))
+            continue
+        if name in exclude:
+            verdicts.append(Verdict(module, name, False, reason=exclude[name]))
+            continue
+        try:
+            replacements.append(add_replacement(graph, found, graphs))
+        except Refused as reason:
+            verdicts.append(Verdict(module, name, False, reason=str(reason)))
+            continue
+        selection = found.selection
+        verdicts.append(Verdict(module, name, True, selection.k, selection.keeps_ties))
+    unify_biases(graph, replacements)
+    return verdicts, replacements
+
+
+def _rebuilt(program: ExportedProgram, graph: Graph, replacements: Collection[Replacement]) -> ExportedProgram:
+    """Return a program with another graph of the same inputs and outputs."""
+    signature = copy.deepcopy(program.graph_signature)
+    for replacement in replacements:
+        signature.replace_all_uses(replacement.attention.result.name, replacement.result.name)
+    for node in list(graph.nodes):
+        node.meta.pop(VALUE, None)
+        if node.target is aten._assert_tensor_metadata.default:
+            graph.erase_node(node)  # Types do not depend on the image; as a user it would keep unused masks.
+            continue
+        if node.target in (aten.view.default, aten._unsafe_view.default):
+            node.target = aten.reshape.default  # The operators' results may have other strides than what they replace.
+    for replacement in replacements:
+        graph.erase_node(replacement.attention.result)  # PyTorch's own attention counts as random, and would stay.
+    graph.eliminate_dead_code()
+    module = GraphModule(program.graph_module, graph)
+    return ExportedProgram(
+        root=module,
+        graph=module.graph,
+        graph_signature=signature,
+        state_dict=program.state_dict,
+        range_constraints=program.range_constraints,
+        module_call_graph=program.module_call_graph,
+        example_inputs=program.example_inputs,
+        constants=program.constants,
+        verifiers=program.verifiers,
+    )

@@ -1,0 +1,118 @@
+"""What scores are made of: a product, factors, biases and masks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from .masks import Mask
+from .nodes import Refused, sizes
+from .operands import Move, Operand
+from .selections import Listing, Selection
+
+#: Nodes whose score is this far below the others' have no weight: e^-80 is 1e-35.
+EXCLUDED = -80.0
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """A mask on the scores: nodes that a selection leaves out get a score of `level`, or `level` is added to theirs."""
+
+    selection: Selection
+    moves: tuple[Move, ...]
+    level: float = -math.inf
+
+
+@dataclass(frozen=True)
+class Bias:
+    """A tensor that is added to the scores, with a factor."""
+
+    operand: Operand
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The argument of a softmax.
+
+    Attributes
+    ----------
+    left, right
+        q [..., M, D] and k [..., N, D].
+    scale
+        Factor of their product.
+    biases
+        Added to it; what is the same for all nodes of a row is left out, because a softmax ignores it.
+    exclusions
+        Masks.
+    outer
+        Moves of the leading dimensions after biases or masks were added.
+    listed
+        The last dimension runs over these neighbours of each row instead of over all nodes.
+    single
+        With `listed`: the tensor is [..., M, 1, k] instead of [..., M, k].
+    """
+
+    left: Operand
+    right: Operand
+    scale: float = 1.0
+    biases: tuple[Bias, ...] = ()
+    exclusions: tuple[Exclusion, ...] = ()
+    outer: tuple[Move, ...] = ()
+    listed: Listing | None = None
+    single: bool = False
+
+    def moved(self, move: Move) -> Scores | None:
+        """Return the scores after a move of leading dimensions; None where it cannot be followed."""
+        if not self.biases and not self.exclusions and self.listed is None:
+            return replace(self, left=self.left.moved(move), right=self.right.moved(move))
+        if move.kind in ("reshape", "unsqueeze", "squeeze"):
+            return replace(self, outer=(*self.outer, move))
+        return None
+
+    def times(self, factor: float) -> Scores:
+        """Return the scores times a number."""
+        if self.exclusions and factor <= 0:
+            raise Refused("masked scores are multiplied with a number that is not positive")
+        return replace(
+            self,
+            scale=self.scale * factor,
+            biases=tuple(replace(bias, scale=bias.scale * factor) for bias in self.biases),
+            exclusions=tuple(replace(each, level=each.level * factor) for each in self.exclusions),
+        )
+
+    def excluding(self, mask: Mask, level: float) -> Scores:
+        """Return the scores with the nodes outside a mask excluded."""
+        if self.outer:
+            raise Refused("the scores are masked again after a change of their shape")
+        return replace(self, exclusions=(*self.exclusions, Exclusion(mask.selection, mask.moves, level)))
+
+    def over_all_nodes(self) -> Scores:
+        """Return listed scores as scores of all nodes, of which the listed ones are selected."""
+        if self.listed is None:
+            return self
+        exclusion = Exclusion(self.listed.selection, self.listed.moves)
+        return replace(self, exclusions=(*self.exclusions, exclusion), listed=None, single=False)
+
+
+def complement(mask: Mask) -> Mask:
+    """Return the same tensor as a mask that selects the other nodes.
+
+    Raises
+    ------
+    Refused
+        Their number depends on the image's size.
+    """
+    selection = mask.selection
+    count = sizes(selection.scores)[-1]
+    if not isinstance(count, int) or count <= selection.k:
+        raise Refused("the selected nodes are masked, and the others are kept")
+    other = replace(selection, k=count - selection.k, largest=not selection.largest, others=selection)
+    return replace(mask, selection=other, inside=mask.outside, outside=mask.inside)
+
+
+def low(level: float) -> float:
+    """Return the score of excluded nodes, or refuse one at which they take part in the softmax."""
+    if not level <= EXCLUDED:
+        raise Refused(f"nodes that are not selected take part in the softmax, with a score of {level:g}")
+    return level

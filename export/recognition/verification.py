@@ -1,0 +1,284 @@
+"""Verify fused attentions: each on the q, k and v of real runs, and the rewritten program against the module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Interpreter, Node
+
+from ...instrumentation.metrics import TOLERANCES, psnr
+from ...instrumentation.synthetic import synthetic_image
+from ...plugins.torch import forced_graphs, pack_graph, unpack_graph
+from ...runtime.preprocess.padding import round_up
+from .nodes import VALUE, positional, tensor
+from .recognize import Recognition, add_operators, annotated_graph, recognize
+from .rewriting import Replacement
+from .selections import Selection
+
+#: Largest difference of an attention's results with the same selection, relative to the largest of them.
+_ATTENTION_TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+#: Smallest side of a verification image, where the network accepts any size.
+_SMALLEST_SIDE = 24
+
+
+@dataclass(frozen=True)
+class Case:
+    """Inputs of one run.
+
+    Attributes
+    ----------
+    name
+        What they are, for messages.
+    inputs
+        The module's arguments.
+    """
+
+    name: str
+    inputs: tuple[Tensor, ...]
+
+
+def verification_cases(channels: int, size_multiple: int, value_range: tuple[float, float]) -> list[Case]:
+    """Return images like a photograph, flat ones (where everything ties) and noise: batches of 1 and 2, three sizes.
+
+    Parameters
+    ----------
+    channels
+        Of the images.
+    size_multiple
+        Heights and widths are multiples of it.
+    value_range
+        Smallest and largest value of a pixel.
+    """
+    low, high = value_range
+    side = round_up(_SMALLEST_SIDE, size_multiple)
+    square, wide, tall = (side, side), (side, 2 * side), (2 * side + size_multiple, side)
+    random = torch.Generator().manual_seed(0)
+    cases = []
+    for kind in ("photograph", "flat", "noise"):
+        for batch, (height, width) in ((1, wide), (2, square), (1, tall)):
+            shape = (batch, channels, height, width)
+            if kind == "photograph":
+                image = torch.from_numpy(synthetic_image(shape, value_range))
+            elif kind == "flat":
+                image = torch.full(shape, (low + high) / 2)
+            else:
+                image = torch.rand(shape, generator=random) * (high - low) + low
+            cases.append(Case(f"{kind} {batch}x{height}x{width}", (image,)))
+    return cases
+
+
+def recognize_verified(
+    program: ExportedProgram,
+    module: nn.Module,
+    cases: Sequence[Case],
+    value_range: tuple[float, float],
+    progress: Callable[[str], None] = lambda _step: None,
+) -> Recognition:
+    """Recognise attentions as `recognize` does, and keep those that compute what the module computes.
+
+    Parameters
+    ----------
+    program
+        As for `recognize`.
+    module
+        What it was exported from, unmodified.
+    cases
+        Inputs to run, for instance `verification_cases`.
+    value_range
+        Smallest and largest value of the results, for the PSNR.
+    progress
+        Called with a line before each step.
+
+    Returns
+    -------
+    Recognition
+        An attention that failed is not fused, and its verdict says why.
+    """
+    checked: list[Checked] = []
+    failures: dict[str, str] = {}
+    for case in cases:
+        progress(f"checking attentions on {case.name}")
+        checked.append(check_attentions(program, case))
+        for name, reason in checked[-1].failures.items():
+            failures.setdefault(name, f"its verification failed on {case.name}: {reason}")
+    recognition = recognize(program, failures)
+    if not recognition.fused:
+        return recognition
+    for case, found in zip(cases, checked, strict=True):
+        progress(f"comparing with the module on {case.name}")
+        graphs = check_attentions(program, case, failures).graphs if failures else found.graphs
+        wrong = _difference(recognition.program, module, case, graphs, value_range)
+        if wrong is not None:
+            names = [verdict.softmax for verdict in recognition.verdicts if verdict.fused]
+            return recognize(program, failures | dict.fromkeys(names, f"the network's result on {case.name} {wrong}"))
+    return recognition
+
+
+@dataclass
+class Checked:
+    """Result of `check_attentions`.
+
+    Attributes
+    ----------
+    failures
+        Softmax of each attention that failed, and why.
+    graphs
+        The module's own selection, int32[B, G, M, ceil(N/32)], for each key graph in order of execution.
+    """
+
+    failures: dict[str, str] = field(default_factory=dict)
+    graphs: list[Tensor] = field(default_factory=list)
+
+
+def check_attentions(program: ExportedProgram, case: Case, exclude: Mapping[str, str] | None = None) -> Checked:
+    """Run a program, and on the q, k and v of each attention the operators as well.
+
+    The selections are compared as sets: nodes that only one side selects must be within rounding of the k-th. Then the
+    operators attend to what the module selected, so that only arithmetic is left to differ.
+
+    Parameters
+    ----------
+    program
+        As for `recognize`.
+    case
+        What to run it on.
+    exclude
+        Attentions that are not checked, as for `recognize`.
+    """
+    graph = annotated_graph(program)
+    _, replacements = add_operators(graph, exclude or {})
+    inputs = iter(case.inputs)
+    values = [
+        node.meta[VALUE] if VALUE in node.meta else next(inputs) for node in graph.nodes if node.op == "placeholder"
+    ]
+    probe = _Probe(GraphModule(program.graph_module, graph), replacements)
+    with torch.no_grad():
+        probe.run(*values)
+    return probe.checked
+
+
+class _Probe(Interpreter):
+    """Runs a program that has the operators beside the module's own attentions, and compares the two."""
+
+    def __init__(self, module: GraphModule, replacements: Sequence[Replacement]) -> None:
+        super().__init__(module, garbage_collect_values=False)
+        self.checked = Checked()
+        self._by_graph: dict[Node, list[Replacement]] = {}
+        self._by_result: dict[Node, Replacement] = {}
+        for replacement in replacements:
+            self._by_graph.setdefault(replacement.key_graph, []).append(replacement)
+            self._by_result[replacement.attention.result] = replacement
+
+    def run_node(self, n: Node) -> Any:
+        """Run a node as `Interpreter` does; a key graph gives the module's own selection."""
+        result = super().run_node(n)
+        if n in self._by_graph:
+            return self._own_selection(n, result)
+        if n in self._by_result:
+            self._compare_results(self._by_result[n], result)
+        return result
+
+    def _own_selection(self, key_graph: Node, bits: Tensor) -> Tensor:
+        """Compare a key graph with the module's own selection, and return that."""
+        users = self._by_graph[key_graph]
+        selection = users[0].attention.selection
+        query, key = (self.env[node] for node in positional(key_graph)[:2])
+        nodes = key.shape[2]
+        own = self._selected(selection).reshape(*bits.shape[:3], nodes)
+        precision = _PRECISIONS[tensor(selection.scores).dtype]
+        wrong = _beyond_ties(query @ key.mT, own, unpack_graph(bits, nodes), TOLERANCES[precision].similarity)
+        if wrong:
+            for user in users:
+                self.checked.failures[user.attention.softmax.name] = f"{wrong} links are selected by one side only"
+        forced = pack_graph(own)
+        self.checked.graphs.append(forced)
+        return forced
+
+    def _selected(self, selection: Selection) -> Tensor:
+        """Return what the module selects, bool[..., M, N]."""
+        if selection.others is not None:
+            return ~self._selected(selection.others)
+        scores: Tensor = self._value(selection.scores)
+        if selection.origin is None:
+            best = scores.topk(selection.k, dim=-1, largest=selection.largest).values
+            return scores >= best[..., -1:] if selection.largest else scores <= best[..., -1:]
+        origin: Tensor = self._value(selection.origin)
+        if selection.marks is not None:
+            return origin == selection.marks
+        return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, origin, True)
+
+    def _value(self, node: Node) -> Any:
+        """Return a node's value, of one that is still to come, too."""
+        if node not in self.env:
+            for argument in node.all_input_nodes:
+                self.env[argument] = self._value(argument)
+            self.env[node] = super().run_node(node)
+        return self.env[node]
+
+    def _compare_results(self, replacement: Replacement, expected: Tensor) -> None:
+        """Compare the operator's result with the module's, both with the module's selection."""
+        computed: Tensor = self.env[replacement.result]
+        finite = expected.isfinite()
+        largest = float(expected[finite].abs().max()) if finite.any() else 0.0
+        difference = float((computed - expected)[finite].abs().max()) if finite.any() else 0.0
+        lowest = min((tensor(node).dtype for node in _operands(replacement)), key=lambda dtype: torch.finfo(dtype).bits)
+        if not difference <= _ATTENTION_TOLERANCE[lowest] * largest:
+            reason = f"its result differs by {difference:.1e}, of at most {largest:.1e}"
+            self.checked.failures.setdefault(replacement.attention.softmax.name, reason)
+
+
+_PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+
+
+def _operands(replacement: Replacement) -> Iterator[Node]:
+    attention = replacement.attention
+    yield from (attention.scores.left.node, attention.scores.right.node, attention.values.node, attention.result)
+
+
+def _beyond_ties(similarity: Tensor, own: Tensor, other: Tensor, tolerance: float) -> int:
+    """Count the nodes that one selection alone has, and whose similarity is not within rounding of the k-th.
+
+    Parameters
+    ----------
+    similarity
+        float32[..., M, N].
+    own, other
+        bool[..., M, N].
+    tolerance
+        Relative to the largest similarity of a row.
+    """
+    kth = similarity.masked_fill(~other, torch.inf).amin(-1, keepdim=True)
+    allowed = tolerance * similarity.abs().amax(-1, keepdim=True)
+    return int(((own != other) & ((similarity - kth).abs() > allowed)).sum())
+
+
+def _difference(
+    program: ExportedProgram,
+    module: nn.Module,
+    case: Case,
+    graphs: Sequence[Tensor],
+    value_range: tuple[float, float],
+) -> str | None:
+    """Compare a rewritten program with the module, with the module's selections; return what is wrong."""
+    tolerance = TOLERANCES[_lowest_precision(program)]
+    with torch.no_grad():
+        expected = module(*case.inputs)
+        with forced_graphs(graphs, tolerance.similarity):
+            computed = program.module()(*case.inputs)
+    if not torch.isfinite(expected).all():
+        return None if torch.equal(torch.isfinite(expected), torch.isfinite(computed)) else "is not finite"
+    decibels = psnr(computed.float().numpy(), expected.float().numpy(), value_range)
+    return None if decibels >= tolerance.psnr else f"is only {decibels:.1f} dB from the module's"
+
+
+def _lowest_precision(program: ExportedProgram) -> str:
+    """Return the lowest precision that a program computes in."""
+    values = [node.meta.get("val") for node in program.graph.nodes]
+    types = {value.dtype for value in values if isinstance(value, Tensor)} & set(_PRECISIONS)
+    return _PRECISIONS[min(types, key=lambda dtype: (torch.finfo(dtype).bits, dtype == torch.float16))]
