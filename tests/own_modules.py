@@ -35,7 +35,8 @@ class UNet(nn.Module):
         self.down, self.up = nn.Conv2d(3, 4, 4, 4), nn.ConvTranspose2d(4, 3, 4, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.up(self.down(x).relu())
+        restored: Tensor = x + self.up(self.down(x).relu())
+        return restored
 
 
 class Padding(Conv):
@@ -61,7 +62,8 @@ class BranchingPadding(Padding):
 class WindowOf7(Conv):
     def forward(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
-        return self.conv(x.view(b, c, h // 7, 7, w // 7, 7).flip(3).reshape(b, c, h, w))
+        restored: Tensor = self.conv(x.view(b, c, h // 7, 7, w // 7, 7).flip(3).reshape(b, c, h, w))
+        return restored
 
 
 class ShiftedWindows(Conv):
@@ -76,7 +78,8 @@ class ShiftedWindows(Conv):
 class SqueezeExcitation(Conv):
     def forward(self, x: Tensor) -> Tensor:
         weights: Tensor = torch.sigmoid(5 * x.mean((2, 3), keepdim=True))
-        return self.conv(x) * weights
+        restored: Tensor = self.conv(x) * weights
+        return restored
 
 
 class KeepsMask(Conv):
@@ -204,7 +207,8 @@ class TopKAttention(nn.Module):
             scores = q @ k.mT
             nodes = nodes + torch.where(self.keep(scores), scores + self.bias, -torch.inf).softmax(-1) @ v
         f = nodes.view(b, h // p, w // p, p, p, c).permute(0, 5, 1, 3, 2, 4).reshape(b, c, h, w)
-        return x + self.tail(f)
+        restored: Tensor = x + self.tail(f)
+        return restored
 
     def keep(self, scores: Tensor) -> Tensor:
         if self.form == "threshold":

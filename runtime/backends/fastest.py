@@ -67,5 +67,6 @@ def _processor(cpuinfo: Path) -> tuple[str, frozenset[str]]:
         text = cpuinfo.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return "", frozenset()
-    values = dict(map(str.strip, line.split(":", 1)) for line in text.splitlines() if ":" in line)
+    lines = [line.partition(":") for line in text.splitlines()]
+    values = {name.strip(): value.strip() for name, _, value in lines}
     return values.get("vendor_id", ""), frozenset(values.get("flags", "").split())

@@ -16,7 +16,7 @@ import pytest
 import torch
 from keygraph import manifest as manifests
 from keygraph.errors import InputError, KeygraphError
-from keygraph.export import export_module, exporter
+from keygraph.export import export_module, exporter, trace
 from keygraph.export.custom import model as custom_model
 from keygraph.export.custom.guards import check_guards
 from keygraph.export.custom.sizes import Sizes, shapes
@@ -165,7 +165,7 @@ def test_verification_tries_batches_sizes_and_contents(tmp_path: Path) -> None:
 
 
 def test_a_wrong_file_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    translate = exporter.translate
+    translate = trace.translate
 
     def faulty(*arguments: Any) -> ir.Model:
         traced = translate(*arguments)

@@ -11,7 +11,7 @@ import own_modules
 import pytest
 import torch
 from keygraph.errors import KeygraphError
-from keygraph.export import export_module, exporter
+from keygraph.export import export_module, exporter, trace
 from keygraph.export.custom.top_k import ForcedTopK, TopKReference, UncomparableError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -42,8 +42,8 @@ def test_without_forcing_the_ties_would_count_as_a_difference(tmp_path: Path) ->
     image = np.full((1, 3, 40, 56), 0.5, np.float32)
     restored, selections = reference.probe(tmp_path / "top_k.onnx", None, False).record(image, None)
     assert len(selections) == 2
-    forced, agreements = reference.restore([image], None, [selection.graph for selection in selections])
-    own, none = reference.restore([image], None)
+    forced, agreements = reference.restore((image,), None, [selection.graph for selection in selections])
+    own, none = reference.restore((image,), None)
     assert [a.beyond_tolerance for a in agreements] == [0, 0]
     assert none == []
     assert np.abs(restored - forced).max() < 1e-5
@@ -52,7 +52,7 @@ def test_without_forcing_the_ties_would_count_as_a_difference(tmp_path: Path) ->
 
 @pytest.mark.parametrize("form", ["mask", "threshold"])
 def test_another_selection_is_found(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    translate = exporter.translate
+    translate = trace.translate
 
     def smallest_instead(*arguments: Any) -> ir.Model:
         traced = translate(*arguments)
@@ -112,7 +112,7 @@ def test_what_cannot_be_compared_is_run_with_its_own_selections() -> None:
     module = network("mask").eval()
     reference = TopKReference(module, 1e-4)
     image = np.random.default_rng(0).random((1, 3, 16, 16), np.float32)
-    own, _ = reference.restore([image], None)
-    found, agreements = reference.restore([image], None, [])
+    own, _ = reference.restore((image,), None)
+    found, agreements = reference.restore((image,), None, [])
     assert np.array_equal(found, own)
     assert agreements == []

@@ -43,7 +43,9 @@ class Several(nn.Module):
 
 def exported(module: nn.Module, *inputs: Tensor, dynamic: Any = None) -> ExportedProgram:
     dynamic = dynamic or tuple({0: Dim("windows", max=64)} for _ in inputs)
-    return torch.export.export(module.eval(), inputs, dynamic_shapes=dynamic).run_decompositions({})
+    program: ExportedProgram = torch.export.export(module.eval(), inputs, dynamic_shapes=dynamic)
+    decomposed: ExportedProgram = program.run_decompositions({})
+    return decomposed
 
 
 def nodes(seed: int, windows: int) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import keygraph
 import pytest
 from exported import ExportStore
+from keygraph import plugins
 from keygraph.bench.configurations import run_configurations
 from keygraph.errors import InputError
 from keygraph.runtime.backends import fastest
@@ -68,7 +69,7 @@ def test_what_is_not_installed_is_not_taken(
     def missing(_host: str) -> Path:
         raise keygraph.errors.MissingDependencyError("not there")
 
-    monkeypatch.setattr(fastest.plugins, "library", missing)
+    monkeypatch.setattr(plugins, "library", missing)
     provider, why = fastest_provider(files["kgt"], cpu, "auto", cpuinfo)
     assert (provider, why) == ("cpu", "keygraph was built without its library for OpenVINO")
     assert fastest_provider(files["glmha"], cpu, None, cpuinfo)[0] == "openvino"
