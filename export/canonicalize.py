@@ -14,7 +14,7 @@ from .channels import arrange_channels
 from .heads import pad_attention_heads
 
 #: The name of the traced module inside the exporter's wrapper; `body.0.conv` is `model.body.0.conv` there.
-_WRAPPER = "model."
+WRAPPER = "model."
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
@@ -100,8 +100,8 @@ def _constant_targets(graph: ir.Graph) -> None:
 def _initializer_name(value: ir.Value) -> str:
     """Return the parameter's name; for small integer constants their values; else a name from the first user."""
     assert value.name is not None
-    if value.name.startswith(_WRAPPER):
-        return value.name.removeprefix(_WRAPPER)
+    if value.name.startswith(WRAPPER):
+        return value.name.removeprefix(WRAPPER)
     tensor = value.const_value
     if tensor is not None and tensor.size <= 8 and tensor.dtype in (ir.DataType.INT64, ir.DataType.INT32):
         return "constant/" + ",".join(str(number) for number in tensor.numpy().reshape(-1))
@@ -116,4 +116,4 @@ def _module(node: ir.Node) -> str:
     scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
     name = scopes[-2] if len(scopes) >= 2 else ""
     # Nodes that read the inputs' sizes are outside any module; the exporter has a placeholder name for that.
-    return "" if name.startswith("_") or f"{name}." == _WRAPPER else name.removeprefix(_WRAPPER)
+    return "" if name.startswith("_") or f"{name}." == WRAPPER else name.removeprefix(WRAPPER)

@@ -188,11 +188,16 @@ class Untranslatable(Conv):
 
 
 class TopKAttention(nn.Module):
-    """Attention over the k most similar nodes of a window, by a mask or by a threshold."""
+    """Attention over the k most similar nodes of a window, by a mask or by a threshold.
 
-    def __init__(self, form: str = "mask", window: int = 4, k: int = 5, channels: int = 8) -> None:
+    With `biased`, nodes are selected by scores with their biases, which is no top-k of a product.
+    """
+
+    def __init__(
+        self, form: str = "mask", window: int = 4, k: int = 5, channels: int = 8, biased: bool = False
+    ) -> None:
         super().__init__()
-        self.form, self.window, self.k = form, window, k
+        self.form, self.window, self.k, self.biased = form, window, k, biased
         self.head, self.tail = nn.Conv2d(3, channels, 3, padding=1), nn.Conv2d(channels, 3, 3, padding=1)
         self.qkv = nn.ModuleList(nn.Linear(channels, 3 * channels) for _ in range(2))
         self.bias = nn.Parameter(torch.randn(window**2, window**2))
@@ -205,7 +210,8 @@ class TopKAttention(nn.Module):
         for layer in self.qkv:
             q, k, v = layer(nodes).chunk(3, -1)
             scores = q @ k.mT
-            nodes = nodes + torch.where(self.keep(scores), scores + self.bias, -torch.inf).softmax(-1) @ v
+            kept = self.keep(scores + self.bias if self.biased else scores)
+            nodes = nodes + torch.where(kept, scores + self.bias, -torch.inf).softmax(-1) @ v
         f = nodes.view(b, h // p, w // p, p, p, c).permute(0, 5, 1, 3, 2, 4).reshape(b, c, h, w)
         restored: Tensor = x + self.tail(f)
         return restored

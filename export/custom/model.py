@@ -21,6 +21,7 @@ from ...models.checkpoint import weights_sha256
 from ...models.own_weights import tensors_of
 from ...models.source_file import user_line
 from ..trace import capture
+from .attention import fuse_attentions
 from .guards import check_guards
 from .interface import find_interface
 from .sizes import MULTIPLES, Sizes, find_sizes
@@ -39,7 +40,9 @@ class CustomModel:
     interface
         Its inputs and outputs.
     program
-        The network as `capture` made it for these.
+        The network as `capture` made it for these, with keygraph's operators in the place of attentions to a top-k.
+    fused
+        How many attentions these are.
     provenance
         Where it comes from, as JSON values: entry point, its arguments, SHA-256 of the source.
     sources
@@ -51,6 +54,7 @@ class CustomModel:
     module: nn.Module
     interface: Interface
     program: ExportedProgram
+    fused: int
     provenance: dict[str, Any]
     sources: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
@@ -143,7 +147,10 @@ def examine(
     interface, notes = find_interface(trial, task=task, shape=shape, size_multiple=size_multiple, progress=progress)
     progress("tracing")
     interface, program, more = _traced(trial, state, interface, shape, size_multiple)
-    return CustomModel(module, interface, program, provenance, sources, (*notes, *more))
+    with in_state(state):
+        found = fuse_attentions(program, module, interface, shape, progress)
+    lines = (*notes, *more, *map(str, found.verdicts))
+    return CustomModel(module, interface, found.program, found.fused, provenance, sources, lines)
 
 
 def source_of(module: nn.Module) -> dict[str, str]:

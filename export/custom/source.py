@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,4 +135,4 @@ def load_source(
         sources=(point.path, *([options.weights] if options.weights is not None else [])),
         progress=progress,
     )
-    return CustomModel(model.module, model.interface, model.program, provenance, model.sources, (*notes, *model.notes))
+    return replace(model, provenance=provenance, notes=(*notes, *model.notes))

@@ -1,0 +1,69 @@
+"""Fuse the attentions to a top-k of a network of unknown architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from ...manifest import Interface
+from ...runtime.preprocess.padding import round_up
+from ..canonicalize import WRAPPER
+from ..recognition import Case, Recognition, recognize, recognize_verified, verification_cases
+
+
+def fuse_attentions(
+    program: ExportedProgram,
+    module: nn.Module,
+    interface: Interface,
+    shape: tuple[int, int, int] | None,
+    progress: Callable[[str], None],
+) -> Recognition:
+    """Compute the attentions to a top-k in a program by keygraph's operators, where that is verified to be equal.
+
+    Parameters
+    ----------
+    program
+        From `capture`; not changed.
+    module
+        What it was captured from.
+    interface
+        The network's inputs and outputs.
+    shape
+        The only (B, H, W) that the program takes; None for dynamic sizes.
+    progress
+        Called with a line before each step.
+
+    Returns
+    -------
+    Recognition
+        The program given where nothing is fused.
+    """
+    progress("looking for attentions to a top-k")
+    functional = program.run_decompositions({})
+    found = recognize(functional)
+    if found.fused:
+        cases = _cases(interface, shape)
+        found = recognize_verified(functional, module, cases, interface.value_range, progress)
+    verdicts = tuple(replace(verdict, module=_own_path(verdict.module)) for verdict in found.verdicts)
+    return Recognition(found.program if found.fused else program, verdicts)
+
+
+def _own_path(path: str) -> str:
+    """Return a path of the user's module, without that of the module that `capture` wraps it in."""
+    return f"{path}.".removeprefix(WRAPPER).removesuffix(".")
+
+
+def _cases(interface: Interface, shape: tuple[int, int, int] | None) -> list[Case]:
+    """Return the images to verify on; those of `verification_cases`, or of the only shape."""
+    low, high = interface.value_range
+    if shape is None:
+        side = round_up(interface.least_side, interface.size_multiple)
+        return verification_cases(interface.in_channels, side, (low, high))
+    batch, height, width = shape
+    size = batch, interface.in_channels, height, width
+    noise = torch.rand(size, generator=torch.Generator().manual_seed(0)) * (high - low) + low
+    return [Case("a flat image", (torch.full(size, (low + high) / 2),)), Case("noise", (noise,))]
