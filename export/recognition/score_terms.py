@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
-from .masks import Mask
-from .nodes import Refused, sizes
+from torch.fx import Node
+
+from .masks import Mask, evaluate
+from .nodes import Refused, argument, arguments, operator_name, sizes
 from .operands import Move, Operand
 from .selections import Listing, Selection
 
@@ -116,3 +119,35 @@ def low(level: float) -> float:
     if not level <= EXCLUDED:
         raise Refused(f"nodes that are not selected take part in the softmax, with a score of {level:g}")
     return level
+
+
+def read_choice(node: Node) -> tuple[Mask | None, Any, Any]:
+    """Read ``where(mask, a, b)`` or ``masked_fill(a, mask, b)``: what is taken on selected nodes, and elsewhere.
+
+    Parameters
+    ----------
+    node
+        One of these operators.
+
+    Returns
+    -------
+    mask : Mask or None
+        The mask; None where it is not known to be of a selection.
+    kept, other
+        The arguments that are taken where the mask selects, and where it does not.
+
+    Raises
+    ------
+    Refused
+        As for `complement`.
+    """
+    if operator_name(node) == "where":
+        mask, kept, other = evaluate(argument(node, 0)), argument(node, 1), argument(node, 2)
+        if isinstance(mask, Mask) and not mask.inside:
+            kept, other = other, kept
+    else:
+        given = arguments(node)
+        mask, kept, other = evaluate(given["mask"]), given["self"], given["value"]
+        if isinstance(mask, Mask) and mask.inside:
+            mask = complement(mask)
+    return mask if isinstance(mask, Mask) else None, kept, other

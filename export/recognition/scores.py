@@ -24,7 +24,7 @@ from .nodes import (
 )
 from .operands import Operand, has_size_one, leading_move
 from .products import Product, read_product, read_summed_product, single_row, with_gathered
-from .score_terms import EXCLUDED, Bias, Scores, complement, low
+from .score_terms import EXCLUDED, Bias, Scores, complement, low, read_choice
 from .selections import Listing, listed_values, listing
 
 
@@ -290,17 +290,9 @@ def add_to_scores(scores: Scores, added: Any, factor: float) -> Scores:
 
 def _masked_bias(node: Node, factor: float) -> tuple[Mask, float, Any] | None:
     """Read a bias with a low number where a mask selects nothing."""
-    if operator_name(node) == "where":
-        mask, kept, other = evaluate(argument(node, 0)), argument(node, 1), argument(node, 2)
-        if isinstance(mask, Mask) and not mask.inside:
-            kept, other = other, kept
-    else:
-        given = arguments(node)
-        mask, kept, other = evaluate(given["mask"]), given["self"], given["value"]
-        if isinstance(mask, Mask) and mask.inside:
-            mask = complement(mask)
+    mask, kept, other = read_choice(node)
     value = evaluate(other)
-    if not isinstance(mask, Mask) or not isinstance(value, Constant):
+    if mask is None or not isinstance(value, Constant):
         return None
     return mask, low(factor * float(value.value)), kept
 

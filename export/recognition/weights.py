@@ -12,7 +12,7 @@ from torch.fx import Node
 from .masks import Constant, Mask, evaluate, read_constant
 from .nodes import Refused, argument, arguments, equivalent, is_last, is_tensor, operator_name, positional, rank, strip
 from .operands import leading_move
-from .score_terms import Scores, complement
+from .score_terms import Scores, complement, read_choice
 from .scores import listed, read_scores
 from .selections import listed_values, listing
 
@@ -167,16 +167,8 @@ def _masked(node: Node) -> Weights | None:
 
 def _filled(node: Node) -> Weights | None:
     """Read weights with zeros where a mask selects nothing, by where or masked_fill."""
-    if operator_name(node) == "where":
-        mask, kept, other = evaluate(argument(node, 0)), argument(node, 1), argument(node, 2)
-        if isinstance(mask, Mask) and not mask.inside:
-            kept, other = other, kept
-    else:
-        given = arguments(node)
-        mask, kept, other = evaluate(given["mask"]), given["self"], given["value"]
-        if isinstance(mask, Mask) and mask.inside:
-            mask = complement(mask)
-    if not isinstance(mask, Mask) or read_constant(other) != 0:
+    mask, kept, other = read_choice(node)
+    if mask is None or read_constant(other) != 0:
         return None
     found = read_weights(kept)
     one = mask.inside.new_ones(()).float()

@@ -37,7 +37,7 @@ def fastest_provider(
     if device.kind == "intel-gpu":
         return "openvino", "it alone runs on an Intel GPU"
     if device.kind == "cuda":
-        return "cuda", "its results are those of the CPU, and it needs no time to build engines"
+        return "cuda", "it needs no engine to be built"
     if find_spec("openvino") is None:
         return "cpu", "OpenVINO is not installed"
     key_graph = file.count("keygraph", "KeyGraph") > 0

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import forks
-from ...errors import InputError, KeygraphError, MissingDependencyError
+from ...errors import InputError, KeygraphError, MissingDependencyError, counted
 from ...installation import install_line, package_line
 from ...manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, Manifest
 from ..device.spec import Device
@@ -106,7 +106,9 @@ class OpenVinoSession(WithBlock):
         check_number("threads", threads)
         check_number("streams", streams)
         if threads is not None and streams > threads:
-            raise InputError(f"streams is {streams}, but they share {threads} threads; give at most as many streams")
+            raise InputError(
+                f"streams is {streams}, but they share {counted(threads, 'thread')}; give at most as many streams"
+            )
         if device.kind == "cuda":
             raise InputError(f"OpenVINO does not run on {device}; give --device cpu or intel-gpu, or another provider")
         self.file = read_onnx_file(Path(path))

@@ -188,6 +188,25 @@ def test_streams_must_be_possible(glmha: Path) -> None:
         keygraph.load(glmha, streams=2)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--provider", "openvino", "--streams", "0"], "streams is 0; it must be a whole number from 1"),
+        (["--streams", "2"], "streams apply to the provider openvino only; leave them out"),
+        (["--provider", "openvino", "--threads", "1", "--streams", "2"], "streams is 2, but they share 1 thread;"),
+        (["--device", "intel-gpu"], "OpenVINO alone runs on intel-gpu"),
+    ],
+)
+def test_bad_options_of_restore_leave_nothing_behind(
+    glmha: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    images.write(tmp_path / "a.png", Picture(np.zeros((16, 16, 3), np.uint8)))
+    assert main(["restore", str(tmp_path / "a.png"), "-o", str(tmp_path / "b.png"), "--model", str(glmha), *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (tmp_path / "b.png").exists()
+
+
 def test_threads_get_their_own_results(glmha: Path) -> None:
     session = OpenVinoSession(glmha, threads=1)
     batches = [np.random.default_rng(i).random((1, 3, 16 + 8 * i, 24), np.float32) for i in range(4)]
