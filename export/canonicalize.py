@@ -40,6 +40,7 @@ def canonicalize(model: ir.Model) -> None:
     """
     _constant_targets(model.graph)
     fold_constants(model, input_size_limit=sys.maxsize, output_size_limit=sys.maxsize)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     arrange_channels(model.graph)
     pad_attention_heads(model.graph)
     common.RemoveUnusedNodesPass()(model)

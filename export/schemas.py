@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 import torch
 from onnx.defs import OpSchema, register_schema
+from onnxscript import opset20
 from onnxscript.values import Opset
 
 from ..plugins import torch as _operators  # noqa: F401 - registers keygraph::* with PyTorch
@@ -41,9 +42,27 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         return opset.KeyGraphAttention(*inputs, scale=scale, **form, **PLUGIN_ATTRIBUTES)
 
     return {
+        torch.ops.aten.conv_transpose2d.input: _conv_transpose,
         torch.ops.keygraph.key_graph.default: key_graph,
         torch.ops.keygraph.key_graph_attention.default: key_graph_attention,
     }
+
+
+def _conv_transpose(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0),
+    output_padding: Sequence[int] = (0, 0),
+    groups: int = 1,
+    dilation: Sequence[int] = (1, 1),
+) -> Any:
+    """Translate what torch.onnx would decompose first, for which it traces the whole network again."""
+    two = {"strides": stride, "output_padding": output_padding, "dilations": dilation}
+    lists = {name: [*numbers] * (2 // len(numbers)) for name, numbers in two.items()}
+    pads = [*padding] * (4 // len(padding))
+    return opset20.ConvTranspose(x, weight, bias, group=groups, pads=pads, **lists)
 
 
 def _register(
