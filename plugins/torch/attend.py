@@ -144,7 +144,7 @@ def attend(
         graph = key_graph(*similarity, k)
     query, key, value, bias = _one_type(query, key, value, bias)
     attended = key_graph_attention(
-        *(_four_or_three(each, count, heads) for each in (query, key, value)),
+        *(_four_or_three(each, heads) for each in (query, key, value)),
         _graph_of_heads(graph, lead, count, rows, nodes),
         None if bias is None else _bias_of_heads(bias, count, rows, nodes),
         None if scale is None else float(scale),
@@ -255,14 +255,16 @@ def _four(tensor: Tensor) -> Tensor:
     """Return [..., M, C] as [B, H, M, C]."""
     if tensor.dim() < 4:
         return tensor.unsqueeze(-3) if tensor.dim() == 3 else tensor[None, None]
-    return tensor.flatten(0, -4)
+    return tensor if tensor.dim() == 4 else tensor.flatten(0, -4)
 
 
-def _four_or_three(tensor: Tensor, count: int, heads: int | None) -> Tensor:
+def _four_or_three(tensor: Tensor, heads: int | None) -> Tensor:
     """Return [..., M, D] as [B, H, M, D]; as [B, M, H*D] with `heads`, and where there is one head anyway."""
     if tensor.dim() == 2:
         return tensor.unsqueeze(0)
-    return _four(tensor) if heads is None and tensor.dim() > 3 else tensor.flatten(0, -3)
+    if heads is None and tensor.dim() > 3:
+        return _four(tensor)
+    return tensor if tensor.dim() == 3 else tensor.flatten(0, -3)
 
 
 def _split(tensor: Tensor, heads: int) -> Tensor:
@@ -272,7 +274,9 @@ def _split(tensor: Tensor, heads: int) -> Tensor:
 
 def _with_lead(tensor: Tensor, lead: Sequence[int]) -> Tensor:
     """Undo `_four` and `_four_or_three`."""
-    return tensor.reshape(*lead, *tensor.shape[-2:])
+    if tensor.dim() == len(lead) + 2:
+        return tensor
+    return tensor.squeeze(-3) if len(lead) == 1 else tensor.reshape(*lead, *tensor.shape[-2:])
 
 
 def _check_type(name: str, tensor: Tensor) -> None:
