@@ -126,10 +126,10 @@ def _line(error: BaseException) -> str:
 
 def _innermost(module: nn.Module, error: BaseException) -> nn.Module:
     """Return the innermost part of a network whose forward was running."""
-    parts = {id(part) for part in module.modules()}
+    parts = set(module.modules())
     running = module
     for frame, _ in traceback.walk_tb(error.__traceback__):
         owner = frame.f_locals.get("self")
-        if id(owner) in parts:
+        if isinstance(owner, nn.Module) and owner in parts:
             running = owner
     return running

@@ -6,7 +6,9 @@ translation, one that PyTorch cannot infer the shape of, and NumPy behind `autog
 
 from __future__ import annotations
 
+import os
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -14,16 +16,19 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
+# Not for Triton's interpreter, in which other tests run kernels: users run theirs as they are.
+with mock.patch.dict(os.environ):
+    os.environ.pop("TRITON_INTERPRET", None)
 
-@triton.jit
-def keep_largest(scores, kept, k, n: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Keep the k largest of a row of n scores, lower indices first; the others become -inf."""
-    row = tl.program_id(0) * n
-    own, other = tl.arange(0, n)[:, None], tl.arange(0, n)[None, :]
-    mine, theirs = tl.load(scores + row + own), tl.load(scores + row + other)
-    rank = tl.sum(((theirs > mine) | ((theirs == mine) & (other < own))).to(tl.int32), 1)
-    value = tl.load(scores + row + tl.arange(0, n))
-    tl.store(kept + row + tl.arange(0, n), tl.where(rank < k, value, float("-inf")))
+    @triton.jit  # type: ignore[untyped-decorator]
+    def keep_largest(scores, kept, k, n: tl.constexpr):  # type: ignore[no-untyped-def]
+        """Keep the k largest of a row of n scores, lower indices first; the others become -inf."""
+        row = tl.program_id(0) * n
+        own, other = tl.arange(0, n)[:, None], tl.arange(0, n)[None, :]
+        mine, theirs = tl.load(scores + row + own), tl.load(scores + row + other)
+        rank = tl.sum(((theirs > mine) | ((theirs == mine) & (other < own))).to(tl.int32), 1)
+        value = tl.load(scores + row + tl.arange(0, n))
+        tl.store(kept + row + tl.arange(0, n), tl.where(rank < k, value, float("-inf")))
 
 
 def masked(scores: Tensor, k: int) -> Tensor:
@@ -45,7 +50,7 @@ def wrapped(scores: Tensor, k: int) -> Tensor:
     return kept
 
 
-@wrapped.register_kernel("cpu")
+@wrapped.register_kernel("cpu")  # type: ignore[untyped-decorator]
 def _(scores: Tensor, k: int) -> Tensor:
     return masked(scores, k)
 
@@ -70,6 +75,22 @@ def for_gpus(scores: Tensor, k: int) -> Tensor:
     return masked(scores, k)
 
 
+#: As an extension in C++ registers its operators.
+library = torch.library.Library("keygraph_tests", "FRAGMENT")
+library.define("in_a_library(Tensor scores, int k) -> Tensor")
+library.impl("in_a_library", masked, "CPU")
+
+
+def in_a_library(scores: Tensor, k: int) -> Tensor:
+    kept: Tensor = torch.ops.keygraph_tests.in_a_library(scores, k)
+    return kept
+
+
+def by_address(scores: Tensor, k: int) -> Tensor:
+    kept = masked(scores, k)
+    return kept if scores.data_ptr() else scores
+
+
 class ByNumpy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, scores: Tensor, k: int) -> Tensor:
@@ -81,7 +102,7 @@ class ByNumpy(torch.autograd.Function):
 
 
 def by_numpy(scores: Tensor, k: int) -> Tensor:
-    kept: Tensor = ByNumpy.apply(scores, k)
+    kept: Tensor = ByNumpy.apply(scores, k)  # type: ignore[no-untyped-call]
     return kept
 
 
@@ -100,7 +121,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).chunk(3, -1)
-        return x + self.select(q @ k.mT * q.shape[-1] ** -0.5, self.k).softmax(-1) @ v
+        attended: Tensor = self.select(q @ k.mT * q.shape[-1] ** -0.5, self.k).softmax(-1) @ v
+        return x + attended
 
 
 class Windows(nn.Module):

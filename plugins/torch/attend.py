@@ -144,11 +144,13 @@ def attend(
         graph = key_graph(*similarity, k)
     query, key, value, bias = _one_type(query, key, value, bias)
     attended = key_graph_attention(
-        *(_four_or_three(each, heads) for each in (query, key, value)),
+        _four_or_three(query, heads),
+        _four_or_three(key, heads),
+        _four_or_three(value, heads),
         _graph_of_heads(graph, lead, count, rows, nodes),
         None if bias is None else _bias_of_heads(bias, count, rows, nodes),
         None if scale is None else float(scale),
-        heads if heads is not None else 1 if query.dim() < 4 else None,
+        1 if heads is None and query.dim() < 4 else heads,
     )
     return _with_lead(attended, query.shape[:-2])
 

@@ -95,7 +95,7 @@ def test_first_and_second_gradients_are_those_of_plain_pytorch() -> None:
     def gradients(attended: Any) -> tuple[Tensor, ...]:
         leaves = [t.clone().requires_grad_() for t in (q, k, v, bias)]
         first = torch.autograd.grad(attended(*leaves).tanh().square().sum(), leaves, create_graph=True)
-        second = torch.autograd.grad(sum(g.square().sum() for g in first), leaves)
+        second = torch.autograd.grad(torch.cat([g.flatten() for g in first]).square().sum(), leaves)
         return (*first, *second)
 
     ours = gradients(lambda q, k, v, b: keygraph.attend(q, k, v, similarity=(x, y), k=K, bias=b))
@@ -127,7 +127,8 @@ class Attention(nn.Module):
         q, key, v = self.qkv(x).chunk(3, -1)
         kept: Any = self.k if k is None else k
         attended = keygraph.attend(q, key, v, similarity=(x, x), k=kept, bias=self.bias, heads=2)
-        return x + self.proj(attended)
+        changed: Tensor = x + self.proj(attended)
+        return changed
 
 
 def trained(step: Any, network: Attention) -> float:
