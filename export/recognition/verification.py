@@ -80,7 +80,7 @@ def recognize_verified(
     cases: Sequence[Case],
     value_range: tuple[float, float],
     progress: Callable[[str], None] = lambda _step: None,
-    calls: Sequence[int] = (),
+    calls: Sequence[int] | None = None,
 ) -> Recognition:
     """Recognise attentions as `recognize` does, and keep those that compute what the module computes.
 
@@ -97,7 +97,8 @@ def recognize_verified(
     progress
         Called with a line before each step.
     calls
-        For each call of `key_graph` in the module itself, which of the program's key graphs it is (`by_hand`).
+        If the module calls the operators itself: for each call of `key_graph`, which of the program's key graphs it is
+        (`by_hand`). Else None.
 
     Returns
     -------
@@ -117,13 +118,13 @@ def recognize_verified(
         for name, reason in checked[-1].failures.items():
             failures.setdefault(name, f"its verification failed on {case.name}: {reason}")
     recognition = recognize(program, failures)
-    if not recognition.fused and not calls:
+    if not recognition.fused and calls is None:
         return recognition
     for case, found in zip(cases, checked, strict=True):
         progress(f"comparing with the module on {case.name}")
         if failures:
             found = check_attentions(program, case, failures)
-        wrong = _difference(recognition.program, module, case, found, calls, value_range)
+        wrong = _difference(recognition.program, module, case, found, calls or (), value_range)
         if wrong is not None:
             if not recognition.fused:
                 raise KeygraphError(f"the network as it was traced, on {case.name}, {wrong}; no file was written")

@@ -14,7 +14,8 @@ import torch
 from keygraph.errors import KeygraphError
 from keygraph.export import export_module
 from keygraph.export.custom import attention
-from keygraph.export.recognition import Case
+from keygraph.export.recognition import Case, arrange_by_hand
+from keygraph.plugins.torch import key_graph_attention, pack_graph
 from torch import Tensor, nn
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -162,3 +163,14 @@ def test_a_replaced_forward_is_exported_and_the_module_given_back(tmp_path: Path
     assert [note for note in notes if "fused" in note] == ["`0`: fused by hand, k = 5"] * 2
     assert own_modules.TopKAttention.forward is not biased
     runs_as(tmp_path / "own.onnx", module)
+
+
+def test_a_selection_of_no_fixed_number_has_no_k() -> None:
+    class Packed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return key_graph_attention(x, x, x, pack_graph(x @ x.mT > 0)[:, None], heads=1)
+
+    program = torch.export.export(Packed(), (torch.randn(2, 40, 8),)).run_decompositions({})
+    found = arrange_by_hand(program)
+    assert list(map(str, found.verdicts)) == ["the model: fused by hand"]
+    assert found.calls == ()
