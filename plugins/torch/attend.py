@@ -44,6 +44,8 @@ def key_graph(query: Tensor, key: Tensor, k: int | Tensor) -> Tensor:
     ------
     InputError
         A shape or type does not fit, or k is below 1.
+    ValueError
+        k is a tensor on the CPU, and below 1. On a GPU such a value counts as 1.
 
     Examples
     --------
@@ -121,6 +123,8 @@ def attend(
     ------
     InputError
         A shape or type does not fit, k is below 1, or it is not said in one way which nodes are attended to.
+    ValueError
+        k is a tensor on the CPU, and below 1.
 
     Examples
     --------
@@ -160,6 +164,8 @@ def _check_selection(k: object, similarity: object, graph: object) -> None:
         raise InputError("attend: give k, the number of nodes to attend to, or graph, from keygraph.key_graph")
     if graph is not None and (k is not None or similarity is not None):
         raise InputError("attend: graph says which nodes are attended to; leave k and similarity out")
+    if isinstance(graph, Tensor) and graph.dtype != torch.int32:
+        raise InputError(f"attend: graph is {_name(graph.dtype)}; give the int32 that keygraph.key_graph returns")
     pair = isinstance(similarity, tuple | list) and len(similarity) == 2
     if similarity is not None and not pair:
         raise InputError("attend: similarity must be a pair of tensors, such as (x, x)")

@@ -209,6 +209,7 @@ Q, KEY, V = tensors(3, 2)
     [
         ((Q, KEY, V), {}, "give k, the number of nodes to attend to, or graph"),
         ((Q, KEY, V), {"k": 3, "graph": Q}, "graph says which nodes are attended to; leave k and similarity out"),
+        ((Q, KEY, V), {"graph": Q > 0}, "graph is bool; give the int32 that keygraph.key_graph returns"),
         ((Q, KEY, V), {"k": 0}, "k is 0; it must be at least 1"),
         ((Q, KEY, V), {"k": 2.0}, "k is 2.0; give an int of at least 1"),
         ((Q, KEY, V), {"k": torch.tensor([1, 2])}, r"k is a tensor int64 of shape \[2\]; give an int, or int64\[1\]"),
