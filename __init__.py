@@ -6,6 +6,7 @@
 >>> cube = restore(measurement, inputs={"mask": mask})  # For models with extra inputs.
 >>> restore.close()  # Or: with keygraph.load("kgt.onnx") as restore
 >>> keygraph.export_module(network, "network.onnx")  # Any PyTorch module that maps images to images.
+>>> y = keygraph.attend(q, k, v, similarity=(x, x), k=64)  # In such a module: attention to the most similar nodes.
 
 Importing this package sets ``ORT_DISABLE_TELEMETRY=1`` in the environment, unless the variable is set. ONNX Runtime
 reads it when it is imported.
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from . import errors, manifest, runtime
     from .errors import InputError, KeygraphError, MissingDependencyError
     from .export.custom.module import export_module as export_module
+    from .plugins.torch.attend import attend as attend
+    from .plugins.torch.attend import key_graph as key_graph
+    from .plugins.torch.replace import replace as replace
     from .runtime.backends.onnxruntime import OnnxRuntimeSession
     from .runtime.backends.openvino import OpenVinoSession
     from .runtime.backends.pytorch import TorchSession
@@ -51,14 +55,17 @@ __all__ = [
     "runtime",
 ]
 
-#: Name -> the module that defines it. `export_module` is not in `__all__`: it needs PyTorch.
+#: Name -> the module that defines it. What needs PyTorch is not in `__all__`.
 _HOMES = {
     "InputError": ".errors",
     "KeygraphError": ".errors",
     "KeygraphWarning": ".runtime.notices",
     "MissingDependencyError": ".errors",
     "Restorer": ".runtime.restorer",
+    "attend": ".plugins.torch.attend",
     "export_module": ".export.custom.module",
+    "key_graph": ".plugins.torch.attend",
+    "replace": ".plugins.torch.replace",
 }
 
 #: Modules that are attributes of this one without an import, as in `keygraph.plugins.library("onnxruntime")`. Those

@@ -27,6 +27,7 @@ from ..manifest import IMAGE_OUTPUT, K_INPUT, Manifest
 from ..models.architecture import CUSTOM
 from ..runtime.backends.base import image_inputs
 from .functions import OPSET
+from .opaque import opaque_operator
 from .schemas import translation_table
 
 #: Largest batch, and largest height and width in units of the size multiple, of a file with dynamic shape.
@@ -128,7 +129,9 @@ def translate(program: ExportedProgram, manifest: Manifest) -> ir.Model:
     try:
         model = _to_onnx(program, manifest)
     except torch.onnx.OnnxExporterError as error:
-        raise InputError(_untranslated(str(error))) from error
+        operator = _untranslated_operator(str(error))
+        opaque = None if operator is None else opaque_operator(program, operator)
+        raise opaque or InputError(_untranslated(operator, str(error))) from error
     # Symbols have numbers in a program, which differ from run to run.
     image = model.graph.inputs[0].shape
     assert image is not None
@@ -147,14 +150,18 @@ def translate(program: ExportedProgram, manifest: Manifest) -> ir.Model:
     return model
 
 
-def _untranslated(text: str) -> str:
-    """Return the message for a program that torch.onnx cannot translate: the operator, and the first reason given."""
+def _untranslated_operator(text: str) -> str | None:
+    """Return the operator that torch.onnx cannot translate, for instance ``aten.topk.default``."""
     operator = re.search(r"target=torch\.ops\.([\w.]+)", text) or re.search(r"torch\.ops\.([\w.]+)", text)
+    return operator[1] if operator else None
+
+
+def _untranslated(operator: str | None, text: str) -> str:
+    """Return the message for a program that torch.onnx cannot translate: the operator, and the first reason given."""
     reason = re.search(r"<class '[\w.]+'>: ([^\n]+)", text)
     return (
-        f"the network cannot be translated to ONNX: torch.onnx does not translate "
-        f"{operator[1] if operator else 'one of its operators'} as it is used"
-        f"{f' ({reason[1][:200]})' if reason else ''}; write that part with other operators"
+        f"the network cannot be translated to ONNX: torch.onnx does not translate {operator or 'one of its operators'} "
+        f"as it is used{f' ({reason[1][:200]})' if reason else ''}; write that part with other operators"
     )
 
 

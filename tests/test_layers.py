@@ -45,7 +45,7 @@ _LAYERS = {
     "instrumentation": {"runtime", *_BASE},
     "models": {"plugins", *_BASE},
     "environment": {"plugins", "runtime", *_BASE},
-    "keygraph": {"export", "models", "runtime", *_BASE},
+    "keygraph": {"export", "models", "plugins", "runtime", *_BASE},
     "engines": {"runtime", *_BASE},
     "parity": _CORE,
     # The precision search measures a candidate as `compare` does.

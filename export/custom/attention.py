@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from ...manifest import Interface
 from ...runtime.preprocess.padding import round_up
 from ..canonicalize import WRAPPER
-from ..recognition import Case, Recognition, recognize, recognize_verified, verification_cases
+from ..recognition import Case, Recognition, arrange_by_hand, recognize, recognize_verified, verification_cases
 
 
 def fuse_attentions(
@@ -43,13 +43,16 @@ def fuse_attentions(
         The program given where nothing is fused.
     """
     progress("looking for attentions to a top-k")
-    functional = program.run_decompositions({})
-    found = recognize(functional)
-    if found.fused:
+    by_hand = arrange_by_hand(program.run_decompositions({}))
+    found = recognize(by_hand.program)
+    if found.fused or by_hand.verdicts:
         cases = _cases(interface, shape)
-        found = recognize_verified(functional, module, cases, interface.value_range, progress)
-    verdicts = tuple(replace(verdict, module=_own_path(verdict.module)) for verdict in found.verdicts)
-    return Recognition(found.program if found.fused else program, verdicts)
+        calls = by_hand.calls if by_hand.verdicts else None
+        found = recognize_verified(by_hand.program, module, cases, interface.value_range, progress, calls)
+    order = {node.name: place for place, node in enumerate(by_hand.program.graph.nodes)}
+    verdicts = sorted((*by_hand.verdicts, *found.verdicts), key=lambda verdict: order[verdict.softmax])
+    own = tuple(replace(verdict, module=_own_path(verdict.module)) for verdict in verdicts)
+    return Recognition(found.program if any(verdict.fused for verdict in own) else program, own)
 
 
 def _own_path(path: str) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ...errors import InputError
 from ...instrumentation.metrics import psnr
 from ...manifest import Interface
+from ..opaque import OpaqueError
 from .sizes import FIRST_SIDES, Sizes, find_sizes, shapes
 from .statistics import finds_far_change, reaches_middle
 from .trial import ResultError, Trial
@@ -95,7 +96,7 @@ def _first_run(trial: Trial, shape: tuple[int, int, int] | None) -> tuple[Tensor
             image = trial.image(batch, channels, height, width)
             try:
                 result = trial.run(image)
-            except ResultError:
+            except (ResultError, OpaqueError):
                 raise
             except InputError as error:
                 errors.setdefault(channels, error)

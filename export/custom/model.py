@@ -20,6 +20,7 @@ from ...models.architecture import CUSTOM, DELICATE_OPERATORS
 from ...models.checkpoint import weights_sha256
 from ...models.own_weights import tensors_of
 from ...models.source_file import user_line
+from ..opaque import opaque_failure
 from ..trace import capture
 from .attention import fuse_attentions
 from .guards import check_guards
@@ -200,7 +201,8 @@ def _traced(
             )
         return interface, program, notes
     assert first is not None
-    raise InputError(_trace_failure(trial.name, first, shape)) from first
+    opaque = opaque_failure(trial.name, trial.module, first)
+    raise opaque or InputError(_trace_failure(trial.name, first, shape)) from first
 
 
 class BranchError(Exception):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ...errors import InputError
 from ...instrumentation.synthetic import synthetic_image
 from ...models.source_file import failure
+from ..opaque import opaque_failure
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Trial:
             with torch.inference_mode():
                 result = self.module(given)
         except Exception as error:  # The user's code raises what it likes.
-            raise failure(f"{self.name} fails with an image of {_size(image)}", error) from error
+            opaque = opaque_failure(self.name, self.module, error)
+            raise opaque or failure(f"{self.name} fails with an image of {_size(image)}", error) from error
         if not isinstance(result, Tensor):
             raise ResultError(
                 f"{self.name} returns {_described(result)}, not a tensor; export a module whose forward returns the "

@@ -1,6 +1,16 @@
 """Find attentions to a top-k in any traced network, and compute them by keygraph's operators."""
 
+from .by_hand import ByHand, arrange_by_hand
 from .recognize import Recognition, Verdict, recognize
 from .verification import Case, recognize_verified, verification_cases
 
-__all__ = ["Case", "Recognition", "Verdict", "recognize", "recognize_verified", "verification_cases"]
+__all__ = [
+    "ByHand",
+    "Case",
+    "Recognition",
+    "Verdict",
+    "arrange_by_hand",
+    "recognize",
+    "recognize_verified",
+    "verification_cases",
+]

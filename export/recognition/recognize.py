@@ -31,11 +31,13 @@ class Verdict:
     fused
         Whether the two operators compute it now.
     k
-        How many nodes each row attends to, if it is fused.
+        How many nodes each row attends to, if it is fused; None where that is no fixed number.
     keeps_ties
         Whether the module keeps all nodes that tie with the k-th, if it is fused: KeyGraph keeps exactly k.
     reason
         Why it is not fused; empty if it is.
+    by_hand
+        Whether the module calls the operators itself.
     """
 
     module: str
@@ -44,6 +46,7 @@ class Verdict:
     k: int | None = None
     keeps_ties: bool = False
     reason: str = ""
+    by_hand: bool = False
 
     def __str__(self) -> str:
         """Return the line to print."""
@@ -51,7 +54,8 @@ class Verdict:
         if not self.fused:
             return f"{place}: {self.reason}"
         ties = "; of nodes that tie with the k-th, the first are kept, not all" if self.keeps_ties else ""
-        return f"{place}: fused, k = {self.k}{ties}"
+        how = "fused by hand" if self.by_hand else "fused"
+        return f"{place}: {how}{'' if self.k is None else f', k = {self.k}'}{ties}"
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def recognize(program: ExportedProgram, exclude: Mapping[str, str] | None = None
     verdicts, replacements = add_operators(graph, exclude or {})
     for replacement in replacements:
         replacement.attention.result.replace_all_uses_with(replacement.result)
-    return Recognition(_rebuilt(program, graph, replacements), tuple(verdicts))
+    return Recognition(rebuilt(program, graph, replacements), tuple(verdicts))
 
 
 def annotated_graph(program: ExportedProgram) -> Graph:
@@ -157,8 +161,18 @@ def add_operators(graph: Graph, exclude: Mapping[str, str]) -> tuple[list[Verdic
     return verdicts, replacements
 
 
-def _rebuilt(program: ExportedProgram, graph: Graph, replacements: Collection[Replacement]) -> ExportedProgram:
-    """Return a program with another graph of the same inputs and outputs."""
+def rebuilt(program: ExportedProgram, graph: Graph, replacements: Collection[Replacement]) -> ExportedProgram:
+    """Return a program with another graph of the same inputs and outputs.
+
+    Parameters
+    ----------
+    program
+        The program.
+    graph
+        From `annotated_graph`, changed.
+    replacements
+        Attentions whose results nothing uses any more.
+    """
     signature = copy.deepcopy(program.graph_signature)
     for replacement in replacements:
         signature.replace_all_uses(replacement.attention.result.name, replacement.result.name)

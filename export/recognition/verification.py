@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
 
+from ...errors import KeygraphError
 from ...instrumentation.metrics import TOLERANCES, psnr
 from ...instrumentation.synthetic import synthetic_image
 from ...plugins.torch import forced_graphs, pack_graph, unpack_graph
@@ -79,6 +80,7 @@ def recognize_verified(
     cases: Sequence[Case],
     value_range: tuple[float, float],
     progress: Callable[[str], None] = lambda _step: None,
+    calls: Sequence[int] | None = None,
 ) -> Recognition:
     """Recognise attentions as `recognize` does, and keep those that compute what the module computes.
 
@@ -94,11 +96,19 @@ def recognize_verified(
         Smallest and largest value of the results, for the PSNR.
     progress
         Called with a line before each step.
+    calls
+        If the module calls the operators itself: for each call of `key_graph`, which of the program's key graphs it is
+        (`by_hand`). Else None.
 
     Returns
     -------
     Recognition
         An attention that failed is not fused, and its verdict says why.
+
+    Raises
+    ------
+    KeygraphError
+        The program given, with nothing fused, differs from the module.
     """
     checked: list[Checked] = []
     failures: dict[str, str] = {}
@@ -108,13 +118,16 @@ def recognize_verified(
         for name, reason in checked[-1].failures.items():
             failures.setdefault(name, f"its verification failed on {case.name}: {reason}")
     recognition = recognize(program, failures)
-    if not recognition.fused:
+    if not recognition.fused and calls is None:
         return recognition
     for case, found in zip(cases, checked, strict=True):
         progress(f"comparing with the module on {case.name}")
-        graphs = check_attentions(program, case, failures).graphs if failures else found.graphs
-        wrong = _difference(recognition.program, module, case, graphs, value_range)
+        if failures:
+            found = check_attentions(program, case, failures)
+        wrong = _difference(recognition.program, module, case, found, calls or (), value_range)
         if wrong is not None:
+            if not recognition.fused:
+                raise KeygraphError(f"the network as it was traced, on {case.name}, {wrong}; no file was written")
             names = [verdict.softmax for verdict in recognition.verdicts if verdict.fused]
             return recognize(program, failures | dict.fromkeys(names, f"the network's result on {case.name} {wrong}"))
     return recognition
@@ -130,10 +143,13 @@ class Checked:
         Softmax of each attention that failed, and why.
     graphs
         The module's own selection, int32[B, G, M, ceil(N/32)], for each key graph in order of execution.
+    by_hand
+        Those of `graphs` that the module computes by the operators itself.
     """
 
     failures: dict[str, str] = field(default_factory=dict)
     graphs: list[Tensor] = field(default_factory=list)
+    by_hand: list[Tensor] = field(default_factory=list)
 
 
 def check_attentions(program: ExportedProgram, case: Case, exclude: Mapping[str, str] | None = None) -> Checked:
@@ -152,12 +168,13 @@ def check_attentions(program: ExportedProgram, case: Case, exclude: Mapping[str,
         Attentions that are not checked, as for `recognize`.
     """
     graph = annotated_graph(program)
+    by_hand = {node for node in graph.nodes if node.target is torch.ops.keygraph.key_graph.default}
     _, replacements = add_operators(graph, exclude or {})
     inputs = iter(case.inputs)
     values = [
         node.meta[VALUE] if VALUE in node.meta else next(inputs) for node in graph.nodes if node.op == "placeholder"
     ]
-    probe = _Probe(GraphModule(program.graph_module, graph), replacements)
+    probe = _Probe(GraphModule(program.graph_module, graph), replacements, by_hand)
     with torch.no_grad():
         probe.run(*values)
     return probe.checked
@@ -166,9 +183,10 @@ def check_attentions(program: ExportedProgram, case: Case, exclude: Mapping[str,
 class _Probe(Interpreter):
     """Runs a program that has the operators beside the module's own attentions, and compares the two."""
 
-    def __init__(self, module: GraphModule, replacements: Sequence[Replacement]) -> None:
+    def __init__(self, module: GraphModule, replacements: Sequence[Replacement], by_hand: Set[Node]) -> None:
         super().__init__(module, garbage_collect_values=False)
         self.checked = Checked()
+        self._by_hand = by_hand
         self._by_graph: dict[Node, list[Replacement]] = {}
         self._by_result: dict[Node, Replacement] = {}
         for replacement in replacements:
@@ -178,6 +196,9 @@ class _Probe(Interpreter):
     def run_node(self, n: Node) -> Any:
         """Run a node as `Interpreter` does; a key graph gives the module's own selection."""
         result = super().run_node(n)
+        if n in self._by_hand:
+            self.checked.graphs.append(result)
+            self.checked.by_hand.append(result)
         if n in self._by_graph:
             return self._own_selection(n, result)
         if n in self._by_result:
@@ -262,14 +283,16 @@ def _difference(
     program: ExportedProgram,
     module: nn.Module,
     case: Case,
-    graphs: Sequence[Tensor],
+    checked: Checked,
+    calls: Sequence[int],
     value_range: tuple[float, float],
 ) -> str | None:
     """Compare a rewritten program with the module, with the module's selections; return what is wrong."""
     tolerance = TOLERANCES[_lowest_precision(program)]
     with torch.no_grad():
-        expected = module(*case.inputs)
-        with forced_graphs(graphs, tolerance.similarity):
+        with forced_graphs([checked.by_hand[call] for call in calls], tolerance.similarity):
+            expected = module(*case.inputs)
+        with forced_graphs(checked.graphs, tolerance.similarity):
             computed = program.module()(*case.inputs)
     if not torch.isfinite(expected).all():
         return None if torch.equal(torch.isfinite(expected), torch.isfinite(computed)) else "is not finite"

@@ -8,13 +8,14 @@ with respect to q, k, v and bias, for training; the graph is a discrete choice a
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .attention import Attention, chosen_attention, differentiable_attention
+from .attention import Attention, chosen_attention, differentiable_attention, mask_attention
 from .graph_bits import pack_graph, words
 from .kernels import kernel_key_graph
 from .shapes import check_k, check_key_graph, check_key_graph_attention, default_scale
@@ -29,7 +30,8 @@ graph_observer: ContextVar[Callable[[Tensor, Tensor, Tensor], Tensor] | None] = 
 def _key_graph(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
     keep = int(k.item())
     check_k(keep)
-    similarity = query.float() @ key.float().mT
+    with _full_precision(query):
+        similarity = query.float() @ key.float().mT
     return _observed(query, key, pack_graph(_largest(similarity, min(keep, key.shape[2]))))
 
 
@@ -86,10 +88,17 @@ def _attend(
     heads: int,
 ) -> Tensor:
     """Call the implementation on [B, H, N, D]; `heads` above 0 says that the tensors are [B, N, H*D]."""
-    if not heads:
-        return attention(q, k, v, graph, bias, scale)
-    q, k, v = (torch.unflatten(t, -1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
-    return attention(q, k, v, graph, bias, scale).transpose(1, 2).flatten(2)
+    with _full_precision(q):
+        if not heads:
+            return attention(q, k, v, graph, bias, scale)
+        q, k, v = (torch.unflatten(t, -1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
+        return attention(q, k, v, graph, bias, scale).transpose(1, 2).flatten(2)
+
+
+def _full_precision(tensor: Tensor) -> AbstractContextManager[None]:
+    """Switch autocast off, which would round what an operator computes in float32."""
+    context: AbstractContextManager[None] = torch.autocast(tensor.device.type, enabled=False)
+    return context
 
 
 @_key_graph_attention.register_fake
@@ -105,16 +114,19 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> Non
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    """Recompute the attention with autograd: nothing of size M x N is kept between forward and backward."""
+    """Recompute the attention with autograd: nothing of size M x N is kept between forward and backward.
+
+    Autograd runs this with gradients enabled if the gradient is to be differentiated itself (``create_graph=True``).
+    Then it is computed as the definition says, and stays connected to the inputs.
+    """
     *inputs, graph, bias = ctx.saved_tensors
-    q, k, v = (t.detach().requires_grad_() for t in inputs)
-    leaves = [q, k, v]
-    if bias is not None:
-        bias = bias.detach().requires_grad_()
-        leaves.append(bias)
+    twice = torch.is_grad_enabled()
+    leaves = [t if twice and t.requires_grad else t.detach().requires_grad_() for t in (*inputs, bias) if t is not None]
+    q, k, v, *biases = leaves
     with torch.enable_grad():
-        output = _attend(ctx.attention, q, k, v, graph, bias, ctx.scale, ctx.heads)
-    dq, dk, dv, *dbias = torch.autograd.grad(output, leaves, gradient)
+        attention = mask_attention if twice else ctx.attention
+        output = _attend(attention, q, k, v, graph, biases[0] if biases else None, ctx.scale, ctx.heads)
+    dq, dk, dv, *dbias = torch.autograd.grad(output, leaves, gradient, create_graph=twice)
     return dq, dk, dv, None, dbias[0] if dbias else None, None, None
 
 
