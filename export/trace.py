@@ -117,7 +117,7 @@ def translate(program: ExportedProgram, manifest: Manifest) -> ir.Model:
     Parameters
     ----------
     program
-        The program. keygraph's operators in it become nodes.
+        The program. keygraph's operators in it become nodes. Its casts are made explicit in place.
     manifest
         The manifest that it was captured for.
 
