@@ -38,7 +38,9 @@ def pack_graph(
     in_rows = row < rows
     place = window * rows + row
     mask_rows = mask + place[:, None] * nodes
-    least = tl.load(threshold + place, mask=in_rows, other=0.0).to(tl.float32) if HAS_THRESHOLD else 0.0
+    least = tl.zeros([BLOCK_ROWS], tl.float32)
+    if HAS_THRESHOLD:
+        least = tl.load(threshold + place, mask=in_rows, other=0.0).to(tl.float32)
     for first in range(0, nodes, BLOCK_NODES):
         node = first + tl.arange(0, BLOCK_NODES)
         inside = in_rows[:, None] & (node < nodes)[None, :]

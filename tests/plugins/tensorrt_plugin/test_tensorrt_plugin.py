@@ -357,7 +357,8 @@ def test_the_library_itself_takes_a_slice(tmp_path: Path) -> None:
 @pytest.mark.parametrize("op", ["KeyGraph", "PackGraph", "KeyGraphAttention"])
 def test_without_a_gpu_all_goes_well_up_to_the_launch(host: Host, op: str, tmp_path: Path) -> None:
     """An engine is built without a GPU, then; only running it is an error, which names the node."""
-    inputs, output = {"KeyGraph": graph_of, "PackGraph": pack_of, "KeyGraphAttention": attention_of}[op]()
+    problems = {"KeyGraph": graph_of(), "PackGraph": pack_of(), "KeyGraphAttention": attention_of()}
+    inputs, output = problems[op]
     environment = {"CUDA_VISIBLE_DEVICES": "", "KEYGRAPH_TEST_NO_DEVICE": "1"}
     answers = play(
         tmp_path, op, inputs, output, library=built(host.file), memory=host.memory, environment=environment, tactic=1
