@@ -26,6 +26,11 @@ graph_observer: ContextVar[Callable[[Tensor, Tensor, Tensor], Tensor] | None] = 
     "keygraph_observer", default=None
 )
 
+#: If set, every `pack_graph` returns observer(mask, threshold, graph) in place of its graph; see `selection`.
+pack_observer: ContextVar[Callable[[Tensor, Tensor | None, Tensor], Tensor] | None] = ContextVar(
+    "keygraph_pack_observer", default=None
+)
+
 
 @torch.library.custom_op("keygraph::key_graph", mutates_args=())
 def _key_graph(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
@@ -72,7 +77,9 @@ def _(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
 
 @torch.library.custom_op("keygraph::pack_graph", mutates_args=())
 def _pack_graph(mask: Tensor, threshold: Tensor | None) -> Tensor:
-    return pack_bits(mask != 0 if threshold is None else mask >= threshold)
+    graph = pack_bits(mask != 0 if threshold is None else mask >= threshold)
+    observe = pack_observer.get()
+    return graph if observe is None else observe(mask, threshold, graph)
 
 
 @_pack_graph.register_kernel("cuda")

@@ -290,3 +290,18 @@ def test_types_that_a_mask_may_have() -> None:
         pack_graph(mask.bool(), mask.bool()[..., :1])
     with pytest.raises(ValueError, match=r"mask has type torch\.float32 and threshold torch\.float16, expected"):
         pack_graph(mask, mask[..., :1].half())
+
+
+def test_packed_graphs_are_forced_where_a_threshold_decides() -> None:
+    scores = torch.tensor([3.0, 2.0, 2.0 - 1e-6, 1.0]).reshape(1, 1, 1, 4)
+    threshold = torch.full((1, 1, 1, 1), 2.0)
+    (tie, far) = (
+        pack_bits(torch.tensor(chosen, dtype=torch.bool).reshape(1, 1, 1, 4)) for chosen in ([1, 1, 1, 0], [1, 1, 0, 1])
+    )
+    with forced_graphs([tie, far, tie], 1e-5, packed=True) as agreements:
+        assert torch.equal(pack_graph(scores, threshold), tie)
+        assert torch.equal(pack_graph(scores, threshold), far)
+        assert pack_graph(scores >= threshold).item() == 0b0011  # what decided on a mask is not known
+    assert [(a.selected, a.different, a.beyond_tolerance) for a in agreements] == [(2, 0, 0), (2, 0, 1)]
+    with forced_graphs([], 1e-5):
+        assert pack_graph(scores, threshold).item() == 0b0011
