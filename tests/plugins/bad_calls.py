@@ -30,6 +30,11 @@ class BadCall:
         return "KeyGraph" if "query" in self.shapes else "KeyGraphAttention"
 
     @property
+    def optional_input(self) -> bool:
+        """Whether there is a bias or a threshold."""
+        return not {"bias", "threshold"}.isdisjoint(self.shapes)
+
+    @property
     def value_is_bad(self) -> bool:
         """Whether the shapes are good and k is not, which hosts that keep k on a GPU cannot see."""
         return self.k < 1

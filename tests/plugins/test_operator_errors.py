@@ -196,7 +196,7 @@ def test_selecting_an_unknown_instruction_set_changes_nothing() -> None:
 
 def onnx_runtime_message(call: BadCall) -> str:
     """The error of ONNX Runtime, which names the operator and the node."""
-    run = session(call.op, np.float32, not {"bias", "threshold"}.isdisjoint(call.shapes), None, 1, False,
+    run = session(call.op, np.float32, call.optional_input, None, 1, False,
                   call.heads, ranked=False)  # fmt: skip
     with pytest.raises(Exception, match=f"{call.op} node 'the_node': ") as caught:
         run.run(None, call.inputs())
