@@ -16,7 +16,7 @@ from torch import nn
 from ..instrumentation.exposed_session import ExposedSession
 from ..instrumentation.metrics import TOLERANCES, psnr
 from ..plugins.torch import forced_graphs, use_attention
-from ..plugins.torch.selection import Agreement
+from ..plugins.torch.selection import Agreement, TooFewGraphsError
 from ..runtime.backends.base import Inputs
 from .functions import DOMAIN
 
@@ -178,6 +178,11 @@ class Reference:
             if graphs is None:
                 return self._model(*arguments).numpy(), []
             given = [torch.from_numpy(graph) for graph in graphs]
-            with forced_graphs(given, self._similarity, packed=True) as agreements:
-                restored = self._model(*arguments).numpy()
+            try:
+                with forced_graphs(given, self._similarity, packed=True) as agreements:
+                    restored = self._model(*arguments).numpy()
+            except TooFewGraphsError:
+                # A module of unknown architecture makes a graph twice, and the file once. Without the file's graphs the
+                # images agree only where nothing ties, so nothing wrong can pass.
+                return self._model(*arguments).numpy(), []
             return restored, list(agreements)

@@ -77,14 +77,17 @@ def _(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
 
 @torch.library.custom_op("keygraph::pack_graph", mutates_args=())
 def _pack_graph(mask: Tensor, threshold: Tensor | None) -> Tensor:
-    graph = pack_bits(mask != 0 if threshold is None else mask >= threshold)
-    observe = pack_observer.get()
-    return graph if observe is None else observe(mask, threshold, graph)
+    return _observed_pack(mask, threshold, pack_bits(mask != 0 if threshold is None else mask >= threshold))
 
 
 @_pack_graph.register_kernel("cuda")
 def _(mask: Tensor, threshold: Tensor | None) -> Tensor:
-    return kernel_pack_graph(mask, threshold)
+    return _observed_pack(mask, threshold, kernel_pack_graph(mask, threshold))
+
+
+def _observed_pack(mask: Tensor, threshold: Tensor | None, graph: Tensor) -> Tensor:
+    observe = pack_observer.get()
+    return graph if observe is None else observe(mask, threshold, graph)
 
 
 @_pack_graph.register_fake

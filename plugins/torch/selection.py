@@ -93,6 +93,10 @@ def compare_packed(scores: Tensor, threshold: Tensor, reference: Tensor, other: 
     )
 
 
+class TooFewGraphsError(ValueError):
+    """Operators were called more often than `forced_graphs` has graphs."""
+
+
 @contextmanager
 def forced_graphs(graphs: Sequence[Tensor], tolerance: float, packed: bool = False) -> Iterator[list[Agreement]]:
     """Make the i-th call of `key_graph` in the block return `graphs[i]`, and compare it with the call's own graph.
@@ -114,17 +118,28 @@ def forced_graphs(graphs: Sequence[Tensor], tolerance: float, packed: bool = Fal
     ------
     list[Agreement]
         One comparison for each call so far.
+
+    Raises
+    ------
+    TooFewGraphsError
+        From the call for which no graph is left.
     """
     agreements: list[Agreement] = []
     remaining = iter(graphs)
 
+    def given() -> Tensor:
+        graph = next(remaining, None)
+        if graph is None:
+            raise TooFewGraphsError(f"{len(graphs)} graphs are forced, and the program makes more")
+        return graph
+
     def observe(query: Tensor, key: Tensor, graph: Tensor) -> Tensor:
-        forced = next(remaining)
+        forced = given()
         agreements.append(compare_selections(query, key, graph, forced, tolerance))
         return forced
 
     def observe_packed(mask: Tensor, threshold: Tensor | None, graph: Tensor) -> Tensor:
-        forced = next(remaining)
+        forced = given()
         if threshold is None:
             return graph
         agreements.append(compare_packed(mask, threshold, graph, forced, tolerance))

@@ -28,6 +28,7 @@ from keygraph.plugins.torch import (
 from keygraph.plugins.torch.attention import mask_attention
 from keygraph.plugins.torch.flex import block_mask
 from keygraph.plugins.torch.graph_bits import pack_bits
+from keygraph.plugins.torch.selection import TooFewGraphsError
 
 
 def arguments(bias: bool = False, nodes: int = 40) -> tuple[Any, ...]:
@@ -305,3 +306,5 @@ def test_packed_graphs_are_forced_where_a_threshold_decides() -> None:
     assert [(a.selected, a.different, a.beyond_tolerance) for a in agreements] == [(2, 0, 0), (2, 0, 1)]
     with forced_graphs([], 1e-5):
         assert pack_graph(scores, threshold).item() == 0b0011
+    with pytest.raises(TooFewGraphsError, match="0 graphs are forced"), forced_graphs([], 1e-5, packed=True):
+        pack_graph(scores, threshold)
