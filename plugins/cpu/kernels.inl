@@ -36,9 +36,8 @@ namespace KEYGRAPH_ISA {
 #define KEYGRAPH_TEXT(a) KEYGRAPH_TEXT_(a)
 
 extern const Kernels KEYGRAPH_JOIN(kernels_, KEYGRAPH_ISA);
-const Kernels KEYGRAPH_JOIN(kernels_, KEYGRAPH_ISA) = {KEYGRAPH_TEXT(KEYGRAPH_ISA), KEYGRAPH_ISA::graph_split,
-                                                       KEYGRAPH_ISA::graph_task, KEYGRAPH_ISA::pack_split,
-                                                       KEYGRAPH_ISA::pack_task, KEYGRAPH_ISA::attention_split,
-                                                       KEYGRAPH_ISA::attention_task};
+const Kernels KEYGRAPH_JOIN(kernels_, KEYGRAPH_ISA) = {
+    KEYGRAPH_TEXT(KEYGRAPH_ISA), KEYGRAPH_ISA::graph_split,     KEYGRAPH_ISA::graph_task,    KEYGRAPH_ISA::pack_split,
+    KEYGRAPH_ISA::pack_task,     KEYGRAPH_ISA::attention_split, KEYGRAPH_ISA::attention_task};
 
 }  // namespace keygraph::cpu

@@ -12,7 +12,8 @@ static int64_t pack_rows_per_task(const PackProblem& p) {
 }
 
 static Split pack_split(const PackProblem& p) {
-  return {static_cast<size_t>(split_up(p.rows, pack_rows_per_task(p))), 64};  // no memory is needed, but null means that there is none
+  return {static_cast<size_t>(split_up(p.rows, pack_rows_per_task(p))),
+          64};  // no memory is needed, but null means that there is none
 }
 
 // Elements of a mask, and what selects them: one struct per storage type, without and with a threshold.
@@ -29,8 +30,7 @@ struct Floats {  // by their bits: numbers that the processor may take for 0 are
   KEYGRAPH_MEMBER uint32_t word(const float* p) const {
     uint32_t word = 0;
     KEYGRAPH_UNROLL
-    for (int i = 0; i < 32; i += W)
-      word |= lane_bits(igt(iand(bits(load(p + i)), iset1(0x7fffffff)), iset1(0))) << i;
+    for (int i = 0; i < 32; i += W) word |= lane_bits(igt(iand(bits(load(p + i)), iset1(0x7fffffff)), iset1(0))) << i;
     return word;
   }
 };
@@ -51,8 +51,7 @@ struct HalvesFrom {
   KEYGRAPH_MEMBER uint32_t word(const uint16_t* p) const {
     uint32_t word = 0;
     KEYGRAPH_UNROLL
-    for (int i = 0; i < 32; i += W)
-      word |= lane_bits(ge(half ? load_half(p + i) : load_bfloat(p + i), threshold)) << i;
+    for (int i = 0; i < 32; i += W) word |= lane_bits(ge(half ? load_half(p + i) : load_bfloat(p + i), threshold)) << i;
     return word;
   }
 };

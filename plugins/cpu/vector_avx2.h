@@ -58,9 +58,7 @@ KEYGRAPH_INLINE M lanes(uint32_t low_bits) {
   const I lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
   return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(low_bits)), lane), lane);
 }
-KEYGRAPH_INLINE uint32_t lane_bits(M a) {
-  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(a)));
-}
+KEYGRAPH_INLINE uint32_t lane_bits(M a) { return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(a))); }
 KEYGRAPH_INLINE F choose(M m, F yes, F no) { return _mm256_blendv_ps(no, yes, _mm256_castsi256_ps(m)); }
 KEYGRAPH_INLINE I ichoose(M m, I yes, I no) { return _mm256_blendv_epi8(no, yes, m); }
 KEYGRAPH_INLINE F zero_where(M m, F a) { return _mm256_andnot_ps(_mm256_castsi256_ps(m), a); }

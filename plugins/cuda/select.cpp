@@ -67,23 +67,30 @@ int64_t alignment_needed(const Variant& variant) {
 
 }  // namespace
 
-int64_t bytes_of(keygraph_dtype dtype) {
-  return dtype == KEYGRAPH_FLOAT32 ? 4 : dtype == KEYGRAPH_BOOL ? 1 : 2;
-}
+int64_t bytes_of(keygraph_dtype dtype) { return dtype == KEYGRAPH_FLOAT32 ? 4 : dtype == KEYGRAPH_BOOL ? 1 : 2; }
 
 Problem problem_of(const keygraph_graph_shape& shape, keygraph_dtype dtype) {
-  return {Operator::kKeyGraph, dtype,       false,          shape.batch * shape.groups, 1, 1, shape.rows,
-          shape.nodes,         shape.channels, 1, false};
+  return {Operator::kKeyGraph, dtype, false, shape.batch * shape.groups, 1, 1, shape.rows, shape.nodes,
+          shape.channels,      1,     false};
 }
 
 Problem problem_of(const keygraph_pack_shape& shape, keygraph_dtype dtype, bool threshold) {
-  return {Operator::kPackGraph, dtype,       threshold, shape.batch * shape.groups, 1, 1, shape.rows,
-          shape.nodes,          shape.nodes, 1,         false};
+  return {Operator::kPackGraph, dtype, threshold, shape.batch * shape.groups, 1, 1, shape.rows, shape.nodes,
+          shape.nodes,          1,     false};
 }
 
 Problem problem_of(const keygraph_attention_shape& shape, keygraph_dtype dtype, bool bias) {
-  return {Operator::kKeyGraphAttention, dtype,       bias,           shape.batch,          shape.heads,          shape.groups,
-          shape.rows, shape.nodes, shape.channels, shape.value_channels, shape.heads_last != 0};
+  return {Operator::kKeyGraphAttention,
+          dtype,
+          bias,
+          shape.batch,
+          shape.heads,
+          shape.groups,
+          shape.rows,
+          shape.nodes,
+          shape.channels,
+          shape.value_channels,
+          shape.heads_last != 0};
 }
 
 const Target* target_for(int32_t capability) {
@@ -173,7 +180,8 @@ Failure explain(Misfit why, const Variant& variant, const Problem& problem) {
       case Misfit::kNodes:
         return at_most(variant.max_nodes, "nodes", problem.nodes);
       case Misfit::kMultiple:
-        return std::string(problem.op == Operator::kPackGraph ? "nodes" : "channels") + " must be multiples of " + std::to_string(variant.channel_multiple);
+        return std::string(problem.op == Operator::kPackGraph ? "nodes" : "channels") + " must be multiples of " +
+               std::to_string(variant.channel_multiple);
       case Misfit::kGroups:
         return at_most(variant.max_groups, "groups", problem.groups);
       case Misfit::kSize:

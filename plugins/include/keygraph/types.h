@@ -22,10 +22,10 @@ extern "C" {
 
 /* Element type of tensors; sums are always accumulated in float32. */
 typedef enum keygraph_dtype {
-  KEYGRAPH_FLOAT32 = 1, /* IEEE 754 binary32 */
-  KEYGRAPH_FLOAT16 = 2, /* IEEE 754 binary16 */
+  KEYGRAPH_FLOAT32 = 1,  /* IEEE 754 binary32 */
+  KEYGRAPH_FLOAT16 = 2,  /* IEEE 754 binary16 */
   KEYGRAPH_BFLOAT16 = 3, /* the upper half of a binary32 */
-  KEYGRAPH_BOOL = 4 /* one byte, 0 is false; only for the mask of PackGraph without a threshold */
+  KEYGRAPH_BOOL = 4      /* one byte, 0 is false; only for the mask of PackGraph without a threshold */
 } keygraph_dtype;
 
 /* Result of a call; keygraph_status_message has a message for each. */
