@@ -29,6 +29,21 @@ def our_graph(inputs: Inputs, functions: Sequence[Any] = ()) -> Call:
     return _node("KeyGraph", ["query", "query", "k"], tensors, torch.empty_like(inputs.graph), functions)
 
 
+def our_pack(mask: Tensor, threshold: Tensor | None = None, functions: Sequence[Any] = ()) -> Call:
+    """Prepare one inference of a PackGraph node.
+
+    Parameters
+    ----------
+    mask, threshold
+        As for `plugins.torch.pack_graph`, on the CPU; bool, float32 or float16.
+    functions
+        See above.
+    """
+    tensors = {"mask": mask} if threshold is None else {"mask": mask, "threshold": threshold}
+    output = torch.empty((*mask.shape[:3], -(-mask.shape[3] // 32)), dtype=torch.int32)
+    return _node("PackGraph", list(tensors), tensors, output, functions)
+
+
 def _node(
     op: str,
     inputs: list[str],
@@ -44,6 +59,7 @@ def _node(
     numbers = {
         torch.float32: onnx.TensorProto.FLOAT,
         torch.float16: onnx.TensorProto.FLOAT16,
+        torch.bool: onnx.TensorProto.BOOL,
         torch.int32: onnx.TensorProto.INT32,
         torch.int64: onnx.TensorProto.INT64,
     }

@@ -178,7 +178,8 @@ def _verify(
     emulated = manifest.precision == "bf16"
     installed: Path | None = None
     configurations: dict[str, tuple[Path | None, bool]]
-    if onnx.load(draft, load_external_data=False).functions:
+    functions = onnx.load(draft, load_external_data=False).functions
+    if functions:
         configurations = {"functions": (installed, emulated)}
         try:
             installed = library("onnxruntime")
@@ -194,7 +195,7 @@ def _verify(
     if isinstance(model, CustomModel) and model.fused:
         # The program was verified against the module, selections apart. Its key graphs can be forced, as for a KGT.
         reference = Reference(model.program.module(check_guards=False), manifest.value_range, similarity)
-    elif isinstance(model, CustomModel):
+    elif isinstance(model, CustomModel) and not functions:
         reference = TopKReference(model.module, similarity)
     records = {}
     for name, (operators, rounded) in configurations.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..instrumentation.key_graphs import GraphProbe
+from ..instrumentation.exposed_session import ExposedSession
 from ..instrumentation.metrics import TOLERANCES, psnr
 from ..plugins.torch import forced_graphs, use_attention
-from ..plugins.torch.selection import Agreement
+from ..plugins.torch.selection import Agreement, TooFewGraphsError
 from ..runtime.backends.base import Inputs
+from .functions import DOMAIN
 
 #: PSNR in dB by which the fused attention must agree with the definition to be used: 10 times less error in amplitude
 #: than the strictest tolerance of a file allows.
@@ -24,20 +26,58 @@ _FUSED_DB = TOLERANCES["fp32"].psnr + 20
 
 
 class Selected(Protocol):
-    """What one selection of a file chose: `key_graphs.Selection`, or `custom.top_k.TopKSelection`."""
+    """What one selection of a file chose: `Graph`, or `custom.top_k.TopKSelection`."""
 
     @property
     def graph(self) -> NDArray[Any]:
         """The choice, in the form that `AnyReference.restore` takes."""
 
 
+@dataclass(frozen=True)
+class Graph:
+    """A graph that a file computed.
+
+    Attributes
+    ----------
+    graph
+        int32[B, G, M, ceil(N/32)].
+    """
+
+    graph: NDArray[np.int32]
+
+
 class FileProbe(Protocol):
-    """An exported file that runs with its selections exposed: `GraphProbe`, or `custom.top_k.TopKProbe`."""
+    """An exported file that runs with its selections exposed: `OperatorProbe`, or `custom.top_k.TopKProbe`."""
 
     def record(
         self, images: NDArray[np.float32], k: int | None, *extras: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], Sequence[Selected]]:
         """Restore a batch and return every selection with the result; see `GraphProbe.record`."""
+
+
+class OperatorProbe:
+    """An ONNX Runtime session of an exported file with the graphs of its KeyGraph and PackGraph nodes exposed.
+
+    Parameters
+    ----------
+    path, library, rounded
+        As for `ExposedSession`.
+    """
+
+    def __init__(self, path: Path, library: Path | None, rounded: bool) -> None:
+        self._session = ExposedSession(path, library, rounded)
+        self._graphs = [
+            node.output[0]
+            for node in self._session.model.graph.node
+            if node.domain == DOMAIN and node.op_type in ("KeyGraph", "PackGraph")
+        ]
+
+    def record(
+        self, images: NDArray[np.float32], k: int | None, *extras: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], list[Graph]]:
+        """Restore a batch and return every graph, in order of execution; see `GraphProbe.record`."""
+        restored, values = self._session.run(images, k, extras, self._graphs)
+        return restored, [Graph(values[name]) for name in self._graphs]
 
 
 class AnyReference(Protocol):
@@ -73,7 +113,7 @@ class Reference:
         self._attention: str | None = None
         self._results: dict[bytes, tuple[NDArray[np.float32], list[Agreement]]] = {}
 
-    def probe(self, path: Path, library: Path | None, rounded: bool) -> GraphProbe:
+    def probe(self, path: Path, library: Path | None, rounded: bool) -> OperatorProbe:
         """Open an exported file of the network, to run it and read what it selects.
 
         Parameters
@@ -85,7 +125,7 @@ class Reference:
         rounded
             Emulate half precision instead of using ONNX Runtime's own.
         """
-        return GraphProbe(path, library, rounded)
+        return OperatorProbe(path, library, rounded)
 
     def restore(
         self, inputs: Inputs, k: int | None, graphs: Iterable[NDArray[Any]] | None = None
@@ -137,6 +177,12 @@ class Reference:
         with torch.inference_mode(), use_attention(attention):
             if graphs is None:
                 return self._model(*arguments).numpy(), []
-            with forced_graphs([torch.from_numpy(graph) for graph in graphs], self._similarity) as agreements:
-                restored = self._model(*arguments).numpy()
+            given = [torch.from_numpy(graph) for graph in graphs]
+            try:
+                with forced_graphs(given, self._similarity, packed=True) as agreements:
+                    restored = self._model(*arguments).numpy()
+            except TooFewGraphsError:
+                # A module of unknown architecture makes a graph twice, and the file once. Without the file's graphs the
+                # images agree only where nothing ties, so nothing wrong can pass.
+                return self._model(*arguments).numpy(), []
             return restored, list(agreements)

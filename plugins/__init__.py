@@ -1,4 +1,4 @@
-"""The operators KeyGraph and KeyGraphAttention, one folder per host, and where their compiled libraries are."""
+"""KeyGraph, PackGraph and KeyGraphAttention, one folder per host, and where their compiled libraries are."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from ...errors import KeygraphError
 from ...instrumentation.metrics import TOLERANCES, psnr
 from ...instrumentation.synthetic import synthetic_image
-from ...plugins.torch import forced_graphs, pack_graph, unpack_graph
+from ...plugins.torch import forced_graphs, pack_bits, unpack_graph
 from ...runtime.preprocess.padding import round_up
 from .nodes import VALUE, positional, tensor
 from .recognize import Recognition, add_operators, annotated_graph, recognize
@@ -217,7 +217,7 @@ class _Probe(Interpreter):
         if wrong:
             for user in users:
                 self.checked.failures[user.attention.softmax.name] = f"{wrong} links are selected by one side only"
-        forced = pack_graph(own)
+        forced = pack_bits(own)
         self.checked.graphs.append(forced)
         return forced
 

@@ -54,7 +54,7 @@ class OnnxProbe:
         self.integrity, self.notices, self.digests = file.integrity, file.notices, file.digests
         self.tells_graphs = self.tells_blocks = provider != "tensorrt"
         self._graphs = GraphProbe(path, library, device=device)
-        if self.manifest.neighbours is not None and not self._graphs.names:
+        if file.lost_operators:
             raise InputError(f"{path} has no KeyGraph nodes left (functions inlined?); compare the file as exported")
 
     def run(self, images: Images, k: int | None, *extras: Images) -> Images:

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Shared by both operators: storage types, 2^x, transposition, and the product of a panel with rows of scalars.
+// Shared by the operators: storage types, 2^x, transposition, and the product of a panel with rows of scalars.
 
 constexpr int R = 2 * W;  // rows computed together: one lane per row, two vectors
 

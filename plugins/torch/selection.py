@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .graph_bits import unpack_graph
-from .operators import graph_observer
+from .operators import graph_observer, pack_observer
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,37 @@ def compare_selections(query: Tensor, key: Tensor, reference: Tensor, other: Ten
     )
 
 
+def compare_packed(scores: Tensor, threshold: Tensor, reference: Tensor, other: Tensor, tolerance: float) -> Agreement:
+    """Compare two graphs of `pack_graph`, one of which is from these scores.
+
+    Parameters
+    ----------
+    scores, threshold
+        [B, G, M, N] and [B, G, M, 1]; the inputs of the reference.
+    reference, other
+        int32[B, G, M, ceil(N/32)].
+    tolerance
+        Largest difference of two programs' scores, relative to the row's largest score. Rows may select different
+        numbers of nodes: a threshold keeps ties.
+    """
+    ours, theirs = unpack_graph(reference, scores.shape[3]), unpack_graph(other, scores.shape[3])
+    scores, threshold = scores.float(), threshold.float()
+    near = (scores - threshold).abs() <= tolerance * scores.abs().amax(-1, keepdim=True)
+    either = int((ours | theirs).sum())
+    return Agreement(
+        jaccard=int((ours & theirs).sum()) / either if either else 1.0,
+        selected=int(ours.sum()),
+        different=int((ours & ~theirs).sum()),
+        beyond_tolerance=int(((ours != theirs) & ~near).sum()),
+    )
+
+
+class TooFewGraphsError(ValueError):
+    """Operators were called more often than `forced_graphs` has graphs."""
+
+
 @contextmanager
-def forced_graphs(graphs: Sequence[Tensor], tolerance: float) -> Iterator[list[Agreement]]:
+def forced_graphs(graphs: Sequence[Tensor], tolerance: float, packed: bool = False) -> Iterator[list[Agreement]]:
     """Make the i-th call of `key_graph` in the block return `graphs[i]`, and compare it with the call's own graph.
 
     With the other program's graphs forced, both programs compute every stage from the same features up to rounding, so
@@ -81,25 +110,47 @@ def forced_graphs(graphs: Sequence[Tensor], tolerance: float) -> Iterator[list[A
         int32[B, G, M, ceil(N/32)] each, one per call.
     tolerance
         As in `compare_selections`.
+    packed
+        Count calls of `pack_graph` too. Those with a threshold return the given graph. A mask without one was decided
+        before, by what is not known here: such a call returns its own graph.
 
     Yields
     ------
     list[Agreement]
         One comparison for each call so far.
+
+    Raises
+    ------
+    TooFewGraphsError
+        From the call for which no graph is left.
     """
     agreements: list[Agreement] = []
     remaining = iter(graphs)
 
+    def given() -> Tensor:
+        graph = next(remaining, None)
+        if graph is None:
+            raise TooFewGraphsError(f"{len(graphs)} graphs are forced, and the program makes more")
+        return graph
+
     def observe(query: Tensor, key: Tensor, graph: Tensor) -> Tensor:
-        forced = next(remaining)
+        forced = given()
         agreements.append(compare_selections(query, key, graph, forced, tolerance))
         return forced
 
-    token = graph_observer.set(observe)
+    def observe_packed(mask: Tensor, threshold: Tensor | None, graph: Tensor) -> Tensor:
+        forced = given()
+        if threshold is None:
+            return graph
+        agreements.append(compare_packed(mask, threshold, graph, forced, tolerance))
+        return forced
+
+    token, pack_token = graph_observer.set(observe), pack_observer.set(observe_packed if packed else None)
     try:
         yield agreements
     finally:
         graph_observer.reset(token)
+        pack_observer.reset(pack_token)
 
 
 @contextmanager

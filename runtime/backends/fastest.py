@@ -40,7 +40,7 @@ def fastest_provider(
         return "cuda", "it needs no engine to be built"
     if find_spec("openvino") is None:
         return "cpu", "OpenVINO is not installed"
-    key_graph = file.count("keygraph", "KeyGraph") > 0
+    key_graph = file.count("keygraph") > 0
     if key_graph and not _has_operators():
         return "cpu", "keygraph was built without its library for OpenVINO"
     vendor, features = _processor(cpuinfo)

@@ -16,7 +16,15 @@ from bad_calls import BAD_CALLS, BadCall
 from exported import ExportStore
 from keygraph.errors import MissingDependencyError
 from openvino_host import OpenVino, compiled_node, name_of, read_node, to_openvino
-from operator_cases import ATTENTION_CASES, FLOATS, GRAPH_CASES, attention_inputs, graph_inputs
+from operator_cases import (
+    ATTENTION_CASES,
+    FLOATS,
+    GRAPH_CASES,
+    PackCase,
+    attention_inputs,
+    graph_inputs,
+    pack_inputs,
+)
 from operator_hosts import Cpu, cpu_library, native, one_node
 from tiny_kgt import CONFIG
 
@@ -25,7 +33,7 @@ openvino = pytest.importorskip("openvino")
 
 def message(call: BadCall, fixed: bool) -> str:
     """The last line of the error, where the model's shapes are fixed to the call's, or known at run time only."""
-    core, model = read_node(False, call.op, np.float32, "bias" in call.shapes, heads=call.heads, ranked=False)
+    core, model = read_node(False, call.op, np.float32, call.optional_input, heads=call.heads, ranked=False)
     shapes = [
         openvino.PartialShape(s) if fixed else openvino.PartialShape.dynamic(len(s)) for s in call.shapes.values()
     ]
@@ -71,6 +79,14 @@ def test_every_type_reaches_the_kernels(dtype: type) -> None:
     graph = cpu.key_graph(*graph_inputs(case, dtype), case.k)
     inputs = [*graph_inputs(case, dtype), np.array([case.k])]
     np.testing.assert_array_equal(evaluated("KeyGraph", inputs, graph), graph)
+    for case, type_ in (
+        (PackCase("scores", threshold=True), dtype),
+        (PackCase("mask"), dtype),
+        (PackCase(""), np.bool_),
+    ):
+        masks = [array for array in pack_inputs(case, type_).values() if array is not None]
+        graph = cpu.pack_graph(*masks)
+        np.testing.assert_array_equal(evaluated("PackGraph", masks, graph, bias=case.threshold), graph)
     values = attention_inputs(next(case for case in ATTENTION_CASES if case.name == "bias"), dtype)
     arrays = [array for array in values.values() if array is not None]
     expected = cpu.key_graph_attention(*arrays, scale=0.5)
@@ -107,6 +123,9 @@ def test_output_shapes_are_inferred() -> None:
     _, model = read_node(False, "KeyGraph", np.float32)
     model.reshape({"query": [2, 1, "1..9", 8], "key": [2, 1, 70, 8]})
     assert str(model.outputs[0].partial_shape) == "[2,1,1..9,3]"
+    _, model = read_node(False, "PackGraph", np.float32)
+    model.reshape({"mask": [2, 1, "1..9", 70]})
+    assert str(model.outputs[0].partial_shape) == "[2,1,1..9,3]"
     _, model = read_node(False, "KeyGraphAttention", np.float32, heads=2)
     model.reshape({"q": ["1..4", 5, 8], "k": ["1..4", 70, 8], "v": ["1..4", 70, 6], "graph": ["1..4", 1, 5, 3]})
     assert str(model.outputs[0].partial_shape) == "[1..4,5,6]"
@@ -132,6 +151,17 @@ def test_an_exported_file_from_the_model_cache(exports: ExportStore, tmp_path: P
     assert cached == [False, True]
     np.testing.assert_array_equal(results[0], results[1])
     assert -10 * np.log10(np.mean((results[0] - expected) ** 2) + 1e-20) > 90
+
+
+def test_an_omitted_threshold_with_a_place() -> None:
+    """ONNX gives an optional input that is left out the name ""."""
+    model = one_node("PackGraph", np.float32)
+    model.graph.node[0].input.append("")
+    core = openvino.Core()
+    core.add_extension(str(native("openvino")))
+    compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU")
+    mask = np.array([[[[0, 2, -1, np.nan]]]], np.float32)
+    assert compiled([mask])[0].item() == 0b1110
 
 
 def test_an_omitted_bias_with_a_place() -> None:
