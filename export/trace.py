@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
+from torch.fx.node import map_arg
 
 from ..errors import InputError
 from ..manifest import IMAGE_OUTPUT, K_INPUT, Manifest
@@ -117,7 +118,8 @@ def translate(program: ExportedProgram, manifest: Manifest) -> ir.Model:
     Parameters
     ----------
     program
-        The program. keygraph's operators in it become nodes. Its casts are made explicit in place.
+        The program. keygraph's operators in it become nodes. It is prepared for that in place: constant sizes
+        become numbers, casts explicit.
     manifest
         The manifest that it was captured for.
 
@@ -197,6 +199,17 @@ class _Traced:
         self.dynamic = None if manifest.shape is not None else (tuple(dynamic),)
 
 
+def _fix_constant_sizes(program: ExportedProgram) -> None:
+    """Replace sizes that are read from a tensor at run time, but are the same for every image, by numbers."""
+    for node in list(program.graph.nodes):
+        size = node.meta.get("val")
+        number = size.node.maybe_as_int() if isinstance(size, torch.SymInt) else None
+        if number is not None and node.op == "call_function":
+            for user in list(node.users):
+                user.args = map_arg(user.args, lambda one, node=node, number=number: number if one is node else one)
+            program.graph.erase_node(node)
+
+
 def _without_idle_decomposition(program: ExportedProgram) -> ExportedProgram:
     """Return a program whose decomposition for ONNX is the program itself, if that has nothing to decompose.
 
@@ -216,6 +229,7 @@ def _without_idle_decomposition(program: ExportedProgram) -> ExportedProgram:
 def _to_onnx(program: ExportedProgram, manifest: Manifest) -> ir.Model:
     neighbours = manifest.neighbours
     names = [given.name for given in image_inputs(manifest)]
+    _fix_constant_sizes(program)
     with _quiet(), torch.no_grad(), torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
         exported = torch.onnx.export(
             _without_idle_decomposition(program),

@@ -14,7 +14,8 @@ from torch.fx import GraphModule, Interpreter, Node
 from ...errors import KeygraphError
 from ...instrumentation.metrics import TOLERANCES, psnr
 from ...instrumentation.synthetic import synthetic_image
-from ...plugins.torch import forced_graphs, pack_bits, unpack_graph
+from ...plugins.torch import forced_graphs, unpack_graph
+from ...plugins.torch.graph_bits import pack_bits
 from ...runtime.preprocess.padding import round_up
 from .nodes import VALUE, positional, tensor
 from .recognize import Recognition, add_operators, annotated_graph, recognize

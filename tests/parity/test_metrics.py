@@ -15,7 +15,7 @@ from keygraph.parity.localize.tile_regions import tile_regions
 from keygraph.parity.metrics import image as module
 from keygraph.parity.metrics import ssim
 from keygraph.parity.metrics.selection import agreements
-from keygraph.plugins.torch import pack_graph
+from keygraph.plugins.torch.graph_bits import pack_bits
 from keygraph.runtime.tiling.blend import Plan, cut
 from torch import from_numpy
 
@@ -128,7 +128,7 @@ def selection(similarity: np.ndarray[Any, Any], chosen: list[list[int]]) -> Sele
     rows = np.zeros(similarity.shape, bool)
     for row, nodes in zip(rows, chosen, strict=True):
         row[nodes] = True
-    graph = pack_graph(from_numpy(rows)[None, None]).numpy()
+    graph = pack_bits(from_numpy(rows)[None, None]).numpy()
     query = np.eye(similarity.shape[0], dtype=np.float32)[None, None]
     return Selection("stage", query, similarity.T[None, None].astype(np.float32), graph)
 
