@@ -121,10 +121,13 @@ def export(
     ] = None,
     value_range: Annotated[
         tuple[float, float] | None,
-        typer.Option("--range", metavar="LOW HIGH", help="Of a .py or .onnx file: values of black and white; 0 1 by default."),
+        typer.Option(
+            "--range", metavar="LOW HIGH", help="Of a .py or .onnx file: values of black and white; 0 1 by default."
+        ),
     ] = None,
     task: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Of a .py or .onnx file: what the network does, such as denoising.")
+        str | None,
+        typer.Option(metavar="TEXT", help="Of a .py or .onnx file: what the network does, such as denoising."),
     ] = None,
     verification: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare the file with PyTorch before it is written.")

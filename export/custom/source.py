@@ -59,9 +59,7 @@ class SourceOptions:
                     "none; leave it out"
                 )
 
-    def require_no_weights(
-        self, path: Path, *, key_map: Path | None, config: Path | None, entry: str | None
-    ) -> None:
+    def require_no_weights(self, path: Path, *, key_map: Path | None, config: Path | None, entry: str | None) -> None:
         """Check that nothing is said of weights, which an ONNX file has.
 
         Raises

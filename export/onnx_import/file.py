@@ -161,7 +161,9 @@ def _check_operators(model: ModelProto, path: Path) -> None:
             f"{path}: {named} is control flow, which is not supported{more}; export the network with "
             "torch.onnx.export(..., dynamo=True), which has none, or simplify the file (onnxsim)"
         )
-    raise InputError(f"{path}: {named} is not supported{more}; export the network from its PyTorch code: my_model.py:build")
+    raise InputError(
+        f"{path}: {named} is not supported{more}; export the network from its PyTorch code: my_model.py:build"
+    )
 
 
 def _unsupported(node: NodeProto) -> bool:

@@ -74,19 +74,17 @@ def load_onnx_network(
         progress=progress,
     )
 
-    def check(
-        draft: Path, manifest: Manifest, library: Path | None, progress: Callable[[str], None]
-    ) -> dict[str, Any]:
+    def check(draft: Path, manifest: Manifest, library: Path | None, progress: Callable[[str], None]) -> dict[str, Any]:
         checks = verify_original(draft, source, network, manifest, library, progress)
-        record = as_record(checks, "library" if library else "functions", replace(manifest, precision="fp32", half=None))
+        record = as_record(
+            checks, "library" if library else "functions", replace(manifest, precision="fp32", half=None)
+        )
         return {**record, "against": path.name}
 
     return replace(model, notes=(*notes, *model.notes), verify_original=check)
 
 
-def _fixed(
-    source: ForeignOnnx, shape: tuple[int, int, int] | None
-) -> tuple[tuple[int, int, int] | None, list[str]]:
+def _fixed(source: ForeignOnnx, shape: tuple[int, int, int] | None) -> tuple[tuple[int, int, int] | None, list[str]]:
     """Return the only (B, H, W) of the new file, or None for dynamic sizes, and a note for what the file decides."""
     batch, _, height, width = source.shape
     if height is None and width is None:
@@ -105,6 +103,6 @@ def _fixed(
         )
     fixed = batch or 1, height, width
     return fixed, [
-        f"{name} takes {'x'.join(map(str, fixed))} only, and so will the new file: for any size, export it with dynamic "
-        "sizes"
+        f"{name} takes {'x'.join(map(str, fixed))} only, and so will the new file; for any size, export it with "
+        "dynamic sizes"
     ]

@@ -120,7 +120,9 @@ class ImportedNetwork(nn.Module):
     def _check(self, image: Tensor) -> None:
         for what, size, wanted in zip(("channels", "height", "width"), image.shape[1:], self.shape[1:], strict=True):
             if wanted is not None and size != wanted:
-                raise NodeError(f"the file takes {wanted} {what} only" if what == "channels" else f"its {what} is {wanted}")
+                raise NodeError(
+                    f"the file takes {wanted} {what} only" if what == "channels" else f"its {what} is {wanted}"
+                )
 
     def _value(self, values: dict[str, Value], name: str) -> Value:
         if name in values:

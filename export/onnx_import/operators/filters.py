@@ -130,7 +130,9 @@ def _resize(call: Call) -> Tensor:
     aligned = coordinates == "align_corners"
     if mode not in ("linear", "cubic") or not (aligned or coordinates in ("half_pixel", "pytorch_half_pixel")):
         raise call.refuse(f"with mode {mode} by {coordinates} coordinates")
-    if mode == "cubic" and call.attribute("cubic_coeff_a", -0.75) != (-0.5 if call.attribute("antialias", 0) else -0.75):
+    if mode == "cubic" and call.attribute("cubic_coeff_a", -0.75) != (
+        -0.5 if call.attribute("antialias", 0) else -0.75
+    ):
         raise call.refuse("with this cubic_coeff_a")
     return F.interpolate(
         value,
