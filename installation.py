@@ -53,13 +53,14 @@ class Requirement:
 def architecture_entry_points() -> list[metadata.EntryPoint]:
     """Return what installed packages declare in the group `ARCHITECTURES_GROUP`, without importing anything.
 
-    A package that several folders of `sys.path` hold counts once, as the one that is imported.
+    They are in the order of their names. A package that several folders of `sys.path` hold counts once, as the one
+    that is imported.
     """
     found: dict[tuple[str, str], metadata.EntryPoint] = {}
     for entry in metadata.entry_points(group=ARCHITECTURES_GROUP):
         if entry.dist is not None:
             found.setdefault((entry.name, entry.dist.name), entry)
-    return list(found.values())
+    return [found[key] for key in sorted(found)]
 
 
 def requirements(distribution: metadata.Distribution) -> list[Requirement]:

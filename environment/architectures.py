@@ -13,7 +13,7 @@ _GROUP = "architectures"
 
 def examine_architectures() -> Iterator[Finding]:
     """Yield each architecture that an installed package brings, with the package and whether it can be imported."""
-    entries = sorted(architecture_entry_points(), key=lambda entry: entry.name)
+    entries = architecture_entry_points()
     claims = Counter(entry.name for entry in entries)
     for entry in entries:
         assert entry.dist is not None
@@ -29,7 +29,7 @@ def examine_architectures() -> Iterator[Finding]:
             continue
         try:
             entry.load()
-        except Exception as error:  # Whatever an import raises, the others are examined.
+        except (Exception, SystemExit) as error:  # Whatever an import raises, the others are examined.
             detail = f"by {package}, cannot be imported: {one_line(error)}"
             yield Finding(_GROUP, entry.name, BROKEN, detail, f"pip install --force-reinstall {entry.dist.name}")
         else:

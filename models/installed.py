@@ -68,7 +68,7 @@ def read_installed(own: frozenset[str]) -> Installed:
     by_name: dict[str, list[EntryPoint]] = {}
     for entry in architecture_entry_points():
         by_name.setdefault(entry.name, []).append(entry)
-    for name, entries in sorted(by_name.items()):
+    for name, entries in by_name.items():
         packages = [_package(entry) for entry in entries]
         if len(entries) > 1:
             found.conflicts[name] = (
@@ -80,11 +80,11 @@ def read_installed(own: frozenset[str]) -> Installed:
         (entry,), (package,) = entries, packages
         try:
             found.architectures.append((_loaded(entry, package, own, found.problems), package))
-        except Exception as error:  # Whatever a package raises, the others are read.
+        except (Exception, SystemExit) as error:  # Whatever a package raises, the others are read.
             reason = str(error).strip().splitlines()
             found.problems.append(
                 f"architecture {printable(name)} by {package} cannot be used: {type(error).__name__}"
-                f"{f': {printable(reason[0], 200)}' if reason else ''}"
+                f"{f': {printable(reason[0][:200])}' if reason else ''}"
             )
     return found
 
