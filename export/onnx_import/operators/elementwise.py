@@ -81,6 +81,21 @@ def _variadic(function: Callable[..., Tensor]) -> Operator:
     return compute
 
 
+def _extreme(function: Callable[..., Tensor], bound: Callable[..., Tensor]) -> Operator:
+    """Return the larger or smaller of tensors; with a number it bounds the other one."""
+    each = _variadic(function)
+
+    def compute(call: Call) -> Tensor:
+        if len(call.inputs) != 2:
+            return each(call)  # type: ignore[return-value]
+        first, second = _pair(call)
+        if isinstance(first, Tensor):
+            return function(first, second) if isinstance(second, Tensor) else bound(first, second)
+        return bound(second, first)
+
+    return compute
+
+
 def _mean(call: Call) -> Tensor:
     return _variadic(torch.add)(call) / len(call.inputs)  # type: ignore[operator,return-value]
 
@@ -167,9 +182,9 @@ OPERATORS: dict[str, Operator] = {
     "Less": _compared(torch.lt, torch.gt),
     "LessOrEqual": _compared(torch.le, torch.ge),
     "Log": _unary(torch.log),
-    "Max": _variadic(torch.maximum),
+    "Max": _extreme(torch.maximum, torch.clamp_min),
     "Mean": _mean,
-    "Min": _variadic(torch.minimum),
+    "Min": _extreme(torch.minimum, torch.clamp_max),
     "Mish": _unary(F.mish),
     "Mod": _modulo,
     "Mul": _binary(torch.mul),
