@@ -243,8 +243,8 @@ def summary(manifest: Manifest) -> list[str]:
         if record["against"] != "PyTorch":
             as_run = min(check["psnr_as_run"] for check in checks if check["content"] != "flat")
             lines.append(
-                f"verified against {record['against']} in ONNX Runtime, in {counted(len(checks), 'run')}: its import at "
-                f"least {worst:.0f} dB with the same selections, the new file {as_run:.0f} dB as run"
+                f"verified against {record['against']} in ONNX Runtime, in {counted(len(checks), 'run')}: its import "
+                f"at least {worst:.0f} dB with the same selections, the new file {as_run:.0f} dB as run"
             )
             continue
         # On a flat image everything ties.

@@ -19,8 +19,10 @@ from .operators import OPERATORS
 OPSETS = (11, 22)
 
 #: Operators whose results are quantised numbers, or that take them.
-_QUANTISED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul")
-_QUANTISED += ("ConvInteger", "MatMulInteger")
+_QUANTISED = {
+    *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
+    *("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"),
+}
 
 
 @dataclass(frozen=True)
@@ -175,8 +177,11 @@ def _has_branches(node: NodeProto) -> bool:
 
 
 def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while part := file.read(1 << 22):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def attributes_of(node: NodeProto) -> dict[str, object]:

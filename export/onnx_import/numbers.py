@@ -45,7 +45,7 @@ def settled(value: Any) -> Numbers:
     if array.dtype != object or any(isinstance(number, symbols) for number in array.reshape(-1)):
         return array
     numbers = array.reshape(-1).tolist()
-    kind = bool if numbers and all(isinstance(n, bool) for n in numbers) else np.int64
+    kind: Any = bool if numbers and all(isinstance(n, bool) for n in numbers) else np.int64
     if any(isinstance(number, float) for number in numbers):
         kind = np.float32
     return np.array(numbers, dtype=kind).reshape(array.shape)
@@ -70,7 +70,8 @@ def truncated(first: Any, second: Any) -> Any:
 
 
 def _on_each(function: Callable[..., Any], count: int) -> Callable[..., Any]:
-    return np.frompyfunc(function, count, 1)
+    each: Callable[..., Any] = np.frompyfunc(function, count, 1)
+    return each
 
 
 def _is_integer(value: Any) -> bool:

@@ -7,10 +7,9 @@ its result is compared with the original's as well, as run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -23,8 +22,6 @@ from ...instrumentation.exposed_session import ExposedSession
 from ...instrumentation.metrics import psnr
 from ...instrumentation.synthetic import synthetic_inputs
 from ...manifest import Manifest
-from ...plugins.torch.selection import Agreement
-from ...runtime.backends.base import Inputs
 from ...runtime.backends.onnx_file import load_onnx
 from ...runtime.backends.onnx_providers import PROVIDERS, reason, session_options
 from ..custom.top_k import COMPARISONS, TopKReference, TopKSelection
@@ -110,12 +107,6 @@ class _ImportReference(TopKReference):
     def probe(self, path: Path, library: Path | None, rounded: bool) -> OriginalProbe:  # type: ignore[override]
         """Return the original's session."""
         return self._probe
-
-    def restore(
-        self, inputs: Inputs, k: int | None, graphs: Iterable[NDArray[Any]] | None = None
-    ) -> tuple[NDArray[np.float32], list[Agreement]]:
-        """Restore a batch, with given selections or its own; see `Reference.restore`."""
-        return super().restore(inputs, k, graphs)
 
 
 def verify_original(

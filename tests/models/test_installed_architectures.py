@@ -162,5 +162,7 @@ def test_a_description_that_fails_on_others_checkpoints_is_named(site: Path, tmp
     failing = example("python").replace('"example_in.weight" in state', 'state["theirs"]')
     install_from_metadata(site, "their_failing", "example", failing)
     torch.save({"layer.weight": torch.zeros(1)}, tmp_path / "unknown.pth")
-    with pytest.raises(InputError, match="example by package their_failing 0.3 fails to look at a checkpoint: KeyError"):
+    with pytest.raises(
+        InputError, match=r"example by package their_failing 0.3 fails to look at a checkpoint: KeyError"
+    ):
         load_checkpoint(tmp_path / "unknown.pth")

@@ -71,7 +71,7 @@ def _subtract(first: Any, second: Any) -> Tensor:
     return torch.sub(first, second) if isinstance(first, Tensor) else torch.rsub(second, first)
 
 
-def _variadic(function: Callable[..., Tensor]) -> Operator:
+def _variadic(function: Callable[..., Tensor]) -> Callable[[Call], Tensor]:
     def compute(call: Call) -> Tensor:
         result = call.tensor()
         for place in range(1, len(call.inputs)):
@@ -87,7 +87,7 @@ def _extreme(function: Callable[..., Tensor], bound: Callable[..., Tensor]) -> O
 
     def compute(call: Call) -> Tensor:
         if len(call.inputs) != 2:
-            return each(call)  # type: ignore[return-value]
+            return each(call)
         first, second = _pair(call)
         if isinstance(first, Tensor):
             return function(first, second) if isinstance(second, Tensor) else bound(first, second)
@@ -97,7 +97,7 @@ def _extreme(function: Callable[..., Tensor], bound: Callable[..., Tensor]) -> O
 
 
 def _mean(call: Call) -> Tensor:
-    return _variadic(torch.add)(call) / len(call.inputs)  # type: ignore[operator,return-value]
+    return _variadic(torch.add)(call) / len(call.inputs)
 
 
 def _modulo(call: Call) -> Tensor:
