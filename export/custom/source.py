@@ -62,6 +62,13 @@ class SourceOptions:
     def require_no_weights(self, path: Path, *, key_map: Path | None, config: Path | None, entry: str | None) -> None:
         """Check that nothing is said of weights, which an ONNX file has.
 
+        Parameters
+        ----------
+        path
+            The file, for the message.
+        key_map, config, entry
+            The options of these names.
+
         Raises
         ------
         InputError

@@ -110,8 +110,8 @@ def _where(call: Call) -> Tensor:
     values = [value for value in call.inputs[1:] if isinstance(value, Tensor)]
     rank = max((value.ndim for value in (mask, *values)), default=0)
     # Two numbers would lose their type.
-    chosen = [call.operand(place, rank) if values else call.tensor(place) for place in (1, 2)]
-    return torch.where(mask, *chosen)
+    first, second = (call.operand(place, rank) if values else call.tensor(place) for place in (1, 2))
+    return torch.where(mask, first, second)
 
 
 def _clip(call: Call) -> Tensor:
