@@ -87,9 +87,11 @@ def load_onnx_network(
 def _fixed(source: ForeignOnnx, shape: tuple[int, int, int] | None) -> tuple[tuple[int, int, int] | None, list[str]]:
     """Return the only (B, H, W) of the new file, or None for dynamic sizes, and a note for what the file decides."""
     batch, _, height, width = source.shape
-    if height is None and width is None:
-        return shape, []
     name = source.path.name
+    if shape is None and batch not in (None, 1) and None in (height, width):
+        raise InputError(f"{name} takes batches of {batch} only; say its sizes with --shape, as in {batch}x256x256")
+    if height is None and width is None and batch in (None, 1):
+        return shape, []
     if shape is not None:
         for what, size, wanted in zip(("batch", "height", "width"), shape, (batch, height, width), strict=True):
             if wanted is not None and size != wanted:
@@ -102,7 +104,10 @@ def _fixed(source: ForeignOnnx, shape: tuple[int, int, int] | None) -> tuple[tup
             f"instance --shape 1x{height or 256}x{width or 256}"
         )
     fixed = batch or 1, height, width
-    return fixed, [
-        f"{name} takes {'x'.join(map(str, fixed))} only, and so will the new file; for any size, export it with "
-        "dynamic sizes"
-    ]
+    if batch is None:
+        note = (
+            f"{name} takes {height} x {width} only: exported for a batch of 1; for another, --shape Bx{height}x{width}"
+        )
+    else:
+        note = f"{name} takes {'x'.join(map(str, fixed))} only, and so will the new file"
+    return fixed, [f"{note}; for any size, export it with dynamic sizes"]

@@ -61,12 +61,6 @@ def _layer_norm(call: Call) -> Tensor:
     return F.layer_norm(value, value.shape[axis:], call.tensor(1), call.optional(2), epsilon)
 
 
-def _rms_norm(call: Call) -> Tensor:
-    value = call.tensor()
-    axis = call.attribute("axis", -1) % value.ndim
-    return F.rms_norm(value, value.shape[axis:], call.tensor(1), call.attribute("epsilon", 1e-5))
-
-
 def _group_norm(call: Call) -> Tensor:
     value, groups = call.tensor(), call.attribute("num_groups")
     weight, bias = call.tensor(1), call.tensor(2)
@@ -98,7 +92,6 @@ OPERATORS: dict[str, Operator] = {
     "LayerNormalization": _layer_norm,
     "LogSoftmax": _softmax(torch.log_softmax),
     "LpNormalization": _lp_norm,
-    "RMSNormalization": _rms_norm,
     "ReduceL1": _reduction(_norm(1)),
     "ReduceL2": _reduction(_norm(2)),
     "ReduceLogSum": _reduction(lambda value, axes, keep: value.sum(axes, keep).log()),
