@@ -20,6 +20,9 @@ from urllib.request import url2pathname
 
 _NAME = "keygraph"
 
+#: Entry point group by which an installed package brings a described architecture.
+ARCHITECTURES_GROUP = "keygraph.architectures"
+
 _EXTRA = re.compile(r"""\s*(?:\band\s+)?extra\s*==\s*['"]([\w.-]+)['"]\s*(?:and\s+)?""")
 _SOURCE = "<the source of keygraph>"
 _OURS = re.compile(rf"{_NAME}\[([\w.,-]+)\]")
@@ -45,6 +48,19 @@ class Requirement:
     minimum: str
     extra: str
     text: str
+
+
+def architecture_entry_points() -> list[metadata.EntryPoint]:
+    """Return what installed packages declare in the group `ARCHITECTURES_GROUP`, without importing anything.
+
+    They are in the order of their names. A package that several folders of `sys.path` hold counts once, as the one
+    that is imported.
+    """
+    found: dict[tuple[str, str], metadata.EntryPoint] = {}
+    for entry in metadata.entry_points(group=ARCHITECTURES_GROUP):
+        if entry.dist is not None:
+            found.setdefault((entry.name, entry.dist.name), entry)
+    return [found[key] for key in sorted(found)]
 
 
 def requirements(distribution: metadata.Distribution) -> list[Requirement]:

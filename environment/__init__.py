@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .architectures import examine_architectures
 from .findings import BROKEN, MISSING, OK, Finding
 from .gpus import examine_gpus
 from .libraries import examine_libraries, examine_providers
@@ -20,6 +21,7 @@ def examine() -> Iterator[Finding]:
     """Yield everything there is to say about this machine, one finding at a time; raises nothing."""
     yield from examine_machine()
     yield from examine_packages()
+    yield from examine_architectures()
     yield from examine_libraries()
     yield from examine_providers()
     yield from examine_gpus()

@@ -62,9 +62,9 @@ def canonicalize(model: ir.Model) -> None:
                 value.name = node.name if i == 0 else f"{node.name}.{i}"
         node.metadata_props.clear()
         node.meta.clear()
-    for value in list(graph.initializers.values()):
-        assert value.name is not None
-        graph.initializers.pop(value.name)
+    initializers = list(graph.initializers.values())
+    graph.initializers.clear()  # A new name may be the earlier one of another.
+    for value in initializers:
         value.name = unique(_initializer_name(value))
         graph.initializers.add(value)
     for value in [*graph.inputs, *graph.outputs, *graph.initializers.values(), *(v for n in graph for v in n.outputs)]:

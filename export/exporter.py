@@ -171,6 +171,7 @@ def _verify(
 
     - ``"library"``: with keygraph's operator library, if it is installed and the file uses the operators.
     - ``"functions"``: with the file's own functions, or ``"standard operators"`` where it has none.
+    - ``"original file"``: the ONNX file that the network was imported from, in ONNX Runtime.
     - ``"rounded"``: fp16 emulated as a GPU computes it (`runtime.backends.emulated_half`). bf16 is always emulated,
       because ONNX Runtime does not compute it on a CPU.
     """
@@ -205,4 +206,10 @@ def _verify(
         except KeygraphError as error:
             raise KeygraphError(f"verification with {name} failed: {error}; no file was written") from error
         records[name] = as_record(checks, "library" if operators else "functions", manifest, rounded)
+    if isinstance(model, CustomModel) and model.verify_original is not None:
+        progress("verifying against the original file")
+        try:
+            records["original file"] = model.verify_original(draft, manifest, installed, progress)
+        except KeygraphError as error:
+            raise KeygraphError(f"verification failed: {error}; no file was written") from error
     return records

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from ..errors import InputError
 from ..manifest import HalfPrecision, Manifest, Neighbours
+from ..models import registry
 
 #: ``auto`` is fp16 with the fewest blocks in FP32 that reach a target PSNR.
 PRECISIONS = ("fp32", "fp16", "bf16", "auto")
@@ -69,6 +70,9 @@ def plan(
                 f"the next that fits is {max(batch, 1)}x{fitting}"
             )
     made_with = {name: importlib.metadata.version(name) for name in ("keygraph", "torch", "onnx", "onnxscript")}
+    package = registry.package_of(manifest.architecture)
+    if package is not None:
+        made_with[package.name] = package.version
     return replace(
         manifest,
         neighbours=neighbours,

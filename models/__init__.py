@@ -3,7 +3,8 @@
 ======================================  ==============================================================================
 `kgt`, `restormer`, `mst`,              The networks, a module each: configuration, modules, and the `Architecture` that
 `mst_plus_plus`                         describes them.
-`architecture`, `registry`              What a description holds, and the registry of them.
+`architecture`, `registry`,             What a description holds, the registry of them, and those that installed
+`installed`                             packages bring.
 `channel_attention`, `windows`,         Parts that several networks share.
 `heads`, `configuration`
 `checkpoint`, `strict_loading`          From a file to a network.

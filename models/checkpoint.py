@@ -21,6 +21,7 @@ from ..strict_json import decode_json
 from . import registry, shards
 from .architecture import Architecture, StateDict
 from .checkpoint_file import read_file
+from .installed import Installed
 from .key_map import apply_key_map, read_key_map
 from .pickled.values import entries, printable
 from .strict_loading import check_fit, check_values, load_strictly, some
@@ -132,6 +133,7 @@ def _take(
 ) -> LoadedModel:
     """Make the network of what a file holds; parameters and errors as for `load_checkpoint`."""
     rules = read_key_map(Path(key_map)) if key_map is not None else []
+    installed = registry.register_installed()
 
     def recognise(keys: StateDict) -> bool:
         try:
@@ -147,6 +149,7 @@ def _take(
     check_values(state, source)
     header = _header(loaded, notes)
     architecture = _architecture(header, state, source, notes)
+    notes += _about_packages(architecture, state, installed)
     configuration = _configuration(architecture, header, state, config, source, notes)
     # Without values first: what a damaged file asks for is not allocated before its tensors are known to be there.
     with torch.device("meta"):
@@ -224,6 +227,8 @@ def _architecture(header: dict[str, Any], state: StateDict, source: Path, notes:
                 f"'architecture' in the file is {name!r:.40}, which keygraph does not know: told by the tensors"
             )
         return found
+    installed = registry.register_installed()
+    problems = "".join(f" ({problem})" for problem in installed.problems)
     nearest, missing, unknown = registry.nearest(state)
     if missing and not unknown:
         raise InputError(
@@ -235,8 +240,19 @@ def _architecture(header: dict[str, Any], state: StateDict, source: Path, notes:
     raise InputError(
         f"{source}: unknown architecture; the nearest is {nearest.name}, which {what}; map the keys "
         "with --key-map; known architectures: "
-        f"{', '.join(a.name for a in registry.ARCHITECTURES)}"
+        f"{', '.join(a.name for a in registry.ARCHITECTURES)}{problems}"
     )
+
+
+def _about_packages(architecture: Architecture, state: StateDict, installed: Installed) -> list[str]:
+    """Return the lines about packages that bring architectures: whose is used, whose not, and what is wrong."""
+    lines = list(installed.problems)
+    for other, package in installed.architectures:
+        if other is architecture:
+            lines.append(f"architecture {other.name} by {package}")
+        elif other.detect(state):
+            lines.append(f"architecture {other.name} by {package} claims it too; {architecture.name} comes first")
+    return lines
 
 
 def _configuration(

@@ -39,7 +39,7 @@ def foreign(path: Path, start: bytes) -> InputError | None:
         )
     # Protocol buffers of a ModelProto: field 1 (ir_version), then another field of it.
     if start[:1] == b"\x08" and len(start) > 2 and start[1] < 32 and start[2] in b"\x12\x1a\x22\x28\x32\x3a\x42":
-        return _no_checkpoint(path, "an ONNX model; name it .onnx where keygraph exported it, else give its checkpoint")
+        return _no_checkpoint(path, "an ONNX model; name it .onnx, or give its checkpoint")
     if start.startswith(b"/annex/objects/") or b"/annex/objects/" in start[:200]:
         return _no_checkpoint(path, "a pointer of git-annex; fetch the file with: git annex get")
     text = _text(start)

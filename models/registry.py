@@ -1,7 +1,7 @@
 """The registry of architectures.
 
 To add one, describe it in a module of its own (`models/mst_plus_plus.py` is a short example) and register it below.
-Code outside of keygraph does the same with `register`.
+Code outside of keygraph does the same with `register`, and an installed package by an entry point (`installed`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import nn
 from ..errors import InputError
 from . import kgt, mst, mst_plus_plus, restormer
 from .architecture import CUSTOM, Architecture, StateDict
+from .installed import Installed, Package, read_installed
 
 #: All architectures, in the order in which `detect` asks them.
 ARCHITECTURES: list[Architecture] = []
@@ -52,6 +53,35 @@ register(restormer.ARCHITECTURE)
 register(mst.ARCHITECTURE)
 register(mst_plus_plus.ARCHITECTURE)
 
+_OWN = frozenset(architecture.name for architecture in ARCHITECTURES)
+
+
+def register_installed() -> Installed:
+    """Register what installed packages bring, at the first call in a process; they come after all others.
+
+    Returns
+    -------
+    Installed
+        What they bring, and a line for each that cannot be used.
+    """
+    found = read_installed(_OWN)
+    for entry in list(found.architectures):
+        architecture, package = entry
+        if any(architecture is other for other in ARCHITECTURES):
+            continue
+        try:
+            register(architecture)
+        except ValueError as error:
+            found.architectures.remove(entry)
+            found.problems.append(f"architecture {architecture.name} by {package} cannot be used: {error}")
+    return found
+
+
+def package_of(name: str) -> Package | None:
+    """Return the package that brought an architecture; None for keygraph's own, and for those of `register`."""
+    found = register_installed().architectures
+    return next((package for architecture, package in found if architecture.name == name), None)
+
 
 def by_name(name: str) -> Architecture:
     """Return the architecture of a name.
@@ -61,9 +91,12 @@ def by_name(name: str) -> Architecture:
     InputError
         There is none.
     """
+    installed = register_installed()
     for architecture in ARCHITECTURES:
         if architecture.name == name:
             return architecture
+    if name in installed.conflicts:
+        raise InputError(installed.conflicts[name])
     names = ", ".join(a.name for a in ARCHITECTURES)
     raise InputError(f"the checkpoint says architecture {name!r}, which keygraph does not know; it knows: {names}")
 
@@ -76,6 +109,7 @@ def of_config(config: object) -> Architecture:
     ValueError
         No architecture has configurations of its type.
     """
+    register_installed()
     for architecture in ARCHITECTURES:
         if isinstance(config, architecture.config_type):
             return architecture
@@ -115,7 +149,12 @@ def nearest(keys: Iterable[str]) -> tuple[Architecture, list[str], list[str]]:
         return {_pattern(key): key for key in reversed(list(module.state_dict()))}
 
     def similarity(architecture: Architecture) -> float:
-        patterns = expected(architecture).keys()
+        try:
+            patterns = expected(architecture).keys()
+        except Exception:
+            if package_of(architecture.name) is None:
+                raise
+            return -1.0  # A package's description without usable defaults is not the nearest.
         return len(patterns & found.keys()) / len(patterns | found.keys())
 
     best = max(ARCHITECTURES, key=similarity)

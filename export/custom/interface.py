@@ -90,6 +90,8 @@ def _first_run(trial: Trial, shape: tuple[int, int, int] | None) -> tuple[Tensor
     """Find a number of channels and a size that run; return the image, the result, and notes."""
     sizes = [shape] if shape is not None else [(1, side, side) for side in FIRST_SIDES]
     candidates = list(dict.fromkeys((*_CHANNELS[:2], *_convolution_channels(trial.module), *_CHANNELS[2:])))
+    if trial.channels is not None:
+        candidates = [trial.channels]
     errors: dict[int, InputError] = {}
     for batch, height, width in sizes:
         for channels in candidates:
@@ -107,7 +109,7 @@ def _first_run(trial: Trial, shape: tuple[int, int, int] | None) -> tuple[Tensor
                 notes[0] += f"; it runs with {', '.join(map(str, others[:3]))} as well"
             return image, result, notes
     # Of all attempts, the one with the channels of the module's first convolution says most.
-    likely = next(_convolution_channels(trial.module), _CHANNELS[0])
+    likely = trial.channels or next(_convolution_channels(trial.module), _CHANNELS[0])
     sides = ", ".join(dict.fromkeys(f"{height} x {width}" for _, height, width in sizes))
     raise InputError(
         f"{errors[likely]} (tried: {', '.join(map(str, candidates))} channels, sizes {sides}); its forward must take "

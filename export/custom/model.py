@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -29,6 +29,9 @@ from .sizes import MULTIPLES, Sizes, find_sizes
 from .state import State, in_state, state_of
 from .trial import Trial, check_signature
 
+#: File, its manifest, library of operators or None, called with a line before each step -> record.
+VerifyOriginal: TypeAlias = Callable[[Path, Manifest, Path | None, Callable[[str], None]], dict[str, Any]]
+
 
 @dataclass(frozen=True)
 class CustomModel:
@@ -44,21 +47,28 @@ class CustomModel:
         The network as `capture` made it for these, with keygraph's operators in the place of attentions to a top-k.
     fused
         How many attentions these are.
+    shape
+        The only (B, H, W) that the program takes; None for dynamic sizes.
     provenance
         Where it comes from, as JSON values: entry point, its arguments, SHA-256 of the source.
     sources
         The files that it was made from.
     notes
         A line for each thing that was found out.
+    verify_original
+        Compares the file that was made with what the network was imported from, and returns the record for the
+        manifest; None where the network is PyTorch's own.
     """
 
     module: nn.Module
     interface: Interface
     program: ExportedProgram
     fused: int
+    shape: tuple[int, int, int] | None
     provenance: dict[str, Any]
     sources: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    verify_original: VerifyOriginal | None = None
 
     @property
     def keep_fp32(self) -> tuple[str, ...]:
@@ -101,6 +111,7 @@ def examine(
     shape: tuple[int, int, int] | None = None,
     size_multiple: int | None = None,
     value_range: tuple[float, float] = (0.0, 1.0),
+    channels: int | None = None,
     sources: tuple[Path, ...] = (),
     progress: Callable[[str], None] = lambda _step: None,
 ) -> CustomModel:
@@ -122,6 +133,8 @@ def examine(
         The size multiple; None to find it.
     value_range
         Values of black and white in its images.
+    channels
+        Of its images; None to find them.
     progress
         Called with a line before each step.
 
@@ -143,7 +156,7 @@ def examine(
     if size_multiple is not None and shape is not None:
         raise InputError("--size-multiple has no effect with a fixed --shape; leave one of them out")
     check_signature(module, name)
-    trial = Trial(module, name, value_range)
+    trial = Trial(module, name, value_range, channels)
     state = state_of(module)
     interface, notes = find_interface(trial, task=task, shape=shape, size_multiple=size_multiple, progress=progress)
     progress("tracing")
@@ -151,7 +164,7 @@ def examine(
     with in_state(state):
         found = fuse_attentions(program, module, interface, shape, progress)
     lines = (*notes, *more, *map(str, found.verdicts))
-    return CustomModel(module, interface, found.program, found.fused, provenance, sources, lines)
+    return CustomModel(module, interface, found.program, found.fused, shape, provenance, sources, lines)
 
 
 def source_of(module: nn.Module) -> dict[str, str]:

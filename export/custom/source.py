@@ -59,6 +59,32 @@ class SourceOptions:
                     "none; leave it out"
                 )
 
+    def require_no_weights(self, path: Path, *, key_map: Path | None, config: Path | None, entry: str | None) -> None:
+        """Check that nothing is said of weights, which an ONNX file has.
+
+        Parameters
+        ----------
+        path
+            The file, for the message.
+        key_map, config, entry
+            The options of these names.
+
+        Raises
+        ------
+        InputError
+            Something is.
+        """
+        given = {
+            "--weights": self.weights,
+            "--weights-prefix": self.weights_prefix,
+            "--key-map": key_map,
+            "--config": config,
+            "--entry": entry,
+        }
+        for option, value in given.items():
+            if value is not None:
+                raise InputError(f"{option} has no effect: {path} is an ONNX file, which has its weights; leave it out")
+
 
 def load_source(
     text: str,

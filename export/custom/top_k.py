@@ -31,7 +31,7 @@ _SELECTING = {_ATEN.topk.default: 2, _ATEN.sort.default: 1, _ATEN.sort.stable: 2
 
 #: Comparisons of two tensors, such as of scores with their k-th largest, in PyTorch and in ONNX.
 _COMPARING = (_ATEN.ge.Tensor, _ATEN.gt.Tensor, _ATEN.le.Tensor, _ATEN.lt.Tensor)
-_COMPARISONS = ("GreaterOrEqual", "Greater", "LessOrEqual", "Less")
+COMPARISONS = ("GreaterOrEqual", "Greater", "LessOrEqual", "Less")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class TopKProbe:
         self._selected += [
             node.output[0]
             for node in graph.node
-            if node.op_type in _COMPARISONS and not constants & {*node.input} and numbers & {*node.input}
+            if node.op_type in COMPARISONS and not constants & {*node.input} and numbers & {*node.input}
         ]
 
     def record(

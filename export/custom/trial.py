@@ -26,11 +26,14 @@ class Trial:
         Its name in messages.
     value_range
         Values of black and white.
+    channels
+        Of its images, where they are known.
     """
 
     module: nn.Module
     name: str
     value_range: tuple[float, float]
+    channels: int | None = None
 
     def image(self, batch: int, channels: int, height: int, width: int) -> Tensor:
         """Return a generated image batch.

@@ -52,6 +52,8 @@ def _ranking(node: Node, largest: bool) -> tuple[Operand, Operand]:
     name = operator_name(node)
     if name in _INCREASING and ("softmax" not in name or is_last(arguments(node)["dim"], node)):
         return _ranking(argument(node, 0), largest)
+    if name in ("clamp", "clamp_min") and _guards_a_root(node):
+        return _ranking(argument(node, 0), largest)
     if name == "neg":
         return _ranking(argument(node, 0), not largest)
     if name in ("mul", "div", "add", "sub", "rsub") and (found := _shifted(node, name, largest)) is not None:
@@ -65,6 +67,16 @@ def _ranking(node: Node, largest: bool) -> tuple[Operand, Operand]:
         query, key = _ranking(argument(node, 0), largest)
         return query.moved(move), key.moved(move)
     raise Refused("what the selection ranks is no product of two tensors")
+
+
+def _guards_a_root(node: Node) -> bool:
+    """Tell whether numbers are cut off at zero before their root: squared distances, negative by rounding only."""
+    given = arguments(node)
+    return (
+        read_constant(given["min"]) == 0
+        and given.get("max") is None
+        and all(operator_name(user) == "sqrt" for user in node.users)
+    )
 
 
 def _of_scores(scores: Scores, largest: bool) -> tuple[Operand, Operand]:

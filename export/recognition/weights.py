@@ -166,13 +166,28 @@ def _masked(node: Node) -> Weights | None:
 
 
 def _filled(node: Node) -> Weights | None:
-    """Read weights with zeros where a mask selects nothing, by where or masked_fill."""
+    """Read weights with zeros where a mask selects nothing, or where they are NaN, by where or masked_fill."""
+    if (kept := _without_nan(node)) is not None:
+        return read_weights(kept)
     mask, kept, other = read_choice(node)
     if mask is None or read_constant(other) != 0:
         return None
     found = read_weights(kept)
     one = mask.inside.new_ones(()).float()
     return found.excluding(replace(mask, inside=one, outside=0 * one)) if found is not None else None
+
+
+def _without_nan(node: Node) -> Node | None:
+    """Return x of ``where(isnan(x), 0, x)``; every row attends to a node, so no weight is NaN."""
+    if operator_name(node) == "where":
+        mask, value, kept = positional(node)
+    else:
+        kept, mask, value = positional(node)
+    mask = strip(mask)
+    if operator_name(mask) != "isnan" or read_constant(value) != 0 or not equivalent(argument(mask, 0), kept):
+        return None
+    found: Node = kept
+    return found
 
 
 def _scattered(node: Node) -> Weights | None:

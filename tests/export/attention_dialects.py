@@ -345,6 +345,23 @@ def softmax_of_similarity(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tens
 
 
 @dialect
+def distance_guarded(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    """As exporters write `torch.cdist` into ONNX files."""
+    square, one = (x**2).sum(-1, keepdim=True), torch.ones_like(x[..., :1])
+    apart = torch.cat([-2 * x, square, one], -1) @ torch.cat([x, one, square], -1).transpose(-2, -1)
+    nearest = apart.clamp_min(0).sqrt().topk(K, dim=-1, largest=False).indices
+    selected = torch.zeros_like(apart, dtype=torch.bool).scatter_(-1, nearest, True)
+    return masked(scores(q, k), selected[:, None]).softmax(-1) @ v
+
+
+@dialect
+def nan_replaced_by_where(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    """As exporters write PyTorch's own attention with a mask into ONNX files."""
+    weights = masked(scores(q, k), mask(x)).softmax(-1)
+    return torch.where(weights.isnan(), 0.0, weights) @ v
+
+
+@dialect
 def distance_written_out(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
     square = x.pow(2).sum(-1, keepdim=True)
     distance = square + square.mT - 2 * similarity(x)
