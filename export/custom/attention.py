@@ -45,11 +45,11 @@ def fuse_attentions(
     progress("looking for attentions to a top-k")
     functional = program.run_decompositions({})
     found = recognize(functional)
-    if found.fused:
+    if found.rewritten:
         cases = _cases(interface, shape)
         found = recognize_verified(functional, module, cases, interface.value_range, progress)
     verdicts = tuple(replace(verdict, module=_own_path(verdict.module)) for verdict in found.verdicts)
-    return Recognition(found.program if found.fused else program, verdicts)
+    return Recognition(found.program if found.rewritten else program, verdicts)
 
 
 def _own_path(path: str) -> str:

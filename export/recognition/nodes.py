@@ -140,6 +140,30 @@ def known_value(node: object) -> Tensor | None:
     return value if isinstance(value, Tensor) else None
 
 
+#: Operators whose result depends on their input's shape alone.
+_SHAPE_ONLY = {"zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty"}
+
+
+def depends_on_content(node: Node) -> bool:
+    """Tell whether a tensor depends on the values of the program's inputs, and not on their sizes alone."""
+    seen: set[Node] = set()
+    waiting = [node]
+    while waiting:
+        one = waiting.pop()
+        if one in seen:
+            continue
+        seen.add(one)
+        if one.op == "placeholder" and VALUE not in one.meta:
+            return True
+        if operator_name(one) not in _SHAPE_ONLY and not _is_random(one):
+            waiting += [each for each in one.all_input_nodes if not _is_size(each)]
+    return False
+
+
+def _is_size(node: Node) -> bool:
+    return isinstance(node.meta.get("val"), int | torch.SymInt)
+
+
 def equivalent(first: Any, second: Any) -> bool:
     """Tell whether two arguments are computed in the same way from the same tensors."""
     first, second = strip(first), strip(second)

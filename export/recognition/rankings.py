@@ -28,6 +28,8 @@ def read_ranking(selection: Selection) -> tuple[Operand, Operand]:
     Refused
         The selection is no top-k of a product.
     """
+    if selection.k is None:
+        raise Refused("what masks the scores is not a plain top-k")
     return _ranking(selection.scores, selection.largest)
 
 

@@ -107,6 +107,10 @@ def complement(mask: Mask) -> Mask:
         Their number depends on the image's size.
     """
     selection = mask.selection
+    if selection.k is None:
+        marks = not selection.marks
+        other = replace(selection, largest=marks, marks=marks)
+        return replace(mask, selection=other, inside=mask.outside, outside=mask.inside)
     count = sizes(selection.scores)[-1]
     if not isinstance(count, int) or count <= selection.k:
         raise Refused("the selected nodes are masked, and the others are kept")

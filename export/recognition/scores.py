@@ -14,6 +14,7 @@ from .nodes import (
     Refused,
     argument,
     arguments,
+    depends_on_content,
     is_last,
     is_tensor,
     known_value,
@@ -87,7 +88,7 @@ def _where(node: Node) -> Scores | None:
     for kept, other in ((first, second), (second, first)):
         value = evaluate(other)
         if isinstance(value, Constant) and float(value.value) <= EXCLUDED:
-            return _unknown_mask(kept)
+            return _unknown_mask(kept, condition)
     return None
 
 
@@ -98,7 +99,7 @@ def _masked_fill(node: Node) -> Scores | None:
         if mask.inside:
             mask = complement(mask)
         return _filled(given["self"], mask, given["value"])
-    return _unknown_mask(given["self"])
+    return _unknown_mask(given["self"], given["mask"])
 
 
 def _assigned(node: Node) -> Scores | None:
@@ -110,13 +111,20 @@ def _assigned(node: Node) -> Scores | None:
     mask = evaluate(indices[0])
     if isinstance(mask, Mask):
         return _filled(given["self"], complement(mask) if mask.inside else mask, given["values"])
-    return _unknown_mask(given["self"])
+    return _unknown_mask(given["self"], indices[0])
 
 
-def _unknown_mask(kept: Any) -> Scores | None:
+def _unknown_mask(kept: Any, mask: Any) -> Scores | None:
     if read_scores(kept) is not None:
-        raise Refused("what masks the scores is not a plain top-k")
+        raise unknown_mask(mask)
     return None
+
+
+def unknown_mask(mask: Any) -> Refused:
+    """Return the reason for which an attention with a mask that says nothing about nodes stays as it is."""
+    if is_tensor(mask) and not depends_on_content(mask):
+        return Refused("its mask does not depend on what is in the image")
+    return Refused("what masks the scores is not a plain top-k")
 
 
 def _filled(kept: Any, mask: Mask, fill: Any) -> Scores | None:

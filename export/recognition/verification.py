@@ -9,16 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import Graph, GraphModule, Interpreter, Node
 
 from ...instrumentation.metrics import TOLERANCES, psnr
 from ...instrumentation.synthetic import synthetic_image
-from ...plugins.torch import forced_graphs, pack_graph, unpack_graph
+from ...plugins.torch import unpack_graph
+from ...plugins.torch.graph_bits import pack_bits
 from ...runtime.preprocess.padding import round_up
 from .nodes import VALUE, positional, tensor
 from .recognize import Recognition, add_operators, annotated_graph, recognize
 from .rewriting import Replacement
 from .selections import Selection
+
+_KEY_GRAPHS = (torch.ops.keygraph.key_graph.default, torch.ops.keygraph.pack_graph.default)
 
 #: Largest difference of an attention's results with the same selection, relative to the largest of them.
 _ATTENTION_TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -108,14 +111,14 @@ def recognize_verified(
         for name, reason in checked[-1].failures.items():
             failures.setdefault(name, f"its verification failed on {case.name}: {reason}")
     recognition = recognize(program, failures)
-    if not recognition.fused:
+    if not recognition.rewritten:
         return recognition
     for case, found in zip(cases, checked, strict=True):
         progress(f"comparing with the module on {case.name}")
         graphs = check_attentions(program, case, failures).graphs if failures else found.graphs
         wrong = _difference(recognition.program, module, case, graphs, value_range)
         if wrong is not None:
-            names = [verdict.softmax for verdict in recognition.verdicts if verdict.fused]
+            names = [verdict.softmax for verdict in recognition.verdicts if verdict.fused or verdict.packed]
             return recognize(program, failures | dict.fromkeys(names, f"the network's result on {case.name} {wrong}"))
     return recognition
 
@@ -153,14 +156,16 @@ def check_attentions(program: ExportedProgram, case: Case, exclude: Mapping[str,
     """
     graph = annotated_graph(program)
     _, replacements = add_operators(graph, exclude or {})
-    inputs = iter(case.inputs)
-    values = [
-        node.meta[VALUE] if VALUE in node.meta else next(inputs) for node in graph.nodes if node.op == "placeholder"
-    ]
     probe = _Probe(GraphModule(program.graph_module, graph), replacements)
     with torch.no_grad():
-        probe.run(*values)
+        probe.run(*_placed(graph, case))
     return probe.checked
+
+
+def _placed(graph: Graph, case: Case) -> list[Tensor]:
+    """Return the values of a graph's placeholders: parameters, and a case's inputs."""
+    inputs = iter(case.inputs)
+    return [node.meta[VALUE] if VALUE in node.meta else next(inputs) for node in graph.nodes if node.op == "placeholder"]
 
 
 class _Probe(Interpreter):
@@ -179,7 +184,10 @@ class _Probe(Interpreter):
         """Run a node as `Interpreter` does; a key graph gives the module's own selection."""
         result = super().run_node(n)
         if n in self._by_graph:
-            return self._own_selection(n, result)
+            if self._by_graph[n][0].attention.ranking is not None:
+                result = self._own_selection(n, result)
+            self.checked.graphs.append(result)
+            return result
         if n in self._by_result:
             self._compare_results(self._by_result[n], result)
         return result
@@ -187,7 +195,7 @@ class _Probe(Interpreter):
     def _own_selection(self, key_graph: Node, bits: Tensor) -> Tensor:
         """Compare a key graph with the module's own selection, and return that."""
         users = self._by_graph[key_graph]
-        selection = users[0].attention.selection
+        selection = users[0].attention.masks[0].selection
         query, key = (self.env[node] for node in positional(key_graph)[:2])
         nodes = key.shape[2]
         own = self._selected(selection).reshape(*bits.shape[:3], nodes)
@@ -196,9 +204,7 @@ class _Probe(Interpreter):
         if wrong:
             for user in users:
                 self.checked.failures[user.attention.softmax.name] = f"{wrong} links are selected by one side only"
-        forced = pack_graph(own)
-        self.checked.graphs.append(forced)
-        return forced
+        return pack_bits(own)
 
     def _selected(self, selection: Selection) -> Tensor:
         """Return what the module selects, bool[..., M, N]."""
@@ -258,6 +264,18 @@ def _beyond_ties(similarity: Tensor, own: Tensor, other: Tensor, tolerance: floa
     return int(((own != other) & ((similarity - kth).abs() > allowed)).sum())
 
 
+class _Forced(Interpreter):
+    """Runs a program with given key graphs."""
+
+    def __init__(self, module: GraphModule, graphs: Sequence[Tensor]) -> None:
+        super().__init__(module)
+        self._graphs = iter(graphs)
+
+    def run_node(self, n: Node) -> Any:
+        """Run a node as `Interpreter` does; a key graph gives the next one of those given."""
+        return next(self._graphs) if n.target in _KEY_GRAPHS else super().run_node(n)
+
+
 def _difference(
     program: ExportedProgram,
     module: nn.Module,
@@ -267,10 +285,10 @@ def _difference(
 ) -> str | None:
     """Compare a rewritten program with the module, with the module's selections; return what is wrong."""
     tolerance = TOLERANCES[_lowest_precision(program)]
+    graph = annotated_graph(program)
     with torch.no_grad():
         expected = module(*case.inputs)
-        with forced_graphs(graphs, tolerance.similarity):
-            computed = program.module()(*case.inputs)
+        (computed,) = _Forced(GraphModule(program.graph_module, graph), graphs).run(*_placed(graph, case))
     if not torch.isfinite(expected).all():
         return None if torch.equal(torch.isfinite(expected), torch.isfinite(computed)) else "is not finite"
     decibels = psnr(computed.float().numpy(), expected.float().numpy(), value_range)

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from attention_dialects import CHANNELS, DIALECTS, LOOKALIKES, NODES, Attention, Dialect, K
+from attention_dialects import CHANNELS, DIALECTS, LOOKALIKES, NODES, PACKED, Attention, Dialect, K
 from keygraph.export.functions import DOMAIN, OPSET, VERSION, operator_functions
 from keygraph.export.recognition import (
     Recognition,
@@ -87,6 +87,11 @@ def dialects() -> Found:
 
 
 @pytest.fixture(scope="module")
+def packed() -> Found:
+    return _found({name: function for name, (function, _) in PACKED.items()})
+
+
+@pytest.fixture(scope="module")
 def lookalikes() -> Found:
     torch.manual_seed(0)
     return _found({name: function for name, (function, _) in LOOKALIKES.items()})
@@ -111,11 +116,29 @@ def test_nothing_is_left_of_fused_attentions(dialects: Found) -> None:
     assert not names & {"scaled_dot_product_attention", "cdist", "where", "exp", "baddbmm"}
 
 
+@pytest.mark.parametrize("name", PACKED)
+def test_other_selections_are_packed(name: str, packed: Found) -> None:
+    expected, computed, found, _ = packed
+    (verdict,) = (verdict for verdict in found if verdict.module == name)
+    assert (verdict.packed, verdict.fused) == (True, False)
+    assert PACKED[name][1] in verdict.reason
+    empty = "; a row that selects no node becomes zero"
+    assert str(verdict) == f"`{name}`: packed; {verdict.reason}{'' if verdict.k else empty}"
+    # Of a row without nodes the module's softmax is NaN.
+    assert (name == "masked_by_two_selections") is bool(expected[name].isnan().any())
+    torch.testing.assert_close(computed[name], expected[name].nan_to_num(0.0), rtol=0, atol=1e-5)
+
+
+def test_nothing_is_left_of_packed_attentions(packed: Found) -> None:
+    names = {str(target).split(".")[1] for target in packed[3] if str(target).startswith("aten.")}
+    assert not names & {"masked_fill", "where", "gather", "scaled_dot_product_attention"}
+
+
 @pytest.mark.parametrize("name", LOOKALIKES)
 def test_no_lookalike_is_fused(name: str, lookalikes: Found) -> None:
     expected, computed, found, _ = lookalikes
     verdicts = [verdict for verdict in found if verdict.module == name]
-    assert [verdict.fused for verdict in verdicts] in ([False], [False, False])
+    assert [verdict.fused or verdict.packed for verdict in verdicts] in ([False], [False, False])
     assert any(LOOKALIKES[name][1] in verdict.reason for verdict in verdicts)
     assert all(str(verdict) == f"`{name}`: {verdict.reason}" for verdict in verdicts)
     if name != "random_selection":
