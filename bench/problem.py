@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..plugins.torch import pack_graph
+from ..plugins.torch.graph_bits import pack_bits
 from ..plugins.torch.kernels import remember_share
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -134,6 +134,6 @@ def random_inputs(problem: Problem, device: torch.device, seed: int = 0) -> Inpu
     nodes = normal(problem.windows, 1, problem.nodes, problem.graph_channels)
     indices = (nodes.float() @ nodes.float().mT).topk(problem.k, dim=-1, sorted=False).indices
     selected = torch.zeros(*nodes.shape[:3], problem.nodes, dtype=torch.bool, device=device)
-    graph = pack_graph(selected.scatter_(-1, indices, True))
+    graph = pack_bits(selected.scatter_(-1, indices, True))
     remember_share(graph, problem.k / problem.nodes)
     return Inputs(q, k, v, nodes, graph, problem.k, problem.channels**-0.5)

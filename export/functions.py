@@ -1,4 +1,4 @@
-"""The two operators as ONNX model-local functions, in standard operators of opset 20.
+"""The operators as ONNX model-local functions, in standard operators of opset 20.
 
 Engines without keygraph's libraries run these. Limits of such engines shape the bodies:
 
@@ -88,6 +88,19 @@ class _Body:
         words = self.Div(self.Add(count, self.constant([_WORD - 1], np.int64)), self.constant([_WORD], np.int64))
         return count, words
 
+    def pack(self, selected: str, rows: str, count: str, words: str) -> None:
+        """Add the output ``graph`` of int32[B, G, M, N], 0 or 1; `rows` is int64[3]: B, G, M."""
+        missing = self.Sub(self.Mul(words, self.constant([_WORD], np.int64)), count)
+        pads = self.Concat(self.constant([0] * 7, np.int64), missing, axis=0)
+        padded = self.Pad(selected, pads, self.constant(0, np.int32))
+        shape = self.Concat(rows, words, self.constant([2, _HALF], np.int64), axis=0)
+        # The sum of distinct powers of two is half a word; bit 15 of the upper half is the sign of the int32.
+        values = np.tile(1 << np.arange(_HALF), (2, 1))
+        values[1, -1] *= -1
+        weighted = self.Mul(self.Reshape(padded, shape), self.constant(values, np.int32))
+        last = self.constant([-1], np.int64)
+        self.Squeeze(self.joined(self.ReduceSum(weighted, last, keepdims=0)), last, output="graph")
+
 
 def _function(name: str, inputs: list[str], output: str, attributes: list[str], body: _Body) -> FunctionProto:
     return helper.make_function(
@@ -118,18 +131,28 @@ def key_graph_function() -> FunctionProto:
         body.ConstantOfShape(body.Shape("index"), value=one),
         axis=-1,
     )
-    missing = body.Sub(body.Mul(words, body.constant([_WORD], np.int64)), count)
-    pads = body.Concat(body.constant([0] * 7, np.int64), missing, axis=0)
-    padded = body.Pad(selected, pads, body.constant(0, np.int32))
-    halves = body.constant([2, _HALF], np.int64)
-    shape = body.Concat(body.Shape(similarity, start=0, end=3), words, halves, axis=0)
-    # The sum of distinct powers of two is half a word; bit 15 of the upper half is the sign of the int32.
-    values = np.tile(1 << np.arange(_HALF), (2, 1))
-    values[1, -1] *= -1
-    weighted = body.Mul(body.Reshape(padded, shape), body.constant(values, np.int32))
-    last = body.constant([-1], np.int64)
-    body.Squeeze(body.joined(body.ReduceSum(weighted, last, keepdims=0)), last, output="graph")
+    body.pack(selected, body.Shape(similarity, start=0, end=3), count, words)
     return _function("KeyGraph", ["query", "key", "k"], "graph", [*PLUGIN_ATTRIBUTES], body)
+
+
+def pack_graph_function(threshold: bool) -> FunctionProto:
+    """Build PackGraph(mask[, threshold]) -> graph.
+
+    Parameters
+    ----------
+    threshold
+        Whether the nodes have that input: a function body cannot test it.
+    """
+    body = _Body()
+    mask = body.float32("mask")
+    if threshold:
+        selected = body.GreaterOrEqual(mask, body.float32("threshold"))
+    else:
+        # Not a cast to bool, whose result for NaN ONNX does not define.
+        selected = body.Not(body.Equal(mask, body.constant(0, np.float32)))
+    count, words = body.key_count("mask", 3)
+    body.pack(body.Cast(selected, to=TensorProto.INT32), body.Shape("mask", start=0, end=3), count, words)
+    return _function("PackGraph", ["mask", "threshold"][: 1 + threshold], "graph", [*PLUGIN_ATTRIBUTES], body)
 
 
 def key_graph_attention_function(bias: bool, heads_last: bool) -> FunctionProto:
@@ -177,8 +200,10 @@ def key_graph_attention_function(bias: bool, heads_last: bool) -> FunctionProto:
     return _function("KeyGraphAttention", inputs, "attended", [*attributes, *PLUGIN_ATTRIBUTES], body)
 
 
-def operator_functions(bias: bool = False, heads_last: bool = False, opset: int = OPSET) -> list[FunctionProto]:
-    """Build both functions for a file.
+def operator_functions(
+    bias: bool = False, heads_last: bool = False, opset: int = OPSET, threshold: bool = False
+) -> list[FunctionProto]:
+    """Build the functions for a file.
 
     Parameters
     ----------
@@ -186,12 +211,18 @@ def operator_functions(bias: bool = False, heads_last: bool = False, opset: int 
         The form of the file's KeyGraphAttention nodes, see `key_graph_attention_function`.
     opset
         The file's opset, 20 to 22; the operators of the bodies are the same in all of them.
+    threshold
+        The form of the file's PackGraph nodes, see `pack_graph_function`.
 
     Returns
     -------
     list of FunctionProto
     """
-    functions = [key_graph_function(), key_graph_attention_function(bias, heads_last)]
+    functions = [
+        key_graph_function(),
+        pack_graph_function(threshold),
+        key_graph_attention_function(bias, heads_last),
+    ]
     for function in functions:
         function.opset_import[0].version = opset
     return functions

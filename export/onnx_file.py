@@ -55,7 +55,8 @@ def save(traced: ir.Model, manifest: Manifest, path: Path) -> Manifest:
     used = {node.op_type for node in proto.graph.node if node.domain == DOMAIN}
     opset = OPSETS[manifest.precision]
     proto.ir_version = IR_VERSIONS[opset]
-    proto.functions.extend(f for f in operator_functions(*_attention_form(proto), opset) if f.name in used)
+    functions = operator_functions(*_attention_form(proto), opset, _one_pack_form(proto))
+    proto.functions.extend(function for function in functions if function.name in used)
     del proto.opset_import[:]
     proto.opset_import.append(onnx.helper.make_opsetid("", opset))
     if used:
@@ -84,6 +85,26 @@ def _attention_form(proto: ModelProto) -> tuple[bool, bool]:
             "the network calls key_graph_attention in several forms; use one form everywhere, with or without bias"
         )
     return forms.pop() if forms else (False, False)
+
+
+def _one_pack_form(proto: ModelProto) -> bool:
+    """Tell whether the PackGraph nodes have a threshold; where only some do, compare before those, so that none has."""
+    nodes = [node for node in proto.graph.node if node.domain == DOMAIN and node.op_type == "PackGraph"]
+    thresholded = [node for node in nodes if len(node.input) == 2]
+    if len(thresholded) == len(nodes):
+        return bool(nodes)
+    changed = []
+    for node in proto.graph.node:
+        if node in thresholded:
+            mask = f"{node.output[0]}_mask"
+            changed.append(onnx.helper.make_node("GreaterOrEqual", node.input, [mask], f"{node.name}_GreaterOrEqual"))
+            node.input[:] = [mask]
+        changed.append(node)
+    if thresholded:
+        copied = [onnx.NodeProto.FromString(node.SerializeToString()) for node in changed]
+        del proto.graph.node[:]
+        proto.graph.node.extend(copied)
+    return False
 
 
 def set_manifest(path: Path, manifest: Manifest) -> Manifest:

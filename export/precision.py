@@ -102,7 +102,7 @@ class _Conversion:
         for node in reversed(list(self.graph)):
             if _computes(node):
                 source = not any(value is not None and _is_float(value) for value in node.inputs)
-                keep = source or node.name in kept or self._beyond_half(node)
+                keep = source or node.name in kept or self._beyond_half(node) or _packs_a_mask(node)
                 types[node] = full if keep else self.half
             else:
                 wanted = {types[user] for value in node.outputs for user, _ in value.uses()}
@@ -189,6 +189,11 @@ class _Conversion:
 
 def _is_float(value: ir.Value) -> bool:
     return value.dtype is not None and value.dtype in (ir.DataType.FLOAT, *HALF_TYPES.values())
+
+
+def _packs_a_mask(node: ir.Node) -> bool:
+    """Tell whether a node is PackGraph without a threshold, for which a value that rounds to 0 is another mask."""
+    return node.op_type == "PackGraph" and len(node.inputs) == 1
 
 
 def _computes(node: ir.Node) -> bool:

@@ -1,4 +1,4 @@
-"""The two operators for PyTorch's ONNX exporter: schemas, and the translation from `torch.library` to ONNX."""
+"""The operators for PyTorch's ONNX exporter: schemas, and the translation from `torch.library` to ONNX."""
 
 from __future__ import annotations
 
@@ -28,12 +28,17 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     _register(
         "KeyGraph", [("query", "T", single), ("key", "T", single), ("k", "tensor(int64)", single)], "graph", plugin
     )
+    _register("PackGraph", [("mask", "M", single), ("threshold", "T", optional)], "graph", plugin)
     attention = [("q", "T", single), ("k", "T", single), ("v", "T", single), ("graph", "tensor(int32)", single)]
     _register("KeyGraphAttention", [*attention, ("bias", "T", optional)], "attended", [scale, heads, *plugin])
     opset = Opset(DOMAIN, VERSION)
 
     def key_graph(query: Any, key: Any, k: Any) -> Any:
         return opset.KeyGraph(query, key, k, **PLUGIN_ATTRIBUTES)
+
+    def pack_graph(mask: Any, threshold: Any) -> Any:
+        inputs = (mask,) if threshold is None else (mask, threshold)
+        return opset.PackGraph(*inputs, **PLUGIN_ATTRIBUTES)
 
     def key_graph_attention(q: Any, k: Any, v: Any, graph: Any, bias: Any, scale: float, heads: int) -> Any:
         inputs = (q, k, v, graph) if bias is None else (q, k, v, graph, bias)
@@ -42,6 +47,7 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
 
     return {
         torch.ops.keygraph.key_graph.default: key_graph,
+        torch.ops.keygraph.pack_graph.default: pack_graph,
         torch.ops.keygraph.key_graph_attention.default: key_graph_attention,
     }
 
@@ -53,6 +59,9 @@ def _register(
     attributes: list[OpSchema.Attribute],
 ) -> None:
     output_type = "tensor(int32)" if output == "graph" else "T"
+    floats = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"]
+    types = {"T": floats, "M": ["tensor(bool)", *floats]}
+    used = {type_ for _, type_, _ in inputs} | {output_type}
     register_schema(
         OpSchema(
             name,
@@ -60,7 +69,7 @@ def _register(
             VERSION,
             inputs=[OpSchema.FormalParameter(n, t, param_option=option) for n, t, option in inputs],
             outputs=[OpSchema.FormalParameter(output, output_type)],
-            type_constraints=[("T", ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"], "")],
+            type_constraints=[(name, allowed, "") for name, allowed in types.items() if name in used],
             attributes=attributes,
         )
     )

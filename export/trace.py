@@ -1,4 +1,4 @@
-"""Trace a PyTorch module to an ONNX graph with the two operators as nodes, by `torch.export`.
+"""Trace a PyTorch module to an ONNX graph with the operators as nodes, by `torch.export`.
 
 A network of the registry is traced in one step (`trace`). A module of unknown origin takes two: `capture` makes a
 PyTorch program of it, `translate` an ONNX graph of the program. What rewrites such a program, for instance to recognise

@@ -32,8 +32,16 @@ KERNELS = Path(__file__).parent.parent / "triton"
 #: PTX version of the code for virtual targets: drivers of CUDA 12.0 and newer support it.
 PORTABLE_PTX_VERSION = 80
 
-_ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
-_DTYPES = {"fp32": "KEYGRAPH_FLOAT32", "fp16": "KEYGRAPH_FLOAT16", "bf16": "KEYGRAPH_BFLOAT16"}
+_ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "i8": 1}
+_DTYPES = {
+    "fp32": "KEYGRAPH_FLOAT32",
+    "fp16": "KEYGRAPH_FLOAT16",
+    "bf16": "KEYGRAPH_BFLOAT16",
+    "i8": "KEYGRAPH_BOOL",
+}
+_OPERATORS = {"KeyGraph": "kKeyGraph", "PackGraph": "kPackGraph", "KeyGraphAttention": "kKeyGraphAttention"}
+#: Pointers to the storage type that need no more than its own alignment.
+_UNALIGNED = ("bias", "threshold")
 #: Columns of tensor memory available to a block of threads (10.0 and newer).
 _TENSOR_MEMORY = 512
 
@@ -121,11 +129,11 @@ def promised_alignments(variant: Any) -> dict[str, int]:
     """Return the alignment in bytes that the compiler may assume, by parameter; the launcher checks it.
 
     It is the alignment of the rows of channels; a tensor needs no more. A bias has rows of nodes, whose number is
-    arbitrary: an aligned start would gain nothing, and exclude slices.
+    arbitrary: an aligned start would gain nothing, and exclude slices. A threshold has one element per row.
     """
     alignment = min(16, variant.channel_multiple * _ELEMENT_BYTES[variant.dtype])
     types: Mapping[str, str] = variants().SIGNATURES[variant.op]
-    return {name: alignment for name, type_ in types.items() if type_ == "*" and name != "bias"}
+    return {name: alignment for name, type_ in types.items() if type_ == "*" and name not in _UNALIGNED}
 
 
 def _type(name: str, dtype: str) -> str:
@@ -207,7 +215,7 @@ def write_variants(path: Path) -> None:
         fields = [
             str(v.number),
             f'"{v.name}"',
-            "true" if v.op == "KeyGraphAttention" else "false",
+            f"Operator::{_OPERATORS[v.op]}",
             _DTYPES[v.dtype],
             *map(str, (v.block_rows, v.block_value_channels, v.block_heads)),
             *map(str, (v.max_channels, v.max_value_channels, v.max_nodes, v.max_groups, v.channel_multiple)),

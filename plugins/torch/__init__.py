@@ -1,8 +1,8 @@
 """The operators as `torch.library` operators of PyTorch, and the implementations of the attention."""
 
 from .attention import ATTENTION_IMPLEMENTATIONS, use_attention
-from .graph_bits import pack_graph, unpack_graph
-from .operators import key_graph, key_graph_attention
+from .graph_bits import unpack_graph
+from .operators import key_graph, key_graph_attention, pack_graph
 from .selection import Agreement, compare_selections, forced_graphs, recorded_graphs
 
 __all__ = [

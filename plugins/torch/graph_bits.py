@@ -13,8 +13,8 @@ def words(nodes: int) -> int:
     return (nodes + WORD_BITS - 1) // WORD_BITS
 
 
-def pack_graph(selected: Tensor) -> Tensor:
-    """Pack a boolean selection into words.
+def pack_bits(selected: Tensor) -> Tensor:
+    """Pack a boolean selection into words. The operator `pack_graph` does this in programs and files.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def pack_graph(selected: Tensor) -> Tensor:
 
 
 def unpack_graph(graph: Tensor, nodes: int) -> Tensor:
-    """Undo `pack_graph`: int32[..., ceil(N/32)] -> bool[..., N]."""
+    """Undo `pack_bits`, and `pack_graph`: int32[..., ceil(N/32)] -> bool[..., N]."""
     bits = (graph.unsqueeze(-1) & _bit_values(graph.device)) != 0
     return bits.flatten(-2)[..., :nodes]
 

@@ -57,6 +57,26 @@ def kernel_key_graph(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
     return graph
 
 
+def kernel_pack_graph(mask: Tensor, threshold: Tensor | None) -> Tensor:
+    """Run `pack_graph` by the kernels.
+
+    Parameters
+    ----------
+    mask, threshold
+        As in `operators.pack_graph`.
+
+    Raises
+    ------
+    MissingDependencyError
+        Triton is not installed.
+    InputError
+        The problem is too large for the kernels.
+    """
+    from ..triton import jit
+
+    return jit.pack_graph(mask, threshold)
+
+
 def kernel_attention(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     """Run `key_graph_attention` by the kernels.
 

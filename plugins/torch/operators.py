@@ -1,8 +1,8 @@
-"""The operators `keygraph::key_graph` and `keygraph::key_graph_attention` of PyTorch.
+"""The operators `keygraph::key_graph`, `keygraph::pack_graph` and `keygraph::key_graph_attention` of PyTorch.
 
 On the CPU they are the reference implementation, on GPUs the kernels of `plugins/triton`. They are opaque to
 `torch.export` and `torch.compile`, so that an exported graph holds them as single nodes. The attention has a gradient
-with respect to q, k, v and bias, for training; the graph is a discrete choice and has none.
+with respect to q, k, v and bias, for training; a graph is a discrete choice and has none.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from .attention import Attention, chosen_attention, differentiable_attention
-from .graph_bits import pack_graph, words
-from .kernels import kernel_key_graph
-from .shapes import check_k, check_key_graph, check_key_graph_attention, default_scale
+from .graph_bits import pack_bits, words
+from .kernels import kernel_key_graph, kernel_pack_graph
+from .shapes import check_k, check_key_graph, check_key_graph_attention, check_pack_graph, default_scale
+
+_MASK_TYPES = (torch.bool, torch.float32, torch.float16, torch.bfloat16)
 
 #: If set, every `key_graph` returns observer(query, key, graph) in place of its graph; see `selection`.
 graph_observer: ContextVar[Callable[[Tensor, Tensor, Tensor], Tensor] | None] = ContextVar(
@@ -30,7 +32,7 @@ def _key_graph(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
     keep = int(k.item())
     check_k(keep)
     similarity = query.float() @ key.float().mT
-    return _observed(query, key, pack_graph(_largest(similarity, min(keep, key.shape[2]))))
+    return _observed(query, key, pack_bits(_largest(similarity, min(keep, key.shape[2]))))
 
 
 @_key_graph.register_kernel("cuda")
@@ -66,6 +68,21 @@ def _largest(similarity: Tensor, k: int) -> Tensor:
 def _(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
     batch, groups, rows, _ = query.shape
     return query.new_empty((batch, groups, rows, words(key.shape[2])), dtype=torch.int32)
+
+
+@torch.library.custom_op("keygraph::pack_graph", mutates_args=())
+def _pack_graph(mask: Tensor, threshold: Tensor | None) -> Tensor:
+    return pack_bits(mask != 0 if threshold is None else mask >= threshold)
+
+
+@_pack_graph.register_kernel("cuda")
+def _(mask: Tensor, threshold: Tensor | None) -> Tensor:
+    return kernel_pack_graph(mask, threshold)
+
+
+@_pack_graph.register_fake
+def _(mask: Tensor, threshold: Tensor | None) -> Tensor:
+    return mask.new_empty((*mask.shape[:3], words(mask.shape[3])), dtype=torch.int32)
 
 
 @torch.library.custom_op("keygraph::key_graph_attention", mutates_args=())
@@ -154,6 +171,47 @@ def key_graph(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
     return graph
 
 
+def pack_graph(mask: Tensor, threshold: Tensor | None = None) -> Tensor:
+    """Pack a mask, or scores with a threshold, into the graph that `key_graph_attention` takes.
+
+    For selections that are no top-k of a product. ``pack_graph(s, s.topk(k).values[..., -1:])`` keeps all nodes that
+    tie with the k-th, where `key_graph` keeps exactly k.
+
+    Parameters
+    ----------
+    mask
+        bool, float32, float16 or bfloat16 [B, G, M, N]. Without a threshold, a row selects the nodes whose element is
+        true or not zero; NaN is not zero, -0 is.
+    threshold
+        The type of `mask`, which is then not bool; [B, G, M, 1]. A row selects the nodes whose element is equal or
+        larger; a NaN on either side selects none.
+
+    Returns
+    -------
+    Tensor
+        int32[B, G, M, ceil(N/32)]: bit j mod 32 of word j div 32 says that the row attends to node j.
+
+    Raises
+    ------
+    ValueError
+        A shape or type does not fit.
+    MissingDependencyError
+        The tensors are on a GPU, and Triton is not installed.
+    """
+    check_pack_graph(mask.shape, None if threshold is None else threshold.shape)
+    if mask.dtype not in _MASK_TYPES:
+        raise ValueError(
+            f"pack_graph: mask has type {mask.dtype}, expected bool, float32, float16 or bfloat16; give mask != 0"
+        )
+    if threshold is not None and (mask.dtype is torch.bool or threshold.dtype is not mask.dtype):
+        raise ValueError(
+            f"pack_graph: mask has type {mask.dtype} and threshold {threshold.dtype}, "
+            "expected one type for both: float32, float16 or bfloat16"
+        )
+    graph: Tensor = _pack_graph(mask.detach(), None if threshold is None else threshold.detach())
+    return graph
+
+
 def key_graph_attention(
     q: Tensor,
     k: Tensor,
@@ -171,7 +229,7 @@ def key_graph_attention(
         float32, float16 or bfloat16 [B, H, M, D], [B, H, N, D], [B, H, N, Dv]; or, with `heads`, [B, M, H*D],
         [B, N, H*D], [B, N, H*Dv], as linear layers produce them.
     graph
-        int32[B, G, M, ceil(N/32)] with G = 1 or H, as `key_graph` returns it.
+        int32[B, G, M, ceil(N/32)] with G = 1 or H, as `key_graph` and `pack_graph` return it.
     bias
         Optional [H, M, N], the type of q.
     scale

@@ -56,6 +56,31 @@ def check_key_graph(query: Shape, key: Shape, k: Shape) -> None:
         raise ValueError(f"key_graph: k has shape {list(k)}, expected one element")
 
 
+def check_pack_graph(mask: Shape, threshold: Shape | None) -> None:
+    """Check the shapes of PackGraph's inputs.
+
+    Parameters
+    ----------
+    mask
+        [B, G, M, N].
+    threshold
+        [B, G, M, 1], or None.
+
+    Raises
+    ------
+    ValueError
+        A shape does not fit.
+    """
+    if len(mask) != 4:
+        raise ValueError(f"pack_graph: mask has shape {list(mask)}, expected [B, G, M, N]")
+    if threshold is not None and tuple(threshold) != (*mask[:3], 1):
+        batch, groups, rows, _ = mask
+        raise ValueError(
+            f"pack_graph: threshold has shape {list(threshold)}, expected [B, G, M, 1] = "
+            f"[{batch}, {groups}, {rows}, 1] to match mask {list(mask)}"
+        )
+
+
 def check_key_graph_attention(
     heads: int | None, q: Shape, k: Shape, v: Shape, graph: Shape, bias: Shape | None
 ) -> tuple[int, int]:

@@ -27,19 +27,23 @@ except ModuleNotFoundError as error:
 from .variants import VARIANTS, Variant
 
 DTYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+#: Types of PackGraph's mask.
+MASK_DTYPES = {torch.bool: "i8", **DTYPES}
 #: Alignment in bytes that compiled kernels assume: at other addresses their wide loads fail.
 ALIGNMENT = 16
 #: Kernels use int32 for elements inside one batch index, and for programs in a grid of one dimension.
 _INT32 = 2**31 - 1
 #: Largest block size: a block may end so far beyond the last row or node.
 _LARGEST_BLOCK = 4096
+#: Operators whose grid has the groups as windows.
+_IN_WINDOWS = ("KeyGraph", "PackGraph")
 #: Capability of the interpreter: that of no GPU, above them all.
 _INTERPRETER = 1000
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of a problem. KeyGraph has neither heads nor value channels."""
+    """Sizes of a problem. Only KeyGraphAttention has heads and value channels. PackGraph has nodes for channels."""
 
     batch: int
     groups: int
@@ -54,6 +58,12 @@ def graph_sizes(query: Tensor, key: Tensor) -> Sizes:
     """Return the sizes of `key_graph`'s problem."""
     batch, groups, rows, channels = query.shape
     return Sizes(batch, groups, rows, key.shape[2], channels)
+
+
+def pack_sizes(mask: Tensor) -> Sizes:
+    """Return the sizes of `pack_graph`'s problem."""
+    batch, groups, rows, nodes = mask.shape
+    return Sizes(batch, groups, rows, nodes, nodes)
 
 
 def attention_sizes(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, heads_last: bool) -> Sizes:
@@ -79,13 +89,13 @@ def fitting(
     Parameters
     ----------
     op
-        ``"KeyGraph"`` or ``"KeyGraphAttention"``.
+        ``"KeyGraph"``, ``"PackGraph"`` or ``"KeyGraphAttention"``.
     dtype
         Of the tensors.
     sizes
         Of the problem.
     bias
-        Whether there is one.
+        Whether there is one, or a threshold.
     capability
         The GPU's, as 80 for 8.0.
 
@@ -103,7 +113,7 @@ def fitting(
         variant
         for variant in VARIANTS
         if variant.op == op
-        and variant.dtype == DTYPES.get(dtype)
+        and variant.dtype == MASK_DTYPES.get(dtype)
         and variant.bias == bias
         and variant.runs_on(capability)
         and within(sizes.channels, variant.max_channels)
@@ -124,10 +134,9 @@ def require_int32(op: str, sizes: Sizes) -> None:
     InputError
         They do not.
     """
-    graph = op == "KeyGraph"
     longest = max(sizes.rows, sizes.nodes) + _LARGEST_BLOCK
     elements = sizes.heads * longest * max(sizes.channels, sizes.value_channels, 1)
-    words = (1 if graph else sizes.groups) * sizes.rows * -(-sizes.nodes // 32)
+    words = (1 if op in _IN_WINDOWS else sizes.groups) * sizes.rows * -(-sizes.nodes // 32)
     if max(elements, words) > _INT32:
         raise InputError(
             f"{op}: there are 2^31 elements or more per batch index ({sizes}); attend within smaller windows"
@@ -146,7 +155,7 @@ def programs(variant: Variant, sizes: Sizes) -> int:
 
 
 def _windows(op: str, sizes: Sizes) -> int:
-    return sizes.batch * (sizes.groups if op == "KeyGraph" else 1)
+    return sizes.batch * (sizes.groups if op in _IN_WINDOWS else 1)
 
 
 def capability(device: torch.device) -> int:
@@ -189,6 +198,45 @@ def key_graph(query: Tensor, key: Tensor, k: Tensor, variant: Variant | None = N
         (_aligned(query), _aligned(key), k, graph),
         (sizes.rows, sizes.nodes, sizes.channels),
         programs(variant, sizes),
+    )
+    return graph
+
+
+def pack_graph(mask: Tensor, threshold: Tensor | None, variant: Variant | None = None) -> Tensor:
+    """Launch PackGraph.
+
+    Parameters
+    ----------
+    mask
+        bool, float32, float16 or bfloat16 [B, G, M, N]. Copied if it is not contiguous or not aligned.
+    threshold
+        [B, G, M, 1] of the same type, or None.
+    variant
+        One of `fitting`; the automatic choice by default.
+
+    Returns
+    -------
+    Tensor
+        int32[B, G, M, ceil(N/32)].
+
+    Raises
+    ------
+    InputError
+        As `key_graph`.
+    """
+    sizes = pack_sizes(mask)
+    require_int32("PackGraph", sizes)
+    variant = variant or _automatic("PackGraph", mask, sizes, threshold is not None)
+    graph = mask.new_empty((*mask.shape[:3], -(-sizes.nodes // 32)), dtype=torch.int32)
+    mask = _aligned(mask)
+    if mask.dtype is torch.bool:
+        mask = mask.view(torch.int8)
+    launch(
+        variant,
+        # Without a threshold nothing is read through its pointer, but Triton needs one that has a type.
+        (mask, mask if threshold is None else _aligned(threshold), graph),
+        (sizes.rows, sizes.nodes),
+        programs(variant, sizes) if sizes.nodes else 0,
     )
     return graph
 
@@ -298,7 +346,7 @@ def _automatic(op: str, tensor: Tensor, sizes: Sizes, bias: bool) -> Variant:
     if not variants:
         raise InputError(
             f"no variant of {op} computes {tensor.dtype} with {sizes} on {tensor.device}; "
-            f"types are {', '.join(map(str, DTYPES))}"
+            f"types are {', '.join(map(str, MASK_DTYPES if op == 'PackGraph' else DTYPES))}"
         )
     return variants[0]
 

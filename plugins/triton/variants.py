@@ -12,6 +12,7 @@ from typing import Any
 from .attention_dense import attention_dense
 from .attention_gather import attention_gather
 from .key_graph import key_graph_resident, key_graph_streamed
+from .pack_graph import pack_graph
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,11 @@ class Variant:
     number, name
         Identify it, to programs and to readers.
     op
-        ``"KeyGraph"`` or ``"KeyGraphAttention"``.
+        ``"KeyGraph"``, ``"PackGraph"`` or ``"KeyGraphAttention"``.
     kernel
         The Triton function.
     dtype
-        Triton's name of the storage type: ``"fp32"``, ``"fp16"`` or ``"bf16"``.
+        Triton's name of the storage type: ``"fp32"``, ``"fp16"`` or ``"bf16"``; ``"i8"`` for a mask of bool.
     constants
         Values of the kernel's `tl.constexpr` parameters.
     block_rows, block_value_channels, block_heads
@@ -35,9 +36,10 @@ class Variant:
     max_channels, max_value_channels, max_nodes, max_groups
         Largest sizes that it computes; 0: no limit.
     channel_multiple
-        Channels and value channels must be multiples of it, so that rows are aligned for wide loads.
+        Channels and value channels must be multiples of it, so that rows are aligned for wide loads. Rows of PackGraph
+        have nodes for channels.
     bias
-        Whether a bias is given.
+        Whether the optional input is given: a bias, or PackGraph's threshold.
     warps, stages
         Warps per program, and pipeline stages of a loop.
     max_registers
@@ -83,6 +85,9 @@ SIGNATURES: dict[str, dict[str, str]] = {
     "KeyGraph": {
         "query": "*", "key": "*", "k": "*i64", "graph": "*i32",
         "rows": "i32", "nodes": "i32", "channels": "i32",
+    },
+    "PackGraph": {
+        "mask": "*", "threshold": "*", "graph": "*i32", "rows": "i32", "nodes": "i32",
     },
     "KeyGraphAttention": {
         "q": "*", "k": "*", "v": "*", "graph": "*i32", "bias": "*", "output": "*",
@@ -200,6 +205,22 @@ def _graph(
     )
 
 
+def _pack(dtype: str, element_bytes: int, threshold: bool, aligned: bool) -> Variant:
+    multiple = 16 // element_bytes if aligned else 1
+    return Variant(
+        number=0,
+        name=f"pack_graph_{dtype}_m{multiple}_8x512{'_threshold' * threshold}",
+        op="PackGraph",
+        kernel=pack_graph,
+        dtype=dtype,
+        constants={"CHANNEL_MULTIPLE": multiple, "HAS_THRESHOLD": threshold, "BLOCK_ROWS": 8, "BLOCK_NODES": 512},
+        block_rows=8,
+        channel_multiple=multiple,
+        bias=threshold,
+        min_capability=_least_capability(dtype, turing=dtype != "bf16"),
+    )
+
+
 def _least_capability(dtype: str, turing: bool, half: int = 80) -> int:
     """Return the least capability of a dense kernel.
 
@@ -283,6 +304,19 @@ def _single_variants() -> dict[int, Variant]:
     }
 
 
+def _pack_variants() -> dict[int, Variant]:
+    """Return the variants of PackGraph, for rows of whole 16 bytes first."""
+    kinds = [("i8", 1, False)]
+    kinds += [
+        (dtype, size, given) for dtype, size in (("fp32", 4), ("fp16", 2), ("bf16", 2)) for given in (False, True)
+    ]
+    return {
+        2 * place + (not aligned): _pack(*kind, aligned)
+        for place, kind in enumerate(kinds)
+        for aligned in (True, False)
+    }
+
+
 def _numbered(blocks: dict[int, dict[int, Variant]]) -> tuple[Variant, ...]:
     """Assign each variant its number: the first number of its block plus its key, below 100, in the block."""
     return tuple(
@@ -293,5 +327,11 @@ def _numbered(blocks: dict[int, dict[int, Variant]]) -> tuple[Variant, ...]:
 #: All variants in the order of preference: the first one that fits a problem is the automatic choice. A new variant is
 #: inserted where it is preferred, and gets the next number that its block has never had.
 VARIANTS = _numbered(
-    {100: _single_variants(), 400: _turing_variants(), 200: _half_variants("fp16"), 300: _half_variants("bf16")}
+    {
+        100: _single_variants(),
+        400: _turing_variants(),
+        200: _half_variants("fp16"),
+        300: _half_variants("bf16"),
+        500: _pack_variants(),
+    }
 )

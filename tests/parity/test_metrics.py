@@ -128,7 +128,7 @@ def selection(similarity: np.ndarray[Any, Any], chosen: list[list[int]]) -> Sele
     rows = np.zeros(similarity.shape, bool)
     for row, nodes in zip(rows, chosen, strict=True):
         row[nodes] = True
-    graph = pack_graph(from_numpy(rows))[None, None].numpy()
+    graph = pack_graph(from_numpy(rows)[None, None]).numpy()
     query = np.eye(similarity.shape[0], dtype=np.float32)[None, None]
     return Selection("stage", query, similarity.T[None, None].astype(np.float32), graph)
 

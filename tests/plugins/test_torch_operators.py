@@ -27,6 +27,7 @@ from keygraph.plugins.torch import (
 )
 from keygraph.plugins.torch.attention import mask_attention
 from keygraph.plugins.torch.flex import block_mask
+from keygraph.plugins.torch.graph_bits import pack_bits
 
 
 def arguments(bias: bool = False, nodes: int = 40) -> tuple[Any, ...]:
@@ -200,7 +201,7 @@ def test_bits_round_trip(nodes: int) -> None:
 def test_bit_31_is_the_sign() -> None:
     selected = torch.zeros(1, 33, dtype=torch.bool)
     selected[0, 31] = selected[0, 32] = True
-    assert pack_graph(selected).tolist() == [[-(2**31), 1]]
+    assert pack_bits(selected).tolist() == [[-(2**31), 1]]
 
 
 @pytest.mark.parametrize("k", [0, -1])
@@ -263,3 +264,29 @@ def test_recorded_graphs_can_be_forced() -> None:
     assert agreements[0].selected == 40 * 7
     assert agreements[0].beyond_tolerance > 0
     assert torch.equal(key_graph(x, x, k), before)
+
+
+@pytest.mark.parametrize("thresholded", [False, True])
+def test_opcheck_pack_graph(thresholded: bool) -> None:
+    scores = torch.randn(2, 1, 9, 40)
+    threshold = scores.topk(5).values[..., -1:].contiguous() if thresholded else None
+    checks = torch.library.opcheck(torch.ops.keygraph.pack_graph.default, (scores, threshold))
+    assert set(checks.values()) == {"SUCCESS"}
+
+
+def test_a_threshold_keeps_ties() -> None:
+    scores = torch.tensor([5.0, 1.0, 3.0, 3.0, torch.nan, -0.0]).reshape(1, 1, 1, 6)
+    assert pack_graph(scores, torch.full((1, 1, 1, 1), 3.0)).item() == 0b001101
+    assert pack_graph(scores, torch.zeros(1, 1, 1, 1)).item() == 0b101111
+    assert pack_graph(scores, torch.full((1, 1, 1, 1), torch.nan)).item() == 0
+    assert pack_graph(scores).item() == 0b011111
+
+
+def test_types_that_a_mask_may_have() -> None:
+    mask = torch.ones(1, 1, 2, 3)
+    with pytest.raises(ValueError, match=r"mask has type torch\.int64, expected bool, .*; give mask != 0"):
+        pack_graph(mask.long())
+    with pytest.raises(ValueError, match=r"mask has type torch\.bool and threshold torch\.bool, expected one type"):
+        pack_graph(mask.bool(), mask.bool()[..., :1])
+    with pytest.raises(ValueError, match=r"mask has type torch\.float32 and threshold torch\.float16, expected"):
+        pack_graph(mask, mask[..., :1].half())
