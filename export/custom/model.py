@@ -41,8 +41,8 @@ class CustomModel:
         Its inputs and outputs.
     program
         The network as `capture` made it for these, with keygraph's operators in the place of attentions to a top-k.
-    fused
-        How many attentions these are.
+    fused, packed
+        How many of these attend to a key graph, and how many to the network's own mask.
     provenance
         Where it comes from, as JSON values: entry point, its arguments, SHA-256 of the source.
     sources
@@ -55,6 +55,7 @@ class CustomModel:
     interface: Interface
     program: ExportedProgram
     fused: int
+    packed: int
     provenance: dict[str, Any]
     sources: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
@@ -150,7 +151,7 @@ def examine(
     with in_state(state):
         found = fuse_attentions(program, module, interface, shape, progress)
     lines = (*notes, *more, *map(str, found.verdicts))
-    return CustomModel(module, interface, found.program, found.fused, provenance, sources, lines)
+    return CustomModel(module, interface, found.program, found.fused, found.packed, provenance, sources, lines)
 
 
 def source_of(module: nn.Module) -> dict[str, str]:
