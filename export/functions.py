@@ -146,7 +146,8 @@ def pack_graph_function(threshold: bool) -> FunctionProto:
     body = _Body()
     mask = body.float32("mask")
     if threshold:
-        selected = body.GreaterOrEqual(mask, body.float32("threshold"))
+        # Not GreaterOrEqual, which is true for NaN in OpenVINO.
+        selected = body.LessOrEqual(body.float32("threshold"), mask)
     else:
         # Not a cast to bool, whose result for NaN ONNX does not define.
         selected = body.Not(body.Equal(mask, body.constant(0, np.float32)))

@@ -97,7 +97,8 @@ def _one_pack_form(proto: ModelProto) -> bool:
     for node in proto.graph.node:
         if node in thresholded:
             mask = f"{node.output[0]}_mask"
-            changed.append(onnx.helper.make_node("GreaterOrEqual", node.input, [mask], f"{node.name}_GreaterOrEqual"))
+            compared = [node.input[1], node.input[0]]  # as in the function
+            changed.append(onnx.helper.make_node("LessOrEqual", compared, [mask], f"{node.name}_LessOrEqual"))
             node.input[:] = [mask]
         changed.append(node)
     if thresholded:

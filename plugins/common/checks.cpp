@@ -36,6 +36,16 @@ keygraph_status check(const keygraph_graph_shape* shape, keygraph_dtype dtype) {
   return KEYGRAPH_OK;
 }
 
+keygraph_status check(const keygraph_pack_shape* shape, keygraph_dtype dtype, bool has_threshold) {
+  if (!shape) return KEYGRAPH_NULL_POINTER;
+  if (!valid(dtype) && (dtype != KEYGRAPH_BOOL || has_threshold)) return KEYGRAPH_BAD_DTYPE;
+  if (!addressable({shape->batch, shape->groups, shape->rows, shape->nodes}) ||
+      !addressable({shape->batch, shape->groups, shape->rows}) ||
+      shape->nodes > std::numeric_limits<int32_t>::max())
+    return KEYGRAPH_BAD_SHAPE;
+  return KEYGRAPH_OK;
+}
+
 keygraph_status check(const keygraph_attention_shape* shape, keygraph_dtype dtype, bool has_bias) {
   if (!shape) return KEYGRAPH_NULL_POINTER;
   if (!valid(dtype)) return KEYGRAPH_BAD_DTYPE;
@@ -62,7 +72,8 @@ extern "C" const char* keygraph_status_message(keygraph_status status) {
     case KEYGRAPH_BAD_SHAPE:
       return "a size is negative or a tensor is too large to address";
     case KEYGRAPH_BAD_DTYPE:
-      return "the element type is not supported; choose one of float32, float16, bfloat16";
+      return "the element type is not supported; choose one of float32, float16, bfloat16, or bool for a mask without a "
+             "threshold";
     case KEYGRAPH_BAD_K:
       return "k must be at least 1";
     case KEYGRAPH_BAD_GROUPS:

@@ -14,6 +14,7 @@ constexpr int64_t words_of(int64_t nodes) { return nodes / kWordBits + (nodes % 
 
 // Return KEYGRAPH_OK, or why the operator cannot be called with this shape and type.
 keygraph_status check(const keygraph_graph_shape* shape, keygraph_dtype dtype);
+keygraph_status check(const keygraph_pack_shape* shape, keygraph_dtype dtype, bool has_threshold);
 keygraph_status check(const keygraph_attention_shape* shape, keygraph_dtype dtype, bool has_bias);
 
 }  // namespace keygraph

@@ -86,6 +86,17 @@ void check_k(int64_t k) {
   if (k < 1) refuse("k is " + std::to_string(k) + "; it must be at least 1", KEYGRAPH_BAD_K);
 }
 
+keygraph_pack_shape pack_graph_shape(const Shape& mask, const Shape* threshold) {
+  expect("mask", mask, Shape(4, kUnknown), "[B, G, M, N]");
+  if (threshold)
+    expect("threshold", *threshold, {mask[0], mask[1], mask[2], 1},
+           "[B, G, M, 1] = [" + or_name(mask[0], "B") + ", " + or_name(mask[1], "G") + ", " + or_name(mask[2], "M") +
+               ", 1] to match mask " + text(mask));
+  return {mask[0], mask[1], mask[2], mask[3]};
+}
+
+std::vector<OutputDimension> pack_graph_output() { return {{0, 0, false}, {0, 1, false}, {0, 2, false}, {0, 3, true}}; }
+
 keygraph_attention_shape key_graph_attention_shape(std::optional<int64_t> heads, const Shape& q, const Shape& k,
                                                    const Shape& v, const Shape& graph, const Shape* bias) {
   keygraph_attention_shape shape = q.size() == 3 ? heads_last(heads, q, k, v) : heads_first(q, k, v);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The shape contract of KeyGraph and KeyGraphAttention for the C++ adapters: which shapes and attributes the operators
+// The shape contract of the operators for the C++ adapters: which shapes and attributes the operators
 // accept, what the output's shape is, and the error message otherwise. No framework's header is needed here.
 // plugins/torch/shapes.py is the same contract for Python; tests/plugins/test_operator_errors.py compares the messages.
 #pragma once
@@ -42,6 +42,13 @@ std::vector<OutputDimension> key_graph_output();
 
 // KeyGraph's input k, where the host can read it. Throws OperatorError if it is below 1.
 void check_k(int64_t k);
+
+// Check the shapes of PackGraph's inputs: mask [B, G, M, N]; threshold [B, G, M, 1], or null for none. Throws
+// OperatorError.
+keygraph_pack_shape pack_graph_shape(const Shape& mask, const Shape* threshold);
+
+// The shape of PackGraph's output, [B, G, M, ceil(N / 32)].
+std::vector<OutputDimension> pack_graph_output();
 
 // Check the shapes of KeyGraphAttention's inputs: q [B, H, M, D], k [B, H, N, D], v [B, H, N, Dv]; or q [B, M, H*D],
 // k [B, N, H*D], v [B, N, H*Dv] with the attribute `heads`, which the first form ignores. graph [B, 1 or H, M,

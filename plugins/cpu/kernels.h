@@ -21,6 +21,14 @@ struct GraphProblem {
   int32_t* graph;
 };
 
+struct PackProblem {
+  int64_t rows, nodes, words;  // rows of all windows
+  keygraph_dtype dtype;
+  const void* mask;
+  const void* threshold;
+  int32_t* graph;
+};
+
 struct AttentionProblem {
   int64_t batch, heads, groups, rows, nodes, channels, value_channels, words;
   bool heads_last;
@@ -44,6 +52,8 @@ struct Kernels {
   const char* name;
   Split (*graph_split)(const GraphProblem& problem);
   void (*graph_task)(const GraphProblem& problem, size_t task, char* scratch);
+  Split (*pack_split)(const PackProblem& problem);
+  void (*pack_task)(const PackProblem& problem, size_t task, char* scratch);
   Split (*attention_split)(const AttentionProblem& problem);
   void (*attention_task)(const AttentionProblem& problem, size_t task, char* scratch);
 };

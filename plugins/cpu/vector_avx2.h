@@ -49,6 +49,7 @@ KEYGRAPH_INLINE M ige(I a, I b) { return _mm256_xor_si256(_mm256_cmpgt_epi32(b, 
 KEYGRAPH_INLINE M ieq(I a, I b) { return _mm256_cmpeq_epi32(a, b); }
 KEYGRAPH_INLINE M is_nan(F a) { return _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q)); }
 KEYGRAPH_INLINE M less(F a, F b) { return _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_LT_OQ)); }
+KEYGRAPH_INLINE M ge(F a, F b) { return _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_GE_OQ)); }
 KEYGRAPH_INLINE M both(M a, M b) { return _mm256_and_si256(a, b); }
 KEYGRAPH_INLINE M either(M a, M b) { return _mm256_or_si256(a, b); }
 KEYGRAPH_INLINE bool any(M a) { return _mm256_movemask_ps(_mm256_castsi256_ps(a)) != 0; }
@@ -56,6 +57,9 @@ KEYGRAPH_INLINE bool all(M a) { return _mm256_movemask_ps(_mm256_castsi256_ps(a)
 KEYGRAPH_INLINE M lanes(uint32_t low_bits) {
   const I lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
   return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(low_bits)), lane), lane);
+}
+KEYGRAPH_INLINE uint32_t lane_bits(M a) {
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(a)));
 }
 KEYGRAPH_INLINE F choose(M m, F yes, F no) { return _mm256_blendv_ps(no, yes, _mm256_castsi256_ps(m)); }
 KEYGRAPH_INLINE I ichoose(M m, I yes, I no) { return _mm256_blendv_epi8(no, yes, m); }
@@ -75,6 +79,19 @@ KEYGRAPH_INLINE F load_half(const uint16_t* p) {
 }
 KEYGRAPH_INLINE void store_half(uint16_t* p, F a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+}
+KEYGRAPH_INLINE uint32_t nonzero_bytes(const uint8_t* p) {
+  const I zero = _mm256_cmpeq_epi8(_mm256_loadu_si256(reinterpret_cast<const I*>(p)), _mm256_setzero_si256());
+  return ~static_cast<uint32_t>(_mm256_movemask_epi8(zero));
+}
+KEYGRAPH_INLINE uint32_t nonzero_halves(const uint16_t* p) {
+  const I magnitude = _mm256_set1_epi16(0x7fff);
+  const I low = _mm256_and_si256(magnitude, _mm256_loadu_si256(reinterpret_cast<const I*>(p)));
+  const I high = _mm256_and_si256(magnitude, _mm256_loadu_si256(reinterpret_cast<const I*>(p + 16)));
+  const I zero = _mm256_setzero_si256();
+  // Packs within 128 bits, so the middle quarters change places.
+  const I packed = _mm256_packs_epi16(_mm256_cmpeq_epi16(low, zero), _mm256_cmpeq_epi16(high, zero));
+  return ~static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_permute4x64_epi64(packed, 0xd8)));
 }
 KEYGRAPH_INLINE uint16_t* append_nodes(uint16_t* list, uint32_t word, int first) {
   for (; word; word &= word - 1) *list++ = static_cast<uint16_t>(first + __builtin_ctz(word));

@@ -46,11 +46,13 @@ KEYGRAPH_INLINE M ige(I a, I b) { return _mm512_cmpge_epi32_mask(a, b); }
 KEYGRAPH_INLINE M ieq(I a, I b) { return _mm512_cmpeq_epi32_mask(a, b); }
 KEYGRAPH_INLINE M is_nan(F a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
 KEYGRAPH_INLINE M less(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+KEYGRAPH_INLINE M ge(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 KEYGRAPH_INLINE M both(M a, M b) { return a & b; }
 KEYGRAPH_INLINE M either(M a, M b) { return a | b; }
 KEYGRAPH_INLINE bool any(M a) { return a != 0; }
 KEYGRAPH_INLINE bool all(M a) { return a == 0xffff; }
 KEYGRAPH_INLINE M lanes(uint32_t low_bits) { return static_cast<M>(low_bits); }
+KEYGRAPH_INLINE uint32_t lane_bits(M a) { return a; }
 KEYGRAPH_INLINE F choose(M m, F yes, F no) { return _mm512_mask_blend_ps(m, no, yes); }
 KEYGRAPH_INLINE I ichoose(M m, I yes, I no) { return _mm512_mask_blend_epi32(m, no, yes); }
 KEYGRAPH_INLINE F zero_where(M m, F a) { return _mm512_mask_mov_ps(a, m, _mm512_setzero_ps()); }
@@ -71,6 +73,13 @@ KEYGRAPH_INLINE F load_half(const uint16_t* p) {
 }
 KEYGRAPH_INLINE void store_half(uint16_t* p, F a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+}
+KEYGRAPH_INLINE uint32_t nonzero_bytes(const uint8_t* p) {
+  const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm256_test_epi8_mask(x, x);
+}
+KEYGRAPH_INLINE uint32_t nonzero_halves(const uint16_t* p) {
+  return _mm512_test_epi16_mask(_mm512_loadu_si512(p), _mm512_set1_epi16(0x7fff));
 }
 // Appends the nodes of one graph word to a list, whose buffer has room for 32 more than it will use.
 KEYGRAPH_INLINE uint16_t* append_nodes(uint16_t* list, uint32_t word, int first) {

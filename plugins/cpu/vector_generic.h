@@ -55,6 +55,7 @@ KEYGRAPH_INLINE M ige(I a, I b) { return a >= b; }
 KEYGRAPH_INLINE M ieq(I a, I b) { return a == b; }
 KEYGRAPH_INLINE M is_nan(F a) { return a != a; }
 KEYGRAPH_INLINE M less(F a, F b) { return a < b; }
+KEYGRAPH_INLINE M ge(F a, F b) { return a >= b; }  // not where either is NaN
 KEYGRAPH_INLINE M both(M a, M b) { return a & b; }
 KEYGRAPH_INLINE M either(M a, M b) { return a | b; }
 KEYGRAPH_INLINE bool any(M a) { return (a[0] | a[1] | a[2] | a[3]) != 0; }
@@ -62,6 +63,10 @@ KEYGRAPH_INLINE bool all(M a) { return (a[0] & a[1] & a[2] & a[3]) != 0; }
 KEYGRAPH_INLINE M lanes(uint32_t low_bits) {  // lane i is chosen by bit i
   const I lane = {1, 2, 4, 8};
   return (iset1(static_cast<int32_t>(low_bits)) & lane) == lane;
+}
+KEYGRAPH_INLINE uint32_t lane_bits(M a) {  // undoes `lanes`
+  const I bit = a & I{1, 2, 4, 8};
+  return static_cast<uint32_t>(bit[0] | bit[1] | bit[2] | bit[3]);
 }
 KEYGRAPH_INLINE I imax(I a, I b) { return ichoose(a > b, a, b); }
 KEYGRAPH_INLINE I imin(I a, I b) { return ichoose(a < b, a, b); }
@@ -112,6 +117,23 @@ KEYGRAPH_INLINE F load_half(const uint16_t* p) {
 }
 KEYGRAPH_INLINE void store_half(uint16_t* p, F a) {
   for (int lane = 0; lane < W; ++lane) p[lane] = float_to_half(a[lane]);
+}
+// One bit for each of 32 elements, set where it is not zero; of halves the sign is ignored.
+KEYGRAPH_INLINE uint32_t nonzero_bytes(const uint8_t* p) {
+  uint32_t word = 0;
+  KEYGRAPH_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    uint64_t x;
+    memcpy(&x, p + 8 * i, 8);
+    x = ((((x & 0x7f7f7f7f7f7f7f7fu) + 0x7f7f7f7f7f7f7f7fu) | x) >> 7) & 0x0101010101010101u;
+    word |= static_cast<uint32_t>(x * 0x0102040810204080u >> 56) << 8 * i;  // the bytes' lowest bits, side by side
+  }
+  return word;
+}
+KEYGRAPH_INLINE uint32_t nonzero_halves(const uint16_t* p) {
+  uint32_t word = 0;
+  for (int i = 0; i < 32; ++i) word |= static_cast<uint32_t>((p[i] & 0x7fffu) != 0) << i;
+  return word;
 }
 // The nodes of one graph word, appended to a list that has room for 32 more than it will use.
 KEYGRAPH_INLINE uint16_t* append_nodes(uint16_t* list, uint32_t word, int first) {

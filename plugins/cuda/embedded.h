@@ -11,15 +11,17 @@
 
 namespace keygraph::cuda {
 
+enum class Operator { kKeyGraph, kPackGraph, kKeyGraphAttention };
+
 // The fields of plugins/triton/variants.py; 0 means no limit, or a block that holds everything.
 struct Variant {
   int32_t number;
   const char* name;
-  bool attention;  // otherwise KeyGraph
+  Operator op;
   keygraph_dtype dtype;
   int32_t block_rows, block_value_channels, block_heads;
   int32_t max_channels, max_value_channels, max_nodes, max_groups, channel_multiple;
-  bool bias;
+  bool bias;  // or PackGraph's threshold
 };
 
 // In the order of preference.

@@ -45,11 +45,9 @@ int64_t alignment_of(std::initializer_list<const void*> pointers) {
   return static_cast<int64_t>(bits & -bits);
 }
 
-void require_alignment(int64_t alignment, size_t element_bytes) {
-  if (alignment % static_cast<int64_t>(element_bytes)) require(KEYGRAPH_BAD_ALIGNMENT);
+void require_alignment(int64_t alignment, int64_t element_bytes) {
+  if (alignment % element_bytes) require(KEYGRAPH_BAD_ALIGNMENT);
 }
-
-size_t bytes_of(keygraph_dtype dtype) { return dtype == KEYGRAPH_FLOAT32 ? 4 : 2; }
 
 const Variant& named(keygraph_variant number) {
   const Variant* const variant = variant_of(number);
@@ -156,6 +154,23 @@ extern "C" keygraph_status keygraph_cuda_key_graph(const keygraph_graph_shape* s
   });
 }
 
+extern "C" keygraph_status keygraph_cuda_pack_graph(const keygraph_pack_shape* shape, keygraph_dtype dtype,
+                                                    const void* mask, const void* threshold, int32_t* graph,
+                                                    keygraph_variant variant, keygraph_stream stream) {
+  return guarded([&] {
+    require(keygraph::check(shape, dtype, threshold != nullptr));
+    Problem problem = problem_of(*shape, dtype, threshold != nullptr);
+    if (problem.windows == 0 || shape->rows == 0 || shape->nodes == 0) return;
+    require_pointers({mask, graph});
+    problem.alignment = alignment_of({mask});
+    require_alignment(problem.alignment, bytes_of(dtype));
+    require_alignment(alignment_of({threshold}), bytes_of(dtype));
+    require_alignment(alignment_of({graph}), sizeof *graph);
+    int32_t rows = static_cast<int32_t>(shape->rows), nodes = static_cast<int32_t>(shape->nodes);
+    launch<5>(problem, variant, stream, {&mask, &threshold, &graph, &rows, &nodes});
+  });
+}
+
 extern "C" keygraph_status keygraph_cuda_key_graph_attention(const keygraph_attention_shape* shape,
                                                              keygraph_dtype dtype, const void* q, const void* k,
                                                              const void* v, const int32_t* graph, const void* bias,
@@ -188,6 +203,17 @@ extern "C" int32_t keygraph_cuda_key_graph_variants(const keygraph_graph_shape* 
   guarded([&] {
     require(keygraph::check(shape, dtype));
     count = list_variants(problem_of(*shape, dtype), capability, numbers, capacity);
+  });
+  return count;
+}
+
+extern "C" int32_t keygraph_cuda_pack_graph_variants(const keygraph_pack_shape* shape, keygraph_dtype dtype,
+                                                     int32_t has_threshold, int32_t capability,
+                                                     keygraph_variant* numbers, int32_t capacity) {
+  int32_t count = 0;
+  guarded([&] {
+    require(keygraph::check(shape, dtype, has_threshold != 0));
+    count = list_variants(problem_of(*shape, dtype, has_threshold != 0), capability, numbers, capacity);
   });
   return count;
 }

@@ -15,10 +15,22 @@ constexpr int64_t kInt32 = std::numeric_limits<int32_t>::max();
 
 int64_t blocks(int64_t size, int32_t block) { return block ? size / block + (size % block != 0) : 1; }
 
-int64_t bytes_of(keygraph_dtype dtype) { return dtype == KEYGRAPH_FLOAT32 ? 4 : 2; }
-
 const char* name_of(keygraph_dtype dtype) {
-  return dtype == KEYGRAPH_FLOAT32 ? "float32" : dtype == KEYGRAPH_FLOAT16 ? "float16" : "bfloat16";
+  switch (dtype) {
+    case KEYGRAPH_FLOAT32:
+      return "float32";
+    case KEYGRAPH_FLOAT16:
+      return "float16";
+    case KEYGRAPH_BFLOAT16:
+      return "bfloat16";
+    case KEYGRAPH_BOOL:
+      return "bool";
+  }
+  return "?";
+}
+
+const char* name_of(Operator op) {
+  return op == Operator::kKeyGraph ? "KeyGraph" : op == Operator::kPackGraph ? "PackGraph" : "KeyGraphAttention";
 }
 
 std::string dotted(int32_t capability) {
@@ -55,12 +67,22 @@ int64_t alignment_needed(const Variant& variant) {
 
 }  // namespace
 
+int64_t bytes_of(keygraph_dtype dtype) {
+  return dtype == KEYGRAPH_FLOAT32 ? 4 : dtype == KEYGRAPH_BOOL ? 1 : 2;
+}
+
 Problem problem_of(const keygraph_graph_shape& shape, keygraph_dtype dtype) {
-  return {false, dtype, false, shape.batch * shape.groups, 1, 1, shape.rows, shape.nodes, shape.channels, 1, false};
+  return {Operator::kKeyGraph, dtype,       false,          shape.batch * shape.groups, 1, 1, shape.rows,
+          shape.nodes,         shape.channels, 1, false};
+}
+
+Problem problem_of(const keygraph_pack_shape& shape, keygraph_dtype dtype, bool threshold) {
+  return {Operator::kPackGraph, dtype,       threshold, shape.batch * shape.groups, 1, 1, shape.rows,
+          shape.nodes,          shape.nodes, 1,         false};
 }
 
 Problem problem_of(const keygraph_attention_shape& shape, keygraph_dtype dtype, bool bias) {
-  return {true,       dtype,       bias,           shape.batch,          shape.heads,          shape.groups,
+  return {Operator::kKeyGraphAttention, dtype,       bias,           shape.batch,          shape.heads,          shape.groups,
           shape.rows, shape.nodes, shape.channels, shape.value_channels, shape.heads_last != 0};
 }
 
@@ -112,15 +134,16 @@ const Variant* variant_of(int32_t number) {
 }
 
 Misfit misfit(const Variant& variant, const Problem& problem) {
+  const bool attention = problem.op == Operator::kKeyGraphAttention;
   const auto over = [](int32_t limit, int64_t size) { return limit != 0 && size > limit; };
-  if (variant.attention != problem.attention) return Misfit::kOperator;
+  if (variant.op != problem.op) return Misfit::kOperator;
   if (variant.dtype != problem.dtype) return Misfit::kDtype;
   if (variant.bias != problem.bias) return Misfit::kBias;
   if (over(variant.max_channels, problem.channels)) return Misfit::kChannels;
-  if (problem.attention && over(variant.max_value_channels, problem.value_channels)) return Misfit::kValueChannels;
+  if (attention && over(variant.max_value_channels, problem.value_channels)) return Misfit::kValueChannels;
   if (over(variant.max_nodes, problem.nodes)) return Misfit::kNodes;
   if (problem.channels % variant.channel_multiple != 0 ||
-      (problem.attention && problem.value_channels % variant.channel_multiple != 0))
+      (attention && problem.value_channels % variant.channel_multiple != 0))
     return Misfit::kMultiple;
   if (over(variant.max_groups, problem.groups)) return Misfit::kGroups;
   if (!counts_in_int32(problem) || grid_of(variant, problem) > kInt32) return Misfit::kSize;
@@ -137,11 +160,12 @@ Failure explain(Misfit why, const Variant& variant, const Problem& problem) {
       case Misfit::kNone:
         return "it does";
       case Misfit::kOperator:
-        return problem.attention ? "it is not a variant of KeyGraphAttention" : "it is not a variant of KeyGraph";
+        return std::string("it is not a variant of ") + name_of(problem.op);
       case Misfit::kDtype:
         return std::string("the tensors are ") + name_of(problem.dtype);
       case Misfit::kBias:
-        return problem.bias ? "it does not support a bias" : "it needs a bias";
+        return std::string(problem.bias ? "it does not support a " : "it needs a ") +
+               (problem.op == Operator::kPackGraph ? "threshold" : "bias");
       case Misfit::kChannels:
         return at_most(variant.max_channels, "channels", problem.channels);
       case Misfit::kValueChannels:
@@ -149,7 +173,7 @@ Failure explain(Misfit why, const Variant& variant, const Problem& problem) {
       case Misfit::kNodes:
         return at_most(variant.max_nodes, "nodes", problem.nodes);
       case Misfit::kMultiple:
-        return "channels must be multiples of " + std::to_string(variant.channel_multiple);
+        return std::string(problem.op == Operator::kPackGraph ? "nodes" : "channels") + " must be multiples of " + std::to_string(variant.channel_multiple);
       case Misfit::kGroups:
         return at_most(variant.max_groups, "groups", problem.groups);
       case Misfit::kSize:

@@ -13,16 +13,22 @@ namespace keygraph::cuda {
 
 // The properties of a call that decide which variants fit. Sizes that the operator does not have are 1.
 struct Problem {
-  bool attention;
+  Operator op;
   keygraph_dtype dtype;
-  bool bias;
-  int64_t windows;  // KeyGraph: batch x groups; KeyGraphAttention: batch
-  int64_t heads, groups, rows, nodes, channels, value_channels;
+  bool bias;        // or PackGraph's threshold
+  int64_t windows;  // KeyGraphAttention: batch; the others: batch x groups
+  int64_t heads, groups, rows, nodes;
+  int64_t channels;  // PackGraph: nodes, which are the length of its rows
+  int64_t value_channels;
   bool heads_last;
   int64_t alignment = 16;  // of the tensors' addresses, in bytes
 };
 
+// Of one element.
+int64_t bytes_of(keygraph_dtype dtype);
+
 Problem problem_of(const keygraph_graph_shape& shape, keygraph_dtype dtype);
+Problem problem_of(const keygraph_pack_shape& shape, keygraph_dtype dtype, bool threshold);
 Problem problem_of(const keygraph_attention_shape& shape, keygraph_dtype dtype, bool bias);
 
 // The target for devices of a compute capability (90 for 9.0), or null. PTX is used only if no machine code runs

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// libkeygraph_ort: KeyGraph and KeyGraphAttention as custom operators of ONNX Runtime, in the domain "keygraph", for
-// the CPU provider and, where the library is built with the GPU's kernels, for the CUDA provider. Errors come back as
-// OrtStatus, one line that names the node; no exception crosses the boundary.
+// libkeygraph_ort: the operators as custom operators of ONNX Runtime, in the domain "keygraph", for the CPU provider and,
+// where the library is built with the GPU's kernels, for the CUDA provider. Errors come back as OrtStatus, one line that
+// names the node; no exception crosses the boundary.
 #include <mutex>
 #include <optional>
 #include <string>
@@ -21,23 +21,33 @@ namespace {
 // Runtime takes an output's type from the first registration, or from the one input whose type is left open: q for
 // KeyGraphAttention. So q's type is compared with k's when the kernel runs.
 
-enum class Name { kKeyGraph, kKeyGraphAttention };
-
 struct Op : CustomOp {
-  Op(const Api* api, const Provider& where, Name which, keygraph_dtype storage);
+  Op(const Api* api, const Provider& where, Operator which, keygraph_dtype storage);
 
   const Api* api;
   const Provider* provider;
-  Name name;
+  Operator name;
   keygraph_dtype dtype;
 };
 
 const Op& self(const CustomOp* op) { return *static_cast<const Op*>(op); }
 
-const char* text(Name name) { return name == Name::kKeyGraph ? "KeyGraph" : "KeyGraphAttention"; }
+const char* text(Operator name) {
+  return name == Operator::kKeyGraph ? "KeyGraph" : name == Operator::kPackGraph ? "PackGraph" : "KeyGraphAttention";
+}
 
 ElementType element_of(keygraph_dtype dtype) {
-  return dtype == KEYGRAPH_FLOAT32 ? kFloat : dtype == KEYGRAPH_FLOAT16 ? kFloat16 : kBfloat16;
+  switch (dtype) {
+    case KEYGRAPH_FLOAT32:
+      return kFloat;
+    case KEYGRAPH_FLOAT16:
+      return kFloat16;
+    case KEYGRAPH_BFLOAT16:
+      return kBfloat16;
+    case KEYGRAPH_BOOL:
+      return kBool;
+  }
+  return kUndefined;
 }
 
 // A node, and the provider that computes it.
@@ -67,7 +77,7 @@ OrtStatus* create_kernel(const CustomOp* op, const Api* api, const OrtKernelInfo
     const std::string where = std::string(name) + " node '" + node + "'";
     std::optional<float> scale;
     std::optional<int64_t> heads;
-    if (self(op).name == Name::kKeyGraphAttention) {
+    if (self(op).name == Operator::kKeyGraphAttention) {
       scale = attribute<float>(api, api->KernelInfoGetAttribute_float, info, "scale");
       if (!scale && attribute<int64_t>(api, api->KernelInfoGetAttribute_int64, info, "scale"))
         throw Error{kInvalidArgument, "node '" + node + "': scale must be a float"};
@@ -89,26 +99,39 @@ OrtStatus* compute_key_graph(void* pointer, OrtKernelContext* context) {
   });
 }
 
+OrtStatus* compute_pack_graph(void* pointer, OrtKernelContext* context) {
+  return compute(pointer, [&](const Kernel& kernel) {
+    kernel.provider->pack_graph(kernel.node, context, pack_call(kernel.node, context));
+  });
+}
+
 OrtStatus* compute_attention(void* pointer, OrtKernelContext* context) {
   return compute(pointer, [&](const Kernel& kernel) {
     kernel.provider->key_graph_attention(kernel.node, context, attention_call(kernel.node, context));
   });
 }
 
-Op::Op(const Api* its_api, const Provider& where, Name which, keygraph_dtype storage)
+Op::Op(const Api* its_api, const Provider& where, Operator which, keygraph_dtype storage)
     : CustomOp{}, api(its_api), provider(&where), name(which), dtype(storage) {
   version = kApiVersion;
   GetName = [](const CustomOp* op) { return text(self(op).name); };
   GetExecutionProviderType = [](const CustomOp* op) { return self(op).provider->name; };
-  GetInputTypeCount = [](const CustomOp* op) -> size_t { return self(op).name == Name::kKeyGraph ? 3 : 5; };
+  GetInputTypeCount = [](const CustomOp* op) -> size_t {
+    return self(op).name == Operator::kKeyGraph ? 3 : self(op).name == Operator::kPackGraph ? 2 : 5;
+  };
   GetInputType = [](const CustomOp* op, size_t index) {
-    if (self(op).name == Name::kKeyGraph) return index == 2 ? kInt64 : element_of(self(op).dtype);
+    if (self(op).name == Operator::kKeyGraph) return index == 2 ? kInt64 : element_of(self(op).dtype);
+    if (self(op).name == Operator::kPackGraph) return element_of(self(op).dtype);
     return index == 3 ? kInt32 : index == 0 ? kUndefined : element_of(self(op).dtype);
   };
   GetOutputTypeCount = [](const CustomOp*) -> size_t { return 1; };
-  GetOutputType = [](const CustomOp* op, size_t) { return self(op).name == Name::kKeyGraph ? kInt32 : kUndefined; };
+  GetOutputType = [](const CustomOp* op, size_t) {
+    return self(op).name == Operator::kKeyGraphAttention ? kUndefined : kInt32;
+  };
   GetInputCharacteristic = [](const CustomOp* op, size_t index) {
-    return self(op).name == Name::kKeyGraphAttention && index == 4 ? kOptional : kRequired;
+    const bool bias = self(op).name == Operator::kKeyGraphAttention && index == 4;
+    const bool threshold = self(op).name == Operator::kPackGraph && index == 1;
+    return bias || threshold ? kOptional : kRequired;
   };
   GetOutputCharacteristic = [](const CustomOp*, size_t) { return kRequired; };
   GetInputMemoryType = [](const CustomOp*, size_t) { return kMemoryDefault; };
@@ -116,11 +139,13 @@ Op::Op(const Api* its_api, const Provider& where, Name which, keygraph_dtype sto
   GetVariadicInputMinArity = GetVariadicOutputMinArity = [](const CustomOp*) { return 1; };
   GetVariadicInputHomogeneity = GetVariadicOutputHomogeneity = [](const CustomOp*) { return 1; };
   CreateKernelV2 = create_kernel;
-  KernelComputeV2 = which == Name::kKeyGraph ? compute_key_graph : compute_attention;
+  KernelComputeV2 = which == Operator::kKeyGraph    ? compute_key_graph
+                    : which == Operator::kPackGraph ? compute_pack_graph
+                                                    : compute_attention;
   KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
   InferOutputShapeFn = [](const CustomOp* op, OrtShapeInferContext* context) {
     const Op& it = self(op);
-    return guarded(it.api, text(it.name), [&] { infer_shape(it.api, context, it.name == Name::kKeyGraph); });
+    return guarded(it.api, text(it.name), [&] { infer_shape(it.api, context, it.name); });
   };
   GetStartVersion = [](const CustomOp*) { return 1; };
   GetEndVersion = [](const CustomOp*) { return 1; };
@@ -138,10 +163,12 @@ OrtCustomOpDomain* domain_of(const Api* api) {
 #if defined(KEYGRAPH_WITH_CUDA)
              &cuda_provider,
 #endif
-         })
-      for (const Name name : {Name::kKeyGraph, Name::kKeyGraphAttention})
+         }) {
+      for (const Operator name : {Operator::kKeyGraph, Operator::kPackGraph, Operator::kKeyGraphAttention})
         for (const keygraph_dtype dtype : {KEYGRAPH_FLOAT32, KEYGRAPH_FLOAT16, KEYGRAPH_BFLOAT16})
           ops.emplace_back(api, *provider, name, dtype);
+      ops.emplace_back(api, *provider, Operator::kPackGraph, KEYGRAPH_BOOL);
+    }
     OrtCustomOpDomain* created = nullptr;
     check(api->CreateCustomOpDomain("keygraph", &created));
     for (const Op& op : ops) check(api->CustomOpDomain_Add(created, &op));

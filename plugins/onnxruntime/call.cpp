@@ -36,6 +36,15 @@ Tensor input(const Api* api, OrtKernelContext* context, size_t index) {
   return {std::move(shape), data, type};
 }
 
+// An input that a node may lack; nothing where it does.
+std::optional<Tensor> optional_input(const Api* api, OrtKernelContext* context, size_t index) {
+  size_t inputs = 0;
+  check(api->KernelContext_GetInputCount(context, &inputs));
+  if (index >= inputs) return std::nullopt;
+  const Tensor tensor = input(api, context, index);
+  return tensor.data || !tensor.shape.empty() ? std::optional(tensor) : std::nullopt;
+}
+
 void* make_output(const Api* api, OrtKernelContext* context, const Shape& shape) {
   OrtValue* value = nullptr;
   check(api->KernelContext_GetOutput(context, 0, shape.data(), shape.size(), &value));
@@ -63,23 +72,28 @@ GraphCall graph_call(const Node& node, OrtKernelContext* context) {
   return {shape, query.data, key.data, static_cast<const int64_t*>(k.data), static_cast<int32_t*>(graph)};
 }
 
+PackCall pack_call(const Node& node, OrtKernelContext* context) {
+  const Tensor mask = input(node.api, context, 0);
+  const std::optional<Tensor> threshold = optional_input(node.api, context, 1);
+  const keygraph_pack_shape shape = pack_graph_shape(mask.shape, threshold ? &threshold->shape : nullptr);
+  void* graph = make_output(node.api, context, output_shape(pack_graph_output(), {&mask}));
+  return {shape, mask.data, threshold ? threshold->data : nullptr, static_cast<int32_t*>(graph)};
+}
+
 AttentionCall attention_call(const Node& node, OrtKernelContext* context) {
   const Tensor q = input(node.api, context, 0), k = input(node.api, context, 1), v = input(node.api, context, 2),
                graph = input(node.api, context, 3);
-  size_t inputs = 0;
-  check(node.api->KernelContext_GetInputCount(context, &inputs));
-  const Tensor bias = inputs > 4 ? input(node.api, context, 4) : Tensor{{}, nullptr, kUndefined};
-  const bool has_bias = bias.data || !bias.shape.empty();
+  const std::optional<Tensor> bias = optional_input(node.api, context, 4);
   if (q.type != k.type) throw Error{kInvalidArgument, "q and k have different element types"};
   const keygraph_attention_shape shape =
-      key_graph_attention_shape(node.heads, q.shape, k.shape, v.shape, graph.shape, has_bias ? &bias.shape : nullptr);
+      key_graph_attention_shape(node.heads, q.shape, k.shape, v.shape, graph.shape, bias ? &bias->shape : nullptr);
   void* output = make_output(node.api, context, output_shape(key_graph_attention_output(q.shape.size()), {&q, &k, &v}));
   return {shape,
           q.data,
           k.data,
           v.data,
           static_cast<const int32_t*>(graph.data),
-          bias.data,
+          bias ? bias->data : nullptr,
           node.scale.value_or(default_scale(shape.channels)),
           output};
 }

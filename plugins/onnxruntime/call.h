@@ -12,6 +12,8 @@
 
 namespace keygraph::ort {
 
+enum class Operator { kKeyGraph, kPackGraph, kKeyGraphAttention };
+
 // A node of a session.
 struct Node {
   const Api* api;
@@ -28,6 +30,12 @@ struct GraphCall {
   int32_t* graph;
 };
 
+struct PackCall {
+  keygraph_pack_shape shape;
+  const void *mask, *threshold;
+  int32_t* graph;
+};
+
 struct AttentionCall {
   keygraph_attention_shape shape;
   const void *q, *k, *v;
@@ -39,6 +47,7 @@ struct AttentionCall {
 
 // Check the inputs' shapes and allocate the output. Throw OperatorError, Error or StatusError.
 GraphCall graph_call(const Node& node, OrtKernelContext* context);
+PackCall pack_call(const Node& node, OrtKernelContext* context);
 AttentionCall attention_call(const Node& node, OrtKernelContext* context);
 
 }  // namespace keygraph::ort

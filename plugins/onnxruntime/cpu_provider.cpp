@@ -36,6 +36,12 @@ void key_graph(const Node& node, OrtKernelContext* context, const GraphCall& cal
           threads);
 }
 
+void pack_graph(const Node& node, OrtKernelContext* context, const PackCall& call) {
+  SessionThreads threads{node.api, context};
+  const keygraph_parallel parallel{&SessionThreads::run, &threads};
+  require(keygraph_cpu_pack_graph(&call.shape, node.dtype, call.mask, call.threshold, call.graph, &parallel), threads);
+}
+
 void key_graph_attention(const Node& node, OrtKernelContext* context, const AttentionCall& call) {
   SessionThreads threads{node.api, context};
   const keygraph_parallel parallel{&SessionThreads::run, &threads};
@@ -46,6 +52,6 @@ void key_graph_attention(const Node& node, OrtKernelContext* context, const Atte
 
 }  // namespace
 
-const Provider cpu_provider{"CPUExecutionProvider", key_graph, key_graph_attention};
+const Provider cpu_provider{"CPUExecutionProvider", key_graph, pack_graph, key_graph_attention};
 
 }  // namespace keygraph::ort

@@ -29,6 +29,11 @@ void key_graph(const Node& node, OrtKernelContext* context, const GraphCall& cal
                                   stream_of(node, context)));
 }
 
+void pack_graph(const Node& node, OrtKernelContext* context, const PackCall& call) {
+  require(keygraph_cuda_pack_graph(&call.shape, node.dtype, call.mask, call.threshold, call.graph, KEYGRAPH_AUTOMATIC,
+                                   stream_of(node, context)));
+}
+
 void key_graph_attention(const Node& node, OrtKernelContext* context, const AttentionCall& call) {
   require(keygraph_cuda_key_graph_attention(&call.shape, node.dtype, call.q, call.k, call.v, call.graph, call.bias,
                                             call.scale, call.output, KEYGRAPH_AUTOMATIC, stream_of(node, context)));
@@ -36,6 +41,6 @@ void key_graph_attention(const Node& node, OrtKernelContext* context, const Atte
 
 }  // namespace
 
-const Provider cuda_provider{"CUDAExecutionProvider", key_graph, key_graph_attention};
+const Provider cuda_provider{"CUDAExecutionProvider", key_graph, pack_graph, key_graph_attention};
 
 }  // namespace keygraph::ort

@@ -53,13 +53,18 @@ void set_output_shape(const Api* api, const OrtShapeInferContext* context, const
 
 }  // namespace
 
-void infer_shape(const Api* api, const OrtShapeInferContext* context, bool is_graph) {
-  const std::vector<Symbolic> inputs = {input_shape(api, context, 0), input_shape(api, context, 1),
-                                        is_graph ? Symbolic{} : input_shape(api, context, 2)};
+void infer_shape(const Api* api, const OrtShapeInferContext* context, Operator op) {
+  // Those that the output's shape depends on.
+  const size_t count = op == Operator::kPackGraph ? 1 : op == Operator::kKeyGraph ? 2 : 3;
+  std::vector<Symbolic> inputs;
+  for (size_t i = 0; i < count; ++i) inputs.push_back(input_shape(api, context, i));
   const size_t rank = inputs[0].sizes.size();
   Symbolic output;
-  output.type = is_graph ? kInt32 : inputs[0].type;
-  for (const OutputDimension& dimension : is_graph ? key_graph_output() : key_graph_attention_output(rank)) {
+  output.type = op == Operator::kKeyGraphAttention ? inputs[0].type : kInt32;
+  const std::vector<OutputDimension> dimensions = op == Operator::kPackGraph  ? pack_graph_output()
+                                                  : op == Operator::kKeyGraph ? key_graph_output()
+                                                                              : key_graph_attention_output(rank);
+  for (const OutputDimension& dimension : dimensions) {
     const Symbolic& input = inputs[dimension.input];
     if (input.sizes.size() != rank || dimension.axis >= rank) return;
     const int64_t size = input.sizes[dimension.axis];

@@ -3,11 +3,11 @@
 // Shape inference while a model is loaded; dimensions that are not known yet keep their names.
 #pragma once
 
-#include "ort_api.h"
+#include "call.h"
 
 namespace keygraph::ort {
 
-// Report what is known of the output's shape, of KeyGraph if `is_graph`, else of KeyGraphAttention. Throws StatusError.
-void infer_shape(const Api* api, const OrtShapeInferContext* context, bool is_graph);
+// Report what is known of the shape of an operator's output. Throws StatusError.
+void infer_shape(const Api* api, const OrtShapeInferContext* context, Operator op);
 
 }  // namespace keygraph::ort

@@ -115,6 +115,7 @@ static_assert(int{ours::kUndefined} == ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED &
               int{ours::kFloat} == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT &&
               int{ours::kInt32} == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32 &&
               int{ours::kInt64} == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 &&
+              int{ours::kBool} == ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL &&
               int{ours::kFloat16} == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 &&
               int{ours::kBfloat16} == ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16);
 static_assert(int{ours::kRequired} == INPUT_OUTPUT_REQUIRED && int{ours::kOptional} == INPUT_OUTPUT_OPTIONAL);

@@ -12,6 +12,7 @@ namespace keygraph::ort {
 struct Provider {
   const char* name;
   void (*key_graph)(const Node& node, OrtKernelContext* context, const GraphCall& call);
+  void (*pack_graph)(const Node& node, OrtKernelContext* context, const PackCall& call);
   void (*key_graph_attention)(const Node& node, OrtKernelContext* context, const AttentionCall& call);
 };
 

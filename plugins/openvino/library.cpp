@@ -35,6 +35,12 @@ ov::OutputVector key_graph(const ov::frontend::NodeContext& node) {
   return op->outputs();
 }
 
+ov::OutputVector pack_graph(const ov::frontend::NodeContext& node) {
+  const auto op = converted<PackGraph>(node);
+  op->constructor_validate_and_infer_types();
+  return op->outputs();
+}
+
 ov::OutputVector key_graph_attention(const ov::frontend::NodeContext& node) {
   const auto op = converted<KeyGraphAttention>(node);
   const ov::Any scale = node.get_attribute_as_any("scale");
@@ -56,8 +62,10 @@ OPENVINO_EXTENSION_C_API void create_extensions(std::vector<ov::Extension::Ptr>&
   if (!keygraph_cpu_isa()) throw std::runtime_error(keygraph_status_message(KEYGRAPH_BAD_ISA));
   extensions = {
       std::make_shared<ov::OpExtension<KeyGraph>>(),
+      std::make_shared<ov::OpExtension<PackGraph>>(),
       std::make_shared<ov::OpExtension<KeyGraphAttention>>(),
       std::make_shared<ConversionExtension>("KeyGraph", "keygraph", key_graph),
+      std::make_shared<ConversionExtension>("PackGraph", "keygraph", pack_graph),
       std::make_shared<ConversionExtension>("KeyGraphAttention", "keygraph", key_graph_attention),
   };
 }

@@ -63,6 +63,16 @@ void check_types(const std::vector<ov::element::Type>& types) {
   }
 }
 
+// The type of a mask without a threshold. OpenVINO's CPU plugin stores bool as u8.
+keygraph_dtype mask_storage(const ov::element::Type& type) {
+  return type == ov::element::boolean || type == ov::element::u8 ? KEYGRAPH_BOOL : storage(type);
+}
+
+void check_mask_types(const std::vector<ov::element::Type>& types) {
+  if (types.size() > 1) return check_types(types);
+  if (types[0].is_static()) mask_storage(types[0]);
+}
+
 // OpenVINO's CPU plugin stores int64 as int32.
 int64_t value_of(const ov::Tensor& k) {
   return k.get_element_type() == ov::element::i32 ? *k.data<const int32_t>() : *k.data<const int64_t>();
@@ -124,6 +134,12 @@ keygraph_graph_shape graph_shape(const std::vector<AnyShape>& inputs) {
 }
 
 template <class AnyShape>
+keygraph_pack_shape pack_shape(const std::vector<AnyShape>& inputs) {
+  const Shape threshold = inputs.size() > 1 ? sizes(inputs[1]) : Shape{};
+  return pack_graph_shape(sizes(inputs[0]), inputs.size() > 1 ? &threshold : nullptr);
+}
+
+template <class AnyShape>
 keygraph_attention_shape attention_shape(std::optional<int64_t> heads, const std::vector<AnyShape>& inputs) {
   const Shape bias = inputs.size() > 4 ? sizes(inputs[4]) : Shape{};
   return key_graph_attention_shape(heads, sizes(inputs[0]), sizes(inputs[1]), sizes(inputs[2]), sizes(inputs[3]),
@@ -178,6 +194,32 @@ void KeyGraph::compute(ov::Tensor& output, const ov::TensorVector& inputs) const
   output.set_shape(output_shape(key_graph_output(), shapes));
   require(keygraph_cpu_key_graph(&shape, storage(query.get_element_type()), query.data(), key.data(), selected,
                                  output.data<int32_t>(), &kParallel));
+}
+
+bool PackGraph::visit_attributes(ov::AttributeVisitor& visitor) {
+  visitor.on_attribute("onnx_name", onnx_name);
+  return true;
+}
+
+std::shared_ptr<ov::Node> PackGraph::clone_with_new_inputs(const ov::OutputVector& inputs) const {
+  return clone(std::make_shared<PackGraph>(), *this, inputs);
+}
+
+Operation::Result PackGraph::infer() const {
+  check_mask_types(types_of(input_values(), {0, 1}));
+  const std::vector<ov::PartialShape> inputs = shapes_of(input_values());
+  if (!ranks_known(inputs)) return {ov::element::i32, ov::PartialShape::dynamic(4)};
+  pack_shape(inputs);
+  return {ov::element::i32, output_shape(pack_graph_output(), inputs)};
+}
+
+void PackGraph::compute(ov::Tensor& output, const ov::TensorVector& inputs) const {
+  check_mask_types(types_of(inputs, {0, 1}));
+  const std::vector<ov::Shape> shapes = shapes_of(inputs);
+  const keygraph_pack_shape shape = pack_shape(shapes);
+  output.set_shape(output_shape(pack_graph_output(), shapes));
+  require(keygraph_cpu_pack_graph(&shape, mask_storage(inputs[0].get_element_type()), inputs[0].data(),
+                                  inputs.size() > 1 ? inputs[1].data() : nullptr, output.data<int32_t>(), &kParallel));
 }
 
 bool KeyGraphAttention::visit_attributes(ov::AttributeVisitor& visitor) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// KeyGraph and KeyGraphAttention as operations of OpenVINO, computed on the CPU with OpenVINO's own threads.
+// The operators as operations of OpenVINO, computed on the CPU with OpenVINO's own threads.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@
 
 namespace keygraph::openvino {
 
-// What both operations do. Errors are ov::Exception, one line that names the node.
+// What all operations do. Errors are ov::Exception, one line that names the node.
 class Operation : public ov::op::Op {
  public:
   // The ONNX node's name, by which messages call it; OpenVINO renames nodes after their outputs.
@@ -36,6 +36,18 @@ class Operation : public ov::op::Op {
 class KeyGraph final : public Operation {
  public:
   OPENVINO_OP("KeyGraph", "keygraph");
+
+  bool visit_attributes(ov::AttributeVisitor& visitor) override;
+  std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override;
+
+ private:
+  Result infer() const override;
+  void compute(ov::Tensor& output, const ov::TensorVector& inputs) const override;
+};
+
+class PackGraph final : public Operation {
+ public:
+  OPENVINO_OP("PackGraph", "keygraph");
 
   bool visit_attributes(ov::AttributeVisitor& visitor) override;
   std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override;

@@ -59,9 +59,10 @@ class Creator final : public nvinfer1::IPluginCreatorV3One {
 extern "C" KEYGRAPH_EXPORT nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count) {
   using namespace keygraph::trt;
   static Creator<KeyGraph> key_graph;
+  static Creator<PackGraph> pack_graph;
   static Creator<KeyGraphAttention> attention;
-  static nvinfer1::IPluginCreatorInterface* const creators[] = {&key_graph, &attention};
-  count = 2;
+  static nvinfer1::IPluginCreatorInterface* const creators[] = {&key_graph, &pack_graph, &attention};
+  count = 3;
   return creators;
 }
 

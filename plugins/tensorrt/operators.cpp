@@ -44,6 +44,12 @@ keygraph_attention_shape attention_shape(const Node& node, int32_t count, DimsOf
                                    shape_of(dims(3)), count > 4 ? &bias : nullptr);
 }
 
+template <class DimsOf>
+keygraph_pack_shape pack_shape(int32_t count, DimsOf dims) {
+  const Shape threshold = count > 1 ? shape_of(dims(1)) : Shape{};
+  return pack_graph_shape(shape_of(dims(0)), count > 1 ? &threshold : nullptr);
+}
+
 keygraph_dtype storage(const PluginTensorDesc& tensor) {
   const keygraph_dtype dtype = dtype_of(tensor.type);
   if (!dtype) throw OperatorError(KEYGRAPH_BAD_DTYPE, keygraph_status_message(KEYGRAPH_BAD_DTYPE));
@@ -63,6 +69,10 @@ keygraph_dtype dtype_of(nvinfer1::DataType type) {
     default:
       return keygraph_dtype{};
   }
+}
+
+keygraph_dtype mask_dtype_of(nvinfer1::DataType type) {
+  return type == nvinfer1::DataType::kBOOL ? KEYGRAPH_BOOL : dtype_of(type);
 }
 
 // ---- KeyGraph(query, key, k) -> graph ----
@@ -90,6 +100,34 @@ keygraph_status KeyGraph::enqueue(const Problem& problem, const void* const* inp
   return keygraph_cuda_key_graph(&problem.shape, problem.dtype, inputs[0], inputs[1],
                                  static_cast<const int64_t*>(inputs[2]), static_cast<int32_t*>(output), variant,
                                  stream);
+}
+
+// ---- PackGraph(mask[, threshold]) -> graph ----
+
+Role PackGraph::role(int32_t tensor, int32_t inputs) {
+  return tensor == inputs ? Role::kGraph : inputs == 1 ? Role::kMask : Role::kStorage;
+}
+
+void PackGraph::shape(const Node&, const DimsExprs* inputs, int32_t count, DimsExprs& output, IExprBuilder& builder) {
+  pack_shape(count, [&](int32_t i) { return inputs[i]; });
+  set_output(output, pack_graph_output(), inputs, builder);
+}
+
+PackGraph::Problem PackGraph::problem(const Node&, const PluginTensorDesc* inputs, int32_t count) {
+  const keygraph_pack_shape shape = pack_shape(count, [&](int32_t i) { return inputs[i].dims; });
+  const keygraph_dtype dtype = count == 1 ? mask_dtype_of(inputs[0].type) : dtype_of(inputs[0].type);
+  if (!dtype) throw OperatorError(KEYGRAPH_BAD_DTYPE, keygraph_status_message(KEYGRAPH_BAD_DTYPE));
+  return {shape, dtype, count == 2};
+}
+
+int32_t PackGraph::variants(const Problem& problem, keygraph_variant* variants, int32_t capacity) {
+  return keygraph_cuda_pack_graph_variants(&problem.shape, problem.dtype, problem.has_threshold, 0, variants, capacity);
+}
+
+keygraph_status PackGraph::enqueue(const Problem& problem, const void* const* inputs, void* output,
+                                   keygraph_variant variant, keygraph_stream stream) {
+  return keygraph_cuda_pack_graph(&problem.shape, problem.dtype, inputs[0], problem.has_threshold ? inputs[1] : nullptr,
+                                  static_cast<int32_t*>(output), variant, stream);
 }
 
 // ---- KeyGraphAttention(q, k, v, graph[, bias]) -> output ----

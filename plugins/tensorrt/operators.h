@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The two operators as TensorRT needs them: their tensors, their shapes, and the call that computes them. One class per
+// The operators as TensorRT needs them: their tensors, their shapes, and the call that computes them. One class per
 // operator, with the same functions; the template `Plugin` is instantiated with each.
 #pragma once
 
@@ -11,11 +11,13 @@
 
 namespace keygraph::trt {
 
-// What a tensor holds: values of the operator's storage type, words of the graph (int32), or k (int64).
-enum class Role { kStorage, kGraph, kCount };
+// What a tensor holds: values of the operator's storage type, a mask without a threshold (also of bool), words of the
+// graph (int32), or k (int64).
+enum class Role { kStorage, kMask, kGraph, kCount };
 
 // The storage type for a type of TensorRT; 0 if it is none.
 keygraph_dtype dtype_of(nvinfer1::DataType type);
+keygraph_dtype mask_dtype_of(nvinfer1::DataType type);
 
 class KeyGraph {
  public:
@@ -36,6 +38,29 @@ class KeyGraph {
   static void shape(const Node& node, const nvinfer1::DimsExprs* inputs, int32_t count, nvinfer1::DimsExprs& output,
                     nvinfer1::IExprBuilder& builder);
   // The sizes of one call. Throws OperatorError.
+  static Problem problem(const Node& node, const nvinfer1::PluginTensorDesc* inputs, int32_t count);
+
+  static int32_t variants(const Problem& problem, keygraph_variant* variants, int32_t capacity);
+  static keygraph_status enqueue(const Problem& problem, const void* const* inputs, void* output,
+                                 keygraph_variant variant, keygraph_stream stream);
+};
+
+class PackGraph {
+ public:
+  static constexpr const char* kName = "PackGraph";
+  static constexpr bool kHasAttributes = false;
+
+  struct Problem {
+    keygraph_pack_shape shape;
+    keygraph_dtype dtype;
+    bool has_threshold;
+  };
+
+  static bool takes(int32_t inputs) { return inputs == 1 || inputs == 2; }
+  static Role role(int32_t tensor, int32_t inputs);
+
+  static void shape(const Node& node, const nvinfer1::DimsExprs* inputs, int32_t count, nvinfer1::DimsExprs& output,
+                    nvinfer1::IExprBuilder& builder);
   static Problem problem(const Node& node, const nvinfer1::PluginTensorDesc* inputs, int32_t count);
 
   static int32_t variants(const Problem& problem, keygraph_variant* variants, int32_t capacity);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// IPluginV3 for both operators.
+// IPluginV3 for the operators.
 //
 // Tactics are the numbers of the kernels' variants that the current device can run. Without a device (TensorRT-RTX
 // builds for other GPUs) there are none, and the choice is made at run time. If a tactic does not fit the device or the
@@ -98,6 +98,8 @@ class Plugin final : public nvinfer1::IPluginV3,
     switch (Operator::role(tensor, inputs)) {
       case Role::kStorage:
         return desc.type == tensors[0].desc.type && dtype_of(desc.type);
+      case Role::kMask:
+        return mask_dtype_of(desc.type);
       case Role::kGraph:
         return desc.type == nvinfer1::DataType::kINT32;
       case Role::kCount:
@@ -106,8 +108,8 @@ class Plugin final : public nvinfer1::IPluginV3,
     return false;
   }
 
-  // One per storage type.
-  int32_t getFormatCombinationLimit() noexcept override { return 3; }
+  // One per storage type, and bool.
+  int32_t getFormatCombinationLimit() noexcept override { return 4; }
 
   // Collects the tactics for the sizes that TensorRT times, which are the profile's optimum.
   int32_t configurePlugin(const DynamicDesc* inputs, int32_t count, const DynamicDesc*,

@@ -25,6 +25,8 @@ class BadCall:
 
     @property
     def op(self) -> str:
+        if "mask" in self.shapes:
+            return "PackGraph"
         return "KeyGraph" if "query" in self.shapes else "KeyGraphAttention"
 
     @property
@@ -45,6 +47,10 @@ def _graph(**changes: Any) -> dict[str, Shape]:
     return {"query": (2, 3, 4, 8), "key": (2, 3, 40, 8), "k": (1,)} | changes
 
 
+def _pack(**changes: Any) -> dict[str, Shape]:
+    return {"mask": (2, 3, 4, 40)} | changes
+
+
 def _attention(**changes: Any) -> dict[str, Shape]:
     return {"q": (2, 3, 4, 8), "k": (2, 3, 40, 8), "v": (2, 3, 40, 6), "graph": (2, 1, 4, 2)} | changes
 
@@ -54,6 +60,7 @@ def _heads_last(**changes: Any) -> dict[str, Shape]:
 
 
 _KEY = "expected [B, G, N, C] = [2, 3, N, 8] to match query [2, 3, 4, 8]"
+_THRESHOLD = "expected [B, G, M, 1] = [2, 3, 4, 1] to match mask [2, 3, 4, 40]"
 _K = "expected [B, H, N, D] = [2, 3, N, 8] to match q [2, 3, 4, 8]"
 _V = "expected [B, H, N, Dv] = [2, 3, 40, Dv] to match k [2, 3, 40, 8]"
 _GRAPH = "expected [B, 1 or H, M, ceil(N/32)] = [2, 1 or 3, 4, 2]"
@@ -68,6 +75,10 @@ BAD_CALLS = [
     BadCall("no k", _graph(k=(1, 0)), "k has shape [1, 0], expected one element"),
     BadCall("k is 0", _graph(), "k is 0; it must be at least 1", k=0),
     BadCall("k is negative", _graph(), "k is -3; it must be at least 1", k=-3),
+    BadCall("mask's rank", _pack(mask=(3, 4, 40)), "mask has shape [3, 4, 40], expected [B, G, M, N]"),
+    BadCall("threshold's rank", _pack(threshold=(2, 3, 4)), f"threshold has shape [2, 3, 4], {_THRESHOLD}"),
+    BadCall("threshold's batch", _pack(threshold=(1, 3, 4, 1)), f"threshold has shape [1, 3, 4, 1], {_THRESHOLD}"),
+    BadCall("threshold's nodes", _pack(threshold=(2, 3, 4, 40)), f"threshold has shape [2, 3, 4, 40], {_THRESHOLD}"),
     BadCall("q's rank", _attention(q=(4, 8)), "q has shape [4, 8], expected [B, H, M, D], or [B, M, H*D] with heads"),
     BadCall("k's rank", _attention(k=(8,)), f"k has shape [8], {_K}"),
     BadCall("k's batch", _attention(k=(1, 3, 40, 8)), f"k has shape [1, 3, 40, 8], {_K}"),

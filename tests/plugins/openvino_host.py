@@ -74,6 +74,11 @@ class OpenVino:
         model = compiled_node("KeyGraph", name_of(query.dtype), False, None, self.functions)
         return self._run(model, query, key, np.array([k]), dtype=np.dtype(np.int32))
 
+    def pack_graph(self, mask: np.ndarray, threshold: np.ndarray | None = None) -> np.ndarray:
+        model = compiled_node("PackGraph", name_of(mask.dtype), threshold is not None, None, self.functions)
+        inputs = [mask] if threshold is None else [mask, threshold]
+        return self._run(model, *inputs, dtype=np.dtype(np.int32))
+
     def key_graph_attention(
         self,
         q: np.ndarray,

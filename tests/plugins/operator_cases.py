@@ -1,4 +1,4 @@
-"""The conformance suite's cases, as data; `graph_inputs` and `attention_inputs` make the arrays."""
+"""The conformance suite's cases, as data; `graph_inputs`, `pack_inputs` and `attention_inputs` make the arrays."""
 
 from __future__ import annotations
 
@@ -91,6 +91,67 @@ def graph_inputs(case: GraphCase, dtype: type) -> tuple[np.ndarray, np.ndarray]:
         key[:] = np.exp2(random.integers(-14, 15, key_shape)) * random.choice([-1, 1], key_shape)
     query, key = query.astype(dtype), key.astype(dtype)
     return (key, key) if case.same else (query, key)
+
+
+@dataclass(frozen=True)
+class PackCase:
+    """`values`: what a mask of floats holds; bool masks are true where it is not 0."""
+
+    name: str
+    batch: int = 1
+    groups: int = 1
+    rows: int = 9
+    nodes: int = 70
+    values: str = "normal"
+    threshold: bool = False
+
+
+PACK_CASES = [
+    PackCase("plain"),
+    PackCase("window", batch=2, rows=256, nodes=256),
+    PackCase("several tasks", batch=3, groups=2, rows=200, nodes=1024),
+    PackCase("one node", nodes=1),
+    PackCase("N is 31", groups=3, nodes=31),
+    PackCase("N is 32", nodes=32),
+    PackCase("N is 33", batch=3, nodes=33),
+    PackCase("N is 64", nodes=64),
+    PackCase("nothing", values="zeros"),
+    PackCase("everything", values="ones"),
+    PackCase("signed zeros", values="signed zeros"),
+    PackCase("not finite", values="not finite"),
+    PackCase("subnormal", values="subnormal"),
+    PackCase("scores", threshold=True),
+    PackCase("scores of a window", batch=2, rows=256, nodes=256, threshold=True),
+    PackCase("scores, several tasks", batch=3, groups=2, rows=200, nodes=1024, threshold=True),
+    PackCase("scores, N is 33", groups=2, nodes=33, threshold=True),
+    PackCase("scores with ties", values="integers", threshold=True),
+    PackCase("scores of signed zeros", values="signed zeros", threshold=True),
+    PackCase("scores, not finite", rows=40, values="not finite", threshold=True),
+    PackCase("subnormal scores", values="subnormal", threshold=True),
+]
+
+
+def pack_inputs(case: PackCase, dtype: type) -> dict[str, np.ndarray | None]:
+    random = np.random.default_rng(len(case.name) * 1000 + case.nodes)
+    shape = (case.batch, case.groups, case.rows, case.nodes)
+    mask = random.standard_normal(shape)
+    if not case.threshold:
+        mask[random.random(shape) < 0.5] = 0
+    if case.values in ("zeros", "ones"):
+        mask[:] = case.values == "ones"
+    elif case.values == "integers":
+        mask = random.integers(-3, 4, shape).astype(float)
+    elif case.values == "signed zeros":
+        mask = random.choice([0.0, -0.0, 1.0, -1.0], shape)
+    elif case.values == "not finite":
+        mask = random.choice([np.inf, -np.inf, np.nan, 0.0, -1.0, 2.0], shape)
+    elif case.values == "subnormal":
+        smallest = 2.0**-24 if dtype is np.float16 else 2.0**-130
+        mask = random.choice([smallest, -smallest, 2 * smallest, 0.0], shape)
+    # One of the row's own scores, in another place of each row.
+    place = np.broadcast_to(np.arange(case.rows)[:, None] % case.nodes, (*shape[:3], 1))
+    kth = np.take_along_axis(mask, place, -1)
+    return {"mask": mask.astype(dtype), "threshold": kth.astype(dtype) if case.threshold else None}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The implementations under test, each behind the same two methods. A new host is one class and one line in `hosts`.
+"""The implementations under test, each behind the same three methods. A new host is one class and one line in `hosts`.
 
 `dtypes` are the types that a host computes with. `finite_only` marks dense, masked implementations: they multiply what
 is not selected by 0, so that a NaN or an infinity in v reaches rows that do not select it. `lowest_of_equals` is False
@@ -21,7 +21,7 @@ import numpy as np
 from operator_cases import BFLOAT16, FLOATS, AttentionCase
 
 #: The C interface's numbers.
-DTYPES = {np.dtype(np.float32): 1, np.dtype(np.float16): 2, np.dtype(BFLOAT16): 3}
+DTYPES = {np.dtype(np.float32): 1, np.dtype(np.float16): 2, np.dtype(BFLOAT16): 3, np.dtype(np.bool_): 4}
 _INT64 = ctypes.c_int64
 _TASK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t)
 _RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p)
@@ -29,6 +29,10 @@ _RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p,
 
 class GraphShape(ctypes.Structure):
     _fields_ = [(name, _INT64) for name in ("batch", "groups", "rows", "nodes", "channels")]
+
+
+class PackShape(ctypes.Structure):
+    _fields_ = [(name, _INT64) for name in ("batch", "groups", "rows", "nodes")]
 
 
 class AttentionShape(ctypes.Structure):
@@ -69,6 +73,9 @@ def declare(library: ctypes.CDLL) -> None:
     library.keygraph_status_message.argtypes = [ctypes.c_int]
     library.keygraph_cpu_key_graph.argtypes = [
         ctypes.POINTER(GraphShape), ctypes.c_int, pointer, pointer, _INT64, pointer, ctypes.POINTER(Parallel),
+    ]  # fmt: skip
+    library.keygraph_cpu_pack_graph.argtypes = [
+        ctypes.POINTER(PackShape), ctypes.c_int, pointer, pointer, pointer, ctypes.POINTER(Parallel),
     ]  # fmt: skip
     library.keygraph_cpu_key_graph_attention.argtypes = [
         ctypes.POINTER(AttentionShape), ctypes.c_int, pointer, pointer, pointer, pointer, pointer, ctypes.c_float,
@@ -135,6 +142,22 @@ class Cpu:
             library.keygraph_cpu_select_isa(None)
         return graph
 
+    def pack_graph(self, mask: np.ndarray, threshold: np.ndarray | None = None) -> np.ndarray:
+        library = cpu_library()
+        check(library.keygraph_cpu_select_isa(self.isa.encode()))
+        graph = np.full((*mask.shape[:3], (mask.shape[3] + 31) // 32), -123, dtype=np.int32)
+        given = None if threshold is None else threshold.ctypes.data
+        try:
+            check(
+                library.keygraph_cpu_pack_graph(
+                    PackShape(*mask.shape), DTYPES[mask.dtype], mask.ctypes.data, given, graph.ctypes.data,
+                    self._parallel,
+                )
+            )  # fmt: skip
+        finally:
+            library.keygraph_cpu_select_isa(None)
+        return graph
+
     def key_graph_attention(
         self,
         q: np.ndarray,
@@ -188,7 +211,8 @@ def one_node(
 ) -> Any:
     """Make a model of one node with run-time shapes; with the operators as functions, or for a host's library.
 
-    `dtype`: NumPy's, or "bfloat16". `heads`: for q, k and v of three dimensions. `ranked`: False leaves the inputs'
+    `dtype`: NumPy's, or "bfloat16". `bias`: whether the optional input is given, which for PackGraph is the threshold.
+    `heads`: for q, k and v of three dimensions. `ranked`: False leaves the inputs'
     ranks open, so that the host does not check them.
     """
     import onnx
@@ -206,6 +230,11 @@ def one_node(
             value("key", element, ["B", "G", "N", "C"]),
             value("k", onnx.TensorProto.INT64, [1]),
         ]
+        output = value("graph", onnx.TensorProto.INT32, None)
+    elif op == "PackGraph":
+        inputs = [value("mask", element, ["B", "G", "M", "N"])]
+        if bias:
+            inputs.append(value("threshold", element, ["B", "G", "M", 1]))
         output = value("graph", onnx.TensorProto.INT32, None)
     else:
         dims = {"q": ["B", "H", "M", "D"], "k": ["B", "H", "N", "D"], "v": ["B", "H", "N", "Dv"]}
@@ -229,7 +258,7 @@ def one_node(
     if functions:
         from keygraph.export.functions import operator_functions
 
-        bodies = operator_functions(bias, heads is not None)
+        bodies = operator_functions(bias, heads is not None, threshold=bias)
     return onnx.helper.make_model(
         onnx.helper.make_graph([node], op, inputs, [output]), opset_imports=opsets, functions=bodies, ir_version=10
     )
@@ -306,6 +335,12 @@ class Torch:
         graph = key_graph(to_torch(query, self.device), to_torch(key, self.device), torch.tensor([k]))
         return to_numpy(graph)
 
+    def pack_graph(self, mask: np.ndarray, threshold: np.ndarray | None = None) -> np.ndarray:
+        from keygraph.plugins.torch import pack_graph
+
+        given = None if threshold is None else to_torch(threshold, self.device)
+        return to_numpy(pack_graph(to_torch(mask, self.device), given))
+
     def key_graph_attention(
         self,
         q: np.ndarray,
@@ -356,6 +391,13 @@ class OnnxRuntime:
         dtype: type = query.dtype.type
         run = session("KeyGraph", dtype, False, None, self.threads, self.functions, None, self.provider)
         graph: np.ndarray = run.run(None, {"query": query, "key": key, "k": np.array([k])})[0]
+        return graph
+
+    def pack_graph(self, mask: np.ndarray, threshold: np.ndarray | None = None) -> np.ndarray:
+        given = threshold is not None
+        dtype: type = mask.dtype.type
+        run = session("PackGraph", dtype, given, None, self.threads, self.functions, None, self.provider)
+        graph: np.ndarray = run.run(None, {"mask": mask} | ({"threshold": threshold} if given else {}))[0]
         return graph
 
     def key_graph_attention(
@@ -421,6 +463,12 @@ class Triton:
 
         torch_query, torch_key, torch_k = (to_torch(array, self.device()) for array in (query, key, np.array([k])))
         return to_numpy(jit.key_graph(torch_query, torch_key, torch_k, self.variant))
+
+    def pack_graph(self, mask: np.ndarray, threshold: np.ndarray | None = None) -> np.ndarray:
+        from keygraph.plugins.triton import jit
+
+        given = None if threshold is None else to_torch(threshold, self.device())
+        return to_numpy(jit.pack_graph(to_torch(mask, self.device()), given, self.variant))
 
     def key_graph_attention(
         self,

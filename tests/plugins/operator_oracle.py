@@ -1,4 +1,4 @@
-"""The two operators in float64 NumPy, written from the contract, sharing no code with any implementation."""
+"""The operators in float64 NumPy, written from the contract, sharing no code with any implementation."""
 
 from __future__ import annotations
 
@@ -38,6 +38,13 @@ def key_graph(query: np.ndarray, key: np.ndarray, k: int) -> np.ndarray:
         ranking = [node for _, node in sorted((-row[node], node) for node in numbers.tolist())]
         ranking += np.flatnonzero(np.isnan(row)).tolist()
         selected[place][ranking[:k]] = True
+    return selected
+
+
+def pack_graph(mask: np.ndarray, threshold: np.ndarray | None = None) -> np.ndarray:
+    """Booleans [B, G, M, N]: what is not 0, or not below the row's threshold."""
+    numbers = mask.astype(np.float64)
+    selected: np.ndarray = numbers != 0 if threshold is None else numbers >= threshold.astype(np.float64)
     return selected
 
 

@@ -1,4 +1,4 @@
-"""One suite for every implementation of the two operators, against the float64 oracle."""
+"""One suite for every implementation of the operators, against the float64 oracle."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from operator_cases import (
     ATTENTION_CASES,
     FLOATS,
     GRAPH_CASES,
+    PACK_CASES,
     TOLERANCE,
     AttentionCase,
     GraphCase,
+    PackCase,
     attention_inputs,
     graph_inputs,
+    pack_inputs,
 )
 from operator_hosts import Cpu, OnnxRuntime, heads_last_hosts, hosts, instruction_sets
 
@@ -57,6 +60,16 @@ def test_key_graph(host: Any, dtype: type, case: GraphCase) -> None:
     query, key = graph_inputs(case, dtype)
     graph = host.key_graph(query, key, case.k)
     oracle.check_graph(graph, query, key, case.k, case.exact, host.lowest_of_equals)
+
+
+@pytest.mark.parametrize("case", PACK_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("host", [pytest.param(host, id=name) for name, host in HOSTS.items()])
+def test_pack_graph(host: Any, case: PackCase) -> None:
+    for dtype in host.dtypes if case.threshold else (*host.dtypes, np.bool_):
+        inputs = pack_inputs(case, dtype)
+        graph = host.pack_graph(**inputs)
+        assert graph.dtype == np.int32
+        np.testing.assert_array_equal(graph, oracle.pack(oracle.pack_graph(**inputs)), err_msg=str(np.dtype(dtype)))
 
 
 @with_dtypes(ATTENTION_HOSTS)

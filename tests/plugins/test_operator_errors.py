@@ -16,6 +16,7 @@ from openvino_host import compiled_node
 from operator_hosts import (
     AttentionShape,
     GraphShape,
+    PackShape,
     cpu_library,
     declare,
     instruction_sets,
@@ -48,6 +49,26 @@ def test_c_interface_rejects_bad_graph_arguments() -> None:
     assert "negative" in graph_status(GraphShape(1, 1, -1, 2, 2))
     assert "too large" in graph_status(GraphShape(2**40, 2**40, 2, 2, 2))
     assert "too large" in graph_status(GraphShape(1, 1, 1, 2**31, 1))
+
+
+def test_c_interface_rejects_bad_pack_arguments() -> None:
+    def status(shape: PackShape | None, dtype: int = 1, null: bool = False, threshold: bool = False) -> str:
+        memory = array(64)
+        p = None if null else memory.ctypes.data
+        code = cpu_library().keygraph_cpu_pack_graph(shape, dtype, p, p if threshold else None, p, None)
+        text: str = cpu_library().keygraph_status_message(code).decode()
+        return text
+
+    good = PackShape(1, 1, 2, 2)
+    assert [status(good, dtype) for dtype in (1, 2, 3, 4)] == ["no error"] * 4
+    assert status(good, threshold=True) == "no error"
+    assert "or bool for a mask without a threshold" in status(good, dtype=4, threshold=True)
+    assert "element type" in status(good, dtype=5)
+    assert "negative" in status(PackShape(1, 1, -1, 2))
+    assert "too large" in status(PackShape(1, 1, 1, 2**31))
+    assert "null" in status(good, null=True)
+    assert "null" in status(None)
+    assert [status(PackShape(*sizes), null=True) for sizes in ((0, 1, 2, 2), (1, 1, 2, 0))] == ["no error"] * 2
 
 
 def test_c_interface_rejects_bad_attention_arguments() -> None:
@@ -175,7 +196,7 @@ def test_selecting_an_unknown_instruction_set_changes_nothing() -> None:
 
 def onnx_runtime_message(call: BadCall) -> str:
     """The error of ONNX Runtime, which names the operator and the node."""
-    run = session(call.op, np.float32, "bias" in call.shapes, None, 1, False,
+    run = session(call.op, np.float32, not {"bias", "threshold"}.isdisjoint(call.shapes), None, 1, False,
                   call.heads, ranked=False)  # fmt: skip
     with pytest.raises(Exception, match=f"{call.op} node 'the_node': ") as caught:
         run.run(None, call.inputs())
@@ -185,11 +206,12 @@ def onnx_runtime_message(call: BadCall) -> str:
 def torch_message(call: BadCall) -> str:
     """The error of the PyTorch operators, which names the function."""
     import torch
-    from keygraph.plugins.torch import key_graph, key_graph_attention
+    from keygraph.plugins.torch import key_graph, key_graph_attention, pack_graph
 
     tensors = {name: torch.from_numpy(array) for name, array in call.inputs().items()}
-    function: Any = key_graph if call.op == "KeyGraph" else key_graph_attention
-    name = "key_graph" if call.op == "KeyGraph" else "key_graph_attention"
+    functions = {"KeyGraph": key_graph, "PackGraph": pack_graph, "KeyGraphAttention": key_graph_attention}
+    function: Any = functions[call.op]
+    name = function.__name__
     with pytest.raises(ValueError, match=f"^{name}: ") as caught:
         function(**tensors, **({} if call.heads is None else {"heads": call.heads}))
     return str(caught.value)
@@ -246,6 +268,12 @@ class TestOnnxRuntime:
         with pytest.raises(Exception, match="KeyGraph"):
             session("KeyGraph", np.float64, False, None, 1, False)
 
+    def test_a_mask_of_bool_takes_no_threshold(self) -> None:
+        run = session("PackGraph", np.bool_, True, None, 1, False)
+        inputs = {"mask": array(1, 1, 2, 3, dtype=np.bool_), "threshold": array(1, 1, 2, 1, dtype=np.bool_)}
+        with pytest.raises(Exception, match=r"PackGraph node 'the_node': .* or bool for a mask without a threshold"):
+            run.run(None, inputs)
+
     def test_bad_instruction_set_is_refused_at_registration(self) -> None:
         program = "import onnxruntime, sys\nonnxruntime.SessionOptions().register_custom_ops_library(sys.argv[1])"
         result = subprocess.run(
@@ -265,6 +293,8 @@ class TestOnnxRuntime:
 
     def test_shapes_are_inferred(self) -> None:
         graph = session("KeyGraph", np.float32, False, None, 1, False).get_outputs()[0]
+        assert (graph.type, graph.shape) == ("tensor(int32)", ["B", "G", "M", "ceil(N/32)"])
+        graph = session("PackGraph", np.float16, True, None, 1, False).get_outputs()[0]
         assert (graph.type, graph.shape) == ("tensor(int32)", ["B", "G", "M", "ceil(N/32)"])
         output = session("KeyGraphAttention", np.float16, False, None, 1, False).get_outputs()[0]
         assert (output.type, output.shape) == ("tensor(float16)", ["B", "H", "M", "Dv"])

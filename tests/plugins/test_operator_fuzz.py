@@ -61,6 +61,25 @@ def test_key_graph_of_any_floats(isa: str, data: Any) -> None:
 
 
 @every_isa
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_pack_graph_of_any_bits(isa: str, data: Any) -> None:
+    """Any bytes as a mask of each type: all magnitudes, NaN with any payload, any byte for true."""
+    dtype, bits = data.draw(st.sampled_from([(np.float32, np.uint32), (np.float16, np.uint16), (np.bool_, np.uint8)]))
+    rows, nodes = data.draw(sizes), data.draw(st.integers(1, 200))
+    random = np.random.default_rng(data.draw(st.integers(0, 1 << 32)))
+    mask = random.integers(0, 1 << 8 * dtype(0).nbytes, (2, 1, rows, nodes)).astype(bits)
+    mask[random.random(mask.shape) < 0.3] = 0
+    mask[random.random(mask.shape) < 0.1] = 1
+    threshold = None
+    if dtype is not np.bool_ and data.draw(st.booleans()):
+        threshold = mask[..., nodes // 2 : nodes // 2 + 1].copy().view(dtype)
+    # True is 1 byte that is not 0: NumPy's own comparison with 0 is of the byte.
+    expected = mask != 0 if dtype is np.bool_ else oracle.pack_graph(mask.view(dtype), threshold)
+    np.testing.assert_array_equal(Cpu(isa).pack_graph(mask.view(dtype), threshold), oracle.pack(expected))
+
+
+@every_isa
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_key_graph_attention(isa: str, data: Any) -> None:

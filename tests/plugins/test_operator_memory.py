@@ -42,6 +42,11 @@ if operator == "graph":
     query = random.standard_normal((windows, 1, nodes, 60), dtype=np.float32)
     outputs.append(full((windows, 1, nodes, words), 1, dtype=np.int32))
     print(peak(host, lambda: host.key_graph(query, query, k)))
+elif operator == "pack":
+    scores = random.standard_normal((windows, 1, nodes, nodes), dtype=np.float32)
+    threshold = np.ascontiguousarray(scores[..., :1])
+    outputs.append(full((windows, 1, nodes, words), 1, dtype=np.int32))
+    print(peak(host, lambda: host.pack_graph(scores, threshold)))
 else:
     q, key, v = (random.standard_normal((windows, heads, nodes, channels), dtype=np.float32) for _ in range(3))
     graph = np.full((windows, 1, nodes, words), -1, np.int32)
@@ -51,6 +56,8 @@ else:
     outputs.append(full(q.shape, 1, dtype=np.float32))
     print(peak(host, lambda: host.key_graph_attention(q, key, v, graph)))
 """
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads Linux's account of the peak")
 
 CASES = [(4, 6, 256, 30, 64), (16, 1, 512, 30, 64), (2, 6, 1024, 30, 256), (1, 1, 16384, 30, 512)]
 
@@ -64,10 +71,17 @@ def measure(case: tuple[int, ...], operator: str, isa: str, threads: int) -> flo
     return float(result.stdout)
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads Linux's account of the peak")
 @pytest.mark.parametrize("operator", ["graph", "attention"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"N={case[2]},k={case[4]}")
 def test_extra_memory(case: tuple[int, ...], operator: str) -> None:
+    check(case, operator)
+
+
+def test_extra_memory_of_packing() -> None:
+    check((2, 1, 2048, 0, 0), "pack")
+
+
+def check(case: tuple[int, ...], operator: str) -> None:
     threads = 2
     # Half a megabyte for Python's own part.
     assert measure(case, operator, instruction_sets()[-1], threads) <= 2 * threads + 0.5

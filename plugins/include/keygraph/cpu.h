@@ -34,6 +34,22 @@ KEYGRAPH_EXPORT keygraph_status keygraph_cpu_key_graph(const keygraph_graph_shap
                                                        const void* query, const void* key, int64_t k, int32_t* graph,
                                                        const keygraph_parallel* parallel);
 
+/* PackGraph: for each row, select the nodes that a mask marks, or whose score is not below the row's threshold.
+ *
+ *   shape      sizes of the tensors below
+ *   dtype      element type of mask and threshold; KEYGRAPH_BOOL only without a threshold
+ *   mask       [batch, groups, rows, nodes]. Without a threshold, elements that are not zero are selected: NaN is not
+ *              zero, -0 is. With one, elements that are equal or larger; a NaN on either side selects nothing
+ *   threshold  [batch, groups, rows, 1], or null for none
+ *   graph      output, [batch, groups, rows, ceil(nodes / 32)] as from keygraph_cpu_key_graph
+ *   parallel   the host's threads, or null for the calling thread alone
+ *
+ * Pointers of tensors without elements may be null. Returns KEYGRAPH_OK, KEYGRAPH_NULL_POINTER, KEYGRAPH_BAD_SHAPE,
+ * KEYGRAPH_BAD_DTYPE, KEYGRAPH_BAD_ISA, or KEYGRAPH_OUT_OF_MEMORY, after which the content of `graph` is undefined. */
+KEYGRAPH_EXPORT keygraph_status keygraph_cpu_pack_graph(const keygraph_pack_shape* shape, keygraph_dtype dtype,
+                                                        const void* mask, const void* threshold, int32_t* graph,
+                                                        const keygraph_parallel* parallel);
+
 /* KeyGraphAttention: for each row, the softmax over its selected nodes of scale * q . k + bias, times v. A row that
  * selects nothing is zeros. Sums are accumulated in float32.
  *

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Types of the C interface of the operators KeyGraph and KeyGraphAttention: element types, status codes, shapes, and
- * the host's threads. Plain C without any framework's header: a new host needs one adapter. The values of enumerations
+ * Types of the C interface of the operators KeyGraph, PackGraph and KeyGraphAttention: element types, status codes,
+ * shapes, and the host's threads. Plain C without any framework's header: a new host needs one adapter. The values of enumerations
  * and the layouts of structures are part of the ABI; values are only ever appended.
  */
 #ifndef KEYGRAPH_TYPES_H
@@ -24,7 +24,8 @@ extern "C" {
 typedef enum keygraph_dtype {
   KEYGRAPH_FLOAT32 = 1, /* IEEE 754 binary32 */
   KEYGRAPH_FLOAT16 = 2, /* IEEE 754 binary16 */
-  KEYGRAPH_BFLOAT16 = 3 /* the upper half of a binary32 */
+  KEYGRAPH_BFLOAT16 = 3, /* the upper half of a binary32 */
+  KEYGRAPH_BOOL = 4 /* one byte, 0 is false; only for the mask of PackGraph without a threshold */
 } keygraph_dtype;
 
 /* Result of a call; keygraph_status_message has a message for each. */
@@ -48,6 +49,12 @@ typedef enum keygraph_status {
 typedef struct keygraph_graph_shape {
   int64_t batch, groups, rows, nodes, channels;
 } keygraph_graph_shape;
+
+/* Sizes of PackGraph's tensors, which are dense and row-major: mask [batch, groups, rows, nodes],
+ * threshold [batch, groups, rows, 1], graph int32 [batch, groups, rows, ceil(nodes / 32)]. Sizes may be 0. */
+typedef struct keygraph_pack_shape {
+  int64_t batch, groups, rows, nodes;
+} keygraph_pack_shape;
 
 /* Sizes of KeyGraphAttention's tensors, which are dense and row-major: q [batch, heads, rows, channels],
  * k [batch, heads, nodes, channels], v [batch, heads, nodes, value_channels],
