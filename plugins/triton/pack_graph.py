@@ -51,8 +51,10 @@ def pack_graph(
 @triton.jit
 def is_set(values):
     """Return whether each element is not zero: by its bits, so that subnormal numbers count and -0 does not."""
-    if values.dtype == tl.float32:
-        return (values.to(tl.int32, bitcast=True) & 0x7FFFFFFF) != 0
     if values.dtype == tl.int8:
-        return values != 0
-    return (values.to(tl.int16, bitcast=True) & 0x7FFF) != 0
+        selected = values != 0
+    elif values.dtype == tl.float32:
+        selected = values.to(tl.int32, bitcast=True) & 0x7FFFFFFF != 0
+    else:
+        selected = values.to(tl.int16, bitcast=True) & 0x7FFF != 0
+    return selected

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from cuda_library import key_graph, key_graph_attention, last_error
+from cuda_library import key_graph, key_graph_attention, last_error, pack_graph
 
 TORCH = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -82,6 +82,13 @@ class CudaLibrary:
         batch, groups, rows, nodes, _ = graph_shape(query, key)
         graph = torch.full((batch, groups, rows, (nodes + 31) // 32), -123, dtype=torch.int32, device="cuda")
         return prepared_graph(query, key, k, graph, self.variant)()
+
+    def pack_graph(self, mask: Any, threshold: Any | None) -> Any:
+        graph = torch.full((*mask.shape[:3], (mask.shape[3] + 31) // 32), -123, dtype=torch.int32, device="cuda")
+        name = "i8" if mask.dtype is torch.bool else name_of(mask.dtype)
+        given = None if threshold is None else threshold.data_ptr()
+        check(pack_graph(tuple(mask.shape), name, mask.data_ptr(), given, graph.data_ptr(), self.variant, stream()))
+        return graph
 
     def key_graph_attention(self, q: Any, k: Any, v: Any, graph: Any, bias: Any, scale: float | None) -> Any:
         scale = q.shape[3] ** -0.5 if scale is None else scale

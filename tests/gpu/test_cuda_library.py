@@ -11,18 +11,32 @@ import numpy as np
 import operator_oracle as oracle
 import pytest
 from keygraph.errors import MissingDependencyError
-from operator_cases import ATTENTION_CASES, GRAPH_CASES, AttentionCase, GraphCase, attention_inputs, graph_inputs
+from operator_cases import (
+    ATTENTION_CASES,
+    BFLOAT16,
+    GRAPH_CASES,
+    PACK_CASES,
+    AttentionCase,
+    GraphCase,
+    PackCase,
+    attention_inputs,
+    graph_inputs,
+    pack_inputs,
+)
+from operator_hosts import to_torch
 
 torch = pytest.importorskip("torch")
 try:
     from cuda_library import (
         DTYPES,
+        MASK_DTYPES,
         attention_variants,
         cuda_library,
         graph_variants,
         key_graph,
         key_graph_attention,
         last_error,
+        pack_variants,
     )
 
     cuda_library()
@@ -58,6 +72,22 @@ def test_key_graph(case: GraphCase, dtype: str) -> None:
     for number in (0, *numbers):
         graph = CudaLibrary(number).key_graph(*tensors, torch.tensor([case.k], device="cuda"))
         oracle.check_graph(graph.cpu().numpy(), *stored, case.k, case.exact)
+
+
+@pytest.mark.parametrize("dtype", MASK_DTYPES)
+@pytest.mark.parametrize("case", PACK_CASES, ids=lambda case: case.name)
+def test_pack_graph(case: PackCase, dtype: str) -> None:
+    """Every variant that fits, against the oracle."""
+    if dtype == "i8" and case.threshold:
+        pytest.skip("a mask of bool takes no threshold")
+    types: dict[str, type] = {"fp32": np.float32, "fp16": np.float16, "bf16": BFLOAT16, "i8": np.bool_}
+    inputs = pack_inputs(case, types[dtype])
+    mask, threshold = (None if array is None else to_torch(array, "cuda") for array in inputs.values())
+    numbers = pack_variants((case.batch, case.groups, case.rows, case.nodes), dtype, case.threshold, 0)
+    assert numbers, last_error()
+    for number in (0, *numbers):
+        graph = CudaLibrary(number).pack_graph(mask, threshold)
+        np.testing.assert_array_equal(graph.cpu().numpy(), oracle.pack(oracle.pack_graph(**inputs)))
 
 
 @functools.cache

@@ -9,7 +9,17 @@ import numpy as np
 import operator_oracle as oracle
 import pytest
 from keygraph.errors import MissingDependencyError
-from operator_cases import ATTENTION_CASES, GRAPH_CASES, AttentionCase, GraphCase, attention_inputs, graph_inputs
+from operator_cases import (
+    ATTENTION_CASES,
+    GRAPH_CASES,
+    PACK_CASES,
+    AttentionCase,
+    GraphCase,
+    PackCase,
+    attention_inputs,
+    graph_inputs,
+    pack_inputs,
+)
 from operator_hosts import OnnxRuntime, native, session
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -25,7 +35,7 @@ TOLERANCE: dict[type, float] = {np.float32: 1e-5, np.float16: 2e-3}
 every_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float16], ids=["float32", "float16"])
 
 
-@pytest.mark.parametrize("op", ["KeyGraph", "KeyGraphAttention"])
+@pytest.mark.parametrize("op", ["KeyGraph", "PackGraph", "KeyGraphAttention"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, "bfloat16"])
 def test_the_provider_runs_the_node(op: str, dtype: Any) -> None:
     """Creating the session fails if a node would fall back to the CPU."""
@@ -37,6 +47,14 @@ def test_the_provider_runs_the_node(op: str, dtype: Any) -> None:
 def test_key_graph(case: GraphCase, dtype: type) -> None:
     query, key = graph_inputs(case, dtype)
     oracle.check_graph(OnnxRuntime(provider=CUDA).key_graph(query, key, case.k), query, key, case.k, case.exact)
+
+
+@pytest.mark.parametrize("case", PACK_CASES, ids=lambda case: case.name)
+def test_pack_graph(case: PackCase) -> None:
+    for dtype in (np.float32, np.float16) if case.threshold else (np.float32, np.float16, np.bool_):
+        inputs = pack_inputs(case, dtype)
+        graph = OnnxRuntime(provider=CUDA).pack_graph(**inputs)
+        np.testing.assert_array_equal(graph, oracle.pack(oracle.pack_graph(**inputs)))
 
 
 @functools.cache

@@ -15,11 +15,14 @@ from operator_cases import (
     ATTENTION_CASES,
     FLOATS,
     GRAPH_CASES,
+    PACK_CASES,
     TOLERANCE,
     AttentionCase,
     GraphCase,
+    PackCase,
     attention_inputs,
     graph_inputs,
+    pack_inputs,
 )
 from operator_hosts import Torch, Triton
 
@@ -74,6 +77,18 @@ def test_every_variant_of_key_graph(dtype: type, case: GraphCase) -> None:
     sizes = jit.Sizes(case.batch, case.groups, query.shape[2], case.nodes, case.channels)
     for variant in jit.fitting("KeyGraph", TYPES[dtype], sizes, False, jit.capability(CUDA)):
         oracle.check_graph(Triton(variant).key_graph(query, key, case.k), query, key, case.k, case.exact)
+
+
+@pytest.mark.parametrize("case", PACK_CASES, ids=lambda case: case.name)
+def test_pack_graph(case: PackCase) -> None:
+    """The choice and every variant of every type."""
+    for dtype, type_ in {**TYPES, **({} if case.threshold else {np.bool_: torch.bool})}.items():
+        inputs = pack_inputs(case, dtype)
+        expected = oracle.pack(oracle.pack_graph(**inputs))
+        sizes = jit.Sizes(case.batch, case.groups, case.rows, case.nodes, case.nodes)
+        fitting = jit.fitting("PackGraph", type_, sizes, case.threshold, jit.capability(CUDA))
+        for host in (Torch(device="cuda"), *map(Triton, fitting)):
+            np.testing.assert_array_equal(host.pack_graph(**inputs), expected, err_msg=str(np.dtype(dtype)))
 
 
 @pytest.mark.parametrize("heads_last", [False, True], ids=["heads-first", "heads-last"])

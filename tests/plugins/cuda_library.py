@@ -6,9 +6,11 @@ import ctypes
 import functools
 from collections.abc import Sequence
 
-from operator_hosts import AttentionShape, GraphShape, native
+from operator_hosts import AttentionShape, GraphShape, PackShape, native
 
 DTYPES: dict[str | int, int] = {"fp32": 1, "fp16": 2, "bf16": 3}
+#: Those of PackGraph's mask.
+MASK_DTYPES: dict[str | int, int] = {**DTYPES, "i8": 4}
 
 _INT32_POINTER = ctypes.POINTER(ctypes.c_int32)
 
@@ -27,6 +29,11 @@ def cuda_library() -> ctypes.CDLL:
     library.keygraph_cuda_targets.argtypes = [_INT32_POINTER, integer]
     library.keygraph_cuda_key_graph.argtypes = [
         graph_shape, ctypes.c_int, pointer, pointer, pointer, pointer, integer, pointer,
+    ]  # fmt: skip
+    pack_shape = ctypes.POINTER(PackShape)
+    library.keygraph_cuda_pack_graph.argtypes = [pack_shape, ctypes.c_int, pointer, pointer, pointer, integer, pointer]
+    library.keygraph_cuda_pack_graph_variants.argtypes = [
+        pack_shape, ctypes.c_int, integer, integer, _INT32_POINTER, integer,
     ]  # fmt: skip
     library.keygraph_cuda_key_graph_attention.argtypes = [
         attention_shape, ctypes.c_int, pointer, pointer, pointer, pointer, pointer, ctypes.c_float, pointer, integer,
@@ -56,6 +63,15 @@ def graph_variants(shape: Sequence[int], dtype: str, capability: int) -> list[in
     return list(numbers[:count])
 
 
+def pack_variants(shape: Sequence[int], dtype: str, threshold: bool, capability: int) -> list[int]:
+    """Numbers of the variants for a shape (batch, groups, rows, nodes)."""
+    numbers = (ctypes.c_int32 * 256)()
+    count = cuda_library().keygraph_cuda_pack_graph_variants(
+        PackShape(*shape), MASK_DTYPES[dtype], threshold, capability, numbers, 256
+    )
+    return list(numbers[:count])
+
+
 def attention_variants(shape: Sequence[int], dtype: str, bias: bool, capability: int) -> list[int]:
     """Numbers of the variants for a shape (batch, heads, groups, rows, nodes, channels, value channels, heads last)."""
     numbers = (ctypes.c_int32 * 256)()
@@ -78,6 +94,22 @@ def key_graph(
     """The status of a call with addresses of device memory."""
     status: int = cuda_library().keygraph_cuda_key_graph(
         shape and GraphShape(*shape), DTYPES.get(dtype, dtype), query, key, k, graph, variant, stream
+    )
+    return status
+
+
+def pack_graph(
+    shape: Sequence[int] | None,
+    dtype: str | int,
+    mask: int,
+    threshold: int | None,
+    graph: int,
+    variant: int = 0,
+    stream: int | None = None,
+) -> int:
+    """The status of a call with addresses of device memory."""
+    status: int = cuda_library().keygraph_cuda_pack_graph(
+        shape and PackShape(*shape), MASK_DTYPES.get(dtype, dtype), mask, threshold, graph, variant, stream
     )
     return status
 

@@ -20,11 +20,13 @@ from load_module import load_module
 try:
     from cuda_library import (
         DTYPES,
+        MASK_DTYPES,
         attention_variants,
         cuda_library,
         graph_variants,
         last_error,
         message,
+        pack_variants,
         targets,
     )
 
@@ -129,6 +131,18 @@ def test_variants_of_attentions(target: int, dtype: str, bias: bool) -> None:
         check_variants(found, expected, target)
 
 
+@pytest.mark.parametrize("target", [t for t in TARGETS if t < 1000])
+@pytest.mark.parametrize("dtype", MASK_DTYPES)
+@pytest.mark.parametrize("threshold", [False, True])
+def test_variants_of_masks(target: int, dtype: str, threshold: bool) -> None:
+    for nodes in (1, 4, 8, 16, 33, 1024, 10000):
+        found = pack_variants((2, 3, 100, nodes), dtype, threshold, target)
+        sizes = {"nodes": nodes, "channels": nodes}
+        expected = [v.number for v in VARIANTS if v.runs_on(target) and fits(v, "PackGraph", dtype, sizes, threshold)]
+        assert found == expected
+        assert found or (dtype == "i8" and threshold) or (dtype == "bf16" and target < 80)
+
+
 def check_variants(found: list[int], expected: list[int], target: int) -> None:
     """The same, in the same order; where shared memory is short, without what needs more."""
     if KIB.get(target, 0) >= 163:
@@ -147,6 +161,10 @@ def test_variants_of_wrong_problems() -> None:
     assert last_error() == message(5)
     assert graph_variants((1, 1, 2**20, 2**20, 4096), "fp32", target) == []
     assert "2^31 elements" in last_error()
+    assert pack_variants((1, 1, 64, 64), "i8", True, target) == []
+    assert last_error() == message(3)
+    assert pack_variants((1, 1, 1, 2**16), "fp32", False, target) == []
+    assert "2^31 elements" in last_error()
     assert graph_variants((2**31, 1, 64, 64, 32), "fp32", target) == []
     assert "2^31 elements" in last_error()
 
@@ -155,6 +173,8 @@ def test_variants_of_wrong_problems() -> None:
 def test_both_launchers_refuse_what_int32_cannot_count(dtype: str) -> None:
     """The just-in-time launcher has the same limits, and the same words for them."""
     jit = pytest.importorskip("keygraph.plugins.triton.jit", reason="needs PyTorch")
+    import torch
+
     (type_,) = (type_ for type_, name in jit.DTYPES.items() if name == dtype)
     target = max(t for t in TARGETS if t < 1000)
 
@@ -184,6 +204,9 @@ def test_both_launchers_refuse_what_int32_cannot_count(dtype: str) -> None:
         shape = (batch + more, 1, 1, 1, 1)
         outcomes.add((more, allowed("KeyGraph", jit.Sizes(*shape), graph_variants(shape, dtype, target))))
     assert outcomes == {(0, True), (1, False)}
+    for more in (0, 1):  # elements of a mask
+        sizes = jit.pack_sizes(torch.empty(1, 3, 1, 44340 + more, device="meta"))
+        assert allowed("PackGraph", sizes, pack_variants((1, 3, 1, 44340 + more), dtype, False, target)) == (more == 0)
     # So many programs that only variants of larger blocks remain.
     few, many = ((batch, 1, 1024, 1024, 4) for batch in (1, 2**25))
     assert allowed("KeyGraph", jit.Sizes(*many), graph_variants(many, dtype, target))
@@ -224,6 +247,34 @@ def test_key_graph_checks_arguments_first(tmp_path: Path, changes: dict[str, Any
     elif status:
         first, _, second = words.strip().partition(" | ")
         assert first == second
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({}, 8),
+        ({"shape": None}, 1),
+        ({"dtype": 4}, 3),
+        ({"dtype": 4, "threshold": None, "mask": 0x1001}, 8),
+        ({"shape": (1, 1, 2, -2)}, 2),
+        ({"shape": (1, 1, 2, 0), "mask": 0, "graph": 0}, 0),
+        ({"mask": 0}, 1),
+        ({"graph": 0}, 1),
+        ({"mask": 0x1002}, 11),
+        ({"threshold": 0x1002}, 11),
+        ({"threshold": 0x1002, "dtype": 2}, 8),
+        ({"graph": 0x1002}, 11),
+    ],
+)
+def test_pack_graph_checks_arguments_first(tmp_path: Path, changes: dict[str, Any], status: int) -> None:
+    a = {"shape": (1, 1, 2, 2), "dtype": 1, "mask": 0x1000, "threshold": 0x1000, "graph": 0x1000} | changes
+    broken_driver(tmp_path)
+    said = run(
+        f"s = pack_graph({a['shape']}, {a['dtype']}, {a['mask']}, {a['threshold']}, {a['graph']})\n"
+        "print(s, last_error())",
+        tmp_path,
+    )
+    assert int(said.split()[0]) == status, said
 
 
 @pytest.mark.parametrize(
@@ -324,6 +375,15 @@ class TestCalls:
         assert (y, z, stream) == ("1", "1", "0x77")
         assert int(shared) <= 227 * 1024
         assert [int(n) for n in launch.split()[10:]] == [0x10000, 0x20000, 0x30000, 0x40000, 100, 200, 60, 0, 0]
+
+    @pytest.mark.parametrize(("dtype", "threshold"), [("i8", 0), ("fp16", 0), ("fp32", 0x50000)])
+    def test_pack_graph(self, driver: Path, dtype: str, threshold: int) -> None:
+        for number in pack_variants((2, 3, 100, 208), dtype, bool(threshold), self.CODE):
+            variant = next(v for v in VARIANTS if v.number == number)
+            call = f"pack_graph((2, 3, 100, 208), {dtype!r}, 0x10000, {threshold or None}, 0x40000, {number}, 0x77)"
+            launch = self.log(f"print({call})\n", driver)[-1].split()
+            assert launch[1:3] == [variant.kernel.__name__, str(-(-100 // variant.block_rows) * 6)]
+            assert [int(n) for n in launch[10:]] == [0x10000, threshold, 0x40000, 100, 208, 0, 0]
 
     @pytest.mark.parametrize("bias", [0, 0x50000])
     def test_attention(self, driver: Path, bias: int) -> None:
@@ -470,7 +530,7 @@ class TestCalls:
         assert said[3].startswith("0 ")
         assert said[4] == f"11 {message(11)}"
 
-    @pytest.mark.parametrize("op", ["KeyGraph", "KeyGraphAttention"])
+    @pytest.mark.parametrize("op", ["KeyGraph", "PackGraph", "KeyGraphAttention"])
     def test_what_the_compiler_is_promised_of_addresses_is_checked(self, driver: Path, op: str) -> None:
         """An address that breaks a promise is refused; without one the element's own alignment will do."""
         compiler = compile_module()
@@ -482,15 +542,18 @@ class TestCalls:
                 continue
             promised = compiler.promised_alignments(variant)
             for shifted in tensors:
-                if shifted == "bias" and not variant.bias:
+                if shifted in ("bias", "threshold") and not variant.bias:
                     continue
-                element = {"*i32": 4, "*i64": 8}.get(types[shifted], 4 if variant.dtype == "fp32" else 2)
-                places = {name: None if name == "bias" and not variant.bias else 0x10000 for name in tensors}
+                element = {"*i32": 4, "*i64": 8}.get(types[shifted]) or {"fp32": 4, "i8": 1}.get(variant.dtype, 2)
+                absent = set() if variant.bias else {"bias", "threshold"}
+                places = {name: None if name in absent else 0x10000 for name in tensors}
                 broken = promised[shifted] > element if shifted in promised else False
                 places[shifted] = 0x10000 + (promised[shifted] // 2 if broken else element)
                 if op == "KeyGraph":
                     shape: tuple[int, ...] = (2, 3, 100, min(200, variant.max_nodes or 200), 16)
                     call = f"key_graph({shape}, {variant.dtype!r}, {', '.join(map(str, places.values()))}"
+                elif op == "PackGraph":
+                    call = f"pack_graph((2, 3, 100, 160), {variant.dtype!r}, {', '.join(map(str, places.values()))}"
                 else:
                     *inputs, output = (str(address) for address in places.values())
                     shape = (2, 6, 1, 100, 200, 16, 16, 1)

@@ -20,16 +20,20 @@ from operator_cases import (
     ATTENTION_CASES,
     BFLOAT16,
     GRAPH_CASES,
+    PACK_CASES,
     TOLERANCE,
     AttentionCase,
     GraphCase,
+    PackCase,
     attention_inputs,
     graph_inputs,
+    pack_inputs,
 )
 from operator_hosts import Triton, triton_variants
 
-DTYPES = {"fp32": np.float32, "fp16": np.float16, "bf16": BFLOAT16}
+DTYPES = {"fp32": np.float32, "fp16": np.float16, "bf16": BFLOAT16, "i8": np.bool_}
 GRAPH_VARIANTS = triton_variants("KeyGraph")
+PACK_VARIANTS = triton_variants("PackGraph")
 ATTENTION_VARIANTS = triton_variants("KeyGraphAttention")
 
 #: One variant of each kind: the others differ in the sizes of their blocks.
@@ -44,14 +48,24 @@ EVERY_ATTENTION_VARIANT = [
 ]
 
 #: Cases that take the interpreter minutes; a GPU runs them (tests/gpu).
-_LONG = {"window", "window, dense", "wide", "several blocks of nodes", "several dense steps"}
+_LONG = {
+    "window",
+    "several tasks",
+    "scores of a window",
+    "scores, several tasks",
+    "window, dense",
+    "wide",
+    "several blocks of nodes",
+    "several dense steps",
+}
 SHORT_GRAPH_CASES = [case for case in GRAPH_CASES if case.name not in _LONG]
+SHORT_PACK_CASES = [case for case in PACK_CASES if case.name not in _LONG]
 SHORT_ATTENTION_CASES = [case for case in ATTENTION_CASES if case.name not in _LONG]
 
 
 def skip_bfloat16(variant: Any) -> None:
     if variant.dtype == "bf16" and Triton.device() == "cpu":
-        pytest.skip("Triton's interpreter cannot multiply bfloat16")
+        pytest.skip("Triton's interpreter does not support bfloat16")
 
 
 def check_graph(variant: Any, case: GraphCase) -> None:
@@ -85,6 +99,29 @@ def test_every_variant_of_key_graph(variant: Any) -> None:
     channels = 20 // variant.channel_multiple * variant.channel_multiple
     case = GraphCase("variant", batch=2, rows=variant.block_rows + 3, nodes=nodes, channels=channels, k=40)
     check_graph(variant, case)
+
+
+def check_packed(variant: Any, case: PackCase) -> None:
+    inputs = pack_inputs(case, DTYPES[variant.dtype])
+    packed = Triton(variant).pack_graph(**inputs)
+    np.testing.assert_array_equal(packed, oracle.pack(oracle.pack_graph(**inputs)))
+
+
+@pytest.mark.parametrize("case", SHORT_PACK_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "i8"])
+def test_pack_graph(dtype: str, case: PackCase) -> None:
+    if dtype == "i8" and case.threshold:
+        pytest.skip("a mask of bool takes no threshold")
+    variants = [v for v in PACK_VARIANTS if v.dtype == dtype and v.bias == case.threshold]
+    check_packed(next(v for v in variants if case.nodes % v.channel_multiple == 0), case)
+
+
+@pytest.mark.parametrize("variant", PACK_VARIANTS, ids=lambda variant: variant.name)
+def test_every_variant_of_pack_graph(variant: Any) -> None:
+    """More rows and nodes than a block."""
+    skip_bfloat16(variant)
+    nodes = 560 if variant.channel_multiple > 1 else 555
+    check_packed(variant, PackCase("variant", batch=2, groups=2, rows=11, nodes=nodes, threshold=variant.bias))
 
 
 @pytest.mark.parametrize("case", SHORT_ATTENTION_CASES, ids=lambda case: case.name)

@@ -96,6 +96,20 @@ PUBLISHED: dict[int, str | None] = {
     404: "key_graph_resident_fp16_m4_16x256",
     405: "key_graph_resident_fp16_m4_16x512",
     406: "key_graph_streamed_fp16_m1_16x64",
+    500: "pack_graph_i8_m16_8x512",
+    501: "pack_graph_i8_m1_8x512",
+    502: "pack_graph_fp32_m4_8x512",
+    503: "pack_graph_fp32_m1_8x512",
+    504: "pack_graph_fp32_m4_8x512_threshold",
+    505: "pack_graph_fp32_m1_8x512_threshold",
+    506: "pack_graph_fp16_m8_8x512",
+    507: "pack_graph_fp16_m1_8x512",
+    508: "pack_graph_fp16_m8_8x512_threshold",
+    509: "pack_graph_fp16_m1_8x512_threshold",
+    510: "pack_graph_bf16_m8_8x512",
+    511: "pack_graph_bf16_m1_8x512",
+    512: "pack_graph_bf16_m8_8x512_threshold",
+    513: "pack_graph_bf16_m1_8x512_threshold",
 }
 
 

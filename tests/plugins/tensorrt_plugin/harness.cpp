@@ -47,6 +47,7 @@ struct Broken : std::runtime_error {
 const std::map<std::string, std::pair<DataType, size_t>> kTypes = {
     {"float32", {DataType::kFLOAT, 4}}, {"float16", {DataType::kHALF, 2}}, {"bfloat16", {DataType::kBF16, 2}},
     {"int32", {DataType::kINT32, 4}},   {"int64", {DataType::kINT64, 8}},
+    {"bool", {DataType::kBOOL, 1}},
 };
 
 std::string name_of(DataType type) {

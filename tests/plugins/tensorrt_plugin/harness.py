@@ -19,6 +19,7 @@ TYPES: dict[type, str] = {
     np.uint16: "bfloat16",
     np.int32: "int32",
     np.int64: "int64",
+    np.bool_: "bool",
 }
 
 

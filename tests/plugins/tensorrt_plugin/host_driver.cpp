@@ -17,21 +17,32 @@ namespace keygraph::cuda {
 
 // Per type and operator: one with limits, which wants aligned addresses, and those that take the rest.
 const Variant variants[] = {
-    {1, "graph_few_nodes", false, KEYGRAPH_FLOAT32, 1, 0, 0, 0, 0, 64, 0, 4, false},
-    {2, "graph_any", false, KEYGRAPH_FLOAT32, 1, 0, 0, 0, 0, 0, 0, 1, false},
-    {3, "attention_by_two", true, KEYGRAPH_FLOAT32, 1, 0, 0, 0, 0, 0, 0, 2, false},
-    {4, "attention_any", true, KEYGRAPH_FLOAT32, 1, 0, 0, 0, 0, 0, 0, 1, false},
-    {5, "attention_bias", true, KEYGRAPH_FLOAT32, 1, 0, 0, 0, 0, 0, 0, 1, true},
-    {11, "graph_few_nodes", false, KEYGRAPH_FLOAT16, 1, 0, 0, 0, 0, 64, 0, 4, false},
-    {12, "graph_any", false, KEYGRAPH_FLOAT16, 1, 0, 0, 0, 0, 0, 0, 1, false},
-    {13, "attention_by_two", true, KEYGRAPH_FLOAT16, 1, 0, 0, 0, 0, 0, 0, 2, false},
-    {14, "attention_any", true, KEYGRAPH_FLOAT16, 1, 0, 0, 0, 0, 0, 0, 1, false},
-    {15, "attention_bias", true, KEYGRAPH_FLOAT16, 1, 0, 0, 0, 0, 0, 0, 1, true},
-    {21, "graph_few_nodes", false, KEYGRAPH_BFLOAT16, 1, 0, 0, 0, 0, 64, 0, 4, false},
-    {22, "graph_any", false, KEYGRAPH_BFLOAT16, 1, 0, 0, 0, 0, 0, 0, 1, false},
-    {23, "attention_by_two", true, KEYGRAPH_BFLOAT16, 1, 0, 0, 0, 0, 0, 0, 2, false},
-    {24, "attention_any", true, KEYGRAPH_BFLOAT16, 1, 0, 0, 0, 0, 0, 0, 1, false},
-    {25, "attention_bias", true, KEYGRAPH_BFLOAT16, 1, 0, 0, 0, 0, 0, 0, 1, true},
+    {1, "graph_few_nodes", Operator::kKeyGraph, KEYGRAPH_FLOAT32, 1, 0, 0, 0, 0, 64, 0, 4, false},
+    {2, "graph_any", Operator::kKeyGraph, KEYGRAPH_FLOAT32, 1, 0, 0, 0, 0, 0, 0, 1, false},
+    {3, "attention_by_two", Operator::kKeyGraphAttention, KEYGRAPH_FLOAT32, 1, 0, 0, 0, 0, 0, 0, 2, false},
+    {4, "attention_any", Operator::kKeyGraphAttention, KEYGRAPH_FLOAT32, 1, 0, 0, 0, 0, 0, 0, 1, false},
+    {5, "attention_bias", Operator::kKeyGraphAttention, KEYGRAPH_FLOAT32, 1, 0, 0, 0, 0, 0, 0, 1, true},
+    {11, "graph_few_nodes", Operator::kKeyGraph, KEYGRAPH_FLOAT16, 1, 0, 0, 0, 0, 64, 0, 4, false},
+    {12, "graph_any", Operator::kKeyGraph, KEYGRAPH_FLOAT16, 1, 0, 0, 0, 0, 0, 0, 1, false},
+    {13, "attention_by_two", Operator::kKeyGraphAttention, KEYGRAPH_FLOAT16, 1, 0, 0, 0, 0, 0, 0, 2, false},
+    {14, "attention_any", Operator::kKeyGraphAttention, KEYGRAPH_FLOAT16, 1, 0, 0, 0, 0, 0, 0, 1, false},
+    {15, "attention_bias", Operator::kKeyGraphAttention, KEYGRAPH_FLOAT16, 1, 0, 0, 0, 0, 0, 0, 1, true},
+    {21, "graph_few_nodes", Operator::kKeyGraph, KEYGRAPH_BFLOAT16, 1, 0, 0, 0, 0, 64, 0, 4, false},
+    {22, "graph_any", Operator::kKeyGraph, KEYGRAPH_BFLOAT16, 1, 0, 0, 0, 0, 0, 0, 1, false},
+    {23, "attention_by_two", Operator::kKeyGraphAttention, KEYGRAPH_BFLOAT16, 1, 0, 0, 0, 0, 0, 0, 2, false},
+    {24, "attention_any", Operator::kKeyGraphAttention, KEYGRAPH_BFLOAT16, 1, 0, 0, 0, 0, 0, 0, 1, false},
+    {25, "attention_bias", Operator::kKeyGraphAttention, KEYGRAPH_BFLOAT16, 1, 0, 0, 0, 0, 0, 0, 1, true},
+    {6, "pack_wide", Operator::kPackGraph, KEYGRAPH_FLOAT32, 1, 0, 0, 0, 0, 0, 0, 4, false},
+    {7, "pack_any", Operator::kPackGraph, KEYGRAPH_FLOAT32, 1, 0, 0, 0, 0, 0, 0, 1, false},
+    {8, "pack_threshold", Operator::kPackGraph, KEYGRAPH_FLOAT32, 1, 0, 0, 0, 0, 0, 0, 1, true},
+    {16, "pack_wide", Operator::kPackGraph, KEYGRAPH_FLOAT16, 1, 0, 0, 0, 0, 0, 0, 8, false},
+    {17, "pack_any", Operator::kPackGraph, KEYGRAPH_FLOAT16, 1, 0, 0, 0, 0, 0, 0, 1, false},
+    {18, "pack_threshold", Operator::kPackGraph, KEYGRAPH_FLOAT16, 1, 0, 0, 0, 0, 0, 0, 1, true},
+    {26, "pack_wide", Operator::kPackGraph, KEYGRAPH_BFLOAT16, 1, 0, 0, 0, 0, 0, 0, 8, false},
+    {27, "pack_any", Operator::kPackGraph, KEYGRAPH_BFLOAT16, 1, 0, 0, 0, 0, 0, 0, 1, false},
+    {28, "pack_threshold", Operator::kPackGraph, KEYGRAPH_BFLOAT16, 1, 0, 0, 0, 0, 0, 0, 1, true},
+    {36, "pack_wide", Operator::kPackGraph, KEYGRAPH_BOOL, 1, 0, 0, 0, 0, 0, 0, 16, false},
+    {37, "pack_any", Operator::kPackGraph, KEYGRAPH_BOOL, 1, 0, 0, 0, 0, 0, 0, 1, false},
 };
 const size_t variant_count = std::size(variants);
 
@@ -68,6 +79,13 @@ keygraph_status key_graph(const Variant& variant, unsigned grid, void** p) {
                                 k < 1 ? 1 : k, argument<int32_t*>(p, 3), nullptr);
 }
 
+keygraph_status pack_graph(const Variant& variant, unsigned grid, void** p) {
+  const int64_t rows = argument<int32_t>(p, 3), nodes = argument<int32_t>(p, 4);
+  const keygraph_pack_shape shape{grid / rows, 1, rows, nodes};
+  return keygraph_cpu_pack_graph(&shape, variant.dtype, argument<const void*>(p, 0), argument<const void*>(p, 1),
+                                 argument<int32_t*>(p, 2), nullptr);
+}
+
 keygraph_status key_graph_attention(const Variant& variant, unsigned grid, void** p) {
   const int64_t rows = argument<int32_t>(p, 6), nodes = argument<int32_t>(p, 7), heads = argument<int32_t>(p, 8),
                 groups = argument<int32_t>(p, 9), channels = argument<int32_t>(p, 10),
@@ -83,7 +101,10 @@ Result launch(CUfunc_st* function, unsigned grid, unsigned, unsigned, unsigned, 
               CUstream_st*, void** parameters, void**) {
   const auto& variant = *reinterpret_cast<const Variant*>(function);
   launched = variant.number;
-  return static_cast<Result>((variant.attention ? key_graph_attention : key_graph)(variant, grid, parameters));
+  const auto kernel = variant.op == Operator::kKeyGraph    ? key_graph
+                      : variant.op == Operator::kPackGraph ? pack_graph
+                                                           : key_graph_attention;
+  return static_cast<Result>(kernel(variant, grid, parameters));
 }
 
 Driver host() {

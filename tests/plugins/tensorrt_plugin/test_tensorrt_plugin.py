@@ -14,7 +14,17 @@ import operator_oracle as oracle
 import pytest
 from bad_calls import BAD_CALLS, BadCall
 from harness import Answers, built, play
-from operator_cases import ATTENTION_CASES, GRAPH_CASES, AttentionCase, GraphCase, attention_inputs, graph_inputs
+from operator_cases import (
+    ATTENTION_CASES,
+    GRAPH_CASES,
+    PACK_CASES,
+    AttentionCase,
+    GraphCase,
+    PackCase,
+    attention_inputs,
+    graph_inputs,
+    pack_inputs,
+)
 from operator_hosts import four_sizes, three_sizes
 
 TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
@@ -22,6 +32,7 @@ TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
 NO_DRIVER, BAD_ALIGNMENT = "8", "11"
 #: The variants of host_driver.cpp for float32.
 GRAPH_FEW_NODES, GRAPH_ANY, ATTENTION_BY_TWO, ATTENTION_ANY, ATTENTION_BIAS = "1", "2", "3", "4", "5"
+PACK_WIDE, PACK_ANY, PACK_THRESHOLD = "6", "7", "8"
 
 built("keygraph_trt_harness")  # or none of these tests runs
 
@@ -75,6 +86,12 @@ def graph_of(nodes: int = 33, rows: int = 33, channels: int = 8) -> tuple[list[n
     return [query, key, np.array([7])], ((2, 1, rows, (nodes + 31) // 32), np.int32)
 
 
+def pack_of(dtype: type = np.float32, threshold: bool = False, nodes: int = 48) -> tuple[list[np.ndarray], Output]:
+    """Inputs and output of a small PackGraph."""
+    made = pack_inputs(PackCase("small", batch=2, nodes=nodes, threshold=threshold), dtype).values()
+    return [array for array in made if array is not None], ((2, 1, 9, (nodes + 31) // 32), np.int32)
+
+
 def attention_of(heads_last: bool = False, bias: bool = False) -> tuple[list[np.ndarray], Output]:
     """Inputs and output of a small KeyGraphAttention: 2 heads of 8 channels, 40 nodes, values of 6 channels."""
     case = AttentionCase("small", value_channels=6, bias=bias)
@@ -117,6 +134,21 @@ def test_key_graph(host: Host, dtype: str, case: GraphCase, tmp_path: Path) -> N
 
 
 @every_host
+@pytest.mark.parametrize("dtype", [*TOLERANCE, "bool"])
+@pytest.mark.parametrize("case", PACK_CASES, ids=lambda case: case.name)
+def test_pack_graph(host: Host, dtype: str, case: PackCase, tmp_path: Path) -> None:
+    """The default, every tactic and the replayed CUDA graph are the mask's bits."""
+    if case.threshold and dtype == "bool":
+        pytest.skip("a mask of bool takes no threshold")
+    made = pack_inputs(case, np.float16 if dtype == "float16" else np.float32).values()
+    mask, *threshold = (stored(array, dtype) for array in made if array is not None)
+    expected = oracle.pack(oracle.pack_graph(loaded(mask), *map(loaded, threshold)))
+    answers = host.play(tmp_path, "PackGraph", [mask, *threshold], (expected.shape, np.int32))
+    for graph in check_run(answers, expected.shape):
+        np.testing.assert_array_equal(graph, expected)
+
+
+@every_host
 @pytest.mark.parametrize("heads_last", [False, True], ids=["heads-first", "heads-last"])
 @every_dtype
 @every_attention_case
@@ -148,7 +180,11 @@ def test_key_graph_attention(host: Host, heads_last: bool, dtype: str, case: Att
 
 def test_creators(tmp_path: Path) -> None:
     answers = CPU_KERNELS.play(tmp_path, "KeyGraph", *graph_of())
-    assert answers.all("creator") == ["keygraph::KeyGraph:1", "keygraph::KeyGraphAttention:1 scale heads"]
+    assert answers.all("creator") == [
+        "keygraph::KeyGraph:1",
+        "keygraph::PackGraph:1",
+        "keygraph::KeyGraphAttention:1 scale heads",
+    ]
     assert answers.one("core") == "keygraph::KeyGraph:1"
 
 
@@ -165,11 +201,17 @@ def test_formats(bias: bool, tmp_path: Path) -> None:
     assert answers.all("format") == [f"{t} {t} int64 int32" for t in types]
     assert answers.one("output type") == "int32"
     assert int(answers.one("format limit")) >= len(types)
+    answers = CPU_KERNELS.play(tmp_path, "PackGraph", *pack_of(threshold=bias))
+    expected = [f"{t} {t} int32" for t in types] if bias else [f"{t} int32" for t in (*types, "bool")]
+    assert sorted(answers.all("format")) == sorted(expected)
+    assert int(answers.one("format limit")) >= len(expected)
 
 
 def test_output_shapes_are_expressions_of_the_inputs(tmp_path: Path) -> None:
     answers = CPU_KERNELS.play(tmp_path, "KeyGraph", *graph_of())
     assert answers.one("output shape") == "0.0 0.1 0.2 ceil_div(1.2,32)"
+    answers = CPU_KERNELS.play(tmp_path, "PackGraph", *pack_of())
+    assert answers.one("output shape") == "0.0 0.1 0.2 ceil_div(0.3,32)"
     answers = CPU_KERNELS.play(tmp_path, "KeyGraphAttention", *attention_of())
     assert answers.one("output shape") == "0.0 0.1 0.2 2.3"
     heads = {"heads": ("kINT32", 2)}
@@ -222,6 +264,16 @@ def test_tactics_know_whether_there_is_a_bias(tmp_path: Path) -> None:
     assert answers.all("launched")[-1] == ATTENTION_BIAS
 
 
+def test_tactics_know_whether_there_is_a_threshold(tmp_path: Path) -> None:
+    answers = CPU_KERNELS.play(tmp_path, "PackGraph", *pack_of())
+    assert answers.all("tactic") == [PACK_WIDE, PACK_ANY]
+    answers = CPU_KERNELS.play(tmp_path, "PackGraph", *pack_of(nodes=49))
+    assert answers.all("tactic") == [PACK_ANY]
+    answers = CPU_KERNELS.play(tmp_path, "PackGraph", *pack_of(threshold=True), tactic=int(PACK_ANY))
+    assert answers.all("tactic") == [PACK_THRESHOLD]
+    assert answers.all("launched")[-1] == PACK_THRESHOLD
+
+
 @every_host
 def test_addresses_that_a_tactic_does_not_take_are_computed_all_the_same(host: Host, tmp_path: Path) -> None:
     """Nobody knows addresses before the launch: a slice of a tensor may lie where the tactic's wide loads fail."""
@@ -231,6 +283,11 @@ def test_addresses_that_a_tactic_does_not_take_are_computed_all_the_same(host: H
     oracle.check_graph(answers.outputs["run"], inputs[0], inputs[1], 7, exact=False)
     if host is CPU_KERNELS:
         assert set(answers.all("launched")) == {GRAPH_ANY}
+    (mask,), output = pack_of()
+    answers = host.play(tmp_path, "PackGraph", [mask], output, offset=4)
+    np.testing.assert_array_equal(answers.outputs["run"], oracle.pack(oracle.pack_graph(mask)))
+    if host is CPU_KERNELS:
+        assert set(answers.all("launched")) == {PACK_ANY}
     attention, output = attention_of()
     answers = host.play(tmp_path, "KeyGraphAttention", attention, output, offset=4)
     q, k, v, graph = attention
@@ -262,10 +319,11 @@ def over_fake_driver(folder: Path, op: str, inputs: list[np.ndarray], output: Ou
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
-@pytest.mark.parametrize("op", ["KeyGraph", "KeyGraphAttention"])
+@pytest.mark.parametrize("op", ["KeyGraph", "PackGraph", "KeyGraphAttention"])
 def test_what_the_driver_is_asked(op: str, tmp_path: Path) -> None:
     """The library itself over a driver that writes down its calls: every tactic is launched, its kernel loaded once."""
-    inputs, output = graph_of(256, 256, 32) if op == "KeyGraph" else attention_of()
+    problems = {"KeyGraph": graph_of(256, 256, 32), "PackGraph": pack_of(), "KeyGraphAttention": attention_of()}
+    inputs, output = problems[op]
     answers = over_fake_driver(tmp_path, op, inputs, output)
     check_run(answers, output[0])
     calls = [line.split()[0] for line in answers.all("driver")]
@@ -296,10 +354,10 @@ def test_the_library_itself_takes_a_slice(tmp_path: Path) -> None:
     "host",
     [pytest.param(Host("libkeygraph_trt_host.so", "host"), id="cpu-kernels"), pytest.param(GPU, id="library")],
 )
-@pytest.mark.parametrize("op", ["KeyGraph", "KeyGraphAttention"])
+@pytest.mark.parametrize("op", ["KeyGraph", "PackGraph", "KeyGraphAttention"])
 def test_without_a_gpu_all_goes_well_up_to_the_launch(host: Host, op: str, tmp_path: Path) -> None:
     """An engine is built without a GPU, then; only running it is an error, which names the node."""
-    inputs, output = graph_of() if op == "KeyGraph" else attention_of()
+    inputs, output = {"KeyGraph": graph_of, "PackGraph": pack_of, "KeyGraphAttention": attention_of}[op]()
     environment = {"CUDA_VISIBLE_DEVICES": "", "KEYGRAPH_TEST_NO_DEVICE": "1"}
     answers = play(
         tmp_path, op, inputs, output, library=built(host.file), memory=host.memory, environment=environment, tactic=1
@@ -360,7 +418,7 @@ def test_all_attributes_are_serialized(tmp_path: Path) -> None:
 def test_bad_calls_are_refused_while_building(call: BadCall, tmp_path: Path) -> None:
     """The message is that of the other hosts (test_operator_errors.py), in every build step that sees the shapes."""
     fields = {} if call.heads is None else {"heads": ("kINT32", call.heads)}
-    output = ((1,), np.int32 if call.op == "KeyGraph" else np.float32)
+    output = ((1,), np.float32 if call.op == "KeyGraphAttention" else np.int32)
     created = call.heads is None or call.heads >= 1
     inputs = list(call.inputs().values())
     answers = CPU_KERNELS.play(tmp_path, call.op, inputs, output, fields=fields, ends=not created)
