@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Node
+from torch.fx.node import map_arg
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 #: Key of `Node.meta` for the value of a parameter, buffer or constant of the program.
@@ -138,6 +139,40 @@ def known_value(node: object) -> Tensor | None:
     node = strip(node)
     value = node.meta.get(VALUE) if isinstance(node, Node) else None
     return value if isinstance(value, Tensor) else None
+
+
+#: Most elements of a tensor that is computed here from parameters.
+_COMPUTED = 1 << 12
+
+
+def computed_value(node: object) -> Tensor | None:
+    """Return the value of a small tensor that is computed from parameters, buffers and constants alone.
+
+    Parameters
+    ----------
+    node
+        For instance ``exp(clamp(logit_scale))``.
+
+    Returns
+    -------
+    Tensor or None
+        None for what depends on the inputs, and for large tensors.
+    """
+    value = known_value(node)
+    if value is not None or not isinstance(node, Node) or node.op != "call_function" or _is_random(node):
+        return value
+    if (
+        not is_tensor(node)
+        or not all(isinstance(size, int) for size in sizes(node))
+        or tensor(node).numel() > _COMPUTED
+    ):
+        return None
+    values = {each: computed_value(each) for each in node.all_input_nodes}
+    if any(value is None for value in values.values()):
+        return None
+    compute: Any = node.target
+    result = compute(*map_arg(node.args, values.__getitem__), **map_arg(node.kwargs, values.__getitem__))
+    return result if isinstance(result, Tensor) else None
 
 
 #: Operators whose result depends on their input's shape alone.

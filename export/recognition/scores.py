@@ -14,10 +14,10 @@ from .nodes import (
     Refused,
     argument,
     arguments,
+    computed_value,
     depends_on_content,
     is_last,
     is_tensor,
-    known_value,
     operator_name,
     positional,
     rank,
@@ -205,7 +205,7 @@ def _times_tensor(scores: Scores, factor: Any, kind: str, node: Node) -> Scores:
         raise Refused("the scores are scaled after a change of their shape")
     exclusions = scores.exclusions
     if exclusions:
-        value = known_value(factor)
+        value = computed_value(factor)
         if value is None or not bool((value > 0).all()):
             raise Refused("masked scores are multiplied with a tensor that may be negative")
         smallest = float(value.min()) if kind == "mul" else 1 / float(value.max())

@@ -165,7 +165,9 @@ def check_attentions(program: ExportedProgram, case: Case, exclude: Mapping[str,
 def _placed(graph: Graph, case: Case) -> list[Tensor]:
     """Return the values of a graph's placeholders: parameters, and a case's inputs."""
     inputs = iter(case.inputs)
-    return [node.meta[VALUE] if VALUE in node.meta else next(inputs) for node in graph.nodes if node.op == "placeholder"]
+    return [
+        node.meta[VALUE] if VALUE in node.meta else next(inputs) for node in graph.nodes if node.op == "placeholder"
+    ]
 
 
 class _Probe(Interpreter):

@@ -647,6 +647,11 @@ def temperature_divides(q: Tensor, k: Tensor, v: Tensor, x: Tensor, temperature:
 
 
 @dialect
+def temperature_after_the_mask(q: Tensor, k: Tensor, v: Tensor, x: Tensor, temperature: Tensor) -> Tensor:
+    return (masked(scores(q, k), mask(x)) * temperature.clamp(max=4.6).exp()).softmax(-1) @ v
+
+
+@dialect
 def bias_after_the_mask(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
     return (masked(scores(q, k), mask(x)) + bias).softmax(-1) @ v
 
