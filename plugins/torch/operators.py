@@ -173,7 +173,8 @@ def key_graph_attention(
     graph
         int32[B, G, M, ceil(N/32)] with G = 1 or H, as `key_graph` returns it.
     bias
-        Optional [H, M, N], the type of q.
+        Optional [H, M, N], or [W, H, M, N] with B a multiple of W, the type of q. In the second form, element b of the
+        batch uses bias[b mod W]: a bias or mask per window, the windows of an image being the fast axis of the batch.
     scale
         Factor of the scores; D^-1/2 by default.
     heads

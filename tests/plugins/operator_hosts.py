@@ -33,8 +33,8 @@ class GraphShape(ctypes.Structure):
 
 class AttentionShape(ctypes.Structure):
     _fields_ = [
-        (name, _INT64)
-        for name in ("batch", "heads", "groups", "rows", "nodes", "channels", "value_channels", "heads_last")
+        *((name, _INT64) for name in ("batch", "heads", "groups", "rows", "nodes", "channels", "value_channels")),
+        *((name, _INT64) for name in ("heads_last", "bias_windows")),
     ]
 
 
@@ -149,8 +149,9 @@ class Cpu:
         batch, heads, rows, channels = q.shape
         output = np.full((batch, heads, rows, v.shape[3]), 123, dtype=q.dtype)
         shape = AttentionShape(
-            batch, heads, graph.shape[1], rows, k.shape[2], channels, v.shape[3], int(self.heads_last)
-        )
+            batch, heads, graph.shape[1], rows, k.shape[2], channels, v.shape[3], int(self.heads_last),
+            windows_of(bias),
+        )  # fmt: skip
         if self.heads_last:
             q, k, v, output = (np.ascontiguousarray(x.swapaxes(1, 2)) for x in (q, k, v, output))
         try:
@@ -164,6 +165,11 @@ class Cpu:
         finally:
             library.keygraph_cpu_select_isa(None)
         return output.swapaxes(1, 2) if self.heads_last else output
+
+
+def windows_of(bias: np.ndarray | None) -> int:
+    """The C interface's `bias_windows`: W of [W, H, M, N], 0 for [H, M, N]."""
+    return 0 if bias is None or bias.ndim == 3 else bias.shape[0]
 
 
 def three_sizes(x: np.ndarray) -> np.ndarray:
@@ -180,7 +186,7 @@ def four_sizes(x: np.ndarray, heads: int) -> np.ndarray:
 def one_node(
     op: str,
     dtype: type | str,
-    bias: bool = False,
+    bias: int = 0,
     scale: float | None = None,
     functions: bool = False,
     heads: int | None = None,
@@ -188,8 +194,8 @@ def one_node(
 ) -> Any:
     """Make a model of one node with run-time shapes; with the operators as functions, or for a host's library.
 
-    `dtype`: NumPy's, or "bfloat16". `heads`: for q, k and v of three dimensions. `ranked`: False leaves the inputs'
-    ranks open, so that the host does not check them.
+    `dtype`: NumPy's, or "bfloat16". `bias`: its rank, 0 for none. `heads`: for q, k and v of three dimensions.
+    `ranked`: False leaves the inputs' ranks open, so that the host does not check them.
     """
     import onnx
 
@@ -217,7 +223,7 @@ def one_node(
             value("graph", onnx.TensorProto.INT32, ["B", "G", "M", "W"]),
         ]
         if bias:
-            inputs.append(value("bias", element, ["H", "M", "N"]))
+            inputs.append(value("bias", element, ["BW", "H", "M", "N"][-bias:]))
         if scale is not None:
             attributes["scale"] = scale
         output = value("output", element, None)
@@ -229,7 +235,7 @@ def one_node(
     if functions:
         from keygraph.export.functions import operator_functions
 
-        bodies = operator_functions(bias, heads is not None)
+        bodies = operator_functions(bias > 0, heads is not None)
     return onnx.helper.make_model(
         onnx.helper.make_graph([node], op, inputs, [output]), opset_imports=opsets, functions=bodies, ir_version=10
     )
@@ -239,7 +245,7 @@ def one_node(
 def session(
     op: str,
     dtype: type | str,
-    bias: bool,
+    bias: int,
     scale: float | None,
     threads: int,
     functions: bool,
@@ -375,7 +381,7 @@ class OnnxRuntime:
         run = session(
             "KeyGraphAttention",
             dtype,
-            bias is not None,
+            0 if bias is None else bias.ndim,
             scale,
             self.threads,
             self.functions,
