@@ -24,6 +24,7 @@ struct GraphProblem {
 struct AttentionProblem {
   int64_t batch, heads, groups, rows, nodes, channels, value_channels, words;
   bool heads_last;
+  int64_t bias_windows;  // at least 1
   keygraph_dtype dtype;
   const void* q;
   const void* k;
