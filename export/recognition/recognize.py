@@ -13,7 +13,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from .attentions import Other, find_attentions
 from .nodes import VALUE, Refused, module_path
-from .rewriting import KeyGraphs, Replacement, add_replacement, unify_biases
+from .rewriting import KeyGraphs, Replacement, add_replacement
 
 aten = torch.ops.aten
 
@@ -153,7 +153,6 @@ def add_operators(graph: Graph, exclude: Mapping[str, str]) -> tuple[list[Verdic
             continue
         selection = found.selection
         verdicts.append(Verdict(module, name, True, selection.k, selection.keeps_ties))
-    unify_biases(graph, replacements)
     return verdicts, replacements
 
 

@@ -13,7 +13,7 @@ from ...plugins import torch as _operators  # noqa: F401 - registers keygraph::*
 from .attentions import Attention
 from .graph_builder import GraphBuilder
 from .layouts import heads_first, heads_last
-from .nodes import Refused, argument, equal, equal_sizes, rank, sizes, tensor
+from .nodes import Refused, equal, equal_sizes, rank, sizes, tensor
 from .operands import Operand
 from .selections import Selection
 
@@ -249,25 +249,3 @@ def _bias(build: GraphBuilder, attention: Attention, q: Node, k: Node) -> Node |
             node = build(aten.mul.Scalar, node, each.scale)
         total = node if total is None else build(aten.add.Tensor, total, node)
     return total
-
-
-def unify_biases(graph: Graph, replacements: Sequence[Replacement]) -> None:
-    """Give all attentions a bias if one has it: a file holds one form of the operator.
-
-    Parameters
-    ----------
-    graph
-        Changed in place.
-    replacements
-        All that were added to it.
-    """
-    without = [each.operator for each in replacements if argument(each.operator, 4) is None]
-    if len(without) == len(replacements):
-        return
-    for operator in without:
-        build = GraphBuilder(graph, operator)
-        q, k, heads = argument(operator, 0), argument(operator, 1), argument(operator, 6)
-        assert isinstance(q, Node)
-        assert isinstance(k, Node)
-        zeros = build(aten.zeros.default, [heads, build.size(q, 1), build.size(k, 1)])
-        operator.update_arg(4, zeros)

@@ -114,9 +114,11 @@ keygraph_attention_shape key_graph_attention_shape(std::optional<int64_t> heads,
   shape.groups = graph[1];
   if (!may_equal(shape.groups, 1) && !may_equal(shape.groups, shape.heads))
     refuse("graph has shape " + text(graph) + ", expected " + wanted, KEYGRAPH_BAD_GROUPS);
-  if (bias) shape.bias_windows = bias_windows(shape, *bias);
+  if (bias && has_effect(*bias)) shape.bias_windows = bias_windows(shape, *bias);
   return shape;
 }
+
+bool has_effect(const Shape& bias) { return bias != Shape{1, 1, 1}; }
 
 std::vector<OutputDimension> key_graph_attention_output(size_t rank) {
   std::vector<OutputDimension> dimensions;
