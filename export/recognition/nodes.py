@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Node
-from torch.fx.node import map_arg
 from torch.fx.experimental.symbolic_shapes import statically_known_true
+from torch.fx.node import map_arg
 
 #: Key of `Node.meta` for the value of a parameter, buffer or constant of the program.
 VALUE = "keygraph_value"

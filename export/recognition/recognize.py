@@ -14,7 +14,7 @@ from torch.fx import Graph, GraphModule, Node
 from .attentions import Other, find_attentions
 from .key_graphs import KeyGraphs
 from .nodes import VALUE, Refused, module_path
-from .rewriting import Replacement, add_replacement, unify_biases
+from .rewriting import Replacement, add_replacement
 
 aten = torch.ops.aten
 
@@ -176,7 +176,6 @@ def add_operators(graph: Graph, exclude: Mapping[str, str]) -> tuple[list[Verdic
         else:
             fixed = k if len(found.masks) == 1 else None
             verdicts.append(Verdict(module, name, False, fixed, reason=found.reason, packed=True))
-    unify_biases(graph, replacements)
     return verdicts, replacements
 
 

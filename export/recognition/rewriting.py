@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ from .graph_builder import GraphBuilder
 from .key_graphs import KeyGraphs
 from .layouts import heads_first, heads_last
 from .matrices import float32, four, lead_of, same_lead, three_or_four
-from .nodes import Refused, argument, equal, equal_sizes, rank, sizes, tensor
+from .nodes import Refused, equal, equal_sizes, rank, sizes, tensor
 
 aten = torch.ops.aten
 
@@ -157,25 +156,3 @@ def _bias(build: GraphBuilder, attention: Attention, q: Node, k: Node) -> Node |
             node = build(aten.mul.Scalar, node, each.scale)
         total = node if total is None else build(aten.add.Tensor, total, node)
     return total
-
-
-def unify_biases(graph: Graph, replacements: Sequence[Replacement]) -> None:
-    """Give all attentions a bias if one has it: a file holds one form of the operator.
-
-    Parameters
-    ----------
-    graph
-        Changed in place.
-    replacements
-        All that were added to it.
-    """
-    without = [each.operator for each in replacements if argument(each.operator, 4) is None]
-    if len(without) == len(replacements):
-        return
-    for operator in without:
-        build = GraphBuilder(graph, operator)
-        q, k, heads = argument(operator, 0), argument(operator, 1), argument(operator, 6)
-        assert isinstance(q, Node)
-        assert isinstance(k, Node)
-        zeros = build(aten.zeros.default, [heads, build.size(q, 1), build.size(k, 1)])
-        operator.update_arg(4, zeros)

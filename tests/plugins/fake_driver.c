@@ -106,7 +106,7 @@ int cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned gr
                    unsigned block_z, unsigned shared, void* stream, void** parameters, void** extra) {
   char line[1024];
   const int attention = strncmp(function, "attention", 9) == 0;
-  const char* types = attention ? "ppppppiiiiiiifpp" : "ppppiiipp"; /* the last two are what Triton adds */
+  const char* types = attention ? "ppppppiiiiiiiifpp" : "ppppiiipp"; /* the last two are what Triton adds */
   int length = snprintf(line, sizeof line, "launch %s %u %u %u %u %u %u %u %p", (char*)function, grid_x, grid_y, grid_z,
                         block_x, block_y, block_z, shared, stream);
   if (extra || refuses("launch")) return 719;
