@@ -204,7 +204,7 @@ def _sdpa(node: Node) -> Attention | None:
         elif not isinstance(found, Constant) or not found.value:
             raise unknown_mask(mask)
     elif mask is not None:
-        scores = add_to_scores(scores, mask, 1.0)
+        scores = add_to_scores(scores, mask, 1.0, sizes(query)[:-2])
     return _checked(node, Weights(scores, True, node), Operand(given["value"]), finish)
 
 

@@ -1,4 +1,4 @@
-"""Key graphs of selections: KeyGraph where it is the top-k of a product, PackGraph of the module's own mask elsewhere."""
+"""Key graphs of selections: KeyGraph for the top-k of a product, PackGraph of the module's own mask for all others."""
 
 from __future__ import annotations
 

@@ -72,6 +72,8 @@ def _ranking(node: Node, largest: bool) -> tuple[Operand, Operand]:
 def _of_scores(scores: Scores, largest: bool) -> tuple[Operand, Operand]:
     if scores.exclusions:
         raise Refused("the scores are masked before the selection")
+    if scores.outer and scores.biases:
+        raise Refused("the bias is inside the selection")
     if scores.outer or scores.listed is not None:
         raise Refused("what the selection ranks is no product of two tensors")
     query, key = scores.left, scores.right

@@ -136,22 +136,23 @@ def _aligned(build: GraphBuilder, bits: Node, q: Node) -> Node:
 
 
 def _bias(build: GraphBuilder, attention: Attention, q: Node, k: Node) -> Node | None:
-    """Return the sum of the biases as [H, M, N]; None without any."""
+    """Return the sum of the biases as [H, M, N] or [W, H, M, N]; None without any."""
     total: Node | None = None
     heads = sizes(q)[-3] if rank(q) > 3 else 1
     for each in attention.scores.biases:
         node = float32(build, each.operand)
         while rank(node) < 3:
             node = build(aten.unsqueeze.default, node, 0)
-        while rank(node) > 3:
+        while rank(node) > 3 and not each.windows:
             if not equal(sizes(node)[0], 1):
-                raise Refused("its bias is not the same for all windows")
+                raise Refused("its bias has more dimensions than the scores")
             node = build(aten.squeeze.dim, node, 0)
-        if rank(q) == 3 and not equal(sizes(node)[0], 1):
-            raise Refused("its bias is not the same for all windows")
-        if not equal_sizes(sizes(node), [heads, sizes(q)[-2], sizes(k)[-2]]):
+        if not equal_sizes(sizes(node)[-3:], [heads, sizes(q)[-2], sizes(k)[-2]]):
             count = build.size(q, rank(q) - 3) if rank(q) > 3 else 1
-            node = build(aten.expand.default, node, [count, build.size(q, rank(q) - 2), build.size(k, rank(k) - 2)])
+            last = [count, build.size(q, rank(q) - 2), build.size(k, rank(k) - 2)]
+            if rank(q) == 3 and not equal(sizes(node)[-3], 1):
+                raise Refused("its bias has other heads than the scores")
+            node = build(aten.expand.default, node, [-1, *last] if each.windows else last)
         if each.scale != 1:
             node = build(aten.mul.Scalar, node, each.scale)
         total = node if total is None else build(aten.add.Tensor, total, node)

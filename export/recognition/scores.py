@@ -21,11 +21,12 @@ from .nodes import (
     operator_name,
     positional,
     rank,
+    sizes,
     strip,
 )
 from .operands import Operand, has_size_one, leading_move
 from .products import Product, read_product, read_summed_product, single_row, with_gathered
-from .score_terms import EXCLUDED, Bias, Scores, complement, low, read_choice
+from .score_terms import EXCLUDED, Scores, bias_of, complement, keeps_heads, low, read_choice
 from .selections import Listing, listed_values, listing
 
 
@@ -46,15 +47,15 @@ def read_scores(node: Any) -> Scores | None:
         return found
     product = read_product(node)
     if product is not None:
-        return _of_product(product)
+        return _of_product(node, product)
     move = leading_move(node, 2)
     if move is not None:
         inner = read_scores(argument(node, 0))
-        return inner.moved(move) if inner is not None else None
+        return inner.moved(move, keeps_heads(node)) if inner is not None else None
     return None
 
 
-def _of_product(product: Product) -> Scores | None:
+def _of_product(node: Node, product: Product) -> Scores | None:
     gathered = with_gathered(product)
     single = not product.finish
     if gathered is not None:
@@ -64,7 +65,9 @@ def _of_product(product: Product) -> Scores | None:
         return None
     else:
         scores = Scores(product.left, product.right, product.scale)
-    return add_to_scores(scores, product.added[0], product.added[1]) if product.added is not None else scores
+    if product.added is None:
+        return scores
+    return add_to_scores(scores, product.added[0], product.added[1], sizes(node)[:-2])
 
 
 def _summed(node: Node) -> Scores | None:
@@ -222,6 +225,8 @@ def _times_tensor(scores: Scores, factor: Any, kind: str, node: Node) -> Scores:
         if not has_size_one(factor, -2):
             raise Refused("the scores are multiplied with a matrix")
         operand = operand.then("squeeze", -2)
+    if rank(factor) > 3 and any(bias.windows for bias in scores.biases):
+        raise Refused("a bias of each window is scaled by more than its head")
     biases = tuple(replace(bias, operand=bias.operand.then(kind, operand)) for bias in scores.biases)
     return replace(scores, left=scores.left.then(kind, operand), biases=biases, exclusions=exclusions)
 
@@ -236,20 +241,21 @@ def _sum(node: Node) -> Scores | None:
     sign = 1.0 if operator_name(node) == "add" else -1.0
     alpha = float(arguments(node).get("alpha", 1))
     first, second = positional(node)[:2]
+    lead = sizes(node)[:-2]
     scores = read_scores(first)
     if scores is not None and not (sign > 0 and _is_mask(first)):
-        return add_to_scores(scores, second, sign * alpha)
+        return add_to_scores(scores, second, sign * alpha, lead)
     scores = read_scores(second)
     if scores is None or not is_tensor(first):
         return None
-    return add_to_scores(scores.times(sign * alpha), first, 1.0)
+    return add_to_scores(scores.times(sign * alpha), first, 1.0, lead)
 
 
 def _is_mask(node: Any) -> bool:
     return isinstance(evaluate(node), Mask)
 
 
-def add_to_scores(scores: Scores, added: Any, factor: float) -> Scores:
+def add_to_scores(scores: Scores, added: Any, factor: float, lead: list[Any]) -> Scores:
     """Return scores plus a mask, a bias, a sum of both, or what is the same for all nodes of a row.
 
     Parameters
@@ -260,6 +266,8 @@ def add_to_scores(scores: Scores, added: Any, factor: float) -> Scores:
         What is added: a node or a number.
     factor
         Of what is added.
+    lead
+        Leading dimensions of the sum.
 
     Raises
     ------
@@ -284,16 +292,17 @@ def add_to_scores(scores: Scores, added: Any, factor: float) -> Scores:
         return scores
     if name == "add" and float(arguments(added).get("alpha", 1)) == 1:
         for part in positional(added)[:2]:
-            scores = add_to_scores(scores, part, factor)
+            scores = add_to_scores(scores, part, factor, lead)
         return scores
     if name in ("where", "masked_fill"):
         split = _masked_bias(added, factor)
         if split is not None:
             mask, level, bias = split
-            return add_to_scores(scores, bias, factor).excluding(mask, level)
+            return add_to_scores(scores, bias, factor, lead).excluding(mask, level)
     if scores.listed is not None:
         added = _listed_bias(scores, added)
-    return replace(scores, biases=(*scores.biases, Bias(Operand(added), factor)))
+        lead = lead[:-1] if scores.single else lead
+    return replace(scores, biases=(*scores.biases, bias_of(added, factor, lead)))
 
 
 def _masked_bias(node: Node, factor: float) -> tuple[Mask, float, Any] | None:

@@ -22,7 +22,7 @@ from .nodes import (
     sizes,
     strip,
 )
-from .operands import Move, after, leading_move, peel, same_moves
+from .operands import Move, after, leading_move, moves_from, same_moves
 
 
 @dataclass(frozen=True)
@@ -163,8 +163,8 @@ def compared_with_kth(node: Node) -> tuple[Selection, tuple[Move, ...], bool] | 
         if found is None:
             continue
         ranked, moves = found
-        base, own = peel(scores, 1)
-        if not equivalent(base, ranked.scores) or not same_moves(own, moves):
+        own = moves_from(ranked.scores, scores)
+        if own is None or not same_moves(own, moves):
             continue
         return _side(ranked, sign, moves)
     return None

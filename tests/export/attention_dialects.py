@@ -663,6 +663,26 @@ def bias_in_the_mask(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -
 
 
 @dialect
+def bias_of_each_window(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    return masked(scores(q, k) + similarity(x).sin()[:, None], mask(x)).softmax(-1) @ v
+
+
+def shift_mask(x: Tensor) -> Tensor:
+    """Return -100 where one node of a pair is behind the edge, for each of two windows of an image: [2, N, N]."""
+    region = torch.zeros(2, NODES)
+    region[1, NODES // 2 :] = 1
+    apart = region.unsqueeze(1) - region.unsqueeze(2)
+    return apart.masked_fill(apart != 0, -100.0).masked_fill(apart == 0, 0.0)
+
+
+@dialect
+def shifted_windows(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    attention = (scores(q, k) + bias.unsqueeze(0)).view(-1, 2, HEADS, NODES, NODES)
+    attention = (attention + shift_mask(x).unsqueeze(1).unsqueeze(0)).view(-1, HEADS, NODES, NODES)
+    return masked(attention, mask(x)).softmax(-1) @ v
+
+
+@dialect
 def two_biases(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
     return masked((scores(q, k) + bias) * 0.5 + bias[:, :1], mask(x)).softmax(-1) @ v
 
@@ -786,6 +806,14 @@ def learned_threshold_form(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Ten
     return masked(scores(q, k), (guess >= guess.topk(K).values[..., -1:])[:, None]).softmax(-1) @ v
 
 
+@packed("the bias is inside the selection")
+def shifted_windows_then_topk(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    attention = (scores(q, k) + bias).view(-1, 2, HEADS, NODES, NODES)
+    attention = (attention + shift_mask(x)[None, :, None]).view(-1, HEADS, NODES, NODES)
+    best = attention.topk(K, dim=-1).values[..., -1:]
+    return attention.masked_fill(attention < best, -torch.inf).softmax(-1) @ v
+
+
 # What only looks like it
 
 
@@ -867,11 +895,6 @@ def clamped_scores(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> 
 @lookalike("may be negative")
 def factor_of_unknown_sign_after_the_mask(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
     return (masked(scores(q, k), mask(x)) * x.mean((1, 2))[:, None, None, None]).softmax(-1) @ v
-
-
-@lookalike("not the same for all windows")
-def bias_of_each_window(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
-    return masked(scores(q, k) + similarity(x).sin()[:, None], mask(x)).softmax(-1) @ v
 
 
 @lookalike("a matrix")

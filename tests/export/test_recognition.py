@@ -43,7 +43,7 @@ class Several(nn.Module):
 
 
 def exported(module: nn.Module, *inputs: Tensor, dynamic: Any = None) -> ExportedProgram:
-    dynamic = dynamic or tuple({0: Dim("windows", max=64)} for _ in inputs)
+    dynamic = dynamic or tuple({0: 2 * Dim("images", max=32)} for _ in inputs)
     program: ExportedProgram = torch.export.export(module.eval(), inputs, dynamic_shapes=dynamic)
     decomposed: ExportedProgram = program.run_decompositions({})
     return decomposed
@@ -69,11 +69,11 @@ def _found(dialects: dict[str, Dialect]) -> Found:
     computed: dict[str, Tensor] = {}
     verdicts: list[Verdict] = []
     left: set[Any] = set()
-    names, x = list(dialects), nodes(1, 2)
+    names, x = list(dialects), nodes(1, 4)
     for start in range(0, len(names), PROGRAM):
         some = names[start : start + PROGRAM]
         module = Several({name: dialects[name] for name in some})
-        found = recognize(exported(module, nodes(0, 3)))
+        found = recognize(exported(module, nodes(0, 6)))
         with torch.no_grad():
             expected |= zip(some, module(x), strict=True)
             computed |= zip(some, found.program.module()(x), strict=True)
