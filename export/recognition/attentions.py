@@ -9,7 +9,19 @@ import torch
 from torch.fx import Graph, Node
 
 from .masks import Constant, Mask, evaluate
-from .nodes import Refused, argument, arguments, equal, is_tensor, operator_name, rank, sizes, strip, tensor
+from .nodes import (
+    Refused,
+    argument,
+    arguments,
+    depends_on_content,
+    equal,
+    is_tensor,
+    operator_name,
+    rank,
+    sizes,
+    strip,
+    tensor,
+)
 from .operands import Operand, Step, same_moves
 from .products import Product, read_gathered, read_product, read_summed_product, with_gathered
 from .rankings import ranked_softmaxes, read_ranking
@@ -225,7 +237,7 @@ def _top_k(result: Node, weights: Weights, values: Operand, finish: tuple[Step, 
             raise Refused("the values are not those of the nodes whose scores are normalised")
         values = gathered.source
     elif not scores.exclusions:
-        raise Refused("it attends to all nodes")
+        raise Refused(f"it attends to all nodes{' that are gathered for it' if _gathered(scores.right.node) else ''}")
     if not weights.normalised:
         raise Refused("the weights are masked after the softmax, and not normalised again")
     scores = scores.over_all_nodes()
@@ -242,3 +254,17 @@ def _top_k(result: Node, weights: Weights, values: Operand, finish: tuple[Step, 
     except Refused as refused:
         ranking, reason = None, str(refused)
     return Attention(result, weights.softmax, scores, values, finish, tuple(masks), ranking, reason)
+
+
+#: What may be done to tensors between gathering them and using them as keys.
+_VIEWS = {"view", "reshape", "unsafe_view", "permute", "transpose", "getitem", "split_with_sizes", "split", "slice"}
+
+
+def _gathered(node: Node) -> bool:
+    """Tell whether keys were gathered by indices that the image decides, such as those of whole windows."""
+    node = strip(node)
+    while operator_name(node) in _VIEWS | {"unsqueeze", "squeeze", "select", "expand", "flatten", "mul", "chunk"}:
+        node = strip(argument(node, 0))
+    if operator_name(node) not in ("gather", "index", "index_select"):
+        return False
+    return any(depends_on_content(each) for each in node.all_input_nodes[1:])

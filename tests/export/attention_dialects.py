@@ -872,6 +872,14 @@ def dense(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
     return (scores(q, k) + bias).softmax(-1) @ v
 
 
+@lookalike("it attends to all nodes that are gathered for it")
+def windows_gathered_as_a_whole(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    means = x.mean(1)
+    chosen = (means @ means.mT).topk(2).indices
+    near, values = (t[chosen].transpose(1, 2).flatten(2, 3) for t in (k, v))
+    return scores(q, near).softmax(-1) @ values
+
+
 @lookalike("it attends to all nodes")
 def selection_for_nothing(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
     return scores(q, k).masked_fill(~mask(x), 0.0).mean() + scores(q, k).softmax(-1) @ v
