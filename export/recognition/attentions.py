@@ -15,6 +15,7 @@ from .nodes import (
     arguments,
     depends_on_content,
     equal,
+    equal_sizes,
     is_tensor,
     operator_name,
     rank,
@@ -111,9 +112,23 @@ _SDPA = "scaled_dot_product_attention"
 
 
 def _unknown(softmax: Node) -> str:
+    if _multiplied(softmax):
+        return "its weights are multiplied with a tensor that is no mask"
     if read_weights(softmax) is None:
         return "what the softmax normalises is no product of q and k that is known"
     return "what follows the softmax is no product with values that is known"
+
+
+def _multiplied(weights: Node) -> bool:
+    """Tell whether weights are multiplied with numbers of each node, possibly after a copy."""
+    for user in weights.users:
+        if operator_name(user) == "mul" and equal_sizes(sizes(user), sizes(weights)):
+            others = [each for each in user.all_input_nodes if each is not weights and is_tensor(each)]
+            if any(rank(each) == rank(weights) and equal(sizes(each)[-1], sizes(weights)[-1]) for each in others):
+                return True
+        if operator_name(user) in ("copy", "clone", "to_copy", "view", "reshape") and _multiplied(user):
+            return True
+    return False
 
 
 def _attention(node: Node) -> Attention | None:

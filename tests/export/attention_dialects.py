@@ -847,6 +847,13 @@ def random_selection(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -
     return masked(scores(q, k), (torch.rand_like(similarity(x)) > 0.5)[:, None]).softmax(-1) @ v
 
 
+@lookalike("its weights are multiplied with a tensor that is no mask")
+def weights_of_an_earlier_attention(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    weights = (scores(q, k) + bias).softmax(-1) * (0.5 + torch.sigmoid(similarity(x))[:, None])
+    best, chosen = (weights / weights.sum(-1, keepdim=True)).topk(K, dim=-1)
+    return torch.zeros_like(weights).scatter(-1, chosen, best) @ v
+
+
 @lookalike("not normalised again")
 def topk_of_weights(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
     weights = scores(q, k).softmax(-1)
