@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript.optimizer import fold_constants
 
+from .attention_forms import unify_attentions
 from .channels import arrange_channels
 from .heads import pad_attention_heads
 
@@ -24,6 +25,7 @@ def canonicalize(model: ir.Model) -> None:
 
     - Reshape targets that follow from the input's shape become constants, so that the graph computes no sizes for them.
     - Whatever depends on weights alone is folded.
+    - KeyGraphAttention nodes get one form, where they differ (`export.attention_forms`).
     - Channels between convolutions are laid out for the engines (`export.channels`), and attention heads are padded
       (`export.heads`).
     - Equal initializers and common subexpressions are stored once.
@@ -41,6 +43,7 @@ def canonicalize(model: ir.Model) -> None:
     _constant_targets(model.graph)
     fold_constants(model, input_size_limit=sys.maxsize, output_size_limit=sys.maxsize)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    unify_attentions(model.graph)
     arrange_channels(model.graph)
     pad_attention_heads(model.graph)
     common.RemoveUnusedNodesPass()(model)

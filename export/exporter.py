@@ -193,7 +193,9 @@ def _verify(
         configurations["rounded"] = (installed, True)
     similarity = required(manifest).similarity
     reference: AnyReference = Reference(model.module, manifest.value_range, similarity)
-    if isinstance(model, CustomModel) and model.fused:
+    if isinstance(model, CustomModel) and model.packed:
+        reference = TopKReference(model.program.module(check_guards=False), similarity)
+    elif isinstance(model, CustomModel) and model.fused:
         # The program was verified against the module, selections apart. Its key graphs can be forced, as for a KGT.
         reference = Reference(model.program.module(check_guards=False), manifest.value_range, similarity)
     elif isinstance(model, CustomModel) and not functions:

@@ -187,7 +187,10 @@ def key_graph_attention_function(bias: bool, heads_last: bool) -> FunctionProto:
     scores = body.MatMul(body.float32(q), body.transposed(body.float32(k)))
     scores = body.Mul(scores, body.reference("scale", "value_float", onnx.AttributeProto.FLOAT))
     if bias:
-        scores = body.Add(scores, body.float32("bias"))
+        # [H, M, N] or [W, H, M, N]: the scores become [B, H, M, N] or [B / W, W, H, M, N], and the bias broadcasts.
+        windows = body.Concat(body.constant([-1], np.int64), body.Shape("bias"), axis=0)
+        biased = body.Add(body.Reshape(scores, windows), body.float32("bias"))
+        scores = body.Reshape(biased, body.Shape(scores))
     weights = body.Softmax(body.Where(selected, scores, body.constant(_LOWEST, np.float32)), axis=-1)
     # Masked again after the softmax, which gives 1/N everywhere in a row with nothing selected.
     weights = body.Where(selected, weights, body.constant(0, np.float32))

@@ -13,7 +13,6 @@ import onnx
 import onnx_ir as ir
 from onnx import ModelProto
 
-from ..errors import KeygraphError
 from ..manifest import METADATA_KEY, Manifest
 from ..runtime.backends.onnx_file import read_onnx_file
 from ..runtime.companion_files import external_data_path
@@ -44,11 +43,6 @@ def save(traced: ir.Model, manifest: Manifest, path: Path) -> Manifest:
     -------
     Manifest
         The manifest in the file, with the digest of its content.
-
-    Raises
-    ------
-    KeygraphError
-        The network uses `key_graph_attention` in several forms.
     """
     proto = ir.to_proto(traced)
     proto.producer_name, proto.producer_version = "keygraph", manifest.made_with["keygraph"]
@@ -71,20 +65,10 @@ def save(traced: ir.Model, manifest: Manifest, path: Path) -> Manifest:
 
 
 def _attention_form(proto: ModelProto) -> tuple[bool, bool]:
-    """Tell whether the KeyGraphAttention nodes have a bias, and whether their heads are last.
-
-    Raises
-    ------
-    KeygraphError
-        The nodes differ in this; a file can hold only one function of that name.
-    """
+    """Tell whether the KeyGraphAttention nodes have a bias, and whether their heads are last: all or none of them."""
     nodes = [node for node in proto.graph.node if node.op_type == "KeyGraphAttention"]
-    forms = {(len(node.input) == 5, any(a.name == "heads" for a in node.attribute)) for node in nodes}
-    if len(forms) > 1:
-        raise KeygraphError(
-            "the network calls key_graph_attention in several forms; use one form everywhere, with or without bias"
-        )
-    return forms.pop() if forms else (False, False)
+    bias = any(len(node.input) > 4 for node in nodes)
+    return bias, any(attribute.name == "heads" for node in nodes for attribute in node.attribute)
 
 
 def _one_pack_form(proto: ModelProto) -> bool:

@@ -45,14 +45,15 @@ def fuse_attentions(
     progress("looking for attentions to a top-k")
     by_hand = arrange_by_hand(program.run_decompositions({}))
     found = recognize(by_hand.program)
-    if found.fused or by_hand.verdicts:
+    if found.rewritten or by_hand.verdicts:
         cases = _cases(interface, shape)
         calls = by_hand.calls if by_hand.verdicts else None
         found = recognize_verified(by_hand.program, module, cases, interface.value_range, progress, calls)
     order = {node.name: place for place, node in enumerate(by_hand.program.graph.nodes)}
     verdicts = sorted((*by_hand.verdicts, *found.verdicts), key=lambda verdict: order[verdict.softmax])
     own = tuple(replace(verdict, module=_own_path(verdict.module)) for verdict in verdicts)
-    return Recognition(found.program if any(verdict.fused for verdict in own) else program, own)
+    rewritten = found.rewritten or by_hand.verdicts
+    return Recognition(found.program if rewritten else program, own)
 
 
 def _own_path(path: str) -> str:

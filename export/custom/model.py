@@ -45,8 +45,8 @@ class CustomModel:
         Its inputs and outputs.
     program
         The network as `capture` made it for these, with keygraph's operators in the place of attentions to a top-k.
-    fused
-        How many attentions these are.
+    fused, packed
+        How many of these attend to a key graph, and how many to the network's own mask.
     shape
         The only (B, H, W) that the program takes; None for dynamic sizes.
     provenance
@@ -64,6 +64,7 @@ class CustomModel:
     interface: Interface
     program: ExportedProgram
     fused: int
+    packed: int
     shape: tuple[int, int, int] | None
     provenance: dict[str, Any]
     sources: tuple[Path, ...] = ()
@@ -164,7 +165,7 @@ def examine(
     with in_state(state):
         found = fuse_attentions(program, module, interface, shape, progress)
     lines = (*notes, *more, *map(str, found.verdicts))
-    return CustomModel(module, interface, found.program, found.fused, shape, provenance, sources, lines)
+    return CustomModel(module, interface, found.program, found.fused, found.packed, shape, provenance, sources, lines)
 
 
 def source_of(module: nn.Module) -> dict[str, str]:

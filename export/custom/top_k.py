@@ -1,4 +1,4 @@
-"""Compare and force the selections of a network: of top-k operators, and of comparisons with a threshold.
+"""Compare and force the selections of a network: top-k operators, comparisons with a threshold, and key graphs.
 
 Two correct programs select different elements where scores nearly tie, and then differ by far more than rounding. So an
 exported file's selections are read and forced on the module in PyTorch: each selection is compared by itself, and the
@@ -20,10 +20,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...errors import KeygraphError
 from ...instrumentation.exposed_session import ExposedSession
-from ...plugins.torch.selection import Agreement
+from ...plugins.torch import unpack_graph
+from ...plugins.torch.selection import Agreement, compare_selections
 from ...runtime.backends.base import Inputs
 
-_ATEN = torch.ops.aten
+_ATEN, _KEYGRAPH = torch.ops.aten, torch.ops.keygraph
 
 #: PyTorch's operators that ONNX has as TopK, with the place of their argument `dim`.
 _SELECTING = {_ATEN.topk.default: 2, _ATEN.sort.default: 1, _ATEN.sort.stable: 2}
@@ -41,7 +42,8 @@ class TopKSelection:
     Attributes
     ----------
     graph
-        Of a TopK node the indices, int64 of the shape of its result; of a comparison the mask, bool.
+        Of a TopK node the indices, int64 of the shape of its result; of a comparison the mask, bool; of a KeyGraph or
+        PackGraph node the key graph, int32.
     """
 
     graph: NDArray[Any]
@@ -67,6 +69,7 @@ class TopKProbe:
             for node in graph.node
             if node.op_type in COMPARISONS and not constants & {*node.input} and numbers & {*node.input}
         ]
+        self._selected += [node.output[0] for node in graph.node if node.op_type in ("KeyGraph", "PackGraph")]
 
     def record(
         self, images: NDArray[np.float32], k: int | None, *extras: NDArray[np.float32]
@@ -111,8 +114,9 @@ class TopKReference:
         with torch.no_grad():
             if graphs is None:
                 return self._model(*arguments).numpy(), []
+            selections = [torch.from_numpy(chosen) for chosen in graphs]
             try:
-                with ForcedTopK([torch.from_numpy(chosen) for chosen in graphs], self._similarity) as forced:
+                with ForcedTopK(selections, self._similarity) as forced:
                     restored = self._model(*arguments).numpy()
                 forced.check_complete()
             except UncomparableError:
@@ -133,7 +137,7 @@ class ForcedTopK(TorchDispatchMode):
     ----------
     selections
         For the i-th call of `topk` or `sort` the i-th tensor of int64 indices, for the i-th comparison of two tensors
-        of floating point the i-th mask.
+        of floating point the i-th mask, for the i-th key graph or packed mask the i-th tensor of int32 words.
     tolerance
         As `similarity` of `TopKReference`.
     """
@@ -143,14 +147,24 @@ class ForcedTopK(TorchDispatchMode):
         #: One comparison for each call so far.
         self.agreements: list[Agreement] = []
         self._tolerance = tolerance
-        self._indices = [given for given in selections if given.dtype != torch.bool]
+        self._indices = [given for given in selections if given.dtype == torch.int64]
         self._masks = [given for given in selections if given.dtype == torch.bool]
-        self._calls = {"topk or sort": 0, "comparison": 0}
+        self._graphs = [given for given in selections if given.dtype == torch.int32]
+        self._calls = {"topk or sort": 0, "comparison": 0, "key graph": 0}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operator, and replace the result of a selection."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
+        if func is _KEYGRAPH.key_graph.default:
+            given = self._given("key graph", self._graphs, result)
+            self.agreements.append(compare_selections(*args[:2], result, given, self._tolerance))
+            return given
+        if func is _KEYGRAPH.pack_graph.default:  # What it packs was compared where it was selected.
+            given = self._given("key graph", self._graphs, result)
+            ours, theirs = (unpack_graph(words, args[0].shape[-1]) for words in (result, given))
+            self._compared(ours, theirs, int((ours != theirs).sum()))
+            return given
         if func in _SELECTING:
             place = _SELECTING[func]
             dim = args[place] if len(args) > place else kwargs.get("dim", -1)
@@ -167,7 +181,7 @@ class ForcedTopK(TorchDispatchMode):
         UncomparableError
             The module called the operators another number of times.
         """
-        for (what, calls), given in zip(self._calls.items(), (self._indices, self._masks), strict=True):
+        for (what, calls), given in zip(self._calls.items(), (self._indices, self._masks, self._graphs), strict=True):
             if calls != len(given):
                 raise UncomparableError(
                     f"the module selects {calls} times by {what}, and the exported file {len(given)} times"

@@ -9,19 +9,31 @@ import torch
 from torch.fx import Graph, Node
 
 from .masks import Constant, Mask, evaluate
-from .nodes import Refused, argument, arguments, equal, is_tensor, operator_name, rank, sizes, strip, tensor
-from .operands import Move, Operand, Step, same_moves
+from .nodes import (
+    Refused,
+    argument,
+    arguments,
+    depends_on_content,
+    equal,
+    equal_sizes,
+    is_tensor,
+    operator_name,
+    rank,
+    sizes,
+    strip,
+    tensor,
+)
+from .operands import Operand, Step, same_moves
 from .products import Product, read_gathered, read_product, read_summed_product, with_gathered
 from .rankings import ranked_softmaxes, read_ranking
-from .score_terms import EXCLUDED, Scores, complement
-from .scores import add_to_scores
-from .selections import Selection
+from .score_terms import EXCLUDED, Exclusion, Scores, complement
+from .scores import add_to_scores, unknown_mask
 from .weights import Weights, is_row_sum, read_weights
 
 
 @dataclass(frozen=True)
 class Attention:
-    """An attention to the k nodes with the largest products of query and key.
+    """An attention to selected nodes: to the k with the largest products of query and key, or to those of any mask.
 
     Attributes
     ----------
@@ -35,12 +47,12 @@ class Attention:
         v [..., N, Dv].
     finish
         What is done to the dimensions of [..., M, Dv] afterwards.
-    selection
-        Which nodes are attended to.
-    moves
-        From the leading dimensions of the selection to those of the attention.
-    query, key
-        What the selection ranks the products of.
+    masks
+        Which nodes are attended to: those that all of these select.
+    ranking
+        query and key, the products of which the only mask is a top-k of; None for anything else.
+    reason
+        Why there is no `ranking`; empty if there is.
     """
 
     result: Node
@@ -48,10 +60,9 @@ class Attention:
     scores: Scores
     values: Operand
     finish: tuple[Step, ...]
-    selection: Selection
-    moves: tuple[Move, ...]
-    query: Operand
-    key: Operand
+    masks: tuple[Exclusion, ...]
+    ranking: tuple[Operand, Operand] | None
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,7 +93,7 @@ def find_attentions(graph: Graph) -> list[Attention | Other]:
         if attention is not None:
             found.append(attention)
     fused = {attention.softmax for attention in found}
-    fused.update(node for attention in found for node in ranked_softmaxes(attention.selection.scores))
+    fused.update(node for attention in found for node in _ranked_softmaxes(attention))
     results: list[Attention | Other] = list(found)
     for node in graph.nodes:
         if node in fused:
@@ -93,13 +104,31 @@ def find_attentions(graph: Graph) -> list[Attention | Other]:
     return sorted(results, key=lambda result: order[result.softmax])
 
 
+def _ranked_softmaxes(attention: Attention) -> set[Node]:
+    return set().union(*(ranked_softmaxes(mask.selection.scores) for mask in attention.masks))
+
+
 _SDPA = "scaled_dot_product_attention"
 
 
 def _unknown(softmax: Node) -> str:
+    if _multiplied(softmax):
+        return "its weights are multiplied with a tensor that is no mask"
     if read_weights(softmax) is None:
         return "what the softmax normalises is no product of q and k that is known"
     return "what follows the softmax is no product with values that is known"
+
+
+def _multiplied(weights: Node) -> bool:
+    """Tell whether weights are multiplied with numbers of each node, possibly after a copy."""
+    for user in weights.users:
+        if operator_name(user) == "mul" and equal_sizes(sizes(user), sizes(weights)):
+            others = [each for each in user.all_input_nodes if each is not weights and is_tensor(each)]
+            if any(rank(each) == rank(weights) and equal(sizes(each)[-1], sizes(weights)[-1]) for each in others):
+                return True
+        if operator_name(user) in ("copy", "clone", "to_copy", "view", "reshape") and _multiplied(user):
+            return True
+    return False
 
 
 def _attention(node: Node) -> Attention | None:
@@ -200,9 +229,9 @@ def _sdpa(node: Node) -> Attention | None:
         if isinstance(found, Mask):
             scores = scores.excluding(found if found.inside else complement(found), -math.inf)
         elif not isinstance(found, Constant) or not found.value:
-            raise Refused("what masks the scores is not a plain top-k")
+            raise unknown_mask(mask)
     elif mask is not None:
-        scores = add_to_scores(scores, mask, 1.0)
+        scores = add_to_scores(scores, mask, 1.0, sizes(query)[:-2])
     return _checked(node, Weights(scores, True, node), Operand(given["value"]), finish)
 
 
@@ -223,14 +252,34 @@ def _top_k(result: Node, weights: Weights, values: Operand, finish: tuple[Step, 
             raise Refused("the values are not those of the nodes whose scores are normalised")
         values = gathered.source
     elif not scores.exclusions:
-        raise Refused("it attends to all nodes")
+        raise Refused(f"it attends to all nodes{' that are gathered for it' if _gathered(scores.right.node) else ''}")
     if not weights.normalised:
         raise Refused("the weights are masked after the softmax, and not normalised again")
     scores = scores.over_all_nodes()
-    first, *others = scores.exclusions
-    if not all(each.selection.same(first.selection) and same_moves(each.moves, first.moves) for each in others):
-        raise Refused("its scores are masked by more than one selection")
     if max(each.level for each in scores.exclusions) > EXCLUDED:
         raise Refused("nodes that are not selected take part in the softmax")
-    query, key = read_ranking(first.selection)
-    return Attention(result, weights.softmax, scores, values, finish, first.selection, first.moves, query, key)
+    masks: list[Exclusion] = []
+    for exclusion in scores.exclusions:
+        if not any(exclusion.selection.same(one.selection) and same_moves(exclusion.moves, one.moves) for one in masks):
+            masks.append(exclusion)
+    try:
+        if len(masks) > 1:
+            raise Refused("its scores are masked by more than one selection")
+        ranking, reason = read_ranking(masks[0].selection), ""
+    except Refused as refused:
+        ranking, reason = None, str(refused)
+    return Attention(result, weights.softmax, scores, values, finish, tuple(masks), ranking, reason)
+
+
+#: What may be done to tensors between gathering them and using them as keys.
+_VIEWS = {"view", "reshape", "unsafe_view", "permute", "transpose", "getitem", "split_with_sizes", "split", "slice"}
+
+
+def _gathered(node: Node) -> bool:
+    """Tell whether keys were gathered by indices that the image decides, such as those of whole windows."""
+    node = strip(node)
+    while operator_name(node) in _VIEWS | {"unsqueeze", "squeeze", "select", "expand", "flatten", "mul", "chunk"}:
+        node = strip(argument(node, 0))
+    if operator_name(node) not in ("gather", "index", "index_select"):
+        return False
+    return any(depends_on_content(each) for each in node.all_input_nodes[1:])

@@ -1,5 +1,7 @@
 """Idioms of masks: tensors that hold one value where a node is selected and another elsewhere.
 
+What a boolean tensor selects that the image decides need not be known: such a tensor is a mask as well.
+
 An elementwise operator on such a tensor gives such a tensor. So its two values are computed by the operator itself, and
 no list of ways to turn a mask around, to scale it or to take its logarithm is needed.
 """
@@ -18,6 +20,8 @@ from .counting import counted_index, one_hot_listing
 from .nodes import (
     argument,
     arguments,
+    depends_on_content,
+    equal,
     is_last,
     is_number,
     is_tensor,
@@ -25,11 +29,12 @@ from .nodes import (
     operator_name,
     positional,
     rank,
+    sizes,
     strip,
     tensor,
 )
 from .operands import Move, after, leading_move, same_moves
-from .selections import Listing, Selection, compared_with_kth, listing, ranks
+from .selections import Listing, Selection, compared_with_kth, listing, masked_by, ranks
 
 #: A comparison with a number below this is with the lowest one of a type: no score is below it.
 _LOWEST = -1e30
@@ -82,6 +87,20 @@ def read_constant(node: Any) -> float | None:
 
 def evaluate(node: Any) -> Constant | Mask | None:
     """Return the value or the two values of an argument; None if it is neither constant nor a mask."""
+    found = _evaluate(node)
+    return found if found is not None or not is_tensor(node) else _any_other(node)
+
+
+def _any_other(node: Node) -> Mask | None:
+    """Read a boolean tensor of which it is not known what it selects, but that the image decides."""
+    if tensor(node).dtype != torch.bool or rank(node) < 2 or equal(sizes(node)[-1], 1):
+        return None
+    if known_value(node) is not None or not depends_on_content(node):
+        return None
+    return Mask(masked_by(node), (), torch.tensor(True), torch.tensor(False))
+
+
+def _evaluate(node: Any) -> Constant | Mask | None:
     if is_number(node):
         return Constant(torch.tensor(node))
     if not is_tensor(node):

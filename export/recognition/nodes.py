@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
+from torch.fx.node import map_arg
 
 #: Key of `Node.meta` for the value of a parameter, buffer or constant of the program.
 VALUE = "keygraph_value"
@@ -138,6 +139,64 @@ def known_value(node: object) -> Tensor | None:
     node = strip(node)
     value = node.meta.get(VALUE) if isinstance(node, Node) else None
     return value if isinstance(value, Tensor) else None
+
+
+#: Most elements of a tensor that is computed here from parameters.
+_COMPUTED = 1 << 12
+
+
+def computed_value(node: object) -> Tensor | None:
+    """Return the value of a small tensor that is computed from parameters, buffers and constants alone.
+
+    Parameters
+    ----------
+    node
+        For instance ``exp(clamp(logit_scale))``.
+
+    Returns
+    -------
+    Tensor or None
+        None for what depends on the inputs, and for large tensors.
+    """
+    value = known_value(node)
+    if value is not None or not isinstance(node, Node) or node.op != "call_function" or _is_random(node):
+        return value
+    if (
+        not is_tensor(node)
+        or not all(isinstance(size, int) for size in sizes(node))
+        or tensor(node).numel() > _COMPUTED
+    ):
+        return None
+    values = {each: computed_value(each) for each in node.all_input_nodes}
+    if any(value is None for value in values.values()):
+        return None
+    compute: Any = node.target
+    result = compute(*map_arg(node.args, values.__getitem__), **map_arg(node.kwargs, values.__getitem__))
+    return result if isinstance(result, Tensor) else None
+
+
+#: Operators whose result depends on their input's shape alone.
+_SHAPE_ONLY = {"zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty"}
+
+
+def depends_on_content(node: Node) -> bool:
+    """Tell whether a tensor depends on the values of the program's inputs, and not on their sizes alone."""
+    seen: set[Node] = set()
+    waiting = [node]
+    while waiting:
+        one = waiting.pop()
+        if one in seen:
+            continue
+        seen.add(one)
+        if one.op == "placeholder" and VALUE not in one.meta:
+            return True
+        if operator_name(one) not in _SHAPE_ONLY and not _is_random(one):
+            waiting += [each for each in one.all_input_nodes if not _is_size(each)]
+    return False
+
+
+def _is_size(node: Node) -> bool:
+    return isinstance(node.meta.get("val"), int | torch.SymInt)
 
 
 def equivalent(first: Any, second: Any) -> bool:

@@ -211,15 +211,31 @@ def same_moves(first: tuple[Move, ...], second: tuple[Move, ...]) -> bool:
     )
 
 
-def peel(node: Node, trailing: int) -> tuple[Node, tuple[Move, ...]]:
-    """Return the tensor behind all views of leading dimensions, and these, in the order of execution."""
+def moves_from(source: Node, node: Node) -> tuple[Move, ...] | None:
+    """Return the views of all dimensions but the last that lead from one tensor to another, in the order of execution.
+
+    Parameters
+    ----------
+    source
+        The first tensor.
+    node
+        The last one.
+
+    Returns
+    -------
+    tuple of Move or None
+        None where something else lies between them.
+    """
     moves: list[Move] = []
     node = strip(node)
-    while (move := leading_move(node, trailing)) is not None:
+    while not equivalent(node, source):
+        move = leading_move(node, 1)
+        if move is None:
+            return None
         if move.kind != "nothing":
             moves.insert(0, move)
         node = strip(argument(node, 0))
-    return node, tuple(moves)
+    return tuple(moves)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ def read_ranking(selection: Selection) -> tuple[Operand, Operand]:
     Refused
         The selection is no top-k of a product.
     """
+    if selection.k is None:
+        raise Refused("what masks the scores is not a plain top-k")
     return _ranking(selection.scores, selection.largest)
 
 
@@ -82,6 +84,8 @@ def _guards_a_root(node: Node) -> bool:
 def _of_scores(scores: Scores, largest: bool) -> tuple[Operand, Operand]:
     if scores.exclusions:
         raise Refused("the scores are masked before the selection")
+    if scores.outer and scores.biases:
+        raise Refused("the bias is inside the selection")
     if scores.outer or scores.listed is not None:
         raise Refused("what the selection ranks is no product of two tensors")
     query, key = scores.left, scores.right

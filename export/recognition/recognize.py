@@ -12,8 +12,9 @@ from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
 
 from .attentions import Other, find_attentions
+from .key_graphs import KeyGraphs
 from .nodes import VALUE, Refused, module_path
-from .rewriting import KeyGraphs, Replacement, add_replacement, unify_biases
+from .rewriting import Replacement, add_replacement
 
 aten = torch.ops.aten
 
@@ -29,9 +30,11 @@ class Verdict:
     softmax
         Name of its softmax in the program, which is unique.
     fused
-        Whether the two operators compute it now.
+        Whether KeyGraph and KeyGraphAttention compute it now.
+    packed
+        Whether KeyGraphAttention computes it now, on the module's own mask, packed by PackGraph.
     k
-        How many nodes each row attends to, if it is fused; None where that is no fixed number.
+        How many nodes each row attends to, where that is fixed and the attention is fused or packed.
     keeps_ties
         Whether the module keeps all nodes that tie with the k-th, if it is fused: KeyGraph keeps exactly k.
     reason
@@ -47,10 +50,14 @@ class Verdict:
     keeps_ties: bool = False
     reason: str = ""
     by_hand: bool = False
+    packed: bool = False
 
     def __str__(self) -> str:
         """Return the line to print."""
         place = f"`{self.module}`" if self.module else "the model"
+        if self.packed:
+            rows = "" if self.k else "; a row that selects no node becomes zero"
+            return f"{place}: packed; {self.reason}{rows}"
         if not self.fused:
             return f"{place}: {self.reason}"
         ties = "; of nodes that tie with the k-th, the first are kept, not all" if self.keeps_ties else ""
@@ -78,9 +85,21 @@ class Recognition:
         """How many attentions are fused."""
         return sum(verdict.fused for verdict in self.verdicts)
 
+    @property
+    def packed(self) -> int:
+        """How many attentions are packed."""
+        return sum(verdict.packed for verdict in self.verdicts)
+
+    @property
+    def rewritten(self) -> int:
+        """How many attentions are fused or packed."""
+        return self.fused + self.packed
+
 
 def recognize(program: ExportedProgram, exclude: Mapping[str, str] | None = None) -> Recognition:
-    """Find every attention to the k largest products of two tensors, and compute it by KeyGraph and KeyGraphAttention.
+    """Find every attention to selected nodes, and compute it by KeyGraphAttention on a key graph.
+
+    The graph is KeyGraph's where the k largest products of two tensors are selected, and else the module's own mask.
 
     Parameters
     ----------
@@ -137,11 +156,11 @@ def add_operators(graph: Graph, exclude: Mapping[str, str]) -> tuple[list[Verdic
     verdicts : list of Verdict
         One for each attention.
     replacements : list of Replacement
-        One for each that is fused.
+        One for each that is fused or packed.
     """
     verdicts: list[Verdict] = []
     replacements: list[Replacement] = []
-    graphs = KeyGraphs([])
+    graphs = KeyGraphs(graph)
     for found in find_attentions(graph):
         module, name = module_path(found.softmax), found.softmax.name
         if isinstance(found, Other):
@@ -155,9 +174,12 @@ def add_operators(graph: Graph, exclude: Mapping[str, str]) -> tuple[list[Verdic
         except Refused as reason:
             verdicts.append(Verdict(module, name, False, reason=str(reason)))
             continue
-        selection = found.selection
-        verdicts.append(Verdict(module, name, True, selection.k, selection.keeps_ties))
-    unify_biases(graph, replacements)
+        k, keeps_ties = found.masks[0].selection.k, found.masks[0].selection.keeps_ties
+        if found.ranking is not None:
+            verdicts.append(Verdict(module, name, True, k, keeps_ties))
+        else:
+            fixed = k if len(found.masks) == 1 else None
+            verdicts.append(Verdict(module, name, False, fixed, reason=found.reason, packed=True))
     return verdicts, replacements
 
 

@@ -1,8 +1,7 @@
-"""Put the operators KeyGraph and KeyGraphAttention in the place of an attention."""
+"""Put KeyGraphAttention, on a key graph, in the place of an attention."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +11,10 @@ from torch.fx import Graph, Node
 from ...plugins import torch as _operators  # noqa: F401 - registers keygraph::* with PyTorch
 from .attentions import Attention
 from .graph_builder import GraphBuilder
+from .key_graphs import KeyGraphs
 from .layouts import heads_first, heads_last
-from .nodes import Refused, argument, equal, equal_sizes, rank, sizes, tensor
-from .operands import Operand
-from .selections import Selection
+from .matrices import float32, four, lead_of, same_lead, three_or_four
+from .nodes import Refused, equal, equal_sizes, rank, sizes, tensor
 
 aten = torch.ops.aten
 
@@ -35,7 +34,7 @@ class Replacement:
     attention
         What they replace.
     key_graph
-        The node of the operator KeyGraph, which attentions may share.
+        The node of the operator KeyGraph or PackGraph, which attentions may share.
     operator
         The node of the operator KeyGraphAttention.
     result
@@ -46,43 +45,6 @@ class Replacement:
     key_graph: Node
     operator: Node
     result: Node
-
-
-@dataclass(frozen=True)
-class KeyGraphs:
-    """The key graphs that were added so far, by what they select."""
-
-    known: list[tuple[Selection, Node, Node]]
-
-    def get(self, graph: Graph, attention: Attention) -> tuple[Node, Node]:
-        """Add KeyGraph after a selection's scores, unless it was added before.
-
-        Parameters
-        ----------
-        graph
-            Changed in place.
-        attention
-            Whose selection is computed.
-
-        Returns
-        -------
-        key_graph : Node
-            The operator.
-        bits : Node
-            Its result, with the leading dimensions of the scores: int32[..., M, ceil(N/32)].
-        """
-        for selection, key_graph, bits in self.known:
-            if selection.same_with_ties(attention.selection):
-                return key_graph, bits
-        scores = attention.selection.scores
-        build = GraphBuilder(graph, scores.next, scores)
-        query, key = _float32(build, attention.query), _float32(build, attention.key)
-        query, key = _same_lead(build, [query, key])
-        k = build(aten.full.default, [1], attention.selection.k, dtype=torch.int64)
-        key_graph = build(torch.ops.keygraph.key_graph.default, _four(build, query), _four(build, key), k)
-        bits = _lead_of(build, key_graph, query)
-        self.known.append((attention.selection, key_graph, bits))
-        return key_graph, bits
 
 
 def add_replacement(graph: Graph, attention: Attention, graphs: KeyGraphs) -> Replacement:
@@ -108,26 +70,26 @@ def add_replacement(graph: Graph, attention: Attention, graphs: KeyGraphs) -> Re
     """
     build = GraphBuilder(graph, attention.result)
     scores = attention.scores
-    q, k, v = (_float32(build, each) for each in (scores.left, scores.right, attention.values))
+    q, k, v = (float32(build, each) for each in (scores.left, scores.right, attention.values))
     _check_cost(sizes(q)[-1], sizes(k)[-2])
-    q, k = _same_lead(build, [q, k])
+    q, k = same_lead(build, [q, k])
     if scores.outer:
         v = build(aten.reshape.default, v, [*build.sizes(q)[:-2], *build.sizes(v)[-2:]])
-    q, k, v = _same_lead(build, [q, k, v])
+    q, k, v = same_lead(build, [q, k, v])
     lead = sizes(q)[:-2]
-    key_graph, bits = graphs.get(graph, attention)
-    for move in attention.moves:
-        bits = move.apply(build, bits, 1)
+    key_graph, bits = graphs.get(attention)
+    if not equal(sizes(attention.masks[0].selection.scores)[-1], sizes(k)[-2]):
+        raise Refused("the mask's nodes are not those of the scores")
     bits = _aligned(build, bits, q)
     bias = _bias(build, attention, q, k)
     heads = lead[-1] if len(lead) > 1 else 1
     if not isinstance(heads, int):
         raise Refused("its number of heads depends on the image's size")
-    arguments = [heads_last(build, _three_or_four(build, each)) for each in (q, k, v)]
+    arguments = [heads_last(build, three_or_four(build, each)) for each in (q, k, v)]
     operator = build(torch.ops.keygraph.key_graph_attention.default, *arguments, bits, bias, float(scores.scale), heads)
     result = heads_first(build, operator, heads, build.size(v, rank(v) - 1)) if len(lead) > 1 else operator
     if len(lead) != 1:
-        result = _lead_of(build, result if len(lead) > 1 else build(aten.unsqueeze.default, result, 1), q)
+        result = lead_of(build, result if len(lead) > 1 else build(aten.unsqueeze.default, result, 1), q)
     for move in scores.outer:
         result = move.apply(build, result, 2)
     for step in attention.finish:
@@ -146,61 +108,6 @@ def _check_cost(channels: Any, nodes: Any) -> None:
     if isinstance(nodes, int) and (not known or channels > CHANNELS_PER_NODE * nodes):
         count = str(channels) if known else "as many channels as the image has pixels"
         raise Refused(f"it is faster as it is: {nodes} nodes of {count}" + (" channels" if known else ""))
-
-
-def _float32(build: GraphBuilder, operand: Operand) -> Node:
-    """Build an operand in float32; where the module rounds it to half precision, after that."""
-    node = operand.build(build)
-    return node if tensor(node).dtype == torch.float32 else build(aten.to.dtype, node, torch.float32)
-
-
-def _same_lead(build: GraphBuilder, matrices: Sequence[Node]) -> list[Node]:
-    """Expand matrices to the same leading dimensions, as matmul does."""
-    count = max(rank(node) for node in matrices) - 2
-    padded = []
-    for node in matrices:
-        while rank(node) < count + 2:
-            node = build(aten.unsqueeze.default, node, 0)
-        padded.append(node)
-    target: list[Any] = []
-    for dim in range(count):
-        for node in padded:
-            size = sizes(node)[dim]
-            if not equal(size, 1):
-                break
-        target.append((node, dim))
-    results = []
-    for node in padded:
-        if all(equal(sizes(node)[dim], sizes(source)[dim]) for dim, (source, _) in enumerate(target)):
-            results.append(node)
-            continue
-        lead = [build.size(source, dim) for source, dim in target]
-        results.append(build(aten.expand.default, node, [*lead, -1, -1]))
-    return results
-
-
-def _three_or_four(build: GraphBuilder, node: Node) -> Node:
-    """Return [..., rows, columns] as [B, H, rows, columns], or as [B, rows, columns] where there is one head."""
-    return node if rank(node) == 3 else _four(build, node) if rank(node) > 3 else build(aten.unsqueeze.default, node, 0)
-
-
-def _four(build: GraphBuilder, node: Node) -> Node:
-    """Return [..., rows, columns] as [B, H, rows, columns]; three dimensions have one head."""
-    while rank(node) < 4:
-        node = build(aten.unsqueeze.default, node, 0 if rank(node) == 2 else 1)
-    return node if rank(node) == 4 else build(aten.flatten.using_ints, node, 0, rank(node) - 4)
-
-
-def _lead_of(build: GraphBuilder, node: Node, like: Node) -> Node:
-    """Undo `_four`: return [B, H, rows, columns] with the leading dimensions of another matrix."""
-    count = rank(like)
-    if count == 4:
-        return node
-    if count == 3:
-        return build(aten.squeeze.dim, node, 1)
-    if count == 2:
-        return build(aten.squeeze.dims, node, [0, 1])
-    return build(aten.reshape.default, node, [*build.sizes(like)[:-2], *build.sizes(node)[-2:]])
 
 
 def _aligned(build: GraphBuilder, bits: Node, q: Node) -> Node:
@@ -225,49 +132,28 @@ def _aligned(build: GraphBuilder, bits: Node, q: Node) -> Node:
         bits = build(aten.expand.default, bits, [*build.sizes(q)[:-2], -1, -1])
     if len(lead) == 1:
         return build(aten.unsqueeze.default, bits, 1)
-    return _four(build, bits)
+    return four(build, bits)
 
 
 def _bias(build: GraphBuilder, attention: Attention, q: Node, k: Node) -> Node | None:
-    """Return the sum of the biases as [H, M, N]; None without any."""
+    """Return the sum of the biases as [H, M, N] or [W, H, M, N]; None without any."""
     total: Node | None = None
     heads = sizes(q)[-3] if rank(q) > 3 else 1
     for each in attention.scores.biases:
-        node = _float32(build, each.operand)
+        node = float32(build, each.operand)
         while rank(node) < 3:
             node = build(aten.unsqueeze.default, node, 0)
-        while rank(node) > 3:
+        while rank(node) > 3 and not each.windows:
             if not equal(sizes(node)[0], 1):
-                raise Refused("its bias is not the same for all windows")
+                raise Refused("its bias has more dimensions than the scores")
             node = build(aten.squeeze.dim, node, 0)
-        if rank(q) == 3 and not equal(sizes(node)[0], 1):
-            raise Refused("its bias is not the same for all windows")
-        if not equal_sizes(sizes(node), [heads, sizes(q)[-2], sizes(k)[-2]]):
+        if not equal_sizes(sizes(node)[-3:], [heads, sizes(q)[-2], sizes(k)[-2]]):
             count = build.size(q, rank(q) - 3) if rank(q) > 3 else 1
-            node = build(aten.expand.default, node, [count, build.size(q, rank(q) - 2), build.size(k, rank(k) - 2)])
+            last = [count, build.size(q, rank(q) - 2), build.size(k, rank(k) - 2)]
+            if rank(q) == 3 and not equal(sizes(node)[-3], 1):
+                raise Refused("its bias has other heads than the scores")
+            node = build(aten.expand.default, node, [-1, *last] if each.windows else last)
         if each.scale != 1:
             node = build(aten.mul.Scalar, node, each.scale)
         total = node if total is None else build(aten.add.Tensor, total, node)
     return total
-
-
-def unify_biases(graph: Graph, replacements: Sequence[Replacement]) -> None:
-    """Give all attentions a bias if one has it: a file holds one form of the operator.
-
-    Parameters
-    ----------
-    graph
-        Changed in place.
-    replacements
-        All that were added to it.
-    """
-    without = [each.operator for each in replacements if argument(each.operator, 4) is None]
-    if len(without) == len(replacements):
-        return
-    for operator in without:
-        build = GraphBuilder(graph, operator)
-        q, k, heads = argument(operator, 0), argument(operator, 1), argument(operator, 6)
-        assert isinstance(q, Node)
-        assert isinstance(k, Node)
-        zeros = build(aten.zeros.default, [heads, build.size(q, 1), build.size(k, 1)])
-        operator.update_arg(4, zeros)

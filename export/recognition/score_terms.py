@@ -9,7 +9,7 @@ from typing import Any
 from torch.fx import Node
 
 from .masks import Mask, evaluate
-from .nodes import Refused, argument, arguments, operator_name, sizes
+from .nodes import Refused, argument, arguments, equal, equal_sizes, operator_name, rank, sizes
 from .operands import Move, Operand
 from .selections import Listing, Selection
 
@@ -28,10 +28,21 @@ class Exclusion:
 
 @dataclass(frozen=True)
 class Bias:
-    """A tensor that is added to the scores, with a factor."""
+    """A tensor that is added to the scores, with a factor.
+
+    Attributes
+    ----------
+    operand
+        [H or 1, M, N] or with fewer dimensions; with `windows` [W, H or 1, M, N].
+    scale
+        The factor.
+    windows
+        It repeats along the flattened leading dimensions before the heads: the b-th of these has the (b mod W)-th.
+    """
 
     operand: Operand
     scale: float = 1.0
+    windows: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,9 +76,19 @@ class Scores:
     listed: Listing | None = None
     single: bool = False
 
-    def moved(self, move: Move) -> Scores | None:
-        """Return the scores after a move of leading dimensions; None where it cannot be followed."""
-        if not self.biases and not self.exclusions and self.listed is None:
+    def moved(self, move: Move, keeps_heads: bool) -> Scores | None:
+        """Return the scores after a move of leading dimensions; None where it cannot be followed.
+
+        Parameters
+        ----------
+        move
+            The move.
+        keeps_heads
+            Whether the last leading dimension is the same after it.
+        """
+        # A reshape keeps the order of what it flattens, and so which bias belongs to which window.
+        follow = not self.biases or (keeps_heads and move.kind in ("reshape", "unsqueeze", "squeeze"))
+        if follow and not self.exclusions and not self.outer and self.listed is None:
             return replace(self, left=self.left.moved(move), right=self.right.moved(move))
         if move.kind in ("reshape", "unsqueeze", "squeeze"):
             return replace(self, outer=(*self.outer, move))
@@ -98,6 +119,36 @@ class Scores:
         return replace(self, exclusions=(*self.exclusions, exclusion), listed=None, single=False)
 
 
+def bias_of(added: Node, factor: float, lead: list[Any]) -> Bias:
+    """Return a tensor that is added to scores as a bias.
+
+    Parameters
+    ----------
+    added
+        The tensor.
+    factor
+        Its factor.
+    lead
+        Leading dimensions of the scores; the last one is the heads if there are several.
+
+    Raises
+    ------
+    Refused
+        It differs between images, but not between their windows.
+    """
+    own = sizes(added)[:-2]
+    before = len(lead) - (len(lead) > 1)
+    windows = own[: max(0, before - (len(lead) - len(own)))]
+    while windows and equal(windows[0], 1):
+        windows = windows[1:]
+    if not windows:
+        return Bias(Operand(added), factor)
+    if not equal_sizes(windows, lead[before - len(windows) : before]):
+        raise Refused("its bias differs between images, but not between their windows")
+    heads = own[-1] if len(lead) > 1 else 1
+    return Bias(Operand(added).moved(Move("reshape", (-1, heads))), factor, windows=True)
+
+
 def complement(mask: Mask) -> Mask:
     """Return the same tensor as a mask that selects the other nodes.
 
@@ -107,6 +158,10 @@ def complement(mask: Mask) -> Mask:
         Their number depends on the image's size.
     """
     selection = mask.selection
+    if selection.k is None:
+        marks = not selection.marks
+        other = replace(selection, largest=marks, marks=marks)
+        return replace(mask, selection=other, inside=mask.outside, outside=mask.inside)
     count = sizes(selection.scores)[-1]
     if not isinstance(count, int) or count <= selection.k:
         raise Refused("the selected nodes are masked, and the others are kept")
@@ -151,3 +206,9 @@ def read_choice(node: Node) -> tuple[Mask | None, Any, Any]:
         if isinstance(mask, Mask) and mask.inside:
             mask = complement(mask)
     return mask if isinstance(mask, Mask) else None, kept, other
+
+
+def keeps_heads(node: Node) -> bool:
+    """Tell whether a view of scores [..., H, M, N] has the same H."""
+    source: Node = argument(node, 0)
+    return min(rank(source), rank(node)) > 3 and equal(sizes(source)[-3], sizes(node)[-3])

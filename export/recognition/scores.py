@@ -14,17 +14,19 @@ from .nodes import (
     Refused,
     argument,
     arguments,
+    computed_value,
+    depends_on_content,
     is_last,
     is_tensor,
-    known_value,
     operator_name,
     positional,
     rank,
+    sizes,
     strip,
 )
 from .operands import Operand, has_size_one, leading_move
 from .products import Product, read_product, read_summed_product, single_row, with_gathered
-from .score_terms import EXCLUDED, Bias, Scores, complement, low, read_choice
+from .score_terms import EXCLUDED, Scores, bias_of, complement, keeps_heads, low, read_choice
 from .selections import Listing, listed_values, listing
 
 
@@ -45,15 +47,15 @@ def read_scores(node: Any) -> Scores | None:
         return found
     product = read_product(node)
     if product is not None:
-        return _of_product(product)
+        return _of_product(node, product)
     move = leading_move(node, 2)
     if move is not None:
         inner = read_scores(argument(node, 0))
-        return inner.moved(move) if inner is not None else None
+        return inner.moved(move, keeps_heads(node)) if inner is not None else None
     return None
 
 
-def _of_product(product: Product) -> Scores | None:
+def _of_product(node: Node, product: Product) -> Scores | None:
     gathered = with_gathered(product)
     single = not product.finish
     if gathered is not None:
@@ -63,7 +65,9 @@ def _of_product(product: Product) -> Scores | None:
         return None
     else:
         scores = Scores(product.left, product.right, product.scale)
-    return add_to_scores(scores, product.added[0], product.added[1]) if product.added is not None else scores
+    if product.added is None:
+        return scores
+    return add_to_scores(scores, product.added[0], product.added[1], sizes(node)[:-2])
 
 
 def _summed(node: Node) -> Scores | None:
@@ -87,7 +91,7 @@ def _where(node: Node) -> Scores | None:
     for kept, other in ((first, second), (second, first)):
         value = evaluate(other)
         if isinstance(value, Constant) and float(value.value) <= EXCLUDED:
-            return _unknown_mask(kept)
+            return _unknown_mask(kept, condition)
     return None
 
 
@@ -98,7 +102,7 @@ def _masked_fill(node: Node) -> Scores | None:
         if mask.inside:
             mask = complement(mask)
         return _filled(given["self"], mask, given["value"])
-    return _unknown_mask(given["self"])
+    return _unknown_mask(given["self"], given["mask"])
 
 
 def _assigned(node: Node) -> Scores | None:
@@ -110,13 +114,20 @@ def _assigned(node: Node) -> Scores | None:
     mask = evaluate(indices[0])
     if isinstance(mask, Mask):
         return _filled(given["self"], complement(mask) if mask.inside else mask, given["values"])
-    return _unknown_mask(given["self"])
+    return _unknown_mask(given["self"], indices[0])
 
 
-def _unknown_mask(kept: Any) -> Scores | None:
+def _unknown_mask(kept: Any, mask: Any) -> Scores | None:
     if read_scores(kept) is not None:
-        raise Refused("what masks the scores is not a plain top-k")
+        raise unknown_mask(mask)
     return None
+
+
+def unknown_mask(mask: Any) -> Refused:
+    """Return the reason for which an attention with a mask that says nothing about nodes stays as it is."""
+    if is_tensor(mask) and not depends_on_content(mask):
+        return Refused("its mask does not depend on what is in the image")
+    return Refused("what masks the scores is not a plain top-k")
 
 
 def _filled(kept: Any, mask: Mask, fill: Any) -> Scores | None:
@@ -197,7 +208,7 @@ def _times_tensor(scores: Scores, factor: Any, kind: str, node: Node) -> Scores:
         raise Refused("the scores are scaled after a change of their shape")
     exclusions = scores.exclusions
     if exclusions:
-        value = known_value(factor)
+        value = computed_value(factor)
         if value is None or not bool((value > 0).all()):
             raise Refused("masked scores are multiplied with a tensor that may be negative")
         smallest = float(value.min()) if kind == "mul" else 1 / float(value.max())
@@ -214,6 +225,8 @@ def _times_tensor(scores: Scores, factor: Any, kind: str, node: Node) -> Scores:
         if not has_size_one(factor, -2):
             raise Refused("the scores are multiplied with a matrix")
         operand = operand.then("squeeze", -2)
+    if rank(factor) > 3 and any(bias.windows for bias in scores.biases):
+        raise Refused("a bias of each window is scaled by more than its head")
     biases = tuple(replace(bias, operand=bias.operand.then(kind, operand)) for bias in scores.biases)
     return replace(scores, left=scores.left.then(kind, operand), biases=biases, exclusions=exclusions)
 
@@ -228,20 +241,21 @@ def _sum(node: Node) -> Scores | None:
     sign = 1.0 if operator_name(node) == "add" else -1.0
     alpha = float(arguments(node).get("alpha", 1))
     first, second = positional(node)[:2]
+    lead = sizes(node)[:-2]
     scores = read_scores(first)
     if scores is not None and not (sign > 0 and _is_mask(first)):
-        return add_to_scores(scores, second, sign * alpha)
+        return add_to_scores(scores, second, sign * alpha, lead)
     scores = read_scores(second)
     if scores is None or not is_tensor(first):
         return None
-    return add_to_scores(scores.times(sign * alpha), first, 1.0)
+    return add_to_scores(scores.times(sign * alpha), first, 1.0, lead)
 
 
 def _is_mask(node: Any) -> bool:
     return isinstance(evaluate(node), Mask)
 
 
-def add_to_scores(scores: Scores, added: Any, factor: float) -> Scores:
+def add_to_scores(scores: Scores, added: Any, factor: float, lead: list[Any]) -> Scores:
     """Return scores plus a mask, a bias, a sum of both, or what is the same for all nodes of a row.
 
     Parameters
@@ -252,6 +266,8 @@ def add_to_scores(scores: Scores, added: Any, factor: float) -> Scores:
         What is added: a node or a number.
     factor
         Of what is added.
+    lead
+        Leading dimensions of the sum.
 
     Raises
     ------
@@ -276,16 +292,17 @@ def add_to_scores(scores: Scores, added: Any, factor: float) -> Scores:
         return scores
     if name == "add" and float(arguments(added).get("alpha", 1)) == 1:
         for part in positional(added)[:2]:
-            scores = add_to_scores(scores, part, factor)
+            scores = add_to_scores(scores, part, factor, lead)
         return scores
     if name in ("where", "masked_fill"):
         split = _masked_bias(added, factor)
         if split is not None:
             mask, level, bias = split
-            return add_to_scores(scores, bias, factor).excluding(mask, level)
+            return add_to_scores(scores, bias, factor, lead).excluding(mask, level)
     if scores.listed is not None:
         added = _listed_bias(scores, added)
-    return replace(scores, biases=(*scores.biases, Bias(Operand(added), factor)))
+        lead = lead[:-1] if scores.single else lead
+    return replace(scores, biases=(*scores.biases, bias_of(added, factor, lead)))
 
 
 def _masked_bias(node: Node, factor: float) -> tuple[Mask, float, Any] | None:

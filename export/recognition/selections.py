@@ -22,21 +22,21 @@ from .nodes import (
     sizes,
     strip,
 )
-from .operands import Move, after, leading_move, peel, same_moves
+from .operands import Move, after, leading_move, moves_from, same_moves
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The k largest (or smallest) of each row of a matrix.
+    """The k largest (or smallest) of each row of a matrix, or the nodes that any other mask selects.
 
     Attributes
     ----------
     scores
-        The matrix [..., M, N] that is ranked.
+        The matrix [..., M, N] that is ranked; of any other mask, the mask itself.
     k
-        How many are selected.
+        How many are selected; None for any other mask.
     largest
-        False for the smallest.
+        False for the smallest; for any other mask, as `marks`.
     keeps_ties
         Whether all that equal the k-th are selected, so more than k where they tie.
     origin
@@ -49,7 +49,7 @@ class Selection:
     """
 
     scores: Node
-    k: int
+    k: int | None
     largest: bool = True
     keeps_ties: bool = False
     origin: Node | None = None
@@ -66,6 +66,11 @@ class Selection:
             *(other.keeps_ties, other.marks, other.others is None),
         )
         return self.same(other) and computed and equivalent(self.origin, other.origin)
+
+
+def masked_by(mask: Node) -> Selection:
+    """Return what a boolean tensor [..., M, N] selects that is no top-k."""
+    return Selection(mask, None, origin=mask, marks=True)
 
 
 @dataclass(frozen=True)
@@ -158,8 +163,8 @@ def compared_with_kth(node: Node) -> tuple[Selection, tuple[Move, ...], bool] | 
         if found is None:
             continue
         ranked, moves = found
-        base, own = peel(scores, 1)
-        if not equivalent(base, ranked.scores) or not same_moves(own, moves):
+        own = moves_from(ranked.scores, scores)
+        if own is None or not same_moves(own, moves):
             continue
         return _side(ranked, sign, moves)
     return None

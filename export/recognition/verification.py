@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import Graph, GraphModule, Interpreter, Node
 
 from ...errors import KeygraphError
 from ...instrumentation.metrics import TOLERANCES, psnr
@@ -21,6 +21,9 @@ from .nodes import VALUE, positional, tensor
 from .recognize import Recognition, add_operators, annotated_graph, recognize
 from .rewriting import Replacement
 from .selections import Selection
+
+_KEY_GRAPH = torch.ops.keygraph.key_graph.default
+_KEY_GRAPHS = (_KEY_GRAPH, torch.ops.keygraph.pack_graph.default)
 
 #: Largest difference of an attention's results with the same selection, relative to the largest of them.
 _ATTENTION_TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -119,7 +122,7 @@ def recognize_verified(
         for name, reason in checked[-1].failures.items():
             failures.setdefault(name, f"its verification failed on {case.name}: {reason}")
     recognition = recognize(program, failures)
-    if not recognition.fused and calls is None:
+    if not recognition.rewritten and calls is None:
         return recognition
     for case, found in zip(cases, checked, strict=True):
         progress(f"comparing with the module on {case.name}")
@@ -127,9 +130,9 @@ def recognize_verified(
             found = check_attentions(program, case, failures)
         wrong = _difference(recognition.program, module, case, found, calls or (), value_range)
         if wrong is not None:
-            if not recognition.fused:
+            if not recognition.rewritten:
                 raise KeygraphError(f"the network as it was traced, on {case.name}, {wrong}; no file was written")
-            names = [verdict.softmax for verdict in recognition.verdicts if verdict.fused]
+            names = [verdict.softmax for verdict in recognition.verdicts if verdict.fused or verdict.packed]
             return recognize(program, failures | dict.fromkeys(names, f"the network's result on {case.name} {wrong}"))
     return recognition
 
@@ -145,7 +148,7 @@ class Checked:
     graphs
         The module's own selection, int32[B, G, M, ceil(N/32)], for each key graph in order of execution.
     by_hand
-        Those of `graphs` that the module computes by the operators itself.
+        Those of `graphs` that the module computes by `key_graph` itself.
     """
 
     failures: dict[str, str] = field(default_factory=dict)
@@ -169,16 +172,20 @@ def check_attentions(program: ExportedProgram, case: Case, exclude: Mapping[str,
         Attentions that are not checked, as for `recognize`.
     """
     graph = annotated_graph(program)
-    by_hand = {node for node in graph.nodes if node.target is torch.ops.keygraph.key_graph.default}
+    by_hand = {node for node in graph.nodes if node.target in _KEY_GRAPHS}
     _, replacements = add_operators(graph, exclude or {})
-    inputs = iter(case.inputs)
-    values = [
-        node.meta[VALUE] if VALUE in node.meta else next(inputs) for node in graph.nodes if node.op == "placeholder"
-    ]
     probe = _Probe(GraphModule(program.graph_module, graph), replacements, by_hand)
     with torch.no_grad():
-        probe.run(*values)
+        probe.run(*_placed(graph, case))
     return probe.checked
+
+
+def _placed(graph: Graph, case: Case) -> list[Tensor]:
+    """Return the values of a graph's placeholders: parameters, and a case's inputs."""
+    inputs = iter(case.inputs)
+    return [
+        node.meta[VALUE] if VALUE in node.meta else next(inputs) for node in graph.nodes if node.op == "placeholder"
+    ]
 
 
 class _Probe(Interpreter):
@@ -199,9 +206,13 @@ class _Probe(Interpreter):
         result = super().run_node(n)
         if n in self._by_hand:
             self.checked.graphs.append(result)
-            self.checked.by_hand.append(result)
+            if n.target is _KEY_GRAPH:
+                self.checked.by_hand.append(result)
         if n in self._by_graph:
-            return self._own_selection(n, result)
+            if self._by_graph[n][0].attention.ranking is not None:
+                result = self._own_selection(n, result)
+            self.checked.graphs.append(result)
+            return result
         if n in self._by_result:
             self._compare_results(self._by_result[n], result)
         return result
@@ -209,7 +220,7 @@ class _Probe(Interpreter):
     def _own_selection(self, key_graph: Node, bits: Tensor) -> Tensor:
         """Compare a key graph with the module's own selection, and return that."""
         users = self._by_graph[key_graph]
-        selection = users[0].attention.selection
+        selection = users[0].attention.masks[0].selection
         query, key = (self.env[node] for node in positional(key_graph)[:2])
         nodes = key.shape[2]
         own = self._selected(selection).reshape(*bits.shape[:3], nodes)
@@ -218,9 +229,7 @@ class _Probe(Interpreter):
         if wrong:
             for user in users:
                 self.checked.failures[user.attention.softmax.name] = f"{wrong} links are selected by one side only"
-        forced = pack_bits(own)
-        self.checked.graphs.append(forced)
-        return forced
+        return pack_bits(own)
 
     def _selected(self, selection: Selection) -> Tensor:
         """Return what the module selects, bool[..., M, N]."""
@@ -280,6 +289,18 @@ def _beyond_ties(similarity: Tensor, own: Tensor, other: Tensor, tolerance: floa
     return int(((own != other) & ((similarity - kth).abs() > allowed)).sum())
 
 
+class _Forced(Interpreter):
+    """Runs a program with given key graphs."""
+
+    def __init__(self, module: GraphModule, graphs: Sequence[Tensor]) -> None:
+        super().__init__(module)
+        self._graphs = iter(graphs)
+
+    def run_node(self, n: Node) -> Any:
+        """Run a node as `Interpreter` does; a key graph gives the next one of those given."""
+        return next(self._graphs) if n.target in _KEY_GRAPHS else super().run_node(n)
+
+
 def _difference(
     program: ExportedProgram,
     module: nn.Module,
@@ -290,11 +311,11 @@ def _difference(
 ) -> str | None:
     """Compare a rewritten program with the module, with the module's selections; return what is wrong."""
     tolerance = TOLERANCES[_lowest_precision(program)]
+    graph = annotated_graph(program)
     with torch.no_grad():
         with forced_graphs([checked.by_hand[call] for call in calls], tolerance.similarity):
             expected = module(*case.inputs)
-        with forced_graphs(checked.graphs, tolerance.similarity):
-            computed = program.module()(*case.inputs)
+        (computed,) = _Forced(GraphModule(program.graph_module, graph), checked.graphs).run(*_placed(graph, case))
     if not torch.isfinite(expected).all():
         return None if torch.equal(torch.isfinite(expected), torch.isfinite(computed)) else "is not finite"
     decibels = psnr(computed.float().numpy(), expected.float().numpy(), value_range)

@@ -12,7 +12,7 @@ from torch.fx import Node
 from .masks import Constant, Mask, evaluate, read_constant
 from .nodes import Refused, argument, arguments, equivalent, is_last, is_tensor, operator_name, positional, rank, strip
 from .operands import leading_move
-from .score_terms import Scores, complement, read_choice
+from .score_terms import Scores, complement, keeps_heads, read_choice
 from .scores import listed, read_scores
 from .selections import listed_values, listing
 
@@ -65,7 +65,7 @@ def read_weights(node: Any) -> Weights | None:
         return found
     move = leading_move(node, 2)
     if move is not None and (inner := read_weights(argument(node, 0))) is not None and inner.scores.listed is None:
-        moved = inner.scores.moved(move)
+        moved = inner.scores.moved(move, keeps_heads(node))
         return replace(inner, scores=moved) if moved is not None else None
     return None
 

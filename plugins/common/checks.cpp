@@ -53,10 +53,11 @@ keygraph_status check(const keygraph_attention_shape* shape, keygraph_dtype dtyp
       !addressable({shape->batch, shape->heads, shape->nodes, shape->value_channels}) ||
       !addressable({shape->batch, shape->heads, shape->rows, shape->value_channels}) ||
       !addressable({shape->batch, shape->heads, shape->rows, words_of(shape->nodes)}) ||
-      !addressable({has_bias ? shape->heads : 0, shape->rows, shape->nodes}) ||
+      (has_bias && !addressable({windows_of(*shape), shape->heads, shape->rows, shape->nodes})) ||
       shape->nodes > std::numeric_limits<int32_t>::max())
     return KEYGRAPH_BAD_SHAPE;
   if (shape->groups != 1 && shape->groups != shape->heads) return KEYGRAPH_BAD_GROUPS;
+  if (has_bias && shape->batch % windows_of(*shape) != 0) return KEYGRAPH_BAD_WINDOWS;
   return KEYGRAPH_OK;
 }
 
@@ -91,6 +92,8 @@ extern "C" const char* keygraph_status_message(keygraph_status status) {
       return "a call of the CUDA driver failed";
     case KEYGRAPH_BAD_ALIGNMENT:
       return "a tensor's address is not aligned as its element type, or the variant asked for, needs";
+    case KEYGRAPH_BAD_WINDOWS:
+      return "the batch must be a multiple of the bias's windows";
   }
   return "unknown status";
 }

@@ -12,6 +12,11 @@ inline constexpr int64_t kWordBits = 32;
 // Number of words of one row of the graph.
 constexpr int64_t words_of(int64_t nodes) { return nodes / kWordBits + (nodes % kWordBits != 0); }
 
+// The windows that a bias is for: 1 if it is the same for the whole batch.
+constexpr int64_t windows_of(const keygraph_attention_shape& shape) {
+  return shape.bias_windows == 0 ? 1 : shape.bias_windows;
+}
+
 // Return KEYGRAPH_OK, or why the operator cannot be called with this shape and type.
 keygraph_status check(const keygraph_graph_shape* shape, keygraph_dtype dtype);
 keygraph_status check(const keygraph_pack_shape* shape, keygraph_dtype dtype, bool has_threshold);

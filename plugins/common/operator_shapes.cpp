@@ -49,7 +49,7 @@ keygraph_attention_shape heads_first(const Shape& q, const Shape& k, const Shape
          "[B, H, N, D] = " + outer + "N, " + or_name(q[3], "D") + "] to match q " + text(q));
   expect("v", v, {batch, heads, k[2], kUnknown},
          "[B, H, N, Dv] = " + outer + or_name(k[2], "N") + ", Dv] to match k " + text(k));
-  return {batch, heads, kUnknown, q[2], k[2], q[3], v[3], 0};
+  return {batch, heads, kUnknown, q[2], k[2], q[3], v[3], 0, 0};
 }
 
 keygraph_attention_shape heads_last(std::optional<int64_t> heads, const Shape& q, const Shape& k, const Shape& v) {
@@ -65,7 +65,24 @@ keygraph_attention_shape heads_last(std::optional<int64_t> heads, const Shape& q
     if (size != kUnknown && size % *heads != 0)
       refuse("the last dimensions of q " + text(q) + " and v " + text(v) + " must be multiples of heads, which is " +
              std::to_string(*heads));
-  return {batch, *heads, kUnknown, q[1], k[1], divided(q[2], *heads), divided(v[2], *heads), 1};
+  return {batch, *heads, kUnknown, q[1], k[1], divided(q[2], *heads), divided(v[2], *heads), 1, 0};
+}
+
+bool may_divide(int64_t windows, int64_t batch) {
+  if (windows == kUnknown || batch == kUnknown) return true;
+  return windows == 0 ? batch == 0 : batch % windows == 0;
+}
+
+// The shape's `bias_windows`.
+int64_t bias_windows(const keygraph_attention_shape& shape, const Shape& bias) {
+  const bool per_window = bias.size() == 4;
+  Shape expected = {shape.heads, shape.rows, shape.nodes};
+  if (per_window) expected.insert(expected.begin(), bias[0]);
+  if (!may_equal(bias, expected) || (per_window && !may_divide(bias[0], shape.batch)))
+    refuse("bias has shape " + text(bias) + ", expected [H, M, N] = [" + or_name(shape.heads, "H") + ", " +
+           or_name(shape.rows, "M") + ", " + or_name(shape.nodes, "N") + "], or [W, H, M, N] with W a divisor of B" +
+           (shape.batch == kUnknown ? "" : " = " + std::to_string(shape.batch)));
+  return per_window ? bias[0] : 0;
 }
 
 }  // namespace
@@ -108,12 +125,11 @@ keygraph_attention_shape key_graph_attention_shape(std::optional<int64_t> heads,
   shape.groups = graph[1];
   if (!may_equal(shape.groups, 1) && !may_equal(shape.groups, shape.heads))
     refuse("graph has shape " + text(graph) + ", expected " + wanted, KEYGRAPH_BAD_GROUPS);
-  if (bias)
-    expect("bias", *bias, {shape.heads, shape.rows, shape.nodes},
-           "[H, M, N] = [" + or_name(shape.heads, "H") + ", " + or_name(shape.rows, "M") + ", " +
-               or_name(shape.nodes, "N") + "]");
+  if (bias && has_effect(*bias)) shape.bias_windows = bias_windows(shape, *bias);
   return shape;
 }
+
+bool has_effect(const Shape& bias) { return bias != Shape{1, 1, 1}; }
 
 std::vector<OutputDimension> key_graph_attention_output(size_t rank) {
   std::vector<OutputDimension> dimensions;

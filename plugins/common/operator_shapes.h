@@ -52,9 +52,12 @@ std::vector<OutputDimension> pack_graph_output();
 
 // Check the shapes of KeyGraphAttention's inputs: q [B, H, M, D], k [B, H, N, D], v [B, H, N, Dv]; or q [B, M, H*D],
 // k [B, N, H*D], v [B, N, H*Dv] with the attribute `heads`, which the first form ignores. graph [B, 1 or H, M,
-// ceil(N / 32)]; bias [H, M, N], or null for none. Throws OperatorError.
+// ceil(N / 32)]; bias [H, M, N] or [W, H, M, N] with B a multiple of W, [1, 1, 1], or null for none. Throws OperatorError.
 keygraph_attention_shape key_graph_attention_shape(std::optional<int64_t> heads, const Shape& q, const Shape& k,
                                                    const Shape& v, const Shape& graph, const Shape* bias);
+
+// Whether a bias is read: [1, 1, 1] is the same number everywhere, which a softmax does not see.
+bool has_effect(const Shape& bias);
 
 // The shape of KeyGraphAttention's output for a q of `rank` dimensions: q's, with v's last dimension.
 std::vector<OutputDimension> key_graph_attention_output(size_t rank);

@@ -157,7 +157,7 @@ static void sparse_heads(const AttentionProblem& p, const AttentionPlan& plan, i
         next[row] = plan.list + plan.begin[at];
         end[row] = next[row] + plan.count[at];
       }
-      const int64_t bias_offset = (head * p.rows + first_row + i) * p.nodes + first_node;
+      const int64_t bias_offset = bias_row_of(p, batch, head, first_row + i) * p.nodes + first_node;
       const void* bias =
           p.bias ? static_cast<const char*>(p.bias) + bias_offset * static_cast<int64_t>(size_of(p.dtype)) : nullptr;
       SparseBatch sparse = {count,

@@ -39,8 +39,13 @@ static void transpose_graph(const int32_t* graph, int64_t rows, int64_t nodes, i
   }
 }
 
-static void add_bias(const AttentionProblem& p, int64_t head, int64_t first_row, int64_t rows, int64_t first_node,
-                     int64_t nodes, const DenseScratch& s) {
+// The bias's row of N values for a row of q, counted from its first.
+KEYGRAPH_INLINE int64_t bias_row_of(const AttentionProblem& p, int64_t batch, int64_t head, int64_t row) {
+  return (batch % p.bias_windows * p.heads + head) * p.rows + row;
+}
+
+static void add_bias(const AttentionProblem& p, int64_t batch, int64_t head, int64_t first_row, int64_t rows,
+                     int64_t first_node, int64_t nodes, const DenseScratch& s) {
   const int64_t stride = round_up(kDenseNodes, W);
   KEYGRAPH_UNROLL
   for (int v = 0; v < 2; ++v) {
@@ -48,8 +53,8 @@ static void add_bias(const AttentionProblem& p, int64_t head, int64_t first_row,
     if (valid == 0) break;
     for (int64_t lane = 0; lane < W; ++lane) {
       const int64_t row = first_row + v * W + (lane < valid ? lane : 0);
-      widen(p.dtype, p.bias, (head * p.rows + row) * p.nodes + first_node, nodes, kLog2E, s.bias_rows + lane * stride,
-            round_up(nodes, W));
+      widen(p.dtype, p.bias, bias_row_of(p, batch, head, row) * p.nodes + first_node, nodes, kLog2E,
+            s.bias_rows + lane * stride, round_up(nodes, W));
     }
     for (int64_t j = 0; j < nodes; j += W) {
       F x[W];
@@ -79,7 +84,7 @@ static void dense_batch(const AttentionProblem& p, int64_t batch, int64_t head, 
     const FloatRows k = as_float(p.dtype, p.k, k_rows.from(j), nodes, p.channels, s.wide_k);
     const FloatRows v = as_float(p.dtype, p.v, v_rows.from(j), nodes, p.value_channels, s.wide_v);
     product<2>({s.panel, k.data, k.step, 1, p.channels, s.scores, false}, nodes);
-    if (p.bias) add_bias(p, head, first_row, rows, j, nodes, s);
+    if (p.bias) add_bias(p, batch, head, first_row, rows, j, nodes, s);
 
     F step_largest[2] = {largest[0], largest[1]};
     for (int64_t i = 0; i < nodes; ++i) {

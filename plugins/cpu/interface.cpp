@@ -100,6 +100,7 @@ extern "C" keygraph_status keygraph_cpu_key_graph_attention(const keygraph_atten
                                  shape->value_channels,
                                  keygraph::words_of(shape->nodes),
                                  shape->heads_last != 0,
+                                 keygraph::windows_of(*shape),
                                  dtype,
                                  q,
                                  k,

@@ -32,6 +32,7 @@ struct PackProblem {
 struct AttentionProblem {
   int64_t batch, heads, groups, rows, nodes, channels, value_channels, words;
   bool heads_last;
+  int64_t bias_windows;  // at least 1
   keygraph_dtype dtype;
   const void* q;
   const void* k;

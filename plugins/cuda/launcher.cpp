@@ -190,10 +190,11 @@ extern "C" keygraph_status keygraph_cuda_key_graph_attention(const keygraph_atte
     int32_t rows = static_cast<int32_t>(shape->rows), nodes = static_cast<int32_t>(shape->nodes),
             heads = static_cast<int32_t>(shape->heads), groups = static_cast<int32_t>(shape->groups),
             channels = static_cast<int32_t>(shape->channels),
-            value_channels = static_cast<int32_t>(shape->value_channels), heads_last = shape->heads_last != 0;
-    launch<14>(problem, variant, stream,
+            value_channels = static_cast<int32_t>(shape->value_channels), heads_last = shape->heads_last != 0,
+            bias_windows = bias ? static_cast<int32_t>(keygraph::windows_of(*shape)) : 1;
+    launch<15>(problem, variant, stream,
                {&q, &k, &v, &graph, &bias, &output, &rows, &nodes, &heads, &groups, &channels, &value_channels,
-                &heads_last, &scale});
+                &heads_last, &bias_windows, &scale});
   });
 }
 

@@ -93,7 +93,7 @@ AttentionCall attention_call(const Node& node, OrtKernelContext* context) {
           k.data,
           v.data,
           static_cast<const int32_t*>(graph.data),
-          bias ? bias->data : nullptr,
+          bias && has_effect(bias->shape) ? bias->data : nullptr,
           node.scale.value_or(default_scale(shape.channels)),
           output};
 }

@@ -257,10 +257,11 @@ void KeyGraphAttention::compute(ov::Tensor& output, const ov::TensorVector& inpu
   check_types(types_of(inputs, {0, 1, 2, 4}));
   const std::vector<ov::Shape> shapes = shapes_of(inputs);
   const keygraph_attention_shape shape = attention_shape(heads, shapes);
+  const bool has_bias = inputs.size() > 4 && has_effect(sizes(shapes[4]));
   output.set_shape(output_shape(key_graph_attention_output(shapes[0].size()), shapes));
   require(keygraph_cpu_key_graph_attention(&shape, storage(inputs[0].get_element_type()), inputs[0].data(),
                                            inputs[1].data(), inputs[2].data(), inputs[3].data<const int32_t>(),
-                                           inputs.size() > 4 ? inputs[4].data() : nullptr,
+                                           has_bias ? inputs[4].data() : nullptr,
                                            scale.value_or(default_scale(shape.channels)), output.data(), &kParallel));
 }
 

@@ -144,7 +144,8 @@ void KeyGraphAttention::shape(const Node& node, const DimsExprs* inputs, int32_t
 
 KeyGraphAttention::Problem KeyGraphAttention::problem(const Node& node, const PluginTensorDesc* inputs, int32_t count) {
   const keygraph_attention_shape shape = attention_shape(node, count, [&](int32_t i) { return inputs[i].dims; });
-  return {shape, storage(inputs[0]), count > 4, node.scale.value_or(default_scale(shape.channels))};
+  const bool has_bias = count > 4 && has_effect(shape_of(inputs[4].dims));
+  return {shape, storage(inputs[0]), has_bias, node.scale.value_or(default_scale(shape.channels))};
 }
 
 int32_t KeyGraphAttention::variants(const Problem& problem, keygraph_variant* variants, int32_t capacity) {

@@ -19,8 +19,28 @@ from .graph_bits import unpack_graph
 from .kernels import kernel_attention
 
 #: (q, k, v, graph, bias, scale) -> output: T[B, H, M, D], T[B, H, N, D], T[B, H, N, Dv], int32[B, G, M, ceil(N/32)],
-#: T[H, M, N] or None, the factor of the scores; T[B, H, M, Dv]. Tensors may have any strides.
+#: T[H, M, N] or T[W, H, M, N] or None, the factor of the scores; T[B, H, M, Dv]. Tensors may have any strides.
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor, "Tensor | None", float], Tensor]
+
+
+def for_batch(bias: Tensor, batch: int) -> Tensor:
+    """Return a bias that broadcasts over the batch.
+
+    Parameters
+    ----------
+    bias
+        T[H, M, N] or T[W, H, M, N], where element b of the batch uses bias[b mod W].
+    batch
+        B, a multiple of W.
+
+    Returns
+    -------
+    Tensor
+        T[H, M, N] as it is; otherwise T[B, H, M, N], a copy if B is not W.
+    """
+    if bias.dim() == 3 or bias.shape[0] == batch:
+        return bias
+    return bias.repeat(batch // bias.shape[0], 1, 1, 1)
 
 
 def mask_attention(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor | None, scale: float) -> Tensor:
@@ -34,7 +54,7 @@ def mask_attention(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor 
     selected = unpack_graph(graph, k.shape[2])
     scores = (q.float() @ k.float().mT) * scale
     if bias is not None:
-        scores = scores + bias.float()
+        scores = scores + for_batch(bias, len(q)).float()
     weights = scores.masked_fill(~selected, -torch.inf).softmax(-1)
     # A row without any selected node is 0/0 in the softmax; the contract says zeros.
     weights = weights.masked_fill(~selected.any(-1, keepdim=True), 0.0)
@@ -52,7 +72,7 @@ def gather_attention(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tenso
         As in `Attention`.
     """
     index, valid = selected_indices(graph, k.shape[2])
-    bias = None if bias is None else bias.float()
+    bias = None if bias is None else for_batch(bias, len(q)).float()
     return attend_gathered(q.float(), k.float(), v.float(), index, scale, valid=valid, bias=bias).to(v.dtype)
 
 
@@ -107,7 +127,7 @@ def attend_gathered(
     valid
         bool[B, G, M, K]: which entries of `index` count; None for all of them.
     bias
-        T[H, M, N], added to the scores.
+        T[H, M, N] or T[B, H, M, N], added to the scores.
     """
     batch, heads, rows, _ = q.shape
     index = index.expand(batch, heads, rows, -1)
@@ -119,7 +139,7 @@ def attend_gathered(
 
     scores = torch.einsum("bhmd,bhmjd->bhmj", q, pick(k)) * scale
     if bias is not None:
-        scores = scores + bias.expand(batch, -1, -1, -1).gather(-1, index)
+        scores = scores + bias.expand(batch, heads, rows, -1).gather(-1, index)
     if valid is not None:
         scores = scores.masked_fill(~valid, -torch.inf)
     weights = scores.softmax(-1)
@@ -139,7 +159,7 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor 
     selected = unpack_graph(graph, k.shape[2])
     mask = selected
     if bias is not None:
-        mask = bias.to(q.dtype).masked_fill(~selected, -torch.inf)
+        mask = for_batch(bias, len(q)).to(q.dtype).masked_fill(~selected, -torch.inf)
     result = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
     return result.masked_fill(~(graph != 0).any(-1, keepdim=True), 0.0)
 

@@ -29,10 +29,11 @@ def flex_attention(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor 
     q, k, v = (torch.nn.functional.pad(t, (0, max(0, _LEAST_CHANNELS - t.shape[3]))) for t in (q, k, v))
     score = None
     if bias is not None:
-        added = bias.detach()
+        added = bias.detach() if bias.dim() == 4 else bias.detach().unsqueeze(0)
+        windows = added.shape[0]
 
-        def score(value: Tensor, _b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-            return value + added[h, i, j]
+        def score(value: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+            return value + added[b % windows, h, i, j]
 
     result = compiled()(q, k, v, score_mod=score, block_mask=block_mask(graph, k.shape[2]), scale=scale)
     return result[..., :value_channels].masked_fill(~(graph != 0).any(-1, keepdim=True), 0.0)

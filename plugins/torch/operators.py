@@ -18,7 +18,14 @@ from torch import Tensor
 from .attention import Attention, chosen_attention, differentiable_attention, mask_attention
 from .graph_bits import pack_bits, words
 from .kernels import kernel_key_graph, kernel_pack_graph
-from .shapes import check_k, check_key_graph, check_key_graph_attention, check_pack_graph, default_scale
+from .shapes import (
+    check_k,
+    check_key_graph,
+    check_key_graph_attention,
+    check_pack_graph,
+    default_scale,
+    has_effect,
+)
 
 _MASK_TYPES = (torch.bool, torch.float32, torch.float16, torch.bfloat16)
 
@@ -253,7 +260,9 @@ def key_graph_attention(
     graph
         int32[B, G, M, ceil(N/32)] with G = 1 or H, as `key_graph` and `pack_graph` return it.
     bias
-        Optional [H, M, N], the type of q.
+        Optional [H, M, N], or [W, H, M, N] with B a multiple of W, the type of q. In the second form, element b of the
+        batch uses bias[b mod W]: a bias or mask per window, the windows of an image being the fast axis of the batch.
+        A bias [1, 1, 1] is not read.
     scale
         Factor of the scores; D^-1/2 by default.
     heads
@@ -274,6 +283,8 @@ def key_graph_attention(
     count, channels = check_key_graph_attention(
         heads, q.shape, k.shape, v.shape, graph.shape, None if bias is None else bias.shape
     )
+    if bias is not None and not has_effect(bias.shape):
+        bias = None
     output: Tensor = _key_graph_attention(
         q, k, v, graph, bias, default_scale(channels) if scale is None else scale, 0 if heads is None else count
     )

@@ -95,7 +95,7 @@ def check_key_graph_attention(
     graph
         [B, G, M, ceil(N/32)] with G = 1 or H.
     bias
-        [H, M, N], or None.
+        [H, M, N], [W, H, M, N] with B a multiple of W, [1, 1, 1], or None.
 
     Returns
     -------
@@ -116,9 +116,23 @@ def check_key_graph_attention(
             f"graph has shape {list(graph)}, expected [B, 1 or H, M, ceil(N/32)] = "
             f"[{q[0]}, 1 or {count}, {rows}, {words(nodes)}]"
         )
-    if bias is not None and tuple(bias) != (count, rows, nodes):
-        raise _error(f"bias has shape {list(bias)}, expected [H, M, N] = [{count}, {rows}, {nodes}]")
+    if bias is not None and has_effect(bias) and not _fits(bias, q[0], (count, rows, nodes)):
+        raise _error(
+            f"bias has shape {list(bias)}, expected [H, M, N] = [{count}, {rows}, {nodes}], "
+            f"or [W, H, M, N] with W a divisor of B = {q[0]}"
+        )
     return count, channels
+
+
+def has_effect(bias: Shape) -> bool:
+    """Tell whether a bias is read: [1, 1, 1] is the same number everywhere, which a softmax does not see.
+
+    Parameters
+    ----------
+    bias
+        The bias's shape.
+    """
+    return len(bias) != 3 or tuple(bias) != (1, 1, 1)
 
 
 def default_scale(channels: int) -> float:
@@ -131,6 +145,14 @@ def default_scale(channels: int) -> float:
     """
     scale: float = max(channels, 1) ** -0.5
     return scale
+
+
+def _fits(bias: Shape, batch: int, window: tuple[int, int, int]) -> bool:
+    """Tell whether a bias is [H, M, N], or [W, H, M, N] with B a multiple of W."""
+    if len(bias) != 4:
+        return tuple(bias) == window
+    windows = bias[0]
+    return tuple(bias[1:]) == window and (batch % windows == 0 if windows else batch == 0)
 
 
 def _heads_first(heads: int | None, q: Shape, k: Shape, v: Shape) -> tuple[int, int, int, int]:

@@ -36,6 +36,12 @@ def base_offsets(batch, head, heads, rows, channels, value_channels, heads_last)
 
 
 @triton.jit
+def bias_row(batch, head, heads, rows, bias_windows):
+    """Return the row (int64) of the bias, [W, H, M, N], that belongs to a head's first row."""
+    return ((batch % bias_windows).to(tl.int64) * heads + head) * rows
+
+
+@triton.jit
 def row_stride(channels, heads, heads_last):
     """Return the number of elements from one row of a head to the next."""
     return channels * tl.where(heads_last != 0, heads, 1)

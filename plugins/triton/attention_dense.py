@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .addressing import base_offsets, load_rows, locate, row_stride
+from .addressing import base_offsets, bias_row, load_rows, locate, row_stride
 from .attention_exact import write_exactly
 from .bits import count_bits, load_words, mask_of
 from .constants import LOG2_E
@@ -21,7 +21,9 @@ from .constants import LOG2_E
 _SKIPPED_AHEAD = tl.constexpr(16)
 
 
-@triton.jit(do_not_specialize=["rows", "nodes", "heads", "groups", "channels", "value_channels", "heads_last"])
+@triton.jit(
+    do_not_specialize=["rows", "nodes", "heads", "groups", "channels", "value_channels", "heads_last", "bias_windows"]
+)
 def attention_dense(
     q,
     k,
@@ -36,6 +38,7 @@ def attention_dense(
     channels,
     value_channels,
     heads_last,
+    bias_windows,
     scale,
     CHANNEL_MULTIPLE: tl.constexpr,
     HAS_BIAS: tl.constexpr,
@@ -50,7 +53,7 @@ def attention_dense(
 
     Parameters
     ----------
-    q, k, v, graph, bias, output, rows, nodes, heads, groups, channels, value_channels, heads_last, scale
+    q, k, v, graph, bias, output, rows, nodes, heads, groups, channels, value_channels, heads_last, bias_windows, scale
         The kernel's parameters in docs/reference/kernels.md.
     CHANNEL_MULTIPLE
         `channels` and `value_channels` are multiples of it.
@@ -82,7 +85,7 @@ def attention_dense(
     words_per_row = (nodes + 31) // 32
     group = tl.where(groups == 1, 0, head)
     graph += (batch * groups + group).to(tl.int64) * rows * words_per_row
-    bias += head.to(tl.int64) * rows * nodes
+    bias += bias_row(batch, head, heads, rows, bias_windows) * nodes
 
     row = first_row + tl.arange(0, BLOCK_ROWS)
     in_rows = row < rows

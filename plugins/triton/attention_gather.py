@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .addressing import base_offsets, locate, row_stride
+from .addressing import base_offsets, bias_row, locate, row_stride
 from .bits import bits_of_nodes, count_bits
 from .constants import LOG2_E
 
@@ -16,7 +16,9 @@ from .constants import LOG2_E
 _WORDS = tl.constexpr(32)
 
 
-@triton.jit(do_not_specialize=["rows", "nodes", "heads", "groups", "channels", "value_channels", "heads_last"])
+@triton.jit(
+    do_not_specialize=["rows", "nodes", "heads", "groups", "channels", "value_channels", "heads_last", "bias_windows"]
+)
 def attention_gather(
     q,
     k,
@@ -31,6 +33,7 @@ def attention_gather(
     channels,
     value_channels,
     heads_last,
+    bias_windows,
     scale,
     CHANNEL_MULTIPLE: tl.constexpr,
     HAS_BIAS: tl.constexpr,
@@ -43,7 +46,7 @@ def attention_gather(
 
     Parameters
     ----------
-    q, k, v, graph, bias, output, rows, nodes, heads, groups, channels, value_channels, heads_last, scale
+    q, k, v, graph, bias, output, rows, nodes, heads, groups, channels, value_channels, heads_last, bias_windows, scale
         The kernel's parameters in docs/reference/kernels.md.
     CHANNEL_MULTIPLE
         `channels` and `value_channels` are multiples of it.
@@ -76,7 +79,7 @@ def attention_gather(
     words = (nodes + 31) // 32
     group = tl.where(groups == 1, 0, first_head)
     graph_row = graph + ((batch * groups + group).to(tl.int64) * rows + row) * words
-    bias_row = bias + (head.to(tl.int64) * rows + row) * nodes
+    added_row = bias + (bias_row(batch, head, heads, rows, bias_windows) + row) * nodes
 
     largest = tl.full([BLOCK_HEADS], -float("inf"), tl.float32)
     total = tl.zeros([BLOCK_HEADS], tl.float32)
@@ -107,7 +110,7 @@ def attention_gather(
             score = tl.sum(q_row[:, None, :] * k_rows.to(tl.float32), axis=2)
             if HAS_BIAS:
                 added = tl.load(
-                    bias_row[:, None] + node[None, :], mask=in_heads[:, None] & in_selected[None, :], other=0.0
+                    added_row[:, None] + node[None, :], mask=in_heads[:, None] & in_selected[None, :], other=0.0
                 )
                 score += added.to(tl.float32) * LOG2_E
             score = tl.where(in_selected[None, :], score, -float("inf"))

@@ -261,7 +261,7 @@ def key_graph_attention(
     graph
         int32[B, G, M, ceil(N/32)], G = 1 or H.
     bias
-        [H, M, N] of the same type, or None.
+        [H, M, N] or [W, H, M, N] of the same type, or None.
     scale
         Factor of the products.
     heads_last
@@ -297,6 +297,7 @@ def key_graph_attention(
             sizes.channels,
             sizes.value_channels,
             int(heads_last),
+            bias.shape[0] if bias is not None and bias.dim() == 4 else 1,
             scale,
         ),
         programs(variant, sizes),

@@ -92,7 +92,7 @@ SIGNATURES: dict[str, dict[str, str]] = {
     "KeyGraphAttention": {
         "q": "*", "k": "*", "v": "*", "graph": "*i32", "bias": "*", "output": "*",
         "rows": "i32", "nodes": "i32", "heads": "i32", "groups": "i32", "channels": "i32", "value_channels": "i32",
-        "heads_last": "i32", "scale": "fp32",
+        "heads_last": "i32", "bias_windows": "i32", "scale": "fp32",
     },
 }  # fmt: skip
 

@@ -16,12 +16,21 @@ SCALE = (CHANNELS // HEADS) ** -0.5
 
 Dialect = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 DIALECTS: dict[str, Dialect] = {}
+PACKED: dict[str, tuple[Dialect, str]] = {}
 LOOKALIKES: dict[str, tuple[Dialect, str]] = {}
 
 
 def dialect(function: Dialect) -> Dialect:
     DIALECTS[function.__name__] = function
     return function
+
+
+def packed(reason: str) -> Callable[[Dialect], Dialect]:
+    def register(function: Dialect) -> Dialect:
+        PACKED[function.__name__] = function, reason
+        return function
+
+    return register
 
 
 def lookalike(reason: str) -> Callable[[Dialect], Dialect]:
@@ -655,6 +664,11 @@ def temperature_divides(q: Tensor, k: Tensor, v: Tensor, x: Tensor, temperature:
 
 
 @dialect
+def temperature_after_the_mask(q: Tensor, k: Tensor, v: Tensor, x: Tensor, temperature: Tensor) -> Tensor:
+    return (masked(scores(q, k), mask(x)) * temperature.clamp(max=4.6).exp()).softmax(-1) @ v
+
+
+@dialect
 def bias_after_the_mask(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
     return (masked(scores(q, k), mask(x)) + bias).softmax(-1) @ v
 
@@ -663,6 +677,26 @@ def bias_after_the_mask(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor
 def bias_in_the_mask(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
     added = torch.where(mask(x), bias, -torch.inf)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=added)
+
+
+@dialect
+def bias_of_each_window(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    return masked(scores(q, k) + similarity(x).sin()[:, None], mask(x)).softmax(-1) @ v
+
+
+def shift_mask(x: Tensor) -> Tensor:
+    """Return -100 where one node of a pair is behind the edge, for each of two windows of an image: [2, N, N]."""
+    region = torch.zeros(2, NODES)
+    region[1, NODES // 2 :] = 1
+    apart = region.unsqueeze(1) - region.unsqueeze(2)
+    return apart.masked_fill(apart != 0, -100.0).masked_fill(apart == 0, 0.0)
+
+
+@dialect
+def shifted_windows(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    attention = (scores(q, k) + bias.unsqueeze(0)).view(-1, 2, HEADS, NODES, NODES)
+    attention = (attention + shift_mask(x).unsqueeze(1).unsqueeze(0)).view(-1, HEADS, NODES, NODES)
+    return masked(attention, mask(x)).softmax(-1) @ v
 
 
 @dialect
@@ -675,6 +709,126 @@ def heads_in_a_view(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) ->
     attention = (q.flatten(0, 1) @ k.flatten(0, 1).mT).view(-1, HEADS, NODES, NODES) * SCALE + bias
     weights = masked(attention, mask(x)).softmax(-1).view(-1, NODES, NODES)
     return (weights @ v.flatten(0, 1)).view(-1, HEADS, NODES, v.shape[-1])
+
+
+# Other selections
+
+
+@packed("not a plain top-k")
+def above_the_mean(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    near = similarity(x)
+    return masked(scores(q, k), (near >= near.mean(-1, keepdim=True))[:, None]).softmax(-1) @ v
+
+
+@packed("not a plain top-k")
+def topk_of_columns(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    near = similarity(x + bias[0, 0, :CHANNELS])
+    selected = torch.zeros_like(near, dtype=torch.bool).scatter(-2, near.topk(K, dim=-2).indices, True)
+    return masked(scores(q, k), selected[:, None]).softmax(-1) @ v
+
+
+@packed("not a plain top-k")
+def topk_of_all_heads_together(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    near = similarity(x)
+    border = near.flatten(1).topk(K * NODES, dim=-1).values[:, -1]
+    return masked(scores(q, k), (near >= border[:, None, None])[:, None]).softmax(-1) @ v
+
+
+@packed("not a plain top-k")
+def two_selections_joined(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    return masked(scores(q, k), mask(x) | mask(x + 1)).softmax(-1) @ v
+
+
+@packed("not a plain top-k")
+def selected_by_either_node(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    return masked(scores(q, k), mask(x) | mask(x).mT).softmax(-1) @ v
+
+
+@packed("not a plain top-k")
+def transposed_mask(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    return masked(scores(q, k), mask(x).mT).softmax(-1) @ v
+
+
+@packed("more than one selection")
+def masked_by_two_selections(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    other = torch.zeros_like(scores(q, k)).scatter(-1, scores(q, k).topk(K).indices, 1.0)
+    return masked(masked(scores(q, k), mask(x)), other > 0).softmax(-1) @ v
+
+
+@packed("the bias is inside the selection")
+def bias_inside_the_selection(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    attention = scores(q, k) + bias
+    best, chosen = attention.topk(K, dim=-1)
+    return torch.full_like(attention, -torch.inf).scatter(-1, chosen, best).softmax(-1) @ v
+
+
+@packed("no product of two tensors")
+def selection_after_a_convolution(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    near = F.conv2d(scores(q, k), bias[:, None, :3, :3].expand(-1, HEADS, -1, -1), padding=1)
+    selected = torch.zeros_like(near).scatter(-1, near.topk(K).indices, 1.0)
+    return masked(scores(q, k), selected > 0).softmax(-1) @ v
+
+
+@packed("no product of two tensors")
+def mean_over_heads(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    near = scores(q, k).mean(1, keepdim=True)
+    selected = torch.zeros_like(near).scatter(-1, near.topk(K).indices, 1.0)
+    return masked(scores(q, k), selected > 0).softmax(-1) @ v
+
+
+@packed("not a plain top-k")
+def above_a_learned_border(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    kept = torch.sigmoid(scores(q, k)) > bias[:, :1, :1].sigmoid()
+    kept = kept | torch.eye(NODES, dtype=torch.bool)
+    return (scores(q, k) + (1 - kept.float()) * -1e9).softmax(-1) @ v
+
+
+@packed("not a plain top-k")
+def sdpa_above_the_mean(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    near = similarity(x)[:, None]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=near >= near.mean(-1, keepdim=True))
+
+
+@packed("not a plain top-k")
+def union_scattered(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    selected = torch.zeros_like(similarity(x)).scatter(-1, indices(x), 1.0)
+    selected = selected.scatter(-1, indices(x.flip(-1) + 1), 1.0)
+    weights = scores(q, k).softmax(-1) * (selected[:, None] > 0)
+    return (weights / weights.sum(-1, keepdim=True)) @ v
+
+
+@packed("not a plain top-k")
+def bright_nodes(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    bright = x.mean(-1) >= x.mean((1, 2))[:, None]
+    return (scores(q, k) + bias).masked_fill(~bright[:, None, None, :], -torch.inf).softmax(-1) @ v
+
+
+@packed("not a plain top-k")
+def near_and_not_behind(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    ahead = torch.ones(NODES, NODES, dtype=torch.bool).tril()
+    return masked(scores(q, k), (mask(x) & ahead) | torch.eye(NODES, dtype=torch.bool)).softmax(-1) @ v
+
+
+@packed("the bias is inside the selection")
+def gathered_with_bias(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    best, chosen = (scores(q, k) + bias).topk(K, dim=-1)
+    chosen = chosen.unsqueeze(-1).expand(-1, -1, -1, -1, v.shape[-1])
+    near = v.unsqueeze(2).expand(-1, -1, NODES, -1, -1).gather(3, chosen)
+    return (best.softmax(-1).unsqueeze(-2) @ near).squeeze(-2)
+
+
+@packed("no product of two tensors")
+def learned_threshold_form(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    guess = torch.tanh(x @ bias[0, 0, :CHANNELS])[:, None] - (x[:, :, None] - x[:, None]).abs().mean(-1)
+    return masked(scores(q, k), (guess >= guess.topk(K).values[..., -1:])[:, None]).softmax(-1) @ v
+
+
+@packed("the bias is inside the selection")
+def shifted_windows_then_topk(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    attention = (scores(q, k) + bias).view(-1, 2, HEADS, NODES, NODES)
+    attention = (attention + shift_mask(x)[None, :, None]).view(-1, HEADS, NODES, NODES)
+    best = attention.topk(K, dim=-1).values[..., -1:]
+    return attention.masked_fill(attention < best, -torch.inf).softmax(-1) @ v
 
 
 # What only looks like it
@@ -700,50 +854,21 @@ def fill_made_small_by_a_factor(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias
     return ((q @ k.mT).masked_fill(~mask(x), -100.0) * 0.01).softmax(-1) @ v
 
 
-@lookalike("not a plain top-k")
-def above_the_mean(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
-    near = similarity(x)
-    return masked(scores(q, k), (near >= near.mean(-1, keepdim=True))[:, None]).softmax(-1) @ v
+@lookalike("does not depend on what is in the image")
+def causal(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    return masked(scores(q, k), torch.ones(NODES, NODES, dtype=torch.bool).tril()).softmax(-1) @ v
 
 
-@lookalike("not a plain top-k")
-def topk_of_columns(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
-    near = similarity(x + bias[0, 0, :CHANNELS])
-    selected = torch.zeros_like(near, dtype=torch.bool).scatter(-2, near.topk(K, dim=-2).indices, True)
-    return masked(scores(q, k), selected[:, None]).softmax(-1) @ v
-
-
-@lookalike("not a plain top-k")
-def topk_of_all_heads_together(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
-    near = similarity(x)
-    border = near.flatten(1).topk(K * NODES, dim=-1).values[:, -1]
-    return masked(scores(q, k), (near >= border[:, None, None])[:, None]).softmax(-1) @ v
-
-
-@lookalike("not a plain top-k")
+@lookalike("does not depend on what is in the image")
 def random_selection(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
     return masked(scores(q, k), (torch.rand_like(similarity(x)) > 0.5)[:, None]).softmax(-1) @ v
 
 
-@lookalike("not a plain top-k")
-def two_selections_joined(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
-    return masked(scores(q, k), mask(x) | mask(x + 1)).softmax(-1) @ v
-
-
-@lookalike("not a plain top-k")
-def selected_by_either_node(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
-    return masked(scores(q, k), mask(x) | mask(x).mT).softmax(-1) @ v
-
-
-@lookalike("not a plain top-k")
-def transposed_mask(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
-    return masked(scores(q, k), mask(x).mT).softmax(-1) @ v
-
-
-@lookalike("more than one selection")
-def masked_by_two_selections(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
-    other = torch.zeros_like(scores(q, k)).scatter(-1, scores(q, k).topk(K).indices, 1.0)
-    return masked(masked(scores(q, k), mask(x)), other > 0).softmax(-1) @ v
+@lookalike("its weights are multiplied with a tensor that is no mask")
+def weights_of_an_earlier_attention(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    weights = (scores(q, k) + bias).softmax(-1) * (0.5 + torch.sigmoid(similarity(x))[:, None])
+    best, chosen = (weights / weights.sum(-1, keepdim=True)).topk(K, dim=-1)
+    return torch.zeros_like(weights).scatter(-1, chosen, best) @ v
 
 
 @lookalike("not normalised again")
@@ -771,6 +896,14 @@ def dense(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
     return (scores(q, k) + bias).softmax(-1) @ v
 
 
+@lookalike("it attends to all nodes that are gathered for it")
+def windows_gathered_as_a_whole(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    means = x.mean(1)
+    chosen = (means @ means.mT).topk(2).indices
+    near, values = (t[chosen].transpose(1, 2).flatten(2, 3) for t in (k, v))
+    return scores(q, near).softmax(-1) @ values
+
+
 @lookalike("it attends to all nodes")
 def selection_for_nothing(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
     return scores(q, k).masked_fill(~mask(x), 0.0).mean() + scores(q, k).softmax(-1) @ v
@@ -791,35 +924,9 @@ def clamped_scores(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> 
     return masked(scores(q, k).clamp(-1, 1), mask(x)).softmax(-1) @ v
 
 
-@lookalike("the bias is inside the selection")
-def bias_inside_the_selection(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
-    attention = scores(q, k) + bias
-    best, chosen = attention.topk(K, dim=-1)
-    return torch.full_like(attention, -torch.inf).scatter(-1, chosen, best).softmax(-1) @ v
-
-
-@lookalike("no product of two tensors")
-def selection_after_a_convolution(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
-    near = F.conv2d(scores(q, k), bias[:, None, :3, :3].expand(-1, HEADS, -1, -1), padding=1)
-    selected = torch.zeros_like(near).scatter(-1, near.topk(K).indices, 1.0)
-    return masked(scores(q, k), selected > 0).softmax(-1) @ v
-
-
-@lookalike("no product of two tensors")
-def mean_over_heads(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
-    near = scores(q, k).mean(1, keepdim=True)
-    selected = torch.zeros_like(near).scatter(-1, near.topk(K).indices, 1.0)
-    return masked(scores(q, k), selected > 0).softmax(-1) @ v
-
-
 @lookalike("may be negative")
 def factor_of_unknown_sign_after_the_mask(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
     return (masked(scores(q, k), mask(x)) * x.mean((1, 2))[:, None, None, None]).softmax(-1) @ v
-
-
-@lookalike("not the same for all windows")
-def bias_of_each_window(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
-    return masked(scores(q, k) + similarity(x).sin()[:, None], mask(x)).softmax(-1) @ v
 
 
 @lookalike("a matrix")

@@ -11,7 +11,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from attention_dialects import CHANNELS, DIALECTS, LOOKALIKES, NODES, Attention, Dialect, K
+from attention_dialects import CHANNELS, DIALECTS, LOOKALIKES, NODES, PACKED, Attention, Dialect, K
+from keygraph.export.attention_forms import unify_attentions
 from keygraph.export.functions import DOMAIN, OPSET, VERSION, operator_functions
 from keygraph.export.recognition import (
     Recognition,
@@ -42,7 +43,7 @@ class Several(nn.Module):
 
 
 def exported(module: nn.Module, *inputs: Tensor, dynamic: Any = None) -> ExportedProgram:
-    dynamic = dynamic or tuple({0: Dim("windows", max=64)} for _ in inputs)
+    dynamic = dynamic or tuple({0: 2 * Dim("images", max=32)} for _ in inputs)
     program: ExportedProgram = torch.export.export(module.eval(), inputs, dynamic_shapes=dynamic)
     decomposed: ExportedProgram = program.run_decompositions({})
     return decomposed
@@ -68,11 +69,11 @@ def _found(dialects: dict[str, Dialect]) -> Found:
     computed: dict[str, Tensor] = {}
     verdicts: list[Verdict] = []
     left: set[Any] = set()
-    names, x = list(dialects), nodes(1, 2)
+    names, x = list(dialects), nodes(1, 4)
     for start in range(0, len(names), PROGRAM):
         some = names[start : start + PROGRAM]
         module = Several({name: dialects[name] for name in some})
-        found = recognize(exported(module, nodes(0, 3)))
+        found = recognize(exported(module, nodes(0, 6)))
         with torch.no_grad():
             expected |= zip(some, module(x), strict=True)
             computed |= zip(some, found.program.module()(x), strict=True)
@@ -84,6 +85,11 @@ def _found(dialects: dict[str, Dialect]) -> Found:
 @pytest.fixture(scope="module")
 def dialects() -> Found:
     return _found(DIALECTS)
+
+
+@pytest.fixture(scope="module")
+def packed() -> Found:
+    return _found({name: function for name, (function, _) in PACKED.items()})
 
 
 @pytest.fixture(scope="module")
@@ -111,11 +117,29 @@ def test_nothing_is_left_of_fused_attentions(dialects: Found) -> None:
     assert not names & {"scaled_dot_product_attention", "cdist", "where", "exp", "baddbmm"}
 
 
+@pytest.mark.parametrize("name", PACKED)
+def test_other_selections_are_packed(name: str, packed: Found) -> None:
+    expected, computed, found, _ = packed
+    (verdict,) = (verdict for verdict in found if verdict.module == name)
+    assert (verdict.packed, verdict.fused) == (True, False)
+    assert PACKED[name][1] in verdict.reason
+    empty = "; a row that selects no node becomes zero"
+    assert str(verdict) == f"`{name}`: packed; {verdict.reason}{'' if verdict.k else empty}"
+    # Of a row without nodes the module's softmax is NaN.
+    assert (name == "masked_by_two_selections") is bool(expected[name].isnan().any())
+    torch.testing.assert_close(computed[name], expected[name].nan_to_num(0.0), rtol=0, atol=1e-5)
+
+
+def test_nothing_is_left_of_packed_attentions(packed: Found) -> None:
+    names = {str(target).split(".")[1] for target in packed[3] if str(target).startswith("aten.")}
+    assert not names & {"masked_fill", "where", "gather", "scaled_dot_product_attention"}
+
+
 @pytest.mark.parametrize("name", LOOKALIKES)
 def test_no_lookalike_is_fused(name: str, lookalikes: Found) -> None:
     expected, computed, found, _ = lookalikes
     verdicts = [verdict for verdict in found if verdict.module == name]
-    assert [verdict.fused for verdict in verdicts] in ([False], [False, False])
+    assert [verdict.fused or verdict.packed for verdict in verdicts] in ([False], [False, False])
     assert any(LOOKALIKES[name][1] in verdict.reason for verdict in verdicts)
     assert all(str(verdict) == f"`{name}`: {verdict.reason}" for verdict in verdicts)
     if name != "random_selection":
@@ -262,11 +286,11 @@ def test_the_given_program_is_not_changed() -> None:
     assert not any("keygraph_value" in node.meta for node in program.graph.nodes)
 
 
-def test_a_file_holds_one_form_of_the_operator() -> None:
+def test_heads_are_last_and_biases_are_only_where_they_were() -> None:
     program = recognize(windows(*GOOD)[1]).program
     attentions = [node for node in program.graph.nodes if node.target is ATTENTION]
     assert [node.args[6] for node in attentions] == [2] * 4
-    assert all(node.args[4] is not None for node in attentions)
+    assert 0 < sum(node.args[4] is not None for node in attentions) < 4
     # Heads are last in q, k and v without being moved there.
     assert {str(each.target) for node in attentions for each in node.args[1:3]} == {"aten.reshape.default"}
     assert {str(each.args[0].target) for node in attentions for each in node.args[1:3]} == {"aten.select.int"}
@@ -283,6 +307,7 @@ def test_program_becomes_an_onnx_file() -> None:
         verbose=False,
     )
     assert traced is not None
+    unify_attentions(traced.model.graph)
     proto = traced.model_proto
     used = [node.op_type for node in proto.graph.node if node.domain == DOMAIN]
     assert (used.count("KeyGraph"), used.count("KeyGraphAttention")) == (1, 4)

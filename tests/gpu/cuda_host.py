@@ -29,11 +29,11 @@ def graph_shape(query: Any, key: Any) -> tuple[int, ...]:
     return batch, groups, rows, key.shape[2], channels
 
 
-def attention_shape(q: Any, k: Any, v: Any, graph: Any, heads_last: bool) -> tuple[int, ...]:
-    """(batch, heads, groups, rows, nodes, channels, value channels, heads last)."""
+def attention_shape(q: Any, k: Any, v: Any, graph: Any, bias: Any, heads_last: bool) -> tuple[int, ...]:
+    """(batch, heads, groups, rows, nodes, channels, value channels, heads last, windows of the bias)."""
     heads, rows = (2, 1) if heads_last else (1, 2)
     sizes = (q.shape[0], q.shape[heads], graph.shape[1], q.shape[rows], k.shape[rows], q.shape[3], v.shape[3])
-    return *sizes, int(heads_last)
+    return *sizes, int(heads_last), 0 if bias is None or bias.dim() == 3 else bias.shape[0]
 
 
 def prepared_graph(query: Any, key: Any, k: Any, graph: Any, variant: int = 0) -> Callable[[], Any]:
@@ -60,7 +60,7 @@ def prepared_attention(
     variant: int = 0,
 ) -> Callable[[], Any]:
     """Return a function that only launches the kernel on the current stream and returns `output`."""
-    shape, dtype = attention_shape(q, k, v, graph, heads_last), name_of(q.dtype)
+    shape, dtype = attention_shape(q, k, v, graph, bias, heads_last), name_of(q.dtype)
     inputs = [tensor.data_ptr() for tensor in (q, k, v, graph)]
     bias_pointer, result = None if bias is None else bias.data_ptr(), output.data_ptr()
 

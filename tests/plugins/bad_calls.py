@@ -68,6 +68,7 @@ _KEY = "expected [B, G, N, C] = [2, 3, N, 8] to match query [2, 3, 4, 8]"
 _THRESHOLD = "expected [B, G, M, 1] = [2, 3, 4, 1] to match mask [2, 3, 4, 40]"
 _K = "expected [B, H, N, D] = [2, 3, N, 8] to match q [2, 3, 4, 8]"
 _V = "expected [B, H, N, Dv] = [2, 3, 40, Dv] to match k [2, 3, 40, 8]"
+_BIAS = "expected [H, M, N] = [3, 4, 40], or [W, H, M, N] with W a divisor of B = 2"
 _GRAPH = "expected [B, 1 or H, M, ceil(N/32)] = [2, 1 or 3, 4, 2]"
 
 BAD_CALLS = [
@@ -97,8 +98,13 @@ BAD_CALLS = [
     BadCall("graph's groups", _attention(graph=(2, 2, 4, 2)), f"graph has shape [2, 2, 4, 2], {_GRAPH}"),
     BadCall("graph's rows", _attention(graph=(2, 1, 5, 2)), f"graph has shape [2, 1, 5, 2], {_GRAPH}"),
     BadCall("graph's words", _attention(graph=(2, 1, 4, 1)), f"graph has shape [2, 1, 4, 1], {_GRAPH}"),
-    BadCall("bias's heads", _attention(bias=(1, 4, 40)), "bias has shape [1, 4, 40], expected [H, M, N] = [3, 4, 40]"),
-    BadCall("bias's rank", _attention(bias=(4, 40)), "bias has shape [4, 40], expected [H, M, N] = [3, 4, 40]"),
+    BadCall("bias's heads", _attention(bias=(1, 4, 40)), f"bias has shape [1, 4, 40], {_BIAS}"),
+    BadCall("bias's rank", _attention(bias=(4, 40)), f"bias has shape [4, 40], {_BIAS}"),
+    BadCall("B is not a multiple of W", _attention(bias=(3, 3, 4, 40)), f"bias has shape [3, 3, 4, 40], {_BIAS}"),
+    BadCall("W is larger than B", _attention(bias=(4, 3, 4, 40)), f"bias has shape [4, 3, 4, 40], {_BIAS}"),
+    BadCall("no window", _attention(bias=(0, 3, 4, 40)), f"bias has shape [0, 3, 4, 40], {_BIAS}"),
+    BadCall("a window's heads", _attention(bias=(2, 1, 4, 40)), f"bias has shape [2, 1, 4, 40], {_BIAS}"),
+    BadCall("a window's nodes", _attention(bias=(2, 3, 4, 39)), f"bias has shape [2, 3, 4, 39], {_BIAS}"),
     BadCall("heads missing", _heads_last(), "q has shape [2, 4, 24], which is [B, M, H*D], so heads must be given"),
     BadCall("no heads", _heads_last(), "heads is 0; it must be at least 1", heads=0),
     BadCall(

@@ -105,7 +105,7 @@ int cuFuncSetAttribute(void* function, int attribute, int value) {
 int cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
                    unsigned block_z, unsigned shared, void* stream, void** parameters, void** extra) {
   char line[1024];
-  const char* types = strncmp(function, "attention", 9) == 0 ? "ppppppiiiiiiifpp" /* the last two are what Triton adds */
+  const char* types = strncmp(function, "attention", 9) == 0 ? "ppppppiiiiiiiifpp" /* the last two are what Triton adds */
                       : strncmp(function, "pack", 4) == 0    ? "pppiipp"
                                                              : "ppppiiipp";
   int length = snprintf(line, sizeof line, "launch %s %u %u %u %u %u %u %u %p", (char*)function, grid_x, grid_y, grid_z,

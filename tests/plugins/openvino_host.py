@@ -29,7 +29,7 @@ def read_node(functions: bool, *arguments: Any, **options: Any) -> tuple[Any, An
 def compiled_node(
     op: str,
     dtype: type | str,
-    bias: bool,
+    bias: int,
     scale: float | None,
     functions: bool,
     heads: int | None = None,
@@ -92,7 +92,8 @@ class OpenVino:
             scale = q.shape[3] ** -0.5  # a function's attribute cannot have a default that depends on a shape
         heads = q.shape[1]
         form = heads if self.heads_last else None
-        model = compiled_node("KeyGraphAttention", name_of(q.dtype), bias is not None, scale, self.functions, form)
+        rank = 0 if bias is None else bias.ndim
+        model = compiled_node("KeyGraphAttention", name_of(q.dtype), rank, scale, self.functions, form)
         if self.heads_last:
             q, k, v = (three_sizes(x) for x in (q, k, v))
         output = self._run(model, q, k, v, graph, *([] if bias is None else [bias]), dtype=q.dtype)

@@ -156,7 +156,10 @@ def pack_inputs(case: PackCase, dtype: type) -> dict[str, np.ndarray | None]:
 
 @dataclass(frozen=True)
 class AttentionCase:
-    """`density`: the share of nodes that a row selects, or one share per row, repeated."""
+    """`density`: the share of nodes that a row selects, or one share per row, repeated.
+
+    `bias_windows`: W of a bias [W, H, M, N]; 0 for [H, M, N].
+    """
 
     name: str
     batch: int = 1
@@ -168,6 +171,7 @@ class AttentionCase:
     value_channels: int = 8
     density: float | tuple[float, ...] = 0.3
     bias: bool = False
+    bias_windows: int = 0
     scale: float | None = None
     magnitude: float = 1.0
     values: str = "normal"
@@ -194,6 +198,11 @@ ATTENTION_CASES = [
     AttentionCase("bias", bias=True),
     AttentionCase("bias, dense", bias=True, density=0.9),
     AttentionCase("bias, a graph per head", heads=3, groups=3, bias=True),
+    AttentionCase("bias for one window", batch=2, bias=True, bias_windows=1),
+    AttentionCase("bias per window, one image", batch=2, bias=True, bias_windows=2),
+    AttentionCase("bias per window, three images", batch=6, heads=3, bias=True, bias_windows=2),
+    AttentionCase("bias per window, dense", batch=6, rows=65, bias=True, bias_windows=3, density=0.9),
+    AttentionCase("bias per window, a graph per head", batch=4, heads=3, groups=3, bias=True, bias_windows=2),
     AttentionCase("scale", scale=0.5),
     AttentionCase("scale of 0, dense", scale=0.0, density=0.9),
     AttentionCase("negative scale", scale=-2.0),
@@ -223,7 +232,8 @@ def attention_inputs(case: AttentionCase, dtype: type) -> dict[str, np.ndarray |
     q = random.standard_normal((case.batch, case.heads, case.rows, case.channels)) * case.magnitude
     k = random.standard_normal((case.batch, case.heads, case.nodes, case.channels))
     v = random.standard_normal((case.batch, case.heads, case.nodes, case.value_channels))
-    bias = random.standard_normal((case.heads, case.rows, case.nodes)) if case.bias else None
+    windows = (case.bias_windows,) if case.bias_windows else ()
+    bias = random.standard_normal((*windows, case.heads, case.rows, case.nodes)) if case.bias else None
     density = np.resize(case.density, case.rows)[:, None]
     selected = random.random((case.batch, case.groups, case.rows, case.nodes)) < density
     if case.name == "one selected":

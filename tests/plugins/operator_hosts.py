@@ -37,8 +37,8 @@ class PackShape(ctypes.Structure):
 
 class AttentionShape(ctypes.Structure):
     _fields_ = [
-        (name, _INT64)
-        for name in ("batch", "heads", "groups", "rows", "nodes", "channels", "value_channels", "heads_last")
+        *((name, _INT64) for name in ("batch", "heads", "groups", "rows", "nodes", "channels", "value_channels")),
+        *((name, _INT64) for name in ("heads_last", "bias_windows")),
     ]
 
 
@@ -172,8 +172,9 @@ class Cpu:
         batch, heads, rows, channels = q.shape
         output = np.full((batch, heads, rows, v.shape[3]), 123, dtype=q.dtype)
         shape = AttentionShape(
-            batch, heads, graph.shape[1], rows, k.shape[2], channels, v.shape[3], int(self.heads_last)
-        )
+            batch, heads, graph.shape[1], rows, k.shape[2], channels, v.shape[3], int(self.heads_last),
+            windows_of(bias),
+        )  # fmt: skip
         if self.heads_last:
             q, k, v, output = (np.ascontiguousarray(x.swapaxes(1, 2)) for x in (q, k, v, output))
         try:
@@ -187,6 +188,11 @@ class Cpu:
         finally:
             library.keygraph_cpu_select_isa(None)
         return output.swapaxes(1, 2) if self.heads_last else output
+
+
+def windows_of(bias: np.ndarray | None) -> int:
+    """The C interface's `bias_windows`: W of [W, H, M, N], 0 for [H, M, N]."""
+    return 0 if bias is None or bias.ndim == 3 else bias.shape[0]
 
 
 def three_sizes(x: np.ndarray) -> np.ndarray:
@@ -203,7 +209,7 @@ def four_sizes(x: np.ndarray, heads: int) -> np.ndarray:
 def one_node(
     op: str,
     dtype: type | str,
-    bias: bool = False,
+    bias: int = 0,
     scale: float | None = None,
     functions: bool = False,
     heads: int | None = None,
@@ -211,9 +217,8 @@ def one_node(
 ) -> Any:
     """Make a model of one node with run-time shapes; with the operators as functions, or for a host's library.
 
-    `dtype`: NumPy's, or "bfloat16". `bias`: whether the optional input is given, which for PackGraph is the threshold.
-    `heads`: for q, k and v of three dimensions. `ranked`: False leaves the inputs'
-    ranks open, so that the host does not check them.
+    `dtype`: NumPy's, or "bfloat16". `bias`: its rank, 0 for none; of PackGraph whether it has a threshold. `heads`: for
+    q, k and v of three dimensions. `ranked`: False leaves the inputs' ranks open, so that the host does not check them.
     """
     import onnx
 
@@ -246,7 +251,7 @@ def one_node(
             value("graph", onnx.TensorProto.INT32, ["B", "G", "M", "W"]),
         ]
         if bias:
-            inputs.append(value("bias", element, ["H", "M", "N"]))
+            inputs.append(value("bias", element, ["BW", "H", "M", "N"][-bias:]))
         if scale is not None:
             attributes["scale"] = scale
         output = value("output", element, None)
@@ -258,7 +263,7 @@ def one_node(
     if functions:
         from keygraph.export.functions import operator_functions
 
-        bodies = operator_functions(bias, heads is not None, threshold=bias)
+        bodies = operator_functions(bool(bias), heads is not None, threshold=bool(bias))
     return onnx.helper.make_model(
         onnx.helper.make_graph([node], op, inputs, [output]), opset_imports=opsets, functions=bodies, ir_version=10
     )
@@ -268,7 +273,7 @@ def one_node(
 def session(
     op: str,
     dtype: type | str,
-    bias: bool,
+    bias: int,
     scale: float | None,
     threads: int,
     functions: bool,
@@ -417,7 +422,7 @@ class OnnxRuntime:
         run = session(
             "KeyGraphAttention",
             dtype,
-            bias is not None,
+            0 if bias is None else bias.ndim,
             scale,
             self.threads,
             self.functions,

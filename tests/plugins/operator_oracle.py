@@ -56,8 +56,9 @@ def key_graph_attention(
     bias: np.ndarray | None = None,
     scale: float | None = None,
 ) -> np.ndarray:
-    """Row by row, over the selected nodes only."""
+    """Row by row, over the selected nodes only; `bias` [H, M, N] or [W, H, M, N]."""
     batch, heads, rows, channels = q.shape
+    windows = None if bias is None else bias[None] if bias.ndim == 3 else bias
     scale = channels**-0.5 if scale is None else scale
     output = np.zeros((batch, heads, rows, v.shape[-1]))
     for b, h, i in np.ndindex(batch, heads, rows):
@@ -66,8 +67,8 @@ def key_graph_attention(
             continue
         with np.errstate(invalid="ignore", over="ignore"):
             score = scale * (k[b, h, nodes].astype(np.float64) @ q[b, h, i].astype(np.float64))
-            if bias is not None:
-                score = score + bias[h, i, nodes]
+            if windows is not None:
+                score = score + windows[b % len(windows), h, i, nodes]
             weight = np.exp(score - score.max())
             output[b, h, i] = weight @ v[b, h, nodes].astype(np.float64) / weight.sum()
     return output

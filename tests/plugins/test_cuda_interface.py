@@ -283,6 +283,10 @@ def test_pack_graph_checks_arguments_first(tmp_path: Path, changes: dict[str, An
         ({}, 8),
         ({"shape": None}, 1),
         ({"shape": (1, 6, 5, 8, 8, 4, 4, 0)}, 5),
+        ({"shape": (4, 6, 1, 8, 8, 4, 4, 0, 3), "bias": 0x1000}, 12),
+        ({"shape": (4, 6, 1, 8, 8, 4, 4, 0, -2), "bias": 0x1000}, 2),
+        ({"shape": (4, 6, 1, 8, 8, 4, 4, 0, 2), "bias": 0x1000}, 8),
+        ({"shape": (4, 6, 1, 8, 8, 4, 4, 0, 3)}, 8),
         ({"v": 0}, 1),
         ({"output": 0}, 1),
         ({"shape": (1, 6, 1, 8, 0, 4, 4, 0), "q": 0, "v": 0, "graph": 0}, 8),
@@ -353,10 +357,10 @@ class TestCalls:
     )
     GRAPH_SAID = GRAPH.replace("assert s == 0, (s, last_error())", "print(s, last_error())")
 
-    def attention(self, variant: int, bias: int | None = None) -> str:
+    def attention(self, variant: int, bias: int | None = None, windows: int = 0) -> str:
         return (
-            "s = key_graph_attention((2, 6, 1, 100, 200, 30, 28, 1), 'fp16', 0x10000, 0x20000, 0x30000, 0x40000,"
-            f"{bias}, 0.5, 0x60000, {variant}, 0x77)\nprint(s, last_error())\n"
+            f"s = key_graph_attention((2, 6, 1, 100, 200, 30, 28, 1, {windows}), 'fp16', 0x10000, 0x20000, 0x30000,"
+            f"0x40000, {bias}, 0.5, 0x60000, {variant}, 0x77)\nprint(s, last_error())\n"
         )
 
     def log(self, program: str, driver: Path, **environment: str) -> list[str]:
@@ -385,11 +389,11 @@ class TestCalls:
             assert launch[1:3] == [variant.kernel.__name__, str(-(-100 // variant.block_rows) * 6)]
             assert [int(n) for n in launch[10:]] == [0x10000, threshold, 0x40000, 100, 208, 0, 0]
 
-    @pytest.mark.parametrize("bias", [0, 0x50000])
-    def test_attention(self, driver: Path, bias: int) -> None:
+    @pytest.mark.parametrize(("bias", "windows", "given"), [(0, 0, 1), (0, 7, 1), (0x50000, 0, 1), (0x50000, 2, 2)])
+    def test_attention(self, driver: Path, bias: int, windows: int, given: int) -> None:
         for number in attention_variants((2, 6, 1, 100, 200, 30, 28, 1), "fp16", bool(bias), self.CODE):
             variant = next(v for v in VARIANTS if v.number == number)
-            launch = self.log(self.attention(number, bias or None), driver)[-1]
+            launch = self.log(self.attention(number, bias or None, windows), driver)[-1]
             name, grid = launch.split()[1:3]
             assert name == variant.kernel.__name__
             blocks = [
@@ -404,7 +408,7 @@ class TestCalls:
             assert int(grid) == np.prod(blocks)
             arguments = [float(n) for n in launch.split()[10:]]
             assert arguments == [
-                0x10000, 0x20000, 0x30000, 0x40000, bias, 0x60000, 100, 200, 6, 1, 30, 28, 1, 0.5, 0, 0,
+                0x10000, 0x20000, 0x30000, 0x40000, bias, 0x60000, 100, 200, 6, 1, 30, 28, 1, given, 0.5, 0, 0,
             ]  # fmt: skip
 
     def test_a_kernel_is_loaded_once_per_context(self, driver: Path) -> None:

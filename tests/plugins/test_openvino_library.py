@@ -90,7 +90,7 @@ def test_every_type_reaches_the_kernels(dtype: type) -> None:
     values = attention_inputs(next(case for case in ATTENTION_CASES if case.name == "bias"), dtype)
     arrays = [array for array in values.values() if array is not None]
     expected = cpu.key_graph_attention(*arrays, scale=0.5)
-    output = evaluated("KeyGraphAttention", arrays, expected, bias=True, scale=0.5)
+    output = evaluated("KeyGraphAttention", arrays, expected, bias=3, scale=0.5)
     np.testing.assert_array_equal(output.view(np.uint8), expected.view(np.uint8))
 
 

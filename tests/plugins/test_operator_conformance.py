@@ -83,6 +83,20 @@ def test_key_graph_attention(host: Any, dtype: type, case: AttentionCase) -> Non
     oracle.check_attention(output, expected_attention(case, dtype), TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("density", [0.3, 0.9], ids=["sparse", "dense"])
+@pytest.mark.parametrize(
+    "host",
+    [pytest.param(host, id=name) for name, host in ATTENTION_HOSTS.items() if not isinstance(host, Cpu)],
+)
+def test_a_bias_of_one_number_is_none(host: Any, density: float) -> None:
+    """[1, 1, 1], for nodes without a bias in files where others have one. The C interface has null for that."""
+    inputs = attention_inputs(AttentionCase("plain", batch=2, density=density), np.float32)
+    expected = host.key_graph_attention(**inputs)
+    for number in (0, 3) if host.finite_only else (0, 3, np.nan):
+        output = host.key_graph_attention(**inputs | {"bias": np.full((1, 1, 1), number, np.float32)})
+        np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-6)
+
+
 def graph_words() -> np.ndarray:
     """[1, 1, M, 1]: single bits, words near multiples of 2**16, where rounding to float32 carries, random ones."""
     near = np.arange(-(2**31), 2**31, 2**21)[:, None] + [-129, -64, -1, 0, 1, 65535]

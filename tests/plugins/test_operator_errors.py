@@ -81,6 +81,7 @@ def test_c_interface_rejects_bad_attention_arguments() -> None:
 
     assert status(AttentionShape(1, 2, 1, 2, 2, 2, 2)) == "no error"
     assert "groups" in status(AttentionShape(1, 3, 2, 2, 2, 2, 2))
+    assert status(AttentionShape(4, 2, 1, 2, 2, 2, 2, 0, 3)) == "no error"  # there is no bias
     assert "element type" in status(AttentionShape(1, 2, 1, 2, 2, 2, 2), dtype=9)
     assert "negative" in status(AttentionShape(1, 2, 1, 2, 2, -2, 2))
     assert "null" in status(AttentionShape(1, 2, 1, 2, 2, 2, 2), null=True)

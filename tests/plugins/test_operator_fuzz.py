@@ -90,11 +90,13 @@ def test_key_graph_attention(isa: str, data: Any) -> None:
     density = data.draw(st.floats(0, 1))
     random = np.random.default_rng(data.draw(st.integers(0, 1 << 32)))
     dtype = data.draw(dtypes)
-    q = random.standard_normal((2, heads, rows, channels)).astype(dtype)
-    k = random.standard_normal((2, heads, nodes, channels)).astype(dtype)
-    v = random.standard_normal((2, heads, nodes, value_channels)).astype(dtype)
-    bias = random.standard_normal((heads, rows, nodes)).astype(dtype) if data.draw(st.booleans()) else None
-    selected = random.random((2, groups, rows, nodes)) < density
+    windows = data.draw(st.sampled_from([None, (), (1,), (2,), (3,)]))  # None: no bias; else what precedes [H, M, N]
+    batch = 2 * max(windows or (1,))
+    q = random.standard_normal((batch, heads, rows, channels)).astype(dtype)
+    k = random.standard_normal((batch, heads, nodes, channels)).astype(dtype)
+    v = random.standard_normal((batch, heads, nodes, value_channels)).astype(dtype)
+    bias = None if windows is None else random.standard_normal((*windows, heads, rows, nodes)).astype(dtype)
+    selected = random.random((batch, groups, rows, nodes)) < density
     output = Cpu(isa).key_graph_attention(q, k, v, oracle.pack(selected), bias)
     expected = oracle.key_graph_attention(q, k, v, selected, bias)
     oracle.check_attention(output, expected, 1e-5 if dtype is np.float32 else 2e-3)

@@ -5,6 +5,7 @@ Their numbers are tested by the conformance suite.
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -30,13 +31,18 @@ from keygraph.plugins.torch.flex import block_mask
 from keygraph.plugins.torch.graph_bits import pack_bits
 from keygraph.plugins.torch.selection import TooFewGraphsError
 
+#: Implementations with gradients of their own, and what comes before [H, M, N] in biases for a batch of 4. The gradient
+#: of flex is that of sdpa, and its forward takes seconds to compile.
+GRADIENTS = [*itertools.product(["mask", "gather", "sdpa"], [(), (1,), (2,)]), ("flex", ())]
 
-def arguments(bias: bool = False, nodes: int = 40) -> tuple[Any, ...]:
+
+def arguments(windows: tuple[int, ...] | None = None, nodes: int = 40) -> tuple[Any, ...]:
+    """Inputs of the attention; `windows` comes before [H, M, N] in the bias's shape, None is no bias."""
     torch.manual_seed(0)
-    x = torch.randn(2, 1, nodes, 6)
-    q, k, v = (torch.randn(2, 3, nodes, 5) for _ in range(3))
+    x = torch.randn(4, 1, nodes, 6)
+    q, k, v = (torch.randn(4, 3, nodes, 5) for _ in range(3))
     graph = key_graph(x, x, torch.tensor([7]))
-    return q, k, v, graph, torch.randn(3, nodes, nodes) if bias else None, 0.4, 0
+    return q, k, v, graph, None if windows is None else torch.randn(*windows, 3, nodes, nodes), 0.4, 0
 
 
 def test_opcheck_key_graph() -> None:
@@ -45,9 +51,9 @@ def test_opcheck_key_graph() -> None:
     assert set(checks.values()) == {"SUCCESS"}
 
 
-@pytest.mark.parametrize("bias", [False, True])
-def test_opcheck_attention(bias: bool) -> None:
-    inputs = arguments(bias)
+@pytest.mark.parametrize("windows", [None, (), (2,)], ids=["plain", "bias", "bias per window"])
+def test_opcheck_attention(windows: tuple[int, ...] | None) -> None:
+    inputs = arguments(windows)
     for tensor in (*inputs[:3], inputs[4]):
         if tensor is not None:
             tensor.requires_grad_()
@@ -55,9 +61,9 @@ def test_opcheck_attention(bias: bool) -> None:
     assert set(checks.values()) == {"SUCCESS"}
 
 
-@pytest.mark.parametrize("implementation", ["mask", "gather", "sdpa", "flex"])
-def test_gradients_are_those_of_the_definition(implementation: str) -> None:
-    q, k, v, graph, bias, scale, _ = arguments(bias=True)
+@pytest.mark.parametrize(("implementation", "windows"), GRADIENTS)
+def test_gradients_are_those_of_the_definition(implementation: str, windows: tuple[int, ...]) -> None:
+    q, k, v, graph, bias, scale, _ = arguments(windows)
     selected = unpack_graph(graph, 40)
 
     def gradients(attend) -> list[torch.Tensor]:  # type: ignore[no-untyped-def]
@@ -66,7 +72,9 @@ def test_gradients_are_those_of_the_definition(implementation: str) -> None:
         return [t.grad for t in leaves]
 
     def plain(q, k, v, bias) -> torch.Tensor:  # type: ignore[no-untyped-def]
-        scores = (q @ k.mT * scale + bias).masked_fill(~selected, -torch.inf)
+        # As Swin adds its masks: windows are the fast axis of the batch.
+        by_window = (q @ k.mT * scale).view(-1, *windows, 3, 40, 40) + bias
+        scores = by_window.view(4, 3, 40, 40).masked_fill(~selected, -torch.inf)
         attended: torch.Tensor = scores.softmax(-1) @ v
         return attended
 
@@ -105,15 +113,18 @@ def test_the_gradient_is_computed_as_the_forward_was(
     assert called[2:] == called[:2]
 
 
-@pytest.mark.parametrize("bias", [False, True], ids=["plain", "bias"])
-def test_flex_gives_the_reference_result(bias: bool) -> None:
+@pytest.mark.parametrize("windows", [None, 0, 2], ids=["plain", "bias", "bias per window"])
+def test_flex_gives_the_reference_result(windows: int | None) -> None:
     """FlexAttention compiles for CPUs too: groups, bias, more than one block of nodes, a row with nothing selected."""
     torch.manual_seed(0)
-    q, k, v = (torch.randn(1, 2, 150, 7) for _ in range(3))
-    selected = torch.rand(1, 1 + bias, 150, 150) < 0.2
+    batch, groups = 2 * windows if windows else 1, 1 if windows is None else 2
+    q, k, v = (torch.randn(batch, 2, 150, 7) for _ in range(3))
+    selected = torch.rand(batch, groups, 150, 150) < 0.2
     selected[..., 3, :] = False
     selected[..., :128, 64:] &= torch.rand(64 + 22) < 0.5
-    graph, added = pack_graph(selected), torch.randn(2, 150, 150) if bias else None
+    graph, added = pack_graph(selected), None
+    if windows is not None:
+        added = torch.randn(windows, 2, 150, 150) if windows else torch.randn(2, 150, 150)
     expected = key_graph_attention(q, k, v, graph, added)
     with use_attention("flex"):
         torch.testing.assert_close(key_graph_attention(q, k, v, graph, added), expected, atol=1e-5, rtol=1e-5)

@@ -167,6 +167,15 @@ def test_heads_last(variant: Any) -> None:
     check_attention(variant, widest_case(variant, nodes=70), heads_last=True)
 
 
+@pytest.mark.parametrize("values", ["normal", "not finite elsewhere"])
+@pytest.mark.parametrize("variant", [v for v in ONE_OF_A_KIND if v.bias], ids=lambda variant: variant.name)
+def test_bias_per_window(variant: Any, values: str) -> None:
+    """Also where the block is computed again because of what is not finite."""
+    skip_bfloat16(variant)
+    case = widest_case(variant, batch=4, heads=2, rows=4, nodes=40, bias_windows=2, values=values)
+    check_attention(variant, case)
+
+
 @pytest.mark.parametrize("variant", EVERY_ATTENTION_VARIANT)
 def test_every_variant_keeps_apart_what_is_not_finite(variant: Any) -> None:
     skip_bfloat16(variant)

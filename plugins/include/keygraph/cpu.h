@@ -60,14 +60,14 @@ KEYGRAPH_EXPORT keygraph_status keygraph_cpu_pack_graph(const keygraph_pack_shap
  *   v         [batch, heads, nodes, value_channels]
  *   graph     [batch, groups, rows, ceil(nodes / 32)] as from keygraph_cpu_key_graph, groups being 1 or heads; bits
  *             past the last node are ignored
- *   bias      [heads, rows, nodes], or null for none
+ *   bias      [heads, rows, nodes], or with shape->bias_windows one per window before that; null for none
  *   scale     factor of the products; the operator's default, channels^-1/2, is computed by the caller
  *   output    [batch, heads, rows, value_channels]
  *   parallel  the host's threads, or null for the calling thread alone
  *
  * Pointers of tensors without elements may be null. Returns KEYGRAPH_OK, KEYGRAPH_NULL_POINTER, KEYGRAPH_BAD_SHAPE,
- * KEYGRAPH_BAD_DTYPE, KEYGRAPH_BAD_GROUPS, KEYGRAPH_BAD_ISA, or KEYGRAPH_OUT_OF_MEMORY, after which the content of
- * `output` is undefined. */
+ * KEYGRAPH_BAD_DTYPE, KEYGRAPH_BAD_GROUPS, KEYGRAPH_BAD_WINDOWS, KEYGRAPH_BAD_ISA, or KEYGRAPH_OUT_OF_MEMORY, after
+ * which the content of `output` is undefined. */
 KEYGRAPH_EXPORT keygraph_status keygraph_cpu_key_graph_attention(const keygraph_attention_shape* shape,
                                                                  keygraph_dtype dtype, const void* q, const void* k,
                                                                  const void* v, const int32_t* graph, const void* bias,

@@ -63,7 +63,7 @@ KEYGRAPH_EXPORT keygraph_status keygraph_cuda_pack_graph(const keygraph_pack_sha
  *   variant  KEYGRAPH_AUTOMATIC, or one of keygraph_cuda_key_graph_attention_variants
  *   stream   where the work is enqueued
  *
- * Returns what keygraph_cuda_key_graph does, or KEYGRAPH_BAD_GROUPS. */
+ * Returns what keygraph_cuda_key_graph does, KEYGRAPH_BAD_GROUPS, or KEYGRAPH_BAD_WINDOWS. */
 KEYGRAPH_EXPORT keygraph_status keygraph_cuda_key_graph_attention(const keygraph_attention_shape* shape,
                                                                   keygraph_dtype dtype, const void* q, const void* k,
                                                                   const void* v, const int32_t* graph, const void* bias,

@@ -31,17 +31,18 @@ typedef enum keygraph_dtype {
 /* Result of a call; keygraph_status_message has a message for each. */
 typedef enum keygraph_status {
   KEYGRAPH_OK = 0,
-  KEYGRAPH_NULL_POINTER = 1,  /* a pointer to a tensor with elements, or to the shape, is null */
-  KEYGRAPH_BAD_SHAPE = 2,     /* a size is negative, or a tensor is too large to address */
-  KEYGRAPH_BAD_DTYPE = 3,     /* not a keygraph_dtype */
-  KEYGRAPH_BAD_K = 4,         /* k is below 1 */
-  KEYGRAPH_BAD_GROUPS = 5,    /* the graph's groups are neither 1 nor the number of heads */
-  KEYGRAPH_OUT_OF_MEMORY = 6, /* no scratch memory for a thread */
-  KEYGRAPH_BAD_ISA = 7,       /* the instruction set is unknown, or this machine lacks it */
-  KEYGRAPH_NO_DRIVER = 8,     /* libcuda cannot be opened, or has no device or no current context */
-  KEYGRAPH_NO_KERNEL = 9,     /* no embedded kernel fits the device, or the variant does not fit the problem */
-  KEYGRAPH_CUDA_FAILED = 10,  /* a call of the driver failed: keygraph_cuda_error */
-  KEYGRAPH_BAD_ALIGNMENT = 11 /* an address is not a multiple of what its element type or the variant needs */
+  KEYGRAPH_NULL_POINTER = 1,   /* a pointer to a tensor with elements, or to the shape, is null */
+  KEYGRAPH_BAD_SHAPE = 2,      /* a size is negative, or a tensor is too large to address */
+  KEYGRAPH_BAD_DTYPE = 3,      /* not a keygraph_dtype */
+  KEYGRAPH_BAD_K = 4,          /* k is below 1 */
+  KEYGRAPH_BAD_GROUPS = 5,     /* the graph's groups are neither 1 nor the number of heads */
+  KEYGRAPH_OUT_OF_MEMORY = 6,  /* no scratch memory for a thread */
+  KEYGRAPH_BAD_ISA = 7,        /* the instruction set is unknown, or this machine lacks it */
+  KEYGRAPH_NO_DRIVER = 8,      /* libcuda cannot be opened, or has no device or no current context */
+  KEYGRAPH_NO_KERNEL = 9,      /* no embedded kernel fits the device, or the variant does not fit the problem */
+  KEYGRAPH_CUDA_FAILED = 10,   /* a call of the driver failed: keygraph_cuda_error */
+  KEYGRAPH_BAD_ALIGNMENT = 11, /* an address is not a multiple of what its element type or the variant needs */
+  KEYGRAPH_BAD_WINDOWS = 12    /* the batch is not a multiple of the bias's windows */
 } keygraph_status;
 
 /* Sizes of KeyGraph's tensors, which are dense and row-major: query [batch, groups, rows, channels],
@@ -61,10 +62,12 @@ typedef struct keygraph_pack_shape {
  * graph int32 [batch, groups, rows, ceil(nodes / 32)] with groups 1 or heads, bias [heads, rows, nodes],
  * output [batch, heads, rows, value_channels]. Sizes may be 0.
  * If `heads_last` is not 0, q, k, v and output are [batch, rows or nodes, heads, channels] instead, as linear layers
- * produce them. */
+ * produce them. If `bias_windows` is not 0, the bias is [bias_windows, heads, rows, nodes], of which element b of the
+ * batch uses b % bias_windows; the batch must be a multiple of it. It is ignored where there is no bias. */
 typedef struct keygraph_attention_shape {
   int64_t batch, heads, groups, rows, nodes, channels, value_channels;
   int64_t heads_last;
+  int64_t bias_windows;
 } keygraph_attention_shape;
 
 /* The host's threads. `run` must call task(argument, index) once for every index in [0, tasks), in any order and on any

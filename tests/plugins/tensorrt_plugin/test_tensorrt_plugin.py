@@ -175,6 +175,18 @@ def test_key_graph_attention(host: Host, heads_last: bool, dtype: str, case: Att
         oracle.check_attention(loaded(result), expected, TOLERANCE[dtype])
 
 
+def test_a_bias_of_one_number_is_none(tmp_path: Path) -> None:
+    inputs, (sizes, dtype) = attention_of()
+    outputs = []
+    for name, bias in (("without", []), ("constant", [np.full((1, 1, 1), np.nan, np.float32)])):
+        (tmp_path / name).mkdir()
+        answers = CPU_KERNELS.play(tmp_path / name, "KeyGraphAttention", [*inputs, *bias], (sizes, dtype))
+        assert ATTENTION_ANY in answers.all("tactic")
+        outputs.append(check_run(answers, sizes))
+    for one, other in zip(*outputs, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 # ---- what the plugin says about itself ----
 
 

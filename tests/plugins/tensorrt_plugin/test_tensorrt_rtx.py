@@ -131,6 +131,28 @@ def test_float16(loader_path: Path, plugin: Path, tmp_path: Path) -> None:
         assert result["engine"], result["log"][-5:]
 
 
+def test_attentions_with_and_without_a_bias(loader_path: Path, plugin: Path, tmp_path: Path) -> None:
+    """As `export.attention_forms` writes them: one function for both; the bias of one differs between windows."""
+    with_one_more = onnx.load(two_nodes(tmp_path / "one.onnx", np.float32))
+    graph, (attention,) = with_one_more.graph, (n for n in with_one_more.graph.node if n.op_type == "KeyGraphAttention")
+    biased = graph.node.add()
+    biased.CopyFrom(attention)
+    biased.name, biased.output[0] = "a biased attention", "biased"
+    biased.input.append("bias")
+    attention.input.append("no bias")
+    graph.initializer.append(numpy_helper.from_array(np.zeros((1, 1, 1), np.float32), "no bias"))
+    graph.input.append(helper.make_tensor_value_info("bias", TensorProto.FLOAT, [4, 2, 64, 64]))
+    graph.output.append(helper.make_tensor_value_info("biased", TensorProto.FLOAT, ["windows", 64, 20]))
+    del with_one_more.functions[:]
+    with_one_more.functions.extend(operator_functions(bias=True, heads_last=True))
+    path = tmp_path / "both.onnx"
+    onnx.save(with_one_more, path)
+    for library in (plugin, None):
+        result = build(loader_path, path, library)
+        assert plugins_of(result) == (["a graph", "an attention", "a biased attention"] if library else [])
+        assert result["engine"], result["log"][-5:]
+
+
 def test_an_error_names_the_node(loader_path: Path, plugin: Path, tmp_path: Path) -> None:
     """In the logger; on stderr where the library was built with TensorRT 10's headers, whose loggers differ."""
 
