@@ -65,10 +65,11 @@ def _conv_transpose(
     dilation: Sequence[int] = (1, 1),
 ) -> Any:
     """Translate what torch.onnx would decompose first, for which it traces the whole network again."""
-    two = {"strides": stride, "output_padding": output_padding, "dilations": dilation}
-    lists = {name: [*numbers] * (2 // len(numbers)) for name, numbers in two.items()}
+    strides, extra, dilations = ([*one] * (2 // len(one)) for one in (stride, output_padding, dilation))
     pads = [*padding] * (4 // len(padding))
-    return opset20.ConvTranspose(x, weight, bias, group=groups, pads=pads, **lists)
+    return opset20.ConvTranspose(
+        x, weight, bias, group=groups, pads=pads, strides=strides, output_padding=extra, dilations=dilations
+    )
 
 
 def _register(

@@ -201,13 +201,15 @@ class _Traced:
 
 def _fix_constant_sizes(program: ExportedProgram) -> None:
     """Replace sizes that are read from a tensor at run time, but are the same for every image, by numbers."""
-    for node in list(program.graph.nodes):
+    graph, numbers = program.graph, dict[Any, Any]()
+    for node in graph.nodes:
         size = node.meta.get("val")
-        number = size.node.maybe_as_int() if isinstance(size, torch.SymInt) else None
-        if number is not None and node.op == "call_function":
-            for user in list(node.users):
-                user.args = map_arg(user.args, lambda one, node=node, number=number: number if one is node else one)
-            program.graph.erase_node(node)
+        if node.op == "call_function" and isinstance(size, torch.SymInt) and size.node.maybe_as_int() is not None:
+            numbers[node] = size.node.maybe_as_int()
+    for node in graph.nodes:
+        node.args = map_arg(node.args, lambda one: numbers.get(one, one))
+    for node in reversed(numbers):
+        graph.erase_node(node)
 
 
 def _without_idle_decomposition(program: ExportedProgram) -> ExportedProgram:
@@ -222,7 +224,7 @@ def _without_idle_decomposition(program: ExportedProgram) -> ExportedProgram:
     def run_decompositions(table: Mapping[Any, Any]) -> ExportedProgram:
         return program if functional and used.isdisjoint(table) else trace_again(dict(table))
 
-    program.run_decompositions = run_decompositions  # type: ignore[method-assign, assignment]
+    program.run_decompositions = run_decompositions
     return program
 
 
