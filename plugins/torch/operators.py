@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .attention import Attention, chosen_attention, differentiable_attention
+from .attention import Attention, chosen_attention, differentiable_attention, widened
 from .graph_bits import pack_graph, words
 from .kernels import kernel_key_graph
 from .shapes import check_k, check_key_graph, check_key_graph_attention, default_scale
@@ -29,7 +29,7 @@ graph_observer: ContextVar[Callable[[Tensor, Tensor, Tensor], Tensor] | None] = 
 def _key_graph(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
     keep = int(k.item())
     check_k(keep)
-    similarity = query.float() @ key.float().mT
+    similarity = widened(query) @ widened(key).mT
     return _observed(query, key, pack_graph(_largest(similarity, min(keep, key.shape[2]))))
 
 
@@ -130,7 +130,7 @@ def key_graph(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
     Parameters
     ----------
     query
-        float32, float16 or bfloat16 [B, G, M, C].
+        float32, float16 or bfloat16 [B, G, M, C]; on the CPU also float64, which is accumulated in float64.
     key
         Same type, [B, G, N, C].
     k
@@ -169,7 +169,7 @@ def key_graph_attention(
     ----------
     q, k, v
         float32, float16 or bfloat16 [B, H, M, D], [B, H, N, D], [B, H, N, Dv]; or, with `heads`, [B, M, H*D],
-        [B, N, H*D], [B, N, H*Dv], as linear layers produce them.
+        [B, N, H*D], [B, N, H*Dv], as linear layers produce them. On the CPU also float64, accumulated in float64.
     graph
         int32[B, G, M, ceil(N/32)] with G = 1 or H, as `key_graph` returns it.
     bias
