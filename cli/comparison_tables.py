@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 from ..errors import counted
-from ..parity import BlockDifference, Comparison, Difference, InputResult, RoundingError, Run, StageAgreement
+from ..parity import BlockDifference, Comparison, Difference, InputResult, Run, StageAgreement
 from ..parity.output.baseline import CEILING, CLEAN_MARGIN, PSNR_MARGIN
-from ..parity.output.report.formatting import share
+from ..parity.output.report.formatting import share, times
 from ..parity.pass_criteria import Failures
 from .table import show
 
@@ -103,19 +103,12 @@ def _show_rounding(results: Sequence[InputResult]) -> None:
     show(
         ("RMS error", "", "found", "rounding explains", "times"),
         [
-            (result.name, error.precision, f"{error.found:.1e}", f"{error.expected:.1e}", _times(error))
+            (result.name, error.precision, f"{error.found:.1e}", f"{error.expected:.1e}", times(error.times))
             for result in results
             if (error := result.rounding) is not None
         ],
         left=2,
     )
-
-
-def _times(error: RoundingError | None) -> str:
-    """Return the multiple of what rounding explains."""
-    if error is None or math.isnan(error.times):
-        return "-"
-    return f"{error.times:,.2f}" if error.times < 10 else f"{error.times:,.0f}"
 
 
 def _show_histograms(results: Sequence[InputResult]) -> None:
@@ -193,7 +186,7 @@ def _block_cells(block: BlockDifference) -> tuple[str, ...]:
     return (
         f"{psnr}{' OVER' if block.over_tolerance else ''}",
         alone,
-        _times(block.rounding),
+        "-" if block.rounding is None else times(block.rounding.times),
         "-" if math.isnan(block.max_abs) else f"{block.max_abs:.1e}",
         f"{block.largest:.4g}" if not block.nonfinite else f"{block.nonfinite} not finite",
         f"{block.reference_largest:.4g}",
