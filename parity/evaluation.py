@@ -19,7 +19,7 @@ from .localize.error_patterns import Cause, diagnose
 from .localize.tile_regions import tile_regions
 from .metrics.image import difference, median_tile_error
 from .metrics.selection import StageAgreement
-from .pass_criteria import judge, judge_blocks, rounding_note
+from .pass_criteria import FACTOR, judge, judge_blocks, rounding_note
 from .piecewise import TRACED, distances, plan_of_pieces, worst_piece
 from .results import BlockRounding, CleanPsnr, ComparedImage, InputResult
 from .rounding.expected import PieceRounding, arithmetic_of
@@ -96,6 +96,8 @@ def evaluate_image(
         result = _with_tile_metrics(
             setup, probe, given, result, as_run, same_graphs, reference.plan, output.plan == reference.plan
         )
+        if trace is not None:
+            trace = dataclasses.replace(trace, suspect=None)  # Its values are not needed any more.
         evaluations.append(CandidateEvaluation(result, tuple(notices), trace))
     extras = {name: values for name, values in given.arrays.items() if name != IMAGE_INPUT}
     outputs = tuple(output.image for output in candidates)
@@ -154,6 +156,10 @@ def _with_rounding(
         faulty = [block for block in trace.blocks if block.over_tolerance and block.rounding is not None]
         inner = [block for block in faulty if not any(one.name.startswith(f"{block.name}.") for one in faulty)]
         blocks = tuple(BlockRounding(block.name, block.rounding) for block in inner if block.rounding is not None)
+        if blocks and trace.suspect is not None:
+            first = blocks[0]
+            suspect = trace.suspect(first.name, FACTOR * first.error.expected)
+            blocks = (dataclasses.replace(first, suspect=suspect), *blocks[1:])
         result = dataclasses.replace(result, beyond_rounding=() if setup.at_least is not None else blocks)
     network = setup.network
     if network is None:

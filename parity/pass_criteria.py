@@ -220,10 +220,11 @@ def _error_reasons(result: InputResult, threshold: float, at_least: float | None
         )
     if result.beyond_rounding:
         first, *others = result.beyond_rounding
+        cause = f"; it computes as with {first.suspect}" if first.suspect else ""
         more = f" and {counted(len(others), 'more block')}" if others else ""
         reasons.append(
             f"{result.name}: error {_number(first.error.times)} times what {first.error.precision} rounding explains "
-            f"in {first.name}{more}, given the same input; within it everywhere else"
+            f"in {first.name}{more}, given the same input; within it everywhere else{cause}"
         )
     return reasons
 

@@ -141,10 +141,13 @@ class BlockRounding:
         Name of the module.
     error
         The error, and what rounding explains of it.
+    suspect
+        The fault that explains the error, in words; None where none of the usual ones does (see `rounding.suspects`).
     """
 
     name: str
     error: RoundingError
+    suspect: str | None = None
 
 
 @dataclass(frozen=True)

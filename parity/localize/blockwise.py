@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..metrics.blocks import BlockDifference, BlockValues, block_difference, distance
 from ..rounding.expected import arithmetic_of, measure_blocks
 from ..rounding.network import Network
+from ..rounding.suspects import find_suspect
 from ..sides.base import Graphs, Probe
 
 Images = NDArray[np.float32]
@@ -29,11 +30,15 @@ class BlockTrace:
         PSNR in dB between the two outputs, with the same key graphs.
     notices
         Further lines for the reader.
+    suspect
+        Names the fault in a block, given its name and the RMS error that is explained (`suspects.find_suspect`). It
+        holds all blocks of the candidate. None where rounding was not measured.
     """
 
     blocks: tuple[BlockDifference, ...]
     restored: float
     notices: tuple[str, ...]
+    suspect: Callable[[str, float], str | None] | None = None
 
 
 def compare_blocks(
@@ -111,7 +116,17 @@ def compare_blocks(
             f"{', '.join(unmatched[:3])}{more}"
         )
     peak = candidate.manifest.value_range[1] - candidate.manifest.value_range[0]
-    return BlockTrace(tuple(found.values()), distance(restored, expected, peak)[0], tuple(notices))
+
+    def suspect(name: str, explained: float) -> str | None:
+        assert network is not None
+        return find_suspect(network, ours[name], inputs, ks[1], graphs, explained)
+
+    return BlockTrace(
+        tuple(found.values()),
+        distance(restored, expected, peak)[0],
+        tuple(notices),
+        None if network is None else suspect,
+    )
 
 
 def _keep(blocks: dict[str, BlockValues], block: BlockValues) -> None:

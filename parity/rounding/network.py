@@ -51,6 +51,10 @@ class NotMeasuredError(KeygraphError):
     """A network does not run in other arithmetic than its own."""
 
 
+class _CapturedError(Exception):
+    """Ends a run of which no more is needed."""
+
+
 class Network:
     """A network of which results in other arithmetic can be had, on the CPU.
 
@@ -133,6 +137,42 @@ class Network:
                 reason = str(error).strip().split("\n")[0] or type(error).__name__
                 raise NotMeasuredError(f"the network does not run in {arithmetic.precision}: {reason}") from error
         return restored, used
+
+    def exact_block(
+        self,
+        name: str,
+        values: Sequence[NDArray[Any]],
+        inputs: Sequence[NDArray[np.float32]],
+        k: int | None,
+        graphs: Graphs | None,
+    ) -> tuple[nn.Module, tuple[Any, ...]]:
+        """Return a block in float64, with its arguments, to run it alone.
+
+        Parameters
+        ----------
+        name
+            Of the module.
+        values
+            Its floating-point inputs, as `BlockValues.inputs`.
+        inputs, k, graphs
+            As for `run`.
+        """
+        taken: list[tuple[Any, ...]] = []
+        block = self._float64.get_submodule(name)
+
+        def capture(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
+            taken.append(arguments)
+            raise _CapturedError
+
+        with torch_blocks.replaced_inputs(self._float64, {name: values}):
+            hook = block.register_forward_pre_hook(capture)  # After the one that replaces inputs.
+            try:
+                self.run(EXACT, inputs, k, graphs)
+            except _CapturedError:
+                pass
+            finally:
+                hook.remove()
+        return block, taken[0]
 
     @cached_property
     def _float64(self) -> nn.Module:

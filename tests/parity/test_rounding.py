@@ -241,28 +241,66 @@ def _bf16(values: Any) -> Any:
 
 ATTENTION = "body.1.layers.0.attention"
 
-FAULTS: dict[str, tuple[Callable[[ModelProto], None], str]] = {
-    "q and k exchanged": (_exchange_q_and_k, ATTENTION),
-    "scale": (_attribute(f"{ATTENTION}/KeyGraphAttention", scale=0.51), ATTENTION),
-    "epsilon": (_attribute("body.0.layers.0.norm2/LayerNormalization", epsilon=1e-6), "body.0.layers.0.norm2"),
-    "another stage's graph": (_other_graph, ATTENTION),
-    "a kernel moved by a pixel": (_weight("body.0.conv.weight", lambda w: np.roll(w, 1, 3)), "body.0.conv"),
-    "a transposed weight": (_weight(f"{ATTENTION}.project.weight", np.transpose), ATTENTION),
-    "one layer in bf16": (_weight("body.0.layers.0.ffn.reduce.weight", _bf16), "body.0.layers.0.ffn"),
-    "GELU by tanh": (_attribute("body.1.layers.0.ffn.activation/Gelu", approximate="tanh"), "body.1.layers.0.ffn"),
+
+def _reflected(model: ModelProto) -> None:
+    node = _node(model, "body.1.conv/Conv")
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0, 0, 1, 1, 0, 0, 1, 1]), "sides"))
+    pad = helper.make_node("Pad", [node.input[0], "sides"], ["padded"], mode="reflect", name="body.1.conv/Pad")
+    node.input[0] = "padded"
+    next(one for one in node.attribute if one.name == "pads").ints[:] = [0] * 4
+    model.graph.node.insert(list(model.graph.node).index(node), pad)
+
+
+#: What is planted, the block that is accused, and what it is said to compute with.
+FAULTS: dict[str, tuple[Callable[[ModelProto], None], str, str | None]] = {
+    "q and k": (_exchange_q_and_k, ATTENTION, "q and k exchanged"),
+    "scale": (
+        _attribute(f"{ATTENTION}/KeyGraphAttention", scale=0.51),
+        ATTENTION,
+        "the scale of the scores multiplied by 1.02",
+    ),
+    "epsilon": (
+        _attribute("body.0.layers.0.norm2/LayerNormalization", epsilon=1e-6),
+        "body.0.layers.0.norm2",
+        "an epsilon of 1e-06",
+    ),
+    "another stage's graph": (_other_graph, ATTENTION, None),
+    "kernel": (
+        _weight("body.0.conv.weight", lambda w: np.roll(w, 1, 3)),
+        "body.0.conv",
+        "a kernel moved by a pixel to the right",
+    ),
+    "transposed": (_weight(f"{ATTENTION}.project.weight", np.transpose), ATTENTION, "a transposed weight"),
+    "one layer in bf16": (
+        _weight("body.0.layers.0.ffn.reduce.weight", _bf16),
+        "body.0.layers.0.ffn",
+        "weights in bf16",
+    ),
+    "GELU by tanh": (
+        _attribute("body.1.layers.0.ffn.activation/Gelu", approximate="tanh"),
+        "body.1.layers.0.ffn",
+        "the other form of GELU (erf for tanh, or tanh for erf)",
+    ),
+    "bias": (
+        _weight("body.1.layers.0.ffn.expand.bias", np.zeros_like),
+        "body.1.layers.0.ffn",
+        "no bias",
+    ),
+    "padding": (_reflected, "body.1.conv", "padding of mode reflect"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_fails_and_its_block_is_named(tiny: Tiny, tmp_path: Path, fault: str) -> None:
-    change, block = FAULTS[fault]
+def test_a_fault_fails_and_is_named(tiny: Tiny, tmp_path: Path, fault: str) -> None:
+    change, block, suspect = FAULTS[fault]
     comparison = compare(changed(tiny.onnx, tmp_path / "wrong.onnx", change), tiny.checkpoint, blocks=True)
     assert not comparison.verdict.good
     assert comparison.first_divergence is not None
     assert comparison.first_divergence.block == block
     (found,) = comparison.inputs[0].beyond_rounding
-    assert found.name == block
+    assert (found.name, found.suspect) == (block, suspect)
     assert f"times what fp32 rounding explains in {block}, given the same input" in comparison.verdict.reasons[-2]
+    assert suspect is None or f"it computes as with {suspect}" in comparison.verdict.reasons[-2]
     assert {one.name for one in comparison.blocks if one.over_tolerance} <= {
         ".".join(block.split(".")[: i + 1]) for i in range(block.count(".") + 1)
     }
