@@ -17,7 +17,7 @@ from .results import Comparison, InputResult, Run, Verdict
 Failures = dict[tuple[int, int], list[str]]
 
 #: An error of more than this many times the expected error of rounding is no rounding. Correct programs stay below 1.5
-#: times; docs/measurements/comparison.md has the measurements.
+#: times; docs/reference/comparison.md has the measurements.
 FACTOR = 4.0
 
 

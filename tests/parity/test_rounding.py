@@ -204,7 +204,8 @@ def test_a_file_is_within_rounding_everywhere(clean: Comparison) -> None:
 
 
 def _node(model: ModelProto, name: str) -> onnx.NodeProto:
-    return next(node for node in model.graph.node if node.name == name)
+    found: onnx.NodeProto = next(node for node in model.graph.node if node.name == name)
+    return found
 
 
 def _attribute(node: str, **attributes: Any) -> Callable[[ModelProto], None]:
