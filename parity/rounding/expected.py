@@ -188,7 +188,8 @@ def _with_noise(values: NDArray[Any]) -> NDArray[Any]:
         return values
     noise = np.random.default_rng(0).uniform(-1, 1, 1 << 16).astype(np.float32) * np.float32(UNIT_ROUNDOFF["fp16"])
     exact = values.astype(np.float32)
-    noised: NDArray[np.float32] = exact + exact * np.resize(noise, exact.shape)
+    with np.errstate(invalid="ignore"):  # Infinite where half precision overflowed.
+        noised: NDArray[np.float32] = exact + exact * np.resize(noise, exact.shape)
     return noised
 
 
