@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ..errors import counted
 from ..parity import BlockDifference, Comparison, Difference, InputResult, Run, StageAgreement
 from ..parity.output.baseline import CEILING, CLEAN_MARGIN, PSNR_MARGIN
-from ..parity.output.report.formatting import share
+from ..parity.output.report.formatting import share, times
 from ..parity.pass_criteria import Failures
 from .table import show
 
@@ -58,6 +58,9 @@ def _show(comparison: Comparison) -> None:
     print()
     _show_images(comparison.inputs)
     print()
+    if any(result.rounding is not None for result in comparison.inputs):
+        _show_rounding(comparison.inputs)
+        print()
     _show_histograms(comparison.inputs)
     if comparison.stages:
         print()
@@ -93,6 +96,19 @@ def _show_images(results: Sequence[InputResult]) -> None:
             rows.append(("", "", "same graphs", *_cells(result.same_graphs), *[""] * len(clean)))
     header = ("image", "size", "", "PSNR dB", "SSIM", "max abs", "mean abs", "8-bit equal", "finite")
     show((*header, *(("clean dB", "change") if with_clean else ())), rows, left=3)
+
+
+def _show_rounding(results: Sequence[InputResult]) -> None:
+    """Print what rounding explains of the errors."""
+    show(
+        ("RMS error", "", "found", "rounding explains", "times"),
+        [
+            (result.name, error.precision, f"{error.found:.1e}", f"{error.expected:.1e}", times(error.times))
+            for result in results
+            if (error := result.rounding) is not None
+        ],
+        left=2,
+    )
 
 
 def _show_histograms(results: Sequence[InputResult]) -> None:
@@ -145,10 +161,11 @@ def _show_blocks(comparison: Comparison) -> None:
     rows, last = [], -1
     for index in _select_rows(blocks, start):
         if index > last + 1:
-            rows.append((f"... {index - last - 1} more", *[""] * 7))
+            rows.append((f"... {index - last - 1} more", *[""] * 8))
         block, last = blocks[index], index
         rows.append((block.name, block.precision, *_block_cells(block), "starts here" if block.name == start else ""))
-    show(("block", "", "PSNR dB", "alone dB", "max abs", "largest", "reference's", ""), rows, left=2)
+    header = ("block", "", "PSNR dB", "alone dB", "x rounding", "max abs", "largest", "reference's", "")
+    show(header, rows, left=2)
 
 
 def _select_rows(blocks: Sequence[BlockDifference], start: str | None) -> list[int]:
@@ -169,6 +186,7 @@ def _block_cells(block: BlockDifference) -> tuple[str, ...]:
     return (
         f"{psnr}{' OVER' if block.over_tolerance else ''}",
         alone,
+        "-" if block.rounding is None else times(block.rounding.times),
         "-" if math.isnan(block.max_abs) else f"{block.max_abs:.1e}",
         f"{block.largest:.4g}" if not block.nonfinite else f"{block.nonfinite} not finite",
         f"{block.reference_largest:.4g}",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .localize.first_divergence import FirstDivergence
     from .metrics.blocks import BlockDifference
     from .metrics.image import Difference, Histogram
+    from .metrics.rounding import RoundingError
     from .metrics.selection import StageAgreement
     from .results import (
         CleanPsnr,
@@ -45,6 +46,7 @@ _HOMES = {
     "OnnxProbe": "sides.onnx_probe",
     "PrecisionSearch": "results",
     "Probe": "sides.base",
+    "RoundingError": "metrics.rounding",
     "Run": "results",
     "Sample": "inputs",
     "Side": "results",
@@ -71,6 +73,7 @@ __all__ = [
     "OnnxProbe",
     "PrecisionSearch",
     "Probe",
+    "RoundingError",
     "Run",
     "Sample",
     "Side",

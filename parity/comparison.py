@@ -22,7 +22,7 @@ from .evaluation import CandidateEvaluation, evaluate_image
 from .inputs import FileOrArray, InputLike, demands, read_inputs
 from .localize.first_divergence import find_first_divergence
 from .metrics.blocks import merged
-from .pass_criteria import judge, tolerance
+from .pass_criteria import by_rounding, judge, limit_of, tolerance
 from .results import ComparedImage, Comparison, Run, Side, versions
 from .setup import Setup
 from .sides.base import Probe
@@ -186,7 +186,10 @@ def _conclude(setup: Setup, candidate: Probe, evaluations: Sequence[CandidateEva
     divergence = None
     if blocks:
         # np.min, since one NaN makes the minimum NaN.
-        divergence = find_first_divergence(blocks, float(np.min([trace.restored for trace in traces])), threshold)
+        restored = float(np.min([trace.restored for trace in traces]))
+        limits = [limit_of(result, threshold, setup.at_least) for result in results]
+        measured = any(by_rounding(result, setup.at_least) for result in results)
+        divergence = find_first_divergence(blocks, restored, min(limits), measured)
         if not verdict.good:
             verdict = dataclasses.replace(verdict, reasons=(*verdict.reasons, divergence.words))
         elif divergence.kind == "hint":

@@ -19,13 +19,18 @@ from .localize.error_patterns import Cause, diagnose
 from .localize.tile_regions import tile_regions
 from .metrics.image import difference, median_tile_error
 from .metrics.selection import StageAgreement
-from .pass_criteria import judge
+from .pass_criteria import FACTOR, judge, judge_blocks, rounding_note
 from .piecewise import TRACED, distances, plan_of_pieces, worst_piece
-from .results import CleanPsnr, ComparedImage, InputResult
+from .results import BlockRounding, CleanPsnr, ComparedImage, InputResult
+from .rounding.expected import PieceRounding, arithmetic_of
+from .rounding.network import NotMeasuredError
 from .setup import Setup
 from .sides.base import Probe
 
 Image = NDArray[np.float32]
+
+#: Top, left, height and width of a piece.
+Place = tuple[int, int, int, int]
 
 #: Candidate's and reference's output.
 Pair = tuple[Image, Image]
@@ -70,6 +75,7 @@ def evaluate_image(
         One evaluation for each candidate; and the image with all outputs.
     """
     reference, *candidates = run_as_users_do(setup, given, step)
+    pieces: dict[Place, PieceRounding] = {}
     evaluations = []
     for probe, output in zip(setup.candidates, candidates, strict=True):
         notices = [*reference.notices, *output.notices]
@@ -85,9 +91,13 @@ def evaluate_image(
             notices += trace.notices
             step()
         result = _measure(setup, given, as_run, same_graphs, stages)
+        result, lines = _with_rounding(setup, probe, given, result, same_graphs or as_run, trace, pieces)
+        notices += lines
         result = _with_tile_metrics(
             setup, probe, given, result, as_run, same_graphs, reference.plan, output.plan == reference.plan
         )
+        if trace is not None:
+            trace = dataclasses.replace(trace, suspect=None)  # Its values are not needed any more.
         evaluations.append(CandidateEvaluation(result, tuple(notices), trace))
     extras = {name: values for name, values in given.arrays.items() if name != IMAGE_INPUT}
     outputs = tuple(output.image for output in candidates)
@@ -111,6 +121,64 @@ def _measure(
         stages=stages,
         clean=None if given.clean is None else _clean_psnr(as_run, given.clean, manifest.value_range),
     )
+
+
+def _with_rounding(
+    setup: Setup,
+    candidate: Probe,
+    given: Input,
+    result: InputResult,
+    outputs: Pair,
+    trace: BlockTrace | None,
+    pieces: dict[Place, PieceRounding],
+) -> tuple[InputResult, list[str]]:
+    """Add what rounding explains of the error, measured on the piece where the outputs differ most.
+
+    Parameters
+    ----------
+    setup, candidate, given
+        As for `evaluate_image`.
+    result
+        Of the image.
+    outputs
+        Those that are judged.
+    trace
+        The blocks; None unless requested.
+    pieces
+        Pieces of this image that were measured before, by their place; gains those that are measured now.
+
+    Returns
+    -------
+    result, notices
+        And lines for the reader.
+    """
+    if trace is not None:
+        faulty = [block for block in trace.blocks if block.over_tolerance and block.rounding is not None]
+        inner = [block for block in faulty if not any(one.name.startswith(f"{block.name}.") for one in faulty)]
+        blocks = tuple(BlockRounding(block.name, block.rounding) for block in inner if block.rounding is not None)
+        if blocks and trace.suspect is not None:
+            first = blocks[0]
+            suspect = trace.suspect(first.name, FACTOR * first.error.expected)
+            blocks = (dataclasses.replace(first, suspect=suspect), *blocks[1:])
+        result = dataclasses.replace(result, beyond_rounding=() if setup.at_least is not None else blocks)
+    network = setup.network
+    if network is None:
+        return result, [
+            f"{setup.reference.name} is no checkpoint, in which rounding can be measured: a fixed limit decides"
+        ]
+    if setup.k is not None and not setup.forces_graphs(candidate):
+        return result, []  # Near ties count as errors, as a notice says.
+    low, high = setup.needs.manifest.value_range
+    found = (high - low) * 10 ** (-result.judged.psnr / 20)
+    inputs, place = worst_piece(given, setup.needs, distances(*outputs), TRACED)
+    piece = pieces.setdefault(place, PieceRounding(network, inputs, setup.k_of(setup.reference)))
+    try:
+        error = piece.explained(found, arithmetic_of(candidate), arithmetic_of(setup.reference))
+    except NotMeasuredError as failure:
+        return result, [f"rounding could not be measured, and a fixed limit decides: {failure}"]
+    result = dataclasses.replace(result, rounding=error)
+    note = rounding_note(result, setup.threshold(candidate), setup.at_least)
+    return result, [] if note is None else [note]
 
 
 def _clean_psnr(outputs: Pair, clean: Image, value_range: tuple[float, float]) -> CleanPsnr:
@@ -164,7 +232,12 @@ def _compare_blocks(setup: Setup, candidate: Probe, given: Input, outputs: Pair)
     """Compare blocks on the piece of the image where the outputs differ most."""
     inputs, (top, left, height, width) = worst_piece(given, setup.needs, distances(*outputs), TRACED)
     ks = setup.k_of(candidate), setup.k_of(setup.reference)
-    found = compare_blocks(candidate, setup.reference, inputs, ks, setup.threshold(candidate))
+    network = setup.network
+    try:
+        found = compare_blocks(candidate, setup.reference, inputs, ks, setup.threshold(candidate), network)
+    except NotMeasuredError:  # `_with_rounding` says why.
+        found = compare_blocks(candidate, setup.reference, inputs, ks, setup.threshold(candidate))
+    found = dataclasses.replace(found, blocks=judge_blocks(found.blocks, setup.at_least))
     if (height, width) == (given.request.height, given.request.width):
         return found
     where = f"{given.name}: blocks on the {width}x{height} pixels at {left},{top}, where the results differ the most"

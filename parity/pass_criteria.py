@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..errors import counted
 from ..instrumentation.metrics import TOLERANCES, Tolerance
+from .metrics.blocks import BlockDifference
+from .metrics.rounding import RoundingError
 from .metrics.selection import StageAgreement
 from .results import Comparison, InputResult, Run, Verdict
 
 #: (index of the candidate, index of the image) -> reasons of the failure, one line each.
 Failures = dict[tuple[int, int], list[str]]
+
+#: An error of more than this many times the expected error of rounding is no rounding. Correct programs stay below 1.5
+#: times; docs/reference/comparison.md has the measurements.
+FACTOR = 4.0
 
 
 def tolerance(precisions: Sequence[str]) -> Tolerance:
@@ -21,6 +29,55 @@ def tolerance(precisions: Sequence[str]) -> Tolerance:
 def least_psnr(precisions: Sequence[str], at_least: float | None = None) -> float:
     """Return the lowest PSNR in dB that passes: the requested one, else that of the precisions' tolerance."""
     return tolerance(precisions).psnr if at_least is None else at_least
+
+
+def beyond(error: RoundingError) -> bool:
+    """Return whether an error is beyond what rounding explains: more than `FACTOR` times the expected error."""
+    return not error.found <= FACTOR * error.expected
+
+
+def by_rounding(result: InputResult, at_least: float | None) -> bool:
+    """Return whether rounding decides on an image: it was measured, and no other limit was requested."""
+    return at_least is None and result.rounding is not None and math.isfinite(result.rounding.expected)
+
+
+def limit_of(result: InputResult, threshold: float, at_least: float | None) -> float:
+    """Return the lowest PSNR in dB with which an image passes.
+
+    Parameters
+    ----------
+    result
+        Of the image.
+    threshold
+        Where rounding does not decide.
+    at_least
+        As for `judge`.
+    """
+    error = result.rounding
+    if not by_rounding(result, at_least) or error is None or not error.found > 0:
+        return threshold
+    return result.judged.psnr + 20 * math.log10(error.times / FACTOR)
+
+
+def judge_blocks(blocks: Sequence[BlockDifference], at_least: float | None) -> tuple[BlockDifference, ...]:
+    """Apply the rule to blocks.
+
+    Where rounding decides, a block is over tolerance when its own error is beyond what rounding explains; blocks of
+    which that is unknown pass, because the error that they inherit is judged elsewhere.
+
+    Parameters
+    ----------
+    blocks
+        Of one image, in the order of execution.
+    at_least
+        As for `judge`.
+    """
+    if at_least is not None or all(block.rounding is None for block in blocks):
+        return tuple(blocks)
+    return tuple(
+        replace(block, over_tolerance=bool(block.nonfinite) or (block.rounding is not None and beyond(block.rounding)))
+        for block in blocks
+    )
 
 
 def judge(
@@ -40,7 +97,8 @@ def judge(
     precisions
         Of both sides.
     at_least
-        Lowest PSNR in dB that passes; None for that of the precisions' tolerance.
+        Lowest PSNR in dB that passes; None for what rounding explains or, where that could not be measured, the PSNR
+        of the precisions' tolerance.
 
     Raises
     ------
@@ -48,25 +106,39 @@ def judge(
         There is no tolerance for one of the precisions.
     """
     allowed, threshold = tolerance(precisions), least_psnr(precisions, at_least)
-    rule = f"every value finite, at least {threshold:g} dB"
+    graphs = _graph_reasons(stages)
+    reasons = [
+        *_nonfinite_reasons(results),
+        *_cause_reasons(results),
+        *graphs,
+        *(line for result in results for line in _error_reasons(result, threshold, at_least)),
+    ]
+    if not graphs:  # With wrong key graphs the image as run is expected to differ.
+        reasons += _tile_reasons(results, threshold, at_least)
+    return Verdict(not reasons, _rule(results, stages, allowed, at_least), tuple(reasons))
+
+
+def _rule(
+    results: Sequence[InputResult], stages: Sequence[StageAgreement], allowed: Tolerance, at_least: float | None
+) -> str:
+    """Return the rule as a sentence."""
+    measured = next((one.rounding for one in results if by_rounding(one, at_least) and one.rounding is not None), None)
     if at_least is not None:
-        rule += f" (requested; the default is {allowed.psnr:g} dB)"
+        limit = f"at least {at_least:g} dB (requested, in place of what rounding explains)"
+    elif measured is None:
+        limit = f"at least {allowed.psnr:g} dB"
+    else:
+        limit = f"an error of at most {FACTOR:g} times what {measured.precision} rounding explains"
+    rule = f"every value finite, {limit}"
     if stages:
         rule += (
             " with the same key graphs, and the graphs themselves differ by near ties only "
             f"(similarities within {allowed.similarity:g} of a row's largest); "
             "as run, the median error of every tile is within the same limit"
         )
-    graphs = _graph_reasons(stages)
-    reasons = [
-        *_nonfinite_reasons(results),
-        *_cause_reasons(results),
-        *graphs,
-        *_psnr_reasons(results, threshold),
-    ]
-    if not graphs:  # With wrong key graphs the image as run is expected to differ.
-        reasons += _tile_reasons(results, threshold)
-    return Verdict(not reasons, rule, tuple(reasons))
+        if measured is not None:
+            rule += f" or {allowed.psnr:g} dB"
+    return rule
 
 
 def judge_image(comparison: Comparison, result: InputResult, at_least: float | None) -> list[str]:
@@ -130,21 +202,76 @@ def _graph_reasons(stages: Sequence[StageAgreement]) -> list[str]:
     return []
 
 
-def _psnr_reasons(results: Sequence[InputResult], threshold: float) -> list[str]:
-    return [
-        f"{result.name}: {result.judged.psnr:.1f} dB"
-        + (" with the same key graphs" if result.same_graphs is not None else "")
-        + f", less than {threshold:g} dB"
-        for result in results
-        if result.judged.finite and result.judged.psnr < threshold
-    ]
+def _error_reasons(result: InputResult, threshold: float, at_least: float | None) -> list[str]:
+    """Describe an image whose error is over the limit, and the blocks where it arises."""
+    if not result.judged.finite:
+        return []
+    same = " with the same key graphs" if result.same_graphs is not None else ""
+    if not by_rounding(result, at_least) or result.rounding is None:
+        return [f"{result.name}: {result.judged.psnr:.1f} dB{same}, less than {threshold:g} dB"] * (
+            result.judged.psnr < threshold
+        )
+    error, reasons = result.rounding, []
+    if beyond(error):
+        expected = limit_of(result, threshold, at_least) + 20 * math.log10(FACTOR)
+        reasons.append(
+            f"{result.name}: {result.judged.psnr:.1f} dB{same}: error {_number(error.times)} times what "
+            f"{error.precision} rounding explains (rounding alone: {expected:.1f} dB)"
+        )
+    if result.beyond_rounding:
+        first, *others = result.beyond_rounding
+        cause = f"; it computes as with {first.suspect}" if first.suspect else ""
+        more = f" and {counted(len(others), 'more block')}" if others else ""
+        reasons.append(
+            f"{result.name}: error {_number(first.error.times)} times what {first.error.precision} rounding explains "
+            f"in {first.name}{more}, given the same input; within it everywhere else{cause}"
+        )
+    return reasons
 
 
-def _tile_reasons(results: Sequence[InputResult], threshold: float) -> list[str]:
+def rounding_note(result: InputResult, threshold: float, at_least: float | None) -> str | None:
+    """Return what a reader should know about an image beside the verdict; None for nothing.
+
+    Parameters
+    ----------
+    result
+        Of the image.
+    threshold
+        The usual lowest PSNR in dB, or the requested one.
+    at_least
+        As for `judge`.
+    """
+    error = result.rounding
+    if error is None or not result.judged.finite:
+        return None
+    if at_least is not None:
+        if result.judged.psnr >= at_least and beyond(error):
+            return (
+                f"{result.name}: within the limit that was requested, but the error is {_number(error.times)} times "
+                f"what {error.precision} rounding explains"
+            )
+    elif by_rounding(result, at_least) and not beyond(error) and result.judged.psnr < threshold:
+        return (
+            f"{result.name}: {error.precision} rounding explains the error, but {result.judged.psnr:.1f} dB is little "
+            f"(usual are {threshold:g} dB); --fail-under sets a floor"
+        )
+    return None
+
+
+def _number(times: float) -> str:
+    return f"{times:,.0f}" if times >= 9.95 else f"{times:.1f}"
+
+
+def _tile_reasons(results: Sequence[InputResult], threshold: float, at_least: float | None) -> list[str]:
     """Describe images that pass with the same key graphs, but differ as run by more than near ties can explain."""
-    return [
-        f"{result.name}: as run, the median tile error is {result.typical:.1f} dB, below the limit of {threshold:g} dB"
-        f"; near ties do not explain that, and with the same key graphs the PSNR is {result.judged.psnr:.1f} dB"
-        for result in results
-        if result.judged.finite and result.judged.psnr >= threshold and result.typical < threshold
-    ]
+    reasons = []
+    for result in results:
+        # Where rounding moves a network far, it moves the tiles as run as well.
+        limit = min(threshold, limit_of(result, threshold, at_least))
+        if result.judged.finite and not _error_reasons(result, threshold, at_least) and result.typical < limit:
+            reasons.append(
+                f"{result.name}: as run, the median tile error is {result.typical:.1f} dB, below the limit of "
+                f"{limit:.4g} dB; near ties do not explain that, and with the same key graphs the PSNR is "
+                f"{result.judged.psnr:.1f} dB"
+            )
+    return reasons

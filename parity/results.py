@@ -22,6 +22,7 @@ from .localize.error_patterns import Cause
 from .localize.first_divergence import FirstDivergence
 from .metrics.blocks import BlockDifference
 from .metrics.image import Difference
+from .metrics.rounding import RoundingError
 from .metrics.selection import StageAgreement
 
 #: Packages whose versions are recorded with a run, where they are installed.
@@ -131,6 +132,25 @@ class CleanPsnr:
 
 
 @dataclass(frozen=True)
+class BlockRounding:
+    """A block's own error on one image.
+
+    Attributes
+    ----------
+    name
+        Name of the module.
+    error
+        The error, and what rounding explains of it.
+    suspect
+        The fault that explains the error, in words; None where none of the usual ones does (see `rounding.suspects`).
+    """
+
+    name: str
+    error: RoundingError
+    suspect: str | None = None
+
+
+@dataclass(frozen=True)
 class InputResult:
     """The result for one image.
 
@@ -156,6 +176,11 @@ class InputResult:
     causes
         Known error patterns that explain the difference; empty where the image passed or none fits. See
         `localize.error_patterns`.
+    rounding
+        The RMS error of `judged`, and what rounding explains of it; None where it could not be measured.
+    beyond_rounding
+        Blocks whose own error is beyond what rounding explains, in the order of execution and without those that
+        contain another one; empty where there are none or blocks were not requested.
     """
 
     name: str
@@ -167,6 +192,8 @@ class InputResult:
     clean: CleanPsnr | None = None
     typical: float = math.inf
     causes: tuple[Cause, ...] = ()
+    rounding: RoundingError | None = None
+    beyond_rounding: tuple[BlockRounding, ...] = ()
 
     @property
     def judged(self) -> Difference:
@@ -201,7 +228,8 @@ class Comparison:
     precision_search
         Result of the mixed-precision search; None unless requested.
     threshold
-        Lowest PSNR in dB that passes, for images and blocks.
+        Lowest PSNR in dB that passes, for images and blocks, where rounding does not decide: if it was requested, or
+        rounding could not be measured.
     """
 
     candidate: Side
@@ -243,6 +271,13 @@ class Comparison:
             _add_stage_properties(entry["stages"], result.stages)
             if result.clean is not None:
                 entry["clean"]["change"] = result.clean.change
+            if result.rounding is not None:
+                entry["rounding"]["times"] = result.rounding.times
+            for value, one in zip(entry["beyond_rounding"], result.beyond_rounding, strict=True):
+                value["error"]["times"] = one.error.times
+        for value, block in zip(values["blocks"], self.blocks, strict=True):
+            if block.rounding is not None:
+                value["rounding"]["times"] = block.rounding.times
         plain: dict[str, Any] = plain_values(values)
         return plain
 

@@ -11,6 +11,8 @@ from .compatibility import session_k
 from .inputs import Demands, Input
 from .pass_criteria import least_psnr
 from .piecewise import count_pieces
+from .rounding.expected import network_of
+from .rounding.network import Network
 from .sides.base import Probe
 
 
@@ -58,6 +60,11 @@ class Setup:
         except InputError:
             return "tile"
         return None
+
+    @cached_property
+    def network(self) -> Network | None:
+        """The reference's network, by which rounding is measured; None for exported files and engines."""
+        return network_of(self.reference)
 
     def k_of(self, probe: Probe) -> int | None:
         """Return the k for the probe's `run`."""

@@ -39,7 +39,7 @@ def test_two_lines_assert_parity(pytester: pytest.Pytester, tiny: Tiny) -> None:
     result.assert_outcomes(passed=2, failed=1)
     result.stdout.fnmatch_lines(
         [
-            "*the models do not agree; the rule is: every value finite, at least 90 dB*",
+            "*the models do not agree; the rule is: every value finite, an error of at most 4 times what fp32*",
             "*wrong.onnx: body.0: the candidate keeps 15 neighbours of each node, the reference 16: *",
         ]
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..metrics.blocks import BlockDifference, BlockValues, block_difference, distance
+from ..rounding.expected import arithmetic_of, measure_blocks
+from ..rounding.network import Network
+from ..rounding.suspects import find_suspect
 from ..sides.base import Graphs, Probe
 
 Images = NDArray[np.float32]
@@ -27,11 +30,15 @@ class BlockTrace:
         PSNR in dB between the two outputs, with the same key graphs.
     notices
         Further lines for the reader.
+    suspect
+        Names the fault in a block, given its name and the RMS error that is explained (`suspects.find_suspect`). It
+        holds all blocks of the candidate. None where rounding was not measured.
     """
 
     blocks: tuple[BlockDifference, ...]
     restored: float
     notices: tuple[str, ...]
+    suspect: Callable[[str, float], str | None] | None = None
 
 
 def compare_blocks(
@@ -40,13 +47,15 @@ def compare_blocks(
     inputs: Sequence[Images],
     ks: tuple[int | None, int | None],
     at_least: float,
+    network: Network | None = None,
 ) -> BlockTrace:
     """Compare every block of two sides, with the candidate's key graphs on both.
 
     Each side is traced once. A third run gives the reference's blocks the inputs of the candidate's, which separates
     the error of a block itself from the error that it inherits. Two more runs, without tracing, check that tracing did
     not change the outputs. Memory holds all blocks of the candidate, but of the reference one at a time (all where it
-    is an exported file, since ONNX Runtime returns them together).
+    is an exported file, since ONNX Runtime returns them together). With a `network`, two more runs on the candidate's
+    inputs measure rounding, and memory holds as much again once or twice.
 
     Parameters
     ----------
@@ -58,6 +67,8 @@ def compare_blocks(
         The k for each side's `run`.
     at_least
         PSNR in dB below which a block is over tolerance.
+    network
+        The reference's, to measure what rounding explains of each block's error; None to leave that out.
     """
     images, *extras = inputs
     ours: dict[str, BlockValues] = {}
@@ -83,8 +94,16 @@ def compare_blocks(
             as_run = found[block.name]
             alone, _ = distance(ours[block.name].output, block.output, as_run.reference_largest)
             found[block.name] = replace(as_run, alone=alone)
+            if same_precision:
+                plain[block.name] = block.output
 
+    own = arithmetic_of(candidate)
+    same_precision = network is not None and own.precision == reference.manifest.precision == "fp32"
+    plain: dict[str, NDArray[Any]] = {}
     reference.retrace(images, ks[1], graphs, replayed, compare_alone, *extras)
+    if network is not None:
+        errors = measure_blocks(network, own, inputs, ks[1], graphs, ours, replayed, plain)
+        found = {name: replace(block, rounding=errors.get(name)) for name, block in found.items()}
     unmatched += [name for name in ours if name not in found and name not in unmatched]
     notices = [
         *_tracing_notices(candidate, _run_untraced(candidate, inputs, ks[0], graphs), restored),
@@ -97,7 +116,17 @@ def compare_blocks(
             f"{', '.join(unmatched[:3])}{more}"
         )
     peak = candidate.manifest.value_range[1] - candidate.manifest.value_range[0]
-    return BlockTrace(tuple(found.values()), distance(restored, expected, peak)[0], tuple(notices))
+
+    def suspect(name: str, explained: float) -> str | None:
+        assert network is not None
+        return find_suspect(network, ours[name], inputs, ks[1], graphs, explained)
+
+    return BlockTrace(
+        tuple(found.values()),
+        distance(restored, expected, peak)[0],
+        tuple(notices),
+        None if network is None else suspect,
+    )
 
 
 def _keep(blocks: dict[str, BlockValues], block: BlockValues) -> None:

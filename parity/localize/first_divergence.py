@@ -43,7 +43,9 @@ class FirstDivergence:
     words: str
 
 
-def find_first_divergence(blocks: Sequence[BlockDifference], restored: float, at_least: float) -> FirstDivergence:
+def find_first_divergence(
+    blocks: Sequence[BlockDifference], restored: float, at_least: float, by_rounding: bool = False
+) -> FirstDivergence:
     """Find where a difference starts.
 
     A block is at fault when its output differs although its inputs agree: when its difference *alone*, on the same
@@ -57,7 +59,10 @@ def find_first_divergence(blocks: Sequence[BlockDifference], restored: float, at
     restored
         PSNR in dB between the outputs, NaN where a value is not finite.
     at_least
-        PSNR in dB below which a block is over tolerance.
+        PSNR in dB below which a block is over tolerance; with `by_rounding`, below which the outputs differ by more
+        than rounding explains.
+    by_rounding
+        Whether the blocks over tolerance are those whose own error is beyond what rounding explains.
     """
     broken = next((block for block in blocks if block.nonfinite), None)
     if broken is not None:
@@ -67,13 +72,14 @@ def find_first_divergence(blocks: Sequence[BlockDifference], restored: float, at
     parts = [block for block in blocks if not any(name.startswith(f"{block.name}.") for name in names)]
     over = next((block for block in blocks if block.over_tolerance), None)
     if over is None:
-        return _behind(blocks, restored, at_least) or _hint(parts, blocks)
+        agree = FirstDivergence("nowhere", None, "every block agrees on the piece that was compared")
+        return _behind(blocks, restored, at_least) or (agree if by_rounding else _hint(parts, blocks, agree))
     known = [block for block in blocks if not math.isnan(block.alone)]
     if not known:
         return FirstDivergence(
             "block", over.name, f"the first block over tolerance is {over.name}: {_decibels(over.psnr)}"
         )
-    off = _below(known, at_least)
+    off = _innermost([block for block in known if block.over_tolerance]) if by_rounding else _below(known, at_least)
     if _of_most_kinds(off, parts):
         return _everywhere(over, off, parts)
     if off:
@@ -93,8 +99,12 @@ def find_first_divergence(blocks: Sequence[BlockDifference], restored: float, at
 
 def _below(blocks: Sequence[BlockDifference], decibels: float) -> list[BlockDifference]:
     """Select the blocks below this PSNR alone, without those that contain another such block."""
-    low = [block for block in blocks if block.alone < decibels]
-    return [block for block in low if not any(one.name.startswith(f"{block.name}.") for one in low)]
+    return _innermost([block for block in blocks if block.alone < decibels])
+
+
+def _innermost(blocks: Sequence[BlockDifference]) -> list[BlockDifference]:
+    """Leave out blocks that contain another one."""
+    return [block for block in blocks if not any(one.name.startswith(f"{block.name}.") for one in blocks)]
 
 
 def _kind(name: str) -> str:
@@ -128,7 +138,9 @@ def _not_finite(block: BlockDifference) -> FirstDivergence:
     )
 
 
-def _hint(parts: Sequence[BlockDifference], blocks: Sequence[BlockDifference]) -> FirstDivergence:
+def _hint(
+    parts: Sequence[BlockDifference], blocks: Sequence[BlockDifference], agree: FirstDivergence
+) -> FirstDivergence:
     """Find blocks that stand out although they are within the tolerance, which allows for networks that round more."""
     kinds: dict[str, list[float]] = {}
     for block in parts:
@@ -144,7 +156,7 @@ def _hint(parts: Sequence[BlockDifference], blocks: Sequence[BlockDifference]) -
 
     low = [b for b in parts if not math.isnan(b.alone) and b.alone < expected(b) - STANDS_OUT]
     if not low or _of_most_kinds(low, parts):
-        return FirstDivergence("nowhere", None, "every block agrees on the piece that was compared")
+        return agree
     found = _few(low, blocks)
     return FirstDivergence("hint", found.block, found.words)
 

@@ -14,6 +14,7 @@ from ...instrumentation.metrics import psnr_of
 from ...manifest import Manifest
 from ...models.architecture import CUSTOM
 from ...models.registry import by_name
+from .rounding import RoundingError
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class BlockDifference:
     precision
         Of the candidate's tensor: ``"fp32"``, ``"fp16"`` or ``"bf16"``.
     over_tolerance
-        Whether `psnr` is below the limit.
+        Whether the block fails the rule: `rounding` is beyond what rounding explains or, where that does not decide,
+        `psnr` is below the limit.
     alone
         As `psnr`, with the reference's block computing on the candidate's inputs: the error of the block itself,
         without the error that it inherits. NaN where unknown.
@@ -41,6 +43,8 @@ class BlockDifference:
         Number of NaN or infinite values in the candidate's output.
     reference_largest
         Largest finite absolute value of the reference's output; NaN where unknown.
+    rounding
+        The block's own error against float64 on the same input, and what rounding explains of it; None where unknown.
     """
 
     name: str
@@ -52,6 +56,7 @@ class BlockDifference:
     alone: float = math.nan
     nonfinite: int = 0
     reference_largest: float = math.nan
+    rounding: RoundingError | None = None
 
     def worst(self, other: BlockDifference) -> BlockDifference:
         """Merge with the same block on another image: the worst of each number."""
@@ -64,6 +69,7 @@ class BlockDifference:
             alone=float(np.fmin(self.alone, other.alone)),
             nonfinite=self.nonfinite + other.nonfinite,
             reference_largest=float(np.fmax(self.reference_largest, other.reference_largest)),
+            rounding=other.rounding if self.rounding is None else self.rounding.worse(other.rounding),
         )
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from numpy.typing import NDArray
+from onnx import ModelProto
 
 from ...errors import InputError
 from ...instrumentation.key_graphs import GraphProbe, Selection
@@ -86,6 +87,11 @@ class OnnxProbe:
     ) -> None:
         """Observe every block with the inputs of some replaced; see `Probe.retrace`."""
         self._trace(images, k, graphs, inputs, observe, *extras)
+
+    @property
+    def model(self) -> ModelProto:
+        """The file's model, with the type of every value in `value_info`; without weights in separate files."""
+        return self._graphs.file.model
 
     @cached_property
     def _blocks(self) -> list[OnnxBlock]:

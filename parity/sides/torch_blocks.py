@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..metrics.blocks import BlockObserver, BlockValues
 
-_PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+_PRECISIONS = {torch.float64: "fp64", torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
 @contextmanager
@@ -75,6 +75,26 @@ def replaced_inputs(network: nn.Module, inputs: Mapping[str, Sequence[NDArray[An
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def running_modules(network: nn.Module) -> Iterator[list[str]]:
+    """Keep a list of the names of the modules that are running, the innermost last."""
+    names: list[str] = []
+    hooks = []
+    for name, module in network.named_modules():
+        hooks.append(module.register_forward_pre_hook(lambda _module, _inputs, name=name: names.append(name)))
+        hooks.append(module.register_forward_hook(lambda *_: _pop(names), always_call=True))
+    try:
+        yield names
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _pop(names: list[str]) -> None:
+    """Remove the last name. A hook's return value would replace the module's output, so it must be None."""
+    names.pop()
 
 
 def _is_feature(value: Any) -> bool:

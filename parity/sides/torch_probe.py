@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -51,9 +50,15 @@ class TorchProbe:
         self.name = name or str(model.source)
         self.manifest = dataclasses.replace(model.manifest(), precision=precision)
         self.digests = {"weights": self.manifest.weights_sha256}
+        self._stored = copy.deepcopy(model.module) if precision != "fp32" else model.module
         self._module = model.module.to(_DTYPES[precision])
         self.session = TorchSession(self._module, self.manifest, device=device)
         self.description = self.session.description
+
+    def float32_module(self) -> torch.nn.Module:
+        """Return the network with its weights as they were loaded, float32 on the CPU."""
+        own = next(self._stored.parameters(), torch.empty(0))
+        return self._stored if own.device.type == "cpu" else copy.deepcopy(self._stored).cpu()
 
     def run(self, images: Images, k: int | None, *extras: Images) -> Images:
         """Restore a batch; see `Probe.run`."""
@@ -97,29 +102,9 @@ class TorchProbe:
             selections.append(Selection(modules[-1], features[0], features[1], graph.cpu().numpy()))
             return used
 
-        with _running_modules(self._module) as modules:
+        with torch_blocks.running_modules(self._module) as modules:
             token = graph_observer.set(observe)
             try:
                 return self.run(*arguments), selections
             finally:
                 graph_observer.reset(token)
-
-
-@contextmanager
-def _running_modules(network: torch.nn.Module) -> Iterator[list[str]]:
-    """Keep a list of the names of the modules that are running, the innermost last."""
-    names: list[str] = []
-    hooks = []
-    for name, module in network.named_modules():
-        hooks.append(module.register_forward_pre_hook(lambda _module, _inputs, name=name: names.append(name)))
-        hooks.append(module.register_forward_hook(lambda *_: _pop(names), always_call=True))
-    try:
-        yield names
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _pop(names: list[str]) -> None:
-    """Remove the last name. A hook's return value would replace the module's output, so it must be None."""
-    names.pop()

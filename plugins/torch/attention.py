@@ -46,19 +46,26 @@ def for_batch(bias: Tensor, batch: int) -> Tensor:
 def mask_attention(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     """Compute dense scores and exclude the unselected ones from the softmax (the papers' Torch-Mask).
 
+    float64 tensors are computed in float64, all others in float32.
+
     Parameters
     ----------
     q, k, v, graph, bias, scale
         As in `Attention`.
     """
     selected = unpack_graph(graph, k.shape[2])
-    scores = (q.float() @ k.float().mT) * scale
+    scores = (widened(q) @ widened(k).mT) * scale
     if bias is not None:
-        scores = scores + for_batch(bias, len(q)).float()
+        scores = scores + widened(for_batch(bias, len(q)))
     weights = scores.masked_fill(~selected, -torch.inf).softmax(-1)
     # A row without any selected node is 0/0 in the softmax; the contract says zeros.
     weights = weights.masked_fill(~selected.any(-1, keepdim=True), 0.0)
-    return (weights @ v.float()).to(v.dtype)
+    return (weights @ widened(v)).to(v.dtype)
+
+
+def widened(values: Tensor) -> Tensor:
+    """Return the values in the type that they are accumulated in: float64 as it is, everything else in float32."""
+    return values if values.dtype == torch.float64 else values.float()
 
 
 def gather_attention(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor | None, scale: float) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .attention import Attention, chosen_attention, differentiable_attention, mask_attention
+from .attention import Attention, chosen_attention, differentiable_attention, mask_attention, widened
 from .graph_bits import pack_bits, words
 from .kernels import kernel_key_graph, kernel_pack_graph
 from .shapes import (
@@ -45,7 +45,7 @@ def _key_graph(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
     keep = int(k.item())
     check_k(keep)
     with _full_precision(query):
-        similarity = query.float() @ key.float().mT
+        similarity = widened(query) @ widened(key).mT
     return _observed(query, key, pack_bits(_largest(similarity, min(keep, key.shape[2]))))
 
 
@@ -176,7 +176,7 @@ def key_graph(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
     Parameters
     ----------
     query
-        float32, float16 or bfloat16 [B, G, M, C].
+        float32, float16 or bfloat16 [B, G, M, C]; on the CPU also float64, which is accumulated in float64.
     key
         Same type, [B, G, N, C].
     k
@@ -256,7 +256,7 @@ def key_graph_attention(
     ----------
     q, k, v
         float32, float16 or bfloat16 [B, H, M, D], [B, H, N, D], [B, H, N, Dv]; or, with `heads`, [B, M, H*D],
-        [B, N, H*D], [B, N, H*Dv], as linear layers produce them.
+        [B, N, H*D], [B, N, H*Dv], as linear layers produce them. On the CPU also float64, accumulated in float64.
     graph
         int32[B, G, M, ceil(N/32)] with G = 1 or H, as `key_graph` and `pack_graph` return it.
     bias

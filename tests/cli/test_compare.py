@@ -64,7 +64,9 @@ def test_agreement_on_one_screen(tiny: Tiny, photos: Path, capsys: pytest.Captur
         "note: ",
     ):
         assert part in said
-    for part in ("AGREE: the rule is: every value finite, at least 90 dB with the same key graphs",):
+    for part in (
+        "AGREE: the rule is: every value finite, an error of at most 4 times what fp32 rounding explains with the same",
+    ):
         assert part in said
 
 
@@ -203,7 +205,9 @@ def test_several_candidates_each_in_its_own_way(tiny: Tiny, photos: Path, capsys
     assert {one["reference"]["precision"] for one in found} == {"fp32"}
     assert "functions in the file" in found[0]["candidate"]["description"]
     assert "bfloat16" in found[2]["candidate"]["description"]
-    assert ["at least 90 dB" in one["verdict"]["rule"] for one in found] == [True, False, False, True]
+    rules = [one["verdict"]["rule"].partition("what ")[2].partition(" explains")[0] for one in found]
+    assert rules == ["fp32 rounding", "fp16 rounding", "bf16 rounding", "fp32 rounding"]
+    assert all(0 < result["rounding"]["times"] < 2 for one in found for result in one["inputs"])
     psnrs = [one["inputs"][0]["same_graphs"]["psnr"] for one in found]
     assert psnrs[0] > 110 > psnrs[1] > psnrs[2] > 40
     assert [one["inputs"][1]["as_run"]["histogram"]["bits"] for one in found] == [8] * 4
@@ -218,7 +222,7 @@ def test_several_candidates_each_in_its_own_way(tiny: Tiny, photos: Path, capsys
 
 def test_the_threshold_that_was_asked_for_is_stated(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tiny.onnx, tiny.checkpoint, "--fail-under", "50 dB") == 0
-    assert "at least 50 dB (requested; the default is 90 dB)" in capsys.readouterr().out
+    assert "at least 50 dB (requested, in place of what rounding explains)" in capsys.readouterr().out
     assert run(tiny.onnx, tiny.checkpoint, "--fail-under", "200dB") == 3
     assert "less than 200 dB" in capsys.readouterr().out
     assert run(tiny.checkpoint, f"{tiny.checkpoint}@fp16", "--fail-under", "90", "--quiet") == 3

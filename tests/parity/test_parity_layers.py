@@ -14,6 +14,7 @@ LAYERS = (
     {"pass_criteria"},
     {"results"},
     {"localize.blockwise"},
+    {"rounding"},
     {"sides"},
     {"localize"},
     {"metrics"},

@@ -111,7 +111,7 @@ def test_a_planted_fault_is_named(tiny: Tiny, tmp_path: Path, outcome: Any, faul
     assert [cause["kind"] for cause in found.causes] == ([kind] if kind else [])
     if kind:
         assert found.causes[0]["undone"] > 120
-        assert "less than 90 dB" in found.reasons[1]
+        assert "times what fp32 rounding explains" in found.reasons[1]
     else:
         assert len(found.reasons) == 1
 
@@ -243,7 +243,8 @@ def test_a_fault_of_the_arithmetic_is_found_and_not_misnamed(
     found = outcome(path, tiny.checkpoint, PHOTO, *tile)
     assert found.code == 3
     assert found.causes == []
-    assert "with the same key graphs, less than 90 dB" in found.reasons[-1]
+    assert "with the same key graphs: error " in found.reasons[-1]
+    assert "times what fp32 rounding explains" in found.reasons[-1]
 
 
 @pytest.mark.parametrize("count", [10, pytest.param(50, marks=pytest.mark.slow)])

@@ -167,9 +167,9 @@ const charts = (() => {
     });
     const cell = (value) => (value === null ? "–" : value === 0 ? "0" : power(value));
     const numbers = table(
-      ["block", "type", "dB", "error", "error alone", "max abs", "largest value", "reference's", "not finite", "over tolerance"],
+      ["block", "type", "dB", "error", "error alone", "× rounding", "max abs", "largest value", "reference's", "not finite", "over tolerance"],
       given.map((block) => [
-        block.name, block.precision, decibels(block), cell(block.error), cell(block.alone), cell(block.max_abs), cell(block.largest), cell(block.reference),
+        block.name, block.precision, decibels(block), cell(block.error), cell(block.alone), cell(block.times), cell(block.max_abs), cell(block.largest), cell(block.reference),
         count(block.nonfinite), block.over ? "yes" : "no",
       ]),
     );

@@ -25,6 +25,11 @@ def small(value: float) -> str:
     return "–" if math.isnan(value) else "0" if value == 0 else f"{value:.1e}".replace("e-", "e−")
 
 
+def times(value: float) -> str:
+    """Format a multiple: ``"0.84"``, ``"1,970"``."""
+    return "–" if math.isnan(value) else f"{value:,.2f}" if value < 10 else f"{value:,.0f}"
+
+
 def share(part: float) -> str:
     """Format a fraction as a percentage; ``"100 %"`` and ``"0 %"`` only for exactly 1 and 0."""
     if part in (0, 1):
@@ -37,4 +42,4 @@ def short(name: str) -> str:
     return name.replace("\\", "/").rsplit("/", 1)[-1]
 
 
-FILTERS = {function.__name__: function for function in (decibels, change, similarity, small, share, short)}
+FILTERS = {function.__name__: function for function in (decibels, change, similarity, small, times, share, short)}

@@ -127,6 +127,7 @@ def _block(block: BlockDifference) -> dict[str, Any]:
         "reference": _finite(block.reference_largest),
         "nonfinite": block.nonfinite,
         "precision": block.precision,
+        "times": None if block.rounding is None else _finite(block.rounding.times),
         "over": block.over_tolerance,
     }
 

@@ -1,0 +1,204 @@
+"""Run the reference's PyTorch network again in other arithmetic, with key graphs and block inputs forced."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ...errors import KeygraphError
+from ...manifest import Manifest
+from ...plugins.torch.operators import graph_observer
+from ...runtime.backends.full_fp32 import full_fp32
+from ..metrics.blocks import BlockObserver, block_pattern
+from ..sides import torch_blocks
+from ..sides.base import BlockInputs, Graphs
+from .arithmetic import ReorderedSums, RoundedStorage
+from .stored_types import Fp32Operators, StoredTypes
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a network computes.
+
+    Attributes
+    ----------
+    precision
+        Of stored tensors: ``"fp32"``, ``"fp16"`` or ``"bf16"``; ``"fp64"`` for the exact results.
+    order
+        Order of summation: 0 for PyTorch's own, else the seed of a random one.
+    nodes
+        For half precision: the nodes that a file keeps in FP32 (`stored_types.stored_types`); None for none.
+    """
+
+    precision: str
+    order: int = 0
+    nodes: StoredTypes | None = None
+
+
+EXACT = Arithmetic("fp64")
+
+
+class NotMeasuredError(KeygraphError):
+    """A network does not run in other arithmetic than its own."""
+
+
+class _CapturedError(Exception):
+    """Ends a run of which no more is needed."""
+
+
+class Network:
+    """A network of which results in other arithmetic can be had, on the CPU.
+
+    Parameters
+    ----------
+    module
+        With its weights as they were stored, float32 on the CPU and in evaluation mode; it is not changed.
+    manifest
+        Its manifest.
+    """
+
+    def __init__(self, module: nn.Module, manifest: Manifest) -> None:
+        self._module = module
+        self.manifest = manifest
+
+    def run(
+        self,
+        arithmetic: Arithmetic,
+        inputs: Sequence[NDArray[np.float32]],
+        k: int | None,
+        graphs: Graphs | None = None,
+        replaced: BlockInputs | None = None,
+        observe: BlockObserver | None = None,
+    ) -> tuple[NDArray[Any], list[NDArray[np.int32]]]:
+        """Restore a batch.
+
+        Parameters
+        ----------
+        arithmetic
+            How.
+        inputs
+            float32[B, C, H, W]: the images and the extra inputs.
+        k
+            As for `Probe.run`.
+        graphs
+            As for `Probe.force`; None for the network's own.
+        replaced
+            As for `Probe.retrace`; None replaces nothing.
+        observe
+            Called with each block, as in `Probe.trace`.
+
+        Returns
+        -------
+        restored : NDArray
+            [B, C', H', W'] in float64 if exact, else in float32.
+        graphs : list of NDArray
+            The key graphs that were used.
+
+        Raises
+        ------
+        NotMeasuredError
+            The network does not run in this arithmetic.
+        """
+        module, dtype = self._module, torch.float32
+        if arithmetic.precision == "fp64":
+            module, dtype = self._float64, torch.float64
+        used: list[NDArray[np.int32]] = []
+
+        def force(_query: Tensor, _key: Tensor, graph: Tensor) -> Tensor:
+            used.append(graph.numpy() if graphs is None else graphs[len(used)])
+            return torch.from_numpy(used[-1])
+
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(full_fp32())
+            if observe is not None:
+                pattern = block_pattern(self.manifest)
+                stack.enter_context(torch_blocks.observed(module, pattern, observe))
+            if replaced is not None:
+                stack.enter_context(torch_blocks.replaced_inputs(module, replaced))
+            token = graph_observer.set(force)
+            stack.callback(lambda: graph_observer.reset(token))
+            arguments: list[Any] = [torch.from_numpy(np.ascontiguousarray(one)).to(dtype) for one in inputs]
+            if self.manifest.neighbours is not None:
+                arguments.append(None if k is None else torch.tensor([k], dtype=torch.int64))
+            stack.enter_context(_computing(module, arithmetic))
+            try:
+                restored: NDArray[Any] = module(*arguments).numpy()
+            except (RuntimeError, TypeError) as error:  # float32 constants among float64 values, for instance.
+                reason = str(error).strip().split("\n")[0] or type(error).__name__
+                raise NotMeasuredError(f"the network does not run in {arithmetic.precision}: {reason}") from error
+        return restored, used
+
+    def exact_block(
+        self,
+        name: str,
+        values: Sequence[NDArray[Any]],
+        inputs: Sequence[NDArray[np.float32]],
+        k: int | None,
+        graphs: Graphs | None,
+    ) -> tuple[nn.Module, tuple[Any, ...]]:
+        """Return a block in float64, with its arguments, to run it alone.
+
+        Parameters
+        ----------
+        name
+            Of the module.
+        values
+            Its floating-point inputs, as `BlockValues.inputs`.
+        inputs, k, graphs
+            As for `run`.
+        """
+        taken: list[tuple[Any, ...]] = []
+        block = self._float64.get_submodule(name)
+
+        def capture(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
+            taken.append(arguments)
+            raise _CapturedError
+
+        with torch_blocks.replaced_inputs(self._float64, {name: values}):
+            hook = block.register_forward_pre_hook(capture)  # After the one that replaces inputs.
+            try:
+                self.run(EXACT, inputs, k, graphs)
+            except _CapturedError:
+                pass
+            finally:
+                hook.remove()
+        return block, taken[0]
+
+    @cached_property
+    def _float64(self) -> nn.Module:
+        return copy.deepcopy(self._module).double()
+
+
+@contextmanager
+def _computing(module: nn.Module, arithmetic: Arithmetic) -> Iterator[None]:
+    """Run the module in this arithmetic inside the block."""
+    with ExitStack() as stack:
+        # The mode that is entered last sees an operator first.
+        if arithmetic.order:
+            stack.enter_context(ReorderedSums(arithmetic.order))
+        if arithmetic.precision in ("fp16", "bf16"):
+            kept = Fp32Operators(arithmetic.nodes) if arithmetic.nodes else None
+            running = stack.enter_context(torch_blocks.running_modules(module))
+
+            def keeps(operator: str) -> bool:
+                return kept is not None and kept.keeps(running[-1], operator)
+
+            stack.enter_context(RoundedStorage(arithmetic.precision, keeps))
+        yield
+
+
+def rms_error(values: NDArray[Any], exact: NDArray[Any]) -> float:
+    """Return the root mean square of the difference, in float64; NaN if a value is NaN or infinite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        value = float(np.sqrt(np.mean(np.square(values - exact, dtype=np.float64))))
+    return value if np.isfinite(value) else float("nan")
