@@ -672,7 +672,7 @@ def shift_mask(x: Tensor) -> Tensor:
     region = torch.zeros(2, NODES)
     region[1, NODES // 2 :] = 1
     apart = region.unsqueeze(1) - region.unsqueeze(2)
-    return apart.masked_fill(apart != 0, -100.0).masked_fill(apart == 0, 0.0)
+    return (apart != 0) * -100.0
 
 
 @dialect
