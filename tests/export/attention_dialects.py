@@ -648,7 +648,7 @@ def temperature_divides(q: Tensor, k: Tensor, v: Tensor, x: Tensor, temperature:
 
 @dialect
 def temperature_after_the_mask(q: Tensor, k: Tensor, v: Tensor, x: Tensor, temperature: Tensor) -> Tensor:
-    return (masked(scores(q, k), mask(x)) * temperature.clamp(max=4.6).exp()).softmax(-1) @ v
+    return (masked(scores(q, k), mask(x)) * (temperature.abs() + 0.1).sqrt()).softmax(-1) @ v
 
 
 @dialect
