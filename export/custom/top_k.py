@@ -158,7 +158,7 @@ class ForcedTopK(TorchDispatchMode):
         result = func(*args, **kwargs)
         if func is _KEYGRAPH.key_graph.default:
             given = self._given("key graph", self._graphs, result)
-            self.agreements.append(compare_selections(*args[:2], result, given, self._tolerance))
+            self.agreements.append(compare_selections(args[0], args[1], result, given, self._tolerance))
             return given
         if func is _KEYGRAPH.pack_graph.default:  # What it packs was compared where it was selected.
             given = self._given("key graph", self._graphs, result)

@@ -67,7 +67,17 @@ def four(build: GraphBuilder, node: Node) -> Node:
 
 
 def lead_of(build: GraphBuilder, node: Node, like: Node) -> Node:
-    """Undo `four`: return [B, H, rows, columns] with the leading dimensions of another matrix."""
+    """Undo `four`: return [B, H, rows, columns] with the leading dimensions of another matrix.
+
+    Parameters
+    ----------
+    build
+        Adds the operators.
+    node
+        [B, H, rows, columns].
+    like
+        The other matrix.
+    """
     count = rank(like)
     if count == 4:
         return node

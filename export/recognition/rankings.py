@@ -92,9 +92,9 @@ def _of_scores(scores: Scores, largest: bool) -> tuple[Operand, Operand]:
     if scores.scale == 0:
         raise Refused("what the selection ranks is zero")
     for bias in scores.biases:
-        if bias.operand.steps or not has_size_one(bias.operand.node, -2):
+        term = Operand(bias.operand.node)  # The step of a bias of each window flattens what the key has in full.
+        if len(bias.operand.steps) > bias.windows or not has_size_one(term.node, -2):
             raise Refused("the bias is inside the selection")
-        term = bias.operand
         term = term.then("transpose") if rank(term.node) > 1 else term.then("unsqueeze", -1)
         query, key = query.then("append", 1.0), key.then("append", term.then("mul", bias.scale / scores.scale))
     return _signed(query, key, largest == (scores.scale > 0))

@@ -237,6 +237,7 @@ class _Probe(Interpreter):
             return ~self._selected(selection.others)
         scores: Tensor = self._value(selection.scores)
         if selection.origin is None:
+            assert selection.k is not None
             best = scores.topk(selection.k, dim=-1, largest=selection.largest).values
             return scores >= best[..., -1:] if selection.largest else scores <= best[..., -1:]
         origin: Tensor = self._value(selection.origin)

@@ -61,14 +61,14 @@ def test_they_are_fused_and_verified_with_library_and_functions(
     assert psnr(keygraph.load(path)(image), expected, (0.0, 1.0)) > 60
 
 
-def test_what_stays_as_it_is_is_named_with_the_reason(tmp_path: Path) -> None:
+def test_other_selections_are_packed_and_named_with_the_reason(tmp_path: Path) -> None:
     notes: list[str] = []
     manifest = export_module(Nested(biased=True), tmp_path / "own.onnx", notice=notes.append)
-    assert operators(tmp_path / "own.onnx") == []
-    assert len(attentions(notes)) == 2
-    assert all("bias" in note and "fused" not in note for note in attentions(notes))
+    assert operators(tmp_path / "own.onnx") == ["PackGraph", "KeyGraphAttention"] * 2
+    assert attentions(notes) == ["`body`: packed; the bias is inside the selection"] * 2
     assert manifest.verification is not None
-    assert set(manifest.verification) == {"standard operators"}
+    assert set(manifest.verification) == {"library", "functions"}
+    assert min(check["psnr"] for record in manifest.verification.values() for check in record["checks"]) > 120
 
 
 def test_an_attention_that_is_not_verified_is_not_fused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -355,7 +355,7 @@ def test_a_share_of_the_nodes_is_no_k() -> None:
 
 
 def test_a_program_without_attention_is_returned() -> None:
-    found = recognize(exported(nn.Linear(4, 4), torch.rand(2, 4)))
+    found = recognize(exported(nn.Linear(4, 4), torch.rand(4, 4)))
     assert found.verdicts == ()
     assert targets(found.program).count(ATTENTION) == 0
-    assert found.program.module()(torch.ones(1, 4)).shape == (1, 4)
+    assert found.program.module()(torch.ones(2, 4)).shape == (2, 4)
