@@ -5,7 +5,8 @@ A checkpoint passes the modules in this order; `exporter` calls them.
 ==============================================  ======================================================================
 `plan`                                          Check the options, enter them into the manifest.
 `trace`, `schemas`                              PyTorch module -> ONNX graph.
-`canonicalize`, `channels`, `heads`, `weights`  One form of the graph, laid out for the engines.
+`canonicalize`, `attention_forms`, `channels`,  One form of the graph and of its attentions, laid out for the engines.
+`heads`, `weights`
 `mixed_precision`, `precision`,                 fp16 and bf16: which nodes stay in FP32, the conversion, the ranges.
 `fp32_patterns`, `activation_ranges`
 `precision_search`                              Which nodes must stay in FP32 to reach a PSNR.

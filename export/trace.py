@@ -112,6 +112,12 @@ def capture(model: nn.Module, manifest: Manifest) -> ExportedProgram:
         return torch.export.export(traced.entry, tuple(traced.arguments), dynamic_shapes=traced.dynamic, strict=False)
 
 
+def functional(program: ExportedProgram) -> ExportedProgram:
+    """Return a program without operators that change their arguments, as `recognition` reads it."""
+    with _quiet():
+        return program.run_decompositions({})
+
+
 def translate(program: ExportedProgram, manifest: Manifest) -> ir.Model:
     """Translate a program of `capture` to an ONNX graph.
 

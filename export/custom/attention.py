@@ -1,4 +1,4 @@
-"""Fuse the attentions to a top-k of a network of unknown architecture."""
+"""Fuse the attentions to selected nodes of a network of unknown architecture."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ...manifest import Interface
 from ...runtime.preprocess.padding import round_up
 from ..canonicalize import WRAPPER
 from ..recognition import Case, Recognition, arrange_by_hand, recognize, recognize_verified, verification_cases
+from ..trace import functional
 
 
 def fuse_attentions(
@@ -43,7 +44,7 @@ def fuse_attentions(
         The program given where nothing is fused.
     """
     progress("looking for attentions to a top-k")
-    by_hand = arrange_by_hand(program.run_decompositions({}))
+    by_hand = arrange_by_hand(functional(program))
     found = recognize(by_hand.program)
     if found.rewritten or by_hand.verdicts:
         cases = _cases(interface, shape)

@@ -67,7 +67,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Recognition:
-    """A program with its attentions to a top-k computed by the two operators.
+    """A program with its attentions to selected nodes computed by the operators.
 
     Attributes
     ----------
