@@ -68,6 +68,11 @@ def requirements(distribution: metadata.Distribution) -> list[Requirement]:
     return [_parsed(line) for line in distribution.requires or ()]
 
 
+def replace_line(package: str) -> str:
+    """Return the command that installs another package again."""
+    return f"pip install --force-reinstall {package}"
+
+
 def install_line(extra: str = "") -> str:
     """Return the line that installs what an extra of keygraph needs.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from ..installation import architecture_entry_points
+from ..installation import architecture_entry_points, replace_line
 from .findings import BROKEN, OK, Finding, one_line
 
 _GROUP = "architectures"
@@ -31,6 +31,6 @@ def examine_architectures() -> Iterator[Finding]:
             entry.load()
         except (Exception, SystemExit) as error:  # Whatever an import raises, the others are examined.
             detail = f"by {package}, cannot be imported: {one_line(error)}"
-            yield Finding(_GROUP, entry.name, BROKEN, detail, f"pip install --force-reinstall {entry.dist.name}")
+            yield Finding(_GROUP, entry.name, BROKEN, detail, replace_line(entry.dist.name))
         else:
             yield Finding(_GROUP, entry.name, OK, f"by {package}")

@@ -12,7 +12,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -218,8 +218,20 @@ def _fix_constant_sizes(program: ExportedProgram) -> None:
         graph.erase_node(node)
 
 
-def _without_idle_decomposition(program: ExportedProgram) -> ExportedProgram:
-    """Return a program whose decomposition for ONNX is the program itself, if that has nothing to decompose.
+def _to_onnx(program: ExportedProgram, manifest: Manifest) -> ir.Model:
+    _fix_constant_sizes(program)
+    trace_again = program.run_decompositions
+    program.run_decompositions = _idle(program)
+    try:
+        return _exported(program, manifest)
+    except torch.onnx.OnnxExporterError:
+        # Some operators, such as `aten.to`, are decomposed whenever they are traced, whether asked for or not.
+        program.run_decompositions = trace_again
+        return _exported(program, manifest)
+
+
+def _idle(program: ExportedProgram) -> Callable[[Mapping[Any, Any]], ExportedProgram]:
+    """Return a decomposition of a program that is the program itself, if that has none of the operators to decompose.
 
     `torch.onnx.export` always traces a program again to decompose it, which takes longer than anything else here.
     """
@@ -230,17 +242,15 @@ def _without_idle_decomposition(program: ExportedProgram) -> ExportedProgram:
     def run_decompositions(table: Mapping[Any, Any]) -> ExportedProgram:
         return program if functional and used.isdisjoint(table) else trace_again(dict(table))
 
-    program.run_decompositions = run_decompositions
-    return program
+    return run_decompositions
 
 
-def _to_onnx(program: ExportedProgram, manifest: Manifest) -> ir.Model:
+def _exported(program: ExportedProgram, manifest: Manifest) -> ir.Model:
     neighbours = manifest.neighbours
     names = [given.name for given in image_inputs(manifest)]
-    _fix_constant_sizes(program)
     with _quiet(), torch.no_grad(), torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
         exported = torch.onnx.export(
-            _without_idle_decomposition(program),
+            program,
             dynamo=True,
             opset_version=OPSET,
             input_names=[*names, K_INPUT] if neighbours is not None and neighbours.runtime else names,

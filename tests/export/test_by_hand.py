@@ -168,7 +168,7 @@ def test_a_replaced_forward_is_exported_and_the_module_given_back(tmp_path: Path
 def test_a_selection_of_no_fixed_number_has_no_k() -> None:
     class Packed(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return key_graph_attention(x, x, x, pack_graph(x @ x.mT > 0)[:, None], heads=1)
+            return key_graph_attention(x, x, x, pack_graph((x @ x.mT > 0)[:, None]), heads=1)
 
     program = torch.export.export(Packed(), (torch.randn(2, 40, 8),)).run_decompositions({})
     found = arrange_by_hand(program)
