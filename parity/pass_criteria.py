@@ -248,6 +248,8 @@ def _error_reasons(result: InputResult, threshold: float, at_least: float | None
 
 def describe_error(error: RoundingError) -> str:
     """Return an error as a multiple of the expected one, in words."""
+    if math.isnan(error.found):
+        return "NaN or infinite values"
     return f"error {_number(error.times)} times what {error.precision} rounding explains"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..metrics.blocks import EVERY_MODULE, BlockValues
+from ..metrics.rounding import RoundingError
 from ..results import BlockRounding
 from ..rounding.expected import Outputs, measure_blocks
 from ..rounding.network import Arithmetic, Network
@@ -99,7 +100,7 @@ def measure(network: Network, arithmetic: Arithmetic, inputs: Inputs, blocks: Bl
     for name, block in blocks.items():
         level = sum(name.startswith(f"{other}.") for other in blocks)
         levels.setdefault(level, {})[name] = block
-    errors = {}
+    errors: dict[str, RoundingError] = {}
     for part in levels.values():
         replaced = {name: block.inputs for name, block in part.items()}
         plain: Outputs = {}

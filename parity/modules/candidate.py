@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ...errors import InputError, KeygraphError
+from ...errors import InputError, KeygraphError, MissingDependencyError, counted
+from ...installation import onnx_runtime_remedy
 from ..rounding.arithmetic import UNIT_ROUNDOFF
 
 Array = NDArray[Any]
@@ -98,11 +99,16 @@ def to_array(result: Any, side: str) -> Array:
     if isinstance(result, Tensor) and result.is_floating_point():
         detached = result.detach().cpu()
         array: Array = (detached.float() if result.dtype == torch.bfloat16 else detached).numpy()
-        return array.copy()
+        return _copied(array)
     if isinstance(result, np.ndarray) and np.issubdtype(result.dtype, np.floating):
-        return result.copy()
+        return _copied(result)
     kind = getattr(result, "dtype", type(result).__name__)
     raise InputError(f"the {side} returns {kind}, not one floating-point array or tensor; wrap it to return one")
+
+
+def _copied(values: Array) -> Array:
+    """Return a copy that is contiguous in memory."""
+    return np.array(values, order="C")
 
 
 def call(function: Callable[..., Any], arguments: Sequence[Any], side: str) -> Array:
@@ -153,7 +159,10 @@ def _of_function(function: Callable[..., Any], precision: str | None, as_tensors
 
 
 def _of_file(path: str, precision: str | None) -> Candidate:
-    from ...runtime.backends.onnxruntime import onnxruntime  # Only here: other candidates do not need it.
+    try:
+        import onnxruntime  # Only here: other candidates do not need it.
+    except ImportError as error:
+        raise MissingDependencyError(f"ONNX Runtime cannot be imported ({error}); {onnx_runtime_remedy()}") from error
 
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such file")
@@ -163,7 +172,9 @@ def _of_file(path: str, precision: str | None) -> Candidate:
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"{path}: ONNX Runtime cannot open it: {reason}") from error
     if len(session.get_outputs()) != 1:
-        raise InputError(f"{path} has {len(session.get_outputs())} outputs; only files with one can be compared")
+        raise InputError(
+            f"{path} has {counted(len(session.get_outputs()), 'output')}; only files with one can be compared"
+        )
     types = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
     for one in session.get_inputs():
         if one.type not in types:
@@ -172,7 +183,7 @@ def _of_file(path: str, precision: str | None) -> Candidate:
     def run(inputs: Sequence[Array]) -> Array:
         wanted = session.get_inputs()
         if len(wanted) != len(inputs):
-            raise InputError(f"{path} has {len(wanted)} inputs, but {len(inputs)} are given")
+            raise InputError(f"{path} has {counted(len(wanted), 'input')}, not the {len(inputs)} that are given")
         fed = {one.name: values.astype(types[one.type]) for one, values in zip(wanted, inputs, strict=True)}
         return call(lambda: session.run(None, fed)[0], (), "candidate")
 

@@ -22,7 +22,7 @@ from ..pass_criteria import FACTOR, beyond, describe_blocks, describe_error, inn
 from ..rounding.expected import PieceRounding
 from ..rounding.network import Arithmetic, Network, NotMeasuredError, rms_error
 from ..rounding.suspects import find_suspect
-from .blocks import BlockRecorder, common_blocks, measure, trace_candidate
+from .blocks import BlockRecorder, Blocks, common_blocks, measure, trace_candidate
 from .candidate import Array, Candidate, call, check_evaluation_mode, open_candidate
 from .result import ModuleComparison
 
@@ -89,7 +89,7 @@ def compare_modules(
             if not np.array_equal(traced, again):
                 raise InputError("the module gives different outputs in two runs; make it deterministic first")
             error = PieceRounding(network, arrays, None).explained(rms_error(found, expected), arithmetic, _FP32)
-        ours = {}
+        ours: Blocks = {}
         if side.module is not None:
             traced, ours = trace_candidate(side, arrays)
             if beyond(RoundingError(side.precision, rms_error(traced, found), error.expected)):
@@ -136,6 +136,8 @@ def _converted(inputs: ModuleInputs) -> tuple[list[Array], bool]:
         if not isinstance(values, np.ndarray) or not np.issubdtype(values.dtype, np.floating):
             kind = getattr(one, "dtype", type(one).__name__)
             raise InputError(f"input {number} is {kind}, not a floating-point array or tensor")
+        if not values.size:
+            raise InputError(f"input {number} is empty: its shape is {values.shape}")
         arrays.append(np.array(values, np.float32, order="C"))
     return arrays, any(isinstance(one, Tensor) for one in given)
 

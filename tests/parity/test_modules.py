@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from keygraph.errors import InputError
 from keygraph.parity import compare_modules
 from torch import Tensor, nn
 from torch.nn import functional
@@ -140,3 +144,165 @@ def test_a_file_of_torch_export(net: Callable[[], nn.Module], tmp_path: Path) ->
     reported = str(compare_modules(faulty, path, data(net)))
     assert "DIFFERENT" in reported
     assert "the candidate computes as the module with an epsilon of 1e-05" in reported
+
+
+def test_functions_get_what_was_given() -> None:
+    net, x, kinds = encoder(), data(encoder), list[type]()
+
+    def candidate(values: np.ndarray | Tensor) -> np.ndarray | Tensor:  # type: ignore[type-arg]
+        kinds.append(type(values))
+        result = net(torch.as_tensor(values))
+        values *= 0  # What it does to its input is its own affair.
+        return result.numpy() if isinstance(values, np.ndarray) else result
+
+    for given in (x, x.numpy().astype(np.float64), [x]):
+        found = compare_modules(net, candidate, given)
+        assert (found.passed, found.blocks, found.candidate) == (True, (), "candidate")
+    assert kinds == [Tensor, np.ndarray, Tensor]
+    assert torch.equal(x, data(encoder))
+    assert not compare_modules(net, lambda values: net(values) * 1.001, x).passed
+
+
+class Scaled(nn.Module):
+    """Computes something beside its modules, which return tuples and take keywords."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.sequence = nn.LSTM(8, 8, batch_first=True)
+        self.factor = factor
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        """Return features of the shape of x."""
+        attended, _ = self.attention(x, key=memory, value=memory, need_weights=False)
+        found: Tensor = self.sequence(attended)[0]
+        return found * self.factor
+
+
+def scaled(factor: float) -> Scaled:
+    torch.manual_seed(0)
+    return Scaled(factor).eval()
+
+
+def test_several_inputs_keywords_and_a_fault_outside_of_the_blocks() -> None:
+    inputs = (torch.randn(1, 5, 8), torch.randn(1, 7, 8))
+    found = compare_modules(scaled(1.0), scaled(1.0), inputs)
+    assert found.passed, str(found)
+    assert [block.name for block in found.blocks] == ["attention"]
+    found = compare_modules(scaled(1.0), scaled(1.001), inputs)
+    assert found.beyond_rounding == ()
+    assert found.reasons[-1] == "rounding explains the error of every block: the fault is outside of them"
+
+
+def test_modules_without_common_names() -> None:
+    found = compare_modules(nn.Sequential(encoder()).eval(), encoder(), data(encoder))
+    assert found.passed
+    assert found.notes == ("only the outputs were compared: no module has the same name and shapes in both",)
+
+
+def test_a_candidate_that_computes_otherwise_when_it_is_traced() -> None:
+    """PyTorch's fused encoder layer runs the GELU that it was made with, whatever `activation` is now."""
+    candidate = encoder()
+    set_attribute("layers.1", "activation", lambda x: functional.gelu(x, approximate="tanh"))(candidate)
+    found = compare_modules(encoder(), candidate, data(encoder))
+    assert [one.name for one in found.beyond_rounding] == ["layers.1"]
+    assert "while its blocks are read" in found.notes[0]
+
+
+def test_one_layer_in_half_precision_is_a_fault_and_a_whole_network_is_not() -> None:
+    class Half(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return functional.linear(x.bfloat16(), self.weight, self.bias).float()
+
+    candidate = convnet()
+    candidate[5] = Half(12, 12).eval().bfloat16()  # type: ignore[operator]
+    candidate[5].load_state_dict(convnet()[5].state_dict())  # type: ignore[index]
+    found = compare_modules(convnet(), candidate, data(convnet))
+    assert [one.name for one in found.beyond_rounding] == ["5"]
+    assert compare_modules(convnet(), candidate, data(convnet), precision="bf16").passed
+    assert not compare_modules(convnet(), convnet().bfloat16(), data(convnet), precision="fp16").passed
+
+
+def test_values_that_are_not_finite() -> None:
+    candidate = convnet()
+    change_weight("5.bias", lambda bias: bias.index_fill(0, torch.tensor([3]), torch.nan))(candidate)
+    found = compare_modules(convnet(), candidate, data(convnet))
+    assert found.reasons == (
+        "the candidate gives 2 NaN or infinite values",
+        "NaN or infinite values in 5, given the same input; within it everywhere else",
+    )
+    assert json.loads(json.dumps(found.as_dict(), allow_nan=False))["error"]["found"] is None
+
+
+def test_the_result_as_json() -> None:
+    found = compare_modules(convnet(), convnet().half(), data(convnet))
+    values = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    assert (values["passed"], values["reasons"], values["reference"]) == (True, [], "Sequential")
+    assert values["error"]["times"] == pytest.approx(found.error.times)
+    assert [block["name"] for block in values["blocks"]] == [block.name for block in found.blocks]
+    assert values["blocks"][0]["error"]["times"] == pytest.approx(found.blocks[0].error.times)
+
+
+class Noisy(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x with dropout, also in evaluation mode."""
+        return functional.dropout(x)
+
+
+class Constant(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a product that has no float64."""
+        return x @ torch.eye(24)
+
+
+@pytest.mark.parametrize(
+    ("module", "candidate", "inputs", "words"),
+    [
+        (Noisy(), Noisy(), None, "the module gives different outputs in two runs"),
+        (Constant(), Constant(), None, "rounding cannot be measured: the network does not run in fp64: expected m1"),
+        (nn.LSTM(24, 4), nn.Identity(), None, "the module returns tuple, not one floating-point array or tensor"),
+        (nn.Identity(), lambda x: [x], None, "the candidate returns list, not one"),
+        (nn.Identity(), lambda x: x.long(), None, "the candidate returns torch.int64, not one"),
+        (nn.Identity(), lambda x: x[:1], None, r"the candidate's output has shape \(1, 9, 24\), the module's \(2, 9"),
+        (nn.Identity(), lambda x: x[:, :, 99], None, "the candidate fails on these inputs: IndexError: index 99 is"),
+        (nn.Linear(24, 2).double(), nn.Identity(), None, "the module's weight is float64 on cpu; it must be float32"),
+        (nn.Linear(23, 2), nn.Identity(), None, "the module fails on these inputs: RuntimeError: mat1 and mat2"),
+        (nn.Identity(), 3, None, "the candidate is of type int; give a torch.nn.Module, a function or the path"),
+        (torch.sin, nn.Identity(), None, "the reference is of type builtin_function_or_method, not a torch.nn.Module"),
+        (nn.Identity(), "absent.onnx", None, "absent.onnx: no such file"),
+        (nn.Identity(), __file__, None, "ONNX Runtime cannot open it: "),
+        (nn.Identity(), nn.Identity(), torch.ones(3, dtype=torch.int64), "input 0 is torch.int64, not a floating"),
+        (nn.Identity(), nn.Identity(), [[1.0]], "input 0 is list, not a floating-point array or tensor"),
+        (nn.Identity(), nn.Identity(), (), "there are no inputs"),
+        (nn.Identity(), nn.Identity(), torch.ones(0, 3), r"input 0 is empty: its shape is \(0, 3\)"),
+        (nn.Identity(), nn.Identity(), torch.tensor([torch.nan]), "the module's output has NaN or infinite values"),
+    ],
+)
+def test_what_cannot_be_used(module: nn.Module, candidate: object, inputs: object, words: str) -> None:
+    given = data(encoder) if inputs is None else inputs
+    for side in (module, candidate):
+        if isinstance(side, nn.Module):
+            side.eval()
+    with pytest.raises(InputError, match=words) as error:
+        compare_modules(module, candidate, given)  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+
+
+def test_training_mode_and_precision() -> None:
+    candidate = encoder()
+    candidate.get_submodule("layers.1").train()
+    with pytest.raises(InputError, match=re.escape("the candidate: its module layers.1 is in training mode")):
+        compare_modules(encoder(), candidate, data(encoder))
+    with pytest.raises(InputError, match=re.escape("the module is in training mode; call eval() first")):
+        compare_modules(encoder().train(), encoder(), data(encoder))
+    with pytest.raises(InputError, match="there is no precision 'int8'; choose from fp32, fp16, bf16"):
+        compare_modules(encoder(), encoder(), data(encoder), precision="int8")
+
+
+def test_files_that_cannot_be_compared(tmp_path: Path) -> None:
+    torch.onnx.export(nn.LSTM(4, 4).eval(), (torch.randn(3, 1, 4),), tmp_path / "several.onnx", verbose=False)
+    with pytest.raises(InputError, match=r"several.onnx has 3 outputs; only files with one can be compared"):
+        compare_modules(encoder(), tmp_path / "several.onnx", data(encoder))
+    torch.onnx.export(encoder(), (data(encoder),), tmp_path / "one.onnx", verbose=False)
+    with pytest.raises(InputError, match=r"one.onnx has 1 input, not the 2 that are given"):
+        compare_modules(scaled(1.0), tmp_path / "one.onnx", (torch.randn(1, 5, 8), torch.randn(1, 7, 8)))
