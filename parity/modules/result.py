@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from dataclasses import dataclass
 from typing import Any
 
 from ..metrics.rounding import RoundingError
 from ..pass_criteria import rule_by_rounding
 from ..results import BlockRounding, plain_values
+
+#: Of the report's sentences.
+LINE_LENGTH = 116
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,19 @@ class ModuleComparison:
             *(f"{name:{width}}  {e.found:7.1e}  {e.expected:17.1e}  {e.times:9,.2f}" for name, e in rows),
             "",
             f"{'AGREE' if self.passed else 'DIFFERENT'}: the rule is: {rule_by_rounding(self.error.precision)}",
-            *(f"  {reason}" for reason in self.reasons),
-            *(f"note: {note}" for note in self.notes),
+            *(line for reason in self.reasons for line in _wrapped(reason, "  ")),
+            *(line for note in self.notes for line in _wrapped(note, "note: ")),
         ]
         return "\n".join(lines)
+
+
+def _wrapped(text: str, start: str) -> list[str]:
+    """Return a sentence in lines that fit a terminal, the later ones indented by two more."""
+    return textwrap.wrap(
+        text,
+        LINE_LENGTH,
+        initial_indent=start,
+        subsequent_indent=" " * (len(start) - len(start.lstrip()) + 2),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

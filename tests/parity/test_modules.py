@@ -7,12 +7,14 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from keygraph.errors import InputError
 from keygraph.parity import compare_modules
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -113,7 +115,9 @@ def test_the_block_and_the_fault_are_named(
     assert not found.passed
     assert [one.name for one in found.beyond_rounding] == [block]
     assert (found.beyond_rounding[0].suspect or "").startswith(suspect)
-    assert f"in {block}, given the same input; within it everywhere else; it computes as with {suspect}" in str(found)
+    words = f"in {block}, given the same input; within it everywhere else; it computes as with {suspect}"
+    assert words in found.reasons[-1]
+    assert words in " ".join(str(found).split())
 
 
 @pytest.mark.parametrize("net", [encoder, convnet])
@@ -141,17 +145,17 @@ def test_a_file_of_torch_export(net: Callable[[], nn.Module], tmp_path: Path) ->
     assert (found.blocks, found.error.precision, found.candidate) == ((), "fp32", str(path))
     faulty = net()
     set_attribute("layers.1.norm2" if net is encoder else "2.1.bn2", "eps", 1e-3)(faulty)
-    reported = str(compare_modules(faulty, path, data(net)))
-    assert "DIFFERENT" in reported
-    assert "the candidate computes as the module with an epsilon of 1e-05" in reported
+    found = compare_modules(faulty, path, data(net))
+    assert "DIFFERENT: the rule is: every value finite" in str(found)
+    assert found.reasons[1:] == ("the candidate computes as the module with an epsilon of 1e-05",)
 
 
 def test_functions_get_what_was_given() -> None:
     net, x, kinds = encoder(), data(encoder), list[type]()
 
-    def candidate(values: np.ndarray | Tensor) -> np.ndarray | Tensor:  # type: ignore[type-arg]
+    def candidate(values: NDArray[Any] | Tensor) -> NDArray[Any] | Tensor:
         kinds.append(type(values))
-        result = net(torch.as_tensor(values))
+        result: Tensor = net(torch.as_tensor(values))
         values *= 0  # What it does to its input is its own affair.
         return result.numpy() if isinstance(values, np.ndarray) else result
 
@@ -306,3 +310,25 @@ def test_files_that_cannot_be_compared(tmp_path: Path) -> None:
     torch.onnx.export(encoder(), (data(encoder),), tmp_path / "one.onnx", verbose=False)
     with pytest.raises(InputError, match=r"one.onnx has 1 input, not the 2 that are given"):
         compare_modules(scaled(1.0), tmp_path / "one.onnx", (torch.randn(1, 5, 8), torch.randn(1, 7, 8)))
+
+
+def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/how-to/compare-your-modules.md: its code in the order of the page, and the report that it shows."""
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "compare-your-modules.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    make, compare, others, in_a_test = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    exec(make, names)
+    torch.testing.assert_close(names["port"](torch.ones(1, 5, 6)), names["model"](torch.ones(1, 5, 6)))
+    exec(compare, names)
+    first = names["found"].beyond_rounding[0]
+    assert (first.name, first.suspect) == ("encoder.layers.0.norm1", "an epsilon of 1e-06")
+    number = r"\d[\d.,e-]*"
+    shown = re.search(r"^    candidate  Classifier.*?(?=\n\S)", page, flags=re.DOTALL | re.MULTILINE)
+    assert shown is not None
+    reports = [" ".join(re.sub(number, "0", text).split()) for text in (shown[0], str(names["found"]))]
+    assert reports[0] == reports[1]
+    exec(others, names)
+    exec(in_a_test, names)
+    with pytest.raises(AssertionError, match="DIFFERENT: the rule is"):
+        names["test_port"]()
