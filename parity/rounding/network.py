@@ -22,6 +22,7 @@ from ..metrics.blocks import EVERY_MODULE, BlockObserver, block_pattern
 from ..sides import torch_blocks
 from ..sides.base import BlockInputs, Graphs
 from .arithmetic import ReorderedSums, RoundedStorage
+from .long_sums import LongSums
 from .stored_types import Fp32Operators, StoredTypes
 
 
@@ -63,8 +64,8 @@ class Network:
     module
         With its weights as they were stored, float32 on the CPU and in evaluation mode; it is not changed.
     manifest
-        Its manifest; None for a module of any kind: without k, every module inside it is a block, and they may change
-        tensors in place.
+        Its manifest; None for a module of any kind: without k, every module inside it is a block, they may change
+        tensors in place, and other orders of summation are those of simple kernels as well (`LongSums`).
     """
 
     def __init__(self, module: nn.Module, manifest: Manifest | None) -> None:
@@ -135,7 +136,7 @@ class Network:
             ]
             if self._manifest is not None and self._manifest.neighbours is not None:
                 arguments.append(None if k is None else torch.tensor([k], dtype=torch.int64))
-            stack.enter_context(_computing(module, arithmetic))
+            stack.enter_context(_computing(module, arithmetic, long_sums=self._manifest is None))
             try:
                 restored: NDArray[Any] = module(*arguments).numpy()
             except (RuntimeError, TypeError) as error:  # float32 constants among float64 values, for instance.
@@ -201,12 +202,14 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _computing(module: nn.Module, arithmetic: Arithmetic) -> Iterator[None]:
-    """Run the module in this arithmetic inside the block."""
+def _computing(module: nn.Module, arithmetic: Arithmetic, long_sums: bool) -> Iterator[None]:
+    """Run the module in this arithmetic inside the block, in another order with `LongSums` if requested."""
     with ExitStack() as stack:
         # The mode that is entered last sees an operator first.
         if arithmetic.order:
             stack.enter_context(ReorderedSums(arithmetic.order))
+            if long_sums:
+                stack.enter_context(LongSums())
         if arithmetic.precision in ("fp16", "bf16"):
             kept = Fp32Operators(arithmetic.nodes) if arithmetic.nodes else None
             running = stack.enter_context(torch_blocks.running_modules(module))

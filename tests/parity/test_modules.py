@@ -14,6 +14,8 @@ import pytest
 import torch
 from keygraph.errors import InputError
 from keygraph.parity import compare_modules
+from keygraph.parity.rounding.long_sums import LongSums
+from keygraph.parity.rounding.network import rms_error
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
@@ -148,6 +150,38 @@ def test_a_file_of_torch_export(net: Callable[[], nn.Module], tmp_path: Path) ->
     found = compare_modules(faulty, path, data(net))
     assert "DIFFERENT: the rule is: every value finite" in str(found)
     assert found.reasons[1:] == ("the candidate computes as the module with an epsilon of 1e-05",)
+
+
+class Pooled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups = nn.GroupNorm(2, 6)
+        self.instances = nn.InstanceNorm2d(6, affine=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return norms, means and a sum over pixels."""
+        y = self.groups(x) + self.instances(x)
+        return y + x.mean((0, 2), keepdim=True) + x.mean(1).sum() + x.mean()  # type: ignore[no-any-return]
+
+
+def test_sums_one_value_after_the_other_change_rounding_only() -> None:
+    net, x = Pooled().eval(), torch.rand(2, 6, 30, 31) + 3
+    with torch.no_grad():
+        plain, exact = net(x).numpy(), Pooled().double()(x.double()).numpy()
+        with LongSums():
+            summed = net(x).numpy()
+    size = rms_error(exact, np.zeros(()))
+    assert not np.array_equal(plain, summed)
+    assert 1e-8 * size < rms_error(summed, exact) < 1e-6 * size
+
+
+def test_a_runtime_that_sums_pixels_one_after_the_other(tmp_path: Path) -> None:
+    """ONNX Runtime's error is 7 times that of PyTorch's pairwise sums."""
+    net, x = nn.Sequential(nn.GroupNorm(1, 3)).eval(), data(convnet).new_ones(1, 3, 64, 64)
+    x += torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) - 1
+    torch.onnx.export(net, (x,), tmp_path / "pixels.onnx", dynamo=True, verbose=False)
+    found = compare_modules(net, tmp_path / "pixels.onnx", x)
+    assert found.passed, str(found)
 
 
 def test_functions_get_what_was_given() -> None:
