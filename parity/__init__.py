@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .metrics.image import Difference, Histogram
     from .metrics.rounding import RoundingError
     from .metrics.selection import StageAgreement
+    from .modules.comparison import compare_modules
+    from .modules.result import ModuleComparison
     from .results import (
         CleanPsnr,
         ComparedImage,
@@ -43,6 +45,7 @@ _HOMES = {
     "FirstDivergence": "localize.first_divergence",
     "Histogram": "metrics.image",
     "InputResult": "results",
+    "ModuleComparison": "modules.result",
     "OnnxProbe": "sides.onnx_probe",
     "PrecisionSearch": "results",
     "Probe": "sides.base",
@@ -54,6 +57,7 @@ _HOMES = {
     "TorchProbe": "sides.torch_probe",
     "Verdict": "results",
     "compare": "comparison",
+    "compare_modules": "modules.comparison",
     "open_probe": "sides.opening",
 }
 
@@ -70,6 +74,7 @@ __all__ = [
     "FirstDivergence",
     "Histogram",
     "InputResult",
+    "ModuleComparison",
     "OnnxProbe",
     "PrecisionSearch",
     "Probe",
@@ -81,6 +86,7 @@ __all__ = [
     "TorchProbe",
     "Verdict",
     "compare",
+    "compare_modules",
     "open_probe",
 ]
 

@@ -11,7 +11,7 @@ from ..instrumentation.metrics import TOLERANCES, Tolerance
 from .metrics.blocks import BlockDifference
 from .metrics.rounding import RoundingError
 from .metrics.selection import StageAgreement
-from .results import Comparison, InputResult, Run, Verdict
+from .results import BlockRounding, Comparison, InputResult, Run, Verdict
 
 #: (index of the candidate, index of the image) -> reasons of the failure, one line each.
 Failures = dict[tuple[int, int], list[str]]
@@ -57,6 +57,20 @@ def limit_of(result: InputResult, threshold: float, at_least: float | None) -> f
     if not by_rounding(result, at_least) or error is None or not error.found > 0:
         return threshold
     return result.judged.psnr + 20 * math.log10(error.times / FACTOR)
+
+
+def innermost_beyond(blocks: Sequence[BlockRounding]) -> tuple[BlockRounding, ...]:
+    """Return the blocks whose own error is beyond what rounding explains, without those that contain another one.
+
+    Parameters
+    ----------
+    blocks
+        In the order of execution.
+    """
+    names = [block.name for block in blocks if beyond(block.error)]
+    return tuple(
+        block for block in blocks if block.name in names and not any(one.startswith(f"{block.name}.") for one in names)
+    )
 
 
 def judge_blocks(blocks: Sequence[BlockDifference], at_least: float | None) -> tuple[BlockDifference, ...]:
@@ -128,7 +142,7 @@ def _rule(
     elif measured is None:
         limit = f"at least {allowed.psnr:g} dB"
     else:
-        limit = f"an error of at most {FACTOR:g} times what {measured.precision} rounding explains"
+        limit = _limit_by_rounding(measured.precision)
     rule = f"every value finite, {limit}"
     if stages:
         rule += (
@@ -139,6 +153,15 @@ def _rule(
         if measured is not None:
             rule += f" or {allowed.psnr:g} dB"
     return rule
+
+
+def rule_by_rounding(precision: str) -> str:
+    """Return the rule as a sentence, for a candidate without key graphs of which rounding was measured."""
+    return f"every value finite, {_limit_by_rounding(precision)}"
+
+
+def _limit_by_rounding(precision: str) -> str:
+    return f"an error of at most {FACTOR:g} times what {precision} rounding explains"
 
 
 def judge_image(comparison: Comparison, result: InputResult, at_least: float | None) -> list[str]:
@@ -215,18 +238,35 @@ def _error_reasons(result: InputResult, threshold: float, at_least: float | None
     if beyond(error):
         expected = limit_of(result, threshold, at_least) + 20 * math.log10(FACTOR)
         reasons.append(
-            f"{result.name}: {result.judged.psnr:.1f} dB{same}: error {_number(error.times)} times what "
-            f"{error.precision} rounding explains (rounding alone: {expected:.1f} dB)"
+            f"{result.name}: {result.judged.psnr:.1f} dB{same}: {describe_error(error)} "
+            f"(rounding alone: {expected:.1f} dB)"
         )
     if result.beyond_rounding:
-        first, *others = result.beyond_rounding
-        cause = f"; it computes as with {first.suspect}" if first.suspect else ""
-        more = f" and {counted(len(others), 'more block')}" if others else ""
-        reasons.append(
-            f"{result.name}: error {_number(first.error.times)} times what {first.error.precision} rounding explains "
-            f"in {first.name}{more}, given the same input; within it everywhere else{cause}"
-        )
+        reasons.append(f"{result.name}: {describe_blocks(result.beyond_rounding)}")
     return reasons
+
+
+def describe_error(error: RoundingError) -> str:
+    """Return an error as a multiple of the expected one, in words."""
+    if math.isnan(error.found):
+        return "NaN or infinite values"
+    return f"error {_number(error.times)} times what {error.precision} rounding explains"
+
+
+def describe_blocks(blocks: Sequence[BlockRounding]) -> str:
+    """Return in words where errors are beyond what rounding explains.
+
+    Parameters
+    ----------
+    blocks
+        At least one, as `InputResult.beyond_rounding`.
+    """
+    first, *others = blocks
+    cause = f"; it computes as with {first.suspect}" if first.suspect else ""
+    more = f" and {counted(len(others), 'more block')}" if others else ""
+    return (
+        f"{describe_error(first.error)} in {first.name}{more}, given the same input; within it everywhere else{cause}"
+    )
 
 
 def rounding_note(result: InputResult, threshold: float, at_least: float | None) -> str | None:

@@ -95,6 +95,9 @@ class BlockValues:
     precision: str
 
 
+#: Pattern for the names of a network's blocks where every module is one, except the network itself.
+EVERY_MODULE = ".+"
+
 #: Called with each block as soon as it has run, in the order of execution.
 BlockObserver = Callable[[BlockValues], None]
 
@@ -104,7 +107,7 @@ def block_pattern(manifest: Manifest) -> str:
 
     Of a network without a description, every module is a block.
     """
-    return ".+" if manifest.architecture == CUSTOM else by_name(manifest.architecture).blocks
+    return EVERY_MODULE if manifest.architecture == CUSTOM else by_name(manifest.architecture).blocks
 
 
 def block_difference(candidate: BlockValues, reference: BlockValues, at_least: float) -> BlockDifference:

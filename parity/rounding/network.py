@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,10 +18,11 @@ from ...errors import KeygraphError
 from ...manifest import Manifest
 from ...plugins.torch.operators import graph_observer
 from ...runtime.backends.full_fp32 import full_fp32
-from ..metrics.blocks import BlockObserver, block_pattern
+from ..metrics.blocks import EVERY_MODULE, BlockObserver, block_pattern
 from ..sides import torch_blocks
 from ..sides.base import BlockInputs, Graphs
 from .arithmetic import ReorderedSums, RoundedStorage
+from .long_sums import LongSums
 from .stored_types import Fp32Operators, StoredTypes
 
 
@@ -63,12 +64,13 @@ class Network:
     module
         With its weights as they were stored, float32 on the CPU and in evaluation mode; it is not changed.
     manifest
-        Its manifest.
+        Its manifest; None for a module of any kind: without k, every module inside it is a block, they may change
+        tensors in place, and other orders of summation are those of simple kernels as well (`LongSums`).
     """
 
-    def __init__(self, module: nn.Module, manifest: Manifest) -> None:
+    def __init__(self, module: nn.Module, manifest: Manifest | None) -> None:
         self._module = module
-        self.manifest = manifest
+        self._manifest = manifest
 
     def run(
         self,
@@ -120,22 +122,27 @@ class Network:
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(full_fp32())
-            if observe is not None:
-                pattern = block_pattern(self.manifest)
-                stack.enter_context(torch_blocks.observed(module, pattern, observe))
-            if replaced is not None:
+            if replaced is not None:  # Before they are observed.
                 stack.enter_context(torch_blocks.replaced_inputs(module, replaced))
+            if observe is not None:
+                pattern, copies = EVERY_MODULE, self._manifest is None
+                if self._manifest is not None:
+                    pattern = block_pattern(self._manifest)
+                stack.enter_context(torch_blocks.observed(module, pattern, observe, copies))
             token = graph_observer.set(force)
             stack.callback(lambda: graph_observer.reset(token))
-            arguments: list[Any] = [torch.from_numpy(np.ascontiguousarray(one)).to(dtype) for one in inputs]
-            if self.manifest.neighbours is not None:
+            arguments: list[Any] = [
+                torch.from_numpy(np.ascontiguousarray(one)).to(dtype, copy=self._manifest is None) for one in inputs
+            ]
+            if self._manifest is not None and self._manifest.neighbours is not None:
                 arguments.append(None if k is None else torch.tensor([k], dtype=torch.int64))
-            stack.enter_context(_computing(module, arithmetic))
+            stack.enter_context(_computing(module, arithmetic, long_sums=self._manifest is None))
             try:
                 restored: NDArray[Any] = module(*arguments).numpy()
             except (RuntimeError, TypeError) as error:  # float32 constants among float64 values, for instance.
-                reason = str(error).strip().split("\n")[0] or type(error).__name__
-                raise NotMeasuredError(f"the network does not run in {arithmetic.precision}: {reason}") from error
+                raise NotMeasuredError(
+                    f"the network does not run in {arithmetic.precision}: {_first_line(error)}"
+                ) from error
         return restored, used
 
     def exact_block(
@@ -145,47 +152,64 @@ class Network:
         inputs: Sequence[NDArray[np.float32]],
         k: int | None,
         graphs: Graphs | None,
-    ) -> tuple[nn.Module, tuple[Any, ...]]:
-        """Return a block in float64, with its arguments, to run it alone.
+    ) -> Callable[[], Tensor]:
+        """Return a function that runs one block alone, in float64.
 
         Parameters
         ----------
         name
-            Of the module.
+            Of the module; empty for the network itself.
         values
             Its floating-point inputs, as `BlockValues.inputs`.
         inputs, k, graphs
             As for `run`.
         """
-        taken: list[tuple[Any, ...]] = []
+        taken: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         block = self._float64.get_submodule(name)
 
-        def capture(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
-            taken.append(arguments)
+        def capture(_module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            taken.append((arguments, keywords))
             raise _CapturedError
 
         with torch_blocks.replaced_inputs(self._float64, {name: values}):
-            hook = block.register_forward_pre_hook(capture)  # After the one that replaces inputs.
+            # After the one that replaces inputs.
+            hook = block.register_forward_pre_hook(capture, with_kwargs=True)
             try:
                 self.run(EXACT, inputs, k, graphs)
             except _CapturedError:
                 pass
             finally:
                 hook.remove()
-        return block, taken[0]
+
+        def run() -> Tensor:
+            arguments, keywords = copy.deepcopy(taken[0])  # A module may change its input in place.
+            result = torch_blocks.feature_of(block(*arguments, **keywords))
+            assert result is not None
+            return result
+
+        return run
 
     @cached_property
     def _float64(self) -> nn.Module:
-        return copy.deepcopy(self._module).double()
+        try:
+            return copy.deepcopy(self._module).double()
+        except (RuntimeError, TypeError) as error:  # Tensors that are computed from parameters, or locks, for instance.
+            raise NotMeasuredError(f"the network cannot be copied: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 @contextmanager
-def _computing(module: nn.Module, arithmetic: Arithmetic) -> Iterator[None]:
-    """Run the module in this arithmetic inside the block."""
+def _computing(module: nn.Module, arithmetic: Arithmetic, long_sums: bool) -> Iterator[None]:
+    """Run the module in this arithmetic inside the block, in another order with `LongSums` if requested."""
     with ExitStack() as stack:
         # The mode that is entered last sees an operator first.
         if arithmetic.order:
             stack.enter_context(ReorderedSums(arithmetic.order))
+            if long_sums:
+                stack.enter_context(LongSums())
         if arithmetic.precision in ("fp16", "bf16"):
             kept = Fp32Operators(arithmetic.nodes) if arithmetic.nodes else None
             running = stack.enter_context(torch_blocks.running_modules(module))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -62,8 +62,8 @@ def _replace(index: int, change: Callable[[Any], Any]) -> Fault:
     return fault
 
 
-def _epsilon(value: float) -> Fault:
-    return _replace(4, lambda own: None if abs(own - value) < 1e-3 * value else value)
+def _epsilon(value: float, index: int) -> Fault:
+    return _replace(index, lambda own: None if abs(own - value) < 1e-3 * value else value)
 
 
 def _without_bias(operator: Any, args: list[Any]) -> Any:
@@ -135,10 +135,18 @@ _PRODUCTS = (_aten.addmm.default, _aten.mm.default, _aten.convolution.default)
 _CONVOLUTION = (_aten.convolution.default,)
 _SHIFTS = {"down": (1, 0), "up": (-1, 0), "to the right": (0, 1), "to the left": (0, -1)}
 
+#: Normalisation -> place of its epsilon among the arguments.
+_NORMS = {
+    _aten.native_layer_norm.default: 4,
+    _aten.native_batch_norm.default: 7,
+    _aten.native_group_norm.default: 7,
+}
+
 SUSPECTS = (
     Suspect("the other form of GELU (erf for tanh, or tanh for erf)", (_aten.gelu.default,), _other_gelu),
     *(
-        Suspect(f"an epsilon of {value:g}", (_aten.native_layer_norm.default,), _epsilon(value))
+        Suspect(f"an epsilon of {value:g}", (operator,), _epsilon(value, index))
+        for operator, index in _NORMS.items()
         for value in (1e-6, 1e-5, 1e-3)
     ),
     Suspect("q and k exchanged", (_ATTENTION,), lambda operator, args: operator(args[1], args[0], *args[2:])),
@@ -216,20 +224,20 @@ def find_suspect(
     str or None
         The suspect that leaves the least; None if none explains the error.
     """
-    block, arguments = network.exact_block(candidate.name, candidate.inputs, inputs, k, graphs)
-    own = _error(block, arguments, candidate, None)
+    block = network.exact_block(candidate.name, candidate.inputs, inputs, k, graphs)
+    own = _error(block, candidate, None)
     if not own > 0:
         return None
     found: list[tuple[float, str]] = []
-    for suspect in (*SUSPECTS, *_fitted_scale(block, arguments, candidate)):
+    for suspect in (*SUSPECTS, *_fitted_scale(block, candidate)):
         for mode in _plantings(suspect):
-            left = _error(block, arguments, candidate, mode)
+            left = _error(block, candidate, mode)
             if mode.planted and left <= max(explained, LEFT * own):
                 found.append((left, suspect.name))
     return min(found)[1] if found else None
 
 
-def _fitted_scale(block: nn.Module, arguments: Sequence[Any], candidate: BlockValues) -> Iterator[Suspect]:
+def _fitted_scale(block: Callable[[], Tensor], candidate: BlockValues) -> Iterator[Suspect]:
     """Yield the suspect of another scale of the scores: the one that fits best, by the Gauss-Newton method."""
 
     def scaled(factor: float) -> Suspect:
@@ -239,10 +247,10 @@ def _fitted_scale(block: nn.Module, arguments: Sequence[Any], candidate: BlockVa
     target, factor, step = torch.from_numpy(candidate.output).double(), 1.0, 1e-4
     for _ in range(SCALE_STEPS):
         mode = _Planted(scaled(factor), None)
-        result = _run(block, arguments, mode)
+        result = _run(block, mode)
         if not mode.planted or result.shape != target.shape:
             return
-        slope = (_run(block, arguments, _Planted(scaled(factor * (1 + step)), None)) - result) / step
+        slope = (_run(block, _Planted(scaled(factor * (1 + step)), None)) - result) / step
         change = float(((target - result) * slope).sum() / slope.square().sum().clamp_min(1e-300))
         factor *= 1 + min(max(change, -0.5), 1.0)
     yield scaled(factor)
@@ -256,17 +264,16 @@ def _plantings(suspect: Suspect) -> Iterator[_Planted]:
         yield from (_Planted(suspect, call) for call in range(1, min(every.calls, CALLS) + 1))
 
 
-def _error(block: nn.Module, arguments: Sequence[Any], candidate: BlockValues, mode: _Planted | None) -> float:
-    result = _run(block, arguments, mode)
+def _error(block: Callable[[], Tensor], candidate: BlockValues, mode: _Planted | None) -> float:
+    result = _run(block, mode)
     if result.shape != candidate.output.shape:
         return float("inf")
     return rms_error(candidate.output, result.numpy())
 
 
-def _run(block: nn.Module, arguments: Sequence[Any], mode: _Planted | None) -> Tensor:
+def _run(block: Callable[[], Tensor], mode: _Planted | None) -> Tensor:
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         if mode is not None:
             stack.enter_context(mode)
-        result: Tensor = block(*arguments)
-        return result
+        return block()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..metrics.blocks import BlockObserver, BlockValues
 
@@ -17,8 +18,10 @@ _PRECISIONS = {torch.float64: "fp64", torch.float32: "fp32", torch.float16: "fp1
 
 
 @contextmanager
-def observed(network: nn.Module, pattern: str, observe: BlockObserver) -> Iterator[None]:
+def observed(network: nn.Module, pattern: str, observe: BlockObserver, copies: bool = False) -> Iterator[None]:
     """Pass every block to an observer, in every run of the network inside the ``with`` block.
+
+    A block has one floating-point output, alone or in a tuple with other values; other modules are left out.
 
     Parameters
     ----------
@@ -27,18 +30,40 @@ def observed(network: nn.Module, pattern: str, observe: BlockObserver) -> Iterat
     pattern
         Regular expression for the names of the blocks: `Architecture.blocks`.
     observe
-        Called with each block; the arrays are views of the network's own tensors.
+        Called with each block.
+    copies
+        Whether to pass copies, as needed where a module changes tensors in place. Otherwise the arrays are views of the
+        network's own tensors.
     """
+    before: dict[str, tuple[NDArray[Any], ...]] = {}
 
-    def on_forward(name: str, arguments: tuple[Any, ...], output: Tensor) -> None:
-        inputs = tuple(_array(value) for value in arguments if _is_feature(value))
-        observe(BlockValues(name, _array(output), inputs, _PRECISIONS[output.dtype]))
+    def convert(value: Tensor) -> NDArray[Any]:
+        return _array(value.clone() if copies else value)
 
+    def on_call(name: str, arguments: Any) -> None:
+        before[name] = tuple(convert(value) for value in _features(arguments))
+
+    def on_forward(name: str, arguments: Any, result: Any) -> None:
+        output = feature_of(result)
+        if output is not None:
+            inputs = before.pop(name) if copies else tuple(convert(value) for value in _features(arguments))
+            observe(BlockValues(name, convert(output), inputs, _PRECISIONS[output.dtype]))
+
+    blocks = [(name, module) for name, module in network.named_modules() if re.fullmatch(pattern, name)]
     hooks = [
-        module.register_forward_hook(lambda _module, arguments, output, name=name: on_forward(name, arguments, output))
-        for name, module in network.named_modules()
-        if re.fullmatch(pattern, name)
+        module.register_forward_hook(
+            lambda _module, arguments, keywords, output, name=name: on_forward(name, (arguments, keywords), output),
+            with_kwargs=True,
+        )
+        for name, module in blocks
     ]
+    if copies:
+        hooks += [
+            module.register_forward_pre_hook(
+                lambda _module, arguments, keywords, name=name: on_call(name, (arguments, keywords)), with_kwargs=True
+            )
+            for name, module in blocks
+        ]
     try:
         yield
     finally:
@@ -58,15 +83,24 @@ def replaced_inputs(network: nn.Module, inputs: Mapping[str, Sequence[NDArray[An
         Module's name -> as `BlockValues.inputs`, of the shapes of its own inputs.
     """
 
-    def replace(arguments: tuple[Any, ...], values: Sequence[NDArray[Any]]) -> tuple[Any, ...]:
+    def replace(arguments: Any, values: Sequence[NDArray[Any]]) -> Any:
         remaining = iter(values)
-        return tuple(
-            torch.from_numpy(next(remaining)).to(value.device, value.dtype) if _is_feature(value) else value
-            for value in arguments
+        leaves, structure = tree_flatten(arguments)
+        return tree_unflatten(
+            [  # Copies, because a module may change its input in place.
+                torch.from_numpy(next(remaining)).to(value.device, value.dtype, copy=True)
+                if _is_feature(value)
+                else value
+                for value in leaves
+            ],
+            structure,
         )
 
     hooks = [
-        module.register_forward_pre_hook(lambda _module, arguments, values=inputs[name]: replace(arguments, values))
+        module.register_forward_pre_hook(
+            lambda _module, arguments, keywords, values=inputs[name]: replace((arguments, keywords), values),
+            with_kwargs=True,
+        )
         for name, module in network.named_modules()
         if name in inputs
     ]
@@ -75,6 +109,12 @@ def replaced_inputs(network: nn.Module, inputs: Mapping[str, Sequence[NDArray[An
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def feature_of(result: Any) -> Tensor | None:
+    """Return the one floating-point tensor of a module's result; None where there are several or none."""
+    found = _features(result)
+    return found[0] if len(found) == 1 else None
 
 
 @contextmanager
@@ -95,6 +135,10 @@ def running_modules(network: nn.Module) -> Iterator[list[str]]:
 def _pop(names: list[str]) -> None:
     """Remove the last name. A hook's return value would replace the module's output, so it must be None."""
     names.pop()
+
+
+def _features(values: Any) -> list[Tensor]:
+    return [value for value in tree_flatten(values)[0] if _is_feature(value)]
 
 
 def _is_feature(value: Any) -> bool:

@@ -6,7 +6,7 @@ from test_layers import ROOT, _graph
 
 #: From the top. Modules of one layer do not import each other, but those of one folder may.
 LAYERS = (
-    {"polygraphy"},
+    {"polygraphy", "modules"},
     {"comparison"},
     {"evaluation"},
     {"execution"},

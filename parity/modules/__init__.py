@@ -1,0 +1,1 @@
+"""Comparison of PyTorch modules of any kind with what was made from them."""
