@@ -9,6 +9,7 @@ a Markdown table, in milliseconds.
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 import torch
 from keygraph.bench import onnx_runtime
@@ -45,7 +46,7 @@ def main() -> None:
         calls = {
             "ours": onnx_runtime.our_pack(mask, least),
             "function": onnx_runtime.our_pack(mask, least, [pack_graph_function(least is not None)]),
-            "copy": lambda copied=copied, mask=mask: copied.copy_(mask),
+            "copy": partial(copied.copy_, mask),
         }
         if not torch.equal(calls["ours"](), calls["function"]()):
             raise SystemExit(f"{name}: the function's graph is another one")

@@ -115,7 +115,8 @@ def capture(model: nn.Module, manifest: Manifest) -> ExportedProgram:
 def functional(program: ExportedProgram) -> ExportedProgram:
     """Return a program without operators that change their arguments, as `recognition` reads it."""
     with _quiet():
-        return program.run_decompositions({})
+        result: ExportedProgram = program.run_decompositions({})
+    return result
 
 
 def translate(program: ExportedProgram, manifest: Manifest) -> ir.Model:

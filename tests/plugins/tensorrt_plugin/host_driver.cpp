@@ -91,8 +91,8 @@ keygraph_status key_graph_attention(const Variant& variant, unsigned grid, void*
                 groups = argument<int32_t>(p, 9), channels = argument<int32_t>(p, 10),
                 value_channels = argument<int32_t>(p, 11), heads_last = argument<int32_t>(p, 12),
                 bias_windows = argument<int32_t>(p, 13);
-  const keygraph_attention_shape shape{grid / rows,    heads,      groups,      rows, nodes, channels,
-                                       value_channels, heads_last, bias_windows};
+  const keygraph_attention_shape shape{grid / rows, heads,          groups,     rows,        nodes,
+                                       channels,    value_channels, heads_last, bias_windows};
   return keygraph_cpu_key_graph_attention(&shape, variant.dtype, argument<const void*>(p, 0),
                                           argument<const void*>(p, 1), argument<const void*>(p, 2),
                                           argument<const int32_t*>(p, 3), argument<const void*>(p, 4),
