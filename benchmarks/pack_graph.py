@@ -9,7 +9,9 @@ a Markdown table, in milliseconds.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from keygraph.bench import onnx_runtime
@@ -43,7 +45,7 @@ def main() -> None:
         ("float16, threshold", scores.half(), threshold.half()),
     ):
         copied = torch.empty_like(mask)
-        calls = {
+        calls: dict[str, Callable[[], Any]] = {
             "ours": onnx_runtime.our_pack(mask, least),
             "function": onnx_runtime.our_pack(mask, least, [pack_graph_function(least is not None)]),
             "copy": partial(copied.copy_, mask),
