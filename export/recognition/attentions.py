@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch.fx import Graph, Node
@@ -17,7 +18,9 @@ from .nodes import (
     equal,
     equal_sizes,
     is_tensor,
+    known_value,
     operator_name,
+    positional,
     rank,
     sizes,
     strip,
@@ -28,6 +31,7 @@ from .products import Product, read_gathered, read_product, read_summed_product,
 from .rankings import ranked_softmaxes, read_ranking
 from .score_terms import EXCLUDED, Exclusion, Scores, complement
 from .scores import add_to_scores, unknown_mask
+from .selections import Selection
 from .weights import Weights, is_row_sum, read_weights
 
 
@@ -251,6 +255,8 @@ def _top_k(result: Node, weights: Weights, values: Operand, finish: tuple[Step, 
         if gathered is None or not gathered.listing.same(scores.listed):
             raise Refused("the values are not those of the nodes whose scores are normalised")
         values = gathered.source
+    elif not scores.exclusions and any(depends_on_content(bias.operand.node) for bias in scores.biases):
+        raise Refused("what the image adds to its scores is no mask that is known")
     elif not scores.exclusions:
         raise Refused(f"it attends to all nodes{' that are gathered for it' if _gathered(scores.right.node) else ''}")
     if not weights.normalised:
@@ -268,7 +274,38 @@ def _top_k(result: Node, weights: Weights, values: Operand, finish: tuple[Step, 
         ranking, reason = read_ranking(masks[0].selection), ""
     except Refused as refused:
         ranking, reason = None, str(refused)
+    if ranking is None and _may_be_empty(masks) and min(each.level for each in scores.exclusions) > -math.inf:
+        raise Refused(
+            "its mask may select no node of a row, which then attends to all nodes by the number that fills the mask "
+            "(with -inf it could be packed)"
+        )
     return Attention(result, weights.softmax, scores, values, finish, tuple(masks), ranking, reason)
+
+
+def _may_be_empty(masks: list[Exclusion]) -> bool:
+    """Tell whether a row of masks together may select no node."""
+    return len(masks) > 1 or not _selects_some(masks[0].selection)
+
+
+def _selects_some(selection: Selection) -> bool:
+    """Tell whether a selection has a node in every row for every image: a top-k, or what joins one with others."""
+    if selection.k is not None:
+        return selection.others is None
+    return selection.marks is True and _joins_some(selection.origin)
+
+
+def _joins_some(node: Any) -> bool:
+    if operator_name(node) not in ("logical_or", "bitwise_or", "or"):
+        return False
+    for part in positional(node)[:2]:
+        found, value = evaluate(part), known_value(part)
+        if operator_name(part) == "eye" and equal(*sizes(part)):
+            return True
+        if value is not None and bool(value.any(-1).all()):
+            return True
+        if isinstance(found, Mask) and bool(found.inside) and _selects_some(found.selection):
+            return True
+    return False
 
 
 #: What may be done to tensors between gathering them and using them as keys.

@@ -40,7 +40,7 @@ from .selections import Listing, Selection, compared_with_kth, listing, masked_b
 _LOWEST = -1e30
 
 #: Operators without the tag "pointwise" that are.
-_POINTWISE = {"and", "or", "xor", "to_copy", "to", "clone", "lift_fresh_copy", "alias", "detach", "contiguous"}
+_POINTWISE = {"and", "or", "xor", "to_copy", "to", "clone", "lift_fresh_copy", "alias", "detach", "contiguous", "where"}
 
 #: Largest parameter or constant that is compared number by number.
 _CONSTANT_LIMIT = 1 << 24

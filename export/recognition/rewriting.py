@@ -84,7 +84,7 @@ def add_replacement(graph: Graph, attention: Attention, graphs: KeyGraphs) -> Re
     bias = _bias(build, attention, q, k)
     heads = lead[-1] if len(lead) > 1 else 1
     if not isinstance(heads, int):
-        raise Refused("its number of heads depends on the image's size")
+        raise Refused("its last dimension before the nodes, that of heads, depends on the image's size")
     arguments = [heads_last(build, three_or_four(build, each)) for each in (q, k, v)]
     operator = build(torch.ops.keygraph.key_graph_attention.default, *arguments, bits, bias, float(scores.scale), heads)
     result = heads_first(build, operator, heads, build.size(v, rank(v) - 1)) if len(lead) > 1 else operator

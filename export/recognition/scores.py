@@ -126,7 +126,7 @@ def _unknown_mask(kept: Any, mask: Any) -> Scores | None:
 def unknown_mask(mask: Any) -> Refused:
     """Return the reason for which an attention with a mask that says nothing about nodes stays as it is."""
     if is_tensor(mask) and not depends_on_content(mask):
-        return Refused("its mask does not depend on what is in the image")
+        return Refused("a mask of its scores does not depend on what is in the image")
     return Refused("what masks the scores is not a plain top-k")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ...errors import InputError
 from .graph_bits import words
@@ -68,7 +69,9 @@ def key_graph(query: Tensor, key: Tensor, k: int | Tensor) -> Tensor:
             f"key_graph: key has shape {_sizes(key)}; it must be {_shape(lead, 'N', channels)} to match query "
             f"{_sizes(query)}"
         )
-    graph = _key_graph(_four(query), _four(key), _number(k))
+    if key.shape[-2] == 0:
+        raise InputError(f"key_graph: key has shape {_sizes(key)}, without a node to select")
+    graph = _key_graph(_four(query), _four(key), _number(k, query.device))
     return _with_lead(graph, lead)
 
 
@@ -140,6 +143,8 @@ def attend(
     _check_selection(k, similarity, graph)
     if scale is not None and not isinstance(scale, int | float):
         raise InputError("attend: scale must be a number; multiply a learned one into query")
+    for name, given in (("query", query), ("key", key), ("value", value)):
+        _check_tensor(f"attend: {name}", given)
     lead, count, rows, nodes = _check_shapes(query, key, value, heads)
     if graph is None:
         assert k is not None
@@ -204,7 +209,7 @@ def _one_type(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Cast as autocast does, where it is on; the bias, a parameter in float32 as a rule, to the type of the others."""
     device = query.device.type
-    if torch.is_autocast_enabled(device):
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         kind = torch.get_autocast_dtype(device)
         query, key, value = (each.to(kind) if each.is_floating_point() else each for each in (query, key, value))
     _check_type("attend: query", query)
@@ -227,7 +232,7 @@ def _graph_of_heads(graph: Tensor, lead: Sequence[int], count: int, rows: int, n
             "[..., M, ceil(N/32)], with the leading dimensions of query (that of the heads may be 1 or left out); look "
             "at the shapes of similarity, or of the tensors that graph was made from"
         )
-    return _four(graph)
+    return graph.unsqueeze(0) if graph.dim() == 3 else _four(graph)
 
 
 def _bias_of_heads(bias: Tensor, count: int, rows: int, nodes: int) -> Tensor:
@@ -245,11 +250,13 @@ def _bias_of_heads(bias: Tensor, count: int, rows: int, nodes: int) -> Tensor:
     return bias if tuple(bias.shape) == wanted else bias.expand(wanted)
 
 
-def _number(k: int | Tensor) -> Tensor:
+def _number(k: int | Tensor, device: torch.device) -> Tensor:
     """Return k as int64[1]."""
     if isinstance(k, Tensor):
         if k.dtype != torch.int64 or k.numel() != 1:
             raise InputError(f"k is a tensor {_name(k.dtype)} of shape {_sizes(k)}; give an int, or int64[1]")
+        if k.device.type != "cpu" and k.device != device:
+            raise InputError(f"k is on {k.device}, and query on {device}; give both on one device, or k on the CPU")
         return k.reshape(1)
     if isinstance(k, bool) or not isinstance(k, int | torch.SymInt):
         raise InputError(f"k is {k!r:.80}; give an int of at least 1, or a tensor int64[1]")
@@ -287,7 +294,16 @@ def _with_lead(tensor: Tensor, lead: Sequence[int]) -> Tensor:
     return tensor.squeeze(-3) if len(lead) == 1 else tensor.reshape(*lead, *tensor.shape[-2:])
 
 
+def _check_tensor(name: str, given: object) -> None:
+    if not isinstance(given, Tensor):
+        raise InputError(f"{name} is {type(given).__name__}; give a tensor")
+    # torch.library has no forward-mode derivatives, and would give none without a word.
+    if not torch.compiler.is_compiling() and forward_ad.unpack_dual(given).tangent is not None:
+        raise InputError(f"{name} has a tangent; forward-mode derivatives are not computed, use reverse mode")
+
+
 def _check_type(name: str, tensor: Tensor) -> None:
+    _check_tensor(name, tensor)
     if tensor.dtype not in _TYPES:
         raise InputError(f"{name} is {_name(tensor.dtype)}; give float32, float16 or bfloat16")
 

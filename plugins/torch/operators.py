@@ -8,7 +8,7 @@ with respect to q, k, v and bias, for training; a graph is a discrete choice and
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -131,8 +131,8 @@ def _attend(
 
 def _full_precision(tensor: Tensor) -> AbstractContextManager[None]:
     """Switch autocast off, which would round what an operator computes in float32."""
-    context: AbstractContextManager[None] = torch.autocast(tensor.device.type, enabled=False)
-    return context
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 @_key_graph_attention.register_fake

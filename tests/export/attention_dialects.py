@@ -83,6 +83,11 @@ class Attention(nn.Module):
 
 
 @dialect
+def subtracted_where(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    return (scores(q, k) - (1 - torch.where(mask(x), 1.0, 0.0)) * 1e9).softmax(-1) @ v
+
+
+@dialect
 def where_with_a_full_tensor(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
     attention, selected = scores(q, k), torch.zeros_like(similarity(x)).scatter_(-1, indices(x), 1.0)
     return torch.where(selected.unsqueeze(1) > 0, attention, torch.full_like(attention, -torch.inf)).softmax(-1) @ v
@@ -712,6 +717,22 @@ def heads_in_a_view(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) ->
 
 
 # Other selections
+
+
+@packed("not a plain top-k")
+def above_a_border_or_near_filled_with_a_number(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    return scores(q, k).masked_fill(~(mask(x) | (scores(q, k) > 1)), -1e9).softmax(-1) @ v
+
+
+@lookalike("may select no node of a row")
+def above_a_border_filled_with_a_number(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    # Where all are below the border, a row attends to all nodes equally; after -inf it is not a number.
+    return scores(q, k).masked_fill(scores(q, k) < 1, -1e9).softmax(-1) @ v
+
+
+@lookalike("no mask that is known")
+def scores_of_the_image_added(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    return (scores(q, k) + x.mean((0, 2))).softmax(-1) @ v
 
 
 @packed("not a plain top-k")

@@ -58,6 +58,24 @@ def test_any_leading_dimensions(lead: tuple[int, ...]) -> None:
     torch.testing.assert_close(keygraph.attend(q, k, v, graph=graph), plain(q, k, v, (q, k)))
 
 
+def test_nodes_alone_with_heads_last() -> None:
+    x = torch.randn(NODES, 6)
+    assert torch.equal(
+        keygraph.attend(x, x, x, k=K, heads=2), keygraph.attend(x[None], x[None], x[None], k=K, heads=2)[0]
+    )
+
+
+def test_networks_run_without_data() -> None:
+    x = torch.randn(3, NODES, 6, device="meta")
+    assert keygraph.attend(x, x, x, k=K).shape == (3, NODES, 6)
+
+
+def test_a_forward_mode_derivative_is_an_error_and_not_zero() -> None:
+    x = torch.randn(NODES, 6)
+    with pytest.raises(InputError, match="forward-mode derivatives are not computed"):
+        torch.func.jvp(lambda q: keygraph.attend(q, x, x, k=K), (x,), (x,))
+
+
 @pytest.mark.parametrize("lead", [(3, 2), (2, 3, 4)])
 @pytest.mark.parametrize("with_heads", [None, 1, "H"])
 def test_heads_last_and_another_similarity(lead: tuple[int, ...], with_heads: int | str | None) -> None:
@@ -210,6 +228,9 @@ Q, KEY, V = tensors(3, 2)
         ((Q, KEY, V), {}, "give k, the number of nodes to attend to, or graph"),
         ((Q, KEY, V), {"k": 3, "graph": Q}, "graph says which nodes are attended to; leave k and similarity out"),
         ((Q, KEY, V), {"graph": Q > 0}, "graph is bool; give the int32 that keygraph.key_graph returns"),
+        ((Q.numpy(), KEY, V), {"k": 3}, "query is ndarray; give a tensor"),
+        ((Q, KEY[..., :0, :], V[..., :0, :]), {"k": 3}, r"key has shape \[3, 2, 0, 5\], without a node to select"),
+        ((Q, KEY, V), {"k": torch.ones(1, dtype=torch.int64, device="meta")}, "k is on meta, and query on cpu; give"),
         ((Q, KEY, V), {"k": 0}, "k is 0; it must be at least 1"),
         ((Q, KEY, V), {"k": 2.0}, "k is 2.0; give an int of at least 1"),
         ((Q, KEY, V), {"k": torch.tensor([1, 2])}, r"k is a tensor int64 of shape \[2\]; give an int, or int64\[1\]"),
