@@ -46,7 +46,8 @@ HALF = f"not float32 and not bfloat16 and not ({ALTERNATIVES})"
 OTHER_TYPES = f"(float32 or bfloat16) and not ({ALTERNATIVES})"
 #: Some 15 cases: the sanitizer slows kernels down a hundredfold.
 SANITIZED = (
-    "fp16 and not dense and not inf and (test_key_graph and (plain or window or ties) or test_key_graph_attention and "
+    "fp16 and not dense and not inf and not one and not three and "
+    "(test_key_graph and (plain or window or ties) or test_key_graph_attention and "
     "heads-last and (plain or window or bias or empty or larger or 31)) or slices"
 )
 
