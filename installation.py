@@ -68,11 +68,6 @@ def requirements(distribution: metadata.Distribution) -> list[Requirement]:
     return [_parsed(line) for line in distribution.requires or ()]
 
 
-def replace_line(package: str) -> str:
-    """Return the command that installs another package again."""
-    return f"pip install --force-reinstall {package}"
-
-
 def install_line(extra: str = "") -> str:
     """Return the line that installs what an extra of keygraph needs.
 
@@ -103,11 +98,15 @@ def package_line(*required: str) -> str:
     return f"{_installer(distribution())} {' '.join(map(shlex.quote, required))}"
 
 
+def uninstall_line(*packages: str) -> str:
+    """Return the command that removes packages, in the way in which keygraph was installed."""
+    uninstaller = "uv pip uninstall" if _installer(distribution()).startswith("uv") else "pip uninstall -y"
+    return f"{uninstaller} {' '.join(map(shlex.quote, packages))}"
+
+
 def gpu_runtime_line() -> str:
     """Return the line that replaces the installed package of ONNX Runtime by the one for NVIDIA GPUs."""
-    installed = providers("onnxruntime") or ["onnxruntime"]
-    uninstaller = "uv pip uninstall" if _installer(distribution()).startswith("uv") else "pip uninstall -y"
-    return f"{uninstaller} {' '.join(map(shlex.quote, installed))} && {install_line('gpu')}"
+    return f"{uninstall_line(*(providers('onnxruntime') or ['onnxruntime']))} && {install_line('gpu')}"
 
 
 @functools.cache

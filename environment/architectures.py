@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from ..installation import architecture_entry_points, replace_line
+from ..installation import architecture_entry_points, package_line, uninstall_line
 from .findings import BROKEN, OK, Finding, one_line
 
 _GROUP = "architectures"
@@ -25,12 +25,12 @@ def examine_architectures() -> Iterator[Finding]:
                 if other.name == entry.name and other.dist is not None and other.dist.name != entry.dist.name
             )
             detail = f"by {package}, and also by {others}: neither is used"
-            yield Finding(_GROUP, entry.name, BROKEN, detail, f"pip uninstall {entry.dist.name}")
+            yield Finding(_GROUP, entry.name, BROKEN, detail, uninstall_line(entry.dist.name))
             continue
         try:
             entry.load()
         except (Exception, SystemExit) as error:  # Whatever an import raises, the others are examined.
             detail = f"by {package}, cannot be imported: {one_line(error)}"
-            yield Finding(_GROUP, entry.name, BROKEN, detail, replace_line(entry.dist.name))
+            yield Finding(_GROUP, entry.name, BROKEN, detail, package_line("--force-reinstall", entry.dist.name))
         else:
             yield Finding(_GROUP, entry.name, OK, f"by {package}")

@@ -25,7 +25,7 @@ from torch.fx.node import map_arg
 
 from ..errors import InputError
 from ..manifest import IMAGE_OUTPUT, K_INPUT, Manifest
-from ..models.architecture import CUSTOM
+from ..models.registry import OWN
 from ..runtime.backends.base import image_inputs
 from .functions import OPSET
 from .opaque import opaque_operator
@@ -226,7 +226,7 @@ def _to_onnx(program: ExportedProgram, manifest: Manifest) -> ir.Model:
     try:
         return _exported(program, manifest)
     except torch.onnx.OnnxExporterError:
-        # Some operators, such as `aten.to`, are decomposed whenever they are traced, whether asked for or not.
+        # Some operators, such as `aten.to`, are not in the table: tracing decomposes them whether asked to or not.
         program.run_decompositions = trace_again
         return _exported(program, manifest)
 
@@ -259,7 +259,7 @@ def _exported(program: ExportedProgram, manifest: Manifest) -> ir.Model:
             custom_translation_table=translation_table(),
             verbose=False,
             # In our networks it finds nothing that `canonicalize` does not, in ten times the time.
-            optimize=manifest.architecture == CUSTOM,
+            optimize=manifest.architecture not in OWN,
         )
     assert exported is not None
     return exported.model

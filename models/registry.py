@@ -53,7 +53,8 @@ register(restormer.ARCHITECTURE)
 register(mst.ARCHITECTURE)
 register(mst_plus_plus.ARCHITECTURE)
 
-_OWN = frozenset(architecture.name for architecture in ARCHITECTURES)
+#: Names of those that keygraph describes itself.
+OWN = frozenset(architecture.name for architecture in ARCHITECTURES)
 
 
 def register_installed() -> Installed:
@@ -64,7 +65,7 @@ def register_installed() -> Installed:
     Installed
         What they bring, and a line for each that cannot be used.
     """
-    found = read_installed(_OWN)
+    found = read_installed(OWN)
     for entry in list(found.architectures):
         architecture, package = entry
         if any(architecture is other for other in ARCHITECTURES):

@@ -29,6 +29,10 @@ from .sizes import MULTIPLES, Sizes, find_sizes
 from .state import State, in_state, state_of
 from .trial import Trial, check_signature
 
+#: Values of black and white where nothing is said, and the note that says so.
+ASSUMED_RANGE = 0.0, 1.0
+RANGE_NOTE = "values from 0 (black) to 1 (white), as nothing else is said: if it was trained with others, --range"
+
 #: File, its manifest, library of operators or None, called with a line before each step -> record.
 VerifyOriginal: TypeAlias = Callable[[Path, Manifest, Path | None, Callable[[str], None]], dict[str, Any]]
 
@@ -111,7 +115,7 @@ def examine(
     task: str = "",
     shape: tuple[int, int, int] | None = None,
     size_multiple: int | None = None,
-    value_range: tuple[float, float] = (0.0, 1.0),
+    value_range: tuple[float, float] = ASSUMED_RANGE,
     channels: int | None = None,
     sources: tuple[Path, ...] = (),
     progress: Callable[[str], None] = lambda _step: None,

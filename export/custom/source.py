@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import InputError
 from ...models.own_weights import load_weights, to_float32
 from ...models.source_file import build_network, parse_entry_point, read_arguments
-from .model import CustomModel, examine
+from .model import ASSUMED_RANGE, RANGE_NOTE, CustomModel, examine
 
 
 @dataclass(frozen=True)
@@ -144,11 +144,8 @@ def load_source(
             module, options.weights, str(point), prefix=options.weights_prefix or "", entry=entry, key_map=key_map
         )
     module.eval().requires_grad_(False)
-    low, high = options.value_range or (0.0, 1.0)
     if options.value_range is None:
-        notes.append(
-            "values from 0 (black) to 1 (white), as nothing else is said: if it was trained with others, --range"
-        )
+        notes.append(RANGE_NOTE)
     provenance: dict[str, Any] = {"entry_point": str(point), "arguments": arguments, "source": built.sources}
     model = examine(
         module,
@@ -157,7 +154,7 @@ def load_source(
         task=options.task or "",
         shape=shape,
         size_multiple=options.size_multiple,
-        value_range=(low, high),
+        value_range=options.value_range or ASSUMED_RANGE,
         sources=(point.path, *([options.weights] if options.weights is not None else [])),
         progress=progress,
     )

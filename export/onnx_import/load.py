@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import InputError
 from ...forks import require_torch
 from ...manifest import Manifest
-from ..custom.model import CustomModel, examine
+from ..custom.model import ASSUMED_RANGE, RANGE_NOTE, CustomModel, examine
 from ..verify import as_record
 from .file import ForeignOnnx, read_foreign
 from .network import ImportedNetwork
@@ -56,9 +56,7 @@ def load_onnx_network(
     fixed, notes = _fixed(source, shape)
     network = ImportedNetwork(source).eval().requires_grad_(False)
     if value_range is None:
-        notes.append(
-            "values from 0 (black) to 1 (white), as nothing else is said: if it was trained with others, --range"
-        )
+        notes.append(RANGE_NOTE)
     producer = " ".join(filter(None, (source.model.producer_name, source.model.producer_version)))
     provenance: dict[str, Any] = {"source": source.digests(), "opset": source.opset, "producer": producer}
     model = examine(
@@ -68,7 +66,7 @@ def load_onnx_network(
         task=task,
         shape=fixed,
         size_multiple=size_multiple,
-        value_range=value_range or (0.0, 1.0),
+        value_range=value_range or ASSUMED_RANGE,
         channels=source.shape[1],
         sources=source.sources,
         progress=progress,
