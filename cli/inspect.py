@@ -14,6 +14,7 @@ from ..manifest_summary import Description
 from ..runtime.io import cubes, images
 from ..runtime.io.input_files import InputFile
 from .arguments import Json
+from .key_graph_tables import show_key_graphs
 from .table import show
 
 _IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -24,9 +25,25 @@ def inspect(
         Path,
         typer.Argument(metavar="FILE", help="A checkpoint, an ONNX file, an engine, a spectral cube or an image."),
     ],
+    key_graphs: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PHOTO",
+            help="Show what the key graphs of a KGT's .onnx file look like on this photo: how far neighbours are, "
+            "which blocks of nodes have no link, and how graphs agree.",
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="PICTURE", help="With --key-graphs: draw the figures, as .png or .svg.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show what a checkpoint, an ONNX file, an engine, a spectral cube or an image is."""
+    if key_graphs is not None:
+        show_key_graphs(file, key_graphs, plot, as_json)
+        return
+    if plot is not None:
+        raise InputError("--plot draws key graphs; give --key-graphs PHOTO as well")
     description = describe(file)
     if as_json:
         print(json.dumps(description))
