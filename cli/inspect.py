@@ -13,7 +13,7 @@ from ..files import CHECKPOINT_SUFFIXES, ENGINE_SUFFIX, is_checkpoint, read_star
 from ..manifest_summary import Description
 from ..runtime.io import cubes, images
 from ..runtime.io.input_files import InputFile
-from .arguments import Json
+from .arguments import Json, K
 from .key_graph_tables import show_key_graphs
 from .table import show
 
@@ -36,14 +36,15 @@ def inspect(
     plot: Annotated[
         Path | None, typer.Option(metavar="PICTURE", help="With --key-graphs: draw the figures, as .png or .svg.")
     ] = None,
+    k: K = None,
     as_json: Json = False,
 ) -> None:
     """Show what a checkpoint, an ONNX file, an engine, a spectral cube or an image is."""
     if key_graphs is not None:
-        show_key_graphs(file, key_graphs, plot, as_json)
+        show_key_graphs(file, key_graphs, k, plot, as_json)
         return
-    if plot is not None:
-        raise InputError("--plot draws key graphs; give --key-graphs PHOTO as well")
+    if plot is not None or k is not None:
+        raise InputError("--plot and --k are about key graphs; give --key-graphs PHOTO as well")
     description = describe(file)
     if as_json:
         print(json.dumps(description))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..instrumentation.key_graph_study import Study
 
 
-def show_key_graphs(model: Path, photo: Path, plot: Path | None, as_json: bool) -> None:
+def show_key_graphs(model: Path, photo: Path, k: int | None, plot: Path | None, as_json: bool) -> None:
     """Study the key graphs of a model on a photograph, and print the figures.
 
     Parameters
@@ -25,6 +25,8 @@ def show_key_graphs(model: Path, photo: Path, plot: Path | None, as_json: bool) 
         The .onnx file.
     photo
         A picture; its middle is looked at.
+    k
+        Neighbours of each node; None for the model's default.
     plot
         Where to draw the figures, if at all.
     as_json
@@ -33,7 +35,7 @@ def show_key_graphs(model: Path, photo: Path, plot: Path | None, as_json: bool) 
     Raises
     ------
     InputError
-        A file is missing or of the wrong kind, or the model has no key graphs.
+        A file is missing or of the wrong kind, the model has no key graphs, or does not take this k.
     """
     # Imported here: `inspect` describes an image without the package onnx.
     from ..instrumentation.key_graph_plot import check_plot
@@ -45,7 +47,7 @@ def show_key_graphs(model: Path, photo: Path, plot: Path | None, as_json: bool) 
     if plot is not None:
         check_plot(plot)
         check_outputs([plot], [model, photo])
-    found = study(model, images.read(photo).pixels)
+    found = study(model, images.read(photo).pixels, k)
     if plot is not None:
         draw(found, plot)
     if as_json:

@@ -56,9 +56,14 @@ def measure(numbers: list[int], runs: int) -> Curves:
         def run(k: int) -> np.ndarray:
             with torch.no_grad(), use_attention(name):
                 restored: np.ndarray = network(tensor, k)[0].permute(1, 2, 0).numpy()
-            return np.rint(restored.clip(0, 1) * 255).astype(np.uint8)
+            rounded: np.ndarray = np.rint(restored.clip(0, 1) * 255).astype(np.uint8)
+            return rounded
 
         return run
+
+    def in_onnx_runtime(k: int) -> np.ndarray:
+        restored: np.ndarray = restorer(noisy, k, tile="none")
+        return restored
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "kgt.onnx"
@@ -67,7 +72,7 @@ def measure(numbers: list[int], runs: int) -> Curves:
             ways = {
                 "mask": in_pytorch("mask"),
                 "gather": in_pytorch("gather"),
-                "ours": lambda k: restorer(noisy, k, tile="none"),
+                "ours": in_onnx_runtime,
             }
             times: dict[tuple[str, int], list[float]] = {(name, k): [] for name in ways for k in numbers}
             decibels: dict[tuple[str, int], float] = {}
@@ -88,8 +93,8 @@ def draw(curves: Curves, path: Path) -> None:
     for name, points in curves.items():
         seconds, decibels = zip(*points.values(), strict=True)
         axes.plot([1000 * s for s in seconds], decibels, "o-", label=NAMES[name])
-    for k, (seconds, decibels) in curves["ours"].items():
-        axes.annotate(f"k = {k}", (1000 * seconds, decibels), (5, -12), textcoords="offset points", fontsize="small")
+    for k, point in curves["ours"].items():
+        axes.annotate(f"k = {k}", (1000 * point[0], point[1]), (5, -12), textcoords="offset points", fontsize="small")
     axes.set_xscale("log")
     axes.set_xlabel("milliseconds for 256 x 256 pixels")
     axes.set_ylabel("PSNR in dB")

@@ -54,7 +54,8 @@ def draw(photo: NDArray[np.uint8], found: dict[str, NDArray[np.int32]], k: int, 
         The picture, .png or .svg.
     """
     figure = Figure(figsize=(11, 4.6), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.25))
+    parts = figure.subfigures(1, 2, width_ratios=(1, 1.25), squeeze=False)
+    left, right = parts[0]
     axes = left.subplots()
     axes.imshow(photo)
     axes.set_axis_off()

@@ -170,7 +170,8 @@ def pair_distances(side: int) -> NDArray[np.float64]:
     float64[side^2, side^2]
     """
     y, x = np.divmod(np.arange(side * side), side)
-    return np.hypot(y[:, None] - y, x[:, None] - x)
+    apart: NDArray[np.float64] = np.hypot(y[:, None] - y, x[:, None] - x)
+    return apart
 
 
 def _orders(side: int | None) -> dict[str, Callable[[NDArray[Any]], NDArray[np.intp]]]:

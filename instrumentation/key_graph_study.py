@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..manifest import Manifest, Neighbours
+from ..runtime.backends.base import resolve_k
 from ..runtime.backends.onnx_file import read_onnx_file
 from ..runtime.preprocess.padding import round_up
 from ..runtime.preprocess.request import TileReader, make_request
@@ -34,7 +36,7 @@ class Study:
     height, width
         The part of the photograph that was looked at, in pixels: its middle.
     k
-        The model's default number of neighbours, for which `stages` and `agreement` hold.
+        The number of neighbours for which `stages` and `agreement` hold.
     stages
         Each stage's graph, in order of execution.
     agreement
@@ -53,7 +55,7 @@ class Study:
     kept: dict[int, tuple[float, ...]]
 
 
-def study(path: str | os.PathLike[str], photo: NDArray[Any]) -> Study:
+def study(path: str | os.PathLike[str], photo: NDArray[Any], k: int | None = None) -> Study:
     """Run an exported file on the middle of a photograph, and look at its key graphs.
 
     Parameters
@@ -62,13 +64,15 @@ def study(path: str | os.PathLike[str], photo: NDArray[Any]) -> Study:
         The .onnx file.
     photo
         [H, W] or [H, W, C], as `Restorer.restore` takes it.
+    k
+        Neighbours of each node; None for the model's default.
 
     Raises
     ------
     InputError
-        The file has no key graph, or needs more than one image, or the photograph does not fit it.
+        The file has no key graph, does not take this k, needs more than one image, or the photograph does not fit it.
     """
-    manifest = read_onnx_file(path).manifest
+    manifest = read_onnx_file(Path(path)).manifest
     neighbours = manifest.neighbours
     probe = GraphProbe(path)
     if neighbours is None or not probe.names:
@@ -77,32 +81,32 @@ def study(path: str | os.PathLike[str], photo: NDArray[Any]) -> Study:
         raise InputError(f"{path} needs more than one image; --key-graphs is for models of one")
     if manifest.shape is not None:
         raise InputError(f"{path} takes one size only; --key-graphs is for files that take any")
+    chosen = resolve_k(manifest, k) or neighbours.default
     inputs, height, width = _middle(manifest, photo)
     graphs: dict[int, list[NDArray[np.int32]]] = {}
     stages: tuple[GraphStatistics, ...] = ()
-    for k in _numbers(neighbours):
-        _, selections = probe.record(inputs, k if neighbours.runtime else None)
-        graphs[k] = [selection.graph for selection in selections]
-        if k == neighbours.default:
+    for number in _numbers(neighbours, chosen):
+        _, selections = probe.record(inputs, number if neighbours.runtime else None)
+        graphs[number] = [selection.graph for selection in selections]
+        if number == chosen:
             stages = tuple(map(statistics, selections))
-    default = graphs[neighbours.default]
     partial = sorted(k for k in graphs if k < neighbours.maximum)
     return Study(
         height=height,
         width=width,
-        k=neighbours.default,
+        k=chosen,
         stages=stages,
-        agreement=tuple(tuple(agreement(one, other) for other in default) for one in default),
+        agreement=tuple(tuple(agreement(one, other) for other in graphs[chosen]) for one in graphs[chosen]),
         kept={few: tuple(map(kept_links, graphs[few], graphs[many])) for few, many in itertools.pairwise(partial)},
     )
 
 
-def _numbers(neighbours: Neighbours) -> list[int]:
-    """Return the numbers of neighbours to compare: those of the training, or a quarter and twice the default."""
+def _numbers(neighbours: Neighbours, chosen: int) -> list[int]:
+    """Return the numbers of neighbours to compare: those of the training, or a quarter and twice the chosen one."""
     if not neighbours.runtime:
         return [neighbours.default]
-    trained = neighbours.trained or (max(1, neighbours.default // 4), 2 * neighbours.default)
-    return sorted({min(k, neighbours.maximum) for k in (*trained, neighbours.default)})
+    trained = neighbours.trained or (max(1, chosen // 4), 2 * chosen)
+    return sorted({min(k, neighbours.maximum) for k in (*trained, chosen)})
 
 
 def _middle(manifest: Manifest, photo: NDArray[Any]) -> tuple[NDArray[np.float32], int, int]:

@@ -78,7 +78,7 @@ def test_crops_are_parts_of_the_photographs() -> None:
 def test_the_scripts_train(command: list[str], tmp_path: Path) -> None:
     script, *arguments = command
     checkpoint = tmp_path / "a.ckpt"
-    line = [sys.executable, EXAMPLES / script, *arguments, "-o", checkpoint, "--steps", "2"]
+    line = [sys.executable, str(EXAMPLES / script), *arguments, "-o", str(checkpoint), "--steps", "2"]
     done = subprocess.run(line, capture_output=True, text=True, timeout=600, check=True)
     assert "gain at k" in done.stdout
     assert load_checkpoint(checkpoint).architecture.name == "kgt"
@@ -94,4 +94,4 @@ def test_restormer_and_its_other_attentions_train(tmp_path: Path) -> None:
     assert "gain at sigma 50" in run("csa")
     for attention in ("glmha", "linformer"):
         run(attention, "--start", str(tmp_path / "csa.ckpt"))
-        assert load_checkpoint(tmp_path / f"{attention}.ckpt").module.config.attention == attention
+        assert load_checkpoint(tmp_path / f"{attention}.ckpt").config.attention == attention

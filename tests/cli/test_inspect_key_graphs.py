@@ -119,6 +119,8 @@ def test_a_model_on_a_photo(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFi
         (["--key-graphs", "{photo}", "--plot", "a.pdf"], "ends with .png or .svg"),
         (["--key-graphs", "{photo}", "--plot", "missing/a.png"], "create it first"),
         (["--key-graphs", "missing.png"], "missing.png"),
+        (["--k", "8"], "--key-graphs PHOTO"),
+        (["--key-graphs", "{photo}", "--k", "65"], "64"),
     ],
 )
 def test_bad_input(
