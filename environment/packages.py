@@ -18,6 +18,7 @@ EXTRAS = {
     "openvino": "run exported files on the CPU in OpenVINO",
     "export": "export checkpoints",
     "parity": "compare",
+    "plots": "drawings of key graphs",
     "spectral": "spectral cubes and their previews",
     "triton": "compile the operators for NVIDIA GPUs",
     "rtx": "engines for TensorRT-RTX",
