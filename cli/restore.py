@@ -14,6 +14,7 @@ import typer
 
 from .. import load
 from ..errors import printable
+from ..runtime.io.encoding import COMPRESSIONS, Encoding
 from ..runtime.restore_files import Report, run_jobs
 from ..runtime.restore_job import FailedImage, plan_jobs
 from ..runtime.restore_options import RestoreOptions
@@ -59,6 +60,22 @@ def restore(
         Path | None,
         typer.Option(metavar="PICTURE", help="Draw the bands of a spectral result, and its colours, into this file."),
     ] = None,
+    pyramid: Annotated[
+        bool,
+        typer.Option(
+            "--pyramid",
+            help="Write a TIFF as a pyramid of tiles, for viewers of large images. It is one anyway where the image "
+            "is one.",
+        ),
+    ] = False,
+    compression: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(COMPRESSIONS),
+            help="Compression of a TIFF (default deflate) or an OME-Zarr (default zstd). jpeg changes samples, the "
+            "others do not.",
+        ),
+    ] = None,
     device: Device = None,
     provider: ProviderOrAuto = None,
     k: K = None,
@@ -95,6 +112,7 @@ def restore(
         global_statistics=global_statistics,
         scratch=scratch,
     )
+    encoding = Encoding(compression, pyramid)
     restorer = load(
         model,
         device=device,
@@ -113,6 +131,7 @@ def restore(
         out,
         options,
         preview=preview,
+        encoding=encoding,
         into_folder=into_folder,
         fail_fast=fail_fast,
         read=[model],

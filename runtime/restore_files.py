@@ -17,6 +17,7 @@ import numpy as np
 from ..errors import DiskFullError, KeygraphError
 from .io import output_files, spectral_preview
 from .io.cubes import Cube
+from .io.encoding import Encoding
 from .io.images import Picture, streaming
 from .io.input_files import InputFile
 from .io.regions import ArrayWriter
@@ -81,6 +82,8 @@ def restore_file(
     *,
     inputs: Mapping[str, str | os.PathLike[str] | InputFile] | None = None,
     preview: str | os.PathLike[str] | None = None,
+    compression: str | None = None,
+    pyramid: bool = False,
     progress: Progress | None = None,
     **options: Unpack[RestoreKeywords],
 ) -> Report:
@@ -99,6 +102,8 @@ def restore_file(
         Files with the model's other inputs, by name; as for `Restorer.restore`.
     preview
         File for a picture of a spectrum's bands; None for none.
+    compression, pyramid
+        How the result is encoded; see `io.encoding.Encoding`.
     k, progress
         As for `Restorer.restore`.
     **options
@@ -118,6 +123,7 @@ def restore_file(
         Path(target),
         RestoreOptions(k, **options),
         None if preview is None else Path(preview),
+        Encoding(compression, pyramid),
     )
     check_places([job], [])
     job.check_formats()
@@ -213,11 +219,16 @@ def run_job(restorer: Restorer, job: RestoreJob, progress: Progress | None = Non
         notices += restored.notices
         if isinstance(result, ScratchFile):
             restored_picture = dataclasses.replace(cast(Picture, image), pixels=cast(Any, result))
-            notices += streaming.write(job.target, restored_picture, folder)
+            notices += streaming.write(job.target, restored_picture, folder, job.encoding)
         else:
             pixels = result.values[:, :, 0] if image.pixels.ndim == 2 and job.size[2] == 1 else result.values
             notices += output_files.write(
-                job.target, pixels, image, as_cube=job.as_cube, wavelengths=manifest.wavelengths
+                job.target,
+                pixels,
+                image,
+                as_cube=job.as_cube,
+                wavelengths=manifest.wavelengths,
+                encoding=job.encoding,
             )
             if job.preview is not None:
                 notices += spectral_preview.write(job.preview, Cube(pixels, manifest.wavelengths))

@@ -13,7 +13,8 @@ from ..files import check_space, is_folder, is_regular, is_writable, status
 from ..manifest import IMAGE_INPUT
 from .companion_files import check_outputs, written_with
 from .io import cubes, output_files, spectral_preview
-from .io.images import READ_ONLY
+from .io.encoding import DEFAULT, Encoding
+from .io.images import READ_ONLY, SLIDES
 from .io.input_files import InputFile, InputHeader, read_headers
 from .preprocess.normalization import is_spectrum, result_type
 from .preprocess.request import check_names, check_sizes, expected_channels, result_size
@@ -37,6 +38,8 @@ class RestoreJob:
         File for a preview of a spectrum; None for no preview.
     options
         How the image is restored.
+    encoding
+        How the result is encoded.
     size
         Height, width and channels of the result.
     as_cube
@@ -50,6 +53,7 @@ class RestoreJob:
     target: Path
     preview: Path | None
     options: RestoreOptions
+    encoding: Encoding
     size: tuple[int, int, int]
     as_cube: bool
     result_bytes: int
@@ -154,6 +158,7 @@ def plan_jobs(
     options: RestoreOptions,
     *,
     preview: Path | None = None,
+    encoding: Encoding = DEFAULT,
     into_folder: bool = False,
     fail_fast: bool = False,
     read: Sequence[Path] = (),
@@ -174,6 +179,8 @@ def plan_jobs(
         How the images are restored.
     preview
         File for a preview of a spectrum, for one image only.
+    encoding
+        How the results are encoded.
     into_folder
         True when `out` is a folder whatever its name; else it is a file where it has a suffix and is no folder yet.
     fail_fast
@@ -185,7 +192,7 @@ def plan_jobs(
     -------
     RestorePlan
         In a folder a result has its image's name; a spectrum restored from a picture becomes a ``.mat`` file, and a
-        picture in a format that is only read becomes a ``.png`` file.
+        picture in a format that is only read becomes a ``.png`` file, a slide a ``.tif`` file.
 
     Raises
     ------
@@ -204,7 +211,7 @@ def plan_jobs(
     jobs: list[RestoreJob] = []
     for image, target in zip(images, targets, strict=True):
         with failures.of(image):
-            jobs.append(plan_job(restorer, image, inputs, target, options, preview))
+            jobs.append(plan_job(restorer, image, inputs, target, options, preview, encoding))
     if not jobs:
         failures.raise_misfit()
     given = [image.path for image in images]
@@ -272,6 +279,7 @@ def plan_job(
     target: Path,
     options: RestoreOptions,
     preview: Path | None = None,
+    encoding: Encoding = DEFAULT,
 ) -> RestoreJob:
     """Plan the restoration of one image, and check all but its targets, whose folder may not exist yet.
 
@@ -287,6 +295,8 @@ def plan_job(
         Files for the result, and for a preview of a spectrum or None.
     options
         How the image is restored.
+    encoding
+        How the result is encoded.
 
     Raises
     ------
@@ -313,15 +323,20 @@ def plan_job(
     as_cube = output_files.holds_cube(target, spectrum)
     header = headers.pop(IMAGE_INPUT)
     dtype = result_type(manifest, header.dtype)
+    try:
+        output_files.check_encoding(target, size, dtype, as_cube, encoding)
+    except InputError as error:
+        raise OptionError(str(error)) from None
     return RestoreJob(
         image=header,
         inputs=headers,
         target=target,
         preview=preview,
         options=options,
+        encoding=encoding,
         size=size,
         as_cube=as_cube,
-        result_bytes=output_files.estimated_bytes(target, size, dtype, as_cube),
+        result_bytes=output_files.estimated_bytes(target, size, dtype, as_cube, encoding),
     )
 
 
@@ -339,7 +354,7 @@ def _targets(given: Sequence[InputFile], out: Path, spectrum: bool, into_folder:
         if spectrum and name.suffix.lower() not in cubes.FORMATS:
             name = name.with_suffix(".mat")
         elif name.suffix.lower() in READ_ONLY:
-            name = name.with_suffix(".png")
+            name = name.with_suffix(".tif" if name.suffix.lower() in SLIDES else ".png")
         other = targets.setdefault(out / name, image)
         if other is not image:
             raise InputError(

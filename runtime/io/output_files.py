@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import InputError
 from . import cubes, images
 from .cubes import Cube
+from .encoding import DEFAULT, Encoding
 from .images import Picture
 
 #: Format -> bytes of a sample at most, and the least share that compressed photographs usually take.
@@ -45,8 +47,10 @@ def check_target(path: Path, size: tuple[int, int, int], as_cube: bool) -> None:
         images.check_target(path, *size)
 
 
-def estimated_bytes(path: Path, size: tuple[int, int, int], dtype: np.dtype[Any], as_cube: bool) -> int:
-    """Return an estimate of the bytes of a result in its file, rather too few than too many.
+def check_encoding(
+    path: Path, size: tuple[int, int, int], dtype: np.dtype[Any], as_cube: bool, encoding: Encoding
+) -> None:
+    """Check that a result can be encoded as was asked for, before any work.
 
     Parameters
     ----------
@@ -54,16 +58,50 @@ def estimated_bytes(path: Path, size: tuple[int, int, int], dtype: np.dtype[Any]
         As for `check_target`.
     dtype
         Type of the samples.
+    encoding
+        What was asked for.
+
+    Raises
+    ------
+    InputError
+        The format has no such option, or cannot hold the result with it.
+    """
+    if not as_cube:
+        images.check_encoding(path, size[2], dtype, encoding)
+    elif encoding != DEFAULT:
+        raise InputError(
+            f"{path}: arrays and spectral cubes are stored without compression and levels; leave {encoding.asked} out"
+        )
+
+
+def estimated_bytes(
+    path: Path, size: tuple[int, int, int], dtype: np.dtype[Any], as_cube: bool, encoding: Encoding = DEFAULT
+) -> int:
+    """Return an estimate of the bytes of a result in its file, rather too few than too many.
+
+    Parameters
+    ----------
+    path, size, as_cube
+        As for `check_target`.
+    dtype, encoding
+        As for `check_encoding`.
     """
     samples = size[0] * size[1] * size[2]
     if as_cube:
         return samples * dtype.itemsize  # Not compressed.
     bytes_per_sample, share = _COMPRESSED.get(images.FORMATS.get(path.suffix.lower(), ""), (0, 0))
+    share = {"none": 1.0, "jpeg": _COMPRESSED["JPEG"][1]}.get(encoding.compression or "", share)
     return int(samples * min(dtype.itemsize, bytes_per_sample) * share)
 
 
 def write(
-    path: Path, pixels: NDArray[Any], source: Picture | Cube, *, as_cube: bool, wavelengths: tuple[float, ...]
+    path: Path,
+    pixels: NDArray[Any],
+    source: Picture | Cube,
+    *,
+    as_cube: bool,
+    wavelengths: tuple[float, ...],
+    encoding: Encoding = DEFAULT,
 ) -> list[str]:
     """Write a result, with the alpha plane and metadata of the picture that it was restored from.
 
@@ -79,6 +117,8 @@ def write(
         What `holds_cube` returned.
     wavelengths
         Wavelengths of the bands in nm; empty where unknown.
+    encoding
+        What was asked for beside the format.
 
     Returns
     -------
@@ -103,7 +143,7 @@ def write(
         picture = images.with_pixels(source, pixels)
         lost = list(picture.notices[len(source.notices) :])
     if not as_cube:
-        return lost + images.write(path, picture)
+        return lost + images.write(path, picture, encoding)
     if picture.alpha is not None:
         lost.append(f"{'band beside the colours' if picture.alpha_is_band else 'alpha'} dropped: a cube has none")
     if titles := picture.metadata.titles():

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from ....errors import InputError
 from ....files import atomic_path, unwritable
+from ..encoding import DEFAULT, Encoding
 from ..scratch_file import ScratchFile
-from . import raw_tiff
+from . import raw_tiff, tiff_layout
 from .formats import SAMPLE_TYPES, format_of, reason_of
 from .opened import Opened
 from .picture import Picture
@@ -105,7 +106,7 @@ def read(
     )
 
 
-def write(path: str | os.PathLike[str], picture: Picture, folder: Path) -> list[str]:
+def write(path: str | os.PathLike[str], picture: Picture, folder: Path, encoding: Encoding = DEFAULT) -> list[str]:
     """Write a picture as `images.write` does, from scratch files.
 
     Parameters
@@ -116,6 +117,8 @@ def write(path: str | os.PathLike[str], picture: Picture, folder: Path) -> list[
         Its pixels and its alpha are `ScratchFile`, as `read` returns them.
     folder
         Folder for one more scratch file.
+    encoding
+        What was asked for beside the format.
 
     Raises
     ------
@@ -143,13 +146,14 @@ def write(path: str | os.PathLike[str], picture: Picture, folder: Path) -> list[
         encoded = files.enter_context(_unnamed_file(file))
         try:
             image = with_colour_space(raw_tiff.image(raw), strip.metadata.icc, raw.dtype, channels)
-            size = height * width * raw.shape[2] * raw.dtype.itemsize
+            options = save_options(name, raw.shape, raw.dtype, strip.metadata, encoding)
             target = pyvips.Target.new_to_descriptor(encoded.fileno())
-            image.write_to_target(target, file.suffix.lower(), **save_options(name, raw.dtype, size))
+            image.write_to_target(target, file.suffix.lower(), **options)
         except pyvips.Error as error:
             if os.strerror(errno.ENOSPC) in reason_of(error):
                 raise unwritable(file, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
             raise InputError(f"{file}: the image cannot be written as {name} ({reason_of(error)})") from error
+        notices += tiff_layout.notices(encoding)
         with atomic_path(file) as temporary, temporary.open("wb") as result:
             return notices + with_metadata(encoded, result, strip.metadata, name, picture.has_alpha)
 
