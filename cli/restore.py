@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ import typer
 from .. import load
 from ..errors import printable
 from ..runtime.io.encoding import COMPRESSIONS, Encoding
+from ..runtime.io.input_files import is_image_folder
 from ..runtime.restore_files import Report, run_jobs
 from ..runtime.restore_job import FailedImage, plan_jobs
 from ..runtime.restore_options import RestoreOptions
@@ -45,7 +45,7 @@ def restore(
         typer.Argument(
             metavar="IN...",
             help="Images (PNG, JPEG, TIFF, WebP, AVIF, HEIC; FILE:N is page N), cubes (.mat, .npy, .npz, .hdr, TIFF; "
-            "FILE:VARIABLE), or folders.",
+            "FILE:VARIABLE), OME-Zarr and Zarr stores, or folders.",
         ),
     ],
     out: Annotated[
@@ -123,7 +123,7 @@ def restore(
         allow_host_code=allow_host_code,
         notice=notice,
     )
-    into_folder = any(os.path.isdir(given) for given in inputs)
+    into_folder = any(is_image_folder(given) for given in inputs)
     plan = plan_jobs(
         restorer,
         images,

@@ -1,8 +1,8 @@
 """Companion files: what is read or written along with a file that is named, and the check that no output replaces them.
 
-An ENVI header has its samples in another file, an ONNX file may have its weights in others, a ``.mat`` file of version
-7.3 may read others, and an engine has metadata and a log. This module is the only one that knows which; commands give
-it what they read and what they write.
+An ENVI header has its samples in another file, a Zarr store is a folder whose files all belong to it, an ONNX file may
+have its weights in others, a ``.mat`` file of version 7.3 may read others, and an engine has metadata and a log. This
+module is the only one that knows which; commands give it what they read and what they write.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..errors import InputError
-from ..files import ENGINE_SUFFIX, is_folder
+from ..files import ENGINE_SUFFIX, is_folder, is_store
 from .backends.engine_metadata import metadata_path
 from .hdf5_sources import source_files
 
@@ -85,9 +85,13 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     ------
     InputError
         An output, or a companion of one, is an input or a companion of one; it is also written for another output; it
-        exists and does not belong to the output; or a header is replaced whose samples are not.
+        exists and does not belong to the output; it lies inside a Zarr store; or a header is replaced whose samples
+        are not.
     """
     named = list(outputs)
+    for output in named:
+        if (store := next((place for place in output.absolute().parents if is_store(place)), None)) is not None:
+            raise InputError(f"{output} lies inside the Zarr store {store}; choose another place")
     written = [(output, file) for output in named for file in written_with(output)]
     _check_distinct(named, written)
     existing = [(output, file) for output, file in written if os.path.exists(file)]

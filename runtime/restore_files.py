@@ -18,7 +18,7 @@ from ..errors import DiskFullError, KeygraphError
 from .io import output_files, spectral_preview
 from .io.cubes import Cube
 from .io.encoding import Encoding
-from .io.images import Picture, streaming
+from .io.images import Picture
 from .io.input_files import InputFile
 from .io.regions import ArrayWriter
 from .io.scratch_file import ScratchFile
@@ -219,7 +219,7 @@ def run_job(restorer: Restorer, job: RestoreJob, progress: Progress | None = Non
         notices += restored.notices
         if isinstance(result, ScratchFile):
             restored_picture = dataclasses.replace(cast(Picture, image), pixels=cast(Any, result))
-            notices += streaming.write(job.target, restored_picture, folder, job.encoding)
+            notices += output_files.write_streaming(job.target, restored_picture, folder, job.encoding)
         else:
             pixels = result.values[:, :, 0] if image.pixels.ndim == 2 and job.size[2] == 1 else result.values
             notices += output_files.write(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, KeygraphError, printable
-from ..files import check_space, is_folder, is_regular, is_writable, status
+from ..files import STORE_SUFFIX, check_space, is_folder, is_regular, is_store, is_writable, status
 from ..manifest import IMAGE_INPUT
 from .companion_files import check_outputs, written_with
 from .io import cubes, output_files, spectral_preview
@@ -342,8 +342,10 @@ def plan_job(
 
 def _targets(given: Sequence[InputFile], out: Path, spectrum: bool, into_folder: bool) -> list[Path]:
     """Return the file for each result."""
-    if not into_folder and not is_folder(out) and out.suffix:
+    if not into_folder and out.suffix and (is_store(out) or not is_folder(out)):
         return [out]
+    if is_store(out):
+        raise InputError(f"{out} is a Zarr store, and no folder for results; choose another place")
     if is_regular(out):
         raise InputError(f"{out} is a file; name a folder for several images")
     if status(out) is not None and not is_folder(out):
@@ -351,7 +353,9 @@ def _targets(given: Sequence[InputFile], out: Path, spectrum: bool, into_folder:
     targets: dict[Path, InputFile] = {}
     for image in given:
         name = Path(image.path.name)
-        if spectrum and name.suffix.lower() not in cubes.FORMATS:
+        if is_store(image.path):
+            name = name if name.suffix.lower() == STORE_SUFFIX else name.with_name(f"{name.name}{STORE_SUFFIX}")
+        elif spectrum and name.suffix.lower() not in cubes.FORMATS:
             name = name.with_suffix(".mat")
         elif name.suffix.lower() in READ_ONLY:
             name = name.with_suffix(".tif" if name.suffix.lower() in SLIDES else ".png")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 #: What users call the copies of a picture in smaller sizes.
 LEVELS = "levels of the pyramid"
@@ -66,6 +66,8 @@ class Metadata:
     measured
         True when the resolution is a measured size of what the picture shows, as of microscopes. It then changes with
         the number of pixels; the resolution for printing, of photographs, does not.
+    axes
+        Names of the axes of the source's array in their order, such as ``("c", "y", "x")``; empty for pictures.
     """
 
     icc: bytes | None = None
@@ -77,6 +79,7 @@ class Metadata:
     blocks: tuple[Block, ...] = ()
     layout: Literal["rows", "tiles", "pyramid"] = "rows"
     measured: bool = False
+    axes: tuple[str, ...] = ()
 
     def titles(self) -> list[str]:
         """Return the users' names of what there is."""
@@ -101,11 +104,9 @@ class Metadata:
         """Return a copy without the fields and blocks of these names."""
         names = {"ICC profile": "icc", "EXIF": "exif", "XMP": "xmp", "IPTC": "iptc", "resolution": "resolution"}
         names["pixel aspect ratio"] = "aspect"
-        return dataclasses.replace(
-            self,
-            blocks=tuple(block for block in self.blocks if block.title not in titles),
-            **{names[title]: None for title in titles if title in names},
-        )
+        removed: dict[str, Any] = {names[title]: None for title in titles if title in names}
+        kept = tuple(block for block in self.blocks if block.title not in titles)
+        return dataclasses.replace(self, blocks=kept, **removed)
 
     def turned(self) -> Metadata:
         """Return a copy for rows that became columns."""

@@ -25,6 +25,15 @@ def levels(reader: Reader, page: Directory, reduced: Sequence[Directory]) -> lis
 
     A pyramid's page is stored in tiles. A level has a half, a quarter, an eighth ... of its height and width, rounded
     up or down; any other copy is a preview.
+
+    Parameters
+    ----------
+    reader
+        The file.
+    page
+        The page of full size.
+    reduced
+        The copies of it.
     """
     if not is_tiled(reader, page):
         return []
