@@ -189,8 +189,8 @@ def is_folder(path: Path) -> bool:
 
 
 def is_store(path: Path) -> bool:
-    """Return whether a user's path names a Zarr store: a folder that is one image; errors are those of `status`."""
-    if not is_folder(path):
+    """Return whether a user's path names a Zarr store: a folder that is one image. What cannot be reached is none."""
+    if not os.path.isdir(path):
         return False
     return path.suffix.lower() == STORE_SUFFIX or holds_store(path)
 
