@@ -11,7 +11,7 @@ import typer
 from ..errors import InputError
 from ..files import CHECKPOINT_SUFFIXES, ENGINE_SUFFIX, is_checkpoint, is_store, read_start
 from ..manifest_summary import Description
-from ..runtime.io import cubes, images
+from ..runtime.io import cubes, images, slides
 from ..runtime.io.input_files import InputFile
 from .arguments import Json
 from .table import show
@@ -51,6 +51,8 @@ def describe(path: Path) -> Description:
         from ..runtime.io import zarr_stores
 
         return zarr_stores.describe(path)
+    if slides.is_slide(path):
+        return slides.describe(path)
     start = read_start(path, "a checkpoint, an ONNX file, an engine, a spectral cube or an image")
     suffix = path.suffix.lower()
     if suffix == ".onnx":

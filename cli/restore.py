@@ -45,7 +45,7 @@ def restore(
         typer.Argument(
             metavar="IN...",
             help="Images (PNG, JPEG, TIFF, WebP, AVIF, HEIC; FILE:N is page N), cubes (.mat, .npy, .npz, .hdr, TIFF; "
-            "FILE:VARIABLE), OME-Zarr and Zarr stores, or folders.",
+            "FILE:VARIABLE), slides, OME-Zarr and Zarr stores, or folders.",
         ),
     ],
     out: Annotated[

@@ -1,8 +1,9 @@
 """Companion files: what is read or written along with a file that is named, and the check that no output replaces them.
 
 An ENVI header has its samples in another file, a Zarr store is a folder whose files all belong to it, an ONNX file may
-have its weights in others, a ``.mat`` file of version 7.3 may read others, and an engine has metadata and a log. This
-module is the only one that knows which; commands give it what they read and what they write.
+have its weights in others, a ``.mat`` file of version 7.3 may read others, a ``.mrxs`` slide has a folder, and an
+engine has metadata and a log. This module is the only one that knows which; commands give it what they read and what
+they write.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ def read_with(path: Path) -> list[Path]:
         others = [metadata_path(path)]
     elif suffix == ".mat":
         others = source_files(path)
+    elif suffix == ".mrxs":
+        others = [path.with_suffix("")]
     return [path, *(other for other in others if os.path.exists(other))]
 
 

@@ -12,7 +12,7 @@ from ..errors import InputError, KeygraphError, printable
 from ..files import STORE_SUFFIX, check_space, is_folder, is_regular, is_store, is_writable, status
 from ..manifest import IMAGE_INPUT
 from .companion_files import check_outputs, written_with
-from .io import cubes, output_files, spectral_preview
+from .io import cubes, output_files, slides, spectral_preview
 from .io.encoding import DEFAULT, Encoding
 from .io.images import READ_ONLY, SLIDES
 from .io.input_files import InputFile, InputHeader, read_headers
@@ -357,8 +357,10 @@ def _targets(given: Sequence[InputFile], out: Path, spectrum: bool, into_folder:
             name = name if name.suffix.lower() == STORE_SUFFIX else name.with_name(f"{name.name}{STORE_SUFFIX}")
         elif spectrum and name.suffix.lower() not in cubes.FORMATS:
             name = name.with_suffix(".mat")
+        elif name.suffix.lower() in (*SLIDES, *slides.FORMATS):
+            name = name.with_suffix(".tif")
         elif name.suffix.lower() in READ_ONLY:
-            name = name.with_suffix(".tif" if name.suffix.lower() in SLIDES else ".png")
+            name = name.with_suffix(".png")
         other = targets.setdefault(out / name, image)
         if other is not image:
             raise InputError(

@@ -16,7 +16,7 @@ from ...errors import InputError
 from ...files import STORE_SUFFIX, is_folder, is_regular, is_store, status
 from ...manifest import IMAGE_INPUT
 from ..companion_files import read_with
-from . import cubes, images, zarr_stores
+from . import cubes, images, slides, zarr_stores
 from .cubes import Cube
 from .images import Picture, streaming
 
@@ -24,7 +24,7 @@ from .images import Picture, streaming
 BANDS = "bands"
 
 #: Suffixes of files that can be read.
-SUFFIXES = tuple(dict.fromkeys((*images.FORMATS, *images.READ_ONLY, *cubes.FORMATS, STORE_SUFFIX)))
+SUFFIXES = tuple(dict.fromkeys((*images.FORMATS, *images.READ_ONLY, *slides.FORMATS, *cubes.FORMATS, STORE_SUFFIX)))
 
 #: Bits of a picture's samples -> their type.
 _PICTURE_TYPES = {8: np.uint8, 16: np.uint16, 32: np.float32, 64: np.float64}
@@ -129,7 +129,7 @@ class InputHeader:
         return _decoded(self.file, self.is_cube, self.expected_channels)
 
     def read_streaming(self, folder: Path, files: contextlib.ExitStack) -> Picture:
-        """Decode a picture into scratch files; see `streaming.read` and `zarr_stores.read_streaming`.
+        """Decode a picture into scratch files; errors are those of the function `read`, or the disk is full.
 
         Parameters
         ----------
@@ -140,6 +140,8 @@ class InputHeader:
         """
         if is_store(self.file.path):
             return zarr_stores.read_streaming(self.file.path, folder, files, self.expected_channels)
+        if slides.is_slide(self.file.path):
+            return slides.read_streaming(self.file.path, folder, files)
         return streaming.read(self.file.path, folder, files, self.expected_channels, _page(self.file))
 
 
@@ -184,6 +186,9 @@ def read_header(file: InputFile, channels: int) -> InputHeader:
     if is_store(file.path):
         height, width, count, dtype = zarr_stores.read_header(file.path, channels)
         return InputHeader(file, height, width, count, False, channels, dtype)
+    if slides.is_slide(file.path):
+        height, width, count, dtype = slides.read_header(file.path)
+        return InputHeader(file, height, width, count, False, channels, dtype)
     if _is_cube(file, channels):
         cube = cubes.read_header(file.path, None if file.bands else file.variable, channels)
         return InputHeader(file, cube.height, cube.width, cube.bands, True, channels, cube.dtype)
@@ -218,6 +223,8 @@ def _is_cube(file: InputFile, channels: int) -> bool:
 def _decoded(file: InputFile, is_cube: bool, channels: int) -> Picture | Cube:
     if is_store(file.path):
         return zarr_stores.read(file.path, channels)
+    if slides.is_slide(file.path):
+        return slides.read(file.path)
     if is_cube:
         return cubes.read(file.path, None if file.bands else file.variable, channels)
     return images.read(file.path, channels, _page(file))
@@ -301,7 +308,7 @@ def read_folder(folder: Path, exclude: Collection[Path] = ()) -> Folder:
     folders = [path for path in entries if path not in hidden and is_inner[path] and path not in stores]
     files = [path for path in entries if path not in hidden and path not in folders]
     taken: list[Path] = []
-    for suffixes in ((*images.FORMATS, *images.READ_ONLY), cubes.FORMATS):
+    for suffixes in ((*images.FORMATS, *images.READ_ONLY, *slides.FORMATS), cubes.FORMATS):
         taken = taken or [path for path in files if path.suffix.lower() in suffixes or path in stores]
     companions = {other for path in taken for other in read_with(path)}
     others = Counter(path.suffix.lower() or "without a suffix" for path in files if path not in companions)

@@ -96,7 +96,9 @@ def describe(path: Path) -> Description:
     with _opened(path) as slide:
         width, height = slide.dimensions
         resolution = _resolution(slide)
-        size = None if resolution is None else f"{1000 / resolution[0]:g} um along x, {1000 / resolution[1]:g} um along y"
+        size = (
+            None if resolution is None else f"{1000 / resolution[0]:g} um along x, {1000 / resolution[1]:g} um along y"
+        )
         return {
             "kind": "image",
             "file": str(path),
