@@ -15,6 +15,7 @@ from .companion_files import check_outputs, written_with
 from .io import cubes, output_files, spectral_preview
 from .io.images import READ_ONLY
 from .io.input_files import InputFile, InputHeader, read_headers
+from .journal.space import Space, occupied, on_one_disk, space_for
 from .preprocess.normalization import is_spectrum, result_type
 from .preprocess.request import check_names, check_sizes, expected_channels, result_size
 from .restore_options import RestoreOptions
@@ -43,6 +44,11 @@ class RestoreJob:
         True when the result is written as a spectral cube, False for a picture.
     result_bytes
         Estimate of the size of the result's file.
+    tiled
+        True for one picture that is restored in tiles into another, so that it need never be in memory as a whole.
+    space
+        Disk space for a picture and its result that are kept in files meanwhile, so that a run that was stopped can go
+        on; None where they are in memory.
     """
 
     image: InputHeader
@@ -53,6 +59,8 @@ class RestoreJob:
     size: tuple[int, int, int]
     as_cube: bool
     result_bytes: int
+    tiled: bool
+    space: Space | None
 
     @property
     def targets(self) -> list[Path]:
@@ -261,8 +269,15 @@ def check_places(jobs: Sequence[RestoreJob], read: Iterable[Path]) -> None:
     replaced = sum(file.stat().st_size for job in jobs for file in written_with(job.target) if os.path.exists(file))
     sizes = [job.result_bytes for job in jobs]
     results = "the result needs" if len(jobs) == 1 else f"the {len(jobs)} results need"
-    # A result is complete before it replaces an earlier one.
-    check_space(jobs[0].target.parent, max(max(sizes), sum(sizes) - replaced), results)
+    # A result is complete before it replaces an earlier one. One at a time is worked on.
+    needed = max(max(sizes), sum(sizes) - replaced)
+    needed += max((job.space.beside - occupied(job.target) for job in jobs if job.space is not None), default=0)
+    folder, scratch_folder = jobs[0].target.parent, jobs[0].options.scratch_folder
+    scratch = max((job.space.scratch for job in jobs if job.space is not None), default=0)
+    if scratch and not on_one_disk(folder, scratch_folder):
+        check_space(scratch_folder, scratch, "images in work need")
+        scratch = 0
+    check_space(folder, needed + scratch, results)
 
 
 def plan_job(
@@ -306,13 +321,14 @@ def plan_job(
     except InputError as error:
         raise InputError(f"{image}: {error}") from None
     try:
-        restorer.choose_tiles(height, width, options)
+        choice = restorer.choose_tiles(height, width, options)
     except InputError as error:
         raise OptionError(str(error)) from None
     size = (height * manifest.scale, width * manifest.scale, channels.channels)
     as_cube = output_files.holds_cube(target, spectrum)
     header = headers.pop(IMAGE_INPUT)
     dtype = result_type(manifest, header.dtype)
+    tiled = len(choice.plan.tiles) > 1 and not (headers or preview is not None or header.is_cube or as_cube)
     return RestoreJob(
         image=header,
         inputs=headers,
@@ -322,6 +338,8 @@ def plan_job(
         size=size,
         as_cube=as_cube,
         result_bytes=output_files.estimated_bytes(target, size, dtype, as_cube),
+        tiled=tiled,
+        space=space_for(choice.plan, manifest.scale, header.size, header.dtype, size, dtype) if tiled else None,
     )
 
 
