@@ -240,10 +240,12 @@ def _restore_in_memory(
     image = job.image.read()
     inputs = {name: header.read() for name, header in job.inputs.items()}
     began = time.perf_counter()
-    with _named(job):
+    try:
         request = make_request(manifest, image.pixels, {name: one.pixels for name, one in inputs.items()})
         result = np.empty(job.size, request.dtype)
         restored = restorer.restore_request(request, ArrayWriter(result), job.options, progress)
+    except KeygraphError as error:
+        raise type(error)(f"{job.image.file}: {error}") from error
     seconds = time.perf_counter() - began
     notices = [*image.notices, *(f"{name}: {line}" for name, one in inputs.items() for line in one.notices)]
     notices += restored.notices
@@ -266,13 +268,15 @@ def _restore_in_files(
         kept = files.enter_context(_kept_work(restorer, job, notice)) if keep else None
         image = job.image.read_streaming(folder, files)
         began = time.perf_counter()
-        with _named(job):
+        try:
             request = make_request(restorer.manifest, cast(Any, image.pixels))
             if kept is None:
                 result = files.enter_context(contextlib.closing(ScratchFile(folder, *job.size, request.dtype)))
             else:
                 result = kept.result
             restored = restorer.restore_request(request, kept or result, job.options, progress, kept)
+        except KeygraphError as error:
+            raise type(error)(f"{job.image.file}: {error}") from error
         seconds = time.perf_counter() - began
         picture = streaming.with_pixels(image, result, folder, files)
         notices = [*image.notices, *restored.notices, *picture.notices[len(image.notices) :]]
@@ -310,12 +314,3 @@ def _kept_work(restorer: Restorer, job: RestoreJob, notice: Callable[[str], None
             if kept.begun:
                 notice(f"{job.image.file}: stopped at row {kept.done} of {job.size[0]}; the same command goes on there")
             raise
-
-
-@contextlib.contextmanager
-def _named(job: RestoreJob) -> Iterator[None]:
-    """Name the image in errors."""
-    try:
-        yield
-    except KeygraphError as error:
-        raise type(error)(f"{job.image.file}: {error}") from error

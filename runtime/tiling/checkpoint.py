@@ -57,25 +57,3 @@ class Checkpoint(Protocol):
 
     def commit(self) -> None:
         """Make sure that what was written of the next row of tiles survives, and count the row as done."""
-
-
-class NoCheckpoint:
-    """Keeps nothing."""
-
-    choice: TileChoice | None = None
-
-    def start(self, choice: TileChoice) -> int:
-        """See `Checkpoint.start`."""
-        del choice
-        return 0
-
-    def load(self, tile: int) -> NDArray[np.float32] | None:
-        """See `Checkpoint.load`."""
-        del tile
-        return None
-
-    def save(self, tile: int, values: NDArray[np.float32]) -> None:
-        """See `Checkpoint.save`."""
-
-    def commit(self) -> None:
-        """See `Checkpoint.commit`."""

@@ -17,7 +17,7 @@ from ..io.regions import RegionWriter
 from ..preprocess.normalization import from_model
 from ..preprocess.request import Request, TileReader
 from .blend import blend
-from .checkpoint import Checkpoint, NoCheckpoint
+from .checkpoint import Checkpoint
 from .progress import Progress
 from .tile_size import TileChoice
 
@@ -67,13 +67,13 @@ def restore_tiles(
     manifest, plan = session.manifest, choice.plan
     scale = manifest.scale
     height, width = request.height * scale, request.width * scale
-    kept = NoCheckpoint() if checkpoint is None else checkpoint
-    committed = kept.start(choice)
+    committed = 0 if checkpoint is None else checkpoint.start(choice)
     if committed == len(plan.rows.origins):
         return
     # Rows of tiles that are written already give their share of the pixels of the next one.
     first = plan.rows.first_overlapping(committed)
-    restored = _resumed_tiles(session, request, choice, k, progress, kept, first * len(plan.columns.origins))
+    begin = first * len(plan.columns.origins)
+    restored = _kept_tiles(session, request, choice, k, progress, checkpoint, begin)
     for row, (top, band) in enumerate(blend(plan, restored, scale, first), first):
         if row < committed:
             continue
@@ -81,29 +81,33 @@ def restore_tiles(
         for start in range(0, rows, _STRIP_ROWS):
             pixels = np.moveaxis(band[:, start : min(start + _STRIP_ROWS, rows), :width], 0, 2)
             writer.write(top + start, 0, from_model(pixels, manifest, request.dtype))
-        kept.commit()
+        if checkpoint is not None:
+            checkpoint.commit()
 
 
-def _resumed_tiles(
+def _kept_tiles(
     session: Session,
     request: Request,
     choice: TileChoice,
     k: int | None,
     progress: Progress | None,
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint | None,
     first: int,
 ) -> Iterator[NDArray[np.float32]]:
     """Yield float32[C, h, w] of every tile from `first` on: those that are saved, then those that are computed."""
     tile = first
-    while tile < len(choice.plan.tiles) and (saved := checkpoint.load(tile)) is not None:
-        yield saved
-        tile += 1
+    if checkpoint is not None:
+        while tile < len(choice.plan.tiles) and (saved := checkpoint.load(tile)) is not None:
+            yield saved
+            tile += 1
     if tile == len(choice.plan.tiles):
         return
     for number, restored in _restored_tiles(session, request, choice, k, progress, tile):
-        if number >= tile:
+        if number < tile:
+            continue
+        if checkpoint is not None:
             checkpoint.save(number, restored)
-            yield restored
+        yield restored
 
 
 def _restored_tiles(

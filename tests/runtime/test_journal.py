@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import os
 import random
 import re
@@ -21,8 +19,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from keygraph.cli import main
-from keygraph.errors import InputError, KeygraphError
+from keygraph.errors import InputError
 from keygraph.runtime import restore_files
 from keygraph.runtime.errors import SessionMemoryError
 from keygraph.runtime.io import images
@@ -201,9 +198,9 @@ class Job:
         self.whole = folder / "whole.tif"
         restore_file(keygraph.load(model), self.image, self.whole, **self.options)
         restorer = keygraph.load(model)
-        with stopping(restorer, 15), pytest.warns(match=r"stopped at row \d+ of 200; the same command goes on there"):
-            with pytest.raises(Stopped):
-                restore_file(restorer, self.image, self.target, **self.options)
+        told = pytest.warns(match=r"stopped at row \d+ of 200; the same command goes on there")
+        with stopping(restorer, 15), told, pytest.raises(Stopped):
+            restore_file(restorer, self.image, self.target, **self.options)
 
     def go_on(self, **changes: Any) -> int:
         """Go on with the job, compare its result, and return how many runs it took."""
@@ -408,7 +405,7 @@ def test_space_is_checked_beforehand(
     images.write(tmp_path / "in.png", Picture(noise(200, 200)))
     restorer = keygraph.load(make_model("identity"))
     monkeypatch.setattr(files, "_free_bytes", lambda _folder: 3 * 200 * 200 * 3)
-    with pytest.raises(InputError, match="the result needs about .* free; make room there"):
+    with pytest.raises(InputError, match=r"the result needs about .* free; make room there"):
         restore_file(restorer, tmp_path / "in.png", tmp_path / "out.tif", tile=32, scratch=tmp_path)
     restore_file(restorer, tmp_path / "in.png", tmp_path / "out.tif", tile="none", scratch=tmp_path)
 
