@@ -209,10 +209,12 @@ def run_job(
     """
     height, width = job.size[0] // restorer.manifest.scale, job.size[1] // restorer.manifest.scale
     exact = job.tiled and restorer.manifest.global_statistics and restorer.restores_exactly(height, width, job.options)
-    if exact or job.space is not None:
-        restored, seconds, notices = _restore_in_files(restorer, job, progress, notice, keep=not exact)
-    else:
+    keep = job.space is not None and not exact
+    if not keep:
         require_none(job.target)
+    if exact or keep:
+        restored, seconds, notices = _restore_in_files(restorer, job, progress, notice, keep=keep)
+    else:
         restored, seconds, notices = _restore_in_memory(restorer, job, progress)
     return Report(
         source=str(job.image.file),
@@ -306,11 +308,15 @@ def _kept_work(restorer: Restorer, job: RestoreJob, notice: Callable[[str], None
         "type": dtype.name,
     }
     with contextlib.closing(JobFolder(job.target, identity, job.size, dtype, manifest.scale)) as kept:
-        if kept.begun:
-            notice(f"{job.image.file}: going on at row {kept.done} of {job.size[0]}")
+        if kept.begun or kept.damaged:
+            below = ", since what was written below it is damaged" if kept.damaged else ""
+            notice(f"{job.image.file}: going on at row {kept.done} of {job.size[0]}{below}")
         try:
             yield kept
         except BaseException:
             if kept.begun:
-                notice(f"{job.image.file}: stopped at row {kept.done} of {job.size[0]}; the same command goes on there")
+                notice(
+                    f"{job.image.file}: stopped at row {kept.done} of {job.size[0]}; the same command goes on there "
+                    f"(what is done is kept in {kept.folder})"
+                )
             raise

@@ -246,7 +246,13 @@ class Restorer(WithBlock):
                     tile = plan.rows.tile, plan.columns.tile
                 break
             except (SessionMemoryError, MemoryError) as error:
-                choice, notice = _smaller_choice(manifest, height, width, choice, error)
+                less, notice = _smaller_choice(manifest, height, width, choice, error)
+                if checkpoint is not None and checkpoint.begun and less.tile != choice.tile:
+                    raise SessionMemoryError(
+                        f"{error}, and smaller tiles would lose the work that is done; free memory, then give the same "
+                        "command to go on"
+                    ) from error
+                choice = less
                 notices.append(notice)
         if exact is None:
             notices += _tile_notices(manifest, choice)

@@ -80,6 +80,15 @@ class JobFolder:
     scale
         Pixels of the result per pixel of the image.
 
+    Attributes
+    ----------
+    folder
+        The folder.
+    result
+        The samples of the result.
+    damaged
+        True when rows that an earlier run wrote are not as it wrote them; they count as not done.
+
     Raises
     ------
     InputError
@@ -109,6 +118,7 @@ class JobFolder:
             except OSError as error:
                 raise unwritable(target, error) from error
             self.result = opened.enter_context(contextlib.closing(ScratchFile(self.folder, *size, dtype, name=_RESULT)))
+            self.damaged = self._drop_damaged()
             self._opened = opened.pop_all()
 
     @property
@@ -127,16 +137,12 @@ class JobFolder:
         return self._row_end(len(self._rows) - 1) if self._rows else 0
 
     def start(self, choice: TileChoice) -> int:
-        """See `Checkpoint.start`. What an earlier run wrote is read once, and compared with its checksums."""
+        """See `Checkpoint.start`."""
         if choice != self._choice:
-            self._choice, self._rows, self._saved = choice, [], {}
+            self._take(choice)
             self._append([_CHOICE, dataclasses.asdict(choice)])
-        row = 0
-        while row < len(self._rows) and self._checksum_of(row) == self._rows[row]:
-            row += 1
-        del self._rows[row:]
         self._crc = 0
-        return row
+        return len(self._rows)
 
     def load(self, tile: int) -> NDArray[np.float32] | None:
         """See `Checkpoint.load`."""
@@ -209,7 +215,7 @@ class JobFolder:
         (_, before), *others = records
         for kind, *values in others:
             if kind == _CHOICE:
-                self._choice, self._rows, self._saved = _choice_from(*values), [], {}
+                self._take(_choice_from(*values))
             elif kind == _TILE:
                 tile, crc, shape = values
                 self._saved[tile] = crc, shape
@@ -223,6 +229,21 @@ class JobFolder:
                 f"{self._target}: a run that was stopped at row {self.done} of {self._height} had {changed}; "
                 f"{_advice(self.folder)}"
             )
+
+    def _take(self, choice: TileChoice) -> None:
+        """Set the tiles, and forget what was done with others; another batch is no other tile."""
+        if self._choice is None or dataclasses.replace(choice, batch=self._choice.batch) != self._choice:
+            self._rows, self._saved = [], {}
+        self._choice = choice
+
+    def _drop_damaged(self) -> bool:
+        """Forget rows of tiles from the first one on whose samples differ from its checksum; return whether any do."""
+        intact = 0
+        while intact < len(self._rows) and self._checksum_of(intact) == self._rows[intact]:
+            intact += 1
+        damaged = intact < len(self._rows)
+        del self._rows[intact:]
+        return damaged
 
     def _append(self, record: Any) -> None:
         try:

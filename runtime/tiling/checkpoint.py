@@ -21,13 +21,17 @@ class Checkpoint(Protocol):
     def choice(self) -> TileChoice | None:
         """The tiles of an earlier run, which must be used again for the same result; None for no such run."""
 
+    @property
+    def begun(self) -> bool:
+        """True when there is work that would be lost with other tiles."""
+
     def start(self, choice: TileChoice) -> int:
         """Begin, or go on, with one choice of tiles.
 
         Parameters
         ----------
         choice
-            The tiles. What was kept of another choice is forgotten.
+            The tiles. What was kept of other tiles is forgotten; a smaller batch is no other tile.
 
         Returns
         -------

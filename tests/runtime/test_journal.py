@@ -306,7 +306,8 @@ def test_an_interrupt_says_how_to_go_on(make_model: ModelFile, tmp_path: Path) -
     process.send_signal(signal.SIGINT)
     said = process.communicate()[1]
     assert process.returncode == 130, said
-    assert re.search(r"^note: in.png: stopped at row \d+ of 330; the same command goes on there$", said, re.MULTILINE)
+    kept = r"the same command goes on there \(what is done is kept in \.keygraph-\w+\.partial\)"
+    assert re.search(rf"^note: in.png: stopped at row \d+ of 330; {kept}$", said, re.MULTILINE)
 
 
 def test_a_job_without_work_leaves_nothing(make_model: ModelFile, tmp_path: Path, keep_all: None) -> None:
@@ -325,36 +326,66 @@ def test_small_pictures_are_not_kept(make_model: ModelFile, tmp_path: Path) -> N
     assert sorted(os.listdir(tmp_path)) == ["identity.onnx", "in.png"]
 
 
-def test_smaller_tiles_after_a_lack_of_memory_begin_anew(make_model: ModelFile, tmp_path: Path, keep_all: None) -> None:
-    """The tiles of the first attempt are forgotten, and a later run takes the smaller ones at once."""
+class Limited:
+    """A session that runs out of memory: for images above a size, from a run on; and is stopped after some runs."""
+
+    def __init__(self, restorer: Restorer, largest: int, fails: int = 0, stops: int = 10_000) -> None:
+        self.session, self.shapes = restorer.session, list[tuple[int, ...]]()
+        self.largest, self.fails, self.stops = largest, fails, stops
+        restorer.session = self  # type: ignore[assignment]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.session, name)
+
+    def run(self, images: Any, *rest: Any) -> Any:
+        if len(self.shapes) >= self.stops:
+            raise Stopped
+        if len(self.shapes) >= self.fails and images.size > self.largest:
+            raise SessionMemoryError("no memory")
+        self.shapes.append((images.shape[0], images.shape[2]))
+        return self.session.run(images, *rest)
+
+
+def test_smaller_tiles_for_lack_of_memory_are_taken_again(
+    make_model: ModelFile, tmp_path: Path, keep_all: None
+) -> None:
     images.write(tmp_path / "in.png", Picture(noise(600, 600)))
     restorer = keygraph.load(make_model("blur"))
-    session, shapes = restorer.session, list[tuple[int, ...]]()
-
-    class Small:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(session, name)
-
-        def run(self, images: Any, *rest: Any) -> Any:
-            shapes.append(images.shape[2:])
-            if images.shape[2] > 128 and len(shapes) > 2:
-                raise SessionMemoryError("out of memory")
-            if len(shapes) == 12:
-                raise Stopped
-            return session.run(images, *rest)
-
-    restorer.session = Small()  # type: ignore[assignment]
     target = tmp_path / "out.png"
+    first = Limited(restorer, largest=3 * 128 * 128, stops=5)
     with pytest.raises(Stopped), pytest.warns(match="stopped at row"):
         restore_file(restorer, tmp_path / "in.png", target)
-    assert (shapes[2], shapes[-1]) == ((256, 256), (128, 128))
-    shapes[:] = [(0,)] * 20
+    assert set(first.shapes) == {(1, 128)}
+    restorer = keygraph.load(make_model("blur"))
+    second = Limited(restorer, largest=10**9)
     with pytest.warns(match="going on at row"):
         report = restore_file(restorer, tmp_path / "in.png", target)
-    assert set(shapes[20:]) == {(128, 128)}
-    restorer.session = session
+    assert set(second.shapes) == {(1, 128)}
+    assert len(second.shapes) == report.tiles - 5
     restore_file(restorer, tmp_path / "in.png", tmp_path / "b.png", tile=128, overlap=report.overlap)
     assert target.read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_work_is_not_lost_for_lack_of_memory(make_model: ModelFile, tmp_path: Path, keep_all: None) -> None:
+    """A smaller batch goes on; smaller tiles would begin anew, so they are an error."""
+    images.write(tmp_path / "in.png", Picture(noise(1000, 400)))
+    restorer = keygraph.load(make_model("blur"))
+    Limited(restorer, largest=1, fails=4)
+    with pytest.raises(SessionMemoryError, match="smaller tiles would lose the work"), pytest.warns(match="stopped"):
+        restore_file(restorer, tmp_path / "in.png", tmp_path / "out.png")
+    restorer = keygraph.load(make_model("blur"))
+    limited = Limited(restorer, largest=3 * 256 * 256)
+    with pytest.warns(match="going on at row"):
+        report = restore_file(restorer, tmp_path / "in.png", tmp_path / "out.png")
+    assert len(limited.shapes) == report.tiles - 4
+    assert not report.notices
+    limited = Limited(restorer, largest=3 * 32 * 32, fails=5)
+    report = restore_file(restorer, tmp_path / "in.png", tmp_path / "batches.png", tile=32, overlap=8, batch=3)
+    assert {batch for batch, _ in limited.shapes} == {3, 1}
+    assert report.notices == ("no memory with 3 tiles of 32 x 32 together: went on with 1",)
+    assert sum(batch for batch, _ in limited.shapes) == report.tiles
+    restore_file(restorer, tmp_path / "in.png", tmp_path / "single.png", tile=32, overlap=8, batch=1)
+    assert (tmp_path / "batches.png").read_bytes() == (tmp_path / "single.png").read_bytes()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
