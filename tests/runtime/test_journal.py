@@ -19,8 +19,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from keygraph.cli import main
 from keygraph.errors import InputError
 from keygraph.runtime import restore_files
+from keygraph.runtime.backends.onnxruntime import OnnxRuntimeSession
 from keygraph.runtime.errors import SessionMemoryError
 from keygraph.runtime.io import images
 from keygraph.runtime.io.images import Picture
@@ -439,6 +441,49 @@ def test_space_is_checked_beforehand(
     with pytest.raises(InputError, match=r"the result needs about .* free; make room there"):
         restore_file(restorer, tmp_path / "in.png", tmp_path / "out.tif", tile=32, scratch=tmp_path)
     restore_file(restorer, tmp_path / "in.png", tmp_path / "out.tif", tile="none", scratch=tmp_path)
+
+
+def test_the_how_to(
+    make_model: ModelFile,
+    tmp_path: Path,
+    keep_all: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """docs/how-to/large-images.md: its commands, the one that is stopped and goes on included."""
+    page = (Path(keygraph.__file__).parent / "docs" / "how-to" / "large-images.md").read_text(encoding="utf-8")
+    plain, shown = (
+        [line.split()[1:] for line in re.findall(rf"^    {prompt}(keygraph .*)$", page, flags=re.MULTILINE)]
+        for prompt in ("", r"\$ ")
+    )
+    assert (len(plain), len(shown)) == (2, 2)
+    monkeypatch.chdir(tmp_path)
+    make_model("blur", tmp_path / "kgt.onnx")
+    images.write("large.tif", Picture(noise(600, 600)))
+    (tmp_path / "fast").mkdir()
+    results = []
+    for command in plain:
+        assert main(command) == 0
+        results.append(Path("restored.tif").read_bytes())
+    assert results[0] == results[1]
+    Path("restored.tif").unlink()
+    runs = OnnxRuntimeSession.run
+    left = iter(range(5))
+
+    def interrupted(self: OnnxRuntimeSession, *arguments: Any) -> Any:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return runs(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OnnxRuntimeSession, "run", interrupted)
+        assert main(shown[0]) == 130
+    assert not Path("restored.tif").exists()
+    assert main(shown[1]) == 0
+    assert Path("restored.tif").read_bytes() == results[0]
+    said = capsys.readouterr().err
+    for line in re.findall(r"^    (note: .*?)(?: \(.*)?$", page, flags=re.MULTILINE):
+        assert re.search(re.sub(r"\d+", r"\\d+", line), said), line
 
 
 def test_records_survive_up_to_the_first_damaged_one(tmp_path: Path) -> None:
