@@ -90,7 +90,7 @@ def stopping(restorer: Restorer, runs: int, error: type[BaseException] = Stopped
             done.append(len(images))
             return session.run(images, *rest)
 
-    restorer.session = Stopping()  # type: ignore[assignment]
+    restorer.session = Stopping()
     try:
         yield done
     finally:
@@ -115,8 +115,8 @@ def test_a_job_killed_at_random_moments_ends_as_an_uninterrupted_one(
 ) -> None:
     model = make_model(kind, scale=scale)
     images.write(tmp_path / "in.png", Picture(noise(330, 270), noise(330, 270, 1)[:, :, 0]))
-    keygraph_options = {"tile": 32, "overlap": 8, "batch": int(batch)}
-    restore_file(keygraph.load(model), tmp_path / "in.png", tmp_path / f"whole{suffix}", **keygraph_options)
+    whole = tmp_path / f"whole{suffix}"
+    restore_file(keygraph.load(model), tmp_path / "in.png", whole, tile=32, overlap=8, batch=int(batch))
     arguments = ["in.png", "--model", str(model), "--tile", "32", "--overlap", "8", "--batch", batch]
     target = tmp_path / f"out{suffix}"
     moment, said = random.Random(0), ""
@@ -135,7 +135,7 @@ def test_a_job_killed_at_random_moments_ends_as_an_uninterrupted_one(
             break
     assert (process.returncode, kills > 1) == (0, True), said
     assert "note: in.png: going on at row " in said
-    assert target.read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
+    assert target.read_bytes() == whole.read_bytes()
     assert not folder_of(target).exists()
     repeated = (tmp_path / "runs").stat().st_size - tiles
     assert 0 <= repeated <= int(batch) * kills
@@ -334,7 +334,7 @@ class Limited:
     def __init__(self, restorer: Restorer, largest: int, fails: int = 0, stops: int = 10_000) -> None:
         self.session, self.shapes = restorer.session, list[tuple[int, ...]]()
         self.largest, self.fails, self.stops = largest, fails, stops
-        restorer.session = self  # type: ignore[assignment]
+        restorer.session = self
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.session, name)
