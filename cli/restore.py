@@ -146,7 +146,8 @@ def restore(
             _print_json(failure)
     stop = fail_fast or (len(images) == 1 and not into_folder)
     try:
-        for result in run_jobs(restorer, plan.jobs, partial(progress_bar, quiet=quiet), fail_fast=stop):
+        bar = partial(progress_bar, quiet=quiet)
+        for result in run_jobs(restorer, plan.jobs, bar, fail_fast=stop, notice=notice):
             if isinstance(result, FailedImage):
                 failed.append(result)
             if as_json:

@@ -8,6 +8,7 @@ they write.
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 import re
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..files import ENGINE_SUFFIX, is_folder, is_store
-from .backends.engine_metadata import metadata_path
+from .backends.engine_metadata import file_sha256, metadata_path
 from .hdf5_sources import source_files
 
 # Names of companions may be too long for the file system: then `Path.exists` raises, and `os.path.exists` does not.
@@ -70,6 +71,22 @@ def written_with(path: Path) -> list[Path]:
     if suffix == ENGINE_SUFFIX:
         return [path, metadata_path(path), log_path(path)]
     return [path]
+
+
+def content_digest(path: Path) -> str:
+    """Return a digest of everything that is read when `path` is opened.
+
+    For one file it is its SHA-256, whatever its name is; a Zarr store counts with the files in it.
+    """
+    files = [found for one in read_with(path) for found in (sorted(one.rglob("*")) if one.is_dir() else [one])]
+    if files == [path]:
+        return file_sha256(path)
+    whole = hashlib.sha256()
+    for file in files:
+        if file.is_file():
+            name = file.relative_to(path) if path in file.parents else file.name
+            whole.update(f"{name}\0{file_sha256(file)}\0".encode(errors="surrogateescape"))
+    return whole.hexdigest()
 
 
 def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,17 +14,23 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ..errors import DiskFullError, KeygraphError
+from ..version import version
+from .backends.base import resolve_k
+from .companion_files import content_digest
 from .io import output_files, spectral_preview
 from .io.cubes import Cube
 from .io.encoding import Encoding
-from .io.images import Picture
+from .io.images import streaming
 from .io.input_files import InputFile
 from .io.regions import ArrayWriter
 from .io.scratch_file import ScratchFile
+from .journal.job_folder import JobFolder, require_none
+from .notices import warn
+from .preprocess.normalization import result_type
 from .preprocess.request import make_request
 from .restore_job import FailedImage, RestoreJob, check_places, plan_job
 from .restore_options import RestoreKeywords, RestoreOptions
-from .restorer import Restorer
+from .restorer import Restored, Restorer
 from .tiling.progress import Progress
 
 if TYPE_CHECKING:
@@ -136,6 +141,7 @@ def run_jobs(
     progress: Callable[[str], AbstractContextManager[Progress | None]] = lambda _name: nullcontext(),
     *,
     fail_fast: bool = False,
+    notice: Callable[[str], None] = warn,
 ) -> Iterator[Report | FailedImage]:
     """Restore several image files, each when the caller asks for it; one that fails does not stop the others.
 
@@ -151,6 +157,8 @@ def run_jobs(
         Called with the name of each image; gives the context, in which the image is restored, of its `progress`.
     fail_fast
         Raise the error of the first image that fails.
+    notice
+        As for `run_job`.
 
     Yields
     ------
@@ -169,7 +177,7 @@ def run_jobs(
             continue
         try:
             with progress(job.image.file.path.name) as of_job:
-                report = run_job(restorer, job, of_job)
+                report = run_job(restorer, job, of_job, notice)
         except Exception as error:
             if fail_fast:
                 raise
@@ -179,7 +187,12 @@ def run_jobs(
             yield report
 
 
-def run_job(restorer: Restorer, job: RestoreJob, progress: Progress | None = None) -> Report:
+def run_job(
+    restorer: Restorer,
+    job: RestoreJob,
+    progress: Progress | None = None,
+    notice: Callable[[str], None] = warn,
+) -> Report:
     """Restore one image file.
 
     Parameters
@@ -190,48 +203,25 @@ def run_job(restorer: Restorer, job: RestoreJob, progress: Progress | None = Non
         What is read and written, and how.
     progress
         Called with (tiles done, tiles in all).
+    notice
+        Called with a line when an earlier run of the job goes on, and when this one is stopped and can go on.
 
     Raises
     ------
     InputError
-        A file cannot be decoded or written.
+        A file cannot be decoded or written, or an earlier run of the job was of another image, model or option.
     KeygraphError
         The model failed.
     """
-    streamed = _can_stream(restorer, job)
-    manifest, folder = restorer.manifest, job.options.scratch_folder
-    with contextlib.ExitStack() as files:
-        image = job.image.read_streaming(folder, files) if streamed else job.image.read()
-        inputs = {name: header.read() for name, header in job.inputs.items()}
-        began = time.perf_counter()
-        try:
-            request = make_request(manifest, image.pixels, {name: one.pixels for name, one in inputs.items()})
-            result: ArrayWriter | ScratchFile
-            if streamed:
-                result = files.enter_context(contextlib.closing(ScratchFile(folder, *job.size, request.dtype)))
-            else:
-                result = ArrayWriter(np.empty(job.size, request.dtype))
-            restored = restorer.restore_request(request, result, job.options, progress)
-        except KeygraphError as error:
-            raise type(error)(f"{job.image.file}: {error}") from error
-        seconds = time.perf_counter() - began
-        notices = [*image.notices, *(f"{name}: {line}" for name, one in inputs.items() for line in one.notices)]
-        notices += restored.notices
-        if isinstance(result, ScratchFile):
-            restored_picture = dataclasses.replace(cast(Picture, image), pixels=cast(Any, result))
-            notices += output_files.write_streaming(job.target, restored_picture, folder, job.encoding)
-        else:
-            pixels = result.values[:, :, 0] if image.pixels.ndim == 2 and job.size[2] == 1 else result.values
-            notices += output_files.write(
-                job.target,
-                pixels,
-                image,
-                as_cube=job.as_cube,
-                wavelengths=manifest.wavelengths,
-                encoding=job.encoding,
-            )
-            if job.preview is not None:
-                notices += spectral_preview.write(job.preview, Cube(pixels, manifest.wavelengths))
+    height, width = job.size[0] // restorer.manifest.scale, job.size[1] // restorer.manifest.scale
+    exact = job.tiled and restorer.manifest.global_statistics and restorer.restores_exactly(height, width, job.options)
+    keep = job.space is not None and not exact
+    if not keep:
+        require_none(job.target)
+    if exact or keep:
+        restored, seconds, notices = _restore_in_files(restorer, job, progress, notice, keep=keep)
+    else:
+        restored, seconds, notices = _restore_in_memory(restorer, job, progress)
     return Report(
         source=str(job.image.file),
         target=str(job.target),
@@ -250,9 +240,96 @@ def run_job(restorer: Restorer, job: RestoreJob, progress: Progress | None = Non
     )
 
 
-def _can_stream(restorer: Restorer, job: RestoreJob) -> bool:
-    """Return whether the image need never be in memory as a whole: one picture, restored exactly in tiles."""
-    if job.inputs or job.preview is not None or job.image.is_cube or job.as_cube or restorer.manifest.scale != 1:
-        return False
-    height, width, channels = job.size
-    return job.image.channels == channels and restorer.restores_exactly(height, width, job.options)
+def _restore_in_memory(
+    restorer: Restorer, job: RestoreJob, progress: Progress | None
+) -> tuple[Restored, float, list[str]]:
+    """Restore an image that is decoded into memory; return how, the seconds that it took, and notices."""
+    manifest = restorer.manifest
+    image = job.image.read()
+    inputs = {name: header.read() for name, header in job.inputs.items()}
+    began = time.perf_counter()
+    try:
+        request = make_request(manifest, image.pixels, {name: one.pixels for name, one in inputs.items()})
+        result = np.empty(job.size, request.dtype)
+        restored = restorer.restore_request(request, ArrayWriter(result), job.options, progress)
+    except KeygraphError as error:
+        raise type(error)(f"{job.image.file}: {error}") from error
+    seconds = time.perf_counter() - began
+    notices = [*image.notices, *(f"{name}: {line}" for name, one in inputs.items() for line in one.notices)]
+    notices += restored.notices
+    pixels = result[:, :, 0] if image.pixels.ndim == 2 and job.size[2] == 1 else result
+    notices += output_files.write(
+        job.target,
+        pixels,
+        image,
+        as_cube=job.as_cube,
+        wavelengths=manifest.wavelengths,
+        encoding=job.encoding,
+    )
+    if job.preview is not None:
+        notices += spectral_preview.write(job.preview, Cube(pixels, manifest.wavelengths))
+    return restored, seconds, notices
+
+
+def _restore_in_files(
+    restorer: Restorer, job: RestoreJob, progress: Progress | None, notice: Callable[[str], None], *, keep: bool
+) -> tuple[Restored, float, list[str]]:
+    """Restore a picture that is decoded into a file, and whose result is one; see `_restore_in_memory`.
+
+    With `keep`, what is done survives when this process is stopped, and is not done again.
+    """
+    folder = job.options.scratch_folder
+    with contextlib.ExitStack() as files:
+        kept = files.enter_context(_kept_work(restorer, job, notice)) if keep else None
+        image = job.image.read_streaming(folder, files)
+        began = time.perf_counter()
+        try:
+            request = make_request(restorer.manifest, cast(Any, image.pixels))
+            if kept is None:
+                result = files.enter_context(contextlib.closing(ScratchFile(folder, *job.size, request.dtype)))
+            else:
+                result = kept.result
+            restored = restorer.restore_request(request, kept or result, job.options, progress, kept)
+        except KeygraphError as error:
+            raise type(error)(f"{job.image.file}: {error}") from error
+        seconds = time.perf_counter() - began
+        picture = streaming.with_pixels(image, result, folder, files)
+        notices = [*image.notices, *restored.notices, *picture.notices[len(image.notices) :]]
+        notices += output_files.write_streaming(job.target, picture, folder, job.encoding)
+        if kept is not None:
+            kept.remove()
+    return restored, seconds, notices
+
+
+@contextlib.contextmanager
+def _kept_work(restorer: Restorer, job: RestoreJob, notice: Callable[[str], None]) -> Iterator[JobFolder]:
+    """Open the folder with the work done for a job, and say where it goes on and where it stopped."""
+    manifest, options = restorer.manifest, job.options
+    dtype = result_type(manifest, job.image.dtype)
+    identity = {
+        "image": content_digest(job.image.file.path),
+        "page": job.image.file.page,
+        "model": restorer.fingerprint,
+        "k": resolve_k(manifest, options.k),
+        "tile": options.tile,
+        "overlap": options.overlap,
+        "batch": options.batch,
+        "global statistics": options.global_statistics,
+        "engine": restorer.description,
+        "version of keygraph": version(),
+        "size": job.size,
+        "type": dtype.name,
+    }
+    with contextlib.closing(JobFolder(job.target, identity, job.size, dtype, manifest.scale)) as kept:
+        if kept.begun or kept.damaged:
+            below = ", since what was written below it is damaged" if kept.damaged else ""
+            notice(f"{job.image.file}: going on at row {kept.done} of {job.size[0]}{below}")
+        try:
+            yield kept
+        except BaseException:
+            if kept.begun:
+                notice(
+                    f"{job.image.file}: stopped at row {kept.done} of {job.size[0]}; the same command goes on there "
+                    f"(what is done is kept in {kept.folder})"
+                )
+            raise

@@ -16,6 +16,7 @@ from .io import cubes, output_files, slides, spectral_preview
 from .io.encoding import DEFAULT, Encoding
 from .io.images import READ_ONLY, SLIDES
 from .io.input_files import InputFile, InputHeader, read_headers
+from .journal.space import Space, occupied, on_one_disk, space_for
 from .preprocess.normalization import is_spectrum, result_type
 from .preprocess.request import check_names, check_sizes, expected_channels, result_size
 from .restore_options import RestoreOptions
@@ -46,6 +47,11 @@ class RestoreJob:
         True when the result is written as a spectral cube, False for a picture.
     result_bytes
         Estimate of the size of the result's file.
+    tiled
+        True for one picture that is restored in tiles into another, so that it need never be in memory as a whole.
+    space
+        Disk space for a picture and its result that are kept in files meanwhile, so that a run that was stopped can go
+        on; None where they are in memory.
     """
 
     image: InputHeader
@@ -57,6 +63,8 @@ class RestoreJob:
     size: tuple[int, int, int]
     as_cube: bool
     result_bytes: int
+    tiled: bool
+    space: Space | None
 
     @property
     def targets(self) -> list[Path]:
@@ -268,8 +276,15 @@ def check_places(jobs: Sequence[RestoreJob], read: Iterable[Path]) -> None:
     replaced = sum(file.stat().st_size for job in jobs for file in written_with(job.target) if os.path.exists(file))
     sizes = [job.result_bytes for job in jobs]
     results = "the result needs" if len(jobs) == 1 else f"the {len(jobs)} results need"
-    # A result is complete before it replaces an earlier one.
-    check_space(jobs[0].target.parent, max(max(sizes), sum(sizes) - replaced), results)
+    # A result is complete before it replaces an earlier one. One at a time is worked on.
+    needed = max(max(sizes), sum(sizes) - replaced)
+    needed += max((job.space.beside - occupied(job.target) for job in jobs if job.space is not None), default=0)
+    folder, scratch_folder = jobs[0].target.parent, jobs[0].options.scratch_folder
+    scratch = max((job.space.scratch for job in jobs if job.space is not None), default=0)
+    if scratch and not on_one_disk(folder, scratch_folder):
+        check_space(scratch_folder, scratch, "images in work need")
+        scratch = 0
+    check_space(folder, needed + scratch, results)
 
 
 def plan_job(
@@ -316,7 +331,7 @@ def plan_job(
     except InputError as error:
         raise InputError(f"{image}: {error}") from None
     try:
-        restorer.choose_tiles(height, width, options)
+        choice = restorer.choose_tiles(height, width, options)
     except InputError as error:
         raise OptionError(str(error)) from None
     size = (height * manifest.scale, width * manifest.scale, channels.channels)
@@ -327,6 +342,7 @@ def plan_job(
         output_files.check_encoding(target, size, dtype, as_cube, encoding)
     except InputError as error:
         raise OptionError(str(error)) from None
+    tiled = len(choice.plan.tiles) > 1 and not (headers or preview is not None or header.is_cube or as_cube)
     return RestoreJob(
         image=header,
         inputs=headers,
@@ -337,6 +353,8 @@ def plan_job(
         size=size,
         as_cube=as_cube,
         result_bytes=output_files.estimated_bytes(target, size, dtype, as_cube, encoding),
+        tiled=tiled,
+        space=space_for(choice.plan, manifest.scale, header.size, header.dtype, size, dtype) if tiled else None,
     )
 
 

@@ -24,7 +24,7 @@ from .formats import SAMPLE_TYPES, format_of, reason_of
 from .opened import Opened
 from .picture import Picture
 from .reading import converted, kept_metadata, open_file, plane_notices, vips_errors
-from .writing import fitted, save_options, with_colour_space, with_metadata
+from .writing import carried_over, fitted, save_options, with_colour_space, with_metadata
 
 #: Rows of one strip.
 _STRIP_ROWS = 64
@@ -104,6 +104,43 @@ def read(
     return Picture(
         cast(Any, pixels), cast(Any, opacity), metadata, tuple(notices), plane and opened.contents.extra_band
     )
+
+
+def with_pixels(picture: Picture, pixels: ScratchFile, folder: Path, files: contextlib.ExitStack) -> Picture:
+    """Return a copy of a picture with the pixels of its restored image, as `images.with_pixels` does.
+
+    Parameters
+    ----------
+    picture
+        What `read` returned.
+    pixels
+        The restored image.
+    folder
+        Folder for a scratch file: the alpha of a larger restored image.
+    files
+        Closes the scratch file.
+    """
+    source, alpha = cast(ScratchFile, picture.pixels), cast("ScratchFile | None", picture.alpha)
+    carried = carried_over(picture, source.shape, pixels.shape)
+    if carried.alpha is None:
+        alpha = None
+    elif alpha is not None and alpha.shape[:2] != pixels.shape[:2]:
+        alpha = _resampled(alpha, pixels.shape[0], pixels.shape[1], folder, files)
+    return dataclasses.replace(carried, pixels=cast(Any, pixels), alpha=cast(Any, alpha))
+
+
+def _resampled(plane: ScratchFile, height: int, width: int, folder: Path, files: contextlib.ExitStack) -> ScratchFile:
+    """Resample a plane (bicubic), strip by strip."""
+    image = with_colour_space(raw_tiff.image(plane), None, plane.dtype, 1)
+    larger = image.resize(width / plane.shape[1], vscale=height / plane.shape[0], kernel="cubic").cast(image.format)
+    resampled = ScratchFile(folder, height, width, 1, plane.dtype)
+    files.callback(resampled.close)
+    region = pyvips.Region.new(larger)
+    for top in range(0, height, _STRIP_ROWS):
+        rows = min(_STRIP_ROWS, height - top)
+        strip = np.frombuffer(region.fetch(0, top, width, rows), plane.dtype)
+        resampled.write(top, 0, strip.reshape(rows, width, 1))
+    return resampled
 
 
 def write(path: str | os.PathLike[str], picture: Picture, folder: Path, encoding: Encoding = DEFAULT) -> list[str]:

@@ -275,23 +275,45 @@ def with_pixels(picture: Picture, pixels: NDArray[Any]) -> Picture:
     The alpha plane is kept, or resampled (bicubic) when the restored image has another size. The ICC profile is
     kept only when the number of channels stays the same.
     """
-    alpha, metadata, notices = picture.alpha, picture.metadata, picture.notices
-    plane = "band beside the colours" if picture.alpha_is_band else "alpha"
-    if alpha is not None and pixels.ndim == 3 and pixels.shape[2] != 3:
-        alpha = None
-        notices += (f"{plane} dropped: an image of {pixels.shape[2]} channels has none",)
+    carried = carried_over(picture, _shape(picture.pixels), _shape(pixels))
+    alpha = carried.alpha
     if alpha is not None and alpha.shape != pixels.shape[:2]:
         alpha = _resampled(alpha, pixels.shape[0], pixels.shape[1])
+    return dataclasses.replace(carried, pixels=pixels, alpha=alpha)
+
+
+def carried_over(picture: Picture, before: tuple[int, int, int], after: tuple[int, int, int]) -> Picture:
+    """Return a picture with the metadata, the alpha and the notices that its restored image has.
+
+    Pixels are those of the picture, and an alpha plane has its size, also where the restored image has another one.
+
+    Parameters
+    ----------
+    picture
+        What was restored.
+    before, after
+        Height, width and channels of the picture and of the restored image.
+    """
+    alpha, metadata, notices = picture.alpha, picture.metadata, picture.notices
+    plane = "band beside the colours" if picture.alpha_is_band else "alpha"
+    if alpha is not None and after[2] != 3 and before[2] != after[2]:
+        alpha = None
+        notices += (f"{plane} dropped: an image of {after[2]} channels has none",)
+    if alpha is not None and before[:2] != after[:2]:
         notices += (f"{plane} resampled (bicubic), not restored",)
-    if pixels.shape[2:] != picture.pixels.shape[2:]:
+    if before[2] != after[2]:
         metadata, lost = metadata.for_other_channels()
         notices += lost
-    if pixels.shape[:2] != picture.pixels.shape[:2]:
+    if before[:2] != after[:2]:
         # A result may also lack a margin of the model's, which its resolution does not tell.
-        metadata = metadata.enlarged(max(1, round(pixels.shape[1] / picture.pixels.shape[1])))
-        metadata, lost = resized(metadata, pixels.shape[0], pixels.shape[1])
+        metadata = metadata.enlarged(max(1, round(after[1] / before[1])))
+        metadata, lost = resized(metadata, after[0], after[1])
         notices += lost
-    return dataclasses.replace(picture, pixels=pixels, alpha=alpha, metadata=metadata, notices=notices)
+    return dataclasses.replace(picture, alpha=alpha, metadata=metadata, notices=notices)
+
+
+def _shape(pixels: NDArray[Any]) -> tuple[int, int, int]:
+    return pixels.shape[0], pixels.shape[1], pixels.shape[2] if pixels.ndim == 3 else 1
 
 
 def _resampled(plane: NDArray[Any], height: int, width: int) -> NDArray[Any]:
