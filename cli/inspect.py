@@ -51,7 +51,7 @@ def describe(path: Path) -> Description:
         from ..runtime.io import zarr_stores
 
         return zarr_stores.describe(path)
-    if slides.is_slide(path):
+    if file.is_slide:
         return slides.describe(path)
     start = read_start(path, "a checkpoint, an ONNX file, an engine, a spectral cube or an image")
     suffix = path.suffix.lower()

@@ -69,6 +69,11 @@ class InputFile:
         return self._after_tiff == BANDS
 
     @property
+    def is_slide(self) -> bool:
+        """True for a slide that OpenSlide reads, judged by its suffix."""
+        return self.path.suffix.lower() in slides.FORMATS
+
+    @property
     def _after_tiff(self) -> str:
         return self.variable or "" if cubes.FORMATS.get(self.path.suffix.lower()) == "TIFF" else ""
 
@@ -140,7 +145,7 @@ class InputHeader:
         """
         if is_store(self.file.path):
             return zarr_stores.read_streaming(self.file.path, folder, files, self.expected_channels)
-        if slides.is_slide(self.file.path):
+        if self.file.is_slide:
             return slides.read_streaming(self.file.path, folder, files)
         return streaming.read(self.file.path, folder, files, self.expected_channels, _page(self.file))
 
@@ -186,7 +191,7 @@ def read_header(file: InputFile, channels: int) -> InputHeader:
     if is_store(file.path):
         height, width, count, dtype = zarr_stores.read_header(file.path, channels)
         return InputHeader(file, height, width, count, False, channels, dtype)
-    if slides.is_slide(file.path):
+    if file.is_slide:
         height, width, count, dtype = slides.read_header(file.path)
         return InputHeader(file, height, width, count, False, channels, dtype)
     if _is_cube(file, channels):
@@ -223,7 +228,7 @@ def _is_cube(file: InputFile, channels: int) -> bool:
 def _decoded(file: InputFile, is_cube: bool, channels: int) -> Picture | Cube:
     if is_store(file.path):
         return zarr_stores.read(file.path, channels)
-    if slides.is_slide(file.path):
+    if file.is_slide:
         return slides.read(file.path)
     if is_cube:
         return cubes.read(file.path, None if file.bands else file.variable, channels)

@@ -36,11 +36,6 @@ _SIDE = 1024
 _RGB = 3
 
 
-def is_slide(path: Path) -> bool:
-    """Return whether a file is read by OpenSlide, judged by its suffix."""
-    return path.suffix.lower() in FORMATS
-
-
 def read_header(path: Path) -> tuple[int, int, int, np.dtype[Any]]:
     """Return height, width, channels and type of a slide; errors are those of `read_streaming`."""
     with _opened(path) as slide:
