@@ -67,6 +67,24 @@ def test_a_pyramid_becomes_a_pyramid(make_model: ModelFile, tmp_path: Path, subi
     assert np.abs(half - mean).max() <= 1
 
 
+def test_a_pyramid_with_64_bit_offsets_has_its_levels_and_metadata(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiff_layout, "_LARGEST_CLASSIC", 0)
+    profile = pyvips.Image.black(1, 1).copy(interpretation="srgb").icc_export(output_profile="srgb")
+    icc = profile.get("icc-profile-data")
+    picture = Picture(PIXELS, None, images.Metadata(icc=icc, resolution=(4000.0, 4000.0)))
+    assert images.write(tmp_path / "a.tif", picture, Encoding(pyramid=True)) == []
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert file.is_bigtiff
+        above, below = file.pages[2].tags["XResolution"].value
+        assert above / below == 25400
+    assert levels(tmp_path / "a.tif") == [(700, 900), (350, 450), (175, 225)]
+    back = images.read(tmp_path / "a.tif")
+    assert (back.metadata.icc, back.metadata.layout, back.notices) == (icc, "pyramid", ())
+    assert np.array_equal(back.pixels, PIXELS)
+
+
 def test_levels_that_are_lost_are_named(make_model: ModelFile, tmp_path: Path) -> None:
     write_pyramid(tmp_path / "a.tif")
     restorer = keygraph.load(make_model("identity"))
