@@ -362,8 +362,8 @@ def _targets(given: Sequence[InputFile], out: Path, spectrum: bool, into_folder:
     """Return the file for each result."""
     if not into_folder and out.suffix and (is_store(out) or not is_folder(out)):
         return [out]
-    if is_store(out):
-        raise InputError(f"{out} is a Zarr store, and no folder for results; choose another place")
+    if is_store(out) or out.suffix.lower() == STORE_SUFFIX:
+        raise InputError(f"{out} is a Zarr store, and no folder for several results; choose another place")
     if is_regular(out):
         raise InputError(f"{out} is a file; name a folder for several images")
     if status(out) is not None and not is_folder(out):

@@ -333,7 +333,7 @@ def test_nothing_that_is_read_is_replaced(
         (source / "0", source, "would be replaced, and holds the input"),
         (source, source / "b.png", "lies inside the Zarr store"),
         (source, source / "new.zarr", "lies inside the Zarr store"),
-        (source, source / "0", "is a Zarr store, and no folder for results"),
+        (source, source / "0", "is a Zarr store, and no folder for several results"),
         (source, tmp_path / "folder.zarr", "folder.zarr exists and is no Zarr store"),
         (source, tmp_path / "file.zarr", "file.zarr exists and is no Zarr store"),
         (source, tmp_path / "no" / "b.zarr", "does not exist; create it first"),
@@ -358,6 +358,9 @@ def test_a_store_is_one_image_and_no_folder_of_images(
     said = capsys.readouterr()
     assert "1 subfolder" in said.err
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.ome.zarr", "b.png", "unnamed.zarr"]
+    assert run("restore", folder, "-o", tmp_path / "out.zarr", "--model", make_model("identity")) == 2
+    assert "out.zarr is a Zarr store, and no folder for several results" in capsys.readouterr().err
+    assert not (tmp_path / "out.zarr").exists()
     assert run("restore", folder / "unnamed", "-o", tmp_path / "c.png", "--model", make_model("identity")) == 0
     assert np.array_equal(images.read(tmp_path / "c.png").pixels, PIXELS[:, :64, :64].transpose(1, 2, 0))
 
