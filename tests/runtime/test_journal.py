@@ -276,6 +276,35 @@ def test_other_models_images_and_versions_are_refused(
     job.go_on(model=tmp_path / "moved.onnx")
 
 
+def test_a_run_that_was_killed_before_its_first_tile_binds_nobody(
+    make_model: ModelFile, tmp_path: Path, keep_all: None
+) -> None:
+    images.write(tmp_path / "in.png", Picture(noise(200, 130)))
+    model, target = make_model("blur"), tmp_path / "out.tif"
+    process = start(tmp_path, "in.png", "-o", target.name, "--model", str(model), "--tile", "32", "--batch", "100")
+    while process.poll() is None and records(target) < 1:
+        time.sleep(0.001)
+    process.kill()
+    process.communicate()
+    assert folder_of(target).exists()
+    restore_file(keygraph.load(model), tmp_path / "in.png", target, tile=64)
+    assert not folder_of(target).exists()
+
+
+def test_plain_tiles_of_networks_with_global_statistics_are_kept(
+    make_model: ModelFile, tmp_path: Path, keep_all: None
+) -> None:
+    restorer = keygraph.load(make_model("blur", global_statistics=True))
+    source, target = tmp_path / "in.png", tmp_path / "out.tif"
+    images.write(source, Picture(noise(200, 130)))
+    with stopping(restorer, 4), pytest.raises(Stopped), pytest.warns(match="stopped at row"):
+        restore_file(restorer, source, target, tile=32, batch=1, global_statistics="tile")
+    with pytest.raises(InputError, match="a run with other options"):
+        restore_file(restorer, source, target, tile=32, batch=1, global_statistics="exact")
+    with pytest.warns(match="going on at row"):
+        assert restore_file(restorer, source, target, tile=32, batch=1, global_statistics="tile").sweeps == 0
+
+
 def test_after_the_folder_is_removed_a_job_begins_anew(job: Job, make_model: ModelFile) -> None:
     import shutil
 
