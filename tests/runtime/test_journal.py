@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keygraph.cli import main
 from keygraph.errors import InputError
-from keygraph.runtime import restore_files
+from keygraph.runtime import restore_in_files
 from keygraph.runtime.backends.onnxruntime import OnnxRuntimeSession
 from keygraph.runtime.errors import SessionMemoryError
 from keygraph.runtime.io import images
@@ -270,7 +270,7 @@ def test_other_models_images_and_versions_are_refused(
     images.write(tmp_path / "b.png", Picture(255 - noise(200, 130)))
     refused(job.model, tmp_path / "b.png", "had another image; give")
     with monkeypatch.context() as patch:
-        patch.setattr(restore_files, "version", lambda: "99.0")
+        patch.setattr(restore_in_files, "version", lambda: "99.0")
         refused(job.model, job.image, r"had version of keygraph '.*' \(now '99.0'\)")
     job.model.rename(tmp_path / "moved.onnx")  # The same content under another name is the same model.
     job.go_on(model=tmp_path / "moved.onnx")
