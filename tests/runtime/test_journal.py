@@ -123,7 +123,7 @@ def test_a_job_killed_at_random_moments_ends_as_an_uninterrupted_one(
     tiles = len(Plan(cut(330, 32, 8, 8), cut(270, 32, 8, 8)).tiles)
     kills = 0
     while True:
-        process, limit = start(tmp_path, *arguments, "-o", target.name), records(target) + moment.randint(40, 70)
+        process, limit = start(tmp_path, *arguments, "-o", target.name), records(target) + moment.randint(50, 75)
         while process.poll() is None and records(target) < limit:
             time.sleep(0.001)
         if process.poll() is None:
@@ -141,7 +141,7 @@ def test_a_job_killed_at_random_moments_ends_as_an_uninterrupted_one(
     assert 0 <= repeated <= int(batch) * kills
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(
     size=st.tuples(st.integers(20, 150), st.integers(20, 150)),
     tile=st.sampled_from([16, 32, 64]),
@@ -443,7 +443,7 @@ def test_memory_does_not_grow_with_the_height(make_model: ModelFile, tmp_path: P
     import pyvips
     from keygraph.runtime.device.memory import growth
 
-    height, width = 16_000, 1024  # 16 megapixels; whole, image and result take 98 MB.
+    height, width = 6_000, 1024  # 6 megapixels; whole, image and result take 37 MB.
     waves = pyvips.Image.zone(width, height) * 100 + 128
     waves.bandjoin([waves, waves]).cast("uchar").copy(interpretation="srgb").tiffsave(str(tmp_path / "in.tif"))
     restorer = keygraph.load(make_model("identity"))
@@ -453,7 +453,7 @@ def test_memory_does_not_grow_with_the_height(make_model: ModelFile, tmp_path: P
 
     grown = growth(work)
     assert grown is not None
-    assert grown < 40e6
+    assert grown < 25e6
     small = [pyvips.Image.new_from_file(str(tmp_path / name)).hist_find() for name in ("in.tif", "out.tif")]
     assert (small[0] - small[1]).abs().max() == 0
 
