@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import DiskFullError, KeygraphError
-from ..version import version
-from .backends.base import resolve_k
-from .companion_files import content_digest
 from .io import output_files, spectral_preview
 from .io.cubes import Cube
 from .io.encoding import Encoding
-from .io.images import streaming
 from .io.input_files import InputFile
 from .io.regions import ArrayWriter
-from .io.scratch_file import ScratchFile
-from .journal.job_folder import JobFolder, require_none
 from .notices import warn
-from .preprocess.normalization import result_type
 from .preprocess.request import make_request
+from .restore_in_files import goes_through_files, restore_in_files
 from .restore_job import FailedImage, RestoreJob, check_places, plan_job
 from .restore_options import RestoreKeywords, RestoreOptions
 from .restorer import Restored, Restorer
@@ -213,13 +206,8 @@ def run_job(
     KeygraphError
         The model failed.
     """
-    height, width = job.size[0] // restorer.manifest.scale, job.size[1] // restorer.manifest.scale
-    exact = job.tiled and restorer.manifest.global_statistics and restorer.restores_exactly(height, width, job.options)
-    keep = job.space is not None and not exact
-    if not keep:
-        require_none(job.target)
-    if exact or keep:
-        restored, seconds, notices = _restore_in_files(restorer, job, progress, notice, keep=keep)
+    if goes_through_files(restorer, job):
+        restored, seconds, notices = restore_in_files(restorer, job, progress, notice)
     else:
         restored, seconds, notices = _restore_in_memory(restorer, job, progress)
     return Report(
@@ -269,67 +257,3 @@ def _restore_in_memory(
     if job.preview is not None:
         notices += spectral_preview.write(job.preview, Cube(pixels, manifest.wavelengths))
     return restored, seconds, notices
-
-
-def _restore_in_files(
-    restorer: Restorer, job: RestoreJob, progress: Progress | None, notice: Callable[[str], None], *, keep: bool
-) -> tuple[Restored, float, list[str]]:
-    """Restore a picture that is decoded into a file, and whose result is one; see `_restore_in_memory`.
-
-    With `keep`, what is done survives when this process is stopped, and is not done again.
-    """
-    folder = job.options.scratch_folder
-    with contextlib.ExitStack() as files:
-        kept = files.enter_context(_kept_work(restorer, job, notice)) if keep else None
-        image = job.image.read_streaming(folder, files)
-        began = time.perf_counter()
-        try:
-            request = make_request(restorer.manifest, cast(Any, image.pixels))
-            if kept is None:
-                result = files.enter_context(contextlib.closing(ScratchFile(folder, *job.size, request.dtype)))
-            else:
-                result = kept.result
-            restored = restorer.restore_request(request, kept or result, job.options, progress, kept)
-        except KeygraphError as error:
-            raise type(error)(f"{job.image.file}: {error}") from error
-        seconds = time.perf_counter() - began
-        picture = streaming.with_pixels(image, result, folder, files)
-        notices = [*image.notices, *restored.notices, *picture.notices[len(image.notices) :]]
-        notices += output_files.write_streaming(job.target, picture, folder, job.encoding)
-        if kept is not None:
-            kept.remove()
-    return restored, seconds, notices
-
-
-@contextlib.contextmanager
-def _kept_work(restorer: Restorer, job: RestoreJob, notice: Callable[[str], None]) -> Iterator[JobFolder]:
-    """Open the folder with the work done for a job, and say where it goes on and where it stopped."""
-    manifest, options = restorer.manifest, job.options
-    dtype = result_type(manifest, job.image.dtype)
-    identity = {
-        "image": content_digest(job.image.file.path),
-        "page": job.image.file.page,
-        "model": restorer.fingerprint,
-        "k": resolve_k(manifest, options.k),
-        "tile": options.tile,
-        "overlap": options.overlap,
-        "batch": options.batch,
-        "global statistics": options.global_statistics,
-        "engine": restorer.description,
-        "version of keygraph": version(),
-        "size": job.size,
-        "type": dtype.name,
-    }
-    with contextlib.closing(JobFolder(job.target, identity, job.size, dtype, manifest.scale)) as kept:
-        if kept.begun or kept.damaged:
-            below = ", since what was written below it is damaged" if kept.damaged else ""
-            notice(f"{job.image.file}: going on at row {kept.done} of {job.size[0]}{below}")
-        try:
-            yield kept
-        except BaseException:
-            if kept.begun:
-                notice(
-                    f"{job.image.file}: stopped at row {kept.done} of {job.size[0]}; the same command goes on there "
-                    f"(what is done is kept in {kept.folder})"
-                )
-            raise

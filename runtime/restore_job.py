@@ -16,6 +16,7 @@ from .io import cubes, output_files, slides, spectral_preview
 from .io.encoding import DEFAULT, Encoding
 from .io.images import READ_ONLY, SLIDES
 from .io.input_files import InputFile, InputHeader, read_headers
+from .journal.job_folder import require_none
 from .journal.space import Space, occupied, on_one_disk, space_for
 from .preprocess.normalization import is_spectrum, result_type
 from .preprocess.request import check_names, check_sizes, expected_channels, result_size
@@ -77,8 +78,10 @@ class RestoreJob:
         Raises
         ------
         InputError
-            They cannot.
+            They cannot, or a run with other options has left work for the result.
         """
+        if self.space is None:
+            require_none(self.target)
         if self.preview is not None:
             spectral_preview.check_target(self.preview, *self.size)
         output_files.check_target(self.target, self.size, self.as_cube)

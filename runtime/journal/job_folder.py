@@ -209,11 +209,7 @@ class JobFolder:
     def _replay(self, records: list[Any], identity: Mapping[str, Any]) -> None:
         """Take over what an earlier run recorded, if it was of the same job."""
         now = json.loads(json.dumps(identity, default=int))
-        if not records:
-            self._records.append([_JOB, now])
-            return
-        (_, before), *others = records
-        for kind, *values in others:
+        for kind, *values in records[1:]:
             if kind == _CHOICE:
                 self._take(_choice_from(*values))
             elif kind == _TILE:
@@ -222,6 +218,12 @@ class JobFolder:
             else:
                 row, crc = values
                 self._rows[row:] = [crc]
+        if not self.begun:
+            self._choice = None
+            self._records.clear()
+            self._records.append([_JOB, now])
+            return
+        before = records[0][1]
         if before != now:
             differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
             changed = " and ".join(_change(name, before.get(name), now.get(name)) for name in differing)

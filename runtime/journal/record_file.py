@@ -35,9 +35,11 @@ class RecordFile:
             self._file = path.open("a+b", buffering=0)
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 self._file.close()
                 raise
+            except OSError:
+                return  # A file system without locks.
             if os.fstat(self._file.fileno()).st_nlink:
                 return
             self._file.close()  # Its last holder has deleted it in the meantime.
@@ -55,6 +57,10 @@ class RecordFile:
             end += len(line)
         self._file.truncate(end)
         return records
+
+    def clear(self) -> None:
+        """Remove all records."""
+        self._file.truncate(0)
 
     def append(self, record: Any) -> None:
         """Append a record; it survives the end of this process, and after `sync` also that of the system."""

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keygraph.cli import main
 from keygraph.errors import InputError
-from keygraph.runtime import restore_files
+from keygraph.runtime import restore_in_files
 from keygraph.runtime.backends.onnxruntime import OnnxRuntimeSession
 from keygraph.runtime.errors import SessionMemoryError
 from keygraph.runtime.io import images
@@ -123,7 +123,7 @@ def test_a_job_killed_at_random_moments_ends_as_an_uninterrupted_one(
     tiles = len(Plan(cut(330, 32, 8, 8), cut(270, 32, 8, 8)).tiles)
     kills = 0
     while True:
-        process, limit = start(tmp_path, *arguments, "-o", target.name), records(target) + moment.randint(40, 70)
+        process, limit = start(tmp_path, *arguments, "-o", target.name), records(target) + moment.randint(50, 75)
         while process.poll() is None and records(target) < limit:
             time.sleep(0.001)
         if process.poll() is None:
@@ -141,7 +141,7 @@ def test_a_job_killed_at_random_moments_ends_as_an_uninterrupted_one(
     assert 0 <= repeated <= int(batch) * kills
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(
     size=st.tuples(st.integers(20, 150), st.integers(20, 150)),
     tile=st.sampled_from([16, 32, 64]),
@@ -270,10 +270,39 @@ def test_other_models_images_and_versions_are_refused(
     images.write(tmp_path / "b.png", Picture(255 - noise(200, 130)))
     refused(job.model, tmp_path / "b.png", "had another image; give")
     with monkeypatch.context() as patch:
-        patch.setattr(restore_files, "version", lambda: "99.0")
+        patch.setattr(restore_in_files, "version", lambda: "99.0")
         refused(job.model, job.image, r"had version of keygraph '.*' \(now '99.0'\)")
     job.model.rename(tmp_path / "moved.onnx")  # The same content under another name is the same model.
     job.go_on(model=tmp_path / "moved.onnx")
+
+
+def test_a_run_that_was_killed_before_its_first_tile_binds_nobody(
+    make_model: ModelFile, tmp_path: Path, keep_all: None
+) -> None:
+    images.write(tmp_path / "in.png", Picture(noise(200, 130)))
+    model, target = make_model("blur"), tmp_path / "out.tif"
+    process = start(tmp_path, "in.png", "-o", target.name, "--model", str(model), "--tile", "32", "--batch", "100")
+    while process.poll() is None and records(target) < 1:
+        time.sleep(0.001)
+    process.kill()
+    process.communicate()
+    assert folder_of(target).exists()
+    restore_file(keygraph.load(model), tmp_path / "in.png", target, tile=64)
+    assert not folder_of(target).exists()
+
+
+def test_plain_tiles_of_networks_with_global_statistics_are_kept(
+    make_model: ModelFile, tmp_path: Path, keep_all: None
+) -> None:
+    restorer = keygraph.load(make_model("blur", global_statistics=True))
+    source, target = tmp_path / "in.png", tmp_path / "out.tif"
+    images.write(source, Picture(noise(200, 130)))
+    with stopping(restorer, 4), pytest.raises(Stopped), pytest.warns(match="stopped at row"):
+        restore_file(restorer, source, target, tile=32, batch=1, global_statistics="tile")
+    with pytest.raises(InputError, match="a run with other options"):
+        restore_file(restorer, source, target, tile=32, batch=1, global_statistics="exact")
+    with pytest.warns(match="going on at row"):
+        assert restore_file(restorer, source, target, tile=32, batch=1, global_statistics="tile").sweeps == 0
 
 
 def test_after_the_folder_is_removed_a_job_begins_anew(job: Job, make_model: ModelFile) -> None:
@@ -414,7 +443,7 @@ def test_memory_does_not_grow_with_the_height(make_model: ModelFile, tmp_path: P
     import pyvips
     from keygraph.runtime.device.memory import growth
 
-    height, width = 16_000, 1024  # 16 megapixels; whole, image and result take 98 MB.
+    height, width = 6_000, 1024  # 6 megapixels; whole, image and result take 37 MB.
     waves = pyvips.Image.zone(width, height) * 100 + 128
     waves.bandjoin([waves, waves]).cast("uchar").copy(interpretation="srgb").tiffsave(str(tmp_path / "in.tif"))
     restorer = keygraph.load(make_model("identity"))
@@ -424,7 +453,7 @@ def test_memory_does_not_grow_with_the_height(make_model: ModelFile, tmp_path: P
 
     grown = growth(work)
     assert grown is not None
-    assert grown < 40e6
+    assert grown < 25e6
     small = [pyvips.Image.new_from_file(str(tmp_path / name)).hist_find() for name in ("in.tif", "out.tif")]
     assert (small[0] - small[1]).abs().max() == 0
 
