@@ -22,6 +22,12 @@ CHECKPOINT_INDEX = ".index.json"
 #: What an engine's name ends with.
 ENGINE_SUFFIX = ".plan"
 
+#: What the name of a Zarr store ends with, a folder that holds one image.
+STORE_SUFFIX = ".zarr"
+
+#: Files by which a folder is a Zarr store: of version 3, and of an array and a group of version 2.
+_STORE_FILES = ("zarr.json", ".zarray", ".zgroup")
+
 #: What the names of temporary files begin with.
 _TEMPORARY = ".keygraph-"
 
@@ -77,6 +83,40 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a new folder beside `path`; rename it to `path` on success, remove it on failure.
+
+    A folder that exists is replaced. Until the new one is complete it stays as it was.
+
+    Raises
+    ------
+    InputError
+        The folder cannot be written there, or the disk is full (`DiskFullError`).
+    """
+    target = Path(path).absolute()
+    temporary, earlier = temporary_path(target), temporary_path(target)
+    try:
+        temporary.mkdir()
+        yield temporary
+        if os.path.lexists(target):
+            target.rename(earlier)
+        try:
+            temporary.rename(target)
+        except OSError:
+            if os.path.lexists(earlier):
+                earlier.rename(target)
+            raise
+    except OSError as error:
+        raise unwritable(Path(path), error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if earlier.is_symlink():
+            earlier.unlink()
+        else:
+            shutil.rmtree(earlier, ignore_errors=True)
+
+
 def unwritable(target: Path, error: OSError) -> InputError:
     """Return the error that says why `target` could not be written: a `DiskFullError` where there is no space left.
 
@@ -107,6 +147,17 @@ def check_place(path: Path) -> None:
         `path` is a folder, a device or a pipe, its name is too long, or its folder does not exist or cannot be written.
     """
     _check_kind(path)
+    check_parent(path)
+
+
+def check_parent(path: Path) -> None:
+    """Check that a file or a folder can be written beside what is there.
+
+    Raises
+    ------
+    InputError
+        The folder that is to hold it does not exist or cannot be written.
+    """
     if not is_folder(path.parent):
         raise InputError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
     if not is_writable(path.parent):
@@ -135,6 +186,18 @@ def is_folder(path: Path) -> bool:
     """Return whether a user's path names a folder; errors are those of `status`."""
     found = status(path)
     return found is not None and stat.S_ISDIR(found.st_mode)
+
+
+def is_store(path: Path) -> bool:
+    """Return whether a user's path names a Zarr store: a folder that is one image. What cannot be reached is none."""
+    if not os.path.isdir(path):
+        return False
+    return path.suffix.lower() == STORE_SUFFIX or holds_store(path)
+
+
+def holds_store(folder: Path) -> bool:
+    """Return whether a folder has what makes it a Zarr store, whatever its name is."""
+    return any(os.path.exists(folder / name) for name in _STORE_FILES)
 
 
 def is_regular(path: Path) -> bool:

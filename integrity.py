@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, fields
 
 #: States of a file. Without a digest in its manifest (format 3 or older), a change cannot be noticed.
@@ -25,6 +26,11 @@ class FileDigest:
     graph: str
     weights: str
     manifest: str = ""
+
+    @property
+    def of_content(self) -> str:
+        """SHA-256 of what the file computes: of the digests of its graph and its weights."""
+        return hashlib.sha256(f"{self.graph} {self.weights}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,8 @@ Scratch = Annotated[
     typer.Option(
         "--scratch",
         metavar="FOLDER",
-        help="Folder for the features that exact tiling keeps on disk; by default the system's temporary folder.",
+        help="Folder for large pictures and features that are kept on disk meanwhile; by default the system's "
+        "temporary folder.",
         rich_help_panel=_TILING,
     ),
 ]

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..files import status
 from ..runtime.companion_files import read_with
-from ..runtime.io.input_files import InputFile, read_folder
+from ..runtime.io.input_files import InputFile, is_image_folder, read_folder
 
 
 def find_images(
@@ -38,7 +38,7 @@ def find_images(
     exclude = {Path(os.path.realpath(file)) for other in beside.values() for file in read_with(other.path)}
     for path in given:
         file = InputFile.parse(path)
-        if os.path.isdir(path):
+        if is_image_folder(path):
             folder = read_folder(path, exclude)
             found += [InputFile(image) for image in folder.images]
             if folder.notice is not None:

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError
-from ..files import CHECKPOINT_SUFFIXES, ENGINE_SUFFIX, is_checkpoint, read_start
+from ..files import CHECKPOINT_SUFFIXES, ENGINE_SUFFIX, is_checkpoint, is_store, read_start
 from ..manifest_summary import Description
-from ..runtime.io import cubes, images
+from ..runtime.io import cubes, images, slides
 from ..runtime.io.input_files import InputFile
 from .arguments import Json, K
 from .key_graph_tables import show_key_graphs
@@ -65,6 +65,12 @@ def describe(path: Path) -> Description:
     # Each describer is imported where it is called: an image needs no PyTorch.
     file = InputFile.parse(path)
     path, variable = file.path, file.variable
+    if is_store(path):
+        from ..runtime.io import zarr_stores
+
+        return zarr_stores.describe(path)
+    if file.is_slide:
+        return slides.describe(path)
     start = read_start(path, "a checkpoint, an ONNX file, an engine, a spectral cube or an image")
     suffix = path.suffix.lower()
     if suffix == ".onnx":

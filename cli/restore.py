@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,8 @@ import typer
 
 from .. import load
 from ..errors import printable
+from ..runtime.io.encoding import COMPRESSIONS, Encoding
+from ..runtime.io.input_files import is_image_folder
 from ..runtime.restore_files import Report, run_jobs
 from ..runtime.restore_job import FailedImage, plan_jobs
 from ..runtime.restore_options import RestoreOptions
@@ -44,7 +45,7 @@ def restore(
         typer.Argument(
             metavar="IN...",
             help="Images (PNG, JPEG, TIFF, WebP, AVIF, HEIC; FILE:N is page N), cubes (.mat, .npy, .npz, .hdr, TIFF; "
-            "FILE:VARIABLE), or folders.",
+            "FILE:VARIABLE), slides, OME-Zarr and Zarr stores, or folders.",
         ),
     ],
     out: Annotated[
@@ -58,6 +59,22 @@ def restore(
     preview: Annotated[
         Path | None,
         typer.Option(metavar="PICTURE", help="Draw the bands of a spectral result, and its colours, into this file."),
+    ] = None,
+    pyramid: Annotated[
+        bool,
+        typer.Option(
+            "--pyramid",
+            help="Write a TIFF as a pyramid of tiles, for viewers of large images. It is one anyway where the image "
+            "is one.",
+        ),
+    ] = False,
+    compression: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(COMPRESSIONS),
+            help="Compression of a TIFF (default deflate) or an OME-Zarr (default zstd). jpeg changes samples, the "
+            "others do not.",
+        ),
     ] = None,
     device: Device = None,
     provider: ProviderOrAuto = None,
@@ -95,6 +112,7 @@ def restore(
         global_statistics=global_statistics,
         scratch=scratch,
     )
+    encoding = Encoding(compression, pyramid)
     restorer = load(
         model,
         device=device,
@@ -105,7 +123,7 @@ def restore(
         allow_host_code=allow_host_code,
         notice=notice,
     )
-    into_folder = any(os.path.isdir(given) for given in inputs)
+    into_folder = any(is_image_folder(given) for given in inputs)
     plan = plan_jobs(
         restorer,
         images,
@@ -113,6 +131,7 @@ def restore(
         out,
         options,
         preview=preview,
+        encoding=encoding,
         into_folder=into_folder,
         fail_fast=fail_fast,
         read=[model],
@@ -127,7 +146,8 @@ def restore(
             _print_json(failure)
     stop = fail_fast or (len(images) == 1 and not into_folder)
     try:
-        for result in run_jobs(restorer, plan.jobs, partial(progress_bar, quiet=quiet), fail_fast=stop):
+        bar = partial(progress_bar, quiet=quiet)
+        for result in run_jobs(restorer, plan.jobs, bar, fail_fast=stop, notice=notice):
             if isinstance(result, FailedImage):
                 failed.append(result)
             if as_json:

@@ -20,6 +20,8 @@ EXTRAS = {
     "parity": "compare",
     "plots": "drawings of key graphs",
     "spectral": "spectral cubes and their previews",
+    "slides": "slides of microscopes other than Aperio's",
+    "zarr": "Zarr and OME-Zarr",
     "triton": "compile the operators for NVIDIA GPUs",
     "rtx": "engines for TensorRT-RTX",
     "tensorrt": "engines for TensorRT",
@@ -29,6 +31,8 @@ EXTRAS = {
 _MODULES = {
     "onnxruntime-gpu": "onnxruntime",
     "onnx-ir": "onnx_ir",
+    "openslide-bin": "openslide_bin",
+    "openslide-python": "openslide",
     "cuda-bindings": "cuda.bindings",
     "pillow": "PIL",
     "pyvips-binary": None,

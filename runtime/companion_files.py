@@ -1,12 +1,14 @@
 """Companion files: what is read or written along with a file that is named, and the check that no output replaces them.
 
-An ENVI header has its samples in another file, an ONNX file may have its weights in others, a ``.mat`` file of version
-7.3 may read others, and an engine has metadata and a log. This module is the only one that knows which; commands give
-it what they read and what they write.
+An ENVI header has its samples in another file, a Zarr store is a folder whose files all belong to it, an ONNX file may
+have its weights in others, a ``.mat`` file of version 7.3 may read others, a ``.mrxs`` slide has a folder, and an
+engine has metadata and a log. This module is the only one that knows which; commands give it what they read and what
+they write.
 """
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 import re
@@ -16,8 +18,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..errors import InputError
-from ..files import ENGINE_SUFFIX, is_folder
-from .backends.engine_metadata import metadata_path
+from ..files import ENGINE_SUFFIX, is_folder, is_store
+from .backends.engine_metadata import file_sha256, metadata_path
 from .hdf5_sources import source_files
 
 # Names of companions may be too long for the file system: then `Path.exists` raises, and `os.path.exists` does not.
@@ -54,6 +56,8 @@ def read_with(path: Path) -> list[Path]:
         others = [metadata_path(path)]
     elif suffix == ".mat":
         others = source_files(path)
+    elif suffix == ".mrxs":
+        others = [path.with_suffix("")]
     return [path, *(other for other in others if os.path.exists(other))]
 
 
@@ -67,6 +71,22 @@ def written_with(path: Path) -> list[Path]:
     if suffix == ENGINE_SUFFIX:
         return [path, metadata_path(path), log_path(path)]
     return [path]
+
+
+def content_digest(path: Path) -> str:
+    """Return a digest of everything that is read when `path` is opened.
+
+    For one file it is its SHA-256, whatever its name is; a Zarr store counts with the files in it.
+    """
+    files = [found for one in read_with(path) for found in (sorted(one.rglob("*")) if one.is_dir() else [one])]
+    if files == [path]:
+        return file_sha256(path)
+    whole = hashlib.sha256()
+    for file in files:
+        if file.is_file():
+            name = file.relative_to(path) if path in file.parents else file.name
+            whole.update(f"{name}\0{file_sha256(file)}\0".encode(errors="surrogateescape"))
+    return whole.hexdigest()
 
 
 def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
@@ -85,9 +105,13 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     ------
     InputError
         An output, or a companion of one, is an input or a companion of one; it is also written for another output; it
-        exists and does not belong to the output; or a header is replaced whose samples are not.
+        exists and does not belong to the output; it lies inside a Zarr store; or a header is replaced whose samples
+        are not.
     """
     named = list(outputs)
+    for output in named:
+        if (store := next((place for place in output.absolute().parents if is_store(place)), None)) is not None:
+            raise InputError(f"{output} lies inside the Zarr store {store}; choose another place")
     written = [(output, file) for output in named for file in written_with(output)]
     _check_distinct(named, written)
     existing = [(output, file) for output, file in written if os.path.exists(file)]

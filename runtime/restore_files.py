@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import DiskFullError, KeygraphError
 from .io import output_files, spectral_preview
 from .io.cubes import Cube
-from .io.images import Picture, streaming
+from .io.encoding import Encoding
 from .io.input_files import InputFile
 from .io.regions import ArrayWriter
-from .io.scratch_file import ScratchFile
+from .notices import warn
 from .preprocess.request import make_request
+from .restore_in_files import goes_through_files, restore_in_files
 from .restore_job import FailedImage, RestoreJob, check_places, plan_job
 from .restore_options import RestoreKeywords, RestoreOptions
-from .restorer import Restorer
+from .restorer import Restored, Restorer
 from .tiling.progress import Progress
 
 if TYPE_CHECKING:
@@ -81,6 +80,8 @@ def restore_file(
     *,
     inputs: Mapping[str, str | os.PathLike[str] | InputFile] | None = None,
     preview: str | os.PathLike[str] | None = None,
+    compression: str | None = None,
+    pyramid: bool = False,
     progress: Progress | None = None,
     **options: Unpack[RestoreKeywords],
 ) -> Report:
@@ -99,6 +100,8 @@ def restore_file(
         Files with the model's other inputs, by name; as for `Restorer.restore`.
     preview
         File for a picture of a spectrum's bands; None for none.
+    compression, pyramid
+        How the result is encoded; see `io.encoding.Encoding`.
     k, progress
         As for `Restorer.restore`.
     **options
@@ -118,6 +121,7 @@ def restore_file(
         Path(target),
         RestoreOptions(k, **options),
         None if preview is None else Path(preview),
+        Encoding(compression, pyramid),
     )
     check_places([job], [])
     job.check_formats()
@@ -130,6 +134,7 @@ def run_jobs(
     progress: Callable[[str], AbstractContextManager[Progress | None]] = lambda _name: nullcontext(),
     *,
     fail_fast: bool = False,
+    notice: Callable[[str], None] = warn,
 ) -> Iterator[Report | FailedImage]:
     """Restore several image files, each when the caller asks for it; one that fails does not stop the others.
 
@@ -145,6 +150,8 @@ def run_jobs(
         Called with the name of each image; gives the context, in which the image is restored, of its `progress`.
     fail_fast
         Raise the error of the first image that fails.
+    notice
+        As for `run_job`.
 
     Yields
     ------
@@ -163,7 +170,7 @@ def run_jobs(
             continue
         try:
             with progress(job.image.file.path.name) as of_job:
-                report = run_job(restorer, job, of_job)
+                report = run_job(restorer, job, of_job, notice)
         except Exception as error:
             if fail_fast:
                 raise
@@ -173,7 +180,12 @@ def run_jobs(
             yield report
 
 
-def run_job(restorer: Restorer, job: RestoreJob, progress: Progress | None = None) -> Report:
+def run_job(
+    restorer: Restorer,
+    job: RestoreJob,
+    progress: Progress | None = None,
+    notice: Callable[[str], None] = warn,
+) -> Report:
     """Restore one image file.
 
     Parameters
@@ -184,43 +196,20 @@ def run_job(restorer: Restorer, job: RestoreJob, progress: Progress | None = Non
         What is read and written, and how.
     progress
         Called with (tiles done, tiles in all).
+    notice
+        Called with a line when an earlier run of the job goes on, and when this one is stopped and can go on.
 
     Raises
     ------
     InputError
-        A file cannot be decoded or written.
+        A file cannot be decoded or written, or an earlier run of the job was of another image, model or option.
     KeygraphError
         The model failed.
     """
-    streamed = _can_stream(restorer, job)
-    manifest, folder = restorer.manifest, job.options.scratch_folder
-    with contextlib.ExitStack() as files:
-        image = job.image.read_streaming(folder, files) if streamed else job.image.read()
-        inputs = {name: header.read() for name, header in job.inputs.items()}
-        began = time.perf_counter()
-        try:
-            request = make_request(manifest, image.pixels, {name: one.pixels for name, one in inputs.items()})
-            result: ArrayWriter | ScratchFile
-            if streamed:
-                result = files.enter_context(contextlib.closing(ScratchFile(folder, *job.size, request.dtype)))
-            else:
-                result = ArrayWriter(np.empty(job.size, request.dtype))
-            restored = restorer.restore_request(request, result, job.options, progress)
-        except KeygraphError as error:
-            raise type(error)(f"{job.image.file}: {error}") from error
-        seconds = time.perf_counter() - began
-        notices = [*image.notices, *(f"{name}: {line}" for name, one in inputs.items() for line in one.notices)]
-        notices += restored.notices
-        if isinstance(result, ScratchFile):
-            restored_picture = dataclasses.replace(cast(Picture, image), pixels=cast(Any, result))
-            notices += streaming.write(job.target, restored_picture, folder)
-        else:
-            pixels = result.values[:, :, 0] if image.pixels.ndim == 2 and job.size[2] == 1 else result.values
-            notices += output_files.write(
-                job.target, pixels, image, as_cube=job.as_cube, wavelengths=manifest.wavelengths
-            )
-            if job.preview is not None:
-                notices += spectral_preview.write(job.preview, Cube(pixels, manifest.wavelengths))
+    if goes_through_files(restorer, job):
+        restored, seconds, notices = restore_in_files(restorer, job, progress, notice)
+    else:
+        restored, seconds, notices = _restore_in_memory(restorer, job, progress)
     return Report(
         source=str(job.image.file),
         target=str(job.target),
@@ -239,9 +228,32 @@ def run_job(restorer: Restorer, job: RestoreJob, progress: Progress | None = Non
     )
 
 
-def _can_stream(restorer: Restorer, job: RestoreJob) -> bool:
-    """Return whether the image need never be in memory as a whole: one picture, restored exactly in tiles."""
-    if job.inputs or job.preview is not None or job.image.is_cube or job.as_cube or restorer.manifest.scale != 1:
-        return False
-    height, width, channels = job.size
-    return job.image.channels == channels and restorer.restores_exactly(height, width, job.options)
+def _restore_in_memory(
+    restorer: Restorer, job: RestoreJob, progress: Progress | None
+) -> tuple[Restored, float, list[str]]:
+    """Restore an image that is decoded into memory; return how, the seconds that it took, and notices."""
+    manifest = restorer.manifest
+    image = job.image.read()
+    inputs = {name: header.read() for name, header in job.inputs.items()}
+    began = time.perf_counter()
+    try:
+        request = make_request(manifest, image.pixels, {name: one.pixels for name, one in inputs.items()})
+        result = np.empty(job.size, request.dtype)
+        restored = restorer.restore_request(request, ArrayWriter(result), job.options, progress)
+    except KeygraphError as error:
+        raise type(error)(f"{job.image.file}: {error}") from error
+    seconds = time.perf_counter() - began
+    notices = [*image.notices, *(f"{name}: {line}" for name, one in inputs.items() for line in one.notices)]
+    notices += restored.notices
+    pixels = result[:, :, 0] if image.pixels.ndim == 2 and job.size[2] == 1 else result
+    notices += output_files.write(
+        job.target,
+        pixels,
+        image,
+        as_cube=job.as_cube,
+        wavelengths=manifest.wavelengths,
+        encoding=job.encoding,
+    )
+    if job.preview is not None:
+        notices += spectral_preview.write(job.preview, Cube(pixels, manifest.wavelengths))
+    return restored, seconds, notices

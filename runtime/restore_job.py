@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, KeygraphError, printable
-from ..files import check_space, is_folder, is_regular, is_writable, status
+from ..files import STORE_SUFFIX, check_space, is_folder, is_regular, is_store, is_writable, status
 from ..manifest import IMAGE_INPUT
 from .companion_files import check_outputs, written_with
-from .io import cubes, output_files, spectral_preview
-from .io.images import READ_ONLY
+from .io import cubes, output_files, slides, spectral_preview
+from .io.encoding import DEFAULT, Encoding
+from .io.images import READ_ONLY, SLIDES
 from .io.input_files import InputFile, InputHeader, read_headers
+from .journal.job_folder import require_none
+from .journal.space import Space, occupied, on_one_disk, space_for
 from .preprocess.normalization import is_spectrum, result_type
 from .preprocess.request import check_names, check_sizes, expected_channels, result_size
 from .restore_options import RestoreOptions
@@ -37,12 +40,19 @@ class RestoreJob:
         File for a preview of a spectrum; None for no preview.
     options
         How the image is restored.
+    encoding
+        How the result is encoded.
     size
         Height, width and channels of the result.
     as_cube
         True when the result is written as a spectral cube, False for a picture.
     result_bytes
         Estimate of the size of the result's file.
+    tiled
+        True for one picture that is restored in tiles into another, so that it need never be in memory as a whole.
+    space
+        Disk space for a picture and its result that are kept in files meanwhile, so that a run that was stopped can go
+        on; None where they are in memory.
     """
 
     image: InputHeader
@@ -50,9 +60,12 @@ class RestoreJob:
     target: Path
     preview: Path | None
     options: RestoreOptions
+    encoding: Encoding
     size: tuple[int, int, int]
     as_cube: bool
     result_bytes: int
+    tiled: bool
+    space: Space | None
 
     @property
     def targets(self) -> list[Path]:
@@ -65,8 +78,10 @@ class RestoreJob:
         Raises
         ------
         InputError
-            They cannot.
+            They cannot, or a run with other options has left work for the result.
         """
+        if self.space is None:
+            require_none(self.target)
         if self.preview is not None:
             spectral_preview.check_target(self.preview, *self.size)
         output_files.check_target(self.target, self.size, self.as_cube)
@@ -154,6 +169,7 @@ def plan_jobs(
     options: RestoreOptions,
     *,
     preview: Path | None = None,
+    encoding: Encoding = DEFAULT,
     into_folder: bool = False,
     fail_fast: bool = False,
     read: Sequence[Path] = (),
@@ -174,6 +190,8 @@ def plan_jobs(
         How the images are restored.
     preview
         File for a preview of a spectrum, for one image only.
+    encoding
+        How the results are encoded.
     into_folder
         True when `out` is a folder whatever its name; else it is a file where it has a suffix and is no folder yet.
     fail_fast
@@ -185,7 +203,7 @@ def plan_jobs(
     -------
     RestorePlan
         In a folder a result has its image's name; a spectrum restored from a picture becomes a ``.mat`` file, and a
-        picture in a format that is only read becomes a ``.png`` file.
+        picture in a format that is only read becomes a ``.png`` file, a slide a ``.tif`` file.
 
     Raises
     ------
@@ -204,7 +222,7 @@ def plan_jobs(
     jobs: list[RestoreJob] = []
     for image, target in zip(images, targets, strict=True):
         with failures.of(image):
-            jobs.append(plan_job(restorer, image, inputs, target, options, preview))
+            jobs.append(plan_job(restorer, image, inputs, target, options, preview, encoding))
     if not jobs:
         failures.raise_misfit()
     given = [image.path for image in images]
@@ -261,8 +279,15 @@ def check_places(jobs: Sequence[RestoreJob], read: Iterable[Path]) -> None:
     replaced = sum(file.stat().st_size for job in jobs for file in written_with(job.target) if os.path.exists(file))
     sizes = [job.result_bytes for job in jobs]
     results = "the result needs" if len(jobs) == 1 else f"the {len(jobs)} results need"
-    # A result is complete before it replaces an earlier one.
-    check_space(jobs[0].target.parent, max(max(sizes), sum(sizes) - replaced), results)
+    # A result is complete before it replaces an earlier one. One at a time is worked on.
+    needed = max(max(sizes), sum(sizes) - replaced)
+    needed += max((job.space.beside - occupied(job.target) for job in jobs if job.space is not None), default=0)
+    folder, scratch_folder = jobs[0].target.parent, jobs[0].options.scratch_folder
+    scratch = max((job.space.scratch for job in jobs if job.space is not None), default=0)
+    if scratch and not on_one_disk(folder, scratch_folder):
+        check_space(scratch_folder, scratch, "images in work need")
+        scratch = 0
+    check_space(folder, needed + scratch, results)
 
 
 def plan_job(
@@ -272,6 +297,7 @@ def plan_job(
     target: Path,
     options: RestoreOptions,
     preview: Path | None = None,
+    encoding: Encoding = DEFAULT,
 ) -> RestoreJob:
     """Plan the restoration of one image, and check all but its targets, whose folder may not exist yet.
 
@@ -287,6 +313,8 @@ def plan_job(
         Files for the result, and for a preview of a spectrum or None.
     options
         How the image is restored.
+    encoding
+        How the result is encoded.
 
     Raises
     ------
@@ -306,29 +334,39 @@ def plan_job(
     except InputError as error:
         raise InputError(f"{image}: {error}") from None
     try:
-        restorer.choose_tiles(height, width, options)
+        choice = restorer.choose_tiles(height, width, options)
     except InputError as error:
         raise OptionError(str(error)) from None
     size = (height * manifest.scale, width * manifest.scale, channels.channels)
     as_cube = output_files.holds_cube(target, spectrum)
     header = headers.pop(IMAGE_INPUT)
     dtype = result_type(manifest, header.dtype)
+    try:
+        output_files.check_encoding(target, size, dtype, as_cube, encoding)
+    except InputError as error:
+        raise OptionError(str(error)) from None
+    tiled = len(choice.plan.tiles) > 1 and not (headers or preview is not None or header.is_cube or as_cube)
     return RestoreJob(
         image=header,
         inputs=headers,
         target=target,
         preview=preview,
         options=options,
+        encoding=encoding,
         size=size,
         as_cube=as_cube,
-        result_bytes=output_files.estimated_bytes(target, size, dtype, as_cube),
+        result_bytes=output_files.estimated_bytes(target, size, dtype, as_cube, encoding),
+        tiled=tiled,
+        space=space_for(choice.plan, manifest.scale, header.size, header.dtype, size, dtype) if tiled else None,
     )
 
 
 def _targets(given: Sequence[InputFile], out: Path, spectrum: bool, into_folder: bool) -> list[Path]:
     """Return the file for each result."""
-    if not into_folder and not is_folder(out) and out.suffix:
+    if not into_folder and out.suffix and (is_store(out) or not is_folder(out)):
         return [out]
+    if is_store(out) or out.suffix.lower() == STORE_SUFFIX:
+        raise InputError(f"{out} is a Zarr store, and no folder for several results; choose another place")
     if is_regular(out):
         raise InputError(f"{out} is a file; name a folder for several images")
     if status(out) is not None and not is_folder(out):
@@ -336,8 +374,12 @@ def _targets(given: Sequence[InputFile], out: Path, spectrum: bool, into_folder:
     targets: dict[Path, InputFile] = {}
     for image in given:
         name = Path(image.path.name)
-        if spectrum and name.suffix.lower() not in cubes.FORMATS:
+        if is_store(image.path):
+            name = name if name.suffix.lower() == STORE_SUFFIX else name.with_name(f"{name.name}{STORE_SUFFIX}")
+        elif spectrum and name.suffix.lower() not in cubes.FORMATS:
             name = name.with_suffix(".mat")
+        elif name.suffix.lower() in (*SLIDES, *slides.FORMATS):
+            name = name.with_suffix(".tif")
         elif name.suffix.lower() in READ_ONLY:
             name = name.with_suffix(".png")
         other = targets.setdefault(out / name, image)

@@ -45,7 +45,7 @@ class RestoreOptions:
         image, computed in several sweeps over the tiles with feature maps on disk in between. ``"tile"``: each tile is
         treated as a whole image. None: exact where the session supports it.
     scratch
-        Folder for the feature maps; None for the system's temporary folder.
+        Folder for feature maps, and for large pictures that are kept on disk; None for the system's temporary folder.
 
     Raises
     ------
@@ -81,5 +81,5 @@ class RestoreOptions:
 
     @property
     def scratch_folder(self) -> Path:
-        """Where feature maps are stored."""
+        """Where feature maps and large pictures are stored."""
         return Path(tempfile.gettempdir() if self.scratch is None else self.scratch)

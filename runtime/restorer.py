@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -11,13 +12,14 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, KeygraphError
 from ..manifest import IMAGE_INPUT, Manifest
-from .backends.base import ClosableSession, DivisibleSession, Session, WithBlock, resolve_k
+from .backends.base import ClosableSession, DivisibleSession, IdentifiedSession, Session, WithBlock, resolve_k
 from .errors import ClosedError, SessionMemoryError
 from .io.regions import ArrayWriter, RegionWriter
 from .notices import warn
 from .preprocess.request import Request, as_array, make_request
 from .restore_options import RestoreKeywords, RestoreOptions
 from .tiling.blend import Plan
+from .tiling.checkpoint import Checkpoint
 from .tiling.progress import Progress
 from .tiling.run import restore_tiles
 from .tiling.tile_size import TileChoice, choose, smaller
@@ -97,6 +99,12 @@ class Restorer(WithBlock):
     def description(self) -> str:
         """One line that says what runs: engine, version, device, implementation of the operators."""
         return self.session.description
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the manifest and of the model's content, as far as the session knows it."""
+        content = self.session.content if isinstance(self.session, IdentifiedSession) else ""
+        return hashlib.sha256(f"{self.manifest.to_json()}\n{content}".encode()).hexdigest()
 
     def __call__(
         self,
@@ -185,7 +193,12 @@ class Restorer(WithBlock):
         return replace(restored, image=result[:, :, 0] if image.ndim == 2 and result.shape[2] == 1 else result)
 
     def restore_request(
-        self, request: Request, writer: RegionWriter, options: RestoreOptions, progress: Progress | None = None
+        self,
+        request: Request,
+        writer: RegionWriter,
+        options: RestoreOptions,
+        progress: Progress | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> Restored:
         """Restore a request region by region, for images that need not fit in memory.
 
@@ -199,6 +212,9 @@ class Restorer(WithBlock):
             How it is restored.
         progress
             Called with (tiles done, tiles in all).
+        checkpoint
+            Keeps the work done in blended tiles, and has that of an earlier run; its tiles are then taken. Whole
+            images and exact tiles do not use it.
 
         Returns
         -------
@@ -211,6 +227,8 @@ class Restorer(WithBlock):
         height, width = request.height, request.width
         k = resolve_k(manifest, options.k)
         choice = self.choose_tiles(height, width, options)
+        if checkpoint is not None and checkpoint.choice is not None:
+            choice = checkpoint.choice
         notices = [*request.notices, *_k_notices(manifest, k)]
         while True:
             exact = self._exact_model(choice, options, notices)
@@ -223,12 +241,18 @@ class Restorer(WithBlock):
                     grid = restore_exactly(exact, manifest, request, writer, side, folder, progress)
                     plan, tile, overlap = grid.plan, grid.tile, grid.overlap
                 else:
-                    restore_tiles(self.session, request, writer, choice, k, progress)
+                    restore_tiles(self.session, request, writer, choice, k, progress, checkpoint)
                     plan, overlap = choice.plan, choice.overlap
                     tile = plan.rows.tile, plan.columns.tile
                 break
             except (SessionMemoryError, MemoryError) as error:
-                choice, notice = _smaller_choice(manifest, height, width, choice, error)
+                less, notice = _smaller_choice(manifest, height, width, choice, error)
+                if checkpoint is not None and checkpoint.begun and less.tile != choice.tile:
+                    raise SessionMemoryError(
+                        f"{error}, and smaller tiles would lose the work that is done; free memory, then give the same "
+                        "command to go on"
+                    ) from error
+                choice = less
                 notices.append(notice)
         if exact is None:
             notices += _tile_notices(manifest, choice)

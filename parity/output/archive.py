@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
-from ...files import is_folder, is_regular, temporary_path, unwritable
+from ...files import atomic_folder, is_folder, is_regular
 from ...manifest import IMAGE_INPUT
 from ..inputs import Sample
 from ..results import ComparedImage, Run
@@ -89,20 +88,12 @@ def save(folder: str | os.PathLike[str], run: Run) -> None:
     """
     target = Path(folder)
     check_folder(target)
-    temporary = temporary_path(target.absolute())
-    try:
-        (temporary / INPUTS).mkdir(parents=True)
+    with atomic_folder(target) as temporary:
+        (temporary / INPUTS).mkdir()
         low, high = run.comparisons[0].reference.manifest.value_range
         samples = [_store(temporary, index, image, low, high) for index, image in enumerate(run.images)]
         text = json.dumps(run.as_json() | {"samples": samples}, indent=1, allow_nan=False)
         (temporary / RUN).write_text(text + "\n")
-        if target.exists():
-            shutil.rmtree(target)
-        temporary.rename(target)
-    except OSError as error:
-        raise unwritable(target, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load(folder: str | os.PathLike[str]) -> SavedRun:

@@ -75,6 +75,15 @@ class StreamingSession(Session, Protocol):
 
 
 @runtime_checkable
+class IdentifiedSession(Session, Protocol):
+    """A session that knows the content of its model's file, beyond the manifest."""
+
+    @property
+    def content(self) -> str:
+        """SHA-256 of the content: equal for models that compute the same."""
+
+
+@runtime_checkable
 class ClosableSession(Session, Protocol):
     """A session that can free its model before it is garbage collected."""
 

@@ -126,6 +126,11 @@ class OnnxRuntimeSession(WithBlock):
             notice(line)
         self.description = f"ONNX Runtime {onnxruntime.__version__}, {where}, {operators}{arithmetic}"
 
+    @property
+    def content(self) -> str:
+        """See `IdentifiedSession.content`."""
+        return self.file.digest.of_content
+
     def run(self, images: NDArray[np.float32], k: int | None, *extras: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Session.run`."""
         named = zip((IMAGE_INPUT, *self._extras), (images, *extras), strict=True)

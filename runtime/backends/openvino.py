@@ -152,6 +152,11 @@ class OpenVinoSession(WithBlock):
         streams = f", {self.streams} streams" if self.streams > 1 else ""
         return f"OpenVINO {version}, {self._where} in {precision}{streams}, {self._operators}"
 
+    @property
+    def content(self) -> str:
+        """See `IdentifiedSession.content`."""
+        return self.file.digest.of_content
+
     def run(self, images: NDArray[np.float32], k: int | None, *extras: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Session.run`."""
         feeds, models = self._feeds((images, *extras), k), self._open_models()

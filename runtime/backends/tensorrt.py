@@ -107,6 +107,11 @@ class TensorRtSession(WithBlock):
         operators = metadata.operators
         self.description = f"{backend.name} {backend.version}, {device} ({gpu.gpu.name}, {gpu.gpu.target}), {operators}"
 
+    @property
+    def content(self) -> str:
+        """See `IdentifiedSession.content`."""
+        return self.metadata.engine_sha256
+
     def run(self, images: NDArray[np.float32], k: int | None, *extras: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Session.run`."""
         with contextlib.closing(self.run_batches(iter([(images, *extras)]), k)) as results:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from ...files import is_folder, is_regular, status
+from ...files import STORE_SUFFIX, is_folder, is_regular, is_store, status
 from ...manifest import IMAGE_INPUT
 from ..companion_files import read_with
-from . import cubes, images
+from . import cubes, images, slides, zarr_stores
 from .cubes import Cube
 from .images import Picture, streaming
 
@@ -24,7 +24,7 @@ from .images import Picture, streaming
 BANDS = "bands"
 
 #: Suffixes of files that can be read.
-SUFFIXES = tuple(dict.fromkeys((*images.FORMATS, *images.READ_ONLY, *cubes.FORMATS)))
+SUFFIXES = tuple(dict.fromkeys((*images.FORMATS, *images.READ_ONLY, *slides.FORMATS, *cubes.FORMATS, STORE_SUFFIX)))
 
 #: Bits of a picture's samples -> their type.
 _PICTURE_TYPES = {8: np.uint8, 16: np.uint16, 32: np.float32, 64: np.float64}
@@ -67,6 +67,11 @@ class InputFile:
     def bands(self) -> bool:
         """True when the pages of a TIFF are named as bands."""
         return self._after_tiff == BANDS
+
+    @property
+    def is_slide(self) -> bool:
+        """True for a slide that OpenSlide reads, judged by its suffix."""
+        return self.path.suffix.lower() in slides.FORMATS
 
     @property
     def _after_tiff(self) -> str:
@@ -129,7 +134,7 @@ class InputHeader:
         return _decoded(self.file, self.is_cube, self.expected_channels)
 
     def read_streaming(self, folder: Path, files: contextlib.ExitStack) -> Picture:
-        """Decode a picture into scratch files; see `streaming.read`.
+        """Decode a picture into scratch files; errors are those of the function `read`, or the disk is full.
 
         Parameters
         ----------
@@ -138,6 +143,10 @@ class InputHeader:
         files
             Closes them.
         """
+        if is_store(self.file.path):
+            return zarr_stores.read_streaming(self.file.path, folder, files, self.expected_channels)
+        if self.file.is_slide:
+            return slides.read_streaming(self.file.path, folder, files)
         return streaming.read(self.file.path, folder, files, self.expected_channels, _page(self.file))
 
 
@@ -179,6 +188,12 @@ def read_header(file: InputFile, channels: int) -> InputHeader:
     InputError
         The file is missing, damaged or of another kind.
     """
+    if is_store(file.path):
+        height, width, count, dtype = zarr_stores.read_header(file.path, channels)
+        return InputHeader(file, height, width, count, False, channels, dtype)
+    if file.is_slide:
+        height, width, count, dtype = slides.read_header(file.path)
+        return InputHeader(file, height, width, count, False, channels, dtype)
     if _is_cube(file, channels):
         cube = cubes.read_header(file.path, None if file.bands else file.variable, channels)
         return InputHeader(file, cube.height, cube.width, cube.bands, True, channels, cube.dtype)
@@ -200,6 +215,8 @@ def read(file: InputFile, channels: int) -> Picture | Cube:
 
 def _is_cube(file: InputFile, channels: int) -> bool:
     suffix = file.path.suffix.lower()
+    if is_store(file.path):
+        return False
     if status(file.path) is not None and not (is_regular(file.path) or is_folder(file.path)):
         raise InputError(f"{file.path} is a device or a pipe; write the image into a file first")
     if suffix not in images.FORMATS and suffix in cubes.FORMATS:
@@ -209,6 +226,10 @@ def _is_cube(file: InputFile, channels: int) -> bool:
 
 
 def _decoded(file: InputFile, is_cube: bool, channels: int) -> Picture | Cube:
+    if is_store(file.path):
+        return zarr_stores.read(file.path, channels)
+    if file.is_slide:
+        return slides.read(file.path)
     if is_cube:
         return cubes.read(file.path, None if file.bands else file.variable, channels)
     return images.read(file.path, channels, _page(file))
@@ -233,6 +254,11 @@ def _page(file: InputFile) -> int:
             f"{file.path}:{BANDS} for gray pages that are bands"
         )
     return file.page or 1
+
+
+def is_image_folder(path: Path) -> bool:
+    """Return whether a path is a folder of images; a Zarr store is a folder, too, but one image."""
+    return os.path.isdir(path) and not is_store(path)
 
 
 @dataclass(frozen=True)
@@ -283,11 +309,12 @@ def read_folder(folder: Path, exclude: Collection[Path] = ()) -> Folder:
     hidden = [path for path in entries if path.name.startswith(".")]
     # A link that leads nowhere is one image that cannot be read; where a file cannot be looked up, none can.
     is_inner = {path: os.path.isdir(path) if os.path.islink(path) else is_folder(path) for path in entries}
-    folders = [path for path in entries if path not in hidden and is_inner[path]]
+    stores = [path for path in entries if is_inner[path] and is_store(path)]
+    folders = [path for path in entries if path not in hidden and is_inner[path] and path not in stores]
     files = [path for path in entries if path not in hidden and path not in folders]
     taken: list[Path] = []
-    for suffixes in ((*images.FORMATS, *images.READ_ONLY), cubes.FORMATS):
-        taken = taken or [path for path in files if path.suffix.lower() in suffixes]
+    for suffixes in ((*images.FORMATS, *images.READ_ONLY, *slides.FORMATS), cubes.FORMATS):
+        taken = taken or [path for path in files if path.suffix.lower() in suffixes or path in stores]
     companions = {other for path in taken for other in read_with(path)}
     others = Counter(path.suffix.lower() or "without a suffix" for path in files if path not in companions)
     left_out = [f"{count} {suffix}" for suffix, count in sorted(others.items())]
@@ -309,9 +336,9 @@ def matching_inputs(image: InputFile, inputs: Mapping[str, InputFile]) -> dict[s
     """
     found = {}
     for name, other in inputs.items():
-        folder = is_folder(other.path)
+        folder = is_image_folder(other.path)
         found[name] = InputFile(other.path / image.path.name) if folder else other
-        if folder and not is_regular(found[name].path):
+        if folder and not (is_regular(found[name].path) or is_store(found[name].path)):
             raise InputError(
                 f"--input {name}: {other.path} holds no {image.path.name}, which {image.path} needs; "
                 "files in it must have the images' names"

@@ -35,6 +35,29 @@ class RegionWriter(Protocol):
         """
 
 
+class ArrayReader:
+    """A `RegionReader` of an array.
+
+    Parameters
+    ----------
+    values
+        [H, W, C]
+    """
+
+    def __init__(self, values: NDArray[Any]) -> None:
+        self.values = values
+
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
+        """Return a view of a rectangle; see `RegionReader.read`.
+
+        Parameters
+        ----------
+        top, left, height, width
+            The rectangle in pixels.
+        """
+        return self.values[top : top + height, left : left + width]
+
+
 class ArrayWriter:
     """A `RegionWriter` that writes into an array.
 

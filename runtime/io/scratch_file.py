@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
+from ...files import unwritable
 
 #: Rows that are read at a time to find the extrema.
 _STRIP_ROWS = 64
 
 
 class ScratchFile:
-    """An array [H, W, C] in an unnamed file, which the system removes when the process ends.
+    """An array [H, W, C] in a file: an unnamed one, which the system removes when the process ends, or one that stays.
 
     Samples are stored row by row, pixel by pixel, channels together. The file is read and written by position instead
     of being mapped, so that the process only needs memory for the regions in use; the system caches the rest in free
@@ -31,6 +32,8 @@ class ScratchFile:
         Folder for the file.
     height, width, channels, dtype
         Shape and type of the array.
+    name
+        Name of the file, which is opened if it exists and stays; None for an unnamed file.
 
     Raises
     ------
@@ -38,13 +41,21 @@ class ScratchFile:
         The folder does not exist or is not writable.
     """
 
-    def __init__(self, folder: Path, height: int, width: int, channels: int, dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self, folder: Path, height: int, width: int, channels: int, dtype: np.dtype[Any], name: str | None = None
+    ) -> None:
         self.shape, self.dtype = (height, width, channels), np.dtype(dtype)
         self._pixel_bytes = channels * self.dtype.itemsize
-        self._folder = folder
+        self._folder, self._named = folder, None if name is None else folder / name
         try:
-            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - open as long as this is
+            if self._named is None:
+                self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - open as long as this is
+            else:
+                # Neither emptied nor appended to.
+                self._file = os.fdopen(os.open(self._named, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b", 0)
         except OSError as error:
+            if self._named is not None:
+                raise unwritable(self._named, error) from error
             raise InputError(
                 f"cannot keep features in {folder} ({error.strerror}); name another folder with --scratch"
             ) from error
@@ -99,6 +110,8 @@ class ScratchFile:
                     count = os.pwrite(self._file.fileno(), view, offset)
                     view, offset = view[count:], offset + count
         except OSError as error:
+            if self._named is not None:
+                raise unwritable(self._named, error) from error
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
             raise InputError(
@@ -131,5 +144,5 @@ class ScratchFile:
         return self._file.fileno()
 
     def close(self) -> None:
-        """Delete the file."""
+        """Close the file, which deletes an unnamed one."""
         self._file.close()

@@ -17,9 +17,6 @@ from .channels import Channels, adapt, count
 from .normalization import Normalisation, fractions, normalisation, result_type
 from .padding import reflected
 
-#: Most elements of a result; many libraries count the elements of an array in 32 bits.
-MAX_ELEMENTS = 2**31 - 1
-
 #: Modes of PIL images whose arrays are gray levels or RGB, with alpha or without; P has indices, YCbCr other axes.
 _PIL_MODES = ("1", "L", "LA", "I", "F", "RGB", "RGBA", "I;16", "I;16B", "I;16L", "I;16N")
 
@@ -197,7 +194,7 @@ def check_sizes(manifest: Manifest, sizes: Mapping[str, Size]) -> Channels:
     Raises
     ------
     InputError
-        The sizes do not match each other or the model, or the result would be too large.
+        The sizes do not match each other or the model.
     """
     image = sizes[IMAGE_INPUT]
     for name in manifest.views[1:]:
@@ -215,12 +212,6 @@ def check_sizes(manifest: Manifest, sizes: Mapping[str, Size]) -> Channels:
                 f"the {extra.name} is {_words(sizes[extra.name])}, but for an image of {_words(image)} it must be "
                 f"{_words(expected)}"
             )
-    elements = height * width * manifest.scale**2 * channels.channels
-    if elements > MAX_ELEMENTS:
-        raise InputError(
-            f"the restored image would have {elements:,} values, more than {MAX_ELEMENTS:,}; "
-            "cut the image into parts first"
-        )
     return channels
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,12 @@ class Axis:
     tile: int
     origins: tuple[int, ...]
 
+    def first_overlapping(self, index: int) -> int:
+        """Return the first tile that shares pixels with the tile at `index`, or `index` itself."""
+        return next(
+            i for i, origin in enumerate(self.origins) if i == index or origin + self.tile > self.origins[index]
+        )
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -51,6 +58,12 @@ class Plan:
     def tiles(self) -> list[tuple[int, int]]:
         """Top left corners (y, x) in the order that `blend` expects: row by row."""
         return [(y, x) for y in self.rows.origins for x in self.columns.origins]
+
+    @cached_property
+    def needed(self) -> int:
+        """Most tiles that an unfinished row of tiles needs: its own, and those of the rows above that it overlaps."""
+        rows = range(len(self.rows.origins))
+        return (1 + max(row - self.rows.first_overlapping(row) for row in rows)) * len(self.columns.origins)
 
 
 def cut(length: int, tile: int, overlap: int, multiple: int, least: int = 0) -> Axis:
@@ -118,7 +131,7 @@ def weights(axis: Axis, scale: int = 1) -> NDArray[np.float32]:
 
 
 def blend(
-    plan: Plan, restored: Iterable[NDArray[np.float32]], scale: int = 1
+    plan: Plan, restored: Iterable[NDArray[np.float32]], scale: int = 1, first_row: int = 0
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Blend restored tiles.
 
@@ -130,11 +143,15 @@ def blend(
         float32[..., tile height * scale, tile width * scale], one for each of `Plan.tiles`, in that order.
     scale
         Output pixels per input pixel.
+    first_row
+        Row of tiles to begin with; `restored` begins there, too. Bands are valid from the first row on that overlaps
+        none of the rows that were left out: ``plan.rows.first_overlapping(row) >= first_row``.
 
     Yields
     ------
     top, band
-        `band` is float32[..., rows, padded width * scale], final, starting at output row `top`. Bands are contiguous.
+        One for each row of tiles. `band` is float32[..., rows, padded width * scale], final, starting at output row
+        `top`. Bands are contiguous.
         A band is valid until the next one is requested.
     """
     across, down = weights(plan.columns, scale), weights(plan.rows, scale)
@@ -142,7 +159,7 @@ def blend(
     ends = [*plan.rows.origins[1:], plan.rows.length]
     source = iter(restored)
     canvas: NDArray[np.float32] | None = None
-    for row, top in enumerate(plan.rows.origins):
+    for row, top in list(enumerate(plan.rows.origins))[first_row:]:
         for column, left in enumerate(plan.columns.origins):
             tile = next(source)
             if canvas is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -16,8 +17,12 @@ from ..io.regions import RegionWriter
 from ..preprocess.normalization import from_model
 from ..preprocess.request import Request, TileReader
 from .blend import blend
+from .checkpoint import Checkpoint
 from .progress import Progress
 from .tile_size import TileChoice
+
+#: Rows that are converted to samples at a time, so that a wide band needs little memory beside itself.
+_STRIP_ROWS = 64
 
 
 def restore_tiles(
@@ -27,8 +32,11 @@ def restore_tiles(
     choice: TileChoice,
     k: int | None,
     progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> None:
-    """Restore a request with one choice of tiles.
+    """Restore a request with one choice of tiles, from top to bottom.
+
+    Memory is needed for one row of tiles, whatever the height of the image.
 
     Parameters
     ----------
@@ -44,6 +52,8 @@ def restore_tiles(
         As `Session.run` takes it.
     progress
         Called after each batch of tiles.
+    checkpoint
+        Keeps the work done, and has that of an earlier run, which is not done again. None keeps nothing.
 
     Raises
     ------
@@ -54,27 +64,67 @@ def restore_tiles(
     KeygraphError
         The model failed, or gave a tensor of another shape than its manifest says.
     """
-    manifest = session.manifest
+    manifest, plan = session.manifest, choice.plan
     scale = manifest.scale
     height, width = request.height * scale, request.width * scale
-    restored = _restored_tiles(session, request, choice, k, progress)
-    for top, band in blend(choice.plan, restored, scale):
+    committed = 0 if checkpoint is None else checkpoint.start(choice)
+    if committed == len(plan.rows.origins):
+        return
+    # Rows of tiles that are written already give their share of the pixels of the next one.
+    first = plan.rows.first_overlapping(committed)
+    begin = first * len(plan.columns.origins)
+    restored = _kept_tiles(session, request, choice, k, progress, checkpoint, begin)
+    for row, (top, band) in enumerate(blend(plan, restored, scale, first), first):
+        if row < committed:
+            continue
         rows = min(band.shape[1], height - top)
-        if rows > 0:
-            pixels = np.moveaxis(band[:, :rows, :width], 0, 2)
-            writer.write(top, 0, from_model(pixels, manifest, request.dtype))
+        for start in range(0, rows, _STRIP_ROWS):
+            pixels = np.moveaxis(band[:, start : min(start + _STRIP_ROWS, rows), :width], 0, 2)
+            writer.write(top + start, 0, from_model(pixels, manifest, request.dtype))
+        if checkpoint is not None:
+            checkpoint.commit()
+
+
+def _kept_tiles(
+    session: Session,
+    request: Request,
+    choice: TileChoice,
+    k: int | None,
+    progress: Progress | None,
+    checkpoint: Checkpoint | None,
+    first: int,
+) -> Iterator[NDArray[np.float32]]:
+    """Yield float32[C, h, w] of every tile from `first` on: those that are saved, then those that are computed."""
+    tile = first
+    if checkpoint is not None:
+        while tile < len(choice.plan.tiles) and (saved := checkpoint.load(tile)) is not None:
+            yield saved
+            tile += 1
+    if tile == len(choice.plan.tiles):
+        return
+    for number, restored in _restored_tiles(session, request, choice, k, progress, tile):
+        if number < tile:
+            continue
+        if checkpoint is not None:
+            checkpoint.save(number, restored)
+        yield restored
 
 
 def _restored_tiles(
-    session: Session, request: Request, choice: TileChoice, k: int | None, progress: Progress | None
-) -> Iterator[NDArray[np.float32]]:
-    """Yield float32[channels, h, w] of every tile, checked, and valid until the next one is requested."""
+    session: Session, request: Request, choice: TileChoice, k: int | None, progress: Progress | None, first: int
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Yield the place and float32[C, h, w] of tiles, checked, and valid until the next one is requested.
+
+    The first is that of the batch with the tile `first`: the same tiles always run together, because a network's
+    result may depend on it in the last bit.
+    """
     manifest, plan = session.manifest, choice.plan
     corners, planes = plan.tiles, request.channels.planes
     fixed_batch = manifest.shape is not None
     # A batch is limited in planes, and a tile may have several.
     together = choice.batch if planes == 1 else max(1, choice.batch // planes)
-    groups = [corners[start : start + together] for start in range(0, len(corners), together)]
+    done = first // together * together
+    groups = [corners[start : start + together] for start in range(done, len(corners), together)]
     read = TileReader(request, plan.rows.length, plan.columns.length)
 
     def batches() -> Iterator[Inputs]:
@@ -84,7 +134,7 @@ def _restored_tiles(
             yield from _split_batch(inputs, choice.max_batch or len(inputs[0]), fixed_batch)
 
     tile = plan.rows.tile * manifest.scale, plan.columns.tile * manifest.scale
-    done = 0
+    numbers = itertools.count(done)
     with closing(run_batches(session, batches(), k)) as results:
         for group in groups:
             count = len(group) * planes
@@ -95,7 +145,7 @@ def _restored_tiles(
             restored = restored.reshape(len(group), planes, *restored.shape[1:])
             for (y, x), of_tile in zip(group, restored, strict=True):
                 require_finite(of_tile, f"in the tile at row {y}, column {x}")
-                yield request.channels.join(of_tile)
+                yield next(numbers), request.channels.join(of_tile)
 
 
 def _split_batch(inputs: Inputs, max_batch: int, fixed_batch: bool) -> Iterator[Inputs]:

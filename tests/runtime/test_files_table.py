@@ -419,6 +419,18 @@ def copies_and_mask(path: Path) -> None:
     made.write_pages(path, [small, made.PIXELS, mask], subfiletypes=[1, 0, 4])
 
 
+def write_pyramid(path: Path) -> None:
+    image = pyvips.Image.new_from_array(np.tile(made.PIXELS, (8, 8, 1))).copy(interpretation="srgb")
+    image.tiffsave(str(path), pyramid=True, tile=True, tile_width=64, tile_height=64)
+
+
+def pyramid(result: Result) -> str:
+    if result.format != "TIFF":
+        return "dropped"
+    with tifffile.TiffFile(result.target) as file:
+        return "kept" if [level.shape for level in file.series[0].levels][1:] == [(160, 224, 3)] else "dropped"
+
+
 def every(*names: str) -> Callable[[Callable[[Path], None]], dict[str, Callable[[Path], None]]]:
     return lambda maker: dict.fromkeys(names, maker)
 
@@ -537,7 +549,8 @@ ROWS = {
         absent(b"private 7"),
         "bytes after the picture",
     ),
-    "reduced copies, masks": Row({"TIFF": copies_and_mask}, first_picture, "reduced copies of the picture, mask"),
+    "levels of a pyramid": Row({"TIFF": write_pyramid}, pyramid, "levels of the pyramid"),
+    "other reduced copies, masks": Row({"TIFF": copies_and_mask}, first_picture, "reduced copies of the picture, mask"),
     "JFIF thumbnail": Row(
         {"JPEG": lambda path: made.write_jpeg(path, (0xE0, b"JFXX\0\x10" + made.thumbnail()))},
         thumbnail,

@@ -21,8 +21,11 @@ FORMATS = {
     ".webp": "WebP",
 }
 
+#: Suffix -> name of the format, for slides of microscopes.
+SLIDES = {".svs": "Aperio"}
+
 #: Suffix -> name of the format, for pictures that are only read.
-READ_ONLY = {".avif": "AVIF", ".heic": "HEIC", ".heif": "HEIF"}
+READ_ONLY = {".avif": "AVIF", ".heic": "HEIC", ".heif": "HEIF", **SLIDES}
 
 #: Suffix -> name of the format, for pictures that are not read: libvips does not, or only with ImageMagick.
 NOT_READ = {

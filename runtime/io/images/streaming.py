@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 from ....errors import InputError
 from ....files import atomic_path, unwritable
+from ..encoding import DEFAULT, Encoding
 from ..scratch_file import ScratchFile
-from . import raw_tiff
+from . import raw_tiff, tiff_layout
 from .formats import SAMPLE_TYPES, format_of, reason_of
 from .opened import Opened
 from .picture import Picture
 from .reading import converted, kept_metadata, open_file, plane_notices, vips_errors
-from .writing import fitted, save_options, with_colour_space, with_metadata
+from .writing import carried_over, fitted, save_options, with_colour_space, with_metadata
 
 #: Rows of one strip.
 _STRIP_ROWS = 64
@@ -105,7 +106,44 @@ def read(
     )
 
 
-def write(path: str | os.PathLike[str], picture: Picture, folder: Path) -> list[str]:
+def with_pixels(picture: Picture, pixels: ScratchFile, folder: Path, files: contextlib.ExitStack) -> Picture:
+    """Return a copy of a picture with the pixels of its restored image, as `images.with_pixels` does.
+
+    Parameters
+    ----------
+    picture
+        What `read` returned.
+    pixels
+        The restored image.
+    folder
+        Folder for a scratch file: the alpha of a larger restored image.
+    files
+        Closes the scratch file.
+    """
+    source, alpha = cast(ScratchFile, picture.pixels), cast("ScratchFile | None", picture.alpha)
+    carried = carried_over(picture, source.shape, pixels.shape)
+    if carried.alpha is None:
+        alpha = None
+    elif alpha is not None and alpha.shape[:2] != pixels.shape[:2]:
+        alpha = _resampled(alpha, pixels.shape[0], pixels.shape[1], folder, files)
+    return dataclasses.replace(carried, pixels=cast(Any, pixels), alpha=cast(Any, alpha))
+
+
+def _resampled(plane: ScratchFile, height: int, width: int, folder: Path, files: contextlib.ExitStack) -> ScratchFile:
+    """Resample a plane (bicubic), strip by strip."""
+    image = with_colour_space(raw_tiff.image(plane), None, plane.dtype, 1)
+    larger = image.resize(width / plane.shape[1], vscale=height / plane.shape[0], kernel="cubic").cast(image.format)
+    resampled = ScratchFile(folder, height, width, 1, plane.dtype)
+    files.callback(resampled.close)
+    region = pyvips.Region.new(larger)
+    for top in range(0, height, _STRIP_ROWS):
+        rows = min(_STRIP_ROWS, height - top)
+        strip = np.frombuffer(region.fetch(0, top, width, rows), plane.dtype)
+        resampled.write(top, 0, strip.reshape(rows, width, 1))
+    return resampled
+
+
+def write(path: str | os.PathLike[str], picture: Picture, folder: Path, encoding: Encoding = DEFAULT) -> list[str]:
     """Write a picture as `images.write` does, from scratch files.
 
     Parameters
@@ -116,6 +154,8 @@ def write(path: str | os.PathLike[str], picture: Picture, folder: Path) -> list[
         Its pixels and its alpha are `ScratchFile`, as `read` returns them.
     folder
         Folder for one more scratch file.
+    encoding
+        What was asked for beside the format.
 
     Raises
     ------
@@ -143,13 +183,14 @@ def write(path: str | os.PathLike[str], picture: Picture, folder: Path) -> list[
         encoded = files.enter_context(_unnamed_file(file))
         try:
             image = with_colour_space(raw_tiff.image(raw), strip.metadata.icc, raw.dtype, channels)
-            size = height * width * raw.shape[2] * raw.dtype.itemsize
+            options = save_options(name, raw.shape, raw.dtype, strip.metadata, encoding)
             target = pyvips.Target.new_to_descriptor(encoded.fileno())
-            image.write_to_target(target, file.suffix.lower(), **save_options(name, raw.dtype, size))
+            image.write_to_target(target, file.suffix.lower(), **options)
         except pyvips.Error as error:
             if os.strerror(errno.ENOSPC) in reason_of(error):
                 raise unwritable(file, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
             raise InputError(f"{file}: the image cannot be written as {name} ({reason_of(error)})") from error
+        notices += tiff_layout.notices(encoding)
         with atomic_path(file) as temporary, temporary.open("wb") as result:
             return notices + with_metadata(encoded, result, strip.metadata, name, picture.has_alpha)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +16,8 @@ from numpy.typing import NDArray
 from .... import forks
 from ....errors import InputError
 from ....files import atomic_path, check_place
+from ..encoding import DEFAULT, Encoding
+from . import tiff_layout
 from .formats import LARGEST_SIDE, VIPS_TYPES, format_of, reason_of
 from .metadata import jpeg, png, tiff, webp
 from .metadata.fields import Metadata
@@ -51,10 +52,45 @@ def check_target(path: str | os.PathLike[str], height: int, width: int, channels
     check_place(file)
 
 
-def write(path: str | os.PathLike[str], picture: Picture) -> list[str]:
+def check_encoding(path: Path, channels: int, dtype: np.dtype[Any], encoding: Encoding) -> None:
+    """Check that a picture can be encoded as was asked for.
+
+    Parameters
+    ----------
+    path
+        The file.
+    channels
+        Number of channels, without alpha.
+    dtype
+        Type of the samples.
+    encoding
+        What was asked for.
+
+    Raises
+    ------
+    InputError
+        The format has no such option, or cannot hold the samples with it.
+    """
+    name = format_of(path)
+    if name == "TIFF":
+        tiff_layout.check(path, channels, dtype, encoding)
+    elif encoding != DEFAULT:
+        raise InputError(f"{path}: {name} has no {encoding.asked} here; write a .tif or an .ome.zarr")
+
+
+def write(path: str | os.PathLike[str], picture: Picture, encoding: Encoding = DEFAULT) -> list[str]:
     """Write a picture, whole or not at all.
 
     PNG, TIFF and WebP are lossless; JPEG has quality 95 and full chroma.
+
+    Parameters
+    ----------
+    path
+        The file.
+    picture
+        The picture.
+    encoding
+        What was asked for beside the format.
 
     Returns
     -------
@@ -71,12 +107,15 @@ def write(path: str | os.PathLike[str], picture: Picture) -> list[str]:
     height, width, channels = picture.pixels.shape if picture.pixels.ndim == 3 else (*picture.pixels.shape, 1)
     check_target(file, height, width, channels)
     picture, notices = fitted(picture, name)
+    check_encoding(file, channels, picture.pixels.dtype, encoding)
     result = io.BytesIO()
-    options = save_options(name, picture.pixels.dtype, picture.pixels.nbytes)
+    shape = height, width, channels + (picture.alpha is not None)
+    options = save_options(name, shape, picture.pixels.dtype, picture.metadata, encoding)
     try:
         encoded = io.BytesIO(vips_image(picture).write_to_buffer(file.suffix.lower(), **options))
     except pyvips.Error as error:
         raise InputError(f"{file}: the image cannot be written as {name} ({reason_of(error)})") from error
+    notices += tiff_layout.notices(encoding)
     notices += with_metadata(encoded, result, picture.metadata, name, picture.has_alpha)
     with atomic_path(file) as temporary:
         temporary.write_bytes(result.getbuffer())
@@ -104,40 +143,38 @@ def with_metadata(encoded: BinaryIO, target: BinaryIO, metadata: Metadata, name:
     list[str]
         A line for what the format cannot hold.
     """
-    metadata = for_container(metadata, name)
+    metadata, lost = for_container(metadata, name)
     if name == "TIFF":
-        lost = tiff.embed(encoded, target, metadata, alpha)
-    elif embed := {"PNG": png.embed, "JPEG": jpeg.embed, "WebP": webp.embed}.get(name):
-        lost = embed(encoded, target, metadata)
+        lost += tiff.embed(encoded, target, metadata, alpha)
     else:
-        encoded.seek(0)
-        shutil.copyfileobj(encoded, target, 1 << 20)
-        lost = [title for title in metadata.titles() if title != "ICC profile"]
+        lost += {"PNG": png.embed, "JPEG": jpeg.embed, "WebP": webp.embed}[name](encoded, target, metadata)
     lost += [block.title for block in metadata.blocks if block.container != name]
     return [f"{', '.join(dict.fromkeys(lost))} dropped: not kept in {name}"] if lost else []
 
 
-def save_options(name: str, dtype: np.dtype[Any], size: int) -> dict[str, Any]:
+def save_options(
+    name: str, shape: tuple[int, int, int], dtype: np.dtype[Any], metadata: Metadata, encoding: Encoding
+) -> dict[str, Any]:
     """Return libvips's options for writing a format.
 
     Parameters
     ----------
     name
         Name of the format.
+    shape
+        Height, width and samples of a pixel, alpha included.
     dtype
         Type of the samples.
-    size
-        Bytes of all samples.
+    metadata
+        That of the picture.
+    encoding
+        What was asked for.
     """
     formats: dict[str, dict[str, Any]] = {
         "PNG": {},
         "JPEG": {"Q": 95, "subsample_mode": "off"},
         "WebP": {"lossless": True, "exact": True},
-        "TIFF": {
-            "compression": "deflate",
-            "predictor": "float" if dtype.kind == "f" else "horizontal",
-            "bigtiff": size > 2**31,
-        },
+        "TIFF": tiff_layout.save_options(shape, dtype, metadata, encoding),
     }
     # Of the metadata libvips writes the profile alone, see `metadata`.
     return {"keep": "icc", **formats[name]}
@@ -238,21 +275,45 @@ def with_pixels(picture: Picture, pixels: NDArray[Any]) -> Picture:
     The alpha plane is kept, or resampled (bicubic) when the restored image has another size. The ICC profile is
     kept only when the number of channels stays the same.
     """
-    alpha, metadata, notices = picture.alpha, picture.metadata, picture.notices
-    plane = "band beside the colours" if picture.alpha_is_band else "alpha"
-    if alpha is not None and pixels.ndim == 3 and pixels.shape[2] != 3:
-        alpha = None
-        notices += (f"{plane} dropped: an image of {pixels.shape[2]} channels has none",)
+    carried = carried_over(picture, _shape(picture.pixels), _shape(pixels))
+    alpha = carried.alpha
     if alpha is not None and alpha.shape != pixels.shape[:2]:
         alpha = _resampled(alpha, pixels.shape[0], pixels.shape[1])
+    return dataclasses.replace(carried, pixels=pixels, alpha=alpha)
+
+
+def carried_over(picture: Picture, before: tuple[int, int, int], after: tuple[int, int, int]) -> Picture:
+    """Return a picture with the metadata, the alpha and the notices that its restored image has.
+
+    Pixels are those of the picture, and an alpha plane has its size, also where the restored image has another one.
+
+    Parameters
+    ----------
+    picture
+        What was restored.
+    before, after
+        Height, width and channels of the picture and of the restored image.
+    """
+    alpha, metadata, notices = picture.alpha, picture.metadata, picture.notices
+    plane = "band beside the colours" if picture.alpha_is_band else "alpha"
+    if alpha is not None and after[2] != 3 and before[2] != after[2]:
+        alpha = None
+        notices += (f"{plane} dropped: an image of {after[2]} channels has none",)
+    if alpha is not None and before[:2] != after[:2]:
         notices += (f"{plane} resampled (bicubic), not restored",)
-    if pixels.shape[2:] != picture.pixels.shape[2:]:
+    if before[2] != after[2]:
         metadata, lost = metadata.for_other_channels()
         notices += lost
-    if pixels.shape[:2] != picture.pixels.shape[:2]:
-        metadata, lost = resized(metadata, pixels.shape[0], pixels.shape[1])
+    if before[:2] != after[:2]:
+        # A result may also lack a margin of the model's, which its resolution does not tell.
+        metadata = metadata.enlarged(max(1, round(after[1] / before[1])))
+        metadata, lost = resized(metadata, after[0], after[1])
         notices += lost
-    return dataclasses.replace(picture, pixels=pixels, alpha=alpha, metadata=metadata, notices=notices)
+    return dataclasses.replace(picture, alpha=alpha, metadata=metadata, notices=notices)
+
+
+def _shape(pixels: NDArray[Any]) -> tuple[int, int, int]:
+    return pixels.shape[0], pixels.shape[1], pixels.shape[2] if pixels.ndim == 3 else 1
 
 
 def _resampled(plane: NDArray[Any], height: int, width: int) -> NDArray[Any]:

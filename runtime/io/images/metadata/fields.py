@@ -5,6 +5,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any, Literal
+
+#: What users call the copies of a picture in smaller sizes.
+LEVELS = "levels of the pyramid"
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,13 @@ class Metadata:
         Pixels along x to pixels along y in a length that the file does not say; None where they are equal.
     blocks
         What only one container can hold.
+    layout
+        How the samples lie in the file: in rows, in tiles, or as a pyramid of smaller and smaller copies.
+    measured
+        True when the resolution is a measured size of what the picture shows, as of microscopes. It then changes with
+        the number of pixels; the resolution for printing, of photographs, does not.
+    axes
+        Names of the axes of the source's array in their order, such as ``("c", "y", "x")``; empty for pictures.
     """
 
     icc: bytes | None = None
@@ -66,6 +77,9 @@ class Metadata:
     resolution: tuple[float, float] | None = None
     aspect: Fraction | None = None
     blocks: tuple[Block, ...] = ()
+    layout: Literal["rows", "tiles", "pyramid"] = "rows"
+    measured: bool = False
+    axes: tuple[str, ...] = ()
 
     def titles(self) -> list[str]:
         """Return the users' names of what there is."""
@@ -76,6 +90,7 @@ class Metadata:
             "IPTC": self.iptc,
             "resolution": self.resolution,
             "pixel aspect ratio": self.aspect,
+            LEVELS: True if self.layout == "pyramid" else None,
         }
         return [title for title, value in present.items() if value is not None] + list(
             dict.fromkeys(block.title for block in self.blocks)
@@ -89,11 +104,9 @@ class Metadata:
         """Return a copy without the fields and blocks of these names."""
         names = {"ICC profile": "icc", "EXIF": "exif", "XMP": "xmp", "IPTC": "iptc", "resolution": "resolution"}
         names["pixel aspect ratio"] = "aspect"
-        return dataclasses.replace(
-            self,
-            blocks=tuple(block for block in self.blocks if block.title not in titles),
-            **{names[title]: None for title in titles if title in names},
-        )
+        removed: dict[str, Any] = {names[title]: None for title in titles if title in names}
+        kept = tuple(block for block in self.blocks if block.title not in titles)
+        return dataclasses.replace(self, blocks=kept, **removed)
 
     def turned(self) -> Metadata:
         """Return a copy for rows that became columns."""
@@ -102,6 +115,13 @@ class Metadata:
             resolution=None if self.resolution is None else self.resolution[::-1],
             aspect=None if self.aspect is None else 1 / self.aspect,
         )
+
+    def enlarged(self, factor: int) -> Metadata:
+        """Return a copy for a picture with `factor` times the pixels along each side."""
+        if self.resolution is None or not self.measured:
+            return self
+        x, y = self.resolution
+        return dataclasses.replace(self, resolution=(x * factor, y * factor))
 
     def for_other_channels(self) -> tuple[Metadata, tuple[str, ...]]:
         """Return what holds for a picture with another number of channels, and a line for what is dropped."""

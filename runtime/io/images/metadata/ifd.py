@@ -24,6 +24,9 @@ _LETTERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 #: Most bytes of a field that are read; the largest are tables of strips.
 _LARGEST_FIELD = 1 << 28
 
+#: Largest number above or below the line of a rational.
+_LARGEST_LONG = 2**32 - 2
+
 #: Most directories of a file; beyond this a chain is taken for a damaged one.
 _MOST_DIRECTORIES = 100_000
 
@@ -252,7 +255,8 @@ def resolution_values(
     if resolution is None:
         x, y = (struct.pack(order + "II", value, 1) for value in (aspect or Fraction(1)).as_integer_ratio())
         return [Value(282, RATIONAL, x), Value(283, RATIONAL, y), shorts(order, 296, 1)]
-    parts = [Fraction(per_inch(value)).limit_denominator(10_000) for value in resolution]
+    inches = [per_inch(value) for value in resolution]
+    parts = [Fraction(value).limit_denominator(max(1, min(10_000, int(_LARGEST_LONG / value)))) for value in inches]
     x, y = (struct.pack(order + "II", part.numerator, part.denominator) for part in parts)
     return [Value(282, RATIONAL, x), Value(283, RATIONAL, y), shorts(order, 296, 2)]
 
@@ -263,8 +267,8 @@ def per_inch(resolution: float) -> float:
     return float(round(value)) if abs(value - round(value)) < 0.02 else value
 
 
-def pack(fields: Sequence[Value], order: str, big: bool, start: int) -> bytes:
-    """Return a directory without a next one, and everything it points to, as it is stored at the offset `start`.
+def pack(fields: Sequence[Value], order: str, big: bool, start: int, following: int = 0) -> bytes:
+    """Return a directory and everything it points to, as it is stored at the offset `start`.
 
     Parameters
     ----------
@@ -276,6 +280,8 @@ def pack(fields: Sequence[Value], order: str, big: bool, start: int) -> bytes:
         True for BigTIFF.
     start
         Offset in the file.
+    following
+        Offset of the next directory; 0 for none.
     """
     entry, slot = (20, 8) if big else (12, 4)
     letter = "Q" if big else "I"
@@ -296,4 +302,4 @@ def pack(fields: Sequence[Value], order: str, big: bool, start: int) -> bytes:
                 beyond += one.data
                 stored = place
         table += struct.pack(order + "HH" + letter, one.tag, kind, count) + stored
-    return head + table + bytes(slot) + bytes(beyond)
+    return head + table + struct.pack(order + letter, following) + bytes(beyond)

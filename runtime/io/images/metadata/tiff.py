@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import struct
@@ -24,6 +25,7 @@ from .ifd import (
     shorts,
     swapped,
 )
+from .tiff_levels import aperio_resolution, is_aperio, is_tiled, levels
 from .tiff_samples import (
     EXTRA_SAMPLES,
     PALETTE,
@@ -37,7 +39,7 @@ from .tiff_samples import (
     white_is_zero_float,
 )
 
-_DESCRIPTION, _SUBIFDS, _XMP, _IPTC, _PHOTOSHOP = 270, 330, 700, 33723, 34377
+_WIDTH, _DESCRIPTION, _SUBIFDS, _XMP, _IPTC, _PHOTOSHOP = 256, 270, 330, 700, 33723, 34377
 _RESOLUTION = (282, 283, 296)
 
 _REDUCED = "reduced copies of the picture"
@@ -63,7 +65,9 @@ _STRUCTURE = frozenset(
 )
 
 #: Descriptions that programs store for themselves: they are of the file as it was.
-_LAYOUT = re.compile(rb"\s*(\{\s*\"shape\":|ImageJ=|SCANIMAGE|(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<OME)", re.DOTALL)
+_LAYOUT = re.compile(
+    rb"\s*(\{\s*\"shape\":|ImageJ=|SCANIMAGE|Aperio|(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<OME)", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,9 @@ def read(file: BinaryIO, page: int = 1) -> Contents:
     """
     reader = Reader(file)
     chain, whole = _chain(reader)
+    slide = bool(chain) and is_aperio(reader, chain[0].directory)
+    if slide:
+        chain[1:] = [dataclasses.replace(one, reduced=True) for one in chain[1:]]
     full = [one for one in chain if one.full]
     if not full:
         full = [one for one in pages(reader, inner=True) if one.full] or chain[:1]
@@ -147,7 +154,7 @@ def read(file: BinaryIO, page: int = 1) -> Contents:
         raise StructureError("it has no page")
     chosen = full[min(page, len(full)) - 1]
     notices = [] if whole else [f"damaged behind page {len(full)}: further pages are lost"]
-    below, lost = _pages_below(reader, chosen)
+    below, copies, lost = _pages_below(reader, chosen)
     larger = max(below, key=lambda one: _area(reader, one), default=chosen)
     if _area(reader, larger) > _area(reader, chosen):
         notices.append("the page itself is smaller than the picture below it (SubIFD), which is restored")
@@ -159,9 +166,16 @@ def read(file: BinaryIO, page: int = 1) -> Contents:
     except (StructureError, struct.error):
         metadata, dropped = Metadata(), []
         notices.append("metadata dropped: the structure of the file is damaged")
-    if any(one.reduced for one in chain) or _REDUCED in lost:
-        dropped.append(_REDUCED)
-    dropped += [title for title in lost if title != _REDUCED]
+    copies += [one for one in chain if one.reduced]
+    pyramid = levels(reader, chosen.directory, [one.directory for one in copies])
+    if len(pyramid) < len(copies):
+        dropped.append("thumbnail, label and overview of the slide" if slide else _REDUCED)
+    dropped += lost
+    metadata = dataclasses.replace(
+        metadata, layout="pyramid" if pyramid else "tiles" if is_tiled(reader, chosen.directory) else "rows"
+    )
+    if slide and (size := aperio_resolution(reader, chosen.directory)) is not None:
+        metadata = dataclasses.replace(metadata, resolution=size, aspect=None, measured=True)
     if any(one.mask for one in chain):
         dropped.append("mask")
     if len(full) > 1:
@@ -203,15 +217,15 @@ def _chain(reader: Reader) -> tuple[list[Page], bool]:
     return chain, True
 
 
-def _pages_below(reader: Reader, page: Page) -> tuple[list[Page], list[str]]:
-    """Return the pages below one of the chain that are marked as nothing else, and names of the others."""
+def _pages_below(reader: Reader, page: Page) -> tuple[list[Page], list[Page], list[str]]:
+    """Return the pages below one of the chain: those of their own, reduced copies, and names of what is lost."""
     if page.inner is not None or _SUBIFDS not in page.directory.fields:
-        return [], []
+        return [], [], []
     try:
         below = list(_below(reader, page))
     except (StructureError, struct.error):
-        return [], ["pictures below the page (damaged)"]
-    return [one for one in below if one.full], [_REDUCED] if any(not one.full for one in below) else []
+        return [], [], ["pictures below the page (damaged)"]
+    return [one for one in below if one.full], [one for one in below if not one.full], []
 
 
 def _area(reader: Reader, page: Page) -> int:
@@ -297,10 +311,25 @@ def embed(source: BinaryIO, target: BinaryIO, metadata: Metadata, alpha: bool) -
         # libvips calls them all alpha.
         added.append(shorts(reader.order, EXTRA_SAMPLES, *[0] * (extra - 1), 2 if alpha else 0))
     values.update({value.tag: value for value in added})
+    for level in list(reader.directories())[1:]:
+        _set_resolution(reader, target, level, directory, metadata)
     place = target.seek(0, 2)
     place += target.write(bytes(-place % 8))
-    target.write(pack(list(values.values()), reader.order, reader.big, place))
+    target.write(pack(list(values.values()), reader.order, reader.big, place, directory.following))
     head, size = (8, 8) if reader.big else (4, 4)
     target.seek(head)
     target.write(place.to_bytes(size, "little" if reader.order == "<" else "big"))
     return lost
+
+
+def _set_resolution(reader: Reader, target: BinaryIO, level: Directory, whole: Directory, metadata: Metadata) -> None:
+    """Set the resolution of a level of the pyramid, in place: libvips wrote one that is not the picture's."""
+    share = reader.number(level, _WIDTH, 1) / reader.number(whole, _WIDTH, 1)
+    resolution = (
+        None if metadata.resolution is None else (metadata.resolution[0] * share, metadata.resolution[1] * share)
+    )
+    for value in resolution_values(reader.order, resolution, metadata.aspect):
+        one = level.fields.get(value.tag)
+        if one is not None and one.size == len(value.data):
+            target.seek(one.place)
+            target.write(value.data)

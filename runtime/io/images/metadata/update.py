@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 
 from . import exif, jpeg, xmp
-from .fields import Block, Metadata
+from .fields import LEVELS, Block, Metadata
 from .ifd import StructureError
 
 #: Blocks that tie positions in the picture to places on Earth.
 _POSITIONS = "GeoTIFF tags"
 
-#: Pixels per millimetre that every format can say: about 1 to 65,000 to the inch.
-_RESOLUTIONS = (0.04, 2550)
+#: Pixels per millimetre that pictures have: from 1 to the inch to those of electron microscopes, 10 nm each.
+_RESOLUTIONS = (0.04, 100_000)
+
+#: Most pixels per millimetre that JPEG can say: about 65,000 to the inch.
+_LARGEST_IN_JPEG = 2550
 
 #: Ratios of densities along x and y that every format can say.
 _ASPECTS = (0.1, 10)
@@ -76,8 +79,10 @@ def resized(metadata: Metadata, height: int, width: int) -> tuple[Metadata, tupl
     return metadata.without(_POSITIONS), (f"{_POSITIONS} dropped: they are for another size",)
 
 
-def for_container(metadata: Metadata, name: str) -> Metadata:
-    """Return metadata with comments in the form of another container: JPEG's segment, or PNG's text "Comment".
+def for_container(metadata: Metadata, name: str) -> tuple[Metadata, list[str]]:
+    """Return metadata with comments in the form of another container, and names of what no field of it can hold.
+
+    JPEG has a segment for comments, PNG a text "Comment".
 
     Parameters
     ----------
@@ -86,7 +91,14 @@ def for_container(metadata: Metadata, name: str) -> Metadata:
     name
         Name of the format.
     """
-    return dataclasses.replace(metadata, blocks=tuple(_converted(block, name) for block in metadata.blocks))
+    metadata = dataclasses.replace(metadata, blocks=tuple(_converted(block, name) for block in metadata.blocks))
+    lost = []
+    if metadata.layout == "pyramid" and name != "TIFF":
+        lost.append(LEVELS)
+    if name == "JPEG" and metadata.resolution is not None and max(metadata.resolution) > _LARGEST_IN_JPEG:
+        metadata = metadata.without("resolution")
+        lost.append("resolution")
+    return metadata, lost
 
 
 def _converted(block: Block, name: str) -> Block:

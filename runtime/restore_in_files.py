@@ -1,0 +1,131 @@
+"""Restoring a picture that need not fit in memory: decoded into a file, restored into one, and encoded from that."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+from ..errors import KeygraphError
+from ..version import version
+from .backends.base import resolve_k
+from .companion_files import content_digest
+from .io import output_files
+from .io.images import streaming
+from .io.scratch_file import ScratchFile
+from .journal.job_folder import JobFolder, require_none
+from .preprocess.normalization import result_type
+from .preprocess.request import make_request
+from .restore_job import RestoreJob
+from .restorer import Restored, Restorer
+from .tiling.progress import Progress
+
+
+def goes_through_files(restorer: Restorer, job: RestoreJob) -> bool:
+    """Return whether a job is for `restore_in_files`: a picture in exact tiles, or a large one in any.
+
+    Parameters
+    ----------
+    restorer
+        The model for which the job was planned.
+    job
+        What is read and written, and how.
+    """
+    return job.space is not None or _is_exact(restorer, job)
+
+
+def restore_in_files(
+    restorer: Restorer, job: RestoreJob, progress: Progress | None, notice: Callable[[str], None]
+) -> tuple[Restored, float, list[str]]:
+    """Restore a picture from file to file, so that it is never in memory as a whole.
+
+    What is done of a large one survives when this process is stopped, and is not done again; exact tiles are not kept.
+
+    Parameters
+    ----------
+    restorer
+        The model for which the job was planned.
+    job
+        What is read and written, and how.
+    progress
+        Called with (tiles done, tiles in all).
+    notice
+        Called with a line when an earlier run of the job goes on, and when this one is stopped and can go on.
+
+    Returns
+    -------
+    restored, seconds, notices
+        How it was restored, the time of that without decoding and encoding, and lines to show to the user.
+
+    Raises
+    ------
+    InputError
+        A file cannot be decoded or written, or an earlier run of the job was of another image, model or option.
+    KeygraphError
+        The model failed.
+    """
+    folder, exact = job.options.scratch_folder, _is_exact(restorer, job)
+    if exact:
+        require_none(job.target)
+    with contextlib.ExitStack() as files:
+        kept = None if exact else files.enter_context(_kept_work(restorer, job, notice))
+        image = job.image.read_streaming(folder, files)
+        began = time.perf_counter()
+        try:
+            request = make_request(restorer.manifest, cast(Any, image.pixels))
+            if kept is None:
+                result = files.enter_context(contextlib.closing(ScratchFile(folder, *job.size, request.dtype)))
+            else:
+                result = kept.result
+            restored = restorer.restore_request(request, kept or result, job.options, progress, kept)
+        except KeygraphError as error:
+            raise type(error)(f"{job.image.file}: {error}") from error
+        seconds = time.perf_counter() - began
+        picture = streaming.with_pixels(image, result, folder, files)
+        notices = [*image.notices, *restored.notices, *picture.notices[len(image.notices) :]]
+        notices += output_files.write_streaming(job.target, picture, folder, job.encoding)
+        if kept is not None:
+            kept.remove()
+    return restored, seconds, notices
+
+
+def _is_exact(restorer: Restorer, job: RestoreJob) -> bool:
+    """Return whether a picture is restored in exact tiles, as far as its memory can be estimated."""
+    scale = restorer.manifest.scale
+    height, width = job.size[0] // scale, job.size[1] // scale
+    return job.tiled and restorer.manifest.global_statistics and restorer.restores_exactly(height, width, job.options)
+
+
+@contextlib.contextmanager
+def _kept_work(restorer: Restorer, job: RestoreJob, notice: Callable[[str], None]) -> Iterator[JobFolder]:
+    """Open the folder with the work done for a job, and say where it goes on and where it stopped."""
+    manifest, options = restorer.manifest, job.options
+    dtype = result_type(manifest, job.image.dtype)
+    identity = {
+        "image": content_digest(job.image.file.path),
+        "page": job.image.file.page,
+        "model": restorer.fingerprint,
+        "k": resolve_k(manifest, options.k),
+        "tile": options.tile,
+        "overlap": options.overlap,
+        "batch": options.batch,
+        "global statistics": options.global_statistics,
+        "engine": restorer.description,
+        "version of keygraph": version(),
+        "size": job.size,
+        "type": dtype.name,
+    }
+    with contextlib.closing(JobFolder(job.target, identity, job.size, dtype, manifest.scale)) as kept:
+        if kept.begun or kept.damaged:
+            below = ", since what was written below it is damaged" if kept.damaged else ""
+            notice(f"{job.image.file}: going on at row {kept.done} of {job.size[0]}{below}")
+        try:
+            yield kept
+        except BaseException:
+            if kept.begun:
+                notice(
+                    f"{job.image.file}: stopped at row {kept.done} of {job.size[0]}; the same command goes on there "
+                    f"(what is done is kept in {kept.folder})"
+                )
+            raise
