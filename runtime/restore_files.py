@@ -5,72 +5,70 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import DiskFullError, KeygraphError
+from .companion_files import written_with
+from .device.memory import available
+from .device.processor import usable_cores
 from .io import output_files, spectral_preview
 from .io.cubes import Cube
 from .io.images import Picture, streaming
 from .io.input_files import InputFile
 from .io.regions import ArrayWriter
 from .io.scratch_file import ScratchFile
+from .pipeline import overlapped
 from .preprocess.request import make_request
-from .restore_job import FailedImage, RestoreJob, check_places, plan_job
+from .reports import FailedImage, FileState, Report, file_states, read_states
+from .restore_job import RestoreJob, check_places, plan_job
 from .restore_options import RestoreKeywords, RestoreOptions
-from .restorer import Restorer
+from .restorer import Restored, Restorer
 from .tiling.progress import Progress
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+#: Bytes that the images which are decoded ahead or not yet encoded may take, and at most this share of what is free.
+_MOST_BYTES = 1 << 30
+_SHARE = 8
+
+
+#: The files that were read, by input.
+_States = Mapping[str, tuple[FileState, ...]]
+
 
 @dataclass(frozen=True)
-class Report:
-    """How one file was restored; plain values, printed as one line of JSON.
+class _Turn:
+    """A job, and whether it is restored region by region, from file to file."""
 
-    Attributes
-    ----------
-    source, target
-        The files.
-    height, width
-        Size of the restored image in pixels, after the EXIF orientation is applied.
-    k
-        Neighbours of each node; None for a model without a key graph.
-    tiles, tile, overlap, batch
-        Number of tiles, their height and width, their least overlap, and how many ran together.
-    padded
-        True when the image was padded by reflection to the model's `size_multiple`, and cropped.
-    sweeps
-        Sweeps over the tiles for the exact result; 0 for a whole image and for blended tiles.
-    seconds
-        Time of the restoration, without reading and writing.
-    engine
-        What ran.
-    notices
-        Everything that was lost, or done otherwise than asked.
-    """
+    job: RestoreJob
+    streamed: bool
 
-    source: str
-    target: str
-    height: int
-    width: int
-    k: int | None
-    tiles: int
-    tile: tuple[int, int]
-    overlap: int
-    batch: int
-    padded: bool
-    sweeps: int
-    seconds: float
-    engine: str
-    notices: tuple[str, ...]
+
+@dataclass(frozen=True)
+class _Decoded:
+    """An image that was read, with the model's other inputs."""
+
+    image: Picture | Cube
+    inputs: Mapping[str, Picture | Cube]
+
+
+@dataclass(frozen=True)
+class _Computed:
+    """A result that is not written yet, with the image that it was made of, and the report but for the writing."""
+
+    source: Picture | Cube
+    pixels: NDArray[Any]
+    report: Report
 
 
 def restore_file(
@@ -130,9 +128,13 @@ def run_jobs(
     progress: Callable[[str], AbstractContextManager[Progress | None]] = lambda _name: nullcontext(),
     *,
     fail_fast: bool = False,
-) -> Iterator[Report | FailedImage]:
-    """Restore several image files, each when the caller asks for it; one that fails does not stop the others.
+    threads: int | None = None,
+    finished: Callable[[Report], None] = lambda _report: None,
+) -> Generator[Report | FailedImage, None, None]:
+    """Restore several image files; one that fails does not stop the others.
 
+    While one image is computed in the caller's thread, the next ones are decoded and the last ones encoded in others.
+    Images that are restored region by region, because they need not fit in memory, are read and written in their turn.
     When the disk of the results is full, the images that are left fail without being computed.
 
     Parameters
@@ -144,7 +146,12 @@ def run_jobs(
     progress
         Called with the name of each image; gives the context, in which the image is restored, of its `progress`.
     fail_fast
-        Raise the error of the first image that fails.
+        Raise the error of the first image that fails, and write nothing after it.
+    threads
+        Number of threads that decode and encode; None for one per core; 0 to decode, compute and encode in turn.
+    finished
+        Called with each report as soon as the result is complete, in any order and in any thread. What it raises, the
+        image fails with.
 
     Yields
     ------
@@ -156,21 +163,55 @@ def run_jobs(
     KeygraphError
         As `run_job`, with `fail_fast`.
     """
-    full = False
-    for job in jobs:
-        if full:
-            yield FailedImage(str(job.image.file), f"{job.image.file}: not restored, because the disk is full")
-            continue
+    full = threading.Event()
+
+    def check_disk(job: RestoreJob) -> None:
+        if full.is_set():
+            raise KeygraphError(f"{job.image.file}: not restored, because the disk is full")
+
+    def prepare(turn: _Turn) -> tuple[_States, _Decoded | None]:
+        return read_states(turn.job.files), None if turn.streamed else _decode(turn.job)
+
+    def compute(turn: _Turn, prepared: tuple[_States, _Decoded | None]) -> tuple[_States, _Computed | Report]:
+        check_disk(turn.job)
+        states, decoded = prepared
+        with progress(turn.job.image.file.path.name) as of_job:
+            if decoded is None:
+                return states, run_job(restorer, turn.job, of_job)
+            return states, _compute(restorer, turn.job, decoded, of_job)
+
+    def finish(turn: _Turn, computed: tuple[_States, _Computed | Report]) -> Report:
+        job, (states, result) = turn.job, computed
         try:
-            with progress(job.image.file.path.name) as of_job:
-                report = run_job(restorer, job, of_job)
-        except Exception as error:
-            if fail_fast:
-                raise
-            full = isinstance(error, DiskFullError)
-            yield FailedImage.of(job.image.file, error)
-        else:
-            yield report
+            if isinstance(result, _Computed):
+                check_disk(job)
+                result = _encode(restorer, job, result)
+            result = dataclasses.replace(result, read=states, written=file_states(written_with(job.target)))
+            finished(result)
+        except DiskFullError:
+            full.set()
+            raise
+        return result
+
+    outcomes = overlapped(
+        # Lazily: whether an image is streamed depends on the memory that is free.
+        (_Turn(job, _is_streamed(restorer, job)) for job in jobs),
+        prepare,
+        compute,
+        finish,
+        cost=lambda turn: 0 if turn.streamed else turn.job.memory_bytes,
+        limit=min(_MOST_BYTES, (available() or _MOST_BYTES) // _SHARE),
+        threads=(usable_cores() if threads is None else threads) if len(jobs) > 1 else 0,
+        stop_at_failure=fail_fast,
+    )
+    with contextlib.closing(outcomes):
+        for turn, outcome in outcomes:
+            if isinstance(outcome, Report):
+                yield outcome
+            elif fail_fast:
+                raise outcome
+            else:
+                yield FailedImage.of(turn.job.image.file, outcome)
 
 
 def run_job(restorer: Restorer, job: RestoreJob, progress: Progress | None = None) -> Report:
@@ -192,35 +233,59 @@ def run_job(restorer: Restorer, job: RestoreJob, progress: Progress | None = Non
     KeygraphError
         The model failed.
     """
-    streamed = _can_stream(restorer, job)
-    manifest, folder = restorer.manifest, job.options.scratch_folder
+    if not _can_stream(restorer, job):
+        return _encode(restorer, job, _compute(restorer, job, _decode(job), progress))
+    folder = job.options.scratch_folder
     with contextlib.ExitStack() as files:
-        image = job.image.read_streaming(folder, files) if streamed else job.image.read()
-        inputs = {name: header.read() for name, header in job.inputs.items()}
+        image = job.image.read_streaming(folder, files)
         began = time.perf_counter()
-        try:
-            request = make_request(manifest, image.pixels, {name: one.pixels for name, one in inputs.items()})
-            result: ArrayWriter | ScratchFile
-            if streamed:
-                result = files.enter_context(contextlib.closing(ScratchFile(folder, *job.size, request.dtype)))
-            else:
-                result = ArrayWriter(np.empty(job.size, request.dtype))
+        with _errors_of(job):
+            request = make_request(restorer.manifest, image.pixels, {})
+            result = files.enter_context(contextlib.closing(ScratchFile(folder, *job.size, request.dtype)))
             restored = restorer.restore_request(request, result, job.options, progress)
-        except KeygraphError as error:
-            raise type(error)(f"{job.image.file}: {error}") from error
         seconds = time.perf_counter() - began
-        notices = [*image.notices, *(f"{name}: {line}" for name, one in inputs.items() for line in one.notices)]
-        notices += restored.notices
-        if isinstance(result, ScratchFile):
-            restored_picture = dataclasses.replace(cast(Picture, image), pixels=cast(Any, result))
-            notices += streaming.write(job.target, restored_picture, folder)
-        else:
-            pixels = result.values[:, :, 0] if image.pixels.ndim == 2 and job.size[2] == 1 else result.values
-            notices += output_files.write(
-                job.target, pixels, image, as_cube=job.as_cube, wavelengths=manifest.wavelengths
-            )
-            if job.preview is not None:
-                notices += spectral_preview.write(job.preview, Cube(pixels, manifest.wavelengths))
+        lost = streaming.write(job.target, dataclasses.replace(image, pixels=cast(Any, result)), folder)
+    return _report(restorer, job, restored, seconds, [*image.notices, *restored.notices, *lost])
+
+
+def _decode(job: RestoreJob) -> _Decoded:
+    return _Decoded(job.image.read(), {name: header.read() for name, header in job.inputs.items()})
+
+
+def _compute(restorer: Restorer, job: RestoreJob, decoded: _Decoded, progress: Progress | None) -> _Computed:
+    image, inputs = decoded.image, decoded.inputs
+    began = time.perf_counter()
+    with _errors_of(job):
+        pixels = {name: one.pixels for name, one in inputs.items()}
+        request = make_request(restorer.manifest, image.pixels, pixels)
+        values = np.empty(job.size, request.dtype)
+        restored = restorer.restore_request(request, ArrayWriter(values), job.options, progress)
+    seconds = time.perf_counter() - began
+    notices = [*image.notices, *(f"{name}: {line}" for name, one in inputs.items() for line in one.notices)]
+    result = values[:, :, 0] if image.pixels.ndim == 2 and job.size[2] == 1 else values
+    return _Computed(image, result, _report(restorer, job, restored, seconds, [*notices, *restored.notices]))
+
+
+def _encode(restorer: Restorer, job: RestoreJob, computed: _Computed) -> Report:
+    wavelengths = restorer.manifest.wavelengths
+    lost = output_files.write(
+        job.target, computed.pixels, computed.source, as_cube=job.as_cube, wavelengths=wavelengths
+    )
+    if job.preview is not None:
+        lost += spectral_preview.write(job.preview, Cube(computed.pixels, wavelengths))
+    return dataclasses.replace(computed.report, notices=(*computed.report.notices, *lost))
+
+
+@contextlib.contextmanager
+def _errors_of(job: RestoreJob) -> Iterator[None]:
+    """Name the image in the errors of the model."""
+    try:
+        yield
+    except KeygraphError as error:
+        raise type(error)(f"{job.image.file}: {error}") from error
+
+
+def _report(restorer: Restorer, job: RestoreJob, restored: Restored, seconds: float, notices: Sequence[str]) -> Report:
     return Report(
         source=str(job.image.file),
         target=str(job.target),
@@ -237,6 +302,14 @@ def run_job(restorer: Restorer, job: RestoreJob, progress: Progress | None = Non
         engine=restorer.description,
         notices=tuple(notices),
     )
+
+
+def _is_streamed(restorer: Restorer, job: RestoreJob) -> bool:
+    """Return `_can_stream`; what it raises is raised again when the image's turn comes."""
+    try:
+        return _can_stream(restorer, job)
+    except KeygraphError:
+        return False
 
 
 def _can_stream(restorer: Restorer, job: RestoreJob) -> bool:
