@@ -52,7 +52,7 @@ def progress_bar(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, 
 def folder_progress(images: int, *, quiet: bool = False) -> Iterator[FolderProgress]:
     """Show two progress bars while the block runs, on a terminal only: images, and the tiles of the current one.
 
-    What is printed meanwhile appears above the bars.
+    Results are printed with `FolderProgress.print` meanwhile, and appear above the bars.
 
     Parameters
     ----------
@@ -68,9 +68,7 @@ def folder_progress(images: int, *, quiet: bool = False) -> Iterator[FolderProgr
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # Rich would send what goes into a pipe to its console, too.
-    to_terminal = sys.stdout.isatty()
-    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=to_terminal) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
         yield FolderProgress(bar, images)
 
 
@@ -99,6 +97,13 @@ class FolderProgress:
             return
         bar.reset(tiles, description=_plain(name), total=None)
         yield lambda done, total: bar.update(tiles, completed=done, total=total)
+
+    def print(self, line: str) -> None:
+        """Print a result on stdout; on a terminal above the bars, in one piece."""
+        if self._bar is not None and sys.stdout.isatty():
+            self._bar.console.print(line, soft_wrap=True, markup=False, highlight=False, emoji=False)
+        else:
+            print(line, flush=True)
 
     def done(self) -> None:
         """Count an image."""

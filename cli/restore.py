@@ -181,9 +181,9 @@ def restore(
                         failed.append(result)
                         record(result)
                     if as_json:
-                        print(json.dumps(as_record(result, recipe)), flush=True)
+                        bars.print(json.dumps(as_record(result, recipe)))
                     elif isinstance(result, Report) and not quiet:
-                        print(_line(result), flush=True)
+                        bars.print(_line(result))
     except KeyboardInterrupt:
         if not one:
             left = "; --skip-existing leaves them" if restored else ""

@@ -107,8 +107,6 @@ class ResultsFile:
         self.path = folder / RESULTS_FILE
         self._folder, self._recipe = folder, recipe
         self._lock = threading.Lock()
-        #: Number of results that were recorded.
-        self.results = 0
         check_ours(self.path)
         try:
             self._file: BinaryIO = open(self.path, "a+b", buffering=0)  # noqa: SIM115 - closed by `close`
@@ -134,8 +132,6 @@ class ResultsFile:
             except DiskFullError:
                 if isinstance(result, Report):
                     raise
-                return
-            self.results += isinstance(result, Report)
 
     def close(self) -> None:
         """Close the file."""
