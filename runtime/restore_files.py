@@ -165,6 +165,14 @@ def run_jobs(
     """
     full = threading.Event()
 
+    @contextlib.contextmanager
+    def noticing_a_full_disk() -> Iterator[None]:
+        try:
+            yield
+        except DiskFullError:
+            full.set()
+            raise
+
     def check_disk(job: RestoreJob) -> None:
         if full.is_set():
             raise KeygraphError(f"{job.image.file}: not restored, because the disk is full")
@@ -175,22 +183,19 @@ def run_jobs(
     def compute(turn: _Turn, prepared: tuple[_States, _Decoded | None]) -> tuple[_States, _Computed | Report]:
         check_disk(turn.job)
         states, decoded = prepared
-        with progress(turn.job.image.file.path.name) as of_job:
+        with noticing_a_full_disk(), progress(turn.job.image.file.path.name) as of_job:
             if decoded is None:
                 return states, run_job(restorer, turn.job, of_job)
             return states, _compute(restorer, turn.job, decoded, of_job)
 
     def finish(turn: _Turn, computed: tuple[_States, _Computed | Report]) -> Report:
         job, (states, result) = turn.job, computed
-        try:
+        with noticing_a_full_disk():
             if isinstance(result, _Computed):
                 check_disk(job)
                 result = _encode(restorer, job, result)
             result = dataclasses.replace(result, read=states, written=file_states(written_with(job.target)))
             finished(result)
-        except DiskFullError:
-            full.set()
-            raise
         return result
 
     outcomes = overlapped(
@@ -308,7 +313,7 @@ def _is_streamed(restorer: Restorer, job: RestoreJob) -> bool:
     """Return `_can_stream`; what it raises is raised again when the image's turn comes."""
     try:
         return _can_stream(restorer, job)
-    except KeygraphError:
+    except Exception:
         return False
 
 

@@ -55,9 +55,12 @@ def test_lines_are_appended(tmp_path: Path) -> None:
 def test_threads_append_whole_lines(tmp_path: Path) -> None:
     one = report(tmp_path / "a.png")
     with closing(ResultsFile(tmp_path, RECIPE)) as file:
-        threads = [
-            threading.Thread(target=lambda i=i: [file.append(replace(one, k=i)) for _ in range(50)]) for i in range(8)
-        ]
+
+        def append(k: int) -> None:
+            for _ in range(50):
+                file.append(replace(one, k=k))
+
+        threads = [threading.Thread(target=append, args=[k]) for k in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
