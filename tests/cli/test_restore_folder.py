@@ -373,3 +373,28 @@ def test_after_a_full_disk_the_rest_is_not_computed(make_model: ModelFile, tmp_p
         f"in/{name}.png: not restored, because the disk is full" for name in "def"
     ]
     assert done.stderr.endswith("error: 4 of 6 images were not restored\na.png\nb.png\nresults.jsonl\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's mount namespaces")
+def test_a_full_disk_leaves_whole_results_whatever_is_under_way(make_model: ModelFile, tmp_path: Path) -> None:
+    """Several images are encoded when the disk becomes full: each is whole, or absent and said to be."""
+    (tmp_path / "in").mkdir()
+    for index in range(30):
+        photo(tmp_path / "in" / f"{index:02}.png", 150, 150)
+    command = keygraph("restore", "in", "-o", "disk/out", "--json", "--jobs", 4, "--model", make_model("identity"))
+    keep = "mkdir kept; cp disk/out/* kept; ls -A disk/out >&2"
+    done = on_small_disk(f"{command}; code=$?; {keep}; exit $code", "700k", tmp_path)
+    assert done.returncode == 1
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [Path(result["source"]).name for result in results] == [f"{index:02}.png" for index in range(30)]
+    restored = [Path(result["target"]).name for result in results if "target" in result]
+    assert 5 <= len(restored) <= 10
+    assert names(tmp_path / "kept") == sorted(restored)
+    for name in restored:
+        np.testing.assert_array_equal(
+            images.read(tmp_path / "kept" / name).pixels, images.read(tmp_path / "in" / name).pixels
+        )
+    errors = [result["error"] for result in results if "error" in result]
+    assert all("No space left on device" in error or "the disk is full" in error for error in errors)
+    assert errors[-1] == "in/29.png: not restored, because the disk is full"
+    assert done.stderr.splitlines()[-len(restored) - 1 :] == [*sorted(restored), RESULTS_FILE]
