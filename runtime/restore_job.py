@@ -23,7 +23,7 @@ from .preprocess.request import check_names, check_sizes, expected_channels, res
 from .reports import FailedImage, SkippedImage
 from .restore_options import RestoreOptions
 from .restorer import Restorer
-from .results_file import RESULTS_FILE, Recipe
+from .results_file import RESULTS_FILE, Recipe, check_ours
 
 
 @dataclass(frozen=True)
@@ -204,6 +204,8 @@ def plan_jobs(
         raise InputError(f"--preview is for one image, and there are {len(images)}; restore the one to look at alone")
     in_folder = targets[0] != out
     folder = out if several and in_folder else None
+    if folder is not None:
+        check_ours(folder / RESULTS_FILE)
     wanted = list(zip(images, targets, strict=True))
     skipped: list[SkippedImage] = []
     changed = Counter[str]()

@@ -195,6 +195,18 @@ def test_a_record_that_leads_to_an_input_is_refused(
     assert (tree / "a.png").read_bytes() == before
 
 
+@pytest.mark.parametrize("options", [[], ["--skip-existing"]])
+def test_a_file_of_another_program_stops_everything(
+    make_model: ModelFile, tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / RESULTS_FILE).write_text('{"psnr": 30}\n')
+    command = ["restore", tree, "-o", tmp_path / "out", "--recursive", "--model", make_model("identity"), *options]
+    assert run(*command) == 2
+    assert "is no record of results of keygraph's" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [RESULTS_FILE]
+
+
 def test_the_number_of_threads_is_checked(
     make_model: ModelFile, tree: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
