@@ -9,15 +9,21 @@ from pathlib import Path
 from ..errors import InputError
 from ..files import status
 from ..runtime.companion_files import read_with
-from ..runtime.io.input_files import InputFile, is_image_folder, read_folder
+from ..runtime.io.image_folders import read_folder
+from ..runtime.io.input_files import InputFile, is_image_folder
 
 
 def find_images(
-    given: Sequence[Path], beside: Mapping[str, InputFile], notice: Callable[[str], None]
+    given: Sequence[Path],
+    beside: Mapping[str, InputFile],
+    notice: Callable[[str], None],
+    *,
+    recursive: bool = False,
+    results: Path | None = None,
 ) -> list[InputFile]:
     """Return the image files, with every folder replaced by the images in it, sorted by name.
 
-    Subfolders are not searched. Cubes are taken only from folders without pictures, because arrays beside pictures are
+    Cubes are taken only from folders without pictures, because arrays beside pictures are
     usually masks.
 
     Parameters
@@ -28,6 +34,8 @@ def find_images(
         What `parse_inputs` returned: these files are not images to restore.
     notice
         Called with a line for each folder that holds something else, too.
+    recursive, results
+        As for `read_folder`.
 
     Raises
     ------
@@ -39,8 +47,8 @@ def find_images(
     for path in given:
         file = InputFile.parse(path)
         if is_image_folder(path):
-            folder = read_folder(path, exclude)
-            found += [InputFile(image) for image in folder.images]
+            folder = read_folder(path, exclude, recursive=recursive, results=results)
+            found += folder.images
             if folder.notice is not None:
                 notice(folder.notice)
         else:

@@ -5,8 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
+from typing import TYPE_CHECKING
 
 from ..errors import printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+#: Characters of a file's name beside a progress bar.
+_LONGEST_NAME = 30
 
 
 def note(message: str) -> None:
@@ -39,6 +46,76 @@ def progress_bar(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, 
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def folder_progress(images: int, *, quiet: bool = False) -> Iterator[FolderProgress]:
+    """Show two progress bars while the block runs, on a terminal only: images, and the tiles of the current one.
+
+    Results are printed with `FolderProgress.print` meanwhile, and appear above the bars.
+
+    Parameters
+    ----------
+    images
+        Number of images.
+    quiet
+        True for no bar at all.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield FolderProgress()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
+        yield FolderProgress(bar, images)
+
+
+class FolderProgress:
+    """The bars of `folder_progress`; without arguments none.
+
+    Parameters
+    ----------
+    bar
+        Where they are shown.
+    images
+        Number of images.
+    """
+
+    def __init__(self, bar: Progress | None = None, images: int = 0) -> None:
+        self._bar = bar
+        self._images = None if bar is None else bar.add_task("images", total=images)
+        self._tiles = None if bar is None else bar.add_task("", total=None)
+
+    @contextmanager
+    def of_image(self, name: str) -> Iterator[Callable[[int, int], None] | None]:
+        """Show the tiles of an image while the block runs; yield what takes (tiles done, tiles in total)."""
+        bar, tiles = self._bar, self._tiles
+        if bar is None or tiles is None:
+            yield None
+            return
+        bar.reset(tiles, description=_plain(name), total=None)
+        yield lambda done, total: bar.update(tiles, completed=done, total=total)
+
+    def print(self, line: str) -> None:
+        """Print a result on stdout; on a terminal above the bars, in one piece."""
+        if self._bar is not None and sys.stdout.isatty():
+            self._bar.console.print(line, soft_wrap=True, markup=False, highlight=False, emoji=False)
+        else:
+            print(line, flush=True)
+
+    def done(self) -> None:
+        """Count an image."""
+        if self._bar is not None and self._images is not None:
+            self._bar.advance(self._images)
+
+
+def _plain(name: str) -> str:
+    """Return a name in which Rich finds no markup, and that leaves room for the bar."""
+    from rich.markup import escape
+
+    return escape(printable(name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."))
 
 
 @contextmanager

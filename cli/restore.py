@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import json
 import sys
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -12,12 +13,15 @@ from typing import Annotated
 import typer
 
 from .. import load
-from ..errors import printable
+from ..errors import InputError, printable
+from ..runtime.earlier_results import skipped_words
 from ..runtime.io.encoding import COMPRESSIONS, Encoding
 from ..runtime.io.input_files import is_image_folder
-from ..runtime.restore_files import Report, run_jobs
-from ..runtime.restore_job import FailedImage, plan_jobs
+from ..runtime.reports import FailedImage, Report
+from ..runtime.restore_files import run_jobs
+from ..runtime.restore_job import RestorePlan, plan_jobs
 from ..runtime.restore_options import RestoreOptions
+from ..runtime.results_file import Recipe, ResultsFile, as_record
 from .arguments import (
     AllowHostCode,
     Batch,
@@ -36,7 +40,13 @@ from .arguments import (
     parse_pixels,
 )
 from .inputs import find_images, parse_inputs
-from .output import no_note, note, progress_bar
+from .output import folder_progress, no_note, note, progress_bar
+
+
+def _at_least_one(jobs: int | None) -> int | None:
+    if jobs is not None and jobs < 1:
+        raise InputError(f"--jobs is {jobs}; give at least 1")
+    return jobs
 
 
 def restore(
@@ -88,6 +98,27 @@ def restore(
     threads: Threads = None,
     precision_hint: PrecisionHint = None,
     streams: Streams = None,
+    recursive: Annotated[
+        bool,
+        typer.Option("--recursive", help="Search the folders below a folder, too; results keep the subfolders."),
+    ] = False,
+    skip_existing: Annotated[
+        bool,
+        typer.Option(
+            "--skip-existing",
+            help="Leave results that exist, unless results.jsonl says that the model, an option or the image changed.",
+        ),
+    ] = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs",
+            metavar="N",
+            help="Threads that decode and encode some of several images while one is computed; by default one per "
+            "core.",
+            callback=_at_least_one,
+        ),
+    ] = None,
     fail_fast: Annotated[
         bool,
         typer.Option("--fail-fast", help="Stop at the first of several images that cannot be restored."),
@@ -99,11 +130,12 @@ def restore(
 
     In an output folder each result has the name of its image; a spectral result of a picture becomes a .mat file, and
     a picture in a format that is only read a .png file. Existing results are replaced, inputs never. Of several images,
-    those that cannot be restored are listed at the end, with exit code 1.
+    those that cannot be restored are listed at the end, with exit code 1; results.jsonl in the output folder records
+    how each was made.
     """
     notice = no_note if quiet else note
     extra_inputs = parse_inputs(beside or [])
-    images = find_images(inputs, extra_inputs, notice)
+    images = find_images(inputs, extra_inputs, notice, recursive=recursive, results=out)
     options = RestoreOptions(
         k=k,
         tile=parse_pixels(tile, "--tile", "none", "auto"),
@@ -124,6 +156,7 @@ def restore(
         notice=notice,
     )
     into_folder = any(is_image_folder(given) for given in inputs)
+    recipe = Recipe.of(restorer, options, encoding)
     plan = plan_jobs(
         restorer,
         images,
@@ -134,26 +167,49 @@ def restore(
         encoding=encoding,
         into_folder=into_folder,
         fail_fast=fail_fast,
+        skip_existing=recipe if skip_existing else None,
         read=[model],
     )
     if not quiet and not as_json:
         print(f"{printable(str(model))}: {restorer.description}", file=sys.stderr)
+    if words := skipped_words(plan.skipped, plan.changed):
+        notice(words)
     if plan.failed:
         notice(f"{len(plan.failed)} of {len(images)} images cannot be restored; they are listed at the end")
-    failed = list(plan.failed)
     if as_json:
-        for failure in failed:
-            _print_json(failure)
+        records = [*(as_record(one, recipe) for one in plan.failed), *(as_record(one, recipe) for one in plan.skipped)]
+        for line in records:
+            print(json.dumps(line), flush=True)
+    failed = list(plan.failed)
+    restored: list[Report] = []
     stop = fail_fast or (len(images) == 1 and not into_folder)
+    one = len(images) == 1
     try:
-        bar = partial(progress_bar, quiet=quiet)
-        for result in run_jobs(restorer, plan.jobs, bar, fail_fast=stop, notice=notice):
-            if isinstance(result, FailedImage):
-                failed.append(result)
-            if as_json:
-                _print_json(result)
-            elif isinstance(result, Report) and not quiet:
-                print(_line(result), flush=True)
+        with _recording(plan, recipe) as record, folder_progress(len(plan.jobs), quiet=quiet or one) as bars:
+
+            def finished(report: Report) -> None:
+                record(report)
+                restored.append(report)
+
+            progress = partial(progress_bar, quiet=quiet) if one else bars.of_image
+            results = run_jobs(
+                restorer, plan.jobs, progress, fail_fast=stop, notice=notice, threads=jobs, finished=finished
+            )
+            with contextlib.closing(results):
+                for result in results:
+                    bars.done()
+                    if isinstance(result, FailedImage):
+                        failed.append(result)
+                        record(result)
+                    if as_json:
+                        bars.print(json.dumps(as_record(result, recipe)))
+                    elif isinstance(result, Report) and not quiet:
+                        bars.print(_line(result))
+    except KeyboardInterrupt:
+        if not one:
+            left = "; --skip-existing leaves them" if restored else ""
+            notice(f"{len(restored)} of {len(plan.jobs)} images were restored before the interruption{left}")
+        raise
     finally:  # Also when interrupted.
         for failure in failed:
             print(f"error: {failure.error}", file=sys.stderr)
@@ -162,8 +218,16 @@ def restore(
         raise typer.Exit(1)
 
 
-def _print_json(result: Report | FailedImage) -> None:
-    print(json.dumps(dataclasses.asdict(result)), flush=True)
+@contextlib.contextmanager
+def _recording(plan: RestorePlan, recipe: Recipe) -> Iterator[Callable[[Report | FailedImage], None]]:
+    """Yield what records results and failures in the folder of the results, if there is one."""
+    if plan.folder is None or not (plan.jobs or plan.failed):
+        yield lambda _result: None
+        return
+    with contextlib.closing(ResultsFile(plan.folder, recipe)) as results:
+        for failure in plan.failed:
+            results.append(failure)
+        yield results.append
 
 
 def _line(report: Report) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from pathlib import Path
 from ..errors import InputError, KeygraphError
 from ..runtime.backends.engine_metadata import EngineMetadata, read
 from ..runtime.backends.tensorrt_bindings import PLUGINS, loader_path
+from ..runtime.device.processor import usable_cores
 from . import cache, lint, preflight
 from .job import Job
 from .model import Model
@@ -99,7 +99,7 @@ def build(
         total = _Progress(len(waiting), progress)
         with loader_path(jobs[0].software.backend) as environment:
             workers = _Workers(environment, notice, total)
-            pool = ThreadPoolExecutor(preflight.parallel(model, min(len(waiting), _cores())))
+            pool = ThreadPoolExecutor(preflight.parallel(model, min(len(waiting), usable_cores())))
             try:
                 outcomes |= zip(waiting, pool.map(workers.run, (jobs[i] for i in waiting)), strict=True)
             finally:
@@ -213,7 +213,3 @@ class _Workers:
     @staticmethod
     def _failure(job: Job, message: str, exit_code: int) -> Outcome:
         return Outcome(job.target, job.engine, FAILED, error=message, exit_code=exit_code)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..runtime.device.processor import usable_cores
 from .findings import BROKEN, OK, Finding
 
 #: Features of /proc/cpuinfo that the CPU kernels are compiled for, or that matter for ONNX Runtime.
@@ -21,8 +22,7 @@ def examine_machine() -> Iterator[Finding]:
     new_enough = sys.version_info >= (3, 10)
     yield Finding(group, "Python", OK if new_enough else BROKEN, f"{platform.python_version()} ({sys.executable})")
     yield Finding(group, "system", OK, f"{platform.system()} {platform.release()}, {platform.machine()}")
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding(group, "cores", OK, f"{usable} usable of {os.cpu_count()}")
+    yield Finding(group, "cores", OK, f"{usable_cores()} usable of {os.cpu_count()}")
     model, features = processor(Path("/proc/cpuinfo"))
     yield Finding(group, "CPU", OK, f"{model}: {' '.join(features) or 'no vector instructions known'}")
 

@@ -79,21 +79,17 @@ def calibration_images(
     if folder is None:
         batch = manifest.shape[0] if manifest.shape is not None else 1
         return [CalibrationImage("generated picture", synthetic_inputs(manifest, (batch, height, width)))]
-    from ..runtime.io.input_files import (  # libvips is needed for files only
-        InputFile,
-        matching_inputs,
-        read_folder,
-    )
+    from ..runtime.io.image_folders import read_folder  # libvips is needed for files only
+    from ..runtime.io.input_files import InputFile, matching_inputs
 
     if not is_folder(folder):
         raise InputError(f"{folder} is not a folder; give a folder with images")
     others = {name: InputFile.parse(path) for name, path in (beside or {}).items()}
     check_names(manifest, others)
     found = []
-    for path in read_folder(folder, {other.path.resolve() for other in others.values()}).images[:most]:
-        image = InputFile(path)
+    for image in read_folder(folder, {other.path.resolve() for other in others.values()}).images[:most]:
         planes = _crop({IMAGE_INPUT: image, **matching_inputs(image, others)}, manifest, height, width)
-        found.append(CalibrationImage(path.name, planes))
+        found.append(CalibrationImage(image.path.name, planes))
     return found
 
 

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..errors import DiskFullError, KeygraphError
-from .io import output_files, spectral_preview
-from .io.cubes import Cube
+from .companion_files import written_with
+from .device.memory import available
+from .device.processor import usable_cores
 from .io.encoding import Encoding
 from .io.input_files import InputFile
-from .io.regions import ArrayWriter
+from .journal.job_folder import require_none
 from .notices import warn
-from .preprocess.request import make_request
+from .pipeline import overlapped
+from .reports import FailedImage, FileState, Report, file_states, read_states
 from .restore_in_files import goes_through_files, restore_in_files
-from .restore_job import FailedImage, RestoreJob, check_places, plan_job
+from .restore_in_memory import Computed, Decoded, compute, decode, encode
+from .restore_job import RestoreJob, check_places, plan_job
 from .restore_options import RestoreKeywords, RestoreOptions
 from .restorer import Restored, Restorer
 from .tiling.progress import Progress
@@ -29,47 +32,21 @@ from .tiling.progress import Progress
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+#: Bytes that the images which are decoded ahead or not yet encoded may take, and at most this share of what is free.
+_MOST_BYTES = 1 << 30
+_SHARE = 8
+
+
+#: The files that were read, by input.
+_States = Mapping[str, tuple[FileState, ...]]
+
 
 @dataclass(frozen=True)
-class Report:
-    """How one file was restored; plain values, printed as one line of JSON.
+class _Turn:
+    """A job, and whether it is restored region by region, from file to file."""
 
-    Attributes
-    ----------
-    source, target
-        The files.
-    height, width
-        Size of the restored image in pixels, after the EXIF orientation is applied.
-    k
-        Neighbours of each node; None for a model without a key graph.
-    tiles, tile, overlap, batch
-        Number of tiles, their height and width, their least overlap, and how many ran together.
-    padded
-        True when the image was padded by reflection to the model's `size_multiple`, and cropped.
-    sweeps
-        Sweeps over the tiles for the exact result; 0 for a whole image and for blended tiles.
-    seconds
-        Time of the restoration, without reading and writing.
-    engine
-        What ran.
-    notices
-        Everything that was lost, or done otherwise than asked.
-    """
-
-    source: str
-    target: str
-    height: int
-    width: int
-    k: int | None
-    tiles: int
-    tile: tuple[int, int]
-    overlap: int
-    batch: int
-    padded: bool
-    sweeps: int
-    seconds: float
-    engine: str
-    notices: tuple[str, ...]
+    job: RestoreJob
+    streamed: bool
 
 
 def restore_file(
@@ -135,9 +112,13 @@ def run_jobs(
     *,
     fail_fast: bool = False,
     notice: Callable[[str], None] = warn,
-) -> Iterator[Report | FailedImage]:
-    """Restore several image files, each when the caller asks for it; one that fails does not stop the others.
+    threads: int | None = None,
+    finished: Callable[[Report], None] = lambda _report: None,
+) -> Generator[Report | FailedImage, None, None]:
+    """Restore several image files; one that fails does not stop the others.
 
+    While one image is computed in the caller's thread, the next ones are decoded and the last ones encoded in others.
+    Images that are restored region by region, because they need not fit in memory, are read and written in their turn.
     When the disk of the results is full, the images that are left fail without being computed.
 
     Parameters
@@ -149,9 +130,14 @@ def run_jobs(
     progress
         Called with the name of each image; gives the context, in which the image is restored, of its `progress`.
     fail_fast
-        Raise the error of the first image that fails.
+        Raise the error of the first image that fails, and write nothing after it.
     notice
         As for `run_job`.
+    threads
+        Number of threads that decode and encode; None for one per core; 0 to decode, compute and encode in turn.
+    finished
+        Called with each report as soon as the result is complete, in any order and in any thread. What it raises, the
+        image fails with.
 
     Yields
     ------
@@ -163,21 +149,61 @@ def run_jobs(
     KeygraphError
         As `run_job`, with `fail_fast`.
     """
-    full = False
-    for job in jobs:
-        if full:
-            yield FailedImage(str(job.image.file), f"{job.image.file}: not restored, because the disk is full")
-            continue
+    full = threading.Event()
+
+    @contextlib.contextmanager
+    def noticing_a_full_disk() -> Iterator[None]:
         try:
-            with progress(job.image.file.path.name) as of_job:
-                report = run_job(restorer, job, of_job, notice)
-        except Exception as error:
-            if fail_fast:
-                raise
-            full = isinstance(error, DiskFullError)
-            yield FailedImage.of(job.image.file, error)
-        else:
-            yield report
+            yield
+        except DiskFullError:
+            full.set()
+            raise
+
+    def check_disk(job: RestoreJob) -> None:
+        if full.is_set():
+            raise KeygraphError(f"{job.image.file}: not restored, because the disk is full")
+
+    def prepare(turn: _Turn) -> tuple[_States, Decoded | None]:
+        return read_states(turn.job.files), None if turn.streamed else decode(turn.job)
+
+    def run(turn: _Turn, prepared: tuple[_States, Decoded | None]) -> tuple[_States, Computed | Report]:
+        check_disk(turn.job)
+        states, decoded = prepared
+        with noticing_a_full_disk(), progress(turn.job.image.file.path.name) as of_job:
+            if decoded is None:
+                return states, run_job(restorer, turn.job, of_job, notice)
+            require_none(turn.job.target)
+            return states, compute(restorer, turn.job, decoded, of_job)
+
+    def finish(turn: _Turn, computed: tuple[_States, Computed | Report]) -> Report:
+        job, (states, result) = turn.job, computed
+        with noticing_a_full_disk():
+            if isinstance(result, Computed):
+                check_disk(job)
+                result = _encoded(restorer, job, result)
+            result = dataclasses.replace(result, read=states, written=file_states(written_with(job.target)))
+            finished(result)
+        return result
+
+    outcomes = overlapped(
+        # Lazily: whether an image is streamed depends on the memory that is free.
+        (_Turn(job, _is_streamed(restorer, job)) for job in jobs),
+        prepare,
+        run,
+        finish,
+        cost=lambda turn: 0 if turn.streamed else turn.job.memory_bytes,
+        limit=min(_MOST_BYTES, (available() or _MOST_BYTES) // _SHARE),
+        threads=(usable_cores() if threads is None else threads) if len(jobs) > 1 else 0,
+        stop_at_failure=fail_fast,
+    )
+    with contextlib.closing(outcomes):
+        for turn, outcome in outcomes:
+            if isinstance(outcome, Report):
+                yield outcome
+            elif fail_fast:
+                raise outcome
+            else:
+                yield FailedImage.of(turn.job.image.file, outcome)
 
 
 def run_job(
@@ -207,9 +233,17 @@ def run_job(
         The model failed.
     """
     if goes_through_files(restorer, job):
-        restored, seconds, notices = restore_in_files(restorer, job, progress, notice)
-    else:
-        restored, seconds, notices = _restore_in_memory(restorer, job, progress)
+        return _report(restorer, job, *restore_in_files(restorer, job, progress, notice))
+    require_none(job.target)
+    return _encoded(restorer, job, compute(restorer, job, decode(job), progress))
+
+
+def _encoded(restorer: Restorer, job: RestoreJob, computed: Computed) -> Report:
+    notices = encode(restorer, job, computed)
+    return _report(restorer, job, computed.restored, computed.seconds, notices)
+
+
+def _report(restorer: Restorer, job: RestoreJob, restored: Restored, seconds: float, notices: Sequence[str]) -> Report:
     return Report(
         source=str(job.image.file),
         target=str(job.target),
@@ -228,32 +262,9 @@ def run_job(
     )
 
 
-def _restore_in_memory(
-    restorer: Restorer, job: RestoreJob, progress: Progress | None
-) -> tuple[Restored, float, list[str]]:
-    """Restore an image that is decoded into memory; return how, the seconds that it took, and notices."""
-    manifest = restorer.manifest
-    image = job.image.read()
-    inputs = {name: header.read() for name, header in job.inputs.items()}
-    began = time.perf_counter()
+def _is_streamed(restorer: Restorer, job: RestoreJob) -> bool:
+    """Return `goes_through_files`; what it raises is raised again when the image's turn comes."""
     try:
-        request = make_request(manifest, image.pixels, {name: one.pixels for name, one in inputs.items()})
-        result = np.empty(job.size, request.dtype)
-        restored = restorer.restore_request(request, ArrayWriter(result), job.options, progress)
-    except KeygraphError as error:
-        raise type(error)(f"{job.image.file}: {error}") from error
-    seconds = time.perf_counter() - began
-    notices = [*image.notices, *(f"{name}: {line}" for name, one in inputs.items() for line in one.notices)]
-    notices += restored.notices
-    pixels = result[:, :, 0] if image.pixels.ndim == 2 and job.size[2] == 1 else result
-    notices += output_files.write(
-        job.target,
-        pixels,
-        image,
-        as_cube=job.as_cube,
-        wavelengths=manifest.wavelengths,
-        encoding=job.encoding,
-    )
-    if job.preview is not None:
-        notices += spectral_preview.write(job.preview, Cube(pixels, manifest.wavelengths))
-    return restored, seconds, notices
+        return goes_through_files(restorer, job)
+    except Exception:
+        return False

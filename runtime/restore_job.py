@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import InputError, KeygraphError, printable
+from ..errors import InputError
 from ..files import STORE_SUFFIX, check_space, is_folder, is_regular, is_store, is_writable, status
 from ..manifest import IMAGE_INPUT
 from .companion_files import check_outputs, written_with
+from .earlier_results import EarlierResults, find_missing
 from .io import cubes, output_files, slides, spectral_preview
 from .io.encoding import DEFAULT, Encoding
 from .io.images import READ_ONLY, SLIDES
@@ -20,8 +23,10 @@ from .journal.job_folder import require_none
 from .journal.space import Space, occupied, on_one_disk, space_for
 from .preprocess.normalization import is_spectrum, result_type
 from .preprocess.request import check_names, check_sizes, expected_channels, result_size
+from .reports import FailedImage, SkippedImage
 from .restore_options import RestoreOptions
 from .restorer import Restorer
+from .results_file import RESULTS_FILE, Recipe, check_ours
 
 
 @dataclass(frozen=True)
@@ -68,9 +73,20 @@ class RestoreJob:
     space: Space | None
 
     @property
+    def memory_bytes(self) -> int:
+        """Estimate of the memory for the decoded image and inputs, the result, and the result's file."""
+        decoded = sum(math.prod(one.size) * one.dtype.itemsize for one in (self.image, *self.inputs.values()))
+        return decoded + math.prod(self.size) * self.image.dtype.itemsize + self.result_bytes
+
+    @property
     def targets(self) -> list[Path]:
         """The files to write, as they are named."""
         return [self.target] if self.preview is None else [self.target, self.preview]
+
+    @property
+    def files(self) -> dict[str, InputFile]:
+        """The files that are read, by input."""
+        return {IMAGE_INPUT: self.image.file, **{name: header.file for name, header in self.inputs.items()}}
 
     def check_formats(self) -> None:
         """Check that the formats of the result and the preview can hold them, and that they can be written there.
@@ -85,34 +101,6 @@ class RestoreJob:
         if self.preview is not None:
             spectral_preview.check_target(self.preview, *self.size)
         output_files.check_target(self.target, self.size, self.as_cube)
-
-
-@dataclass(frozen=True)
-class FailedImage:
-    """An image that is not restored.
-
-    Attributes
-    ----------
-    source
-        The file.
-    error
-        Why not, in one line that names the file.
-    """
-
-    source: str
-    error: str
-
-    @classmethod
-    def of(cls, image: InputFile, error: Exception) -> FailedImage:
-        """Return the failure that an exception means for an image."""
-        source = printable(str(image))
-        if isinstance(error, KeygraphError):
-            message = str(error)
-        else:
-            kind = "out of memory" if isinstance(error, MemoryError) else f"unexpected {type(error).__name__}: {error}"
-            message = f"{source}: {kind} (--fail-fast --debug shows where)"
-        message = printable(" ".join(message.split()))
-        return cls(str(image), message if printable(str(image.path)) in message else f"{source}: {message}")
 
 
 class OptionError(InputError):
@@ -155,10 +143,20 @@ class RestorePlan:
         The images that can be restored.
     failed
         The images that cannot, as far as their headers tell.
+    skipped
+        The images whose results exist and are left.
+    changed
+        How many results that exist are made again, by what has changed since.
+    folder
+        The folder of the results of several images, in which they are recorded; None for one image, and where nothing
+        is restored and the folder does not exist.
     """
 
     jobs: tuple[RestoreJob, ...]
     failed: tuple[FailedImage, ...] = ()
+    skipped: tuple[SkippedImage, ...] = ()
+    changed: Mapping[str, int] = field(default_factory=dict)
+    folder: Path | None = None
 
 
 def plan_jobs(
@@ -172,6 +170,7 @@ def plan_jobs(
     encoding: Encoding = DEFAULT,
     into_folder: bool = False,
     fail_fast: bool = False,
+    skip_existing: Recipe | None = None,
     read: Sequence[Path] = (),
 ) -> RestorePlan:
     """Plan the restoration of image files, and check everything that can be known without decoding them.
@@ -196,14 +195,17 @@ def plan_jobs(
         True when `out` is a folder whatever its name; else it is a file where it has a suffix and is no folder yet.
     fail_fast
         False to plan the other images of several when one of them cannot be restored.
+    skip_existing
+        What results are made with, to leave those that exist, unless the record of their folder says that they were
+        made of something else; None to make all.
     read
         Other files that are read, such as the model, which no result may replace.
 
     Returns
     -------
     RestorePlan
-        In a folder a result has its image's name; a spectrum restored from a picture becomes a ``.mat`` file, and a
-        picture in a format that is only read becomes a ``.png`` file, a slide a ``.tif`` file.
+        In a folder a result has its image's subfolder and name; a spectrum restored from a picture becomes a ``.mat``
+        file, a picture in a format that is only read a ``.png`` file, and a slide a ``.tif`` file.
 
     Raises
     ------
@@ -218,18 +220,28 @@ def plan_jobs(
     targets = _targets(images, out, is_spectrum(restorer.manifest), several)
     if preview is not None and len(images) > 1:
         raise InputError(f"--preview is for one image, and there are {len(images)}; restore the one to look at alone")
+    in_folder = targets[0] != out
+    folder = out if several and in_folder else None
+    if folder is not None:
+        check_ours(folder / RESULTS_FILE)
+    wanted = list(zip(images, targets, strict=True))
+    skipped: list[SkippedImage] = []
+    changed = Counter[str]()
+    if skip_existing is not None:
+        earlier = EarlierResults(out if in_folder else out.parent, skip_existing)
+        wanted, skipped, changed = find_missing(wanted, inputs, earlier)
     failures = _Failures(stop=fail_fast or not several)
     jobs: list[RestoreJob] = []
-    for image, target in zip(images, targets, strict=True):
+    for image, target in wanted:
         with failures.of(image):
             jobs.append(plan_job(restorer, image, inputs, target, options, preview, encoding))
     if not jobs:
         failures.raise_misfit()
     given = [image.path for image in images]
-    if targets[0] != out:
+    if in_folder:
         _check_in_place(jobs, given)
-    check_places(jobs, [*given, *read])
-    made = _make_folder(out) if jobs and targets[0] != out else []
+    check_places(jobs, [*given, *read], [] if folder is None else [folder / RESULTS_FILE])
+    made = _make_folders([out, *(job.target.parent for job in jobs)]) if jobs and in_folder else []
     fitting: list[RestoreJob] = []
     try:
         for job in jobs:
@@ -237,10 +249,12 @@ def plan_jobs(
                 job.check_formats()
                 fitting.append(job)
     finally:
-        if not fitting:
-            for folder in made:
-                folder.rmdir()
-    return RestorePlan(tuple(fitting), tuple(failures.images))
+        used = {place for job in fitting for place in job.target.parents}
+        for empty in made:
+            if empty not in used:
+                empty.rmdir()
+    recorded = folder if folder is not None and is_folder(folder) else None
+    return RestorePlan(tuple(fitting), tuple(failures.images), tuple(skipped), changed, recorded)
 
 
 def _check_in_place(jobs: Iterable[RestoreJob], images: Sequence[Path]) -> None:
@@ -257,15 +271,17 @@ def _check_in_place(jobs: Iterable[RestoreJob], images: Sequence[Path]) -> None:
             )
 
 
-def check_places(jobs: Sequence[RestoreJob], read: Iterable[Path]) -> None:
+def check_places(jobs: Sequence[RestoreJob], read: Iterable[Path], also: Sequence[Path] = ()) -> None:
     """Check that the results of some jobs replace nothing that is read, and that there is space for them.
 
     Parameters
     ----------
     jobs
-        The jobs. Their results are in one folder.
+        The jobs. Their results are in one folder or below it.
     read
         Files that are read, apart from the jobs' own.
+    also
+        Further files that are written.
 
     Raises
     ------
@@ -273,7 +289,7 @@ def check_places(jobs: Sequence[RestoreJob], read: Iterable[Path]) -> None:
         As `companion_files.check_outputs`, or there is not enough space.
     """
     own = [header.file.path for job in jobs for header in (job.image, *job.inputs.values())]
-    check_outputs([target for job in jobs for target in job.targets], [*read, *own])
+    check_outputs([*also, *(target for job in jobs for target in job.targets)], [*read, *own])
     if not jobs:
         return
     replaced = sum(file.stat().st_size for job in jobs for file in written_with(job.target) if os.path.exists(file))
@@ -382,21 +398,29 @@ def _targets(given: Sequence[InputFile], out: Path, spectrum: bool, into_folder:
             name = name.with_suffix(".tif")
         elif name.suffix.lower() in READ_ONLY:
             name = name.with_suffix(".png")
-        other = targets.setdefault(out / name, image)
+        other = targets.setdefault(out / image.subfolder / name, image)
         if other is not image:
             raise InputError(
-                f"two of the inputs, {other} and {image}, would become {name}; restore them into different folders"
+                f"two of the inputs, {other} and {image}, would become {image.subfolder / name}; restore them into "
+                "different folders"
             )
     return list(targets)
 
 
-def _make_folder(folder: Path) -> list[Path]:
-    """Make a folder and its parents; return those that did not exist, the innermost first."""
-    missing = [place for place in (folder, *folder.parents) if status(place) is None]
+def _make_folders(folders: Iterable[Path]) -> list[Path]:
+    """Make folders and their parents; return those that did not exist, the innermost first."""
+    made: list[Path] = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+        for folder in dict.fromkeys(folders):
+            missing = [place for place in (folder, *folder.parents) if status(place) is None]
+            folder.mkdir(parents=True, exist_ok=True)
+            made = missing + made
+            if not is_writable(folder):
+                raise InputError(f"cannot write in {folder}: no permission; choose another place with -o")
+    except (InputError, OSError) as error:
+        for place in made:
+            place.rmdir()
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"cannot make the folder {folder}: {error.strerror}; choose another place with -o") from error
-    if not is_writable(folder):
-        raise InputError(f"cannot write in {folder}: no permission; choose another place with -o")
-    return missing
+    return made

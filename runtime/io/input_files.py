@@ -1,11 +1,10 @@
-"""Files to read, pictures or spectral cubes: how they are named, found in folders, checked by header, and decoded."""
+"""Files to read, pictures or spectral cubes: how they are named, checked by header, and decoded."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import numpy as np
 from ...errors import InputError
 from ...files import STORE_SUFFIX, is_folder, is_regular, is_store, status
 from ...manifest import IMAGE_INPUT
-from ..companion_files import read_with
 from . import cubes, images, slides, zarr_stores
 from .cubes import Cube
 from .images import Picture, streaming
@@ -41,10 +39,14 @@ class InputFile:
     variable
         Name of the array, for a file with several; in TIFF the number of the page, or `BANDS` where the pages are
         bands; None where there is no need to choose.
+    subfolder
+        Where the file was found below a folder that was searched, relative to that folder: ``2024/may``, which its
+        result keeps. Empty for a file of that folder itself, and for one that was named.
     """
 
     path: Path
     variable: str | None = None
+    subfolder: Path = Path()
 
     @classmethod
     def parse(cls, text: str | os.PathLike[str] | InputFile) -> InputFile:
@@ -261,73 +263,8 @@ def is_image_folder(path: Path) -> bool:
     return os.path.isdir(path) and not is_store(path)
 
 
-@dataclass(frozen=True)
-class Folder:
-    """What is in a folder of images.
-
-    Attributes
-    ----------
-    path
-        The folder.
-    images
-        The images, sorted by name.
-    left_out
-        What else is in it, and is not read: a number and a kind each, such as ``"2 hidden"``.
-    """
-
-    path: Path
-    images: tuple[Path, ...]
-    left_out: tuple[str, ...]
-
-    @property
-    def notice(self) -> str | None:
-        """One line about what is not read, or None when nothing is left out."""
-        return f"not read in {self.path}: {', '.join(self.left_out)}" if self.left_out else None
-
-
-def read_folder(folder: Path, exclude: Collection[Path] = ()) -> Folder:
-    """Find the pictures in a folder, or its cubes where it holds no picture.
-
-    Hidden files are left out: those of macOS and editors, and what an interrupted write of keygraph's left.
-
-    Parameters
-    ----------
-    folder
-        The folder; its subfolders are not searched.
-    exclude
-        Resolved paths to leave out without a word.
-
-    Raises
-    ------
-    InputError
-        There is no image, or the folder cannot be read.
-    """
-    try:
-        entries = sorted(path for path in folder.iterdir() if Path(os.path.realpath(path)) not in exclude)
-    except OSError as error:
-        raise InputError(f"cannot read the folder {folder}: {error.strerror}; give another folder") from error
-    hidden = [path for path in entries if path.name.startswith(".")]
-    # A link that leads nowhere is one image that cannot be read; where a file cannot be looked up, none can.
-    is_inner = {path: os.path.isdir(path) if os.path.islink(path) else is_folder(path) for path in entries}
-    stores = [path for path in entries if is_inner[path] and is_store(path)]
-    folders = [path for path in entries if path not in hidden and is_inner[path] and path not in stores]
-    files = [path for path in entries if path not in hidden and path not in folders]
-    taken: list[Path] = []
-    for suffixes in ((*images.FORMATS, *images.READ_ONLY, *slides.FORMATS), cubes.FORMATS):
-        taken = taken or [path for path in files if path.suffix.lower() in suffixes or path in stores]
-    companions = {other for path in taken for other in read_with(path)}
-    others = Counter(path.suffix.lower() or "without a suffix" for path in files if path not in companions)
-    left_out = [f"{count} {suffix}" for suffix, count in sorted(others.items())]
-    left_out += [f"{len(hidden)} hidden"] if hidden else []
-    left_out += [f"{len(folders)} subfolder{'s' if len(folders) > 1 else ''}"] if folders else []
-    if not taken:
-        held = f" ({', '.join(left_out)})" if left_out else ""
-        raise InputError(f"{folder} holds no image{held}; it takes {', '.join(SUFFIXES)}")
-    return Folder(folder, tuple(taken), tuple(left_out))
-
-
 def matching_inputs(image: InputFile, inputs: Mapping[str, InputFile]) -> dict[str, InputFile]:
-    """Return the extra inputs of one image: where a folder is given, the file in it with the image's name.
+    """Return the extra inputs of one image: of a folder that is given, the file with the image's subfolder and name.
 
     Raises
     ------
@@ -337,10 +274,11 @@ def matching_inputs(image: InputFile, inputs: Mapping[str, InputFile]) -> dict[s
     found = {}
     for name, other in inputs.items():
         folder = is_image_folder(other.path)
-        found[name] = InputFile(other.path / image.path.name) if folder else other
+        wanted = image.subfolder / image.path.name
+        found[name] = InputFile(other.path / wanted) if folder else other
         if folder and not (is_regular(found[name].path) or is_store(found[name].path)):
             raise InputError(
-                f"--input {name}: {other.path} holds no {image.path.name}, which {image.path} needs; "
+                f"--input {name}: {other.path} holds no {wanted}, which {image.path} needs; "
                 "files in it must have the images' names"
             )
     return found

@@ -19,6 +19,7 @@ from keygraph.cli import main
 from keygraph.runtime.io import cubes, images
 from keygraph.runtime.io.cubes import Cube
 from keygraph.runtime.io.images import Picture
+from keygraph.runtime.results_file import RESULTS_FILE
 
 ModelFile = Callable[..., Path]
 
@@ -53,7 +54,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    """Return the names in a folder, without the record of the results."""
+    return sorted(path.name for path in folder.iterdir() if path.name != RESULTS_FILE)
 
 
 def test_hidden_and_other_files_are_left_out_and_counted(
@@ -272,7 +274,12 @@ def test_a_name_need_not_be_utf_8(make_model: ModelFile, folder: Path, tmp_path:
     done = subprocess.run(arguments, env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert rb"caf\udce9[1].png ->" in done.stdout
-    assert sorted(os.listdir(os.fsencode(tmp_path / "out"))) == [b"a.png", b"caf\xe9[1].png", "夜.png".encode()]
+    assert sorted(os.listdir(os.fsencode(tmp_path / "out"))) == [
+        b"a.png",
+        b"caf\xe9[1].png",
+        b"results.jsonl",
+        "夜.png".encode(),
+    ]
     os.truncate(os.fsencode(folder) + b"/caf\xe9[1].png", 0)
     done = subprocess.run([*arguments, "--json"], env=environment, capture_output=True, check=False)
     assert done.returncode == 1
@@ -356,7 +363,7 @@ def test_after_a_full_disk_the_rest_is_not_computed(make_model: ModelFile, tmp_p
     (tmp_path / "in").mkdir()
     for name in "abcdef":
         photo(tmp_path / "in" / f"{name}.png", 150, 150)
-    command = keygraph("restore", "in", "-o", "disk/out", "--json", "--model", make_model("identity"))
+    command = keygraph("restore", "in", "-o", "disk/out", "--json", "--jobs", 1, "--model", make_model("identity"))
     done = on_small_disk(f"{command}; code=$?; ls -A disk/out >&2; exit $code", "200k", tmp_path)
     assert done.returncode == 1
     results = [json.loads(line) for line in done.stdout.splitlines()]
@@ -365,4 +372,29 @@ def test_after_a_full_disk_the_rest_is_not_computed(make_model: ModelFile, tmp_p
     assert [result["error"] for result in results[3:]] == [
         f"in/{name}.png: not restored, because the disk is full" for name in "def"
     ]
-    assert done.stderr.endswith("error: 4 of 6 images were not restored\na.png\nb.png\n")
+    assert done.stderr.endswith("error: 4 of 6 images were not restored\na.png\nb.png\nresults.jsonl\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's mount namespaces")
+def test_a_full_disk_leaves_whole_results_whatever_is_under_way(make_model: ModelFile, tmp_path: Path) -> None:
+    """Several images are encoded when the disk becomes full: each is whole, or absent and said to be."""
+    (tmp_path / "in").mkdir()
+    for index in range(30):
+        photo(tmp_path / "in" / f"{index:02}.png", 150, 150)
+    command = keygraph("restore", "in", "-o", "disk/out", "--json", "--jobs", 4, "--model", make_model("identity"))
+    keep = "mkdir kept; cp disk/out/* kept; ls -A disk/out >&2"
+    done = on_small_disk(f"{command}; code=$?; {keep}; exit $code", "700k", tmp_path)
+    assert done.returncode == 1
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [Path(result["source"]).name for result in results] == [f"{index:02}.png" for index in range(30)]
+    restored = [Path(result["target"]).name for result in results if "target" in result]
+    assert 5 <= len(restored) <= 10
+    assert names(tmp_path / "kept") == sorted(restored)
+    for name in restored:
+        np.testing.assert_array_equal(
+            images.read(tmp_path / "kept" / name).pixels, images.read(tmp_path / "in" / name).pixels
+        )
+    errors = [result["error"] for result in results if "error" in result]
+    assert all("No space left on device" in error or "the disk is full" in error for error in errors)
+    assert errors[-1] == "in/29.png: not restored, because the disk is full"
+    assert done.stderr.splitlines()[-len(restored) - 1 :] == [*sorted(restored), RESULTS_FILE]

@@ -13,7 +13,8 @@ import picture_files as made
 import pytest
 import pyvips
 import tifffile
-from keygraph.runtime.restore_files import Report, restore_file
+from keygraph.runtime.reports import Report
+from keygraph.runtime.restore_files import restore_file
 from PIL import Image
 
 ModelFile = Callable[..., Path]
