@@ -24,6 +24,7 @@ from .arguments import (
     ExtraInputs,
     GlobalStatistics,
     K,
+    Memory,
     Overlap,
     PrecisionHint,
     ProviderOrAuto,
@@ -71,6 +72,7 @@ def restore(
     threads: Threads = None,
     precision_hint: PrecisionHint = None,
     streams: Streams = None,
+    memory: Memory = None,
     fail_fast: Annotated[
         bool,
         typer.Option("--fail-fast", help="Stop at the first of several images that cannot be restored."),
@@ -102,6 +104,7 @@ def restore(
         threads=threads,
         precision_hint=precision_hint,
         streams=streams,
+        memory=memory,
         allow_host_code=allow_host_code,
         notice=notice,
     )
