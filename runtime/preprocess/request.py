@@ -272,7 +272,7 @@ def _with_channels(name: str, values: ArrayLike | ScratchFile) -> NDArray[Any] |
     """Return [H, W] as [H, W, 1]; raise `InputError` for what is neither [H, W] nor [H, W, C]."""
     if isinstance(values, ScratchFile):
         return values
-    array = as_array(values, name)
+    array = values if type(values) is np.ndarray else as_array(values, name)
     if array.ndim not in (2, 3):
         raise InputError(f"the {name} has shape {array.shape}; give [H, W] or [H, W, C]")
     if 0 in array.shape:
