@@ -41,21 +41,32 @@ from keygraph.runtime.restorer import Restorer
 from pipeline import CHECKPOINT, Timed, photo
 from timing import features
 
-#: Setting -> entries of the session's configuration, set after keygraph's own.
-SETTINGS = {
-    "onnxruntime's default": {"session.intra_op.spin_duration_us": "-1"},
-    "no spinning": {"session.intra_op.allow_spinning": "0"},
-    "stop after a run": {"session.intra_op.spin_duration_us": "-1", "session.force_spinning_stop": "1"},
-    "spin for 200 us": {"session.intra_op.spin_duration_us": "200"},
-    "keygraph's default": {},
+#: Setting -> microseconds for which an idle thread spins (-1: ONNX Runtime's default), and further entries of the
+#: session's configuration.
+SETTINGS: dict[str, tuple[int, dict[str, str]]] = {
+    "onnxruntime's default": (-1, {}),
+    "no spinning": (onnx_providers.SPIN, {"session.intra_op.allow_spinning": "0"}),
+    "stop after a run": (-1, {"session.force_spinning_stop": "1"}),
+    "spin for 200 us": (200, {}),
+    "keygraph's default": (onnx_providers.SPIN, {}),
 }
 BASE = "onnxruntime's default"
 #: Time after a load in which threads that still spin are counted to it.
 _AFTER = 0.01
 
 
-def opened(model: Path, entries: dict[str, str], threads: int | None) -> tuple[Restorer, Timed]:
-    """Return a restorer whose session has these configuration entries, and the timer of its runs."""
+def opened(model: Path, spin: int, entries: dict[str, str], threads: int | None) -> tuple[Restorer, Timed]:
+    """Return a restorer with one of `SETTINGS`, and the timer of its runs.
+
+    Parameters
+    ----------
+    model
+        An exported file.
+    spin, entries
+        The setting.
+    threads
+        Threads per operator; None for one per core.
+    """
 
     def options(count: int | None = None) -> onnxruntime.SessionOptions:
         made = onnx_providers.session_options(count)
@@ -63,7 +74,7 @@ def opened(model: Path, entries: dict[str, str], threads: int | None) -> tuple[R
             made.add_session_config_entry(key, value)
         return made
 
-    with patch.object(backend, "session_options", options):
+    with patch.object(onnx_providers, "SPIN", spin), patch.object(backend, "session_options", options):
         session = keygraph.load(model, threads=threads).session
     timed = Timed(session.manifest, session.run)
     return Restorer(timed), timed
@@ -176,7 +187,7 @@ def main() -> None:
 
             model = Path(name) / "model.onnx"
             export(load_checkpoint(CHECKPOINT), model, verification=False)
-        restorers = {key: opened(model, entries, arguments.threads) for key, entries in SETTINGS.items()}
+        restorers = {key: opened(model, *setting, arguments.threads) for key, setting in SETTINGS.items()}
         for restorer, _ in restorers.values():
             restorer(np.zeros((96, 96, 3), np.uint8))
         for key, load in loads(Path(name), arguments.files, arguments.megapixels, arguments.callers).items():

@@ -78,17 +78,6 @@ Streams = Annotated[
     ),
 ]
 
-Memory = Annotated[
-    str | None,
-    typer.Option(
-        "--memory",
-        metavar="SIZE",
-        help="Most memory that restoring may take beside the model and the images that are read, such as 512M or 4G; "
-        "by default what is free.",
-        rich_help_panel=_EXECUTION,
-    ),
-]
-
 AllowHostCode = Annotated[
     bool,
     typer.Option(

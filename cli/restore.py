@@ -24,7 +24,6 @@ from .arguments import (
     ExtraInputs,
     GlobalStatistics,
     K,
-    Memory,
     Overlap,
     PrecisionHint,
     ProviderOrAuto,
@@ -72,7 +71,15 @@ def restore(
     threads: Threads = None,
     precision_hint: PrecisionHint = None,
     streams: Streams = None,
-    memory: Memory = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Most memory that restoring may take beside the model and the images that are read, such as 512M or "
+            "4G; by default what is free.",
+            rich_help_panel="Execution",
+        ),
+    ] = None,
     fail_fast: Annotated[
         bool,
         typer.Option("--fail-fast", help="Stop at the first of several images that cannot be restored."),

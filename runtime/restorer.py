@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import InputError, KeygraphError
 from ..manifest import IMAGE_INPUT, Manifest
 from .backends.base import ClosableSession, DivisibleSession, Session, WithBlock, resolve_k
+from .backends.micro_batches import MicroBatchedSession, MicroBatches
 from .device.budget import MemoryBudget, parse_size
 from .errors import ClosedError, SessionMemoryError
 from .io.regions import ArrayWriter, RegionWriter
@@ -61,6 +62,8 @@ class Restorer(WithBlock):
     def __init__(self, session: Session, memory: int | str | None = None) -> None:
         self.session = session
         self._budget = None if memory is None else MemoryBudget(parse_size(memory))
+        # Only engines gain by batches; on a CPU they cost 3 to 12 %.
+        self._micro_batches = MicroBatches(session) if any(p.batch[2] > 1 for p in session.manifest.profiles) else None
         self._closed = False
 
     def close(self) -> None:
@@ -188,7 +191,7 @@ class Restorer(WithBlock):
         *,
         layout: str = "HWC",
         alpha: bool = False,
-        in_flight: int = 2,
+        in_flight: int | None = None,
         return_exceptions: bool = False,
         cancel: CancelToken | None = None,
         **options: Unpack[RestoreKeywords],
@@ -203,7 +206,8 @@ class Restorer(WithBlock):
         k, layout, alpha, cancel
             As for `restore`.
         in_flight
-            Images that are restored at the same time, at least 1.
+            Images that are restored at the same time, at least 1. None for 2, or with an engine for twice the batch
+            that it was built for: images of one size that need no tiles then run in batches.
         return_exceptions
             True to yield a `KeygraphError` in the place of an image that cannot be restored, and to go on.
         **options
@@ -221,6 +225,8 @@ class Restorer(WithBlock):
         """
         from .restore_many import restore_many
 
+        if in_flight is None:
+            in_flight = 2 * max((profile.batch[1] for profile in self.manifest.profiles), default=1)
         one = partial(self.restore, k=k, layout=layout, alpha=alpha, **options)
         return restore_many(one, images, in_flight, return_exceptions=return_exceptions, cancel=cancel)
 
@@ -314,7 +320,7 @@ class Restorer(WithBlock):
                     grid = restore_exactly(exact, manifest, request, writer, side, folder, progress)
                     plan, tile, overlap = grid.plan, grid.tile, grid.overlap
                 else:
-                    restore_tiles(self.session, request, writer, choice, k, progress)
+                    restore_tiles(self._session_for(choice), request, writer, choice, k, progress)
                     plan, overlap = choice.plan, choice.overlap
                     tile = plan.rows.tile, plan.columns.tile
                 break
@@ -338,6 +344,12 @@ class Restorer(WithBlock):
             sweeps=len(exact.plan.sweeps) if exact is not None else 0,
             notices=tuple(notices),
         )
+
+    def _session_for(self, choice: TileChoice) -> Session:
+        """Return the session, or for an image of one tile one that runs it together with those of other threads."""
+        if self._micro_batches is None or len(choice.plan.tiles) > 1 or choice.batch == 1:
+            return self.session
+        return MicroBatchedSession(self.session, self._micro_batches, choice.batch)
 
     def choose_tiles(self, height: int, width: int, options: RestoreOptions) -> TileChoice:
         """Choose tiles, overlap and batch for an image.

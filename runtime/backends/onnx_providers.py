@@ -38,7 +38,7 @@ _DEFAULT, _FATAL = 2, 4
 #: Microseconds for which an idle thread of a session spins before it sleeps: about the time between two operators.
 #: ONNX Runtime's own default is much longer, and takes the core from decoding, encoding and other calls
 #: (benchmarks/sessions_under_load.py).
-_SPIN = 50
+SPIN = 50
 #: The first version with a limit of spinning.
 _LIMITS_SPINNING = (1, 26)
 
@@ -76,7 +76,7 @@ def session_options(threads: int | None = None) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL
     if tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= _LIMITS_SPINNING:
-        options.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN))
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN))
     else:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
