@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError, KeygraphError
 from ..manifest import IMAGE_INPUT, Manifest
-from .backends.base import ClosableSession, DivisibleSession, Session, WithBlock, resolve_k
-from .backends.micro_batches import MicroBatchedSession, MicroBatches
+from .backends.base import ClosableSession, Session, WithBlock, exact_model, resolve_k
+from .backends.micro_batches import MicroBatches
 from .device.budget import MemoryBudget, parse_size
 from .errors import ClosedError, SessionMemoryError
 from .io.regions import ArrayWriter, RegionWriter
@@ -62,8 +62,7 @@ class Restorer(WithBlock):
     def __init__(self, session: Session, memory: int | str | None = None) -> None:
         self.session = session
         self._budget = None if memory is None else MemoryBudget(parse_size(memory))
-        # Only engines gain by batches; on a CPU they cost 3 to 12 %.
-        self._micro_batches = MicroBatches(session) if any(p.batch[2] > 1 for p in session.manifest.profiles) else None
+        self._batches = MicroBatches(session)
         self._closed = False
 
     def close(self) -> None:
@@ -196,13 +195,12 @@ class Restorer(WithBlock):
         cancel: CancelToken | None = None,
         **options: Unpack[RestoreKeywords],
     ) -> Generator[Any, None, None]:
-        """Restore many images, in order, while the caller works with the results; see `restore_many`.
+        """Restore many images, in order, while the caller works with the results.
 
         Parameters
         ----------
         images
-            The images, as for `restore`; or pairs (image, inputs) for a model with other inputs. They are taken from
-            the iterable in the caller's thread, `in_flight` ahead of the results.
+            Images, as for `restore`, or pairs (image, inputs). They are taken in the caller's thread, when needed.
         k, layout, alpha, cancel
             As for `restore`.
         in_flight
@@ -221,12 +219,11 @@ class Restorer(WithBlock):
         Raises
         ------
         KeygraphError
-            An image cannot be restored: raised in its place, after the results before it. This ends the iteration.
+            An image cannot be restored: in its place, after the results before it. This ends the iteration.
         """
         from .restore_many import restore_many
 
-        if in_flight is None:
-            in_flight = 2 * max((profile.batch[1] for profile in self.manifest.profiles), default=1)
+        in_flight = 2 * self._batches.usual if in_flight is None else in_flight
         one = partial(self.restore, k=k, layout=layout, alpha=alpha, **options)
         return restore_many(one, images, in_flight, return_exceptions=return_exceptions, cancel=cancel)
 
@@ -320,7 +317,9 @@ class Restorer(WithBlock):
                     grid = restore_exactly(exact, manifest, request, writer, side, folder, progress)
                     plan, tile, overlap = grid.plan, grid.tile, grid.overlap
                 else:
-                    restore_tiles(self._session_for(choice), request, writer, choice, k, progress)
+                    alone = len(choice.plan.tiles) == 1
+                    session = self._batches.joined(choice.batch) if alone else self.session
+                    restore_tiles(session, request, writer, choice, k, progress)
                     plan, overlap = choice.plan, choice.overlap
                     tile = plan.rows.tile, plan.columns.tile
                 break
@@ -344,12 +343,6 @@ class Restorer(WithBlock):
             sweeps=len(exact.plan.sweeps) if exact is not None else 0,
             notices=tuple(notices),
         )
-
-    def _session_for(self, choice: TileChoice) -> Session:
-        """Return the session, or for an image of one tile one that runs it together with those of other threads."""
-        if self._micro_batches is None or len(choice.plan.tiles) > 1 or choice.batch == 1:
-            return self.session
-        return MicroBatchedSession(self.session, self._micro_batches, choice.batch)
 
     def choose_tiles(self, height: int, width: int, options: RestoreOptions) -> TileChoice:
         """Choose tiles, overlap and batch for an image.
@@ -405,21 +398,3 @@ class Restorer(WithBlock):
             if notice not in notices:
                 notices.append(notice)
             return None
-
-
-def exact_model(session: Session) -> ExactModel:
-    """Return a session's model for exact tiled inference.
-
-    Raises
-    ------
-    InputError
-        This session's network cannot be run exactly in tiles; the message says why.
-    """
-    if not isinstance(session, DivisibleSession):
-        raise InputError(
-            "exact tiles are for .onnx files in ONNX Runtime: restore with the one that export-model wrote, or "
-            "take --global-statistics tile"
-        )
-    exact = session.exact()
-    exact.prepare()
-    return exact
