@@ -3,6 +3,7 @@
 >>> import keygraph
 >>> restore = keygraph.load("kgt.onnx")
 >>> restored = restore(image)  # H x W x C, uint8, uint16 or float; the result has the same type
+>>> for restored in restore.many(images): ...  # In order, two at a time.
 >>> cube = restore(measurement, inputs={"mask": mask})  # For models with extra inputs.
 >>> restore.close()  # Or: with keygraph.load("kgt.onnx") as restore
 >>> keygraph.export_module(network, "network.onnx")  # Any PyTorch module that maps images to images.
@@ -14,6 +15,7 @@ reads it when it is imported.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from importlib import import_module
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from .plugins.torch.attend import attend as attend
     from .plugins.torch.attend import key_graph as key_graph
     from .plugins.torch.replace import replace as replace
+    from .runtime.backends.base import Session
     from .runtime.backends.onnxruntime import OnnxRuntimeSession
     from .runtime.backends.openvino import OpenVinoSession
     from .runtime.backends.pytorch import TorchSession
@@ -40,6 +43,9 @@ if TYPE_CHECKING:
 # ONNX Runtime's wheels look up a name server and keep an event queue in the user's cache, in which the model's metadata
 # is. After ONNX Runtime has been imported nothing stops that.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+_log = logging.getLogger("keygraph")
+_log.addHandler(logging.NullHandler())  # A program that wants the records adds its own.
 
 __all__ = [
     "InputError",
@@ -87,6 +93,7 @@ def load(
     threads: int | None = None,
     precision_hint: str | None = None,
     streams: int | None = None,
+    memory: int | str | None = None,
     allow_host_code: bool = False,
     notice: Callable[[str], None] | None = None,
 ) -> Restorer:
@@ -116,6 +123,9 @@ def load(
         `OpenVinoSession`.
     streams
         For OpenVINO: tiles that are computed at a time, each by a part of the threads; None for 1.
+    memory
+        Most memory that all calls in progress need together, as far as it can be estimated: bytes, or text such as
+        ``"4G"``; see `Restorer`. None for no limit but what is free.
     allow_host_code
         For engines: allow the engine to run code on the host, as version-compatible engines do. Only for engines from
         somebody you trust.
@@ -132,11 +142,12 @@ def load(
     Raises
     ------
     InputError
-        The file is missing, damaged or of an unknown type, a required package or library is not installed, or there is
-        no such device.
+        The file is missing, damaged or of an unknown type, a required package or library is not installed, there is no
+        such device, or `memory` is no size.
     """
     from .errors import InputError
     from .files import CHECKPOINT_SUFFIXES
+    from .runtime.device.budget import parse_size
     from .runtime.device.spec import device_for
     from .runtime.notices import warn
     from .runtime.restorer import Restorer
@@ -156,29 +167,34 @@ def load(
         raise InputError("the precision hint applies to the provider openvino only; leave it out")
     if streams is not None and provider != "openvino":
         raise InputError("streams apply to the provider openvino only; leave them out")
+    budget = None if memory is None else parse_size(memory)
     where = device_for(device, path, provider)
+    session: Session
     if suffix == ".onnx":
-        session: OnnxRuntimeSession | OpenVinoSession
+        opened: OnnxRuntimeSession | OpenVinoSession
         if provider == "openvino":
             from .runtime.backends.openvino import OpenVinoSession
 
             hint, tell = precision_hint or "f32", notice or warn
-            session = OpenVinoSession(path, library, threads, where, hint, 1 if streams is None else streams, tell)
+            opened = OpenVinoSession(path, library, threads, where, hint, 1 if streams is None else streams, tell)
         else:
             from .runtime.backends.onnxruntime import OnnxRuntimeSession
 
-            session = OnnxRuntimeSession(path, library, threads, where, provider, notice or warn)
-        for line in session.file.notices:
+            opened = OnnxRuntimeSession(path, library, threads, where, provider, notice or warn)
+        for line in opened.file.notices:
             (notice or warn)(line)
-        return Restorer(session)
-    if suffix == ".plan":
+        session = opened
+    elif suffix == ".plan":
         from .runtime.backends.tensorrt import TensorRtSession
 
         engine = TensorRtSession(path, where, library, allow_host_code, notice or warn)
         for line in engine.metadata.notices:
             (notice or warn)(line)
-        return Restorer(engine)
-    return Restorer(_checkpoint(path, where, threads, notice))
+        session = engine
+    else:
+        session = _checkpoint(path, where, threads, notice)
+    _log.info("opened %s: %s", path, session.description)
+    return Restorer(session, budget)
 
 
 def _fastest(

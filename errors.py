@@ -23,6 +23,10 @@ class InputError(KeygraphError):
     exit_code = 2
 
 
+class CancelledError(KeygraphError):
+    """A restoration was ended by its `cancel` token."""
+
+
 class DiskFullError(InputError):
     """There is no space left where an output is written."""
 

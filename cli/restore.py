@@ -119,6 +119,15 @@ def restore(
             callback=_at_least_one,
         ),
     ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Most memory that restoring may take beside the model and the images that are read, such as 512M or "
+            "4G; by default what is free.",
+            rich_help_panel="Execution",
+        ),
+    ] = None,
     fail_fast: Annotated[
         bool,
         typer.Option("--fail-fast", help="Stop at the first of several images that cannot be restored."),
@@ -152,6 +161,7 @@ def restore(
         threads=threads,
         precision_hint=precision_hint,
         streams=streams,
+        memory=memory,
         allow_host_code=allow_host_code,
         notice=notice,
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ..errors import InputError
-from ..runtime.restorer import exact_model
+from ..runtime.backends.base import exact_model
 from .compatibility import session_k
 from .inputs import Demands, Input
 from .pass_criteria import least_psnr

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import logging
+import time
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError, KeygraphError
 from ..manifest import IMAGE_INPUT, Manifest
-from .backends.base import ClosableSession, DivisibleSession, IdentifiedSession, Session, WithBlock, resolve_k
+from .backends.base import ClosableSession, IdentifiedSession, Session, WithBlock, exact_model, resolve_k
+from .backends.micro_batches import MicroBatches
+from .device.budget import MemoryBudget, parse_size
 from .errors import ClosedError, SessionMemoryError
 from .io.regions import ArrayWriter, RegionWriter
 from .notices import warn
-from .preprocess.request import Request, as_array, make_request
+from .preprocess.arrays import given_images, hint
+from .preprocess.request import Request, expected_channels, make_request
+from .reservation import reserved
+from .restore_notices import k_notices, out_of_memory, smaller_choice, tile_notices
 from .restore_options import RestoreKeywords, RestoreOptions
-from .tiling.blend import Plan
-from .tiling.checkpoint import Checkpoint
-from .tiling.progress import Progress
+from .restored import Restored
+from .tiling.checkpoint import Checkpoint, require_kept_tiles
+from .tiling.progress import CancelToken, Progress, check_cancelled, checked, part_of
 from .tiling.run import restore_tiles
-from .tiling.tile_size import TileChoice, choose, smaller
+from .tiling.tile_size import TileChoice, choose
 from .tiling.whole_image import check_fits, run_pixels, runs_at_a_time, whole_pixels
 
 if TYPE_CHECKING:
@@ -30,43 +38,7 @@ if TYPE_CHECKING:
 
     from .tiling.exact.model import ExactModel
 
-
-@dataclass(frozen=True)
-class Restored:
-    """A restored image, and how it was computed.
-
-    Attributes
-    ----------
-    image
-        [H * scale, W * scale] or [H * scale, W * scale, C], where the given image is larger than H x W by the model's
-        margin. Of the given type, but float32 for spectra (`normalization.result_type`).
-    k
-        Neighbours of each node; None for a model without a key graph.
-    plan
-        The tiles; ``len(plan.tiles) == 1`` for a whole image. Exact tiles are listed without their halos.
-    tile
-        Height and width of a tile in pixels, with the halo of an exact one.
-    overlap
-        Least overlap of two tiles in pixels, with the halos of exact ones; 0 for a whole image.
-    batch
-        Tiles that ran together.
-    padded
-        True when the image was padded by reflection to the model's `size_multiple`, and cropped.
-    sweeps
-        Sweeps over the tiles for the exact result; 0 where tiles were blended, and for a whole image.
-    notices
-        Lines to show to the user.
-    """
-
-    image: NDArray[Any]
-    k: int | None
-    plan: Plan
-    tile: tuple[int, int]
-    overlap: int
-    batch: int
-    padded: bool
-    sweeps: int
-    notices: tuple[str, ...]
+_log = logging.getLogger(__name__)
 
 
 class Restorer(WithBlock):
@@ -78,10 +50,21 @@ class Restorer(WithBlock):
     ----------
     session
         The model, ready to run.
+    memory
+        Most memory that all calls in progress need together, as far as it can be estimated: bytes, or text such as
+        ``"4G"``. Calls wait for each other where it does not suffice. Counted are the tiles that are computed and the
+        results, not the model and the given images. With a GPU, the memory of the host. None for no limit.
+
+    Raises
+    ------
+    InputError
+        `memory` is no size.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, memory: int | str | None = None) -> None:
         self.session = session
+        self._budget = None if memory is None else MemoryBudget(parse_size(memory))
+        self._batches = MicroBatches(session)
         self._closed = False
 
     def close(self) -> None:
@@ -108,18 +91,21 @@ class Restorer(WithBlock):
 
     def __call__(
         self,
-        image: NDArray[Any],
+        image: ArrayLike,
         k: int | None = None,
         *,
-        inputs: Mapping[str, NDArray[Any]] | None = None,
+        inputs: Mapping[str, ArrayLike] | None = None,
+        layout: str = "HWC",
+        alpha: bool = False,
         progress: Progress | None = None,
+        cancel: CancelToken | None = None,
         **options: Unpack[RestoreKeywords],
     ) -> NDArray[Any]:
         """Return the restored image, and issue its notices as `KeygraphWarning`.
 
         Parameters
         ----------
-        image, k, inputs, progress
+        image, k, inputs, layout, alpha, progress, cancel
             As for `restore`.
         **options
             `tile`, `overlap`, `batch`, `global_statistics` and `scratch`; see `RestoreOptions`.
@@ -128,35 +114,49 @@ class Restorer(WithBlock):
         -------
         `Restored.image`
         """
-        restored = self.restore(image, k, inputs=inputs, progress=progress, **options)
+        restored = self.restore(
+            image, k, inputs=inputs, layout=layout, alpha=alpha, progress=progress, cancel=cancel, **options
+        )
         for notice in restored.notices:
             warn(notice)
         return restored.image
 
     def restore(
         self,
-        image: NDArray[Any],
+        image: ArrayLike,
         k: int | None = None,
         *,
-        inputs: Mapping[str, NDArray[Any]] | None = None,
+        inputs: Mapping[str, ArrayLike] | None = None,
+        layout: str = "HWC",
+        alpha: bool = False,
         progress: Progress | None = None,
+        cancel: CancelToken | None = None,
         **options: Unpack[RestoreKeywords],
     ) -> Restored:
-        """Restore one image.
+        """Restore one image, or a batch of images of one size.
 
         Parameters
         ----------
         image
-            [H, W] (gray) or [H, W, C], without alpha: uint8 (0 to 255), uint16 (0 to 65535), or float16, float32,
-            float64 (0 to 1). A model that normalises images by their own range, or not at all (the manifest's
-            `normalisation`), takes any real numbers. Computed in float32.
+            [H, W] (gray) or [H, W, C]: uint8 (0 to 255), uint16 (0 to 65535), or float16, float32, float64 (0 to 1). A
+            model that normalises images by their own range, or not at all (the manifest's `normalisation`), takes any
+            real numbers. Computed in float32. An array of any package, also on a GPU, or a PIL image; see
+            `preprocess.arrays.as_array`.
         k
             Neighbours of each node, from 1 to the nodes of a window; None for the model's default.
         inputs
-            The model's other inputs by name, in the image's geometry: the other views of the manifest's `views`, of
-            the image's type; its `extra_inputs`, as they are.
+            The model's other inputs by name, in the image's geometry and layout: the other views of the manifest's
+            `views`, of the image's type; its `extra_inputs`, as they are.
+        layout
+            The axes of the image and of the result: ``"HWC"``, ``"CHW"``, ``"NHWC"`` or ``"NCHW"``. The images of a
+            batch are restored one after the other.
+        alpha
+            True when the image's last channel is alpha. It is not restored: the result has it as it was, or resampled
+            (bicubic) where the result has another size. That of a PIL image is known without this.
         progress
             Called with (tiles done, tiles in all).
+        cancel
+            A `threading.Event`, for instance: once it is set, the call ends before its next tile.
         **options
             `tile`, `overlap`, `batch`, `global_statistics` and `scratch`; see `RestoreOptions`.
 
@@ -172,24 +172,93 @@ class Restorer(WithBlock):
             The image, an input or an option is not possible, or the tile asked for does not fit in memory.
         NotFiniteError
             The model gave NaN or infinity.
+        CancelledError
+            `cancel` was set.
         ClosedError
             The restorer has been closed.
         KeygraphError
             The model failed, or the image and its result do not fit in memory.
         """
-        image = as_array(image, IMAGE_INPUT)
-        checked = RestoreOptions(k, **options)
-        checked.check(self.manifest)
+        given = given_images(image, inputs, layout, alpha)
+        checked_options = RestoreOptions(k, **options)
+        checked_options.check(self.manifest)
+        count = len(given.images)
+        results = [
+            self._restore_array(one, others, checked_options, part_of(progress, index, count), cancel, layout)
+            for index, (one, others) in enumerate(zip(given.images, given.inputs, strict=True))
+        ]
+        joined, notices = given.joined([one.image for one in results])
+        lines = dict.fromkeys([*(line for one in results for line in one.notices), *notices])
+        return replace(results[-1], image=joined, notices=tuple(lines))
+
+    def many(
+        self,
+        images: Iterable[Any],
+        k: int | None = None,
+        *,
+        layout: str = "HWC",
+        alpha: bool = False,
+        in_flight: int | None = None,
+        return_exceptions: bool = False,
+        cancel: CancelToken | None = None,
+        **options: Unpack[RestoreKeywords],
+    ) -> Generator[Any, None, None]:
+        """Restore many images, in order, while the caller works with the results.
+
+        Parameters
+        ----------
+        images
+            Images, as for `restore`, or pairs (image, inputs). They are taken in the caller's thread, when needed.
+        k, layout, alpha, cancel
+            As for `restore`.
+        in_flight
+            Images that are restored at the same time, at least 1. None for 2, or with an engine for twice the batch
+            that it was built for: images of one size that need no tiles then run in batches.
+        return_exceptions
+            True to yield a `KeygraphError` in the place of an image that cannot be restored, and to go on.
+        **options
+            As for `restore`.
+
+        Yields
+        ------
+        numpy.ndarray
+            As `__call__` returns it. Notices are issued as `KeygraphWarning`.
+
+        Raises
+        ------
+        KeygraphError
+            An image cannot be restored: in its place, after the results before it. This ends the iteration.
+        """
+        from .restore_many import restore_many
+
+        in_flight = 2 * self._batches.usual if in_flight is None else in_flight
+        one = partial(self.restore, k=k, layout=layout, alpha=alpha, **options)
+        return restore_many(one, images, in_flight, return_exceptions=return_exceptions, cancel=cancel)
+
+    def _restore_array(
+        self,
+        image: NDArray[Any],
+        inputs: Mapping[str, NDArray[Any]],
+        options: RestoreOptions,
+        progress: Progress | None,
+        cancel: CancelToken | None,
+        layout: str,
+    ) -> Restored:
+        """Restore [H, W] or [H, W, C]."""
         try:
-            request = make_request(self.manifest, image, inputs)
+            try:
+                request = make_request(self.manifest, image, inputs)
+            except InputError as error:
+                advice = hint(image, layout, expected_channels(self.manifest, IMAGE_INPUT))
+                raise InputError(f"{error}{advice}") from error
             scale = self.manifest.scale
             result = np.empty((request.height * scale, request.width * scale, request.channels.channels), request.dtype)
         except MemoryError as error:
             raise KeygraphError(
-                f"{_out_of_memory(error)} for an image of {' x '.join(map(str, image.shape))}; free memory, restore a "
+                f"{out_of_memory(error)} for an image of {' x '.join(map(str, image.shape))}; free memory, restore a "
                 "part of the image, or its file with: keygraph restore"
             ) from error
-        restored = self.restore_request(request, ArrayWriter(result), checked, progress)
+        restored = self.restore_request(request, ArrayWriter(result), options, progress, cancel=cancel)
         return replace(restored, image=result[:, :, 0] if image.ndim == 2 and result.shape[2] == 1 else result)
 
     def restore_request(
@@ -199,6 +268,7 @@ class Restorer(WithBlock):
         options: RestoreOptions,
         progress: Progress | None = None,
         checkpoint: Checkpoint | None = None,
+        cancel: CancelToken | None = None,
     ) -> Restored:
         """Restore a request region by region, for images that need not fit in memory.
 
@@ -210,8 +280,8 @@ class Restorer(WithBlock):
             Takes the result, [h, w, C] of the request's type. A region may be written more than once.
         options
             How it is restored.
-        progress
-            Called with (tiles done, tiles in all).
+        progress, cancel
+            As for `restore`.
         checkpoint
             Keeps the work done in blended tiles, and has that of an earlier run; its tiles are then taken. Whole
             images and exact tiles do not use it.
@@ -221,15 +291,43 @@ class Restorer(WithBlock):
         Restored
             Its image is empty.
         """
+        check = partial(self._check, cancel)
+        check()
+        began = time.perf_counter()
+        kept = checkpoint.choice if checkpoint is not None else None
+        choice = kept or self.choose_tiles(request.height, request.width, options)
+        with reserved(self._budget, self.session, request, writer, choice, check) as fitting:
+            require_kept_tiles(
+                checkpoint, choice, fitting, "the budget of memory is smaller than that of the earlier run"
+            )
+            restored = self._restore_request(request, writer, options, checked(progress, check), fitting, checkpoint)
+        _log.debug(
+            "restored %d x %d in %.3f s: tiles %d of %s, batch %d",
+            *(request.height, request.width, time.perf_counter() - began),
+            *(len(restored.plan.tiles), restored.tile, restored.batch),
+        )
+        return restored
+
+    def _check(self, cancel: CancelToken | None) -> None:
+        """Raise what ends a call: it was cancelled, or the model closed."""
         if self._closed:
             raise ClosedError
+        check_cancelled(cancel)
+
+    def _restore_request(
+        self,
+        request: Request,
+        writer: RegionWriter,
+        options: RestoreOptions,
+        progress: Progress,
+        choice: TileChoice,
+        checkpoint: Checkpoint | None,
+    ) -> Restored:
+        """Restore a request, beginning with one choice of tiles."""
         manifest = self.manifest
         height, width = request.height, request.width
         k = resolve_k(manifest, options.k)
-        choice = self.choose_tiles(height, width, options)
-        if checkpoint is not None and checkpoint.choice is not None:
-            choice = checkpoint.choice
-        notices = [*request.notices, *_k_notices(manifest, k)]
+        notices = [*request.notices, *k_notices(manifest, k)]
         while True:
             exact = self._exact_model(choice, options, notices)
             try:
@@ -241,21 +339,20 @@ class Restorer(WithBlock):
                     grid = restore_exactly(exact, manifest, request, writer, side, folder, progress)
                     plan, tile, overlap = grid.plan, grid.tile, grid.overlap
                 else:
-                    restore_tiles(self.session, request, writer, choice, k, progress, checkpoint)
+                    alone = len(choice.plan.tiles) == 1
+                    session = self._batches.joined(choice.batch) if alone else self.session
+                    restore_tiles(session, request, writer, choice, k, progress, checkpoint)
                     plan, overlap = choice.plan, choice.overlap
                     tile = plan.rows.tile, plan.columns.tile
                 break
             except (SessionMemoryError, MemoryError) as error:
-                less, notice = _smaller_choice(manifest, height, width, choice, error)
-                if checkpoint is not None and checkpoint.begun and less.tile != choice.tile:
-                    raise SessionMemoryError(
-                        f"{error}, and smaller tiles would lose the work that is done; free memory, then give the same "
-                        "command to go on"
-                    ) from error
+                less, notice = smaller_choice(manifest, height, width, choice, error)
+                require_kept_tiles(checkpoint, choice, less, str(error))
                 choice = less
+                _log.warning("%s", notice)
                 notices.append(notice)
         if exact is None:
-            notices += _tile_notices(manifest, choice)
+            notices += tile_notices(manifest, choice)
         elif options.overlap != "auto":
             notices.append("the exact result determines how tiles overlap; the overlap asked for is ignored")
         neighbours = manifest.neighbours
@@ -287,6 +384,7 @@ class Restorer(WithBlock):
             The options do not fit the model, the size, or the memory.
         """
         options.check(self.manifest)
+        budget = None if self._budget is None else self._budget.size
         choice = choose(
             self.manifest,
             height,
@@ -294,8 +392,8 @@ class Restorer(WithBlock):
             tile=options.tile,
             overlap=options.overlap,
             batch=options.batch,
-            whole_pixels=whole_pixels(self.manifest, self.session),
-            run_pixels=run_pixels(self.manifest, self.session),
+            whole_pixels=whole_pixels(self.manifest, self.session, budget),
+            run_pixels=run_pixels(self.manifest, self.session, budget),
             runs_at_a_time=runs_at_a_time(self.session),
         )
         check_fits(self.manifest, self.session, choice)
@@ -324,62 +422,3 @@ class Restorer(WithBlock):
             if notice not in notices:
                 notices.append(notice)
             return None
-
-
-def exact_model(session: Session) -> ExactModel:
-    """Return a session's model for exact tiled inference.
-
-    Raises
-    ------
-    InputError
-        This session's network cannot be run exactly in tiles; the message says why.
-    """
-    if not isinstance(session, DivisibleSession):
-        raise InputError(
-            "exact tiles are for .onnx files in ONNX Runtime: restore with the one that export-model wrote, or "
-            "take --global-statistics tile"
-        )
-    exact = session.exact()
-    exact.prepare()
-    return exact
-
-
-def _smaller_choice(
-    manifest: Manifest, height: int, width: int, choice: TileChoice, error: SessionMemoryError | MemoryError
-) -> tuple[TileChoice, str]:
-    """Return a choice that needs less memory, and the notice about it."""
-    said = str(error) if isinstance(error, SessionMemoryError) else _out_of_memory(error)
-    less = smaller(manifest, height, width, choice)
-    tile = " x ".join(map(str, choice.tile))
-    if less is None:
-        advice = "free memory, or use a machine with more" if choice.automatic else "choose a smaller tile, or auto"
-        raise InputError(f"{said} with tiles of {tile} one by one; {advice}") from error
-    if less.batch < choice.batch:
-        return less, f"{said} with {choice.batch} tiles of {tile} together: went on with {less.batch}"
-    return less, f"{said} with tiles of {tile}: went on with tiles of {' x '.join(map(str, less.tile))}"
-
-
-def _out_of_memory(error: MemoryError) -> str:
-    """Return a `MemoryError` of NumPy or Python in words."""
-    return f"out of memory ({error})" if str(error) else "out of memory"
-
-
-def _k_notices(manifest: Manifest, k: int | None) -> list[str]:
-    trained = manifest.neighbours.trained if manifest.neighbours else ()
-    if k is None or not trained or min(trained) <= k <= max(trained):
-        return []
-    return [f"k is {k}, but the model was trained with {min(trained)} to {max(trained)}: the quality is unknown there"]
-
-
-def _tile_notices(manifest: Manifest, choice: TileChoice) -> list[str]:
-    if len(choice.plan.tiles) == 1:
-        return []
-    notices = []
-    if manifest.global_statistics:
-        measured = manifest.statistics.tilings if manifest.statistics is not None else ()
-        nearest = min(measured, key=lambda tiling: abs(tiling.tile - max(choice.tile)), default=None)
-        cost = f" (tiles of {nearest.tile}: {nearest.psnr:.0f} dB, as measured at export)" if nearest else ""
-        notices.append(f"this model takes statistics over the whole image: tiles change its result{cost}")
-    if choice.overlap == 0:
-        notices.append("tiles do not overlap: seams are possible")
-    return notices

@@ -119,6 +119,24 @@ class DivisibleSession(Session, Protocol):
         """
 
 
+def exact_model(session: Session) -> ExactModel:
+    """Return a session's model for exact tiled inference.
+
+    Raises
+    ------
+    InputError
+        This session's network cannot be run exactly in tiles; the message says why.
+    """
+    if not isinstance(session, DivisibleSession):
+        raise InputError(
+            "exact tiles are for .onnx files in ONNX Runtime: restore with the one that export-model wrote, or "
+            "take --global-statistics tile"
+        )
+    exact = session.exact()
+    exact.prepare()
+    return exact
+
+
 def run_batches(
     session: Session, batches: Iterator[Inputs], k: int | None
 ) -> Generator[NDArray[np.float32], None, None]:

@@ -35,6 +35,13 @@ _DOMAIN = "keygraph"
 #: Levels of ONNX Runtime's log. The current level cannot be queried, so the default is restored.
 _DEFAULT, _FATAL = 2, 4
 
+#: Microseconds for which an idle thread of a session spins before it sleeps: about the time between two operators.
+#: ONNX Runtime's own default is much longer, and takes the core from decoding, encoding and other calls
+#: (benchmarks/sessions_under_load.py).
+SPIN = 50
+#: The first version with a limit of spinning.
+_LIMITS_SPINNING = (1, 26)
+
 #: How many threads are inside `_loading`.
 _loads = 0
 _lock = threading.Lock()
@@ -59,7 +66,7 @@ def resolve(provider: str | None, device: Device) -> str:
 
 
 def session_options(threads: int | None = None) -> onnxruntime.SessionOptions:
-    """Return options for a session that prints nothing: errors are raised as exceptions.
+    """Return options for a session that prints nothing (errors are raised as exceptions) and hardly spins.
 
     Parameters
     ----------
@@ -68,6 +75,10 @@ def session_options(threads: int | None = None) -> onnxruntime.SessionOptions:
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL
+    if tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= _LIMITS_SPINNING:
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN))
+    else:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads
     return options

@@ -13,12 +13,10 @@ from ...errors import InputError
 from ...manifest import IMAGE_INPUT, Manifest
 from ..backends.base import Inputs
 from ..io.scratch_file import ScratchFile
+from .arrays import as_array
 from .channels import Channels, adapt, count
 from .normalization import Normalisation, fractions, normalisation, result_type
 from .padding import reflected
-
-#: Modes of PIL images whose arrays are gray levels or RGB, with alpha or without; P has indices, YCbCr other axes.
-_PIL_MODES = ("1", "L", "LA", "I", "F", "RGB", "RGBA", "I;16", "I;16B", "I;16L", "I;16N")
 
 #: Height, width and channels, without alpha.
 Size = tuple[int, int, int]
@@ -106,39 +104,6 @@ def make_request(
         dtype=result_type(manifest, joined.dtype),
         notices=tuple(line for line in notices if line),
     )
-
-
-def as_array(values: ArrayLike, name: str) -> NDArray[Any]:
-    """Return an array, a nested list, or a tensor of another package that NumPy can read, as an array.
-
-    Parameters
-    ----------
-    values
-        What the user gave.
-    name
-        Its name, for the message.
-
-    Raises
-    ------
-    InputError
-        NumPy cannot read it: a tensor on a GPU, in bfloat16, or that requires grad; lists of different lengths. Or it
-        has a mask, which would be lost; or it is a PIL image in a mode whose values are not gray levels or RGB.
-    """
-    if isinstance(values, np.ma.MaskedArray):
-        raise InputError(f"the {name} is a masked array, and its mask would be lost; give {name}.filled(...)")
-    mode = getattr(values, "mode", None)
-    if isinstance(mode, str) and type(values).__module__.startswith("PIL.") and mode not in _PIL_MODES:
-        raise InputError(f'the {name} is a PIL image of mode {mode}; convert it to RGB with {name}.convert("RGB")')
-    try:
-        return np.asarray(values)
-    except (TypeError, ValueError, RuntimeError, BufferError) as error:
-        kind = type(values)
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        convert = "dequantize" if getattr(values, "is_quantized", False) else "detach().float"
-        raise InputError(
-            f"the {name} is a {kind.__module__}.{kind.__qualname__} that NumPy cannot read ({reason[0].rstrip('.')}); "
-            f"give a NumPy array, which tensor.{convert}().cpu().numpy() makes of a PyTorch tensor"
-        ) from error
 
 
 def input_names(manifest: Manifest) -> tuple[str, ...]:
@@ -298,7 +263,7 @@ def _with_channels(name: str, values: ArrayLike | ScratchFile) -> NDArray[Any] |
     """Return [H, W] as [H, W, 1]; raise `InputError` for what is neither [H, W] nor [H, W, C]."""
     if isinstance(values, ScratchFile):
         return values
-    array = as_array(values, name)
+    array = values if type(values) is np.ndarray else as_array(values, name)
     if array.ndim not in (2, 3):
         raise InputError(f"the {name} has shape {array.shape}; give [H, W] or [H, W, C]")
     if 0 in array.shape:

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import SessionMemoryError
 from .tile_size import TileChoice
 
 
@@ -61,3 +62,27 @@ class Checkpoint(Protocol):
 
     def commit(self) -> None:
         """Make sure that what was written of the next row of tiles survives, and count the row as done."""
+
+
+def require_kept_tiles(checkpoint: Checkpoint | None, choice: TileChoice, less: TileChoice, reason: str) -> None:
+    """Check that a choice of less memory loses no work that is done.
+
+    Parameters
+    ----------
+    checkpoint
+        None where nothing is kept.
+    choice, less
+        The tiles so far, and those of less memory.
+    reason
+        Why less memory is needed.
+
+    Raises
+    ------
+    SessionMemoryError
+        There is work that would be lost with other tiles.
+    """
+    if checkpoint is not None and checkpoint.begun and less.tile != choice.tile:
+        raise SessionMemoryError(
+            f"{reason}, and smaller tiles would lose the work that is done; free or allow more memory, then give the "
+            "same command to go on"
+        )

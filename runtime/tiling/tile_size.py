@@ -266,8 +266,12 @@ def _fitting_tile(manifest: Manifest, run_pixels: int | None) -> int:
     default, multiple = default_tile(manifest), manifest.size_multiple
     if run_pixels is None or _fits((default, default), run_pixels):
         return default
-    least = max(round_up(LEAST_TILE, multiple), _least_tile(manifest))
-    return min(default, max(least, math.isqrt(run_pixels) // multiple * multiple))
+    return min(default, max(least_chosen(manifest), math.isqrt(run_pixels) // multiple * multiple))
+
+
+def least_chosen(manifest: Manifest) -> int:
+    """Return the side of the smallest tile that is chosen where memory is scarce."""
+    return max(round_up(LEAST_TILE, manifest.size_multiple), _least_tile(manifest))
 
 
 def _fits(shape: tuple[int, int], run_pixels: int | None) -> bool:

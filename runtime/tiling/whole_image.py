@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 from ...errors import InputError
 from ...manifest import Manifest
-from ..backends.base import Session
+from ..backends.base import Session, image_inputs
 from ..device import memory
-from .tile_size import WHOLE_PIXELS, TileChoice
+from .tile_size import WHOLE_PIXELS, TileChoice, choose, least_chosen, smaller
 
 #: Share of the free memory that one run may use. The estimate of its use is accurate to about 25 %, and other programs
 #: need memory as well.
@@ -24,11 +26,14 @@ ASSUMED_BYTES_OPERATORS = 8 << 10
 ASSUMED_BYTES = 28 << 10
 ASSUMED_BYTES_GLOBAL = 56 << 10
 
+#: Batches whose inputs and results are in host memory at a time, where a GPU computes: two, and the one being cut.
+_BATCHES_IN_FLIGHT = 3
+
 #: Larger than the number of pixels of any image.
 NO_LIMIT = 2**62
 
 
-def run_pixels(manifest: Manifest, session: Session) -> int:
+def run_pixels(manifest: Manifest, session: Session, budget: int | None = None) -> int:
     """Return how many pixels one run may have, batch included, so that it fits into memory.
 
     On a CPU the limit is computed in advance, because the operating system kills a process that uses too much memory.
@@ -40,14 +45,86 @@ def run_pixels(manifest: Manifest, session: Session) -> int:
         The model's manifest.
     session
         The session that restores the images.
+    budget
+        Most bytes to use; None for what is free.
     """
-    free = memory.available() if _on_cpu(session) else None
-    if free is None:
+    limits = (memory.available() if _on_cpu(session) else None, budget)
+    least = min((limit for limit in limits if limit is not None), default=None)
+    if least is None:
         return NO_LIMIT
-    return int(SHARE * free / (_measured(manifest) or _assumed(manifest, session)))
+    return int(max(0, least) / _run_bytes_per_pixel(manifest, session))
 
 
-def whole_pixels(manifest: Manifest, session: Session) -> int:
+def run_bytes(manifest: Manifest, session: Session, choice: TileChoice, planes: int = 1) -> int:
+    """Return the memory of the host to allow for what runs at a time: the inverse of `run_pixels`.
+
+    Parameters
+    ----------
+    manifest
+        The model's manifest.
+    session
+        The session that restores the images.
+    choice
+        The tiles.
+    planes
+        Images of a tile that run together at least, `Channels.planes`.
+    """
+    count = len(choice.plan.tiles)
+    tiles = min(max(1, choice.batch // planes), count)
+    together = tiles * planes if manifest.shape is None else max(tiles * planes, manifest.shape[0])
+    runs = min(runs_at_a_time(session), math.ceil(count / tiles))
+    pixels = together * runs * choice.tile[0] * choice.tile[1]
+    return math.ceil(pixels * _run_bytes_per_pixel(manifest, session))
+
+
+def fitted_to_budget(
+    manifest: Manifest,
+    size: tuple[int, int],
+    choice: TileChoice,
+    need: Callable[[TileChoice], int],
+    budget: int,
+) -> tuple[TileChoice, int]:
+    """Return a choice that needs at most a budget of memory, and what it needs.
+
+    Parameters
+    ----------
+    manifest
+        The model's manifest.
+    size
+        Height and width of the image in pixels.
+    choice
+        The tiles to begin with. Batches are halved, and then tiles that were chosen automatically, down to
+        `least_chosen`.
+    need
+        Returns the bytes that a choice needs in all.
+    budget
+        Bytes.
+
+    Raises
+    ------
+    InputError
+        There is no such choice; the message has the least budget.
+    """
+    fitting: TileChoice | None = choice
+    while fitting is not None and (bytes_needed := need(fitting)) > budget:
+        choice, fitting = fitting, smaller(manifest, *size, fitting)
+        least = least_chosen(manifest)
+        if fitting is not None and fitting.tile != choice.tile and max(fitting.tile) < least:
+            fitting = None
+            if not manifest.profiles and max(choice.tile) > least:
+                fitting = replace(choose(manifest, *size, tile=least, batch=1), automatic=True)
+    if fitting is not None:
+        return fitting, bytes_needed
+    tile = " x ".join(map(str, choice.tile))
+    advice = "" if choice.automatic else ", or choose a smaller tile or auto"
+    raise InputError(
+        f"an image of {size[0]} x {size[1]} in tiles of {tile} needs about {memory.mebibytes(bytes_needed)} of memory, "
+        f"and the budget is {memory.mebibytes(budget)}; give --memory {math.ceil(bytes_needed / 2**20)}M (in Python: "
+        f"memory=) or more{advice}"
+    )
+
+
+def whole_pixels(manifest: Manifest, session: Session, budget: int | None = None) -> int:
     """Return the number of pixels up to which images are restored whole, unless `run_pixels` is less.
 
     Tiles change the result of a model with global statistics, so its images are restored whole while they fit.
@@ -58,12 +135,14 @@ def whole_pixels(manifest: Manifest, session: Session) -> int:
         The model's manifest.
     session
         The session that restores the images.
+    budget
+        As for `run_pixels`.
     """
     if not manifest.global_statistics:
         return WHOLE_PIXELS
     if _on_cpu(session) and (_measured(manifest) is None or memory.available() is None):
         return WHOLE_PIXELS
-    return run_pixels(manifest, session)
+    return run_pixels(manifest, session, budget)
 
 
 def check_fits(manifest: Manifest, session: Session, choice: TileChoice) -> None:
@@ -104,6 +183,15 @@ def runs_at_a_time(session: Session) -> int:
 def _on_cpu(session: Session) -> bool:
     device = getattr(session, "device", None)
     return device is None or device.kind == "cpu"
+
+
+def _run_bytes_per_pixel(manifest: Manifest, session: Session) -> float:
+    """Return the bytes of host memory to allow for each pixel of a run."""
+    if _on_cpu(session):
+        return (_measured(manifest) or _assumed(manifest, session)) / SHARE
+    # The inputs and the result of a batch, for the batches in flight; the network's values are on the GPU.
+    inputs = sum(given.channels for given in image_inputs(manifest))
+    return float(_BATCHES_IN_FLIGHT * 4 * (inputs + manifest.out_channels * manifest.scale**2))
 
 
 def _assumed(manifest: Manifest, session: Session) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from keygraph import load
-from keygraph.errors import InputError, KeygraphError
+from keygraph.errors import CancelledError, InputError, KeygraphError
 from keygraph.instrumentation.metrics import psnr
 from keygraph.instrumentation.synthetic import synthetic_image as picture
 from keygraph.manifest import METADATA_KEY, ExactTiling, GlobalStatistics, Manifest, Tiling
@@ -135,6 +136,19 @@ def test_every_reduction(by_hand: Callable[..., Restorer], operator: str) -> Non
         {**AXES, "kernel": np.random.default_rng(0).random((3, 1, 5, 5), np.float32)},
     )
     assert_exact(restorer, image(45, 70), tile=28)
+
+
+def test_a_sweep_is_cancelled_between_tiles(by_hand: Callable[..., Restorer]) -> None:
+    node, cancel, done = onnx.helper.make_node, threading.Event(), list[int]()
+    nodes = [node("GlobalAveragePool", ["image"], ["mean"]), node("Sub", ["image", "mean"], ["restored"])]
+
+    def progress(tiles_done: int, _total: int) -> None:
+        done.append(tiles_done)
+        cancel.set()
+
+    with pytest.raises(CancelledError):
+        by_hand(nodes).restore(image(70, 90), tile=32, global_statistics="exact", progress=progress, cancel=cancel)
+    assert done == [1]
 
 
 def test_channels_that_are_restored_apart_have_statistics_of_their_own(by_hand: Callable[..., Restorer]) -> None:

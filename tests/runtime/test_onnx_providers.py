@@ -117,3 +117,13 @@ def test_what_is_no_number_of_threads(make_model: ModelFile, threads: Any) -> No
 def test_what_is_no_path(model: Any) -> None:
     with pytest.raises(InputError, match="give the path of a file"):
         keygraph.load(model)
+
+
+@pytest.mark.parametrize(
+    ("version", "entry"), [("1.31.1", "spin_duration_us"), ("1.26.0", "spin_duration_us"), ("1.20.1", "allow_spinning")]
+)
+def test_idle_threads_hardly_spin(monkeypatch: pytest.MonkeyPatch, version: str, entry: str) -> None:
+    monkeypatch.setattr(onnxruntime, "__version__", version)
+    options = onnx_providers.session_options(2)
+    expected = {"spin_duration_us": str(onnx_providers.SPIN), "allow_spinning": "0"}[entry]
+    assert options.get_session_config_entry(f"session.intra_op.{entry}") == expected

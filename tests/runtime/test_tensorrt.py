@@ -539,6 +539,15 @@ def test_threads_get_their_own_pixels(
     check_freed(gpu)
 
 
+def test_streams_of_images_run_in_batches(make_engine: EngineFile, gpu: FakeGpu) -> None:
+    restorer = keygraph.load(make_engine())
+    images = [noise(32, 32, 3) + np.uint8(number) for number in range(12)]
+    for restored, image in zip(restorer.many(images, 40), images, strict=True):
+        np.testing.assert_array_equal(restored, added(image, 40))
+    restorer.close()
+    check_freed(gpu)
+
+
 def test_runs_of_one_thread_may_alternate(make_engine: EngineFile, gpu: FakeGpu) -> None:
     session = TensorRtSession(make_engine())
 
