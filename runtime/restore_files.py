@@ -26,7 +26,8 @@ from .restore_in_files import goes_through_files, restore_in_files
 from .restore_in_memory import Computed, Decoded, compute, decode, encode
 from .restore_job import RestoreJob, check_places, plan_job
 from .restore_options import RestoreKeywords, RestoreOptions
-from .restorer import Restored, Restorer
+from .restored import Restored
+from .restorer import Restorer
 from .tiling.progress import Progress
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from .journal.job_folder import JobFolder, require_none
 from .preprocess.normalization import result_type
 from .preprocess.request import make_request
 from .restore_job import RestoreJob
-from .restorer import Restored, Restorer
+from .restored import Restored
+from .restorer import Restorer
 from .tiling.progress import Progress
 
 

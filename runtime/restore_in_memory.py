@@ -17,7 +17,8 @@ from .io.images import Picture
 from .io.regions import ArrayWriter
 from .preprocess.request import make_request
 from .restore_job import RestoreJob
-from .restorer import Restored, Restorer
+from .restored import Restored
+from .restorer import Restorer
 from .tiling.progress import Progress
 
 
