@@ -357,7 +357,8 @@ def test_a_store_is_one_image_and_no_folder_of_images(
     assert run("restore", folder, "-o", tmp_path / "out", "--model", make_model("identity")) == 0
     said = capsys.readouterr()
     assert "1 subfolder" in said.err
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.ome.zarr", "b.png", "unnamed.zarr"]
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == ["a.ome.zarr", "b.png", "results.jsonl", "unnamed.zarr"]
     assert run("restore", folder, "-o", tmp_path / "out.zarr", "--model", make_model("identity")) == 2
     assert "out.zarr is a Zarr store, and no folder for several results" in capsys.readouterr().err
     assert not (tmp_path / "out.zarr").exists()
