@@ -233,7 +233,7 @@ def run_job(
     KeygraphError
         The model failed.
     """
-    if goes_through_files(restorer, job):
+    if job.tiled and goes_through_files(restorer, job):
         return _report(restorer, job, *restore_in_files(restorer, job, progress, notice))
     require_none(job.target)
     return _encoded(restorer, job, compute(restorer, job, decode(job), progress))
@@ -264,8 +264,8 @@ def _report(restorer: Restorer, job: RestoreJob, restored: Restored, seconds: fl
 
 
 def _is_streamed(restorer: Restorer, job: RestoreJob) -> bool:
-    """Return `goes_through_files`; what it raises is raised again when the image's turn comes."""
+    """Return whether the job goes through files; what that raises is raised again when the image's turn comes."""
     try:
-        return goes_through_files(restorer, job)
+        return job.tiled and goes_through_files(restorer, job)
     except Exception:
         return False

@@ -34,19 +34,18 @@ def test_folders_below_are_searched_when_asked(tmp_path: Path) -> None:
 
 
 def test_what_is_never_searched(tmp_path: Path) -> None:
-    """Hidden folders, links, stores of one image, and the results of an earlier run."""
+    """Hidden folders, links, the inside of a store, which is one image, and the results of an earlier run."""
     make(tmp_path, "a.png", ".trash/b.png", "cells.zarr/0.png", "out/a.png", f"out/{RESULTS_FILE}", "sub/c.png")
     (tmp_path / "sub" / "back").symlink_to("..")
     (tmp_path / "linked").symlink_to("out")
     (tmp_path / "results").symlink_to("out")
     for results in (tmp_path / "out", tmp_path / "results", tmp_path / "sub" / ".." / "out"):
-        assert found(tmp_path, recursive=True, results=results) == ["a.png", "sub/c.png"]
+        assert found(tmp_path, recursive=True, results=results) == ["a.png", "cells.zarr", "sub/c.png"]
         assert set(read_folder(tmp_path, recursive=True, results=results).left_out) >= {
-            "1 .zarr",
             "1 hidden",
             "the folder of the results",
         }
-    assert found(tmp_path, recursive=True) == ["a.png", "out/a.png", "sub/c.png"]  # Somewhere else, they are images.
+    assert found(tmp_path, recursive=True) == ["a.png", "cells.zarr", "out/a.png", "sub/c.png"]  # There, images.
     assert read_folder(tmp_path, recursive=True).left_out[-1] == "3 links to folders"
 
 

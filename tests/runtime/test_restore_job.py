@@ -139,4 +139,5 @@ def test_an_image_is_opened_twice_and_passes_few_modules(
     assert len(opened) == 2  # For its header, and for its pixels.
     assert passed[0] == "cli/restore.py"
     assert "runtime/tiling/run.py" in passed
-    assert len(passed) <= 22, "\n".join(passed)
+    # Decoding, computing and encoding may be in different threads, and so pass the two modules that join them again.
+    assert len(passed) <= 26, "\n".join(passed)

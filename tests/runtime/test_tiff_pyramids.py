@@ -215,7 +215,7 @@ def test_a_folder_of_slides_gives_tiff_files(make_model: ModelFile, tmp_path: Pa
     write_slide(tmp_path / "in" / "a.svs")
     arguments = ["restore", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--model", str(make_model("identity"))]
     assert main(arguments) == 0
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.tif"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.tif", "results.jsonl"}
 
 
 def test_the_memory_of_a_pyramid_does_not_grow_with_the_picture(tmp_path: Path) -> None:
