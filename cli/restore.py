@@ -17,6 +17,7 @@ from ..errors import printable
 from ..runtime.restore_files import Report, run_jobs
 from ..runtime.restore_job import FailedImage, plan_jobs
 from ..runtime.restore_options import RestoreOptions
+from ..runtime.video.restore import VideoOptions
 from .arguments import (
     AllowHostCode,
     Batch,
@@ -36,6 +37,8 @@ from .arguments import (
 )
 from .inputs import find_images, parse_inputs
 from .output import no_note, note, progress_bar
+from .restore_video import check_options, is_video, restore_video
+from .video_arguments import Codec, Crf, Matrix, PixFmt, Segment
 
 
 def restore(
@@ -44,12 +47,14 @@ def restore(
         typer.Argument(
             metavar="IN...",
             help="Images (PNG, JPEG, TIFF, WebP, AVIF, HEIC; FILE:N is page N), cubes (.mat, .npy, .npz, .hdr, TIFF; "
-            "FILE:VARIABLE), or folders.",
+            "FILE:VARIABLE), or folders; or one video, or - for YUV4MPEG2 frames.",
         ),
     ],
     out: Annotated[
         Path,
-        typer.Option("-o", "--out", metavar="OUT", help="File for one image; folder for several, made if needed."),
+        typer.Option(
+            "-o", "--out", metavar="OUT", help="File for one image or video; folder for several images; - for frames."
+        ),
     ],
     model: Annotated[
         Path, typer.Option("--model", metavar="M", help="An exported .onnx file, an engine, or a checkpoint.")
@@ -75,18 +80,27 @@ def restore(
         bool,
         typer.Option("--fail-fast", help="Stop at the first of several images that cannot be restored."),
     ] = False,
+    codec: Codec = None,
+    crf: Crf = None,
+    pix_fmt: PixFmt = None,
+    matrix: Matrix = None,
+    segment: Segment = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Restore images with an exported model or a checkpoint.
+    """Restore images or a video with an exported model or a checkpoint.
 
     In an output folder each result has the name of its image; a spectral result of a picture becomes a .mat file, and
     a picture in a format that is only read a .png file. Existing results are replaced, inputs never. Of several images,
-    those that cannot be restored are listed at the end, with exit code 1.
+    those that cannot be restored are listed at the end, with exit code 1. Of a video, sound, subtitles and times are
+    kept; after an interruption the same command goes on.
     """
     notice = no_note if quiet else note
+    video = is_video(inputs, out)
+    video_options = VideoOptions(codec, crf, pix_fmt, matrix, segment)
+    check_options(video, video_options, {"--input": beside, "--preview": preview, "--fail-fast": fail_fast})
     extra_inputs = parse_inputs(beside or [])
-    images = find_images(inputs, extra_inputs, notice)
+    images = [] if video else find_images(inputs, extra_inputs, notice)
     options = RestoreOptions(
         k=k,
         tile=parse_pixels(tile, "--tile", "none", "auto"),
@@ -105,6 +119,11 @@ def restore(
         allow_host_code=allow_host_code,
         notice=notice,
     )
+    if video:
+        restore_video(
+            restorer, model, inputs[0], out, options, video_options, as_json=as_json, quiet=quiet, notice=notice
+        )
+        return
     into_folder = any(os.path.isdir(given) for given in inputs)
     plan = plan_jobs(
         restorer,

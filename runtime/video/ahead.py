@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
+from contextlib import suppress
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -20,7 +21,7 @@ class _End:
         self.error = error
 
 
-def ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
+def ahead(items: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
     """Yield the items of an iterable, which a thread of its own computes up to `depth` items ahead.
 
     An error of the iterable is raised where its item would have been. Closing the generator ends the thread.
@@ -30,11 +31,9 @@ def ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
 
     def put(item: T | _End) -> bool:
         while not stopped.is_set():
-            try:
+            with suppress(queue.Full):
                 waiting.put(item, timeout=_POLL)
                 return True
-            except queue.Full:
-                continue
         return False
 
     def work() -> None:

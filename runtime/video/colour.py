@@ -186,7 +186,8 @@ def _samples(values: Float32, zero: float, span: float, bits: int) -> NDArray[An
     scaled += np.float32(zero)
     np.rint(scaled, out=scaled)
     np.clip(scaled, 0, (1 << bits) - 1, out=scaled)
-    return scaled.astype(np.uint8 if bits == 8 else np.uint16)
+    samples: NDArray[Any] = scaled.astype(np.uint8 if bits == 8 else np.uint16)
+    return samples
 
 
 def assumed_matrix(height: int, width: int) -> str:
