@@ -76,7 +76,7 @@ class Encoding:
         from av.codec.context import Flags
 
         context.width, context.height, context.pix_fmt = self.width, self.height, self.pixel_format
-        context.time_base, context.framerate = self.time_base, self.rate
+        context.time_base, context.framerate = 1 / self.rate, self.rate
         context.sample_aspect_ratio = self.aspect or Fraction(0)
         context.color_range, context.colorspace = self.tags.color_range, self.tags.colorspace
         context.color_primaries, context.color_trc = self.tags.color_primaries, self.tags.color_trc
@@ -196,7 +196,9 @@ def choose(
 
 
 def encode(context: VideoCodecContext, encoding: Encoding, frames: Iterable[Frame[Time]]) -> Iterator[Packet[Any]]:
-    """Yield the packets of frames, the encoder's last ones included.
+    """Yield the packets of frames, the encoder's last ones included; their `pts` are the numbers of the frames, from 0.
+
+    The encoder counts frames: it would write a unit of time as fine as MP4's into the stream as its frame rate.
 
     Parameters
     ----------
@@ -205,20 +207,20 @@ def encode(context: VideoCodecContext, encoding: Encoding, frames: Iterable[Fram
     encoding
         Its settings.
     frames
-        The frames, with their times.
+        The frames.
     """
-    for frame in frames:
-        yield from context.encode(_video_frame(frame, encoding))
+    for number, frame in enumerate(frames):
+        yield from context.encode(_video_frame(number, frame, encoding))
     yield from context.encode(None)
 
 
-def _video_frame(frame: Frame[Time], encoding: Encoding) -> VideoFrame:
+def _video_frame(number: int, frame: Frame[Time], encoding: Encoding) -> VideoFrame:
     av = require_av()
     result: VideoFrame = av.VideoFrame(encoding.width, encoding.height, encoding.pixel_format)
     for plane, samples in zip(result.planes, frame.planes, strict=True):
         rows: NDArray[Any] = np.frombuffer(cast("Any", plane), samples.dtype).reshape(samples.shape[0], -1)
         rows[:, : samples.shape[1]] = samples
-    result.pts, result.time_base = frame.tag.start, encoding.time_base
+    result.pts, result.time_base = number, 1 / encoding.rate
     result.color_range, result.colorspace = encoding.tags.color_range, encoding.tags.colorspace
     return result
 

@@ -68,7 +68,8 @@ class FrameRestorer:
         """
         images = ahead((to_rgb(frame.planes, self.source), frame.tag) for frame in frames)
         restored = ahead((self._restored(image), tag) for image, tag in images)
-        with closing(restored):
+        # In this order: a thread that waits for frames ends before what gives them is closed.
+        with closing(images), closing(restored):
             for image, tag in restored:
                 yield Frame(from_rgb(image, self.target), tag)
 

@@ -87,7 +87,7 @@ def plan_copies(path: Path, out: Path) -> CopyPlan:
 
 def write(
     target: Path, out: Path, video: Video, encoding: Encoding, copied: Sequence[int], segments: Sequence[Path]
-) -> list[str]:
+) -> None:
     """Write a video file from encoded segments and the streams that are copied.
 
     Parameters
@@ -105,10 +105,6 @@ def write(
     segments
         The segments, in order.
 
-    Returns
-    -------
-    What was changed: lines for the user.
-
     Raises
     ------
     InputError
@@ -122,7 +118,6 @@ def write(
     if name in ("mp4", "mov"):
         # Else libav takes a finer unit than the input's.
         options["video_track_timescale"] = str(encoding.time_base.denominator)
-    notices = []
     try:
         with (
             open_input(video.path) as source,
@@ -132,11 +127,6 @@ def write(
             result.set_chapters(source.chapters())
             streams, own = _add_streams(source, result, video, encoding, copied)
             result.start_encoding()
-            if own.time_base != encoding.time_base:
-                notices.append(
-                    f"{out.suffix} files count time in units of {own.time_base} s; times in units of "
-                    f"{encoding.time_base} s are rounded"
-                )
             extradata = own.codec_context.extradata or b""
             frames = _packets(segments, extradata, own, encoding)
             for packet in _interleaved(frames, _copies(source, streams)):
@@ -145,7 +135,6 @@ def write(
         raise InputError(
             f"{out} cannot be written: {error.strerror}; choose another container ({_other(out)}) or codec"
         ) from error
-    return notices
 
 
 def _add_streams(
@@ -255,7 +244,8 @@ def _kept(metadata: dict[str, str]) -> dict[str, str]:
 
 def _words(stream: Stream) -> str:
     codec = stream.codec_context.name if stream.codec_context is not None else stream.name
-    return f"a {stream.type} stream ({codec or 'of unknown type'}, number {stream.index})"
+    article = "an" if stream.type in ("audio", "attachment") else "a"
+    return f"{article} {stream.type} stream ({codec or 'of unknown type'}, number {stream.index})"
 
 
 def _other(out: Path) -> str:

@@ -206,7 +206,7 @@ def probe(path: Path, matrix: str | None = None) -> Video:
             time_base=stream.time_base,
             rate=rate,
             aspect=stream.sample_aspect_ratio or None,
-            display_matrix=_display_matrix(frame),
+            display_matrix=display_matrix(frame),
             frames=stream.frames or round(seconds * rate),
             notices=notices,
         )
@@ -353,7 +353,8 @@ def _check_progressive(frame: VideoFrame, path: Path) -> None:
         )
 
 
-def _display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:
+def display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:
+    """Return the nine numbers by which a player turns a frame; None for none."""
     from av.sidedata.sidedata import Type
 
     data = cast("Any", frame.side_data).get(Type.DISPLAYMATRIX)
@@ -372,6 +373,8 @@ def assumed_in(video: Video, tags: Tags, height: int, width: int) -> Tags:
     height, width
         Size of the frames that are written.
     """
+    if video.coding.format.model != "yuv":
+        return tags
     if tags.colorspace == _UNSPECIFIED and assumed_matrix(height, width) != video.coding.matrix:
         return dataclasses.replace(tags, colorspace=MATRIX_CODES[video.coding.matrix])
     return tags

@@ -16,6 +16,7 @@ from ...version import version
 from ..companion_files import check_outputs, read_with
 from ..restore_options import RestoreOptions
 from ..restorer import Restorer
+from .check import check_result
 from .encoder import Encoding, choose, container_of, encode
 from .frames import Frame, FrameRestorer, frame_size
 from .mux import CopyPlan, plan_copies, write
@@ -197,7 +198,8 @@ def run_video(restorer: Restorer, job: VideoJob, progress: Callable[[int, int], 
         restore = FrameRestorer(restorer, job.options, job.video.coding, job.encoding.coding, done)
         frames = _restore_segments(folder, job, restore, progress)
         with atomic_path(job.target) as path:
-            lines = write(path, job.target, job.video, job.encoding, job.copies.copied, folder.finished())
+            write(path, job.target, job.video, job.encoding, job.copies.copied, folder.finished())
+            lines = check_result(path, job.target, job.video, folder.finished())
         folder.remove()
     finally:
         folder.close()
@@ -247,21 +249,22 @@ class _Segment:
 
     def packets(self, report: Callable[[int], None]) -> Iterator[StoredPacket]:
         """Yield the packets; call `report` with the number of frames after each."""
-        durations: dict[int, int] = {}
+        times: list[Time] = []
 
         def counted() -> Iterator[Frame[Time]]:
             for frame in self._frames:
-                durations[frame.tag.start] = frame.tag.duration
+                times.append(frame.tag)
                 yield frame
                 self.frames += 1
                 report(self.frames)
 
         packets = 0
         for packet in encode(self._context, self._encoding, counted()):
-            if packet.pts not in durations:
+            if packet.pts is None or not 0 <= packet.pts < len(times):
                 raise KeygraphError(f"the encoder {self._encoding.codec} changed the time of a frame; choose another")
             packets += 1
-            yield StoredPacket(packet.pts, durations[packet.pts], packet.is_keyframe, bytes(packet))
+            shown = times[packet.pts]
+            yield StoredPacket(shown.start, shown.duration, packet.is_keyframe, bytes(packet))
         if packets != self.frames:
             raise KeygraphError(
                 f"the encoder {self._encoding.codec} made {packets} packets of {self.frames} frames; choose another"
