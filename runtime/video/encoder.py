@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -36,6 +37,9 @@ _CRF = {"libx264": 17, "libx265": 19, "libvpx-vp9": 20, "libsvtav1": 22}
 
 #: Encoders without loss, which take no rate factor.
 _LOSSLESS = ("ffv1", "huffyuv", "ffvhuff", "utvideo", "rawvideo")
+
+#: With fewer rows or columns, x265 4.1 as in PyAV 18.1 writes outside its memory.
+_SMALLEST_X265 = 64
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,9 @@ class Encoding:
         if self.codec == "ffv1":
             # Version 3 with checksums: damage is noticed.
             options |= {"level": "3", "slicecrc": "1"}
+        if self.codec == "libx265":
+            # It prints its configuration otherwise.
+            options["x265-params"] = "log-level=error"
         context.options = {**context.options, **options}
 
     def open(self) -> VideoCodecContext:
@@ -98,7 +105,14 @@ class Encoding:
         InputError
             It does not take these settings.
         """
+        if self.codec == "libx265" and min(self.height, self.width) < _SMALLEST_X265:
+            raise InputError(
+                f"libx265 damages memory with frames of {self.width}x{self.height}; frames for it have at least "
+                f"{_SMALLEST_X265} rows and columns: choose another --codec"
+            )
         av = require_av()
+        # SVT-AV1 prints its configuration otherwise.
+        os.environ.setdefault("SVT_LOG", "1")
         context: VideoCodecContext = av.CodecContext.create(self.codec, "w")
         self.configure(context)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ...errors import InputError, KeygraphError
+from ...files import unwritable
 from .encoder import Encoding, container_of
 from .probe import Video, open_input, require_av, video_stream
 from .segments import read_segment
@@ -132,6 +134,8 @@ def write(
             for packet in _interleaved(frames, _copies(source, streams)):
                 result.mux(packet)
     except av.FFmpegError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise unwritable(out, OSError(error.errno, error.strerror)) from error
         raise InputError(
             f"{out} cannot be written: {error.strerror}; choose another container ({_other(out)}) or codec"
         ) from error

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from ...errors import InputError, KeygraphError
-from ...files import atomic_path, check_place
+from ...files import check_place
 from ...version import version
 from ..companion_files import check_outputs, read_with
 from ..restore_options import RestoreOptions
@@ -197,10 +197,10 @@ def run_video(restorer: Restorer, job: VideoJob, progress: Callable[[int, int], 
         done = len(folder.finished()) * job.segment
         restore = FrameRestorer(restorer, job.options, job.video.coding, job.encoding.coding, done)
         frames = _restore_segments(folder, job, restore, progress)
-        with atomic_path(job.target) as path:
-            write(path, job.target, job.video, job.encoding, job.copies.copied, folder.finished())
-            lines = check_result(path, job.target, job.video, folder.finished())
-        folder.remove()
+        path = folder.result
+        write(path, job.target, job.video, job.encoding, job.copies.copied, folder.finished())
+        lines = check_result(path, job.target, job.video, folder.finished())
+        folder.publish(job.target)
     finally:
         folder.close()
     return VideoReport(
@@ -226,15 +226,14 @@ def _restore_segments(
         done = source.skip(restore.done)
         number = restore.done // job.segment
         with closing(restore(source)) as frames:
-            while True:
-                segment = _Segment(itertools.islice(frames, job.segment), job.encoding)
-                for_file = segment.packets(partial(_report, progress, done, job.video.frames))
-                first = next(for_file, None)
-                if first is None:
-                    return done
-                folder.write(number, itertools.chain([first], for_file), segment.extradata)
+            # An encoder that gets no frame may abort the process: there is one only for a frame that has come.
+            for first in frames:
+                segment = _Segment(itertools.chain([first], itertools.islice(frames, job.segment - 1)), job.encoding)
+                packets = segment.packets(partial(_report, progress, done, job.video.frames))
+                folder.write(number, packets, segment.extradata)
                 done += segment.frames
                 number += 1
+    return done
 
 
 class _Segment:

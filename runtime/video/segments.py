@@ -69,6 +69,7 @@ class Job:
         name = hashlib.sha256(os.fsencode(out.name)).hexdigest()[:16]
         self.folder = out.with_name(f".keygraph-{name}.parts")
         self._description = self.folder / "job.json"
+        self._suffix = out.suffix
         self._lock: IO[str] | None = None
         try:
             self.folder.mkdir(exist_ok=True)
@@ -81,6 +82,8 @@ class Job:
             raise unwritable(self.folder, error) from error
         try:
             self._check(out, described)
+            for leftover in self.folder.glob(".keygraph-*"):
+                leftover.unlink()
         except BaseException:
             self.close()
             raise
@@ -108,8 +111,17 @@ class Job:
             self._lock.close()
             self._lock = None
 
-    def remove(self) -> None:
-        """Remove the folder, once the result is in its place."""
+    @property
+    def result(self) -> Path:
+        """Where the result is written before it gets its name: what a kill leaves of it is written anew."""
+        return self.folder / f"result{self._suffix}"
+
+    def publish(self, out: Path) -> None:
+        """Give the result its name, and remove the folder."""
+        try:
+            os.replace(self.result, out)
+        except OSError as error:
+            raise unwritable(out, error) from error
         self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -42,9 +42,7 @@ class Header:
     ranged
         True when the header says whether values are full or limited; else they are limited.
     others
-        The other parameters, such as frame rate and aspect ratio, as they stand.
-    colours
-        The colour space parameter without its letter; None where the header has none.
+        The other parameters, such as frame rate and colour space, as they stand.
     """
 
     width: int
@@ -52,7 +50,6 @@ class Header:
     coding: Coding
     ranged: bool
     others: tuple[str, ...]
-    colours: str | None
 
     def resized(self, height: int, width: int) -> Header:
         """Return the header of frames of another size."""
@@ -60,8 +57,7 @@ class Header:
 
     def encode(self) -> bytes:
         """Return the line that begins the stream."""
-        colours = () if self.colours is None else (f"C{self.colours}",)
-        return " ".join([_MAGIC, f"W{self.width}", f"H{self.height}", *self.others, *colours]).encode() + b"\n"
+        return " ".join([_MAGIC, f"W{self.width}", f"H{self.height}", *self.others]).encode() + b"\n"
 
 
 def read_header(stream: BinaryIO) -> Header:
@@ -91,7 +87,7 @@ def read_header(stream: BinaryIO) -> Header:
             if key in found:
                 raise InputError(f"the YUV4MPEG2 header has the parameter {key} twice: {found[key]!r} and {value!r}")
             found[key] = value
-        if key not in ("W", "H", "C"):
+        if key not in ("W", "H"):
             others.append(word)
     width, height = (_size(found, key) for key in ("W", "H"))
     _check_rate(found)
@@ -99,7 +95,7 @@ def read_header(stream: BinaryIO) -> Header:
     full, ranged = _range(others)
     layout, location = _layout(found.get("C"))
     coding = Coding(layout, "bt709", full, location)
-    return Header(width, height, coding, ranged, tuple(others), found.get("C"))
+    return Header(width, height, coding, ranged, tuple(others))
 
 
 def read_frames(stream: BinaryIO, header: Header) -> Iterator[list[NDArray[Any]]]:

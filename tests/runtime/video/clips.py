@@ -38,7 +38,7 @@ class Clip:
     planes: list[list[np.ndarray[Any, Any]]]
     times: list[int]
     time_base: Fraction
-    tags: tuple[int, int, int, int]
+    tags: tuple[int, ...]
     pixel_format: str
     rotation: int
     aspect: Fraction | None
