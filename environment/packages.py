@@ -19,6 +19,7 @@ EXTRAS = {
     "export": "export checkpoints",
     "parity": "compare",
     "spectral": "spectral cubes and their previews",
+    "video": "videos",
     "triton": "compile the operators for NVIDIA GPUs",
     "rtx": "engines for TensorRT-RTX",
     "tensorrt": "engines for TensorRT",

@@ -215,6 +215,13 @@ def probe(path: Path, matrix: str | None = None) -> Video:
 def decoded(container: InputContainer, stream: VideoStream, path: Path) -> Generator[VideoFrame, None, None]:
     """Yield the frames of a stream.
 
+    Parameters
+    ----------
+    container, stream
+        What is decoded.
+    path
+        The file, for messages.
+
     Raises
     ------
     InputError
