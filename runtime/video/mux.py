@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ...errors import InputError, KeygraphError
 from ...files import unwritable
-from .encoder import Encoding, container_of
+from .encoder import CONTAINERS, Encoding, container_of
 from .probe import Video, open_input, require_av, video_stream
 from .segments import read_segment
 
@@ -57,10 +57,13 @@ def plan_copies(path: Path, out: Path) -> CopyPlan:
     Raises
     ------
     InputError
-        The container cannot hold an audio, subtitle or video stream. Data streams and attachments that it cannot hold
-        are left out with a notice.
+        The container cannot hold a stream of sound, subtitles or video. Cover pictures and attachments that it cannot
+        hold are left out with a notice, and so are data streams: libav writes those of few kinds, and chapters and time
+        codes, which are most of them, it writes from metadata.
     """
     av = require_av()
+    from av.stream import Disposition
+
     plan = CopyPlan()
     name, _ = container_of(out)
     with open_input(path) as source, av.open("/dev/null", "w", format=name) as trial:
@@ -69,19 +72,21 @@ def plan_copies(path: Path, out: Path) -> CopyPlan:
             if stream is restored:
                 continue
             words = _words(stream)
+            is_cover = bool(stream.disposition & Disposition.attached_pic)
+            if stream.type in ("data", "unknown"):
+                plan.notices.append(f"{words} is left out")
+                continue
             try:
-                if stream.type == "data" and stream.codec_context is None and name != "mp4":
-                    raise ValueError("it holds no codec that is known")
                 trial.add_stream_from_template(stream, opaque=True)
             except (av.FFmpegError, ValueError, TypeError) as error:
-                if stream.type in ("audio", "subtitle", "video"):
-                    raise InputError(
-                        f"{path} has {words}, which {out.suffix} files cannot hold; choose {_other(out)}, or take the "
-                        f"stream out first: ffmpeg -i {path.name} -map 0 -map -0:{stream.index} -c copy OUT"
-                    ) from error
-                plan.notices.append(f"{words} cannot be held by {out.suffix} files, and is left out")
-                continue
-            if stream.type == "video":
+                if stream.type == "attachment" or is_cover:
+                    plan.notices.append(f"{words} cannot be held by {out.suffix} files, and is left out")
+                    continue
+                raise InputError(
+                    f"{path} has {words}, which {out.suffix} files cannot hold; choose {_other(path, out)}, or take "
+                    f"the stream out first: ffmpeg -i {path.name} -map 0 -map -0:{stream.index} -c copy OUT"
+                ) from error
+            if stream.type == "video" and not is_cover:
                 plan.notices.append(f"{words} is copied as it is; only the first video is restored")
             plan.copied.append(stream.index)
     return plan
@@ -137,7 +142,7 @@ def write(
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise unwritable(out, OSError(error.errno, error.strerror)) from error
         raise InputError(
-            f"{out} cannot be written: {error.strerror}; choose another container ({_other(out)}) or codec"
+            f"{out} cannot be written: {error.strerror}; choose another container ({_other(video.path, out)}) or codec"
         ) from error
 
 
@@ -252,5 +257,6 @@ def _words(stream: Stream) -> str:
     return f"{article} {stream.type} stream ({codec or 'of unknown type'}, number {stream.index})"
 
 
-def _other(out: Path) -> str:
-    return "another" if out.suffix.lower() == ".mkv" else ".mkv"
+def _other(source: Path, out: Path) -> str:
+    own = source.suffix.lower()
+    return own if own in CONTAINERS and own != out.suffix.lower() else ".mkv"
