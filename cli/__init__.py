@@ -49,6 +49,7 @@ _FORMS = {"bench": ("operators", "bench_operators", "bench")}
 
 #: Package that may be missing -> the extra of keygraph that installs it.
 _EXTRAS = {
+    "av": "video",
     "numpy": "cpu",
     "onnxruntime": "cpu",
     "onnx": "export",

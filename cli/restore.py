@@ -22,6 +22,7 @@ from ..runtime.restore_files import run_jobs
 from ..runtime.restore_job import RestorePlan, plan_jobs
 from ..runtime.restore_options import RestoreOptions
 from ..runtime.results_file import Recipe, ResultsFile, as_record
+from ..runtime.video.restore import VideoOptions
 from .arguments import (
     AllowHostCode,
     Batch,
@@ -41,6 +42,8 @@ from .arguments import (
 )
 from .inputs import find_images, parse_inputs
 from .output import folder_progress, no_note, note, progress_bar
+from .restore_video import check_options, is_video, restore_video
+from .video_arguments import Codec, Crf, Matrix, PixFmt, Segment
 
 
 def _at_least_one(jobs: int | None) -> int | None:
@@ -55,12 +58,14 @@ def restore(
         typer.Argument(
             metavar="IN...",
             help="Images (PNG, JPEG, TIFF, WebP, AVIF, HEIC; FILE:N is page N), cubes (.mat, .npy, .npz, .hdr, TIFF; "
-            "FILE:VARIABLE), slides, OME-Zarr and Zarr stores, or folders.",
+            "FILE:VARIABLE), slides, OME-Zarr and Zarr stores, or folders; or one video, or - for YUV4MPEG2 frames.",
         ),
     ],
     out: Annotated[
         Path,
-        typer.Option("-o", "--out", metavar="OUT", help="File for one image; folder for several, made if needed."),
+        typer.Option(
+            "-o", "--out", metavar="OUT", help="File for one image or video; folder for several images; - for frames."
+        ),
     ],
     model: Annotated[
         Path, typer.Option("--model", metavar="M", help="An exported .onnx file, an engine, or a checkpoint.")
@@ -132,19 +137,37 @@ def restore(
         bool,
         typer.Option("--fail-fast", help="Stop at the first of several images that cannot be restored."),
     ] = False,
+    codec: Codec = None,
+    crf: Crf = None,
+    pix_fmt: PixFmt = None,
+    matrix: Matrix = None,
+    segment: Segment = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Restore images with an exported model or a checkpoint.
+    """Restore images or a video with an exported model or a checkpoint.
 
     In an output folder each result has the name of its image; a spectral result of a picture becomes a .mat file, and
     a picture in a format that is only read a .png file. Existing results are replaced, inputs never. Of several images,
     those that cannot be restored are listed at the end, with exit code 1; results.jsonl in the output folder records
-    how each was made.
+    how each was made. Of a video, sound, subtitles and times are kept; after an interruption the same command goes on.
     """
     notice = no_note if quiet else note
+    video = is_video(inputs, out)
+    video_options = VideoOptions(codec, crf, pix_fmt, matrix, segment)
+    images_only = {
+        "--input": beside,
+        "--preview": preview,
+        "--compression": compression,
+        "--pyramid": pyramid,
+        "--recursive": recursive,
+        "--skip-existing": skip_existing,
+        "--jobs": jobs,
+        "--fail-fast": fail_fast,
+    }
+    check_options(video, video_options, images_only)
     extra_inputs = parse_inputs(beside or [])
-    images = find_images(inputs, extra_inputs, notice, recursive=recursive, results=out)
+    images = [] if video else find_images(inputs, extra_inputs, notice, recursive=recursive, results=out)
     options = RestoreOptions(
         k=k,
         tile=parse_pixels(tile, "--tile", "none", "auto"),
@@ -165,6 +188,11 @@ def restore(
         allow_host_code=allow_host_code,
         notice=notice,
     )
+    if video:
+        restore_video(
+            restorer, model, inputs[0], out, options, video_options, as_json=as_json, quiet=quiet, notice=notice
+        )
+        return
     into_folder = any(is_image_folder(given) for given in inputs)
     recipe = Recipe.of(restorer, options, encoding)
     plan = plan_jobs(

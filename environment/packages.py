@@ -22,6 +22,7 @@ EXTRAS = {
     "spectral": "spectral cubes and their previews",
     "slides": "slides of microscopes other than Aperio's",
     "zarr": "Zarr and OME-Zarr",
+    "video": "videos",
     "triton": "compile the operators for NVIDIA GPUs",
     "rtx": "engines for TensorRT-RTX",
     "tensorrt": "engines for TensorRT",
