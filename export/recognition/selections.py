@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch.fx import Node
 
 from .nodes import (
@@ -21,8 +22,12 @@ from .nodes import (
     rank,
     sizes,
     strip,
+    tensor,
 )
 from .operands import Move, after, leading_move, moves_from, same_moves
+
+#: Types of TopKGraph's scores.
+_RANKED_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,12 @@ class Selection:
     origin: Node | None = None
     marks: bool | None = None
     others: Selection | None = None
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether exactly k of some scores are selected, as TopKGraph does; which ones of those that tie is open."""
+        plain = self.k is not None and self.others is None and self.marks is None and self.origin is not None
+        return plain and not self.keeps_ties and tensor(self.scores).dtype in _RANKED_TYPES
 
     def same(self, other: Selection) -> bool:
         """Tell whether both select the same, apart from ties."""

@@ -23,7 +23,8 @@ from .rewriting import Replacement
 from .selections import Selection
 
 _KEY_GRAPH = torch.ops.keygraph.key_graph.default
-_KEY_GRAPHS = (_KEY_GRAPH, torch.ops.keygraph.pack_graph.default)
+_TOP_K_GRAPH = torch.ops.keygraph.top_k_graph.default
+_KEY_GRAPHS = (_KEY_GRAPH, _TOP_K_GRAPH, torch.ops.keygraph.pack_graph.default)
 
 #: Largest difference of an attention's results with the same selection, relative to the largest of them.
 _ATTENTION_TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -209,7 +210,7 @@ class _Probe(Interpreter):
             if n.target is _KEY_GRAPH:
                 self.checked.by_hand.append(result)
         if n in self._by_graph:
-            if self._by_graph[n][0].attention.ranking is not None:
+            if n.target in (_KEY_GRAPH, _TOP_K_GRAPH):
                 result = self._own_selection(n, result)
             self.checked.graphs.append(result)
             return result
@@ -221,11 +222,12 @@ class _Probe(Interpreter):
         """Compare a key graph with the module's own selection, and return that."""
         users = self._by_graph[key_graph]
         selection = users[0].attention.masks[0].selection
-        query, key = (self.env[node] for node in positional(key_graph)[:2])
-        nodes = key.shape[2]
+        first, second = (self.env[node] for node in positional(key_graph)[:2])
+        ranked = first @ second.mT if key_graph.target is _KEY_GRAPH else first.float()
+        nodes = ranked.shape[3]
         own = self._selected(selection).reshape(*bits.shape[:3], nodes)
         precision = _PRECISIONS[tensor(selection.scores).dtype]
-        wrong = _beyond_ties(query @ key.mT, own, unpack_graph(bits, nodes), TOLERANCES[precision].similarity)
+        wrong = _beyond_ties(ranked, own, unpack_graph(bits, nodes), TOLERANCES[precision].similarity)
         if wrong:
             for user in users:
                 self.checked.failures[user.attention.softmax.name] = f"{wrong} links are selected by one side only"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from cuda_library import key_graph, key_graph_attention, last_error, pack_graph
+from cuda_library import key_graph, key_graph_attention, last_error, pack_graph, top_k_graph
 
 TORCH = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -88,6 +88,12 @@ class CudaLibrary:
         name = "i8" if mask.dtype is torch.bool else name_of(mask.dtype)
         given = None if threshold is None else threshold.data_ptr()
         check(pack_graph(tuple(mask.shape), name, mask.data_ptr(), given, graph.data_ptr(), self.variant, stream()))
+        return graph
+
+    def top_k_graph(self, scores: Any, k: Any) -> Any:
+        graph = torch.full((*scores.shape[:3], (scores.shape[3] + 31) // 32), -123, dtype=torch.int32, device="cuda")
+        pointers = [tensor.data_ptr() for tensor in (scores, k, graph)]
+        check(top_k_graph(tuple(scores.shape), name_of(scores.dtype), *pointers, self.variant, stream()))
         return graph
 
     def key_graph_attention(self, q: Any, k: Any, v: Any, graph: Any, bias: Any, scale: float | None) -> Any:
