@@ -126,8 +126,8 @@ def forced_graphs(graphs: Sequence[Tensor], tolerance: float, packed: bool = Fal
     tolerance
         As in `compare_selections`.
     packed
-        Count calls of `top_k_graph` and `pack_graph` too. Those of `top_k_graph` or with a threshold return the
-        given graph. A mask without one was decided before, by what is not known here: such a call returns its own graph.
+        Count calls of `top_k_graph` and `pack_graph` too. Those of `top_k_graph` or with a threshold return the given
+        graph. A mask without one was decided before, by what is not known here: such a call returns its own graph.
 
     Yields
     ------

@@ -1,7 +1,7 @@
 """TopKGraph: the k largest scores of each row to the bits of the graph, by the search of KeyGraph.
 
-Two kernels, as of KeyGraph. *Resident*: a block of rows with all of its scores in registers. *Streamed*, for rows of any
-length: every step of the search reads the scores again.
+Two kernels, as of KeyGraph. *Resident*: a block of rows with all of its scores in registers. *Streamed*, for rows of
+any length: every step of the search reads the scores again.
 """
 
 from __future__ import annotations

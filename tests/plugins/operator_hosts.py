@@ -1,4 +1,6 @@
-"""The implementations under test, each behind the same methods, one for each operator. A new host is one class and one line in `hosts`.
+"""The implementations under test, each behind the same methods, one for each operator.
+
+A new host is one class and one line in `hosts`.
 
 `dtypes` are the types that a host computes with. `finite_only` marks dense, masked implementations: they multiply what
 is not selected by 0, so that a NaN or an infinity in v reaches rows that do not select it. `lowest_of_equals` is False
