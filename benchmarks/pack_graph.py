@@ -2,8 +2,8 @@
 
     python benchmarks/pack_graph.py --alone
 
-A copy reads the mask or the scores as the operators do, and writes as much: half of its time is about what reading alone takes. Prints
-a Markdown table, in milliseconds.
+A copy reads the mask or the scores as the operators do, and writes as much: half of its time is about what reading
+alone takes. Prints a Markdown table, in milliseconds.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ class TopKReference:
         self, inputs: Inputs, k: int | None, graphs: Iterable[NDArray[Any]] | None = None
     ) -> tuple[NDArray[np.float32], list[Agreement]]:
         """Restore a batch, with given selections or its own; see `Reference.restore`."""
-        arguments = [torch.from_numpy(values) for values in inputs]
+        arguments: list[Any] = [*map(torch.from_numpy, inputs), *([] if k is None else [k])]
         # Not in inference mode, in which `argsort` is not seen as the `sort` that it is.
         with torch.no_grad():
             if graphs is None:

@@ -120,9 +120,14 @@ def _k(attention: Node) -> int | None:
     node = argument(attention, 3)
     while operator_name(node) in _VIEWS:
         node = argument(node, 0)
-    if node.target not in _OF_K:
+    return k_of(node)
+
+
+def k_of(key_graph: Node) -> int | None:
+    """Return the k of a key graph's operator; None where it has none, or computes it."""
+    if key_graph.target not in _OF_K:
         return None
-    k = argument(node, _OF_K[node.target])
+    k = argument(key_graph, _OF_K[key_graph.target])
     while operator_name(k) in _VIEWS:
         k = argument(k, 0)
     if operator_name(k) == "full":

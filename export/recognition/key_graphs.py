@@ -24,10 +24,13 @@ class KeyGraphs:
     ----------
     graph
         Changed in place.
+    exactly_k
+        As for `recognize`.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, exactly_k: bool = False) -> None:
         self._graph = graph
+        self._exactly_k = exactly_k
         self._known: list[tuple[Selection, bool, Node, Node]] = []
 
     def get(self, attention: Attention) -> tuple[Node, Node]:
@@ -58,7 +61,7 @@ class KeyGraphs:
         for known, packed, key_graph, bits in self._known:
             if packed is (ranking is None) and known.same_with_ties(selection):
                 return key_graph, bits
-        if ranking is None and selection.is_exact:
+        if ranking is None and (selection.is_exact or (self._exactly_k and selection.is_top_k)):
             build = GraphBuilder(self._graph, selection.scores.next, selection.scores)
             scores = selection.scores if selection.largest else build(aten.neg.default, selection.scores)
             k = build(aten.full.default, [1], selection.k, dtype=torch.int64)

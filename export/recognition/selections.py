@@ -62,10 +62,15 @@ class Selection:
     others: Selection | None = None
 
     @property
+    def is_top_k(self) -> bool:
+        """Whether the k largest or smallest of some scores are selected, as TopKGraph does, but for what ties."""
+        plain = self.k is not None and self.others is None and self.marks is None
+        return plain and tensor(self.scores).dtype in _RANKED_TYPES
+
+    @property
     def is_exact(self) -> bool:
-        """Whether exactly k of some scores are selected, as TopKGraph does; which ones of those that tie is open."""
-        plain = self.k is not None and self.others is None and self.marks is None and self.origin is not None
-        return plain and not self.keeps_ties and tensor(self.scores).dtype in _RANKED_TYPES
+        """Whether it `is_top_k` of exactly k; which ones of those that tie with the k-th is open."""
+        return self.is_top_k and not self.keeps_ties
 
     def same(self, other: Selection) -> bool:
         """Tell whether both select the same, apart from ties."""

@@ -86,6 +86,7 @@ def recognize_verified(
     value_range: tuple[float, float],
     progress: Callable[[str], None] = lambda _step: None,
     calls: Sequence[int] | None = None,
+    exactly_k: bool = False,
 ) -> Recognition:
     """Recognise attentions as `recognize` does, and keep those that compute what the module computes.
 
@@ -104,6 +105,8 @@ def recognize_verified(
     calls
         If the module calls the operators itself: for each call of `key_graph`, which of the program's key graphs it is
         (`by_hand`). Else None.
+    exactly_k
+        As for `recognize`.
 
     Returns
     -------
@@ -119,22 +122,23 @@ def recognize_verified(
     failures: dict[str, str] = {}
     for case in cases:
         progress(f"checking attentions on {case.name}")
-        checked.append(check_attentions(program, case))
+        checked.append(check_attentions(program, case, exactly_k=exactly_k))
         for name, reason in checked[-1].failures.items():
             failures.setdefault(name, f"its verification failed on {case.name}: {reason}")
-    recognition = recognize(program, failures)
+    recognition = recognize(program, failures, exactly_k)
     if not recognition.rewritten and calls is None:
         return recognition
     for case, found in zip(cases, checked, strict=True):
         progress(f"comparing with the module on {case.name}")
         if failures:
-            found = check_attentions(program, case, failures)
+            found = check_attentions(program, case, failures, exactly_k)
         wrong = _difference(recognition.program, module, case, found, calls or (), value_range)
         if wrong is not None:
             if not recognition.rewritten:
                 raise KeygraphError(f"the network as it was traced, on {case.name}, {wrong}; no file was written")
             names = [verdict.softmax for verdict in recognition.verdicts if verdict.fused or verdict.packed]
-            return recognize(program, failures | dict.fromkeys(names, f"the network's result on {case.name} {wrong}"))
+            reason = f"the network's result on {case.name} {wrong}"
+            return recognize(program, failures | dict.fromkeys(names, reason), exactly_k)
     return recognition
 
 
@@ -157,7 +161,9 @@ class Checked:
     by_hand: list[Tensor] = field(default_factory=list)
 
 
-def check_attentions(program: ExportedProgram, case: Case, exclude: Mapping[str, str] | None = None) -> Checked:
+def check_attentions(
+    program: ExportedProgram, case: Case, exclude: Mapping[str, str] | None = None, exactly_k: bool = False
+) -> Checked:
     """Run a program, and on the q, k and v of each attention the operators as well.
 
     The selections are compared as sets: nodes that only one side selects must be within rounding of the k-th. Then the
@@ -171,10 +177,12 @@ def check_attentions(program: ExportedProgram, case: Case, exclude: Mapping[str,
         What to run it on.
     exclude
         Attentions that are not checked, as for `recognize`.
+    exactly_k
+        As for `recognize`.
     """
     graph = annotated_graph(program)
     by_hand = {node for node in graph.nodes if node.target in _KEY_GRAPHS}
-    _, replacements = add_operators(graph, exclude or {})
+    _, replacements = add_operators(graph, exclude or {}, exactly_k)
     probe = _Probe(GraphModule(program.graph_module, graph), replacements, by_hand)
     with torch.no_grad():
         probe.run(*_placed(graph, case))

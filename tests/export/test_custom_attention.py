@@ -51,6 +51,8 @@ def test_they_are_fused_and_verified_with_library_and_functions(
     assert operators(path) == ["KeyGraph", "KeyGraphAttention"] * 2
     ties = "; of nodes that tie with the k-th, the first are kept, not all" if form == "threshold" else ""
     assert attentions(notes) == [f"`body`: fused, k = 5{ties}"] * 2
+    # A threshold keeps ties, and its k; see test_custom_k.py.
+    assert (manifest.neighbours is None) == (form == "threshold")
     assert manifest.verification is not None
     assert set(manifest.verification) == {"library", "functions"}
     assert min(check["psnr"] for record in manifest.verification.values() for check in record["checks"]) > 120
