@@ -177,7 +177,7 @@ def examine(
     interface, program, more = _traced(trial, state, interface, shape, size_multiple)
     with in_state(state):
         found = fuse_attentions(program, module, interface, shape, progress, exactly_k=tie == "k")
-    neighbours, choice = offered_k(found.program, found.verdicts, tie)
+    neighbours, choice = offered_k(found.program, found.verdicts, tie, interface.global_statistics)
     lines = (*notes, *more, *map(str, found.verdicts), *choice)
     return CustomModel(
         module,

@@ -36,7 +36,9 @@ def check_tie(tie: str) -> None:
         )
 
 
-def offered_k(program: ExportedProgram, verdicts: Sequence[Verdict], tie: str) -> tuple[Neighbours | None, list[str]]:
+def offered_k(
+    program: ExportedProgram, verdicts: Sequence[Verdict], tie: str, global_statistics: bool = False
+) -> tuple[Neighbours | None, list[str]]:
     """Return the choice of k that a file of a program can offer, and a line that says so, or why it offers none.
 
     Parameters
@@ -48,6 +50,8 @@ def offered_k(program: ExportedProgram, verdicts: Sequence[Verdict], tie: str) -
     tie
         ``"keep"``: a network that keeps the nodes that tie with the k-th keeps its k; ``"k"``: k becomes an input all
         the same.
+    global_statistics
+        Whether the network has some; its exact tiles need a file that takes the image alone.
 
     Returns
     -------
@@ -74,10 +78,12 @@ def offered_k(program: ExportedProgram, verdicts: Sequence[Verdict], tie: str) -
     if any(_selects(node) for node in program.graph.nodes):
         ties = "; where that is a threshold, --tie k makes exactly k of it" if tie == "keep" else ""
         return None, [f"{fixed}the network also selects in a way that the operators do not compute{ties}"]
-    sizes = {_nodes(node) for node in makers}
-    if not all(isinstance(size, int) for size in sizes):
+    sizes = [size for size in map(_nodes, makers) if size is not None]
+    if len(sizes) < len(makers):
         return None, [f"{fixed}how many nodes there are to choose from depends on the image's size"]
-    most, k = min(int(size) for size in sizes), numbers[0]
+    most, k = min(sizes), numbers[0]
+    if global_statistics:
+        return None, [f"{fixed}the network has statistics over the whole image, and exact tiles take the image alone"]
     if k > most:
         return None, [f"{fixed}it is {k}, more than there are nodes"]
     lines = [f"k is an input of the file: 1 to {most}, {k} by default (restore --k); the network itself has k = {k}"]
@@ -90,11 +96,13 @@ def _selects(node: Node) -> bool:
     return node.op == "call_function" and str(node.target).removeprefix("aten.").partition(".")[0] in _SELECTING
 
 
-def _nodes(maker: Node) -> object:
+def _nodes(maker: Node) -> int | None:
+    """Return from how many nodes a row selects; None where that depends on the image."""
     place, dim = _MAKERS[maker.target]  # type: ignore[index]
     source = maker.args[place]
     assert isinstance(source, Node)
-    return source.meta["val"].shape[dim]
+    size = source.meta["val"].shape[dim]
+    return size if isinstance(size, int) else None
 
 
 def with_k(program: ExportedProgram, neighbours: Neighbours | None) -> ExportedProgram:

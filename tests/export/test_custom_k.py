@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import keygraph
 import numpy as np
@@ -12,6 +13,8 @@ import pytest
 import torch
 from keygraph.errors import InputError
 from keygraph.export import export_module
+from keygraph.export.custom.neighbours import offered_k
+from keygraph.export.recognition import recognize
 from keygraph.instrumentation.metrics import psnr
 from keygraph.manifest import Neighbours
 from torch import Tensor, nn
@@ -83,23 +86,49 @@ def test_k_can_be_fixed_at_another_value(tmp_path: Path) -> None:
     assert psnr(keygraph.load(path)(IMAGE), expected(attention(k=3)), (0.0, 1.0)) > 60
 
 
-class Two(nn.Module):
-    """Attentions to 3 and to 5 nodes."""
+class Attends(nn.Module):
+    """Attentions of [B, N, C] to so many nodes each; with `pooled`, also a top-k of what is no attention."""
 
-    def __init__(self) -> None:
+    def __init__(self, *counts: int, pooled: bool = False) -> None:
         super().__init__()
-        self.first, self.second = attention(k=3), attention(k=5)
+        self.counts, self.pooled = counts, pooled
 
     def forward(self, x: Tensor) -> Tensor:
-        restored: Tensor = self.second(self.first(x))
-        return restored
+        for count in self.counts:
+            scores = x @ x.mT
+            kept = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, scores.topk(count).indices, True)
+            x = scores.masked_fill(~kept, -torch.inf).softmax(-1) @ x
+        return x + x.topk(2, dim=1).values.sum(1, keepdim=True) if self.pooled else x
 
 
-def test_different_numbers_stay_fixed(tmp_path: Path) -> None:
-    notes: list[str] = []
-    manifest = export_module(Two(), tmp_path / "own.onnx", notice=notes.append, verification=False)
-    assert manifest.neighbours is None
-    assert choice(notes) == ["k stays fixed: its attentions are to different numbers of nodes, 3, 5"]
+def offered(module: nn.Module, any_size: bool = False, global_statistics: bool = False) -> tuple[Any, list[str]]:
+    sizes = ({1: torch.export.Dim("nodes", min=8, max=64)},) if any_size else None
+    program = torch.export.export(module, (torch.randn(2, 12, 4),), dynamic_shapes=sizes, strict=False)
+    found = recognize(program.run_decompositions({}))
+    assert found.fused
+    return offered_k(found.program, found.verdicts, "keep", global_statistics)
+
+
+def test_one_number_of_a_fixed_number_of_nodes_can_be_chosen() -> None:
+    neighbours, (line,) = offered(Attends(3, 3))
+    assert neighbours == Neighbours(default=3, maximum=12, trained=(3,))
+    assert line.startswith("k is an input of the file: 1 to 12, 3 by default")
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "reason"),
+    [
+        (Attends(3, 5), {}, "its attentions are to different numbers of nodes, 3, 5"),
+        (Attends(3, pooled=True), {}, "the network also selects in a way that the operators do not compute"),
+        (Attends(3), {"any_size": True}, "how many nodes there are to choose from depends on the image's size"),
+        (Attends(3), {"global_statistics": True}, "the network has statistics over the whole image"),
+    ],
+    ids=["different", "other", "any size", "statistics"],
+)
+def test_everything_else_stays_fixed_and_is_said(module: nn.Module, options: dict[str, bool], reason: str) -> None:
+    neighbours, (line,) = offered(module, **options)
+    assert neighbours is None
+    assert line.startswith(f"k stays fixed: {reason}")
 
 
 def test_a_wrong_choice_is_refused_at_once(tmp_path: Path) -> None:
