@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -211,21 +211,22 @@ def rebuilt(
     signature = copy.deepcopy(program.graph_signature)
     calls, examples = program.module_call_graph, program.example_inputs
     if added:
-        calls = copy.deepcopy(calls)
-        call = calls[0].signature
+        inputs = [TensorArgument(node.name) for node in added]
+        signature.input_specs.extend(InputSpec(InputKind.USER_INPUT, each, None) for each in inputs)
+        whole, *parts = calls
+        call = whole.signature
         assert call is not None
         arguments, named = pytree.tree_unflatten([0] * call.in_spec.num_leaves, call.in_spec)
-        call.in_spec = pytree.tree_structure(((*arguments, *[0] * len(added)), named))
-        call.forward_arg_names = None
-        given, named = examples
-        examples = (
-            (*given, *(torch.ones(node.meta["val"].shape, dtype=node.meta["val"].dtype) for node in added)),
-            named,
+        call = replace(
+            call,
+            inputs=[*call.inputs, *inputs],
+            in_spec=pytree.tree_structure(((*arguments, *[0] * len(added)), named)),
+            forward_arg_names=None,
         )
-        for node in added:
-            argument = TensorArgument(node.name)
-            signature.input_specs.append(InputSpec(InputKind.USER_INPUT, argument, None))
-            call.inputs.append(argument)
+        calls = [replace(whole, signature=call), *parts]
+        given, named = examples
+        more = (torch.ones(node.meta["val"].shape, dtype=node.meta["val"].dtype) for node in added)
+        examples = (*given, *more), named
     for replacement in replacements:
         signature.replace_all_uses(replacement.attention.result.name, replacement.result.name)
     for node in list(graph.nodes):
