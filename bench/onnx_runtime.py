@@ -44,6 +44,23 @@ def our_pack(mask: Tensor, threshold: Tensor | None = None, functions: Sequence[
     return _node("PackGraph", list(tensors), tensors, output, functions)
 
 
+def our_top_k(scores: Tensor, k: int, functions: Sequence[Any] = ()) -> Call:
+    """Prepare one inference of a TopKGraph node.
+
+    Parameters
+    ----------
+    scores
+        As for `plugins.torch.top_k_graph`, on the CPU; float32 or float16.
+    k
+        Nodes to select.
+    functions
+        See above.
+    """
+    tensors = {"scores": scores, "k": torch.tensor([k])}
+    output = torch.empty((*scores.shape[:3], -(-scores.shape[3] // 32)), dtype=torch.int32)
+    return _node("TopKGraph", list(tensors), tensors, output, functions)
+
+
 def _node(
     op: str,
     inputs: list[str],

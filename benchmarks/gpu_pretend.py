@@ -80,7 +80,7 @@ def install() -> None:
 def _c_library() -> None:
     """Put the CPU's library in the place of the GPU's; their interfaces differ in k and the threads."""
     import cuda_library
-    from operator_hosts import AttentionShape, GraphShape, cpu_library
+    from operator_hosts import AttentionShape, GraphShape, PackShape, cpu_library
 
     types = cuda_library.DTYPES
 
@@ -91,6 +91,16 @@ def _c_library() -> None:
         )
         return status
 
+    def pack_graph(shape: Any, dtype: str, mask: int, threshold: int | None, graph: int, *_: Any) -> int:
+        number = cuda_library.MASK_DTYPES[dtype]
+        status: int = cpu_library().keygraph_cpu_pack_graph(PackShape(*shape), number, mask, threshold, graph, None)
+        return status
+
+    def top_k_graph(shape: Any, dtype: str, scores: int, k: int, graph: int, *_: Any) -> int:
+        keep = ctypes.c_int64.from_address(k).value
+        status: int = cpu_library().keygraph_cpu_top_k_graph(PackShape(*shape), types[dtype], scores, keep, graph, None)
+        return status
+
     def key_graph_attention(
         shape: Any, dtype: str, q: int, k: int, v: int, graph: int, bias: int | None, scale: float, output: int, *_: Any
     ) -> int:
@@ -99,4 +109,5 @@ def _c_library() -> None:
         )
         return status
 
-    cuda_library.key_graph, cuda_library.key_graph_attention = key_graph, key_graph_attention
+    for function in (key_graph, pack_graph, top_k_graph, key_graph_attention):
+        setattr(cuda_library, function.__name__, function)

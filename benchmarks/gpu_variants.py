@@ -25,7 +25,7 @@ from keygraph.bench.problem import Inputs, Problem, random_inputs
 from keygraph.bench.reference import attention_error, graph_agreement
 from keygraph.bench.roofline import attention_roofline, graph_roofline
 from keygraph.bench.timing import gpu_medians, input_sets
-from keygraph.plugins.torch import key_graph, key_graph_attention, unpack_graph
+from keygraph.plugins.torch import key_graph, key_graph_attention, pack_graph, top_k_graph, unpack_graph
 from keygraph.plugins.triton import jit
 from keygraph.plugins.triton.variants import Variant
 from torch import Tensor
@@ -60,6 +60,8 @@ class Case:
         p = self.problem
         if self.op == "KeyGraph":
             return f"N {p.nodes}, C {p.graph_channels}, k {p.k}"
+        if self.of_scores:
+            return f"N {p.nodes}, k {p.k}"
         return f"N {p.nodes}, D {p.channels}, heads {'last' if self.heads_last else 'first'}"
 
     @property
@@ -68,18 +70,27 @@ class Case:
         p = self.problem
         if self.op == "KeyGraph":
             return jit.Sizes(p.windows, 1, p.nodes, p.nodes, p.graph_channels)
+        if self.of_scores:
+            return jit.Sizes(p.windows, 1, p.nodes, p.nodes, p.nodes)
         return jit.Sizes(p.windows, 1, p.nodes, p.nodes, p.channels, p.heads, p.channels)
 
     def fitting(self, place: torch.device) -> tuple[Variant, ...]:
         """Return the variants that can compute it on this GPU."""
         dtype = getattr(torch, self.problem.dtype)
-        return jit.fitting(self.op, dtype, self.sizes, False, jit.capability(place))
+        return jit.fitting(self.op, dtype, self.sizes, self.op == "PackGraph", jit.capability(place))
+
+    @property
+    def of_scores(self) -> bool:
+        """Whether the operator reads scores [windows, 1, N, N]: PackGraph, with a threshold, and TopKGraph."""
+        return self.op in ("PackGraph", "TopKGraph")
 
 
 #: (windows, N, k) of the attention, and its D; (windows, N, C, k) of the graph.
 ATTENTION = ((64, 1024, 256), (256, 256, 64))
 CHANNELS = (30, 32, 24)
 GRAPHS = ((64, 1024, 180, 128), (64, 1024, 180, 256), (64, 1024, 180, 512), (256, 256, 180, 64), (256, 256, 48, 128))
+#: (windows, N, k) of scores.
+SCORES = ((16, 1024, 256), (256, 256, 64))
 
 
 def cases(dtype: str, tiny: bool = False) -> Iterator[Case]:
@@ -92,6 +103,9 @@ def cases(dtype: str, tiny: bool = False) -> Iterator[Case]:
                 yield Case("KeyGraphAttention", problem, heads_last)
     for windows, nodes, channels, k in ((1, 4, 24, 2),) if tiny else GRAPHS:
         yield Case("KeyGraph", Problem(windows, 1, nodes, channels, k, dtype, channels))
+    for op in ("PackGraph", "TopKGraph"):
+        for windows, nodes, k in ((1, 4, 2),) if tiny else SCORES:
+            yield Case(op, Problem(windows, 1, nodes, 32, k, dtype, 32))
 
 
 @dataclass
@@ -104,6 +118,8 @@ class Tensors:
     v: Tensor
     keep: Tensor
     heads_last: bool
+    scores: Tensor | None = None
+    threshold: Tensor | None = None
 
 
 def tensors(case: Case, place: torch.device, seed: int = 0) -> Tensors:
@@ -120,7 +136,11 @@ def tensors(case: Case, place: torch.device, seed: int = 0) -> Tensors:
     """
     inputs = random_inputs(case.problem, place, seed)
     q, k, v = (t.transpose(1, 2).contiguous() if case.heads_last else t for t in (inputs.q, inputs.k, inputs.v))
-    return Tensors(inputs, q, k, v, torch.tensor([inputs.neighbours], device=place), case.heads_last)
+    made = Tensors(inputs, q, k, v, torch.tensor([inputs.neighbours], device=place), case.heads_last)
+    if case.of_scores:
+        made.scores = (inputs.nodes.float() @ inputs.nodes.float().mT).to(inputs.nodes.dtype)
+        made.threshold = made.scores.float().topk(case.problem.k).values[..., -1:].to(made.scores.dtype).contiguous()
+    return made
 
 
 def just_in_time(case: Case, variant: Variant, given: Tensors) -> Callable[[], Tensor]:
@@ -138,6 +158,11 @@ def just_in_time(case: Case, variant: Variant, given: Tensors) -> Callable[[], T
     i = given.inputs
     if case.op == "KeyGraph":
         return lambda: jit.key_graph(i.nodes, i.nodes, given.keep, variant)
+    if given.scores is not None:
+        scores, threshold = given.scores, given.threshold
+        if case.op == "PackGraph":
+            return lambda: jit.pack_graph(scores, threshold, variant)
+        return lambda: jit.top_k_graph(scores, given.keep, variant)
     return lambda: jit.key_graph_attention(given.q, given.k, given.v, i.graph, None, i.scale, case.heads_last, variant)
 
 
@@ -153,12 +178,18 @@ def ahead_of_time(case: Case, variant: Variant, given: Tensors) -> Callable[[], 
     given
         The tensors.
     """
-    from cuda_host import prepared_attention, prepared_graph
+    from cuda_host import prepared_attention, prepared_graph, prepared_pack, prepared_top_k
 
     i = given.inputs
     call: Callable[[], Tensor]
     if case.op == "KeyGraph":
         call = prepared_graph(i.nodes, i.nodes, given.keep, torch.empty_like(i.graph), variant.number)
+    elif given.scores is not None:
+        graph = torch.empty_like(i.graph)
+        if case.op == "PackGraph":
+            call = prepared_pack(given.scores, given.threshold, graph, variant.number)
+        else:
+            call = prepared_top_k(given.scores, given.keep, graph, variant.number)
     else:
         output = torch.empty_like(given.q)
         call = prepared_attention(
@@ -188,6 +219,14 @@ def wrong(case: Case, given: Tensors, result: Tensor) -> str | None:
             return f"rows without exactly {case.problem.k} links"
         share = graph_agreement(given.inputs, selected)
         return None if share >= OUR_LINKS else f"{share:.2%} of its links are float64's"
+    if given.scores is not None and given.threshold is not None:
+        selected = unpack_graph(result, case.problem.nodes)
+        above = given.scores > given.threshold
+        tied = given.scores == given.threshold
+        if case.op == "TopKGraph":  # The first ones of those that tie.
+            tied &= tied.cumsum(-1) <= case.problem.k - above.sum(-1, keepdim=True)
+        differ = int((selected != (above | tied)).sum())
+        return f"{differ} other links" if differ else None
     error = attention_error(given.inputs, result.transpose(1, 2) if case.heads_last else result)
     return None if error <= OUR_TOLERANCE[case.problem.dtype] else f"error {error:.2g}"
 
@@ -320,6 +359,11 @@ def _operator(case: Case, _variant: Variant, given: Tensors) -> Callable[[], Ten
     i = given.inputs
     if case.op == "KeyGraph":
         return lambda: key_graph(i.nodes, i.nodes, given.keep)
+    if given.scores is not None:
+        scores, threshold = given.scores, given.threshold
+        if case.op == "PackGraph":
+            return lambda: pack_graph(scores, threshold)
+        return lambda: top_k_graph(scores, given.keep)
     if not case.heads_last:
         return lambda: key_graph_attention(i.q, i.k, i.v, i.graph)
     q, k, v = (t.flatten(2) for t in (given.q, given.k, given.v))
@@ -342,7 +386,7 @@ def show(report: Report, op: str, results: dict[Case, dict[str, Any]], ceilings:
     """
     results = {case: found for case, found in results.items() if case.op == op}
     figures = gpus(ceilings)
-    roofline = attention_roofline if op == "KeyGraphAttention" else graph_roofline
+    roofline = {"KeyGraphAttention": attention_roofline, "KeyGraph": graph_roofline}.get(op)
     for host in HOSTS:
         columns = {case: found["milliseconds"][host] for case, found in results.items()}
         names = list(dict.fromkeys(name for column in columns.values() for name in column))
@@ -351,7 +395,7 @@ def show(report: Report, op: str, results: dict[Case, dict[str, Any]], ceilings:
         for name in names:
             cells = [_cell(column.get(name), best[case]) for case, column in columns.items()]
             rows.append([name, *cells])
-        for of, gpu in figures.items():
+        for of, gpu in figures.items() if roofline else ():
             shares = [f"{roofline(case.problem, gpu).milliseconds / ms:.0%}" for case, ms in best.items()]
             rows.append([f"roofline ({of}) over the fastest", *shares])
         report.table(f"{op}, {host}, us", ["variant", *map(str, columns)], rows)

@@ -104,8 +104,9 @@ def contenders(case: Case, folder: Path) -> tuple[dict[str, Callable[[], Any]], 
     """
     model = case.network()
     found: dict[str, Any] = {"notes": list(model.notes), "fused": model.fused, "packed": model.packed}
-    program = capture(model.module, replace(model.manifest(), shape=model.shape))
-    files = {"exported": model, "unfused": replace(model, program=program, fused=0, packed=0)}
+    program = capture(model.module, replace(model.manifest(), shape=model.shape, neighbours=None))
+    unfused = replace(model, program=program, fused=0, packed=0, neighbours=None)
+    files = {"exported": model, "unfused": unfused}
     if case.by_hand is not None:
         files["by hand"] = case.by_hand()
     manifest = model.manifest()

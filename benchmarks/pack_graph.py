@@ -1,9 +1,9 @@
-"""PackGraph on the CPU, against its function in plain ONNX Runtime and against copying the mask.
+"""PackGraph and TopKGraph on the CPU, against their functions in plain ONNX Runtime and against copying the mask.
 
     python benchmarks/pack_graph.py --alone
 
-A copy reads the mask as PackGraph does, and writes as much: half of its time is about what reading alone takes. Prints
-a Markdown table, in milliseconds.
+A copy reads the mask or the scores as the operators do, and writes as much: half of its time is about what reading
+alone takes. Prints a Markdown table, in milliseconds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from keygraph.bench import onnx_runtime
 from keygraph.bench.timing import cpu_times
-from keygraph.export.functions import pack_graph_function
+from keygraph.export.functions import pack_graph_function, top_k_graph_function
 from timing import INSTRUCTION_SETS, THREADS, features, instruction_set
 
 #: B, G, M, N.
@@ -43,13 +43,16 @@ def main() -> None:
         ("float32", selected.float(), None),
         ("float32, threshold", scores, threshold),
         ("float16, threshold", scores.half(), threshold.half()),
+        ("float32, top-k", scores, NEIGHBOURS),
     ):
         copied = torch.empty_like(mask)
-        calls: dict[str, Callable[[], Any]] = {
-            "ours": onnx_runtime.our_pack(mask, least),
-            "function": onnx_runtime.our_pack(mask, least, [pack_graph_function(least is not None)]),
-            "copy": partial(copied.copy_, mask),
-        }
+        calls: dict[str, Callable[[], Any]] = {"copy": partial(copied.copy_, mask)}
+        if isinstance(least, int):
+            calls["ours"] = onnx_runtime.our_top_k(mask, least)
+            calls["function"] = onnx_runtime.our_top_k(mask, least, [top_k_graph_function()])
+        else:
+            calls["ours"] = onnx_runtime.our_pack(mask, least)
+            calls["function"] = onnx_runtime.our_pack(mask, least, [pack_graph_function(least is not None)])
         if not torch.equal(calls["ours"](), calls["function"]()):
             raise SystemExit(f"{name}: the function's graph is another one")
         times = cpu_times(calls, arguments.rounds, arguments.alone)

@@ -129,6 +129,14 @@ def export(
         str | None,
         typer.Option(metavar="TEXT", help="Of a .py or .onnx file: what the network does, such as denoising."),
     ] = None,
+    tie: Annotated[
+        str | None,
+        typer.Option(
+            metavar="keep|k",
+            help="Of a .py or .onnx file: k makes k an input also where nodes that tie with the k-th are all kept: "
+            "exactly k will be; keep by default.",
+        ),
+    ] = None,
     verification: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare the file with PyTorch before it is written.")
     ] = True,
@@ -136,7 +144,7 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Export a checkpoint, or any network of your own code, to one portable ONNX file, verified against PyTorch."""
-    own = SourceOptions(weights, weights_prefix, size_multiple, value_range, task)
+    own = SourceOptions(weights, weights_prefix, size_multiple, value_range, task, tie)
     source, foreign = is_source(str(checkpoint)), is_onnx(checkpoint)
     if foreign:
         if out is None:
@@ -170,6 +178,7 @@ def export(
                 shape=fixed_shape,
                 size_multiple=size_multiple,
                 value_range=value_range,
+                tie=tie or "keep",
                 progress=progress,
             )
         if not source:

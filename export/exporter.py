@@ -22,6 +22,7 @@ from .calibrate import calibrate, statistics_images
 from .calibration_data import CalibrationImage, calibration_images
 from .canonicalize import canonicalize
 from .custom.model import CustomModel
+from .custom.neighbours import WithK, with_k
 from .custom.top_k import TopKReference
 from .mixed_precision import to_mixed_precision
 from .onnx_file import save, set_manifest
@@ -123,7 +124,7 @@ def export(
     check_space(target.parent, _weights_bytes(model, half), "the exported file needs")
     if isinstance(model, CustomModel):
         progress("translating")
-        traced = translate(model.program, manifest)
+        traced = translate(with_k(model.program, manifest.neighbours), manifest)
     else:
         progress("tracing")
         traced = trace(model.module, manifest)
@@ -175,7 +176,13 @@ def _verify(
     - ``"rounded"``: fp16 emulated as a GPU computes it (`runtime.backends.emulated_half`). bf16 is always emulated,
       because ONNX Runtime does not compute it on a CPU.
     """
-    check_memory(model.module, manifest)
+    module = model.module
+    if isinstance(model, CustomModel) and model.fused + model.packed:
+        program = with_k(model.program, manifest.neighbours)
+        module = program.module(check_guards=False)
+        if manifest.neighbours is not None:
+            module = WithK(program, manifest.neighbours)
+    check_memory(module, manifest)
     emulated = manifest.precision == "bf16"
     installed: Path | None = None
     configurations: dict[str, tuple[Path | None, bool]]
@@ -194,12 +201,12 @@ def _verify(
     similarity = required(manifest).similarity
     reference: AnyReference = Reference(model.module, manifest.value_range, similarity)
     if isinstance(model, CustomModel) and model.packed:
-        reference = TopKReference(model.program.module(check_guards=False), similarity)
+        reference = TopKReference(module, similarity)
     elif isinstance(model, CustomModel) and model.fused:
         # The program was verified against the module, selections apart. Its key graphs can be forced, as for a KGT.
-        reference = Reference(model.program.module(check_guards=False), manifest.value_range, similarity)
+        reference = Reference(module, manifest.value_range, similarity)
     elif isinstance(model, CustomModel) and not functions:
-        reference = TopKReference(model.module, similarity)
+        reference = TopKReference(module, similarity)
     records = {}
     for name, (operators, rounded) in configurations.items():
         try:

@@ -21,6 +21,9 @@ DOMAIN = "keygraph"
 VERSION = 1
 OPSET = 20
 
+#: Operators whose result is a key graph.
+GRAPH_OPERATORS = ("KeyGraph", "PackGraph", "TopKGraph")
+
 #: Attributes by which TensorRT finds a plugin for a node; without them it uses the function.
 PLUGIN_ATTRIBUTES = {"plugin_namespace": DOMAIN, "plugin_version": str(VERSION)}
 
@@ -101,6 +104,30 @@ class _Body:
         last = self.constant([-1], np.int64)
         self.Squeeze(self.joined(self.ReduceSum(weighted, last, keepdims=0)), last, output="graph")
 
+    def pack_largest(self, scores: str) -> None:
+        """Add the output ``graph`` of the `k` largest of float32[B, G, M, N]."""
+        # ONNX does not define where TopK ranks NaN. Here it ranks last, even after a genuine -inf.
+        clamped = self.Max(scores, self.constant(_LOWEST, np.float32))
+        ranked = self.Where(self.IsNaN(scores), self.constant(-np.inf, np.float32), clamped)
+        count, words = self.key_count(scores, 3)
+        # ONNX has no operator that raises an error, but engines refuse to select -1 values. Messages may contain the
+        # name.
+        refused = self.Less("k", self.constant([1], np.int64))
+        keep = self.Where(refused, self.constant([-1], np.int64), self.Min("k", count))
+        name = "k_must_be_at_least_1"
+        self.nodes.append(
+            helper.make_node("TopK", [ranked, keep], ["largest", "index"], name, axis=-1, largest=1, sorted=1)
+        )
+        one = numpy_helper.from_array(np.asarray([1], np.int32))
+        zero = numpy_helper.from_array(np.asarray([0], np.int32))
+        selected = self.ScatterElements(
+            self.ConstantOfShape(self.Shape(scores), value=zero),
+            "index",
+            self.ConstantOfShape(self.Shape("index"), value=one),
+            axis=-1,
+        )
+        self.pack(selected, self.Shape(scores, start=0, end=3), count, words)
+
 
 def _function(name: str, inputs: list[str], output: str, attributes: list[str], body: _Body) -> FunctionProto:
     return helper.make_function(
@@ -112,27 +139,15 @@ def key_graph_function() -> FunctionProto:
     """Build KeyGraph(query, key, k) -> graph."""
     body = _Body()
     similarity = body.MatMul(body.float32("query"), body.transposed(body.float32("key")))
-    # ONNX does not define where TopK ranks NaN. Here it ranks last, even after a genuine -inf.
-    clamped = body.Max(similarity, body.constant(_LOWEST, np.float32))
-    ranked = body.Where(body.IsNaN(similarity), body.constant(-np.inf, np.float32), clamped)
-    count, words = body.key_count("key", 2)
-    # ONNX has no operator that raises an error, but engines refuse to select -1 values. Messages may contain the name.
-    refused = body.Less("k", body.constant([1], np.int64))
-    keep = body.Where(refused, body.constant([-1], np.int64), body.Min("k", count))
-    name = "k_must_be_at_least_1"
-    body.nodes.append(
-        helper.make_node("TopK", [ranked, keep], ["largest", "index"], name, axis=-1, largest=1, sorted=1)
-    )
-    one = numpy_helper.from_array(np.asarray([1], np.int32))
-    zero = numpy_helper.from_array(np.asarray([0], np.int32))
-    selected = body.ScatterElements(
-        body.ConstantOfShape(body.Shape(similarity), value=zero),
-        "index",
-        body.ConstantOfShape(body.Shape("index"), value=one),
-        axis=-1,
-    )
-    body.pack(selected, body.Shape(similarity, start=0, end=3), count, words)
+    body.pack_largest(similarity)
     return _function("KeyGraph", ["query", "key", "k"], "graph", [*PLUGIN_ATTRIBUTES], body)
+
+
+def top_k_graph_function() -> FunctionProto:
+    """Build TopKGraph(scores, k) -> graph."""
+    body = _Body()
+    body.pack_largest(body.float32("scores"))
+    return _function("TopKGraph", ["scores", "k"], "graph", [*PLUGIN_ATTRIBUTES], body)
 
 
 def pack_graph_function(threshold: bool) -> FunctionProto:
@@ -225,6 +240,7 @@ def operator_functions(
     functions = [
         key_graph_function(),
         pack_graph_function(threshold),
+        top_k_graph_function(),
         key_graph_attention_function(bias, heads_last),
     ]
     for function in functions:

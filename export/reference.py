@@ -18,7 +18,7 @@ from ..instrumentation.metrics import TOLERANCES, psnr
 from ..plugins.torch import forced_graphs, use_attention
 from ..plugins.torch.selection import Agreement, TooFewGraphsError
 from ..runtime.backends.base import Inputs
-from .functions import DOMAIN
+from .functions import DOMAIN, GRAPH_OPERATORS
 
 #: PSNR in dB by which the fused attention must agree with the definition to be used: 10 times less error in amplitude
 #: than the strictest tolerance of a file allows.
@@ -56,7 +56,7 @@ class FileProbe(Protocol):
 
 
 class OperatorProbe:
-    """An ONNX Runtime session of an exported file with the graphs of its KeyGraph and PackGraph nodes exposed.
+    """An ONNX Runtime session of an exported file with the key graphs of its nodes exposed.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class OperatorProbe:
         self._graphs = [
             node.output[0]
             for node in self._session.model.graph.node
-            if node.domain == DOMAIN and node.op_type in ("KeyGraph", "PackGraph")
+            if node.domain == DOMAIN and node.op_type in GRAPH_OPERATORS
         ]
 
     def record(

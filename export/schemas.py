@@ -30,6 +30,7 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         "KeyGraph", [("query", "T", single), ("key", "T", single), ("k", "tensor(int64)", single)], "graph", plugin
     )
     _register("PackGraph", [("mask", "M", single), ("threshold", "T", optional)], "graph", plugin)
+    _register("TopKGraph", [("scores", "T", single), ("k", "tensor(int64)", single)], "graph", plugin)
     attention = [("q", "T", single), ("k", "T", single), ("v", "T", single), ("graph", "tensor(int32)", single)]
     _register("KeyGraphAttention", [*attention, ("bias", "T", optional)], "attended", [scale, heads, *plugin])
     opset = Opset(DOMAIN, VERSION)
@@ -41,6 +42,9 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         inputs = (mask,) if threshold is None else (mask, threshold)
         return opset.PackGraph(*inputs, **PLUGIN_ATTRIBUTES)
 
+    def top_k_graph(scores: Any, k: Any) -> Any:
+        return opset.TopKGraph(scores, k, **PLUGIN_ATTRIBUTES)
+
     def key_graph_attention(q: Any, k: Any, v: Any, graph: Any, bias: Any, scale: float, heads: int) -> Any:
         inputs = (q, k, v, graph) if bias is None else (q, k, v, graph, bias)
         form = {"heads": heads} if heads else {}
@@ -50,6 +54,7 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         torch.ops.aten.conv_transpose2d.input: _conv_transpose,
         torch.ops.keygraph.key_graph.default: key_graph,
         torch.ops.keygraph.pack_graph.default: pack_graph,
+        torch.ops.keygraph.top_k_graph.default: top_k_graph,
         torch.ops.keygraph.key_graph_attention.default: key_graph_attention,
     }
 

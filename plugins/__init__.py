@@ -1,4 +1,4 @@
-"""KeyGraph, PackGraph and KeyGraphAttention, one folder per host, and where their compiled libraries are."""
+"""KeyGraph, PackGraph, TopKGraph and KeyGraphAttention, one folder per host, and where their compiled libraries are."""
 
 from __future__ import annotations
 

@@ -50,7 +50,8 @@ def k_notices(manifest: Manifest, k: int | None) -> list[str]:
     trained = manifest.neighbours.trained if manifest.neighbours else ()
     if k is None or not trained or min(trained) <= k <= max(trained):
         return []
-    return [f"k is {k}, but the model was trained with {min(trained)} to {max(trained)}: the quality is unknown there"]
+    known = f"{min(trained)} to {max(trained)}" if len(set(trained)) > 1 else f"{trained[0]}"
+    return [f"k is {k}, but the model was trained with {known}: the quality is unknown there"]
 
 
 def tile_notices(manifest: Manifest, choice: TileChoice) -> list[str]:

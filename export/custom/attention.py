@@ -22,6 +22,7 @@ def fuse_attentions(
     interface: Interface,
     shape: tuple[int, int, int] | None,
     progress: Callable[[str], None],
+    exactly_k: bool = False,
 ) -> Recognition:
     """Compute the attentions to a top-k in a program by keygraph's operators, where that is verified to be equal.
 
@@ -37,6 +38,8 @@ def fuse_attentions(
         The only (B, H, W) that the program takes; None for dynamic sizes.
     progress
         Called with a line before each step.
+    exactly_k
+        As for `recognize`.
 
     Returns
     -------
@@ -45,11 +48,12 @@ def fuse_attentions(
     """
     progress("looking for attentions to a top-k")
     by_hand = arrange_by_hand(functional(program))
-    found = recognize(by_hand.program)
+    found = recognize(by_hand.program, exactly_k=exactly_k)
     if found.rewritten or by_hand.verdicts:
         cases = _cases(interface, shape)
         calls = by_hand.calls if by_hand.verdicts else None
-        found = recognize_verified(by_hand.program, module, cases, interface.value_range, progress, calls)
+        value_range = interface.value_range
+        found = recognize_verified(by_hand.program, module, cases, value_range, progress, calls, exactly_k)
     order = {node.name: place for place, node in enumerate(by_hand.program.graph.nodes)}
     verdicts = sorted((*by_hand.verdicts, *found.verdicts), key=lambda verdict: order[verdict.softmax])
     own = tuple(replace(verdict, module=_own_path(verdict.module)) for verdict in verdicts)

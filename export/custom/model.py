@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 
 from ...errors import InputError
 from ...forks import require_torch
-from ...manifest import Interface, Manifest
+from ...manifest import Interface, Manifest, Neighbours
 from ...models.architecture import CUSTOM, DELICATE_OPERATORS
 from ...models.checkpoint import weights_sha256
 from ...models.own_weights import tensors_of
@@ -25,6 +25,7 @@ from ..trace import capture
 from .attention import fuse_attentions
 from .guards import check_guards
 from .interface import find_interface
+from .neighbours import check_tie, offered_k
 from .sizes import MULTIPLES, Sizes, find_sizes
 from .state import State, in_state, state_of
 from .trial import Trial, check_signature
@@ -62,6 +63,8 @@ class CustomModel:
     verify_original
         Compares the file that was made with what the network was imported from, and returns the record for the
         manifest; None where the network is PyTorch's own.
+    neighbours
+        The choice of k that a file can offer; None where it can offer none.
     """
 
     module: nn.Module
@@ -74,6 +77,7 @@ class CustomModel:
     sources: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
     verify_original: VerifyOriginal | None = None
+    neighbours: Neighbours | None = None
 
     @property
     def keep_fp32(self) -> tuple[str, ...]:
@@ -82,7 +86,8 @@ class CustomModel:
 
     def manifest(self) -> Manifest:
         """Return the manifest of the PyTorch model; an export replaces the fields that it determines."""
-        return manifest_of(self.interface, self.provenance, weights_sha256(tensors_of(self.module, "the module")))
+        weights = weights_sha256(tensors_of(self.module, "the module"))
+        return replace(manifest_of(self.interface, self.provenance, weights), neighbours=self.neighbours)
 
 
 def manifest_of(interface: Interface, provenance: dict[str, Any], weights: str = "") -> Manifest:
@@ -117,6 +122,7 @@ def examine(
     size_multiple: int | None = None,
     value_range: tuple[float, float] = ASSUMED_RANGE,
     channels: int | None = None,
+    tie: str = "keep",
     sources: tuple[Path, ...] = (),
     progress: Callable[[str], None] = lambda _step: None,
 ) -> CustomModel:
@@ -140,6 +146,8 @@ def examine(
         Values of black and white in its images.
     channels
         Of its images; None to find them.
+    tie
+        One of `neighbours.TIES`: what to do where a network keeps the nodes that tie with the k-th.
     progress
         Called with a line before each step.
 
@@ -153,6 +161,7 @@ def examine(
         The module cannot be exported; the message says why, and at which of its lines.
     """
     require_torch()
+    check_tie(tie)
     low, high = value_range
     if not -torch.inf < low < high < torch.inf:
         raise InputError(f"--range is {low:g} {high:g}; give the values of black and white, the smaller first")
@@ -167,9 +176,21 @@ def examine(
     progress("tracing")
     interface, program, more = _traced(trial, state, interface, shape, size_multiple)
     with in_state(state):
-        found = fuse_attentions(program, module, interface, shape, progress)
-    lines = (*notes, *more, *map(str, found.verdicts))
-    return CustomModel(module, interface, found.program, found.fused, found.packed, shape, provenance, sources, lines)
+        found = fuse_attentions(program, module, interface, shape, progress, exactly_k=tie == "k")
+    neighbours, choice = offered_k(found.program, found.verdicts, tie, interface.global_statistics)
+    lines = (*notes, *more, *map(str, found.verdicts), *choice)
+    return CustomModel(
+        module,
+        interface,
+        found.program,
+        found.fused,
+        found.packed,
+        shape,
+        provenance,
+        sources,
+        lines,
+        neighbours=neighbours,
+    )
 
 
 def source_of(module: nn.Module) -> dict[str, str]:

@@ -22,6 +22,8 @@ def export_module(
     task: str = "",
     value_range: tuple[float, float] = (0.0, 1.0),
     size_multiple: int | None = None,
+    k: int | None = None,
+    tie: str = "keep",
     shape: tuple[int, int, int] | None = None,
     precision: str = "fp32",
     keep_fp32: Sequence[str] = (),
@@ -50,6 +52,12 @@ def export_module(
         Values of black and white in the images.
     size_multiple
         Height and width must be multiples of this; None to find it by running sizes.
+    k
+        Fix the number of nodes that each node attends to; None makes it an input of the file, where all attentions have
+        the same.
+    tie
+        ``"k"`` to select exactly k nodes where the network keeps all that tie with the k-th, so that k can be an input;
+        ``"keep"`` to leave k fixed there.
     shape, precision, keep_fp32, half_io, target_psnr, verification
         As for `exporter.export`.
     calibration
@@ -93,6 +101,7 @@ def export_module(
             shape=shape,
             size_multiple=size_multiple,
             value_range=value_range,
+            tie=tie,
             progress=progress,
         )
         for line in model.notes:
@@ -100,6 +109,7 @@ def export_module(
         return export(
             model,
             path,
+            k=k,
             shape=shape,
             precision=precision,
             keep_fp32=keep_fp32,

@@ -29,6 +29,8 @@ class SourceOptions:
         Values of black and white.
     task
         What the network does.
+    tie
+        One of `neighbours.TIES`.
     """
 
     weights: Path | None = None
@@ -36,6 +38,7 @@ class SourceOptions:
     size_multiple: int | None = None
     value_range: tuple[float, float] | None = None
     task: str | None = None
+    tie: str | None = None
 
     def require_none(self, checkpoint: Path) -> None:
         """Check that nothing is said, because a checkpoint's architecture determines it all.
@@ -51,6 +54,7 @@ class SourceOptions:
             "--size-multiple": self.size_multiple,
             "--range": self.value_range,
             "--task": self.task,
+            "--tie": self.tie,
         }
         for option, value in given.items():
             if value is not None:
@@ -155,6 +159,7 @@ def load_source(
         shape=shape,
         size_multiple=options.size_multiple,
         value_range=options.value_range or ASSUMED_RANGE,
+        tie=options.tie or "keep",
         sources=(point.path, *([options.weights] if options.weights is not None else [])),
         progress=progress,
     )

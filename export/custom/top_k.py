@@ -21,8 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ...errors import KeygraphError
 from ...instrumentation.exposed_session import ExposedSession
 from ...plugins.torch import unpack_graph
-from ...plugins.torch.selection import Agreement, compare_selections
+from ...plugins.torch.selection import Agreement, compare_selections, compare_top_k
 from ...runtime.backends.base import Inputs
+from ..functions import GRAPH_OPERATORS
 
 _ATEN, _KEYGRAPH = torch.ops.aten, torch.ops.keygraph
 
@@ -42,8 +43,8 @@ class TopKSelection:
     Attributes
     ----------
     graph
-        Of a TopK node the indices, int64 of the shape of its result; of a comparison the mask, bool; of a KeyGraph or
-        PackGraph node the key graph, int32.
+        Of a TopK node the indices, int64 of the shape of its result; of a comparison the mask, bool; of an
+        operator of `functions.GRAPH_OPERATORS` the key graph, int32.
     """
 
     graph: NDArray[Any]
@@ -69,7 +70,7 @@ class TopKProbe:
             for node in graph.node
             if node.op_type in COMPARISONS and not constants & {*node.input} and numbers & {*node.input}
         ]
-        self._selected += [node.output[0] for node in graph.node if node.op_type in ("KeyGraph", "PackGraph")]
+        self._selected += [node.output[0] for node in graph.node if node.op_type in GRAPH_OPERATORS]
 
     def record(
         self, images: NDArray[np.float32], k: int | None, *extras: NDArray[np.float32]
@@ -109,7 +110,7 @@ class TopKReference:
         self, inputs: Inputs, k: int | None, graphs: Iterable[NDArray[Any]] | None = None
     ) -> tuple[NDArray[np.float32], list[Agreement]]:
         """Restore a batch, with given selections or its own; see `Reference.restore`."""
-        arguments = [torch.from_numpy(values) for values in inputs]
+        arguments: list[Any] = [*map(torch.from_numpy, inputs), *([] if k is None else [k])]
         # Not in inference mode, in which `argsort` is not seen as the `sort` that it is.
         with torch.no_grad():
             if graphs is None:
@@ -159,6 +160,10 @@ class ForcedTopK(TorchDispatchMode):
         if func is _KEYGRAPH.key_graph.default:
             given = self._given("key graph", self._graphs, result)
             self.agreements.append(compare_selections(args[0], args[1], result, given, self._tolerance))
+            return given
+        if func is _KEYGRAPH.top_k_graph.default:
+            given = self._given("key graph", self._graphs, result)
+            self.agreements.append(compare_top_k(args[0], result, given, self._tolerance))
             return given
         if func is _KEYGRAPH.pack_graph.default:  # What it packs was compared where it was selected.
             given = self._given("key graph", self._graphs, result)

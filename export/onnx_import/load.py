@@ -24,6 +24,7 @@ def load_onnx_network(
     shape: tuple[int, int, int] | None = None,
     size_multiple: int | None = None,
     value_range: tuple[float, float] | None = None,
+    tie: str = "keep",
     progress: Callable[[str], None] = lambda _step: None,
 ) -> CustomModel:
     """Import an ONNX file that somebody else made, and examine its network as any module is examined.
@@ -32,7 +33,7 @@ def load_onnx_network(
     ----------
     path
         The file.
-    task, size_multiple
+    task, size_multiple, tie
         As for `examine`.
     shape
         The only (B, H, W) that the new file is to take; None for what the file takes.
@@ -68,6 +69,7 @@ def load_onnx_network(
         size_multiple=size_multiple,
         value_range=value_range or ASSUMED_RANGE,
         channels=source.shape[1],
+        tie=tie,
         sources=source.sources,
         progress=progress,
     )

@@ -144,7 +144,10 @@ def verify_original(
     KeygraphError
         They differ.
     """
-    exact = replace(manifest, precision="fp32", half=None)  # The import is not in half precision.
+    # The import is not in half precision, and computes at its own k.
+    exact = replace(manifest, precision="fp32", half=None, neighbours=None)
+    neighbours = manifest.neighbours
+    k = neighbours.default if neighbours is not None and neighbours.runtime else None
     probe = OriginalProbe(source)
     reference = _ImportReference(module, probe, required(exact).similarity)
     try:
@@ -156,7 +159,7 @@ def verify_original(
     for check in checks:
         inputs = synthetic_inputs(manifest, check.shape, check.content)
         expected, _ = probe.record(inputs[0], None)
-        restored, _ = exposed.run(inputs[0], None, ())
+        restored, _ = exposed.run(inputs[0], k, ())
         as_run = psnr(restored, expected, manifest.value_range)
         # On a flat image everything ties, and a threshold may keep all of it.
         if check.content != "flat" and not as_run >= min(_AS_RUN_DB, required(manifest).psnr):

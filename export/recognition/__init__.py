@@ -1,7 +1,7 @@
 """Find attentions to a top-k in any traced network, and compute them by keygraph's operators."""
 
-from .by_hand import ByHand, arrange_by_hand
-from .recognize import Recognition, Verdict, recognize
+from .by_hand import ByHand, arrange_by_hand, k_of
+from .recognize import Recognition, Verdict, annotated_graph, rebuilt, recognize
 from .verification import Case, recognize_verified, verification_cases
 
 __all__ = [
@@ -9,7 +9,10 @@ __all__ = [
     "Case",
     "Recognition",
     "Verdict",
+    "annotated_graph",
     "arrange_by_hand",
+    "k_of",
+    "rebuilt",
     "recognize",
     "recognize_verified",
     "verification_cases",

@@ -19,6 +19,8 @@ from .nodes import VALUE, argument, arguments, known_value, module_path, operato
 from .recognize import Verdict, annotated_graph, rebuilt
 
 _KEY_GRAPH = torch.ops.keygraph.key_graph.default
+#: Operators that select k nodes, with the place of their argument k.
+_OF_K = {_KEY_GRAPH: 2, torch.ops.keygraph.top_k_graph.default: 1}
 _ATTENTION = torch.ops.keygraph.key_graph_attention.default
 
 #: Views between a key graph and the attention to it.
@@ -118,9 +120,14 @@ def _k(attention: Node) -> int | None:
     node = argument(attention, 3)
     while operator_name(node) in _VIEWS:
         node = argument(node, 0)
-    if node.target is not _KEY_GRAPH:
+    return k_of(node)
+
+
+def k_of(key_graph: Node) -> int | None:
+    """Return the k of a key graph's operator; None where it has none, or computes it."""
+    if key_graph.target not in _OF_K:
         return None
-    k = argument(node, 2)
+    k = argument(key_graph, _OF_K[key_graph.target])
     while operator_name(k) in _VIEWS:
         k = argument(k, 0)
     if operator_name(k) == "full":

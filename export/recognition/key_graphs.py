@@ -1,4 +1,4 @@
-"""Key graphs of selections: KeyGraph for the top-k of a product, PackGraph of the module's own mask for all others."""
+"""Key graphs of selections: KeyGraph of a product's top-k, TopKGraph of other scores', PackGraph of any other mask."""
 
 from __future__ import annotations
 
@@ -24,10 +24,13 @@ class KeyGraphs:
     ----------
     graph
         Changed in place.
+    exactly_k
+        As for `recognize`.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, exactly_k: bool = False) -> None:
         self._graph = graph
+        self._exactly_k = exactly_k
         self._known: list[tuple[Selection, bool, Node, Node]] = []
 
     def get(self, attention: Attention) -> tuple[Node, Node]:
@@ -41,7 +44,7 @@ class KeyGraphs:
         Returns
         -------
         key_graph : Node
-            The operator KeyGraph or PackGraph.
+            The operator KeyGraph, TopKGraph or PackGraph.
         bits : Node
             Its result, with the leading dimensions of the attention's scores: int32[..., M, ceil(N/32)].
         """
@@ -58,7 +61,13 @@ class KeyGraphs:
         for known, packed, key_graph, bits in self._known:
             if packed is (ranking is None) and known.same_with_ties(selection):
                 return key_graph, bits
-        if ranking is None:
+        if ranking is None and (selection.is_exact or (self._exactly_k and selection.is_top_k)):
+            build = GraphBuilder(self._graph, selection.scores.next, selection.scores)
+            scores = selection.scores if selection.largest else build(aten.neg.default, selection.scores)
+            k = build(aten.full.default, [1], selection.k, dtype=torch.int64)
+            key_graph = build(torch.ops.keygraph.top_k_graph.default, four(build, scores), k)
+            bits = lead_of(build, key_graph, scores)
+        elif ranking is None:
             anchor = selection.origin or selection.scores
             build = GraphBuilder(self._graph, anchor.next, anchor)
             key_graph, bits = _packed(build, _selected(build, selection))

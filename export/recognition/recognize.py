@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.fx import Graph, GraphModule, Node
+from torch.utils import _pytree as pytree
 
 from .attentions import Other, find_attentions
 from .key_graphs import KeyGraphs
@@ -36,7 +38,7 @@ class Verdict:
     k
         How many nodes each row attends to, where that is fixed and the attention is fused or packed.
     keeps_ties
-        Whether the module keeps all nodes that tie with the k-th, if it is fused: KeyGraph keeps exactly k.
+        Whether the module keeps all nodes that tie with the k-th, and the operators exactly k.
     reason
         Why it is not fused; empty if it is.
     by_hand
@@ -55,12 +57,12 @@ class Verdict:
     def __str__(self) -> str:
         """Return the line to print."""
         place = f"`{self.module}`" if self.module else "the model"
+        ties = "; of nodes that tie with the k-th, the first are kept, not all" if self.keeps_ties else ""
         if self.packed:
             rows = "" if self.k else "; a row that selects no node becomes zero"
-            return f"{place}: packed; {self.reason}{rows}"
+            return f"{place}: packed; {self.reason}{rows}{ties}"
         if not self.fused:
             return f"{place}: {self.reason}"
-        ties = "; of nodes that tie with the k-th, the first are kept, not all" if self.keeps_ties else ""
         how = "fused by hand" if self.by_hand else "fused"
         return f"{place}: {how}{'' if self.k is None else f', k = {self.k}'}{ties}"
 
@@ -96,7 +98,9 @@ class Recognition:
         return self.fused + self.packed
 
 
-def recognize(program: ExportedProgram, exclude: Mapping[str, str] | None = None) -> Recognition:
+def recognize(
+    program: ExportedProgram, exclude: Mapping[str, str] | None = None, exactly_k: bool = False
+) -> Recognition:
     """Find every attention to selected nodes, and compute it by KeyGraphAttention on a key graph.
 
     The graph is KeyGraph's where the k largest products of two tensors are selected, and else the module's own mask.
@@ -107,6 +111,8 @@ def recognize(program: ExportedProgram, exclude: Mapping[str, str] | None = None
         After ``run_decompositions({})``; sizes may be dynamic. It is not changed.
     exclude
         Attentions to leave as they are, by the names of their softmax (`Verdict.softmax`), and why.
+    exactly_k
+        Select exactly k nodes also where the module keeps all that tie with the k-th, and TopKGraph can select them.
 
     Returns
     -------
@@ -114,7 +120,7 @@ def recognize(program: ExportedProgram, exclude: Mapping[str, str] | None = None
         The rewritten program, also where nothing was found, and a verdict for each attention.
     """
     graph = annotated_graph(program)
-    verdicts, replacements = add_operators(graph, exclude or {})
+    verdicts, replacements = add_operators(graph, exclude or {}, exactly_k)
     for replacement in replacements:
         replacement.attention.result.replace_all_uses_with(replacement.result)
     return Recognition(rebuilt(program, graph, replacements), tuple(verdicts))
@@ -141,14 +147,16 @@ def annotated_graph(program: ExportedProgram) -> Graph:
     return graph
 
 
-def add_operators(graph: Graph, exclude: Mapping[str, str]) -> tuple[list[Verdict], list[Replacement]]:
+def add_operators(
+    graph: Graph, exclude: Mapping[str, str], exactly_k: bool = False
+) -> tuple[list[Verdict], list[Replacement]]:
     """Add the operators beside every attention that they can compute; results keep their users.
 
     Parameters
     ----------
     graph
         From `annotated_graph`; changed in place.
-    exclude
+    exclude, exactly_k
         As for `recognize`.
 
     Returns
@@ -160,7 +168,7 @@ def add_operators(graph: Graph, exclude: Mapping[str, str]) -> tuple[list[Verdic
     """
     verdicts: list[Verdict] = []
     replacements: list[Replacement] = []
-    graphs = KeyGraphs(graph)
+    graphs = KeyGraphs(graph, exactly_k)
     for found in find_attentions(graph):
         module, name = module_path(found.softmax), found.softmax.name
         if isinstance(found, Other):
@@ -179,11 +187,14 @@ def add_operators(graph: Graph, exclude: Mapping[str, str]) -> tuple[list[Verdic
             verdicts.append(Verdict(module, name, True, k, keeps_ties))
         else:
             fixed = k if len(found.masks) == 1 else None
-            verdicts.append(Verdict(module, name, False, fixed, reason=found.reason, packed=True))
+            exact = fixed is not None and keeps_ties and found.masks[0].selection.is_top_k and exactly_k
+            verdicts.append(Verdict(module, name, False, fixed, exact, reason=found.reason, packed=True))
     return verdicts, replacements
 
 
-def rebuilt(program: ExportedProgram, graph: Graph, replacements: Collection[Replacement]) -> ExportedProgram:
+def rebuilt(
+    program: ExportedProgram, graph: Graph, replacements: Collection[Replacement], added: Sequence[Node] = ()
+) -> ExportedProgram:
     """Return a program with another graph of the same inputs and outputs.
 
     Parameters
@@ -194,8 +205,28 @@ def rebuilt(program: ExportedProgram, graph: Graph, replacements: Collection[Rep
         From `annotated_graph`, changed.
     replacements
         Attentions whose results nothing uses any more.
+    added
+        Placeholders that were added after all others: more inputs.
     """
     signature = copy.deepcopy(program.graph_signature)
+    calls, examples = program.module_call_graph, program.example_inputs
+    if added:
+        inputs = [TensorArgument(node.name) for node in added]
+        signature.input_specs.extend(InputSpec(InputKind.USER_INPUT, each, None) for each in inputs)
+        whole, *parts = calls
+        call = whole.signature
+        assert call is not None
+        arguments, named = pytree.tree_unflatten([0] * call.in_spec.num_leaves, call.in_spec)
+        call = replace(
+            call,
+            inputs=[*call.inputs, *inputs],
+            in_spec=pytree.tree_structure(((*arguments, *[0] * len(added)), named)),
+            forward_arg_names=None,
+        )
+        calls = [replace(whole, signature=call), *parts]
+        given, named = examples
+        more = (torch.ones(node.meta["val"].shape, dtype=node.meta["val"].dtype) for node in added)
+        examples = (*given, *more), named
     for replacement in replacements:
         signature.replace_all_uses(replacement.attention.result.name, replacement.result.name)
     for node in list(graph.nodes):
@@ -215,8 +246,8 @@ def rebuilt(program: ExportedProgram, graph: Graph, replacements: Collection[Rep
         graph_signature=signature,
         state_dict=program.state_dict,
         range_constraints=program.range_constraints,
-        module_call_graph=program.module_call_graph,
-        example_inputs=program.example_inputs,
+        module_call_graph=calls,
+        example_inputs=examples,
         constants=program.constants,
         verifiers=program.verifiers,
     )

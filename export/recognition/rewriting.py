@@ -34,7 +34,7 @@ class Replacement:
     attention
         What they replace.
     key_graph
-        The node of the operator KeyGraph or PackGraph, which attentions may share.
+        The node of the operator KeyGraph, TopKGraph or PackGraph, which attentions may share.
     operator
         The node of the operator KeyGraphAttention.
     result

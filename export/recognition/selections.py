@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch.fx import Node
 
 from .nodes import (
@@ -21,8 +22,12 @@ from .nodes import (
     rank,
     sizes,
     strip,
+    tensor,
 )
 from .operands import Move, after, leading_move, moves_from, same_moves
+
+#: Types of TopKGraph's scores.
+_RANKED_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,17 @@ class Selection:
     origin: Node | None = None
     marks: bool | None = None
     others: Selection | None = None
+
+    @property
+    def is_top_k(self) -> bool:
+        """Whether the k largest or smallest of some scores are selected, as TopKGraph does, but for what ties."""
+        plain = self.k is not None and self.others is None and self.marks is None
+        return plain and tensor(self.scores).dtype in _RANKED_TYPES
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it `is_top_k` of exactly k; which ones of those that tie with the k-th is open."""
+        return self.is_top_k and not self.keeps_ties
 
     def same(self, other: Selection) -> bool:
         """Tell whether both select the same, apart from ties."""

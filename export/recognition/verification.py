@@ -23,7 +23,8 @@ from .rewriting import Replacement
 from .selections import Selection
 
 _KEY_GRAPH = torch.ops.keygraph.key_graph.default
-_KEY_GRAPHS = (_KEY_GRAPH, torch.ops.keygraph.pack_graph.default)
+_TOP_K_GRAPH = torch.ops.keygraph.top_k_graph.default
+_KEY_GRAPHS = (_KEY_GRAPH, _TOP_K_GRAPH, torch.ops.keygraph.pack_graph.default)
 
 #: Largest difference of an attention's results with the same selection, relative to the largest of them.
 _ATTENTION_TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -85,6 +86,7 @@ def recognize_verified(
     value_range: tuple[float, float],
     progress: Callable[[str], None] = lambda _step: None,
     calls: Sequence[int] | None = None,
+    exactly_k: bool = False,
 ) -> Recognition:
     """Recognise attentions as `recognize` does, and keep those that compute what the module computes.
 
@@ -103,6 +105,8 @@ def recognize_verified(
     calls
         If the module calls the operators itself: for each call of `key_graph`, which of the program's key graphs it is
         (`by_hand`). Else None.
+    exactly_k
+        As for `recognize`.
 
     Returns
     -------
@@ -118,22 +122,23 @@ def recognize_verified(
     failures: dict[str, str] = {}
     for case in cases:
         progress(f"checking attentions on {case.name}")
-        checked.append(check_attentions(program, case))
+        checked.append(check_attentions(program, case, exactly_k=exactly_k))
         for name, reason in checked[-1].failures.items():
             failures.setdefault(name, f"its verification failed on {case.name}: {reason}")
-    recognition = recognize(program, failures)
+    recognition = recognize(program, failures, exactly_k)
     if not recognition.rewritten and calls is None:
         return recognition
     for case, found in zip(cases, checked, strict=True):
         progress(f"comparing with the module on {case.name}")
         if failures:
-            found = check_attentions(program, case, failures)
+            found = check_attentions(program, case, failures, exactly_k)
         wrong = _difference(recognition.program, module, case, found, calls or (), value_range)
         if wrong is not None:
             if not recognition.rewritten:
                 raise KeygraphError(f"the network as it was traced, on {case.name}, {wrong}; no file was written")
             names = [verdict.softmax for verdict in recognition.verdicts if verdict.fused or verdict.packed]
-            return recognize(program, failures | dict.fromkeys(names, f"the network's result on {case.name} {wrong}"))
+            reason = f"the network's result on {case.name} {wrong}"
+            return recognize(program, failures | dict.fromkeys(names, reason), exactly_k)
     return recognition
 
 
@@ -156,7 +161,9 @@ class Checked:
     by_hand: list[Tensor] = field(default_factory=list)
 
 
-def check_attentions(program: ExportedProgram, case: Case, exclude: Mapping[str, str] | None = None) -> Checked:
+def check_attentions(
+    program: ExportedProgram, case: Case, exclude: Mapping[str, str] | None = None, exactly_k: bool = False
+) -> Checked:
     """Run a program, and on the q, k and v of each attention the operators as well.
 
     The selections are compared as sets: nodes that only one side selects must be within rounding of the k-th. Then the
@@ -170,10 +177,12 @@ def check_attentions(program: ExportedProgram, case: Case, exclude: Mapping[str,
         What to run it on.
     exclude
         Attentions that are not checked, as for `recognize`.
+    exactly_k
+        As for `recognize`.
     """
     graph = annotated_graph(program)
     by_hand = {node for node in graph.nodes if node.target in _KEY_GRAPHS}
-    _, replacements = add_operators(graph, exclude or {})
+    _, replacements = add_operators(graph, exclude or {}, exactly_k)
     probe = _Probe(GraphModule(program.graph_module, graph), replacements, by_hand)
     with torch.no_grad():
         probe.run(*_placed(graph, case))
@@ -209,7 +218,7 @@ class _Probe(Interpreter):
             if n.target is _KEY_GRAPH:
                 self.checked.by_hand.append(result)
         if n in self._by_graph:
-            if self._by_graph[n][0].attention.ranking is not None:
+            if n.target in (_KEY_GRAPH, _TOP_K_GRAPH):
                 result = self._own_selection(n, result)
             self.checked.graphs.append(result)
             return result
@@ -221,11 +230,12 @@ class _Probe(Interpreter):
         """Compare a key graph with the module's own selection, and return that."""
         users = self._by_graph[key_graph]
         selection = users[0].attention.masks[0].selection
-        query, key = (self.env[node] for node in positional(key_graph)[:2])
-        nodes = key.shape[2]
+        first, second = (self.env[node] for node in positional(key_graph)[:2])
+        ranked = first @ second.mT if key_graph.target is _KEY_GRAPH else first.float()
+        nodes = ranked.shape[3]
         own = self._selected(selection).reshape(*bits.shape[:3], nodes)
         precision = _PRECISIONS[tensor(selection.scores).dtype]
-        wrong = _beyond_ties(query @ key.mT, own, unpack_graph(bits, nodes), TOLERANCES[precision].similarity)
+        wrong = _beyond_ties(ranked, own, unpack_graph(bits, nodes), TOLERANCES[precision].similarity)
         if wrong:
             for user in users:
                 self.checked.failures[user.attention.softmax.name] = f"{wrong} links are selected by one side only"

@@ -36,9 +36,9 @@ keygraph_status check(const keygraph_graph_shape* shape, keygraph_dtype dtype) {
   return KEYGRAPH_OK;
 }
 
-keygraph_status check(const keygraph_pack_shape* shape, keygraph_dtype dtype, bool has_threshold) {
+keygraph_status check(const keygraph_pack_shape* shape, keygraph_dtype dtype, bool numbers) {
   if (!shape) return KEYGRAPH_NULL_POINTER;
-  if (!valid(dtype) && (dtype != KEYGRAPH_BOOL || has_threshold)) return KEYGRAPH_BAD_DTYPE;
+  if (!valid(dtype) && (dtype != KEYGRAPH_BOOL || numbers)) return KEYGRAPH_BAD_DTYPE;
   if (!addressable({shape->batch, shape->groups, shape->rows, shape->nodes}) ||
       !addressable({shape->batch, shape->groups, shape->rows}) || shape->nodes > std::numeric_limits<int32_t>::max())
     return KEYGRAPH_BAD_SHAPE;

@@ -17,9 +17,10 @@ constexpr int64_t windows_of(const keygraph_attention_shape& shape) {
   return shape.bias_windows == 0 ? 1 : shape.bias_windows;
 }
 
-// Return KEYGRAPH_OK, or why the operator cannot be called with this shape and type.
+// Return KEYGRAPH_OK, or why the operator cannot be called with this shape and type. `numbers`: the elements are scores
+// to be compared, not a mask, which may be bool.
 keygraph_status check(const keygraph_graph_shape* shape, keygraph_dtype dtype);
-keygraph_status check(const keygraph_pack_shape* shape, keygraph_dtype dtype, bool has_threshold);
+keygraph_status check(const keygraph_pack_shape* shape, keygraph_dtype dtype, bool numbers);
 keygraph_status check(const keygraph_attention_shape* shape, keygraph_dtype dtype, bool has_bias);
 
 }  // namespace keygraph

@@ -68,6 +68,11 @@ keygraph_attention_shape heads_last(std::optional<int64_t> heads, const Shape& q
   return {batch, *heads, kUnknown, q[1], k[1], divided(q[2], *heads), divided(v[2], *heads), 1, 0};
 }
 
+void expect_one_element(const Shape& k) {
+  if (!std::all_of(k.begin(), k.end(), [](int64_t size) { return may_equal(size, 1); }))
+    refuse("k has shape " + text(k) + ", expected one element");
+}
+
 bool may_divide(int64_t windows, int64_t batch) {
   if (windows == kUnknown || batch == kUnknown) return true;
   return windows == 0 ? batch == 0 : batch % windows == 0;
@@ -92,8 +97,7 @@ keygraph_graph_shape key_graph_shape(const Shape& query, const Shape& key, const
   expect("key", key, {query[0], query[1], kUnknown, query[3]},
          "[B, G, N, C] = [" + or_name(query[0], "B") + ", " + or_name(query[1], "G") + ", N, " +
              or_name(query[3], "C") + "] to match query " + text(query));
-  if (!std::all_of(k.begin(), k.end(), [](int64_t size) { return may_equal(size, 1); }))
-    refuse("k has shape " + text(k) + ", expected one element");
+  expect_one_element(k);
   return {query[0], query[1], query[2], key[2], query[3]};
 }
 
@@ -113,6 +117,12 @@ keygraph_pack_shape pack_graph_shape(const Shape& mask, const Shape* threshold) 
 }
 
 std::vector<OutputDimension> pack_graph_output() { return {{0, 0, false}, {0, 1, false}, {0, 2, false}, {0, 3, true}}; }
+
+keygraph_pack_shape top_k_graph_shape(const Shape& scores, const Shape& k) {
+  expect("scores", scores, Shape(4, kUnknown), "[B, G, M, N]");
+  expect_one_element(k);
+  return {scores[0], scores[1], scores[2], scores[3]};
+}
 
 keygraph_attention_shape key_graph_attention_shape(std::optional<int64_t> heads, const Shape& q, const Shape& k,
                                                    const Shape& v, const Shape& graph, const Shape* bias) {

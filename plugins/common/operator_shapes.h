@@ -40,15 +40,18 @@ keygraph_graph_shape key_graph_shape(const Shape& query, const Shape& key, const
 // The shape of KeyGraph's output, [B, G, M, ceil(N / 32)].
 std::vector<OutputDimension> key_graph_output();
 
-// KeyGraph's input k, where the host can read it. Throws OperatorError if it is below 1.
+// The input k of KeyGraph and TopKGraph, where the host can read it. Throws OperatorError if it is below 1.
 void check_k(int64_t k);
 
 // Check the shapes of PackGraph's inputs: mask [B, G, M, N]; threshold [B, G, M, 1], or null for none. Throws
 // OperatorError.
 keygraph_pack_shape pack_graph_shape(const Shape& mask, const Shape* threshold);
 
-// The shape of PackGraph's output, [B, G, M, ceil(N / 32)].
+// The shape of PackGraph's output, [B, G, M, ceil(N / 32)]; TopKGraph's, too.
 std::vector<OutputDimension> pack_graph_output();
+
+// Check the shapes of TopKGraph's inputs: scores [B, G, M, N], k with one element. Throws OperatorError.
+keygraph_pack_shape top_k_graph_shape(const Shape& scores, const Shape& k);
 
 // Check the shapes of KeyGraphAttention's inputs: q [B, H, M, D], k [B, H, N, D], v [B, H, N, Dv]; or q [B, M, H*D],
 // k [B, N, H*D], v [B, N, H*Dv] with the attribute `heads`, which the first form ignores. graph [B, 1 or H, M,

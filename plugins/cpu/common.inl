@@ -73,6 +73,22 @@ static void widen(keygraph_dtype dtype, const void* from, int64_t offset, int64_
   for (int64_t i = count + (rest ? W - rest : 0); i < padded; i += W) store(to + i, set1(0.0f));
 }
 
+// to[0 .. count) = from[offset ..], by the bits; `to` has room for a multiple of W.
+static void widen_exactly(keygraph_dtype dtype, const void* from, int64_t offset, int64_t count, float* to) {
+  if (dtype == KEYGRAPH_FLOAT32) {
+    memcpy(to, static_cast<const float*>(from) + offset, static_cast<size_t>(count) * 4);
+    return;
+  }
+  const uint16_t* source = static_cast<const uint16_t*>(from) + offset;
+  const bool half = dtype == KEYGRAPH_FLOAT16;
+  const int64_t whole = count / W * W;
+  for (int64_t i = 0; i < whole; i += W) store(to + i, half ? load_half(source + i) : load_bfloat(source + i));
+  if (whole == count) return;
+  uint16_t last[W] = {};
+  memcpy(last, source + whole, static_cast<size_t>(count - whole) * 2);
+  store(to + whole, half ? load_half(last) : load_bfloat(last));
+}
+
 // to[offset ..] = from[0 .. count)
 static void narrow(keygraph_dtype dtype, const float* from, int64_t count, void* to, int64_t offset) {
   if (dtype == KEYGRAPH_FLOAT32) {

@@ -80,6 +80,20 @@ extern "C" keygraph_status keygraph_cpu_pack_graph(const keygraph_pack_shape* sh
   return execute(problem, kernels->pack_split(problem), kernels->pack_task, parallel);
 }
 
+extern "C" keygraph_status keygraph_cpu_top_k_graph(const keygraph_pack_shape* shape, keygraph_dtype dtype,
+                                                    const void* scores, int64_t k, int32_t* graph,
+                                                    const keygraph_parallel* parallel) {
+  const Kernels* kernels = selected_kernels();
+  if (!kernels) return KEYGRAPH_BAD_ISA;
+  if (const keygraph_status status = keygraph::check(shape, dtype, true); status != KEYGRAPH_OK) return status;
+  if (k < 1) return KEYGRAPH_BAD_K;
+  const int64_t rows = shape->batch * shape->groups * shape->rows;
+  if (rows == 0 || shape->nodes == 0) return KEYGRAPH_OK;
+  if (!scores || !graph) return KEYGRAPH_NULL_POINTER;
+  const TopKProblem problem{rows, shape->nodes, keygraph::words_of(shape->nodes), dtype, scores, k, graph};
+  return execute(problem, kernels->top_k_split(problem), kernels->top_k_task, parallel);
+}
+
 extern "C" keygraph_status keygraph_cpu_key_graph_attention(const keygraph_attention_shape* shape, keygraph_dtype dtype,
                                                             const void* q, const void* k, const void* v,
                                                             const int32_t* graph, const void* bias, float scale,

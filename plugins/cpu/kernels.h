@@ -29,6 +29,14 @@ struct PackProblem {
   int32_t* graph;
 };
 
+struct TopKProblem {
+  int64_t rows, nodes, words;  // rows of all windows
+  keygraph_dtype dtype;
+  const void* scores;
+  int64_t k;
+  int32_t* graph;
+};
+
 struct AttentionProblem {
   int64_t batch, heads, groups, rows, nodes, channels, value_channels, words;
   bool heads_last;
@@ -55,6 +63,8 @@ struct Kernels {
   void (*graph_task)(const GraphProblem& problem, size_t task, char* scratch);
   Split (*pack_split)(const PackProblem& problem);
   void (*pack_task)(const PackProblem& problem, size_t task, char* scratch);
+  Split (*top_k_split)(const TopKProblem& problem);
+  void (*top_k_task)(const TopKProblem& problem, size_t task, char* scratch);
   Split (*attention_split)(const AttentionProblem& problem);
   void (*attention_task)(const AttentionProblem& problem, size_t task, char* scratch);
 };

@@ -22,6 +22,7 @@ namespace KEYGRAPH_ISA {
 #include "common.inl"
 #include "key_graph.inl"
 #include "pack_graph.inl"
+#include "top_k_graph.inl"
 #include "attention_sparse.inl"
 #include "attention_dense.inl"
 #include "attention.inl"
@@ -37,7 +38,8 @@ namespace KEYGRAPH_ISA {
 
 extern const Kernels KEYGRAPH_JOIN(kernels_, KEYGRAPH_ISA);
 const Kernels KEYGRAPH_JOIN(kernels_, KEYGRAPH_ISA) = {
-    KEYGRAPH_TEXT(KEYGRAPH_ISA), KEYGRAPH_ISA::graph_split,     KEYGRAPH_ISA::graph_task,    KEYGRAPH_ISA::pack_split,
-    KEYGRAPH_ISA::pack_task,     KEYGRAPH_ISA::attention_split, KEYGRAPH_ISA::attention_task};
+    KEYGRAPH_TEXT(KEYGRAPH_ISA), KEYGRAPH_ISA::graph_split,     KEYGRAPH_ISA::graph_task,
+    KEYGRAPH_ISA::pack_split,    KEYGRAPH_ISA::pack_task,       KEYGRAPH_ISA::top_k_split,
+    KEYGRAPH_ISA::top_k_task,    KEYGRAPH_ISA::attention_split, KEYGRAPH_ISA::attention_task};
 
 }  // namespace keygraph::cpu

@@ -208,10 +208,10 @@ static void graph_block(const GraphProblem& p, const GraphPlan& plan, int64_t wi
   select_nodes<RV>(keys, p.nodes, p.k, rows, p.words, p.graph + (window * p.rows + first) * p.words);
 }
 
-static void graph_all(const GraphProblem& p, int64_t row, int64_t rows) {
-  for (int64_t i = row * p.words; i < (row + rows) * p.words; ++i) {
-    const int64_t left = p.nodes - i % p.words * 32;
-    p.graph[i] = left >= 32 ? -1 : static_cast<int32_t>((uint32_t{1} << left) - 1);
+static void select_all(int64_t nodes, int64_t words, int64_t row, int64_t rows, int32_t* graph) {
+  for (int64_t i = row * words; i < (row + rows) * words; ++i) {
+    const int64_t left = nodes - i % words * 32;
+    graph[i] = left >= 32 ? -1 : static_cast<int32_t>((uint32_t{1} << left) - 1);
   }
 }
 
@@ -223,7 +223,7 @@ static void graph_task(const GraphProblem& p, size_t task, char* scratch) {
   const int64_t size = plan.vectors * W;
   for (int64_t b = block; b < least(plan.blocks, block + plan.blocks_per_task); ++b) {
     if (p.k >= p.nodes)
-      graph_all(p, window * p.rows + b * size, least(size, p.rows - b * size));
+      select_all(p.nodes, p.words, window * p.rows + b * size, least(size, p.rows - b * size), p.graph);
     else if (plan.vectors == 1)
       graph_block<1>(p, plan, window, b);
     else

@@ -39,7 +39,12 @@ _DTYPES = {
     "bf16": "KEYGRAPH_BFLOAT16",
     "i8": "KEYGRAPH_BOOL",
 }
-_OPERATORS = {"KeyGraph": "kKeyGraph", "PackGraph": "kPackGraph", "KeyGraphAttention": "kKeyGraphAttention"}
+_OPERATORS = {
+    "KeyGraph": "kKeyGraph",
+    "PackGraph": "kPackGraph",
+    "TopKGraph": "kTopKGraph",
+    "KeyGraphAttention": "kKeyGraphAttention",
+}
 #: Pointers to the storage type that need no more than its own alignment.
 _UNALIGNED = ("bias", "threshold")
 #: Columns of tensor memory available to a block of threads (10.0 and newer).

@@ -11,7 +11,7 @@
 
 namespace keygraph::cuda {
 
-enum class Operator { kKeyGraph, kPackGraph, kKeyGraphAttention };
+enum class Operator { kKeyGraph, kPackGraph, kTopKGraph, kKeyGraphAttention };
 
 // The fields of plugins/triton/variants.py; 0 means no limit, or a block that holds everything.
 struct Variant {

@@ -171,6 +171,23 @@ extern "C" keygraph_status keygraph_cuda_pack_graph(const keygraph_pack_shape* s
   });
 }
 
+extern "C" keygraph_status keygraph_cuda_top_k_graph(const keygraph_pack_shape* shape, keygraph_dtype dtype,
+                                                     const void* scores, const int64_t* k, int32_t* graph,
+                                                     keygraph_variant variant, keygraph_stream stream) {
+  return guarded([&] {
+    require(keygraph::check(shape, dtype, true));
+    Problem problem = top_k_problem_of(*shape, dtype);
+    if (problem.windows == 0 || shape->rows == 0 || shape->nodes == 0) return;
+    require_pointers({scores, k, graph});
+    problem.alignment = alignment_of({scores});
+    require_alignment(problem.alignment, bytes_of(dtype));
+    require_alignment(alignment_of({graph}), sizeof *graph);
+    require_alignment(alignment_of({k}), sizeof *k);
+    int32_t rows = static_cast<int32_t>(shape->rows), nodes = static_cast<int32_t>(shape->nodes);
+    launch<5>(problem, variant, stream, {&scores, &k, &graph, &rows, &nodes});
+  });
+}
+
 extern "C" keygraph_status keygraph_cuda_key_graph_attention(const keygraph_attention_shape* shape,
                                                              keygraph_dtype dtype, const void* q, const void* k,
                                                              const void* v, const int32_t* graph, const void* bias,
@@ -215,6 +232,16 @@ extern "C" int32_t keygraph_cuda_pack_graph_variants(const keygraph_pack_shape* 
   guarded([&] {
     require(keygraph::check(shape, dtype, has_threshold != 0));
     count = list_variants(problem_of(*shape, dtype, has_threshold != 0), capability, numbers, capacity);
+  });
+  return count;
+}
+
+extern "C" int32_t keygraph_cuda_top_k_graph_variants(const keygraph_pack_shape* shape, keygraph_dtype dtype,
+                                                      int32_t capability, keygraph_variant* numbers, int32_t capacity) {
+  int32_t count = 0;
+  guarded([&] {
+    require(keygraph::check(shape, dtype, true));
+    count = list_variants(top_k_problem_of(*shape, dtype), capability, numbers, capacity);
   });
   return count;
 }

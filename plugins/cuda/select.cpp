@@ -30,7 +30,17 @@ const char* name_of(keygraph_dtype dtype) {
 }
 
 const char* name_of(Operator op) {
-  return op == Operator::kKeyGraph ? "KeyGraph" : op == Operator::kPackGraph ? "PackGraph" : "KeyGraphAttention";
+  switch (op) {
+    case Operator::kKeyGraph:
+      return "KeyGraph";
+    case Operator::kPackGraph:
+      return "PackGraph";
+    case Operator::kTopKGraph:
+      return "TopKGraph";
+    case Operator::kKeyGraphAttention:
+      return "KeyGraphAttention";
+  }
+  return "?";
 }
 
 std::string dotted(int32_t capability) {
@@ -77,6 +87,12 @@ Problem problem_of(const keygraph_graph_shape& shape, keygraph_dtype dtype) {
 Problem problem_of(const keygraph_pack_shape& shape, keygraph_dtype dtype, bool threshold) {
   return {Operator::kPackGraph, dtype, threshold, shape.batch * shape.groups, 1, 1, shape.rows, shape.nodes,
           shape.nodes,          1,     false};
+}
+
+Problem top_k_problem_of(const keygraph_pack_shape& shape, keygraph_dtype dtype) {
+  Problem problem = problem_of(shape, dtype, false);
+  problem.op = Operator::kTopKGraph;
+  return problem;
 }
 
 Problem problem_of(const keygraph_attention_shape& shape, keygraph_dtype dtype, bool bias) {
@@ -180,8 +196,9 @@ Failure explain(Misfit why, const Variant& variant, const Problem& problem) {
       case Misfit::kNodes:
         return at_most(variant.max_nodes, "nodes", problem.nodes);
       case Misfit::kMultiple:
-        return std::string(problem.op == Operator::kPackGraph ? "nodes" : "channels") + " must be multiples of " +
-               std::to_string(variant.channel_multiple);
+        return std::string(problem.op == Operator::kPackGraph || problem.op == Operator::kTopKGraph ? "nodes"
+                                                                                                    : "channels") +
+               " must be multiples of " + std::to_string(variant.channel_multiple);
       case Misfit::kGroups:
         return at_most(variant.max_groups, "groups", problem.groups);
       case Misfit::kSize:

@@ -18,7 +18,7 @@ struct Problem {
   bool bias;        // or PackGraph's threshold
   int64_t windows;  // KeyGraphAttention: batch; the others: batch x groups
   int64_t heads, groups, rows, nodes;
-  int64_t channels;  // PackGraph: nodes, which are the length of its rows
+  int64_t channels;  // PackGraph and TopKGraph: nodes, which are the length of its rows
   int64_t value_channels;
   bool heads_last;
   int64_t alignment = 16;  // of the tensors' addresses, in bytes
@@ -29,6 +29,7 @@ int64_t bytes_of(keygraph_dtype dtype);
 
 Problem problem_of(const keygraph_graph_shape& shape, keygraph_dtype dtype);
 Problem problem_of(const keygraph_pack_shape& shape, keygraph_dtype dtype, bool threshold);
+Problem top_k_problem_of(const keygraph_pack_shape& shape, keygraph_dtype dtype);
 Problem problem_of(const keygraph_attention_shape& shape, keygraph_dtype dtype, bool bias);
 
 // The target for devices of a compute capability (90 for 9.0), or null. PTX is used only if no machine code runs

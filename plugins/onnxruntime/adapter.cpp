@@ -32,8 +32,23 @@ struct Op : CustomOp {
 
 const Op& self(const CustomOp* op) { return *static_cast<const Op*>(op); }
 
+// Most inputs of a node.
+size_t inputs_of(Operator name) {
+  return name == Operator::kKeyGraph ? 3 : name == Operator::kKeyGraphAttention ? 5 : 2;
+}
+
 const char* text(Operator name) {
-  return name == Operator::kKeyGraph ? "KeyGraph" : name == Operator::kPackGraph ? "PackGraph" : "KeyGraphAttention";
+  switch (name) {
+    case Operator::kKeyGraph:
+      return "KeyGraph";
+    case Operator::kPackGraph:
+      return "PackGraph";
+    case Operator::kTopKGraph:
+      return "TopKGraph";
+    case Operator::kKeyGraphAttention:
+      return "KeyGraphAttention";
+  }
+  return "";
 }
 
 ElementType element_of(keygraph_dtype dtype) {
@@ -105,6 +120,12 @@ OrtStatus* compute_pack_graph(void* pointer, OrtKernelContext* context) {
   });
 }
 
+OrtStatus* compute_top_k_graph(void* pointer, OrtKernelContext* context) {
+  return compute(pointer, [&](const Kernel& kernel) {
+    kernel.provider->top_k_graph(kernel.node, context, top_k_call(kernel.node, context));
+  });
+}
+
 OrtStatus* compute_attention(void* pointer, OrtKernelContext* context) {
   return compute(pointer, [&](const Kernel& kernel) {
     kernel.provider->key_graph_attention(kernel.node, context, attention_call(kernel.node, context));
@@ -116,11 +137,10 @@ Op::Op(const Api* its_api, const Provider& where, Operator which, keygraph_dtype
   version = kApiVersion;
   GetName = [](const CustomOp* op) { return text(self(op).name); };
   GetExecutionProviderType = [](const CustomOp* op) { return self(op).provider->name; };
-  GetInputTypeCount = [](const CustomOp* op) -> size_t {
-    return self(op).name == Operator::kKeyGraph ? 3 : self(op).name == Operator::kPackGraph ? 2 : 5;
-  };
+  GetInputTypeCount = [](const CustomOp* op) -> size_t { return inputs_of(self(op).name); };
   GetInputType = [](const CustomOp* op, size_t index) {
     if (self(op).name == Operator::kKeyGraph) return index == 2 ? kInt64 : element_of(self(op).dtype);
+    if (self(op).name == Operator::kTopKGraph) return index == 1 ? kInt64 : element_of(self(op).dtype);
     if (self(op).name == Operator::kPackGraph) return element_of(self(op).dtype);
     return index == 3 ? kInt32 : index == 0 ? kUndefined : element_of(self(op).dtype);
   };
@@ -141,6 +161,7 @@ Op::Op(const Api* its_api, const Provider& where, Operator which, keygraph_dtype
   CreateKernelV2 = create_kernel;
   KernelComputeV2 = which == Operator::kKeyGraph    ? compute_key_graph
                     : which == Operator::kPackGraph ? compute_pack_graph
+                    : which == Operator::kTopKGraph ? compute_top_k_graph
                                                     : compute_attention;
   KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
   InferOutputShapeFn = [](const CustomOp* op, OrtShapeInferContext* context) {
@@ -164,7 +185,8 @@ OrtCustomOpDomain* domain_of(const Api* api) {
              &cuda_provider,
 #endif
          }) {
-      for (const Operator name : {Operator::kKeyGraph, Operator::kPackGraph, Operator::kKeyGraphAttention})
+      for (const Operator name :
+           {Operator::kKeyGraph, Operator::kPackGraph, Operator::kTopKGraph, Operator::kKeyGraphAttention})
         for (const keygraph_dtype dtype : {KEYGRAPH_FLOAT32, KEYGRAPH_FLOAT16, KEYGRAPH_BFLOAT16})
           ops.emplace_back(api, *provider, name, dtype);
       ops.emplace_back(api, *provider, Operator::kPackGraph, KEYGRAPH_BOOL);

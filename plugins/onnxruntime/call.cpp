@@ -80,6 +80,13 @@ PackCall pack_call(const Node& node, OrtKernelContext* context) {
   return {shape, mask.data, threshold ? threshold->data : nullptr, static_cast<int32_t*>(graph)};
 }
 
+TopKCall top_k_call(const Node& node, OrtKernelContext* context) {
+  const Tensor scores = input(node.api, context, 0), k = input(node.api, context, 1);
+  const keygraph_pack_shape shape = top_k_graph_shape(scores.shape, k.shape);
+  void* graph = make_output(node.api, context, output_shape(pack_graph_output(), {&scores}));
+  return {shape, scores.data, static_cast<const int64_t*>(k.data), static_cast<int32_t*>(graph)};
+}
+
 AttentionCall attention_call(const Node& node, OrtKernelContext* context) {
   const Tensor q = input(node.api, context, 0), k = input(node.api, context, 1), v = input(node.api, context, 2),
                graph = input(node.api, context, 3);

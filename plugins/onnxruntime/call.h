@@ -12,7 +12,7 @@
 
 namespace keygraph::ort {
 
-enum class Operator { kKeyGraph, kPackGraph, kKeyGraphAttention };
+enum class Operator { kKeyGraph, kPackGraph, kTopKGraph, kKeyGraphAttention };
 
 // A node of a session.
 struct Node {
@@ -36,6 +36,13 @@ struct PackCall {
   int32_t* graph;
 };
 
+struct TopKCall {
+  keygraph_pack_shape shape;
+  const void* scores;
+  const int64_t* k;
+  int32_t* graph;
+};
+
 struct AttentionCall {
   keygraph_attention_shape shape;
   const void *q, *k, *v;
@@ -48,6 +55,7 @@ struct AttentionCall {
 // Check the inputs' shapes and allocate the output. Throw OperatorError, Error or StatusError.
 GraphCall graph_call(const Node& node, OrtKernelContext* context);
 PackCall pack_call(const Node& node, OrtKernelContext* context);
+TopKCall top_k_call(const Node& node, OrtKernelContext* context);
 AttentionCall attention_call(const Node& node, OrtKernelContext* context);
 
 }  // namespace keygraph::ort

@@ -42,6 +42,13 @@ void pack_graph(const Node& node, OrtKernelContext* context, const PackCall& cal
   require(keygraph_cpu_pack_graph(&call.shape, node.dtype, call.mask, call.threshold, call.graph, &parallel), threads);
 }
 
+void top_k_graph(const Node& node, OrtKernelContext* context, const TopKCall& call) {
+  check_k(*call.k);
+  SessionThreads threads{node.api, context};
+  const keygraph_parallel parallel{&SessionThreads::run, &threads};
+  require(keygraph_cpu_top_k_graph(&call.shape, node.dtype, call.scores, *call.k, call.graph, &parallel), threads);
+}
+
 void key_graph_attention(const Node& node, OrtKernelContext* context, const AttentionCall& call) {
   SessionThreads threads{node.api, context};
   const keygraph_parallel parallel{&SessionThreads::run, &threads};
@@ -52,6 +59,6 @@ void key_graph_attention(const Node& node, OrtKernelContext* context, const Atte
 
 }  // namespace
 
-const Provider cpu_provider{"CPUExecutionProvider", key_graph, pack_graph, key_graph_attention};
+const Provider cpu_provider{"CPUExecutionProvider", key_graph, pack_graph, top_k_graph, key_graph_attention};
 
 }  // namespace keygraph::ort

@@ -34,6 +34,11 @@ void pack_graph(const Node& node, OrtKernelContext* context, const PackCall& cal
                                    stream_of(node, context)));
 }
 
+void top_k_graph(const Node& node, OrtKernelContext* context, const TopKCall& call) {
+  require(keygraph_cuda_top_k_graph(&call.shape, node.dtype, call.scores, call.k, call.graph, KEYGRAPH_AUTOMATIC,
+                                    stream_of(node, context)));
+}
+
 void key_graph_attention(const Node& node, OrtKernelContext* context, const AttentionCall& call) {
   require(keygraph_cuda_key_graph_attention(&call.shape, node.dtype, call.q, call.k, call.v, call.graph, call.bias,
                                             call.scale, call.output, KEYGRAPH_AUTOMATIC, stream_of(node, context)));
@@ -41,6 +46,6 @@ void key_graph_attention(const Node& node, OrtKernelContext* context, const Atte
 
 }  // namespace
 
-const Provider cuda_provider{"CUDAExecutionProvider", key_graph, pack_graph, key_graph_attention};
+const Provider cuda_provider{"CUDAExecutionProvider", key_graph, pack_graph, top_k_graph, key_graph_attention};
 
 }  // namespace keygraph::ort

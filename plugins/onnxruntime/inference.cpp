@@ -55,13 +55,14 @@ void set_output_shape(const Api* api, const OrtShapeInferContext* context, const
 
 void infer_shape(const Api* api, const OrtShapeInferContext* context, Operator op) {
   // Those that the output's shape depends on.
-  const size_t count = op == Operator::kPackGraph ? 1 : op == Operator::kKeyGraph ? 2 : 3;
+  const bool of_scores = op == Operator::kPackGraph || op == Operator::kTopKGraph;
+  const size_t count = of_scores ? 1 : op == Operator::kKeyGraph ? 2 : 3;
   std::vector<Symbolic> inputs;
   for (size_t i = 0; i < count; ++i) inputs.push_back(input_shape(api, context, i));
   const size_t rank = inputs[0].sizes.size();
   Symbolic output;
   output.type = op == Operator::kKeyGraphAttention ? inputs[0].type : kInt32;
-  const std::vector<OutputDimension> dimensions = op == Operator::kPackGraph  ? pack_graph_output()
+  const std::vector<OutputDimension> dimensions = of_scores                   ? pack_graph_output()
                                                   : op == Operator::kKeyGraph ? key_graph_output()
                                                                               : key_graph_attention_output(rank);
   for (const OutputDimension& dimension : dimensions) {

@@ -13,6 +13,7 @@ struct Provider {
   const char* name;
   void (*key_graph)(const Node& node, OrtKernelContext* context, const GraphCall& call);
   void (*pack_graph)(const Node& node, OrtKernelContext* context, const PackCall& call);
+  void (*top_k_graph)(const Node& node, OrtKernelContext* context, const TopKCall& call);
   void (*key_graph_attention)(const Node& node, OrtKernelContext* context, const AttentionCall& call);
 };
 

@@ -41,6 +41,12 @@ ov::OutputVector pack_graph(const ov::frontend::NodeContext& node) {
   return op->outputs();
 }
 
+ov::OutputVector top_k_graph(const ov::frontend::NodeContext& node) {
+  const auto op = converted<TopKGraph>(node);
+  op->constructor_validate_and_infer_types();
+  return op->outputs();
+}
+
 ov::OutputVector key_graph_attention(const ov::frontend::NodeContext& node) {
   const auto op = converted<KeyGraphAttention>(node);
   const ov::Any scale = node.get_attribute_as_any("scale");
@@ -63,9 +69,11 @@ OPENVINO_EXTENSION_C_API void create_extensions(std::vector<ov::Extension::Ptr>&
   extensions = {
       std::make_shared<ov::OpExtension<KeyGraph>>(),
       std::make_shared<ov::OpExtension<PackGraph>>(),
+      std::make_shared<ov::OpExtension<TopKGraph>>(),
       std::make_shared<ov::OpExtension<KeyGraphAttention>>(),
       std::make_shared<ConversionExtension>("KeyGraph", "keygraph", key_graph),
       std::make_shared<ConversionExtension>("PackGraph", "keygraph", pack_graph),
+      std::make_shared<ConversionExtension>("TopKGraph", "keygraph", top_k_graph),
       std::make_shared<ConversionExtension>("KeyGraphAttention", "keygraph", key_graph_attention),
   };
 }

@@ -140,6 +140,11 @@ keygraph_pack_shape pack_shape(const std::vector<AnyShape>& inputs) {
 }
 
 template <class AnyShape>
+keygraph_pack_shape top_k_shape(const std::vector<AnyShape>& inputs) {
+  return top_k_graph_shape(sizes(inputs[0]), sizes(inputs[1]));
+}
+
+template <class AnyShape>
 keygraph_attention_shape attention_shape(std::optional<int64_t> heads, const std::vector<AnyShape>& inputs) {
   const Shape bias = inputs.size() > 4 ? sizes(inputs[4]) : Shape{};
   return key_graph_attention_shape(heads, sizes(inputs[0]), sizes(inputs[1]), sizes(inputs[2]), sizes(inputs[3]),
@@ -220,6 +225,34 @@ void PackGraph::compute(ov::Tensor& output, const ov::TensorVector& inputs) cons
   output.set_shape(output_shape(pack_graph_output(), shapes));
   require(keygraph_cpu_pack_graph(&shape, mask_storage(inputs[0].get_element_type()), inputs[0].data(),
                                   inputs.size() > 1 ? inputs[1].data() : nullptr, output.data<int32_t>(), &kParallel));
+}
+
+bool TopKGraph::visit_attributes(ov::AttributeVisitor& visitor) {
+  visitor.on_attribute("onnx_name", onnx_name);
+  return true;
+}
+
+std::shared_ptr<ov::Node> TopKGraph::clone_with_new_inputs(const ov::OutputVector& inputs) const {
+  return clone(std::make_shared<TopKGraph>(), *this, inputs);
+}
+
+Operation::Result TopKGraph::infer() const {
+  check_types(types_of(input_values(), {0}));
+  const std::vector<ov::PartialShape> inputs = shapes_of(input_values());
+  if (!ranks_known(inputs)) return {ov::element::i32, ov::PartialShape::dynamic(4)};
+  top_k_shape(inputs);
+  return {ov::element::i32, output_shape(pack_graph_output(), inputs)};
+}
+
+void TopKGraph::compute(ov::Tensor& output, const ov::TensorVector& inputs) const {
+  check_types(types_of(inputs, {0}));
+  const std::vector<ov::Shape> shapes = shapes_of(inputs);
+  const keygraph_pack_shape shape = top_k_shape(shapes);
+  const int64_t selected = value_of(inputs[1]);
+  check_k(selected);
+  output.set_shape(output_shape(pack_graph_output(), shapes));
+  require(keygraph_cpu_top_k_graph(&shape, storage(inputs[0].get_element_type()), inputs[0].data(), selected,
+                                   output.data<int32_t>(), &kParallel));
 }
 
 bool KeyGraphAttention::visit_attributes(ov::AttributeVisitor& visitor) {

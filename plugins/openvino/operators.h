@@ -57,6 +57,18 @@ class PackGraph final : public Operation {
   void compute(ov::Tensor& output, const ov::TensorVector& inputs) const override;
 };
 
+class TopKGraph final : public Operation {
+ public:
+  OPENVINO_OP("TopKGraph", "keygraph");
+
+  bool visit_attributes(ov::AttributeVisitor& visitor) override;
+  std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override;
+
+ private:
+  Result infer() const override;
+  void compute(ov::Tensor& output, const ov::TensorVector& inputs) const override;
+};
+
 class KeyGraphAttention final : public Operation {
  public:
   OPENVINO_OP("KeyGraphAttention", "keygraph");

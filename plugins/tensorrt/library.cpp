@@ -60,9 +60,10 @@ extern "C" KEYGRAPH_EXPORT nvinfer1::IPluginCreatorInterface* const* getCreators
   using namespace keygraph::trt;
   static Creator<KeyGraph> key_graph;
   static Creator<PackGraph> pack_graph;
+  static Creator<TopKGraph> top_k_graph;
   static Creator<KeyGraphAttention> attention;
-  static nvinfer1::IPluginCreatorInterface* const creators[] = {&key_graph, &pack_graph, &attention};
-  count = 3;
+  static nvinfer1::IPluginCreatorInterface* const creators[] = {&key_graph, &pack_graph, &top_k_graph, &attention};
+  count = 4;
   return creators;
 }
 

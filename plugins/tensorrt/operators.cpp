@@ -130,6 +130,31 @@ keygraph_status PackGraph::enqueue(const Problem& problem, const void* const* in
                                   static_cast<int32_t*>(output), variant, stream);
 }
 
+// ---- TopKGraph(scores, k) -> graph ----
+
+Role TopKGraph::role(int32_t tensor, int32_t inputs) {
+  return tensor == inputs ? Role::kGraph : tensor == 1 ? Role::kCount : Role::kStorage;
+}
+
+void TopKGraph::shape(const Node&, const DimsExprs* inputs, int32_t, DimsExprs& output, IExprBuilder& builder) {
+  top_k_graph_shape(shape_of(inputs[0]), shape_of(inputs[1]));
+  set_output(output, pack_graph_output(), inputs, builder);
+}
+
+TopKGraph::Problem TopKGraph::problem(const Node&, const PluginTensorDesc* inputs, int32_t) {
+  return {top_k_graph_shape(shape_of(inputs[0].dims), shape_of(inputs[1].dims)), storage(inputs[0])};
+}
+
+int32_t TopKGraph::variants(const Problem& problem, keygraph_variant* variants, int32_t capacity) {
+  return keygraph_cuda_top_k_graph_variants(&problem.shape, problem.dtype, 0, variants, capacity);
+}
+
+keygraph_status TopKGraph::enqueue(const Problem& problem, const void* const* inputs, void* output,
+                                   keygraph_variant variant, keygraph_stream stream) {
+  return keygraph_cuda_top_k_graph(&problem.shape, problem.dtype, inputs[0], static_cast<const int64_t*>(inputs[1]),
+                                   static_cast<int32_t*>(output), variant, stream);
+}
+
 // ---- KeyGraphAttention(q, k, v, graph[, bias]) -> output ----
 
 Role KeyGraphAttention::role(int32_t tensor, int32_t inputs) {

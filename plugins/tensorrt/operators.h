@@ -68,6 +68,28 @@ class PackGraph {
                                  keygraph_variant variant, keygraph_stream stream);
 };
 
+class TopKGraph {
+ public:
+  static constexpr const char* kName = "TopKGraph";
+  static constexpr bool kHasAttributes = false;
+
+  struct Problem {
+    keygraph_pack_shape shape;
+    keygraph_dtype dtype;
+  };
+
+  static bool takes(int32_t inputs) { return inputs == 2; }
+  static Role role(int32_t tensor, int32_t inputs);
+
+  static void shape(const Node& node, const nvinfer1::DimsExprs* inputs, int32_t count, nvinfer1::DimsExprs& output,
+                    nvinfer1::IExprBuilder& builder);
+  static Problem problem(const Node& node, const nvinfer1::PluginTensorDesc* inputs, int32_t count);
+
+  static int32_t variants(const Problem& problem, keygraph_variant* variants, int32_t capacity);
+  static keygraph_status enqueue(const Problem& problem, const void* const* inputs, void* output,
+                                 keygraph_variant variant, keygraph_stream stream);
+};
+
 class KeyGraphAttention {
  public:
   static constexpr const char* kName = "KeyGraphAttention";

@@ -152,7 +152,7 @@ def attend(
             similarity = (query, key) if heads is None else (_split(query, heads), _split(key, heads))
         graph = key_graph(*similarity, k)
     query, key, value, bias = _one_type(query, key, value, bias)
-    attended = key_graph_attention(
+    arguments = (
         _four_or_three(query, heads),
         _four_or_three(key, heads),
         _four_or_three(value, heads),
@@ -161,6 +161,15 @@ def attend(
         None if scale is None else float(scale),
         1 if heads is None and query.dim() < 4 else heads,
     )
+    try:
+        attended = key_graph_attention(*arguments)
+    except RuntimeError as error:
+        if "functorch" not in str(error):
+            raise
+        raise InputError(
+            "attend: torch.func's gradients (grad, vjp, jacrev, also under vmap) are not computed; use backward() or "
+            "torch.autograd.grad"
+        ) from error
     return _with_lead(attended, query.shape[:-2])
 
 

@@ -38,20 +38,52 @@ def kernel_key_graph(query: Tensor, key: Tensor, k: Tensor) -> Tensor:
     from ..triton import jit
     from .tuning import Problem, choose
 
-    share = None
-    if k.device.type == "cpu":
-        keep = int(k.item())
-        check_k(keep)
-        share = min(1.0, keep / max(1, key.shape[2]))
-        # Filled by a kernel: a copy from the CPU would wait, and could not be captured in a CUDA graph.
-        k = torch.full((1,), keep, dtype=torch.int64, device=query.device)
-    elif k.device != query.device:
-        raise ValueError(f"key_graph: k is on {k.device}; it must be on the CPU or on query's device, {query.device}")
+    k, share = _on_device(k, query.device, key.shape[2], "key_graph")
     sizes = jit.graph_sizes(query, key)
     variant = choose(
         Problem("KeyGraph", query.dtype, sizes), query.device, lambda: lambda each: jit.key_graph(query, key, k, each)
     )
     graph = jit.key_graph(query, key, k, variant)
+    if share is not None:
+        remember_share(graph, share)
+    return graph
+
+
+def _on_device(k: Tensor, device: torch.device, nodes: int, op: str) -> tuple[Tensor, float | None]:
+    """Return k on a device, and the share of nodes that it selects; None where that is not known without waiting."""
+    if k.device.type == "cpu":
+        keep = int(k.item())
+        check_k(keep, op)
+        # Filled by a kernel: a copy from the CPU would wait, and could not be captured in a CUDA graph.
+        return torch.full((1,), keep, dtype=torch.int64, device=device), min(1.0, keep / max(1, nodes))
+    if k.device != device:
+        raise ValueError(f"{op}: k is on {k.device}; it must be on the CPU or on the device of the nodes, {device}")
+    return k, None
+
+
+def kernel_top_k_graph(scores: Tensor, k: Tensor) -> Tensor:
+    """Run `top_k_graph` by the kernels, without waiting for the device.
+
+    Parameters
+    ----------
+    scores
+        float32, float16 or bfloat16 [B, G, M, N].
+    k
+        int64[1], on the CPU or on the device of `scores`, where the kernel reads it.
+
+    Raises
+    ------
+    ValueError
+        k is on the CPU and below 1, or on another device.
+    MissingDependencyError
+        Triton is not installed.
+    InputError
+        The problem is too large for the kernels.
+    """
+    from ..triton import jit
+
+    k, share = _on_device(k, scores.device, scores.shape[3], "top_k_graph")
+    graph = jit.top_k_graph(scores, k)
     if share is not None:
         remember_share(graph, share)
     return graph

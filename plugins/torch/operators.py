@@ -1,4 +1,4 @@
-"""The operators `keygraph::key_graph`, `keygraph::pack_graph` and `keygraph::key_graph_attention` of PyTorch.
+"""The operators of PyTorch: `key_graph`, `pack_graph`, `top_k_graph` and `key_graph_attention` of `keygraph::`.
 
 On the CPU they are the reference implementation, on GPUs the kernels of `plugins/triton`. They are opaque to
 `torch.export` and `torch.compile`, so that an exported graph holds them as single nodes. The attention has a gradient
@@ -17,12 +17,13 @@ from torch import Tensor
 
 from .attention import Attention, chosen_attention, differentiable_attention, mask_attention, widened
 from .graph_bits import pack_bits, words
-from .kernels import kernel_key_graph, kernel_pack_graph
+from .kernels import kernel_key_graph, kernel_pack_graph, kernel_top_k_graph
 from .shapes import (
     check_k,
     check_key_graph,
     check_key_graph_attention,
     check_pack_graph,
+    check_top_k_graph,
     default_scale,
     has_effect,
 )
@@ -102,6 +103,34 @@ def _observed_pack(mask: Tensor, threshold: Tensor | None, graph: Tensor) -> Ten
 @_pack_graph.register_fake
 def _(mask: Tensor, threshold: Tensor | None) -> Tensor:
     return mask.new_empty((*mask.shape[:3], words(mask.shape[3])), dtype=torch.int32)
+
+
+#: If set, every `top_k_graph` returns observer(scores, graph) in place of its graph; see `selection`.
+top_k_observer: ContextVar[Callable[[Tensor, Tensor], Tensor] | None] = ContextVar(
+    "keygraph_top_k_observer", default=None
+)
+
+
+@torch.library.custom_op("keygraph::top_k_graph", mutates_args=())
+def _top_k_graph(scores: Tensor, k: Tensor) -> Tensor:
+    keep = int(k.item())
+    check_k(keep, "top_k_graph")
+    return _observed_top_k(scores, pack_bits(_largest(widened(scores), min(keep, scores.shape[3]))))
+
+
+@_top_k_graph.register_kernel("cuda")
+def _(scores: Tensor, k: Tensor) -> Tensor:
+    return _observed_top_k(scores, kernel_top_k_graph(scores, k))
+
+
+def _observed_top_k(scores: Tensor, graph: Tensor) -> Tensor:
+    observe = top_k_observer.get()
+    return graph if observe is None else observe(scores, graph)
+
+
+@_top_k_graph.register_fake
+def _(scores: Tensor, k: Tensor) -> Tensor:
+    return scores.new_empty((*scores.shape[:3], words(scores.shape[3])), dtype=torch.int32)
 
 
 @torch.library.custom_op("keygraph::key_graph_attention", mutates_args=())
@@ -241,6 +270,39 @@ def pack_graph(mask: Tensor, threshold: Tensor | None = None) -> Tensor:
     return graph
 
 
+def top_k_graph(scores: Tensor, k: Tensor) -> Tensor:
+    """Select for every row the k nodes with the largest scores, for scores that are no product of two tensors.
+
+    Ties go to the lowest node index, NaN ranks below every number, k >= N keeps all nodes, as in `key_graph`.
+
+    Parameters
+    ----------
+    scores
+        float32, float16 or bfloat16 [B, G, M, N]; on the CPU also float64.
+    k
+        int64[1], as for `key_graph`.
+
+    Returns
+    -------
+    Tensor
+        int32[B, G, M, ceil(N/32)]: bit j mod 32 of word j div 32 says that the row attends to node j.
+
+    Raises
+    ------
+    ValueError
+        A shape or type does not fit, or k is below 1.
+    MissingDependencyError
+        The scores are on a GPU, and Triton is not installed.
+    """
+    check_top_k_graph(scores.shape, k.shape)
+    if not scores.is_floating_point():
+        raise ValueError(
+            f"top_k_graph: scores has type {scores.dtype}, expected float32, float16 or bfloat16; convert them"
+        )
+    graph: Tensor = _top_k_graph(scores.detach(), k)
+    return graph
+
+
 def key_graph_attention(
     q: Tensor,
     k: Tensor,
@@ -258,7 +320,7 @@ def key_graph_attention(
         float32, float16 or bfloat16 [B, H, M, D], [B, H, N, D], [B, H, N, Dv]; or, with `heads`, [B, M, H*D],
         [B, N, H*D], [B, N, H*Dv], as linear layers produce them. On the CPU also float64, accumulated in float64.
     graph
-        int32[B, G, M, ceil(N/32)] with G = 1 or H, as `key_graph` and `pack_graph` return it.
+        int32[B, G, M, ceil(N/32)] with G = 1 or H, as `key_graph`, `pack_graph` and `top_k_graph` return it.
     bias
         Optional [H, M, N], or [W, H, M, N] with B a multiple of W, the type of q. In the second form, element b of the
         batch uses bias[b mod W]: a bias or mask per window, the windows of an image being the fast axis of the batch.

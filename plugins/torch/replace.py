@@ -44,7 +44,7 @@ def replace(forwards: Mapping[type[nn.Module], Forward]) -> Replacement:
     Raises
     ------
     InputError
-        A key is not a class of modules, or a value is not a function.
+        A key is not a class of modules, or a value is not a function of the arguments that the class's forward takes.
 
     Examples
     --------
@@ -157,6 +157,32 @@ def _check(forwards: object) -> None:
             raise InputError(
                 f"replace: the forward of {owner.__name__} is {_shown(forward)}; give a function, made by def or lambda"
             )
+        _check_arguments(owner, forward)
+
+
+def _check_arguments(owner: type[nn.Module], forward: Forward) -> None:
+    """Check that a replacement can be called in a way in which the forward of its class is called."""
+    own, new = inspect.signature(owner.forward), inspect.signature(forward)
+    kinds = inspect.Parameter
+    places = [p for p in own.parameters.values() if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
+    least, most = sum(p.default is kinds.empty for p in places), len(places)
+    if any(p.kind is kinds.VAR_POSITIONAL for p in own.parameters.values()):
+        most = max(most, len(new.parameters))
+    named = [p for p in own.parameters.values() if p.kind is kinds.KEYWORD_ONLY]
+    needed = dict.fromkeys(p.name for p in named if p.default is kinds.empty)
+    if not any(_binds(new, count, needed) for count in range(least, most + 1)):
+        raise InputError(
+            f"replace: the forward of {owner.__name__} is called as forward{own}, which the replacement, "
+            f"{forward.__name__}{new}, does not take; give a function of the same arguments, the module first"
+        )
+
+
+def _binds(signature: inspect.Signature, count: int, named: Mapping[str, None]) -> bool:
+    try:
+        signature.bind(*range(count), **named)
+    except TypeError:
+        return False
+    return True
 
 
 def _shown(value: object) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .graph_bits import unpack_graph
-from .operators import graph_observer, pack_observer
+from .operators import graph_observer, pack_observer, top_k_observer
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,23 @@ def compare_selections(query: Tensor, key: Tensor, reference: Tensor, other: Ten
     tolerance
         Largest difference of two programs' similarities, relative to the row's largest similarity.
     """
-    ours, theirs = unpack_graph(reference, key.shape[2]), unpack_graph(other, key.shape[2])
-    similarity = query.float() @ key.float().mT
+    return compare_top_k(query.float() @ key.float().mT, reference, other, tolerance)
+
+
+def compare_top_k(scores: Tensor, reference: Tensor, other: Tensor, tolerance: float) -> Agreement:
+    """Compare two graphs of the largest scores.
+
+    Parameters
+    ----------
+    scores
+        [B, G, M, N]; the reference's.
+    reference, other
+        int32[B, G, M, ceil(N/32)].
+    tolerance
+        Largest difference of two programs' scores, relative to the row's largest score.
+    """
+    ours, theirs = unpack_graph(reference, scores.shape[3]), unpack_graph(other, scores.shape[3])
+    similarity = scores.float()
     kth = similarity.masked_fill(~ours, torch.inf).amin(-1, keepdim=True)
     allowed = tolerance * similarity.abs().amax(-1, keepdim=True)
     differ = ours != theirs
@@ -111,8 +126,8 @@ def forced_graphs(graphs: Sequence[Tensor], tolerance: float, packed: bool = Fal
     tolerance
         As in `compare_selections`.
     packed
-        Count calls of `pack_graph` too. Those with a threshold return the given graph. A mask without one was decided
-        before, by what is not known here: such a call returns its own graph.
+        Count calls of `top_k_graph` and `pack_graph` too. Those of `top_k_graph` or with a threshold return the given
+        graph. A mask without one was decided before, by what is not known here: such a call returns its own graph.
 
     Yields
     ------
@@ -145,12 +160,19 @@ def forced_graphs(graphs: Sequence[Tensor], tolerance: float, packed: bool = Fal
         agreements.append(compare_packed(mask, threshold, graph, forced, tolerance))
         return forced
 
+    def observe_top_k(scores: Tensor, graph: Tensor) -> Tensor:
+        forced = given()
+        agreements.append(compare_top_k(scores, graph, forced, tolerance))
+        return forced
+
     token, pack_token = graph_observer.set(observe), pack_observer.set(observe_packed if packed else None)
+    top_k_token = top_k_observer.set(observe_top_k if packed else None)
     try:
         yield agreements
     finally:
         graph_observer.reset(token)
         pack_observer.reset(pack_token)
+        top_k_observer.reset(top_k_token)
 
 
 @contextmanager

@@ -15,8 +15,15 @@ from .graph_bits import words
 Shape = Sequence[int]
 
 
-def check_k(k: int) -> None:
-    """Check the input k of KeyGraph.
+def check_k(k: int, op: str = "key_graph") -> None:
+    """Check the input k of KeyGraph or TopKGraph.
+
+    Parameters
+    ----------
+    k
+        Its value.
+    op
+        The operator, for the message.
 
     Raises
     ------
@@ -24,7 +31,7 @@ def check_k(k: int) -> None:
         It is below 1.
     """
     if k < 1:
-        raise ValueError(f"key_graph: k is {k}; it must be at least 1")
+        raise ValueError(f"{op}: k is {k}; it must be at least 1")
 
 
 def check_key_graph(query: Shape, key: Shape, k: Shape) -> None:
@@ -79,6 +86,27 @@ def check_pack_graph(mask: Shape, threshold: Shape | None) -> None:
             f"pack_graph: threshold has shape {list(threshold)}, expected [B, G, M, 1] = "
             f"[{batch}, {groups}, {rows}, 1] to match mask {list(mask)}"
         )
+
+
+def check_top_k_graph(scores: Shape, k: Shape) -> None:
+    """Check the shapes of TopKGraph's inputs.
+
+    Parameters
+    ----------
+    scores
+        [B, G, M, N].
+    k
+        One element, of any rank.
+
+    Raises
+    ------
+    ValueError
+        A shape does not fit.
+    """
+    if len(scores) != 4:
+        raise ValueError(f"top_k_graph: scores has shape {list(scores)}, expected [B, G, M, N]")
+    if math.prod(k) != 1:
+        raise ValueError(f"top_k_graph: k has shape {list(k)}, expected one element")
 
 
 def check_key_graph_attention(

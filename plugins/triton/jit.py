@@ -36,14 +36,17 @@ _INT32 = 2**31 - 1
 #: Largest block size: a block may end so far beyond the last row or node.
 _LARGEST_BLOCK = 4096
 #: Operators whose grid has the groups as windows.
-_IN_WINDOWS = ("KeyGraph", "PackGraph")
+_IN_WINDOWS = ("KeyGraph", "PackGraph", "TopKGraph")
 #: Capability of the interpreter: that of no GPU, above them all.
 _INTERPRETER = 1000
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of a problem. Only KeyGraphAttention has heads and value channels. PackGraph has nodes for channels."""
+    """Sizes of a problem.
+
+    Only KeyGraphAttention has heads and value channels. PackGraph and TopKGraph have nodes for channels.
+    """
 
     batch: int
     groups: int
@@ -61,7 +64,7 @@ def graph_sizes(query: Tensor, key: Tensor) -> Sizes:
 
 
 def pack_sizes(mask: Tensor) -> Sizes:
-    """Return the sizes of `pack_graph`'s problem."""
+    """Return the sizes of `pack_graph`'s problem, and of `top_k_graph`'s."""
     batch, groups, rows, nodes = mask.shape
     return Sizes(batch, groups, rows, nodes, nodes)
 
@@ -89,7 +92,7 @@ def fitting(
     Parameters
     ----------
     op
-        ``"KeyGraph"``, ``"PackGraph"`` or ``"KeyGraphAttention"``.
+        ``"KeyGraph"``, ``"PackGraph"``, ``"TopKGraph"`` or ``"KeyGraphAttention"``.
     dtype
         Of the tensors.
     sizes
@@ -235,6 +238,41 @@ def pack_graph(mask: Tensor, threshold: Tensor | None, variant: Variant | None =
         variant,
         # Without a threshold nothing is read through its pointer, but Triton needs one that has a type.
         (mask, mask if threshold is None else _aligned(threshold), graph),
+        (sizes.rows, sizes.nodes),
+        programs(variant, sizes) if sizes.nodes else 0,
+    )
+    return graph
+
+
+def top_k_graph(scores: Tensor, k: Tensor, variant: Variant | None = None) -> Tensor:
+    """Launch TopKGraph.
+
+    Parameters
+    ----------
+    scores
+        float32, float16 or bfloat16 [B, G, M, N]. Copied if it is not contiguous or not aligned.
+    k
+        int64[1] on the same device. A value below 1 keeps one node: only the kernel reads it.
+    variant
+        One of `fitting`; the automatic choice by default.
+
+    Returns
+    -------
+    Tensor
+        int32[B, G, M, ceil(N/32)].
+
+    Raises
+    ------
+    InputError
+        As `key_graph`.
+    """
+    sizes = pack_sizes(scores)
+    require_int32("TopKGraph", sizes)
+    variant = variant or _automatic("TopKGraph", scores, sizes, False)
+    graph = scores.new_empty((*scores.shape[:3], -(-sizes.nodes // 32)), dtype=torch.int32)
+    launch(
+        variant,
+        (_aligned(scores), k, graph),
         (sizes.rows, sizes.nodes),
         programs(variant, sizes) if sizes.nodes else 0,
     )

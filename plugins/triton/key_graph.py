@@ -70,17 +70,8 @@ def key_graph_resident(
 
     tied, above, remaining = threshold(low, low_count, high, high_count, wanted)
     words = pack_interleaved(similarity >= above[:, None], BLOCK_ROWS, BLOCK_NODES)
-    # Among nodes that tie at the k-th value the first ones are selected: those before `end`, found by bisection.
     if tl.max(remaining, axis=0) != 0:
-        begin = tl.zeros([BLOCK_ROWS], tl.int32)
-        end = tl.zeros([BLOCK_ROWS], tl.int32) + nodes
-        while tl.max(end - begin, axis=0) > 1:
-            middle = (begin + end) // 2
-            before = equal(similarity, tied[:, None]) & (node[None, :] < middle[:, None])
-            enough = tl.sum(before.to(tl.int32), axis=1) >= remaining
-            end = tl.where(enough, middle, end)
-            begin = tl.where(enough, begin, middle)
-        end = tl.where(remaining == 0, 0, end)
+        end = end_of_ties(similarity, tied, remaining, node, nodes, BLOCK_ROWS)
         words |= pack_interleaved(
             equal(similarity, tied[:, None]) & (node[None, :] < end[:, None]), BLOCK_ROWS, BLOCK_NODES
         )
@@ -378,6 +369,20 @@ def threshold(low, low_count, high, high_count, wanted):
         number_of(tl.where(exact, low, high)),
         tl.where(exact, 0, wanted - high_count.to(tl.int32)),
     )
+
+
+@triton.jit
+def end_of_ties(similarity, tied, remaining, node, nodes, BLOCK_ROWS: tl.constexpr):
+    """Return the node before which the `remaining` first ones of each row's tied nodes are, found by bisection."""
+    begin = tl.zeros([BLOCK_ROWS], tl.int32)
+    end = tl.zeros([BLOCK_ROWS], tl.int32) + nodes
+    while tl.max(end - begin, axis=0) > 1:
+        middle = (begin + end) // 2
+        before = equal(similarity, tied[:, None]) & (node[None, :] < middle[:, None])
+        enough = tl.sum(before.to(tl.int32), axis=1) >= remaining
+        end = tl.where(enough, middle, end)
+        begin = tl.where(enough, begin, middle)
+    return tl.where(remaining == 0, 0, end)
 
 
 @triton.jit

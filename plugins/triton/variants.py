@@ -13,6 +13,7 @@ from .attention_dense import attention_dense
 from .attention_gather import attention_gather
 from .key_graph import key_graph_resident, key_graph_streamed
 from .pack_graph import pack_graph
+from .top_k_graph import top_k_graph_resident, top_k_graph_streamed
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Variant:
     number, name
         Identify it, to programs and to readers.
     op
-        ``"KeyGraph"``, ``"PackGraph"`` or ``"KeyGraphAttention"``.
+        ``"KeyGraph"``, ``"PackGraph"``, ``"TopKGraph"`` or ``"KeyGraphAttention"``.
     kernel
         The Triton function.
     dtype
@@ -37,7 +38,7 @@ class Variant:
         Largest sizes that it computes; 0: no limit.
     channel_multiple
         Channels and value channels must be multiples of it, so that rows are aligned for wide loads. Rows of PackGraph
-        have nodes for channels.
+        and TopKGraph have nodes for channels.
     bias
         Whether the optional input is given: a bias, or PackGraph's threshold.
     warps, stages
@@ -88,6 +89,9 @@ SIGNATURES: dict[str, dict[str, str]] = {
     },
     "PackGraph": {
         "mask": "*", "threshold": "*", "graph": "*i32", "rows": "i32", "nodes": "i32",
+    },
+    "TopKGraph": {
+        "scores": "*", "k": "*i64", "graph": "*i32", "rows": "i32", "nodes": "i32",
     },
     "KeyGraphAttention": {
         "q": "*", "k": "*", "v": "*", "graph": "*i32", "bias": "*", "output": "*",
@@ -221,6 +225,24 @@ def _pack(dtype: str, element_bytes: int, threshold: bool, aligned: bool) -> Var
     )
 
 
+def _top_k(dtype: str, block_rows: int, block_nodes: int, warps: int, aligned: bool, streamed: bool = False) -> Variant:
+    multiple = 16 // (4 if dtype == "fp32" else 2) if aligned else 1
+    form = "streamed" if streamed else "resident"
+    return Variant(
+        number=0,
+        name=f"top_k_graph_{form}_{dtype}_m{multiple}_{block_rows}x{block_nodes}",
+        op="TopKGraph",
+        kernel=top_k_graph_streamed if streamed else top_k_graph_resident,
+        dtype=dtype,
+        constants={"CHANNEL_MULTIPLE": multiple, "BLOCK_ROWS": block_rows, "BLOCK_NODES": block_nodes},
+        block_rows=block_rows,
+        channel_multiple=multiple,
+        max_nodes=0 if streamed else block_nodes,
+        warps=warps,
+        min_capability=_least_capability(dtype, turing=dtype != "bf16"),
+    )
+
+
 def _least_capability(dtype: str, turing: bool, half: int = 80) -> int:
     """Return the least capability of a dense kernel.
 
@@ -317,6 +339,18 @@ def _pack_variants() -> dict[int, Variant]:
     }
 
 
+def _top_k_variants() -> dict[int, Variant]:
+    """Return the variants of TopKGraph: a thread holds 64 scores, so that the block stays in registers."""
+    variants: dict[int, Variant] = {}
+    for first, dtype in ((0, "fp32"), (10, "fp16"), (20, "bf16")):
+        variants |= {
+            first: _top_k(dtype, 16, 256, 2, aligned=True),
+            first + 1: _top_k(dtype, 8, 1024, 4, aligned=True),
+            first + 2: _top_k(dtype, 8, 512, 4, aligned=False, streamed=True),
+        }
+    return variants
+
+
 def _numbered(blocks: dict[int, dict[int, Variant]]) -> tuple[Variant, ...]:
     """Assign each variant its number: the first number of its block plus its key, below 100, in the block."""
     return tuple(
@@ -333,5 +367,6 @@ VARIANTS = _numbered(
         200: _half_variants("fp16"),
         300: _half_variants("bf16"),
         500: _pack_variants(),
+        600: _top_k_variants(),
     }
 )

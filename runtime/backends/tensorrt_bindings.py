@@ -26,7 +26,7 @@ _BACKENDS = {
 }
 
 #: keygraph's operators in TensorRT's plugin registry: (name, version, namespace).
-PLUGINS = tuple((name, "1", "keygraph") for name in ("KeyGraph", "KeyGraphAttention", "PackGraph"))
+PLUGINS = tuple((name, "1", "keygraph") for name in ("KeyGraph", "KeyGraphAttention", "PackGraph", "TopKGraph"))
 
 #: Held while something is made that a process has once, because `functools.cache` makes it again for another thread.
 _once = threading.Lock()

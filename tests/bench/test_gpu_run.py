@@ -267,7 +267,7 @@ def test_another_process_goes_on_where_a_variant_loses_the_gpu(tmp_path: Path) -
     assert len(found["errors"]) == 1
     assert "illegal memory access" in found["errors"][0]
     (lost,) = found["lost"]
-    assert len(found["cases"]) == 3
+    assert len(found["cases"]) == 5
     assert found["cases"][0]["failures"] == {lost[1]: "the GPU is lost"}
     assert len(found["cases"][1]["milliseconds"]["just in time"]) > 3
     assert found["launches"]
@@ -311,7 +311,7 @@ def test_every_step_goes_as_far_as_it_can_without_a_gpu(machine: dict[str, str])
     assert found["ceilings"]["result"]["ceilings"]["gigabytes"] > 0
     assert "roofline (measured)" in (Path(machine["OUT"]) / "gpu.md").read_text()
     assert found["tests, PyTorch"]["result"]["skipped"] > 100
-    assert 10 <= found["memcheck"]["result"]["skipped"] <= 20
+    assert 10 <= found["memcheck"]["result"]["skipped"] <= 22
     assert "left out" not in {one["status"] for one in found.values()}
 
 

@@ -237,7 +237,7 @@ def test_the_plugin(half: Path, make_job: MakeJob) -> None:
     assert metadata.plugin is not None
     assert metadata.plugin.name == library.name
     assert next(tensor for tensor in metadata.tensors if tensor.name == "k").host is False
-    assert {name for name, _, _ in PLUGINS} == {"KeyGraph", "PackGraph", "KeyGraphAttention"}
+    assert {name for name, _, _ in PLUGINS} == {"KeyGraph", "PackGraph", "TopKGraph", "KeyGraphAttention"}
 
 
 def worker(job: Job, environment: dict[str, str]) -> subprocess.Popen[str]:

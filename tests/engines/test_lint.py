@@ -17,7 +17,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from tiny_kgt import changed, set_manifest
 
 Change = Callable[[ModelProto], None]
-OURS = ("KeyGraph", "KeyGraphAttention", "PackGraph")
+OURS = ("KeyGraph", "KeyGraphAttention", "PackGraph", "TopKGraph")
 
 
 def found(source: Path, tmp_path: Path, change: Change, plugins: tuple[str, ...] = ()) -> list[Finding]:

@@ -51,6 +51,8 @@ def test_they_are_fused_and_verified_with_library_and_functions(
     assert operators(path) == ["KeyGraph", "KeyGraphAttention"] * 2
     ties = "; of nodes that tie with the k-th, the first are kept, not all" if form == "threshold" else ""
     assert attentions(notes) == [f"`body`: fused, k = 5{ties}"] * 2
+    # A threshold keeps ties, and its k; see test_custom_k.py.
+    assert (manifest.neighbours is None) == (form == "threshold")
     assert manifest.verification is not None
     assert set(manifest.verification) == {"library", "functions"}
     assert min(check["psnr"] for record in manifest.verification.values() for check in record["checks"]) > 120
@@ -64,7 +66,7 @@ def test_they_are_fused_and_verified_with_library_and_functions(
 def test_other_selections_are_packed_and_named_with_the_reason(tmp_path: Path) -> None:
     notes: list[str] = []
     manifest = export_module(Nested(biased=True), tmp_path / "own.onnx", notice=notes.append)
-    assert operators(tmp_path / "own.onnx") == ["PackGraph", "KeyGraphAttention"] * 2
+    assert operators(tmp_path / "own.onnx") == ["TopKGraph", "KeyGraphAttention"] * 2
     assert attentions(notes) == ["`body`: packed; the bias is inside the selection"] * 2
     assert manifest.verification is not None
     assert set(manifest.verification) == {"library", "functions"}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from cuda_library import key_graph, key_graph_attention, last_error, pack_graph
+from cuda_library import key_graph, key_graph_attention, last_error, pack_graph, top_k_graph
 
 TORCH = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -43,6 +43,31 @@ def prepared_graph(query: Any, key: Any, k: Any, graph: Any, variant: int = 0) -
 
     def call() -> Any:
         check(key_graph(shape, dtype, *pointers, variant, stream()))
+        return graph
+
+    return call
+
+
+def prepared_pack(mask: Any, threshold: Any | None, graph: Any, variant: int = 0) -> Callable[[], Any]:
+    """Return a function that only launches the kernel on the current stream and returns `graph`."""
+    name = "i8" if mask.dtype is torch.bool else name_of(mask.dtype)
+    shape, given = tuple(mask.shape), None if threshold is None else threshold.data_ptr()
+    inputs, result = mask.data_ptr(), graph.data_ptr()
+
+    def call() -> Any:
+        check(pack_graph(shape, name, inputs, given, result, variant, stream()))
+        return graph
+
+    return call
+
+
+def prepared_top_k(scores: Any, k: Any, graph: Any, variant: int = 0) -> Callable[[], Any]:
+    """Return a function that only launches the kernel on the current stream and returns `graph`."""
+    shape, dtype = tuple(scores.shape), name_of(scores.dtype)
+    pointers = [tensor.data_ptr() for tensor in (scores, k, graph)]
+
+    def call() -> Any:
+        check(top_k_graph(shape, dtype, *pointers, variant, stream()))
         return graph
 
     return call
@@ -85,10 +110,11 @@ class CudaLibrary:
 
     def pack_graph(self, mask: Any, threshold: Any | None) -> Any:
         graph = torch.full((*mask.shape[:3], (mask.shape[3] + 31) // 32), -123, dtype=torch.int32, device="cuda")
-        name = "i8" if mask.dtype is torch.bool else name_of(mask.dtype)
-        given = None if threshold is None else threshold.data_ptr()
-        check(pack_graph(tuple(mask.shape), name, mask.data_ptr(), given, graph.data_ptr(), self.variant, stream()))
-        return graph
+        return prepared_pack(mask, threshold, graph, self.variant)()
+
+    def top_k_graph(self, scores: Any, k: Any) -> Any:
+        graph = torch.full((*scores.shape[:3], (scores.shape[3] + 31) // 32), -123, dtype=torch.int32, device="cuda")
+        return prepared_top_k(scores, k, graph, self.variant)()
 
     def key_graph_attention(self, q: Any, k: Any, v: Any, graph: Any, bias: Any, scale: float | None) -> Any:
         scale = q.shape[3] ** -0.5 if scale is None else scale

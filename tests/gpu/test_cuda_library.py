@@ -16,12 +16,15 @@ from operator_cases import (
     BFLOAT16,
     GRAPH_CASES,
     PACK_CASES,
+    TOP_K_CASES,
     AttentionCase,
     GraphCase,
     PackCase,
+    TopKCase,
     attention_inputs,
     graph_inputs,
     pack_inputs,
+    top_k_inputs,
 )
 from operator_hosts import to_torch
 
@@ -37,6 +40,7 @@ try:
         key_graph_attention,
         last_error,
         pack_variants,
+        top_k_variants,
     )
 
     cuda_library()
@@ -88,6 +92,19 @@ def test_pack_graph(case: PackCase, dtype: str) -> None:
     for number in (0, *numbers):
         graph = CudaLibrary(number).pack_graph(mask, threshold)
         np.testing.assert_array_equal(graph.cpu().numpy(), oracle.pack(oracle.pack_graph(**inputs)))
+
+
+@every_dtype
+@pytest.mark.parametrize("case", TOP_K_CASES, ids=lambda case: case.name)
+def test_top_k_graph(case: TopKCase, dtype: str) -> None:
+    """Every variant that fits, against the oracle."""
+    types: dict[str, type] = {"fp32": np.float32, "fp16": np.float16, "bf16": BFLOAT16}
+    scores = top_k_inputs(case, types[dtype])
+    numbers = top_k_variants((case.batch, case.groups, case.rows, case.nodes), dtype, 0)
+    assert numbers, last_error()
+    for number in (0, *numbers):
+        graph = CudaLibrary(number).top_k_graph(to_torch(scores, "cuda"), torch.tensor([case.k], device="cuda"))
+        oracle.check_top_k(graph.cpu().numpy(), scores, case.k)
 
 
 @functools.cache

@@ -13,12 +13,15 @@ from operator_cases import (
     ATTENTION_CASES,
     GRAPH_CASES,
     PACK_CASES,
+    TOP_K_CASES,
     AttentionCase,
     GraphCase,
     PackCase,
+    TopKCase,
     attention_inputs,
     graph_inputs,
     pack_inputs,
+    top_k_inputs,
 )
 from operator_hosts import OnnxRuntime, native, session
 
@@ -35,7 +38,7 @@ TOLERANCE: dict[type, float] = {np.float32: 1e-5, np.float16: 2e-3}
 every_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float16], ids=["float32", "float16"])
 
 
-@pytest.mark.parametrize("op", ["KeyGraph", "PackGraph", "KeyGraphAttention"])
+@pytest.mark.parametrize("op", ["KeyGraph", "PackGraph", "TopKGraph", "KeyGraphAttention"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, "bfloat16"])
 def test_the_provider_runs_the_node(op: str, dtype: Any) -> None:
     """Creating the session fails if a node would fall back to the CPU."""
@@ -55,6 +58,13 @@ def test_pack_graph(case: PackCase) -> None:
         inputs = pack_inputs(case, dtype)
         graph = OnnxRuntime(provider=CUDA).pack_graph(**inputs)
         np.testing.assert_array_equal(graph, oracle.pack(oracle.pack_graph(**inputs)))
+
+
+@every_dtype
+@pytest.mark.parametrize("case", TOP_K_CASES, ids=lambda case: case.name)
+def test_top_k_graph(case: TopKCase, dtype: type) -> None:
+    scores = top_k_inputs(case, dtype)
+    oracle.check_top_k(OnnxRuntime(provider=CUDA).top_k_graph(scores, case.k), scores, case.k)
 
 
 @functools.cache

@@ -17,12 +17,15 @@ from operator_cases import (
     GRAPH_CASES,
     PACK_CASES,
     TOLERANCE,
+    TOP_K_CASES,
     AttentionCase,
     GraphCase,
     PackCase,
+    TopKCase,
     attention_inputs,
     graph_inputs,
     pack_inputs,
+    top_k_inputs,
 )
 from operator_hosts import Torch, Triton
 
@@ -89,6 +92,19 @@ def test_pack_graph(case: PackCase) -> None:
         fitting = jit.fitting("PackGraph", type_, sizes, case.threshold, jit.capability(CUDA))
         for host in (Torch(device="cuda"), *map(Triton, fitting)):
             np.testing.assert_array_equal(host.pack_graph(**inputs), expected, err_msg=str(np.dtype(dtype)))
+
+
+@pytest.mark.parametrize("case", TOP_K_CASES, ids=lambda case: case.name)
+def test_top_k_graph(case: TopKCase) -> None:
+    """The choice and every variant of every type."""
+    for dtype, type_ in TYPES.items():
+        scores = top_k_inputs(case, dtype)
+        sizes = jit.Sizes(case.batch, case.groups, case.rows, case.nodes, case.nodes)
+        for host in (
+            Torch(device="cuda"),
+            *map(Triton, jit.fitting("TopKGraph", type_, sizes, False, jit.capability(CUDA))),
+        ):
+            oracle.check_top_k(host.top_k_graph(scores, case.k), scores, case.k)
 
 
 @pytest.mark.parametrize("heads_last", [False, True], ids=["heads-first", "heads-last"])

@@ -14,7 +14,7 @@ Shape = tuple[int, ...]
 class BadCall:
     """Inputs of one call: their shapes by name, in the operator's order.
 
-    `k`: the value of KeyGraph's input. `heads`: the attention's attribute.
+    `k`: the value of KeyGraph's and TopKGraph's input. `heads`: the attention's attribute.
     """
 
     name: str
@@ -27,6 +27,8 @@ class BadCall:
     def op(self) -> str:
         if "mask" in self.shapes:
             return "PackGraph"
+        if "scores" in self.shapes:
+            return "TopKGraph"
         return "KeyGraph" if "query" in self.shapes else "KeyGraphAttention"
 
     @property
@@ -41,7 +43,7 @@ class BadCall:
 
     def inputs(self) -> dict[str, np.ndarray]:
         def array(name: str, shape: Shape) -> np.ndarray:
-            if self.op == "KeyGraph" and name == "k":
+            if self.op in ("KeyGraph", "TopKGraph") and name == "k":
                 return np.full(shape, self.k, np.int64)
             return np.ones(shape, np.int32 if name == "graph" else np.float32)
 
@@ -54,6 +56,10 @@ def _graph(**changes: Any) -> dict[str, Shape]:
 
 def _pack(**changes: Any) -> dict[str, Shape]:
     return {"mask": (2, 3, 4, 40)} | changes
+
+
+def _top_k(**changes: Any) -> dict[str, Shape]:
+    return {"scores": (2, 3, 4, 40), "k": (1,)} | changes
 
 
 def _attention(**changes: Any) -> dict[str, Shape]:
@@ -85,6 +91,9 @@ BAD_CALLS = [
     BadCall("threshold's rank", _pack(threshold=(2, 3, 4)), f"threshold has shape [2, 3, 4], {_THRESHOLD}"),
     BadCall("threshold's batch", _pack(threshold=(1, 3, 4, 1)), f"threshold has shape [1, 3, 4, 1], {_THRESHOLD}"),
     BadCall("threshold's nodes", _pack(threshold=(2, 3, 4, 40)), f"threshold has shape [2, 3, 4, 40], {_THRESHOLD}"),
+    BadCall("scores' rank", _top_k(scores=(3, 4, 40)), "scores has shape [3, 4, 40], expected [B, G, M, N]"),
+    BadCall("two k of scores", _top_k(k=(2,)), "k has shape [2], expected one element"),
+    BadCall("k of scores is 0", _top_k(), "k is 0; it must be at least 1", k=0),
     BadCall("q's rank", _attention(q=(4, 8)), "q has shape [4, 8], expected [B, H, M, D], or [B, M, H*D] with heads"),
     BadCall("k's rank", _attention(k=(8,)), f"k has shape [8], {_K}"),
     BadCall("k's batch", _attention(k=(1, 3, 40, 8)), f"k has shape [1, 3, 40, 8], {_K}"),

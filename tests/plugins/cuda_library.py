@@ -35,6 +35,12 @@ def cuda_library() -> ctypes.CDLL:
     library.keygraph_cuda_pack_graph_variants.argtypes = [
         pack_shape, ctypes.c_int, integer, integer, _INT32_POINTER, integer,
     ]  # fmt: skip
+    library.keygraph_cuda_top_k_graph.argtypes = [
+        pack_shape, ctypes.c_int, pointer, pointer, pointer, integer, pointer,
+    ]  # fmt: skip
+    library.keygraph_cuda_top_k_graph_variants.argtypes = [
+        pack_shape, ctypes.c_int, integer, _INT32_POINTER, integer,
+    ]  # fmt: skip
     library.keygraph_cuda_key_graph_attention.argtypes = [
         attention_shape, ctypes.c_int, pointer, pointer, pointer, pointer, pointer, ctypes.c_float, pointer, integer,
         pointer,
@@ -68,6 +74,15 @@ def pack_variants(shape: Sequence[int], dtype: str, threshold: bool, capability:
     numbers = (ctypes.c_int32 * 256)()
     count = cuda_library().keygraph_cuda_pack_graph_variants(
         PackShape(*shape), MASK_DTYPES[dtype], threshold, capability, numbers, 256
+    )
+    return list(numbers[:count])
+
+
+def top_k_variants(shape: Sequence[int], dtype: str, capability: int) -> list[int]:
+    """Numbers of the variants for a shape (batch, groups, rows, nodes)."""
+    numbers = (ctypes.c_int32 * 256)()
+    count = cuda_library().keygraph_cuda_top_k_graph_variants(
+        PackShape(*shape), MASK_DTYPES[dtype], capability, numbers, 256
     )
     return list(numbers[:count])
 
@@ -110,6 +125,22 @@ def pack_graph(
     """The status of a call with addresses of device memory."""
     status: int = cuda_library().keygraph_cuda_pack_graph(
         shape and PackShape(*shape), MASK_DTYPES.get(dtype, dtype), mask, threshold, graph, variant, stream
+    )
+    return status
+
+
+def top_k_graph(
+    shape: Sequence[int] | None,
+    dtype: str | int,
+    scores: int,
+    k: int,
+    graph: int,
+    variant: int = 0,
+    stream: int | None = None,
+) -> int:
+    """The status of a call with addresses of device memory."""
+    status: int = cuda_library().keygraph_cuda_top_k_graph(
+        shape and PackShape(*shape), DTYPES.get(dtype, dtype), scores, k, graph, variant, stream
     )
     return status
 

@@ -106,7 +106,7 @@ int cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned gr
                    unsigned block_z, unsigned shared, void* stream, void** parameters, void** extra) {
   char line[1024];
   const char* types = strncmp(function, "attention", 9) == 0 ? "ppppppiiiiiiiifpp" /* the last two are what Triton adds */
-                      : strncmp(function, "pack", 4) == 0    ? "pppiipp"
+                      : strncmp(function, "key", 3) != 0     ? "pppiipp" /* pack_graph, top_k_graph */
                                                              : "ppppiiipp";
   int length = snprintf(line, sizeof line, "launch %s %u %u %u %u %u %u %u %p", (char*)function, grid_x, grid_y, grid_z,
                         block_x, block_y, block_z, shared, stream);

@@ -79,6 +79,10 @@ class OpenVino:
         inputs = [mask] if threshold is None else [mask, threshold]
         return self._run(model, *inputs, dtype=np.dtype(np.int32))
 
+    def top_k_graph(self, scores: np.ndarray, k: int) -> np.ndarray:
+        model = compiled_node("TopKGraph", name_of(scores.dtype), False, None, self.functions)
+        return self._run(model, scores, np.array([k]), dtype=np.dtype(np.int32))
+
     def key_graph_attention(
         self,
         q: np.ndarray,

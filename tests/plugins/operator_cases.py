@@ -1,4 +1,5 @@
-"""The conformance suite's cases, as data; `graph_inputs`, `pack_inputs` and `attention_inputs` make the arrays."""
+"""The conformance suite's cases, as data; `graph_inputs`, `pack_inputs`, `top_k_inputs` and
+`attention_inputs` make the arrays."""
 
 from __future__ import annotations
 
@@ -146,12 +147,76 @@ def pack_inputs(case: PackCase, dtype: type) -> dict[str, np.ndarray | None]:
     elif case.values == "not finite":
         mask = random.choice([np.inf, -np.inf, np.nan, 0.0, -1.0, 2.0], shape)
     elif case.values == "subnormal":
-        smallest = 2.0**-24 if dtype is np.float16 else 2.0**-130
-        mask = random.choice([smallest, -smallest, 2 * smallest, 0.0], shape)
+        mask = random.choice([_smallest(dtype), -_smallest(dtype), 2 * _smallest(dtype), 0.0], shape)
     # One of the row's own scores, in another place of each row.
     place = np.broadcast_to(np.arange(case.rows)[:, None] % case.nodes, (*shape[:3], 1))
     kth = np.take_along_axis(mask, place, -1)
     return {"mask": mask.astype(dtype), "threshold": kth.astype(dtype) if case.threshold else None}
+
+
+@dataclass(frozen=True)
+class TopKCase:
+    """`values`: what the scores hold."""
+
+    name: str
+    batch: int = 1
+    groups: int = 1
+    rows: int = 9
+    nodes: int = 70
+    k: int = 11
+    values: str = "normal"
+
+
+TOP_K_CASES = [
+    TopKCase("plain"),
+    TopKCase("window", batch=2, rows=256, nodes=256, k=64),
+    TopKCase("several tasks", batch=3, groups=2, rows=200, nodes=1024, k=256),
+    TopKCase("one row", rows=1, nodes=100, k=50),
+    TopKCase("one node", nodes=1, k=1),
+    TopKCase("k is 1", k=1),
+    TopKCase("k is N - 1", k=69),
+    TopKCase("k is N", k=70),
+    TopKCase("k past N", k=1000),
+    TopKCase("N is 31", groups=3, nodes=31),
+    TopKCase("N is 32", nodes=32),
+    TopKCase("N is 33", batch=3, nodes=33),
+    TopKCase("N is 64, one row more than a block", rows=33, nodes=64),
+    TopKCase("ties", rows=40, k=30, values="integers"),
+    TopKCase("all equal", values="equal"),
+    TopKCase("signed zeros", k=35, values="signed zeros"),
+    TopKCase("not finite", rows=40, k=30, values="not finite"),
+    TopKCase("all NaN", values="all nan"),
+    TopKCase("masked", rows=40, values="masked"),
+    TopKCase("fewer are not masked than k", rows=40, k=60, values="masked"),
+    TopKCase("subnormal", k=35, values="subnormal"),
+]
+
+
+def top_k_inputs(case: TopKCase, dtype: type) -> np.ndarray:
+    random = np.random.default_rng(len(case.name) * 1000 + case.nodes)
+    shape = (case.batch, case.groups, case.rows, case.nodes)
+    scores = random.standard_normal(shape)
+    if case.values == "integers":
+        scores = random.integers(-3, 4, shape).astype(float)
+    elif case.values == "equal":
+        scores[:] = 0.5
+    elif case.values == "all nan":
+        scores[:] = np.nan
+    elif case.values == "signed zeros":
+        scores = random.choice([0.0, -0.0, 1.0, -1.0], shape, p=[0.4, 0.4, 0.1, 0.1])
+    elif case.values == "not finite":
+        scores = random.choice([np.inf, -np.inf, np.nan, 0.0, -1.0, 2.0], shape)
+    elif case.values == "masked":
+        scores[random.random(shape) < 0.5] = -np.inf
+    elif case.values == "subnormal":
+        scores = random.choice([_smallest(dtype), -_smallest(dtype), 2 * _smallest(dtype), 0.0], shape)
+    made: np.ndarray = scores.astype(dtype)
+    return made
+
+
+def _smallest(dtype: type) -> float:
+    """A subnormal number of the type."""
+    return 2.0**-24 if dtype is np.float16 else 2.0**-130
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,6 @@
-"""The implementations under test, each behind the same three methods. A new host is one class and one line in `hosts`.
+"""The implementations under test, each behind the same methods, one for each operator.
+
+A new host is one class and one line in `hosts`.
 
 `dtypes` are the types that a host computes with. `finite_only` marks dense, masked implementations: they multiply what
 is not selected by 0, so that a NaN or an infinity in v reaches rows that do not select it. `lowest_of_equals` is False
@@ -77,6 +79,9 @@ def declare(library: ctypes.CDLL) -> None:
     library.keygraph_cpu_pack_graph.argtypes = [
         ctypes.POINTER(PackShape), ctypes.c_int, pointer, pointer, pointer, ctypes.POINTER(Parallel),
     ]  # fmt: skip
+    library.keygraph_cpu_top_k_graph.argtypes = [
+        ctypes.POINTER(PackShape), ctypes.c_int, pointer, _INT64, pointer, ctypes.POINTER(Parallel),
+    ]  # fmt: skip
     library.keygraph_cpu_key_graph_attention.argtypes = [
         ctypes.POINTER(AttentionShape), ctypes.c_int, pointer, pointer, pointer, pointer, pointer, ctypes.c_float,
         pointer, ctypes.POINTER(Parallel),
@@ -151,6 +156,21 @@ class Cpu:
             check(
                 library.keygraph_cpu_pack_graph(
                     PackShape(*mask.shape), DTYPES[mask.dtype], mask.ctypes.data, given, graph.ctypes.data,
+                    self._parallel,
+                )
+            )  # fmt: skip
+        finally:
+            library.keygraph_cpu_select_isa(None)
+        return graph
+
+    def top_k_graph(self, scores: np.ndarray, k: int) -> np.ndarray:
+        library = cpu_library()
+        check(library.keygraph_cpu_select_isa(self.isa.encode()))
+        graph = np.full((*scores.shape[:3], (scores.shape[3] + 31) // 32), -123, dtype=np.int32)
+        try:
+            check(
+                library.keygraph_cpu_top_k_graph(
+                    PackShape(*scores.shape), DTYPES[scores.dtype], scores.ctypes.data, k, graph.ctypes.data,
                     self._parallel,
                 )
             )  # fmt: skip
@@ -240,6 +260,9 @@ def one_node(
         inputs = [value("mask", element, ["B", "G", "M", "N"])]
         if bias:
             inputs.append(value("threshold", element, ["B", "G", "M", 1]))
+        output = value("graph", onnx.TensorProto.INT32, None)
+    elif op == "TopKGraph":
+        inputs = [value("scores", element, ["B", "G", "M", "N"]), value("k", onnx.TensorProto.INT64, [1])]
         output = value("graph", onnx.TensorProto.INT32, None)
     else:
         dims = {"q": ["B", "H", "M", "D"], "k": ["B", "H", "N", "D"], "v": ["B", "H", "N", "Dv"]}
@@ -346,6 +369,12 @@ class Torch:
         given = None if threshold is None else to_torch(threshold, self.device)
         return to_numpy(pack_graph(to_torch(mask, self.device), given))
 
+    def top_k_graph(self, scores: np.ndarray, k: int) -> np.ndarray:
+        import torch
+        from keygraph.plugins.torch import top_k_graph
+
+        return to_numpy(top_k_graph(to_torch(scores, self.device), torch.tensor([k])))
+
     def key_graph_attention(
         self,
         q: np.ndarray,
@@ -403,6 +432,12 @@ class OnnxRuntime:
         dtype: type = mask.dtype.type
         run = session("PackGraph", dtype, given, None, self.threads, self.functions, None, self.provider)
         graph: np.ndarray = run.run(None, {"mask": mask} | ({"threshold": threshold} if given else {}))[0]
+        return graph
+
+    def top_k_graph(self, scores: np.ndarray, k: int) -> np.ndarray:
+        dtype: type = scores.dtype.type
+        run = session("TopKGraph", dtype, False, None, self.threads, self.functions, None, self.provider)
+        graph: np.ndarray = run.run(None, {"scores": scores, "k": np.array([k])})[0]
         return graph
 
     def key_graph_attention(
@@ -474,6 +509,12 @@ class Triton:
 
         given = None if threshold is None else to_torch(threshold, self.device())
         return to_numpy(jit.pack_graph(to_torch(mask, self.device()), given, self.variant))
+
+    def top_k_graph(self, scores: np.ndarray, k: int) -> np.ndarray:
+        from keygraph.plugins.triton import jit
+
+        torch_scores, torch_k = (to_torch(array, self.device()) for array in (scores, np.array([k])))
+        return to_numpy(jit.top_k_graph(torch_scores, torch_k, self.variant))
 
     def key_graph_attention(
         self,

@@ -30,7 +30,12 @@ def similarity(query: np.ndarray, key: np.ndarray) -> np.ndarray:
 
 def key_graph(query: np.ndarray, key: np.ndarray, k: int) -> np.ndarray:
     """Booleans [B, G, M, N]: the k largest similarities of each row, lowest node first among equals, NaN last."""
-    scores = similarity(query, key)
+    return top_k_graph(similarity(query, key), k)
+
+
+def top_k_graph(scores: np.ndarray, k: int) -> np.ndarray:
+    """Booleans [B, G, M, N]: the k largest scores of each row, lowest node first among equals, NaN last."""
+    scores = scores.astype(np.float64)
     selected = np.zeros(scores.shape, dtype=bool)
     for place in np.ndindex(scores.shape[:-1]):
         row = scores[place]
@@ -102,6 +107,21 @@ def check_graph(
     kth = np.where(expected, scores, np.inf).min(-1, keepdims=True)
     wrong = (selected != expected) & (np.abs(scores - kth) > tolerance)
     assert not wrong.any(), f"{wrong.sum()} nodes are on the wrong side by more than the tolerance"
+
+
+def check_top_k(graph: np.ndarray, scores: np.ndarray, k: int, lowest_of_equals: bool = True) -> None:
+    """Compare a packed graph with the oracle's; without `lowest_of_equals`, the scores that are selected."""
+    nodes = scores.shape[3]
+    assert graph.dtype == np.int32
+    selected, expected = unpack(graph, nodes), top_k_graph(scores, k)
+    np.testing.assert_array_equal(pack(selected), graph, err_msg="bits past the last node are not 0")
+    if lowest_of_equals:
+        np.testing.assert_array_equal(selected, expected)
+        return
+    np.testing.assert_array_equal(selected.sum(-1), min(k, nodes))
+    numbers = scores.astype(np.float64)
+    taken, wanted = (np.sort(np.where(chosen, numbers, np.nan)) for chosen in (selected, expected))
+    np.testing.assert_array_equal(taken, wanted)
 
 
 def check_attention(output: np.ndarray, expected: np.ndarray, tolerance: float) -> None:

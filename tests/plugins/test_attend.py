@@ -70,6 +70,13 @@ def test_networks_run_without_data() -> None:
     assert keygraph.attend(x, x, x, k=K).shape == (3, NODES, 6)
 
 
+@pytest.mark.parametrize("transform", [torch.func.grad, lambda f: torch.func.vmap(torch.func.grad(f))])
+def test_gradients_of_torch_func_are_an_error_that_names_attend(transform: Any) -> None:
+    x = torch.randn(2, NODES, 8, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(InputError, match=r"attend: torch.func's gradients .* use backward\(\) or torch.autograd.grad"):
+        transform(lambda x: keygraph.attend(x, x, x, k=K).sum())(x)
+
+
 def test_a_forward_mode_derivative_is_an_error_and_not_zero() -> None:
     x = torch.randn(NODES, 6)
     with pytest.raises(InputError, match="forward-mode derivatives are not computed"):

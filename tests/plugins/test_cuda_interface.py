@@ -28,6 +28,7 @@ try:
         message,
         pack_variants,
         targets,
+        top_k_variants,
     )
 
     cuda_library()
@@ -143,6 +144,16 @@ def test_variants_of_masks(target: int, dtype: str, threshold: bool) -> None:
         assert found or (dtype == "i8" and threshold) or (dtype == "bf16" and target < 80)
 
 
+@pytest.mark.parametrize("target", [t for t in TARGETS if t < 1000])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_variants_of_scores(target: int, dtype: str) -> None:
+    for nodes in (1, 8, 33, 256, 1024, 10000):
+        found = top_k_variants((2, 3, 100, nodes), dtype, target)
+        sizes = {"nodes": nodes, "channels": nodes}
+        expected = [v.number for v in VARIANTS if v.runs_on(target) and fits(v, "TopKGraph", dtype, sizes, False)]
+        check_variants(found, expected, target)
+
+
 def check_variants(found: list[int], expected: list[int], target: int) -> None:
     """The same, in the same order; where shared memory is short, without what needs more."""
     if KIB.get(target, 0) >= 163:
@@ -207,6 +218,7 @@ def test_both_launchers_refuse_what_int32_cannot_count(dtype: str) -> None:
     for more in (0, 1):  # elements of a mask
         sizes = jit.pack_sizes(torch.empty(1, 3, 1, 44338 + more, device="meta"))
         assert allowed("PackGraph", sizes, pack_variants((1, 3, 1, 44338 + more), dtype, False, target)) == (more == 0)
+        assert allowed("TopKGraph", sizes, top_k_variants((1, 3, 1, 44338 + more), dtype, target)) == (more == 0)
     # So many programs that only variants of larger blocks remain.
     few, many = ((batch, 1, 1024, 1024, 4) for batch in (1, 2**25))
     assert allowed("KeyGraph", jit.Sizes(*many), graph_variants(many, dtype, target))
@@ -272,6 +284,31 @@ def test_pack_graph_checks_arguments_first(tmp_path: Path, changes: dict[str, An
     said = run(
         f"s = pack_graph({a['shape']}, {a['dtype']}, {a['mask']}, {a['threshold']}, {a['graph']})\n"
         "print(s, last_error())",
+        tmp_path,
+    )
+    assert int(said.split()[0]) == status, said
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({}, 8),
+        ({"shape": None}, 1),
+        ({"dtype": 4}, 3),
+        ({"shape": (1, 1, 2, -2)}, 2),
+        ({"shape": (1, 1, 2, 0), "scores": 0, "graph": 0}, 0),
+        ({"scores": 0}, 1),
+        ({"k": 0}, 1),
+        ({"k": 0x1004}, 11),
+        ({"scores": 0x1002}, 11),
+        ({"scores": 0x1002, "dtype": 2}, 8),
+    ],
+)
+def test_top_k_graph_checks_arguments_first(tmp_path: Path, changes: dict[str, Any], status: int) -> None:
+    a = {"shape": (1, 1, 2, 2), "dtype": 1, "scores": 0x1000, "k": 0x1000, "graph": 0x1000} | changes
+    broken_driver(tmp_path)
+    said = run(
+        f"s = top_k_graph({a['shape']}, {a['dtype']}, {a['scores']}, {a['k']}, {a['graph']})\nprint(s, last_error())",
         tmp_path,
     )
     assert int(said.split()[0]) == status, said
@@ -388,6 +425,15 @@ class TestCalls:
             launch = self.log(f"print({call})\n", driver)[-1].split()
             assert launch[1:3] == [variant.kernel.__name__, str(-(-100 // variant.block_rows) * 6)]
             assert [int(n) for n in launch[10:]] == [0x10000, threshold, 0x40000, 100, 208, 0, 0]
+
+    @pytest.mark.parametrize("dtype", ["fp16", "fp32"])
+    def test_top_k_graph(self, driver: Path, dtype: str) -> None:
+        for number in top_k_variants((2, 3, 100, 208), dtype, self.CODE):
+            variant = next(v for v in VARIANTS if v.number == number)
+            call = f"top_k_graph((2, 3, 100, 208), {dtype!r}, 0x10000, 0x20000, 0x40000, {number}, 0x77)"
+            launch = self.log(f"print({call})\n", driver)[-1].split()
+            assert launch[1:3] == [variant.kernel.__name__, str(-(-100 // variant.block_rows) * 6)]
+            assert [int(n) for n in launch[10:]] == [0x10000, 0x20000, 0x40000, 100, 208, 0, 0]
 
     @pytest.mark.parametrize(("bias", "windows", "given"), [(0, 0, 1), (0, 7, 1), (0x50000, 0, 1), (0x50000, 2, 2)])
     def test_attention(self, driver: Path, bias: int, windows: int, given: int) -> None:
@@ -534,7 +580,7 @@ class TestCalls:
         assert said[3].startswith("0 ")
         assert said[4] == f"11 {message(11)}"
 
-    @pytest.mark.parametrize("op", ["KeyGraph", "PackGraph", "KeyGraphAttention"])
+    @pytest.mark.parametrize("op", ["KeyGraph", "PackGraph", "TopKGraph", "KeyGraphAttention"])
     def test_what_the_compiler_is_promised_of_addresses_is_checked(self, driver: Path, op: str) -> None:
         """An address that breaks a promise is refused; without one the element's own alignment will do."""
         compiler = compile_module()
@@ -558,6 +604,8 @@ class TestCalls:
                     call = f"key_graph({shape}, {variant.dtype!r}, {', '.join(map(str, places.values()))}"
                 elif op == "PackGraph":
                     call = f"pack_graph((2, 3, 100, 160), {variant.dtype!r}, {', '.join(map(str, places.values()))}"
+                elif op == "TopKGraph":
+                    call = f"top_k_graph((2, 3, 100, 160), {variant.dtype!r}, {', '.join(map(str, places.values()))}"
                 else:
                     *inputs, output = (str(address) for address in places.values())
                     shape = (2, 6, 1, 100, 200, 16, 16, 1)

@@ -14,12 +14,15 @@ from operator_cases import (
     GRAPH_CASES,
     PACK_CASES,
     TOLERANCE,
+    TOP_K_CASES,
     AttentionCase,
     GraphCase,
     PackCase,
+    TopKCase,
     attention_inputs,
     graph_inputs,
     pack_inputs,
+    top_k_inputs,
 )
 from operator_hosts import Cpu, OnnxRuntime, heads_last_hosts, hosts, instruction_sets
 
@@ -70,6 +73,15 @@ def test_pack_graph(host: Any, case: PackCase) -> None:
         graph = host.pack_graph(**inputs)
         assert graph.dtype == np.int32
         np.testing.assert_array_equal(graph, oracle.pack(oracle.pack_graph(**inputs)), err_msg=str(np.dtype(dtype)))
+
+
+@pytest.mark.parametrize("case", TOP_K_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("host", [pytest.param(host, id=name) for name, host in HOSTS.items()])
+def test_top_k_graph(host: Any, case: TopKCase) -> None:
+    for dtype in host.dtypes:
+        scores = top_k_inputs(case, dtype)
+        graph = host.top_k_graph(scores, case.k)
+        oracle.check_top_k(graph, scores, case.k, host.lowest_of_equals)
 
 
 @with_dtypes(ATTENTION_HOSTS)
@@ -125,6 +137,7 @@ def test_threads_do_not_matter(threaded: str, dtype: type) -> None:
     def results(threads: int) -> list[np.ndarray]:
         host = OnnxRuntime(threads) if threaded == "onnxruntime" else Cpu(threaded, threads)
         outputs = [host.key_graph(*graph_inputs(case, dtype), case.k) for case in graph_cases]
+        outputs += [host.top_k_graph(top_k_inputs(case, dtype), case.k) for case in TOP_K_CASES if case.rows > 150]
         outputs += [
             host.key_graph_attention(**attention_inputs(case, dtype), scale=case.scale) for case in attention_cases
         ]

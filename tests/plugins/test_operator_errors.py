@@ -71,6 +71,24 @@ def test_c_interface_rejects_bad_pack_arguments() -> None:
     assert [status(PackShape(*sizes), null=True) for sizes in ((0, 1, 2, 2), (1, 1, 2, 0))] == ["no error"] * 2
 
 
+def test_c_interface_rejects_bad_top_k_arguments() -> None:
+    def status(shape: PackShape | None, dtype: int = 1, null: bool = False, k: int = 1) -> str:
+        memory = array(64)
+        p = None if null else memory.ctypes.data
+        code = cpu_library().keygraph_cpu_top_k_graph(shape, dtype, p, k, p, None)
+        text: str = cpu_library().keygraph_status_message(code).decode()
+        return text
+
+    good = PackShape(1, 1, 2, 2)
+    assert [status(good, dtype) for dtype in (1, 2, 3)] == ["no error"] * 3
+    assert [status(good, k=k) for k in (0, -(2**63))] == ["k must be at least 1"] * 2
+    assert "element type" in status(good, dtype=4)
+    assert "negative" in status(PackShape(1, 1, -1, 2))
+    assert "null" in status(good, null=True)
+    assert "null" in status(None)
+    assert [status(PackShape(*sizes), null=True) for sizes in ((0, 1, 2, 2), (1, 1, 2, 0))] == ["no error"] * 2
+
+
 def test_c_interface_rejects_bad_attention_arguments() -> None:
     def status(shape: AttentionShape | None, dtype: int = 1, null: bool = False) -> str:
         memory = array(64)
@@ -207,10 +225,15 @@ def onnx_runtime_message(call: BadCall) -> str:
 def torch_message(call: BadCall) -> str:
     """The error of the PyTorch operators, which names the function."""
     import torch
-    from keygraph.plugins.torch import key_graph, key_graph_attention, pack_graph
+    from keygraph.plugins.torch import key_graph, key_graph_attention, pack_graph, top_k_graph
 
     tensors = {name: torch.from_numpy(array) for name, array in call.inputs().items()}
-    functions = {"KeyGraph": key_graph, "PackGraph": pack_graph, "KeyGraphAttention": key_graph_attention}
+    functions = {
+        "KeyGraph": key_graph,
+        "PackGraph": pack_graph,
+        "TopKGraph": top_k_graph,
+        "KeyGraphAttention": key_graph_attention,
+    }
     function: Any = functions[call.op]
     name = function.__name__
     with pytest.raises(ValueError, match=f"^{name}: ") as caught:
@@ -296,6 +319,8 @@ class TestOnnxRuntime:
         graph = session("KeyGraph", np.float32, False, None, 1, False).get_outputs()[0]
         assert (graph.type, graph.shape) == ("tensor(int32)", ["B", "G", "M", "ceil(N/32)"])
         graph = session("PackGraph", np.float16, True, None, 1, False).get_outputs()[0]
+        assert (graph.type, graph.shape) == ("tensor(int32)", ["B", "G", "M", "ceil(N/32)"])
+        graph = session("TopKGraph", np.float16, False, None, 1, False).get_outputs()[0]
         assert (graph.type, graph.shape) == ("tensor(int32)", ["B", "G", "M", "ceil(N/32)"])
         output = session("KeyGraphAttention", np.float16, False, None, 1, False).get_outputs()[0]
         assert (output.type, output.shape) == ("tensor(float16)", ["B", "H", "M", "Dv"])

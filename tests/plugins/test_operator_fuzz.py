@@ -80,6 +80,20 @@ def test_pack_graph_of_any_bits(isa: str, data: Any) -> None:
 
 
 @every_isa
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_top_k_graph_of_any_bits(isa: str, data: Any) -> None:
+    """Any bytes as scores of each type, with ties: all magnitudes, NaN with any payload."""
+    dtype, bits = data.draw(st.sampled_from([(np.float32, np.uint32), (np.float16, np.uint16)]))
+    rows, nodes = data.draw(sizes), data.draw(st.integers(1, 200))
+    random = np.random.default_rng(data.draw(st.integers(0, 1 << 32)))
+    scores = random.integers(0, 1 << 8 * dtype(0).nbytes, (2, 1, rows, nodes)).astype(bits)
+    scores[random.random(scores.shape) < data.draw(st.sampled_from([0.0, 0.3, 0.9]))] = scores[0, 0, 0, 0]
+    k = data.draw(st.integers(1, nodes + 3))
+    oracle.check_top_k(Cpu(isa).top_k_graph(scores.view(dtype), k), scores.view(dtype), k)
+
+
+@every_isa
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_key_graph_attention(isa: str, data: Any) -> None:

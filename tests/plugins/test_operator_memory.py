@@ -47,6 +47,10 @@ elif operator == "pack":
     threshold = np.ascontiguousarray(scores[..., :1])
     outputs.append(full((windows, 1, nodes, words), 1, dtype=np.int32))
     print(peak(host, lambda: host.pack_graph(scores, threshold)))
+elif operator == "top k":
+    scores = random.standard_normal((windows, 1, 64, nodes), dtype=np.float32)
+    outputs.append(full((windows, 1, 64, words), 1, dtype=np.int32))
+    print(peak(host, lambda: host.top_k_graph(scores, k)))
 else:
     q, key, v = (random.standard_normal((windows, heads, nodes, channels), dtype=np.float32) for _ in range(3))
     graph = np.full((windows, 1, nodes, words), -1, np.int32)
@@ -79,6 +83,10 @@ def test_extra_memory(case: tuple[int, ...], operator: str) -> None:
 
 def test_extra_memory_of_packing() -> None:
     check((2, 1, 2048, 0, 0), "pack")
+
+
+def test_extra_memory_of_the_largest_scores() -> None:
+    check((4, 1, 16384, 0, 512), "top k")
 
 
 def check(case: tuple[int, ...], operator: str) -> None:

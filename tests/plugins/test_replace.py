@@ -50,6 +50,45 @@ def results() -> list[float]:
 PLAIN = [20.0, 30.0, 20.0, 120.0]
 
 
+class Varied(nn.Module):
+    def forward(self, x: Tensor, shift: float = 0.0, *, mask: Tensor) -> Tensor:
+        return x * mask + shift
+
+
+@pytest.mark.parametrize(
+    ("owner", "forward"),
+    [
+        (Scale, lambda module: module.factor),
+        (Scale, lambda module, x, mask: x * mask),
+        (Scale, lambda module, *, x: x),
+        (Varied, lambda module, x, shift: x + shift),
+        (Varied, lambda module, x, shift, mask, more: x),
+        (Varied, lambda module, *, mask: mask),
+    ],
+)
+def test_a_replacement_of_other_arguments_is_refused_at_once(owner: type[nn.Module], forward: Any) -> None:
+    before = owner.forward
+    with pytest.raises(InputError, match=rf"forward of {owner.__name__} is called as forward\(self, x.* the same arg"):
+        keygraph.replace({owner: forward})
+    assert owner.forward is before
+
+
+@pytest.mark.parametrize(
+    ("owner", "forward"),
+    [
+        (Scale, lambda module, x, more=0: x),
+        (Scale, lambda *arguments: arguments[1]),
+        (Varied, lambda module, x, mask: x),
+        (Varied, lambda module, x, **named: x),
+        (nn.Identity, lambda module, input: input),
+        (nn.ModuleList, lambda module, a, b: a),  # Any arguments.
+    ],
+)
+def test_a_replacement_may_name_or_leave_out_what_is_optional(owner: type[nn.Module], forward: Any) -> None:
+    with keygraph.replace({owner: forward}):
+        assert owner.forward is forward
+
+
 def test_every_instance_and_what_inherits() -> None:
     original = Scale.forward
     with keygraph.replace({Scale: less}):

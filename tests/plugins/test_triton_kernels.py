@@ -22,18 +22,22 @@ from operator_cases import (
     GRAPH_CASES,
     PACK_CASES,
     TOLERANCE,
+    TOP_K_CASES,
     AttentionCase,
     GraphCase,
     PackCase,
+    TopKCase,
     attention_inputs,
     graph_inputs,
     pack_inputs,
+    top_k_inputs,
 )
 from operator_hosts import Triton, triton_variants
 
 DTYPES = {"fp32": np.float32, "fp16": np.float16, "bf16": BFLOAT16, "i8": np.bool_}
 GRAPH_VARIANTS = triton_variants("KeyGraph")
 PACK_VARIANTS = triton_variants("PackGraph")
+TOP_K_VARIANTS = triton_variants("TopKGraph")
 ATTENTION_VARIANTS = triton_variants("KeyGraphAttention")
 
 #: One variant of each kind: the others differ in the sizes of their blocks.
@@ -60,6 +64,7 @@ _LONG = {
 }
 SHORT_GRAPH_CASES = [case for case in GRAPH_CASES if case.name not in _LONG]
 SHORT_PACK_CASES = [case for case in PACK_CASES if case.name not in _LONG]
+SHORT_TOP_K_CASES = [case for case in TOP_K_CASES if case.name not in _LONG]
 SHORT_ATTENTION_CASES = [case for case in ATTENTION_CASES if case.name not in _LONG]
 
 
@@ -122,6 +127,28 @@ def test_every_variant_of_pack_graph(variant: Any) -> None:
     skip_bfloat16(variant)
     nodes = 560 if variant.channel_multiple > 1 else 555
     check_packed(variant, PackCase("variant", batch=2, groups=2, rows=11, nodes=nodes, threshold=variant.bias))
+
+
+def check_top_k(variant: Any, case: TopKCase) -> None:
+    scores = top_k_inputs(case, DTYPES[variant.dtype])
+    oracle.check_top_k(Triton(variant).top_k_graph(scores, case.k), scores, case.k)
+
+
+@pytest.mark.parametrize("case", SHORT_TOP_K_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("form", ["resident", "streamed"])
+def test_top_k_graph(form: str, case: TopKCase) -> None:
+    """Both forms, every case; float32, whose ties and NaN are those of all types."""
+    variant = next(v for v in TOP_K_VARIANTS if form in v.name and v.dtype == "fp32")
+    multiple = variant.channel_multiple  # The resident form needs rows of whole 16 bytes.
+    check_top_k(variant, dataclasses.replace(case, nodes=-(-case.nodes // multiple) * multiple))
+
+
+@pytest.mark.parametrize("variant", TOP_K_VARIANTS, ids=lambda variant: variant.name)
+def test_every_variant_of_top_k_graph(variant: Any) -> None:
+    """More rows than a block, in two windows, and for the streamed form more nodes."""
+    skip_bfloat16(variant)
+    nodes = min(variant.max_nodes - 8, 600) if variant.max_nodes else 555
+    check_top_k(variant, TopKCase("variant", batch=2, rows=variant.block_rows + 3, nodes=nodes, k=40))
 
 
 @pytest.mark.parametrize("case", SHORT_ATTENTION_CASES, ids=lambda case: case.name)

@@ -110,6 +110,15 @@ PUBLISHED: dict[int, str | None] = {
     511: "pack_graph_bf16_m1_8x512",
     512: "pack_graph_bf16_m8_8x512_threshold",
     513: "pack_graph_bf16_m1_8x512_threshold",
+    600: "top_k_graph_resident_fp32_m4_16x256",
+    601: "top_k_graph_resident_fp32_m4_8x1024",
+    602: "top_k_graph_streamed_fp32_m1_8x512",
+    610: "top_k_graph_resident_fp16_m8_16x256",
+    611: "top_k_graph_resident_fp16_m8_8x1024",
+    612: "top_k_graph_streamed_fp16_m1_8x512",
+    620: "top_k_graph_resident_bf16_m8_16x256",
+    621: "top_k_graph_resident_bf16_m8_8x1024",
+    622: "top_k_graph_streamed_bf16_m1_8x512",
 }
 
 

@@ -50,6 +50,21 @@ KEYGRAPH_EXPORT keygraph_status keygraph_cpu_pack_graph(const keygraph_pack_shap
                                                         const void* mask, const void* threshold, int32_t* graph,
                                                         const keygraph_parallel* parallel);
 
+/* TopKGraph: for each row, select the k nodes with the largest scores. Ties go to the lowest node index, NaN ranks below
+ * everything.
+ *
+ *   shape     sizes of the tensors below
+ *   dtype     element type of scores; not KEYGRAPH_BOOL
+ *   scores    [batch, groups, rows, nodes]
+ *   k         number of nodes to select, at least 1; k >= nodes selects all
+ *   graph     output, [batch, groups, rows, ceil(nodes / 32)] as from keygraph_cpu_key_graph
+ *   parallel  the host's threads, or null for the calling thread alone
+ *
+ * Pointers of tensors without elements may be null. Returns what keygraph_cpu_key_graph does. */
+KEYGRAPH_EXPORT keygraph_status keygraph_cpu_top_k_graph(const keygraph_pack_shape* shape, keygraph_dtype dtype,
+                                                         const void* scores, int64_t k, int32_t* graph,
+                                                         const keygraph_parallel* parallel);
+
 /* KeyGraphAttention: for each row, the softmax over its selected nodes of scale * q . k + bias, times v. A row that
  * selects nothing is zeros. Sums are accumulated in float32.
  *

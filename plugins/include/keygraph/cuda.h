@@ -57,6 +57,18 @@ KEYGRAPH_EXPORT keygraph_status keygraph_cuda_pack_graph(const keygraph_pack_sha
                                                          const void* mask, const void* threshold, int32_t* graph,
                                                          keygraph_variant variant, keygraph_stream stream);
 
+/* TopKGraph, as keygraph_cpu_top_k_graph.
+ *
+ *   shape, dtype, scores, graph  as for keygraph_cpu_top_k_graph, tensors on the device
+ *   k        one int64 on the device. Its value cannot be checked: below 1 it selects one node
+ *   variant  KEYGRAPH_AUTOMATIC, or one of keygraph_cuda_top_k_graph_variants
+ *   stream   where the work is enqueued
+ *
+ * Returns what keygraph_cuda_key_graph does. */
+KEYGRAPH_EXPORT keygraph_status keygraph_cuda_top_k_graph(const keygraph_pack_shape* shape, keygraph_dtype dtype,
+                                                          const void* scores, const int64_t* k, int32_t* graph,
+                                                          keygraph_variant variant, keygraph_stream stream);
+
 /* KeyGraphAttention, as keygraph_cpu_key_graph_attention.
  *
  *   shape, dtype, q, k, v, graph, bias, scale, output  as for keygraph_cpu_key_graph_attention, tensors on the device
@@ -87,6 +99,11 @@ KEYGRAPH_EXPORT int32_t keygraph_cuda_key_graph_variants(const keygraph_graph_sh
 KEYGRAPH_EXPORT int32_t keygraph_cuda_pack_graph_variants(const keygraph_pack_shape* shape, keygraph_dtype dtype,
                                                           int32_t has_threshold, int32_t capability,
                                                           keygraph_variant* variants, int32_t capacity);
+
+/* The same for TopKGraph. */
+KEYGRAPH_EXPORT int32_t keygraph_cuda_top_k_graph_variants(const keygraph_pack_shape* shape, keygraph_dtype dtype,
+                                                           int32_t capability, keygraph_variant* variants,
+                                                           int32_t capacity);
 
 /* The same for KeyGraphAttention; `has_bias` is 0 for a problem without a bias. */
 KEYGRAPH_EXPORT int32_t keygraph_cuda_key_graph_attention_variants(const keygraph_attention_shape* shape,

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Types of the C interface of the operators KeyGraph, PackGraph and KeyGraphAttention: element types, status codes,
- * shapes, and the host's threads. Plain C without any framework's header: a new host needs one adapter. The values of enumerations
- * and the layouts of structures are part of the ABI; values are only ever appended.
+ * Types of the C interface of the operators KeyGraph, PackGraph, TopKGraph and KeyGraphAttention: element types, status
+ * codes, shapes, and the host's threads. Plain C without any framework's header: a new host needs one adapter. The
+ * values of enumerations and the layouts of structures are part of the ABI; values are only ever appended.
  */
 #ifndef KEYGRAPH_TYPES_H
 #define KEYGRAPH_TYPES_H
@@ -51,8 +51,8 @@ typedef struct keygraph_graph_shape {
   int64_t batch, groups, rows, nodes, channels;
 } keygraph_graph_shape;
 
-/* Sizes of PackGraph's tensors, which are dense and row-major: mask [batch, groups, rows, nodes],
- * threshold [batch, groups, rows, 1], graph int32 [batch, groups, rows, ceil(nodes / 32)]. Sizes may be 0. */
+/* Sizes of PackGraph's and TopKGraph's tensors, which are dense and row-major: mask or scores
+ * [batch, groups, rows, nodes], threshold [batch, groups, rows, 1], graph int32 [batch, groups, rows, ceil(nodes / 32)]. Sizes may be 0. */
 typedef struct keygraph_pack_shape {
   int64_t batch, groups, rows, nodes;
 } keygraph_pack_shape;

@@ -109,7 +109,8 @@ class OnnxFile:
     @property
     def lost_operators(self) -> str:
         """What to know where the manifest promises key graphs and no node makes one; empty otherwise."""
-        if self.manifest.neighbours is None or any(self.count("keygraph", op) for op in ("KeyGraph", "PackGraph")):
+        makers = ("KeyGraph", "PackGraph", "TopKGraph")
+        if self.manifest.neighbours is None or any(self.count("keygraph", op) for op in makers):
             return ""
         return (
             f"{self.path} has no KeyGraph node left (a tool has inlined its functions?): it runs standard operators, "

@@ -41,6 +41,9 @@ const Variant variants[] = {
     {26, "pack_wide", Operator::kPackGraph, KEYGRAPH_BFLOAT16, 1, 0, 0, 0, 0, 0, 0, 8, false},
     {27, "pack_any", Operator::kPackGraph, KEYGRAPH_BFLOAT16, 1, 0, 0, 0, 0, 0, 0, 1, false},
     {28, "pack_threshold", Operator::kPackGraph, KEYGRAPH_BFLOAT16, 1, 0, 0, 0, 0, 0, 0, 1, true},
+    {9, "top_k", Operator::kTopKGraph, KEYGRAPH_FLOAT32, 1, 0, 0, 0, 0, 0, 0, 1, false},
+    {19, "top_k", Operator::kTopKGraph, KEYGRAPH_FLOAT16, 1, 0, 0, 0, 0, 0, 0, 1, false},
+    {29, "top_k", Operator::kTopKGraph, KEYGRAPH_BFLOAT16, 1, 0, 0, 0, 0, 0, 0, 1, false},
     {36, "pack_wide", Operator::kPackGraph, KEYGRAPH_BOOL, 1, 0, 0, 0, 0, 0, 0, 16, false},
     {37, "pack_any", Operator::kPackGraph, KEYGRAPH_BOOL, 1, 0, 0, 0, 0, 0, 0, 1, false},
 };
@@ -86,6 +89,15 @@ keygraph_status pack_graph(const Variant& variant, unsigned grid, void** p) {
                                  argument<int32_t*>(p, 2), nullptr);
 }
 
+// k below 1 keeps one node, as in `key_graph`.
+keygraph_status top_k_graph(const Variant& variant, unsigned grid, void** p) {
+  const int64_t rows = argument<int32_t>(p, 3), nodes = argument<int32_t>(p, 4);
+  const keygraph_pack_shape shape{grid / rows, 1, rows, nodes};
+  const int64_t k = *argument<const int64_t*>(p, 1);
+  return keygraph_cpu_top_k_graph(&shape, variant.dtype, argument<const void*>(p, 0), k < 1 ? 1 : k,
+                                  argument<int32_t*>(p, 2), nullptr);
+}
+
 keygraph_status key_graph_attention(const Variant& variant, unsigned grid, void** p) {
   const int64_t rows = argument<int32_t>(p, 6), nodes = argument<int32_t>(p, 7), heads = argument<int32_t>(p, 8),
                 groups = argument<int32_t>(p, 9), channels = argument<int32_t>(p, 10),
@@ -105,6 +117,7 @@ Result launch(CUfunc_st* function, unsigned grid, unsigned, unsigned, unsigned, 
   launched = variant.number;
   const auto kernel = variant.op == Operator::kKeyGraph    ? key_graph
                       : variant.op == Operator::kPackGraph ? pack_graph
+                      : variant.op == Operator::kTopKGraph ? top_k_graph
                                                            : key_graph_attention;
   return static_cast<Result>(kernel(variant, grid, parameters));
 }

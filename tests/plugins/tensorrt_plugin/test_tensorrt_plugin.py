@@ -18,12 +18,15 @@ from operator_cases import (
     ATTENTION_CASES,
     GRAPH_CASES,
     PACK_CASES,
+    TOP_K_CASES,
     AttentionCase,
     GraphCase,
     PackCase,
+    TopKCase,
     attention_inputs,
     graph_inputs,
     pack_inputs,
+    top_k_inputs,
 )
 from operator_hosts import four_sizes, three_sizes
 
@@ -92,6 +95,11 @@ def pack_of(dtype: type = np.float32, threshold: bool = False, nodes: int = 48) 
     return [array for array in made if array is not None], ((2, 1, 9, (nodes + 31) // 32), np.int32)
 
 
+def top_k_of(dtype: type = np.float32) -> tuple[list[np.ndarray], Output]:
+    """Inputs and output of a small TopKGraph."""
+    return [top_k_inputs(TopKCase("small", batch=2), dtype), np.array([7])], ((2, 1, 9, 3), np.int32)
+
+
 def attention_of(heads_last: bool = False, bias: bool = False) -> tuple[list[np.ndarray], Output]:
     """Inputs and output of a small KeyGraphAttention: 2 heads of 8 channels, 40 nodes, values of 6 channels."""
     case = AttentionCase("small", value_channels=6, bias=bias)
@@ -149,6 +157,18 @@ def test_pack_graph(host: Host, dtype: str, case: PackCase, tmp_path: Path) -> N
 
 
 @every_host
+@every_dtype
+@pytest.mark.parametrize("case", TOP_K_CASES, ids=lambda case: case.name)
+def test_top_k_graph(host: Host, dtype: str, case: TopKCase, tmp_path: Path) -> None:
+    """The default, every tactic and the replayed CUDA graph select the oracle's nodes."""
+    scores = stored(top_k_inputs(case, np.float16 if dtype == "float16" else np.float32), dtype)
+    sizes = (*scores.shape[:3], (case.nodes + 31) // 32)
+    answers = host.play(tmp_path, "TopKGraph", [scores, np.array([case.k])], (sizes, np.int32))
+    for graph in check_run(answers, sizes):
+        oracle.check_top_k(graph, loaded(scores), case.k)
+
+
+@every_host
 @pytest.mark.parametrize("heads_last", [False, True], ids=["heads-first", "heads-last"])
 @every_dtype
 @every_attention_case
@@ -195,6 +215,7 @@ def test_creators(tmp_path: Path) -> None:
     assert answers.all("creator") == [
         "keygraph::KeyGraph:1",
         "keygraph::PackGraph:1",
+        "keygraph::TopKGraph:1",
         "keygraph::KeyGraphAttention:1 scale heads",
     ]
     assert answers.one("core") == "keygraph::KeyGraph:1"
@@ -213,6 +234,8 @@ def test_formats(bias: bool, tmp_path: Path) -> None:
     assert answers.all("format") == [f"{t} {t} int64 int32" for t in types]
     assert answers.one("output type") == "int32"
     assert int(answers.one("format limit")) >= len(types)
+    answers = CPU_KERNELS.play(tmp_path, "TopKGraph", *top_k_of())
+    assert answers.all("format") == [f"{t} int64 int32" for t in types]
     answers = CPU_KERNELS.play(tmp_path, "PackGraph", *pack_of(threshold=bias))
     expected = [f"{t} {t} int32" for t in types] if bias else [f"{t} int32" for t in (*types, "bool")]
     assert sorted(answers.all("format")) == sorted(expected)
@@ -223,6 +246,8 @@ def test_output_shapes_are_expressions_of_the_inputs(tmp_path: Path) -> None:
     answers = CPU_KERNELS.play(tmp_path, "KeyGraph", *graph_of())
     assert answers.one("output shape") == "0.0 0.1 0.2 ceil_div(1.2,32)"
     answers = CPU_KERNELS.play(tmp_path, "PackGraph", *pack_of())
+    assert answers.one("output shape") == "0.0 0.1 0.2 ceil_div(0.3,32)"
+    answers = CPU_KERNELS.play(tmp_path, "TopKGraph", *top_k_of())
     assert answers.one("output shape") == "0.0 0.1 0.2 ceil_div(0.3,32)"
     answers = CPU_KERNELS.play(tmp_path, "KeyGraphAttention", *attention_of())
     assert answers.one("output shape") == "0.0 0.1 0.2 2.3"
@@ -331,10 +356,15 @@ def over_fake_driver(folder: Path, op: str, inputs: list[np.ndarray], output: Ou
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
-@pytest.mark.parametrize("op", ["KeyGraph", "PackGraph", "KeyGraphAttention"])
+@pytest.mark.parametrize("op", ["KeyGraph", "PackGraph", "TopKGraph", "KeyGraphAttention"])
 def test_what_the_driver_is_asked(op: str, tmp_path: Path) -> None:
     """The library itself over a driver that writes down its calls: every tactic is launched, its kernel loaded once."""
-    problems = {"KeyGraph": graph_of(256, 256, 32), "PackGraph": pack_of(), "KeyGraphAttention": attention_of()}
+    problems = {
+        "KeyGraph": graph_of(256, 256, 32),
+        "PackGraph": pack_of(),
+        "TopKGraph": top_k_of(),
+        "KeyGraphAttention": attention_of(),
+    }
     inputs, output = problems[op]
     answers = over_fake_driver(tmp_path, op, inputs, output)
     check_run(answers, output[0])
@@ -366,10 +396,15 @@ def test_the_library_itself_takes_a_slice(tmp_path: Path) -> None:
     "host",
     [pytest.param(Host("libkeygraph_trt_host.so", "host"), id="cpu-kernels"), pytest.param(GPU, id="library")],
 )
-@pytest.mark.parametrize("op", ["KeyGraph", "PackGraph", "KeyGraphAttention"])
+@pytest.mark.parametrize("op", ["KeyGraph", "PackGraph", "TopKGraph", "KeyGraphAttention"])
 def test_without_a_gpu_all_goes_well_up_to_the_launch(host: Host, op: str, tmp_path: Path) -> None:
     """An engine is built without a GPU, then; only running it is an error, which names the node."""
-    problems = {"KeyGraph": graph_of(), "PackGraph": pack_of(), "KeyGraphAttention": attention_of()}
+    problems = {
+        "KeyGraph": graph_of(),
+        "PackGraph": pack_of(),
+        "TopKGraph": top_k_of(),
+        "KeyGraphAttention": attention_of(),
+    }
     inputs, output = problems[op]
     environment = {"CUDA_VISIBLE_DEVICES": "", "KEYGRAPH_TEST_NO_DEVICE": "1"}
     answers = play(
