@@ -74,6 +74,9 @@ _HOMES = {
     "replace": ".plugins.torch.replace",
 }
 
+#: Module that is an attribute of this one under another name -> where it is.
+_RENAMED = {"vapoursynth": ".runtime.video.vapoursynth_filter"}
+
 #: Modules that are attributes of this one without an import, as in `keygraph.plugins.library("onnxruntime")`. Those
 #: that are not in `__all__` need packages that may not be installed.
 _MODULES = frozenset(
@@ -247,6 +250,8 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(_HOMES[name], __name__), name)
     if name in _MODULES:
         return import_module(f".{name}", __name__)
+    if name in _RENAMED:
+        return import_module(_RENAMED[name], __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
