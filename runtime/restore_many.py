@@ -52,12 +52,15 @@ def restore_many(
     Raises
     ------
     InputError
-        `in_flight` is no number from 1.
+        `in_flight` is no number from 1, or `images` no iterable.
     KeygraphError
         An image cannot be restored.
     """
     if isinstance(in_flight, bool) or not isinstance(in_flight, int) or in_flight < 1:
         raise InputError(f"in_flight is {in_flight!r}; it must be a whole number from 1")
+    if not isinstance(images, Iterable) and not hasattr(images, "__getitem__"):
+        raise InputError(f"the images are {images!r}; give a list of images, or another iterable")
+    check_cancelled(cancel)
     return _restored(restore, iter(images), in_flight, return_exceptions, cancel)
 
 

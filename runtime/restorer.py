@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -183,8 +183,9 @@ class Restorer(WithBlock):
         checked_options = RestoreOptions(k, **options)
         checked_options.check(self.manifest)
         count = len(given.images)
+        advice = partial(hint, layout, alpha, expected_channels(self.manifest, IMAGE_INPUT))
         results = [
-            self._restore_array(one, others, checked_options, part_of(progress, index, count), cancel, layout)
+            self._restore_array(one, others, checked_options, part_of(progress, index, count), cancel, advice)
             for index, (one, others) in enumerate(zip(given.images, given.inputs, strict=True))
         ]
         joined, notices = given.joined([one.image for one in results])
@@ -242,15 +243,14 @@ class Restorer(WithBlock):
         options: RestoreOptions,
         progress: Progress | None,
         cancel: CancelToken | None,
-        layout: str,
+        advice: Callable[[NDArray[Any]], str],
     ) -> Restored:
-        """Restore [H, W] or [H, W, C]."""
+        """Restore [H, W] or [H, W, C]; `advice` is for an image that does not fit the model."""
         try:
             try:
                 request = make_request(self.manifest, image, inputs)
             except InputError as error:
-                advice = hint(image, layout, expected_channels(self.manifest, IMAGE_INPUT))
-                raise InputError(f"{error}{advice}") from error
+                raise InputError(f"{error}{advice(image)}") from error
             scale = self.manifest.scale
             result = np.empty((request.height * scale, request.width * scale, request.channels.channels), request.dtype)
         except MemoryError as error:

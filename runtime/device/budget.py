@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import operator
 import re
 import threading
 import time
@@ -40,8 +41,9 @@ def parse_size(value: int | str) -> int:
         match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,12})?)([KMG])", value.strip().upper(), re.ASCII)
         if match is not None:
             size = int(float(match[1]) * _UNITS[match[2]])
-    elif isinstance(value, int) and not isinstance(value, bool):
-        size = value
+    elif not isinstance(value, bool):
+        with contextlib.suppress(TypeError):
+            size = operator.index(value)
     if size < 1:
         raise InputError(
             f"the memory budget is {value!r}; give a number with the unit K, M or G, such as 4G (in Python also bytes)"

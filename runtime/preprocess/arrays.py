@@ -102,21 +102,21 @@ def given_images(
     return GivenImages(images, alphas, each, layout)
 
 
-def hint(array: NDArray[Any], layout: str, channels: int) -> str:
+def hint(layout: str, alpha: bool, channels: int, array: NDArray[Any]) -> str:
     """Return advice for an image that does not fit a model, where another layout or alpha would; else nothing.
 
     Parameters
     ----------
-    array
-        The image, [H, W] or [H, W, C] as far as the layout says.
-    layout
+    layout, alpha
         What the user gave.
     channels
         What the model expects.
+    array
+        The image, [H, W] or [H, W, C] as far as the layout says.
     """
     if array.ndim != 3 or array.shape[2] in (1, 3, channels):
         return ""
-    if array.shape[2] in (2, 4, channels + 1):
+    if not alpha and array.shape[2] in (2, 4, channels + 1):
         return "; if the last channel is alpha, give alpha=True"
     if layout == "HWC" and array.shape[0] == channels:
         return f'; its shape is {array.shape}: if that is channels, height, width, give layout="CHW"'

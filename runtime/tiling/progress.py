@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from ...errors import CancelledError
+from ...errors import CancelledError, InputError
 
 #: Called with (tiles done, tiles in all), over all sweeps.
 Progress = Callable[[int, int], None]
@@ -19,7 +19,9 @@ class CancelToken(Protocol):
 
 
 def check_cancelled(cancel: CancelToken | None) -> None:
-    """Raise `CancelledError` where a token is set."""
+    """Raise `CancelledError` where a token is set, and `InputError` for what is no token."""
+    if cancel is not None and not callable(getattr(cancel, "is_set", None)):
+        raise InputError(f"cancel is {cancel!r}; give a threading.Event, or an object with its method is_set")
     if cancel is not None and cancel.is_set():
         raise CancelledError("the restoration was cancelled")
 

@@ -157,6 +157,8 @@ def test_alpha_is_kept(restorer: Restorer) -> None:
     np.testing.assert_array_equal(restorer(image, alpha=True, tile=16), image)
     with pytest.raises(InputError, match=r"4 channels .*; if the last channel is alpha, give alpha=True"):
         restorer(image)  # Infrared, perhaps.
+    with pytest.raises(InputError, match=r"4 channels \(alpha apart\), but the model takes 3 channels$"):
+        restorer(np.zeros((8, 8, 5)), alpha=True)
     with pytest.raises(InputError, match="no channel beside its alpha"):
         restorer(image[:, :, 0], alpha=True)
     gray = restorer(image[:, :, :2], alpha=True)

@@ -27,7 +27,7 @@ MIB = 2**20
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("4G", 4 << 30), ("512m", 512 << 20), ("1.5G", 3 << 29), (" 64K ", 64 << 10), (1000, 1000)],
+    [("4G", 4 << 30), ("512m", 512 << 20), ("1.5G", 3 << 29), (" 64K ", 64 << 10), (1000, 1000), (np.int64(7), 7)],
 )
 def test_sizes(text: int | str, size: int) -> None:
     assert parse_size(text) == size
@@ -49,10 +49,10 @@ def test_calls_wait_in_the_order_in_which_they_came() -> None:
             served.append(name)
 
     threads = []
-    for name, need in (("large", 8), ("small", 1), ("smaller", 1)):
+    for name, need in (("large", 8), ("small", 3), ("smaller", 3)):
         threads.append(threading.Thread(target=call, args=(name, need)))
         threads[-1].start()
-        waiting.acquire()  # It waits: 4 would suffice for the small ones, but they came later.
+        waiting.acquire()  # It waits: 4 are free for the small ones, but they came later.
         assert served == []
     first.__exit__(None, None, None)
     for thread in threads:
@@ -173,10 +173,17 @@ def test_waiting_ends_when_cancelled_or_closed(
 
     caplog.set_level(logging.DEBUG, logger="keygraph")
     second, third = threading.Thread(target=wait, kwargs={"cancel": cancel}), threading.Thread(target=wait)
-    second.start()
+
+    def start(thread: threading.Thread) -> None:
+        before = caplog.text.count("waits for")
+        thread.start()
+        while caplog.text.count("waits for") == before:
+            threading.Event().wait(0.001)
+
+    start(second)
     cancel.set()
     second.join()
-    third.start()
+    start(third)
     restorer.close()
     third.join()
     session.go_on.set()

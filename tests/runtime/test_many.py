@@ -147,6 +147,16 @@ def test_a_wrong_number_in_flight(make_model: ModelFile, in_flight: Any) -> None
         keygraph.load(make_model("identity"), library=None).many([], in_flight=in_flight)
 
 
+def test_what_is_no_stream_and_no_token(make_model: ModelFile) -> None:
+    restorer, wrong = keygraph.load(make_model("identity"), library=None), "cancel is 3; give a threading.Event"
+    with pytest.raises(InputError, match="the images are 3; give a list"):
+        restorer.many(3)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=wrong):
+        restorer.many([noise(0)], cancel=3)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=wrong):
+        restorer(noise(0), cancel=3)  # type: ignore[arg-type]
+
+
 def test_many_of_a_closed_model(make_model: ModelFile) -> None:
     restorer = keygraph.load(make_model("identity"), library=None)
     restorer.close()
