@@ -18,7 +18,6 @@ from .device.memory import available
 from .device.processor import usable_cores
 from .io.encoding import Encoding
 from .io.input_files import InputFile
-from .journal.job_folder import require_none
 from .notices import warn
 from .pipeline import overlapped
 from .reports import FailedImage, FileState, Report, file_states, read_states
@@ -173,7 +172,6 @@ def run_jobs(
         with noticing_a_full_disk(), progress(turn.job.image.file.path.name) as of_job:
             if decoded is None:
                 return states, run_job(restorer, turn.job, of_job, notice)
-            require_none(turn.job.target)
             return states, compute(restorer, turn.job, decoded, of_job)
 
     def finish(turn: _Turn, computed: tuple[_States, Computed | Report]) -> Report:
@@ -235,7 +233,6 @@ def run_job(
     """
     if job.tiled and goes_through_files(restorer, job):
         return _report(restorer, job, *restore_in_files(restorer, job, progress, notice))
-    require_none(job.target)
     return _encoded(restorer, job, compute(restorer, job, decode(job), progress))
 
 
