@@ -95,12 +95,12 @@ def _kept_tiles(
     first: int,
 ) -> Iterator[NDArray[np.float32]]:
     """Yield float32[C, h, w] of every tile from `first` on: those that are saved, then those that are computed."""
-    tile = first
+    tile, count = first, len(choice.plan.tiles)
     if checkpoint is not None:
-        while tile < len(choice.plan.tiles) and (saved := checkpoint.load(tile)) is not None:
+        while tile < count and (saved := checkpoint.load(tile)) is not None:
             yield saved
             tile += 1
-    if tile == len(choice.plan.tiles):
+    if tile == count:
         return
     for number, restored in _restored_tiles(session, request, choice, k, progress, tile):
         if number < tile:
