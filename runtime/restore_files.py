@@ -206,7 +206,7 @@ def run_job(
     KeygraphError
         The model failed.
     """
-    if goes_through_files(restorer, job):
+    if job.tiled and goes_through_files(restorer, job):
         restored, seconds, notices = restore_in_files(restorer, job, progress, notice)
     else:
         restored, seconds, notices = _restore_in_memory(restorer, job, progress)
