@@ -18,7 +18,8 @@ from keygraph.cli import main
 from keygraph.errors import InputError
 from keygraph.runtime.io import images
 from keygraph.runtime.io.encoding import COMPRESSIONS, Encoding
-from keygraph.runtime.io.images import Picture, tiff_layout
+from keygraph.runtime.io.images import Picture, streaming, tiff_layout
+from keygraph.runtime.io.scratch_file import ScratchFile
 from keygraph.runtime.restore_files import restore_file
 
 ModelFile = Callable[..., Path]
@@ -126,6 +127,30 @@ def test_jpeg_says_that_it_is_lossy(make_model: ModelFile, tmp_path: Path, capsy
     assert "compressed with JPEG (quality 95), which changes samples" in capsys.readouterr().out
     difference = images.read(tmp_path / "b.tif").pixels.astype(int) - PIXELS
     assert 0 < np.abs(difference).mean() < 5
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_jpeg_has_no_alpha(tmp_path: Path, streamed: bool) -> None:
+    """libvips flattens it onto black without a word."""
+    pixels, alpha = np.full((300, 280, 3), 100, np.uint8), np.full((300, 280), 0, np.uint8)
+    alpha[:, 140:] = 255
+    encoding = Encoding("jpeg", True)
+    for band, words in ((False, "alpha flattened onto white: JPEG has none"), (True, "not kept in JPEG")):
+        picture = Picture(pixels, alpha, alpha_is_band=band)
+        if streamed:
+            with contextlib.ExitStack() as files:
+                parts = [ScratchFile(tmp_path, 300, 280, count, pixels.dtype) for count in (3, 1)]
+                for part, values in zip(parts, (pixels, alpha[:, :, None]), strict=True):
+                    files.callback(part.close)
+                    part.write(0, 0, values)
+                through: Any = Picture(parts[0], parts[1], alpha_is_band=band)  # type: ignore[arg-type]
+                said = streaming.write(tmp_path / "a.tif", through, tmp_path, encoding)
+        else:
+            said = images.write(tmp_path / "a.tif", picture, encoding)
+        assert any(words in line for line in said)
+        back = images.read(tmp_path / "a.tif")
+        assert back.alpha is None
+        assert np.abs(back.pixels[100, [20, 260], 0] - [100 if band else 255, 100]).max() <= 2
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def write(path: str | os.PathLike[str], picture: Picture, folder: Path, encoding
         raw: ScratchFile | None = None
         notices: list[str] = []
         for top in range(0, height, _STRIP_ROWS):
-            strip, lines = fitted(_strip(picture, top, min(_STRIP_ROWS, height - top)), name)
+            strip, lines = fitted(_strip(picture, top, min(_STRIP_ROWS, height - top)), name, encoding)
             notices += [line for line in lines if line not in notices]
             samples = strip.pixels if strip.pixels.ndim == 3 else strip.pixels[:, :, None]
             channels = samples.shape[2]

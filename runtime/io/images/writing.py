@@ -106,8 +106,8 @@ def write(path: str | os.PathLike[str], picture: Picture, encoding: Encoding = D
     name = format_of(file)
     height, width, channels = picture.pixels.shape if picture.pixels.ndim == 3 else (*picture.pixels.shape, 1)
     check_target(file, height, width, channels)
-    picture, notices = fitted(picture, name)
     check_encoding(file, channels, picture.pixels.dtype, encoding)
+    picture, notices = fitted(picture, name, encoding)
     result = io.BytesIO()
     shape = height, width, channels + (picture.alpha is not None)
     options = save_options(name, shape, picture.pixels.dtype, picture.metadata, encoding)
@@ -180,8 +180,19 @@ def save_options(
     return {"keep": "icc", **formats[name]}
 
 
-def fitted(picture: Picture, name: str) -> tuple[Picture, list[str]]:
-    """Return the picture converted to what a format can hold, and a line for everything that was lost."""
+def fitted(picture: Picture, name: str, encoding: Encoding = DEFAULT) -> tuple[Picture, list[str]]:
+    """Return the picture converted to what a format can hold, and a line for everything that was lost.
+
+    Parameters
+    ----------
+    picture
+        The picture, or some rows of it.
+    name
+        Name of the format.
+    encoding
+        What was asked for beside the format.
+    """
+    in_jpeg = name == "JPEG" or encoding.compression == "jpeg"
     pixels, alpha, metadata = picture.pixels, picture.alpha, picture.metadata
     notices = []
     bits = {"PNG": 16, "JPEG": 8, "WebP": 8, "TIFF": 32}[name]
@@ -192,10 +203,10 @@ def fitted(picture: Picture, name: str) -> tuple[Picture, list[str]]:
         notices += _out_of_range((pixels, alpha), bits) if floating and bits < 32 else []
         pixels = _reduced(pixels, bits)
         alpha = None if alpha is None else _reduced(alpha, bits)
-    if picture.alpha_is_band and alpha is not None and name != "TIFF":
-        notices.append(f"band beside the colours dropped: not kept in {name}")
+    if picture.alpha_is_band and alpha is not None and (name != "TIFF" or in_jpeg):
+        notices.append(f"band beside the colours dropped: not kept in {'JPEG' if in_jpeg else name}")
         alpha = None
-    if name == "JPEG" and alpha is not None:
+    if in_jpeg and alpha is not None:
         notices.append("alpha flattened onto white: JPEG has none")
         share = alpha.astype(np.float32) / 255
         share = share if pixels.ndim == 2 else share[:, :, None]
