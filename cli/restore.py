@@ -258,8 +258,8 @@ def restore(
 
 @contextlib.contextmanager
 def _recording(plan: RestorePlan, recipe: Recipe) -> Iterator[Callable[[Report | FailedImage], None]]:
-    """Yield what records results and failures in the folder of the results, if there is one."""
-    if plan.folder is None or not (plan.jobs or plan.failed):
+    """Yield what records results and failures in the folder of the results, if anything is restored there."""
+    if plan.folder is None or not plan.jobs:
         yield lambda _result: None
         return
     with contextlib.closing(ResultsFile(plan.folder, recipe)) as results:
