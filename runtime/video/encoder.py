@@ -185,6 +185,13 @@ def choose(
             f"there is no video encoder {codec} in this build of libav; choose libx264, libx265, libvpx-vp9 or ffv1"
         )
     codec = encoder.name
+    with av.open("/dev/null", "w", format=container_of(out)[0]) as trial:
+        try:
+            trial.add_stream(codec, video.rate)
+        except ValueError as error:
+            raise InputError(
+                f"{out.suffix} files do not hold what {codec} makes; choose another --codec, or .mkv"
+            ) from error
     if crf is not None and codec in _LOSSLESS:
         raise InputError(f"the encoder {codec} is lossless and has no constant rate factor; leave --crf out")
     formats = [format.name for format in encoder.video_formats or ()]

@@ -175,12 +175,16 @@ def test_names_and_containers_are_checked(
         ("a.mkv", "b.mp4", "has a subtitle stream (srt, number 2), which .mp4 files cannot hold; choose .mkv"),
         ("a.mkv", "b.png", "choose .mkv, .mp4"),
         ("a.mkv", "a.mkv", "is the input itself"),
+        ("a.mkv", "b.webm", "has an audio stream (pcm_s16le, number 1), which .webm files cannot hold"),
         ("none.mkv", "b.mkv", "does not exist"),
         ("text.mkv", "b.mkv", "cannot be read as a video"),
         ("a.mkv", "none/b.mkv", "the folder"),
     ):
         assert restore(tmp_path / source, tmp_path / target, model) == 2
         assert message in capsys.readouterr().err
+    write_clip(tmp_path / "plain.mkv")
+    assert restore(tmp_path / "plain.mkv", tmp_path / "b.webm", model, "--codec", "libx264") == 2
+    assert ".webm files do not hold what libx264 makes" in capsys.readouterr().err
     assert main(["restore", *map(str, [tmp_path / "a.mkv", model, "-o", "b.mkv", "--model", model])]) == 2
     assert "is a video, and is restored alone" in capsys.readouterr().err
     assert main(["restore", *map(str, [tmp_path / "a.png", "-o", "b.png", "--model", model, "--crf", 3])]) == 2
