@@ -341,7 +341,7 @@ def test_a_file_of_dynamic_sizes_is_fused_and_verified(tmp_path: Path, capsys: p
     image = np.random.default_rng(5).random((2, 3, 28, 36), np.float32) * 2 - 1
     session = onnxruntime.InferenceSession(str(theirs))
     (expected,) = session.run(None, {"image": image})
-    (found,) = onnxruntime.InferenceSession(str(new)).run(["restored"], {"image": image})
+    (found,) = onnxruntime.InferenceSession(str(new)).run(["restored"], {"image": image, "k": np.array([5])})
     np.testing.assert_allclose(found, expected, atol=1e-4)
     assert export_model([str(new), "-o", str(tmp_path / "again.onnx")]) == 2
     assert "is a file that keygraph exported: it runs as it is" in capsys.readouterr().err
