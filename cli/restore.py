@@ -17,6 +17,7 @@ from ..errors import printable
 from ..runtime.restore_files import Report, run_jobs
 from ..runtime.restore_job import FailedImage, plan_jobs
 from ..runtime.restore_options import RestoreOptions
+from ..runtime.video.probe import SUFFIXES
 from ..runtime.video.restore import VideoOptions
 from .arguments import (
     AllowHostCode,
@@ -37,7 +38,7 @@ from .arguments import (
 )
 from .inputs import find_images, parse_inputs
 from .output import no_note, note, progress_bar
-from .restore_video import check_options, is_video, restore_video
+from .restore_video import PIPE, check_names, check_options, restore_video
 from .video_arguments import Codec, Crf, Matrix, PixFmt, Segment
 
 
@@ -96,7 +97,9 @@ def restore(
     kept; after an interruption the same command goes on.
     """
     notice = no_note if quiet else note
-    video = is_video(inputs, out)
+    video = str(out) == PIPE or any(str(given) == PIPE or given.suffix.lower() in SUFFIXES for given in inputs)
+    if video:
+        check_names(inputs, out)
     video_options = VideoOptions(codec, crf, pix_fmt, matrix, segment)
     check_options(video, video_options, {"--input": beside, "--preview": preview, "--fail-fast": fail_fast})
     extra_inputs = parse_inputs(beside or [])
