@@ -22,6 +22,7 @@ from ..runtime.restore_files import run_jobs
 from ..runtime.restore_job import RestorePlan, plan_jobs
 from ..runtime.restore_options import RestoreOptions
 from ..runtime.results_file import Recipe, ResultsFile, as_record
+from ..runtime.video.probe import SUFFIXES
 from ..runtime.video.restore import VideoOptions
 from .arguments import (
     AllowHostCode,
@@ -42,7 +43,7 @@ from .arguments import (
 )
 from .inputs import find_images, parse_inputs
 from .output import folder_progress, no_note, note, progress_bar
-from .restore_video import check_options, is_video, restore_video
+from .restore_video import PIPE, check_names, check_options, restore_video
 from .video_arguments import Codec, Crf, Matrix, PixFmt, Segment
 
 
@@ -153,7 +154,9 @@ def restore(
     how each was made. Of a video, sound, subtitles and times are kept; after an interruption the same command goes on.
     """
     notice = no_note if quiet else note
-    video = is_video(inputs, out)
+    video = str(out) == PIPE or any(str(given) == PIPE or given.suffix.lower() in SUFFIXES for given in inputs)
+    if video:
+        check_names(inputs, out)
     video_options = VideoOptions(codec, crf, pix_fmt, matrix, segment)
     images_only = {
         "--input": beside,

@@ -16,7 +16,6 @@ from ..runtime.restore_options import RestoreOptions
 from ..runtime.restorer import Restorer
 from ..runtime.video.colour import MATRICES
 from ..runtime.video.pipe import restore_stream
-from ..runtime.video.probe import SUFFIXES
 from ..runtime.video.restore import VideoOptions, VideoReport, plan_video, run_video
 from .output import progress_bar
 
@@ -27,27 +26,21 @@ PIPE = "-"
 _BROKEN_PIPE = 141
 
 
-def is_video(inputs: Sequence[Path], out: Path) -> bool:
-    """Return whether the inputs or the output of the command name a video.
+def check_names(inputs: Sequence[Path], out: Path) -> None:
+    """Check the names of a command with a video among its inputs, or with a pipe for its output.
 
     Raises
     ------
     InputError
         A video is given with something else, or a pipe on one side only.
     """
-    videos = [str(path) for path in inputs if str(path) == PIPE or path.suffix.lower() in SUFFIXES]
-    if not videos:
-        if str(out) == PIPE:
-            raise InputError("-o - writes the frames of a video that - reads; name a file or a folder for images")
-        return False
     if len(inputs) > 1:
-        raise InputError(f"{videos[0]} is a video, and is restored alone; give one input")
-    if (videos[0] == PIPE) != (str(out) == PIPE):
+        raise InputError(f"of {len(inputs)} inputs one is a video, which is restored alone; give one input")
+    if (str(inputs[0]) == PIPE) != (str(out) == PIPE):
         raise InputError(
             "a stream of frames goes from - to -: ffmpeg -i IN -f yuv4mpegpipe - | keygraph restore - -o - ... | "
             "ffmpeg -i - OUT"
         )
-    return True
 
 
 def check_options(video: bool, options: VideoOptions, images_only: Mapping[str, object]) -> None:

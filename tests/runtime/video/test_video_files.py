@@ -186,7 +186,7 @@ def test_names_and_containers_are_checked(
     assert restore(tmp_path / "plain.mkv", tmp_path / "b.webm", model, "--codec", "libx264") == 2
     assert ".webm files do not hold what libx264 makes" in capsys.readouterr().err
     assert main(["restore", *map(str, [tmp_path / "a.mkv", model, "-o", "b.mkv", "--model", model])]) == 2
-    assert "is a video, and is restored alone" in capsys.readouterr().err
+    assert "one is a video, which is restored alone" in capsys.readouterr().err
     assert main(["restore", *map(str, [tmp_path / "a.png", "-o", "b.png", "--model", model, "--crf", 3])]) == 2
     assert "--crf is for videos" in capsys.readouterr().err
 
