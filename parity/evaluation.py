@@ -163,9 +163,7 @@ def _with_rounding(
         result = dataclasses.replace(result, beyond_rounding=() if setup.at_least is not None else blocks)
     network = setup.network
     if network is None:
-        return result, [
-            f"{setup.reference.name} is no checkpoint, in which rounding can be measured: a fixed limit decides"
-        ]
+        return result, [f"rounding could not be measured, and a fixed limit decides: {setup.not_measured}"]
     if setup.k is not None and not setup.forces_graphs(candidate):
         return result, []  # Near ties count as errors, as a notice says.
     low, high = setup.needs.manifest.value_range

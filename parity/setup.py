@@ -12,7 +12,7 @@ from .inputs import Demands, Input
 from .pass_criteria import least_psnr
 from .piecewise import count_pieces
 from .rounding.expected import network_of
-from .rounding.network import Network
+from .rounding.network import Network, NotMeasuredError
 from .sides.base import Probe
 
 
@@ -61,10 +61,22 @@ class Setup:
             return "tile"
         return None
 
-    @cached_property
+    @property
     def network(self) -> Network | None:
-        """The reference's network, by which rounding is measured; None for exported files and engines."""
-        return network_of(self.reference)
+        """The reference's network, by which rounding is measured; None where that is not known (`not_measured`)."""
+        return self._network[0]
+
+    @property
+    def not_measured(self) -> str:
+        """Why rounding cannot be measured; empty where it can."""
+        return self._network[1]
+
+    @cached_property
+    def _network(self) -> tuple[Network | None, str]:
+        try:
+            return network_of(self.reference), ""
+        except NotMeasuredError as error:
+            return None, str(error)
 
     def k_of(self, probe: Probe) -> int | None:
         """Return the k for the probe's `run`."""

@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...runtime.backends.onnx_file import OnnxFile
 from ..metrics.blocks import BlockValues
 from ..metrics.rounding import RoundingError
 from ..sides.base import BlockInputs, Graphs, Probe
 from ..sides.onnx_probe import OnnxProbe
 from ..sides.torch_probe import TorchProbe
 from .arithmetic import UNIT_ROUNDOFF
-from .network import EXACT, Arithmetic, Network, rms_error
+from .network import EXACT, Arithmetic, Network, NotMeasuredError, rms_error
+from .onnx_network import OnnxNetwork
 from .stored_types import stored_types
 
 #: Orders of summation in which the output is computed: PyTorch's own, and a random one.
@@ -32,11 +34,20 @@ Images = NDArray[np.float32]
 Outputs = dict[str, NDArray[Any]]
 
 
-def network_of(reference: Probe) -> Network | None:
-    """Return the reference's network, to run it in other arithmetic; None for exported files and engines."""
-    if not isinstance(reference, TorchProbe):
-        return None
-    return Network(reference.float32_module(), reference.manifest)
+def network_of(reference: Probe) -> Network:
+    """Return the reference's network, to run it in other arithmetic.
+
+    Raises
+    ------
+    NotMeasuredError
+        It is an engine, or a file with operators that cannot be run in float64.
+    """
+    if isinstance(reference, TorchProbe):
+        return Network(reference.float32_module(), reference.manifest)
+    file = getattr(reference.session, "file", None)
+    if not isinstance(file, OnnxFile):
+        raise NotMeasuredError(f"{reference.name} is an engine, of which only the results are known")
+    return OnnxNetwork(file.path, reference.manifest)
 
 
 def arithmetic_of(probe: Probe) -> Arithmetic:
@@ -45,6 +56,17 @@ def arithmetic_of(probe: Probe) -> Arithmetic:
     if precision == "fp32" or not isinstance(probe, OnnxProbe):
         return Arithmetic(precision)
     return Arithmetic(precision, nodes=stored_types(probe.model))
+
+
+def block_arithmetic(candidate: Probe, reference: Probe) -> Arithmetic:
+    """Return the arithmetic whose rounding blocks may show: the candidate's, or that of a reference in a file if lower.
+
+    The truth has the weights of the reference. If they are rounded to half precision in its file, a candidate that has
+    them in float32 differs from it by half precision's rounding.
+    """
+    own, other = arithmetic_of(candidate), arithmetic_of(reference)
+    lower = UNIT_ROUNDOFF[other.precision] > UNIT_ROUNDOFF[own.precision]
+    return other if lower and not isinstance(reference, TorchProbe) else own
 
 
 class PieceRounding:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ...errors import KeygraphError
+from ...errors import InputError, KeygraphError
 from ...manifest import Manifest
 from ...plugins.torch.operators import graph_observer
 from ...runtime.backends.full_fp32 import full_fp32
@@ -71,6 +71,7 @@ class Network:
     def __init__(self, module: nn.Module, manifest: Manifest | None) -> None:
         self._module = module
         self._manifest = manifest
+        self._takes_k = manifest is not None and manifest.neighbours is not None
 
     def run(
         self,
@@ -110,18 +111,18 @@ class Network:
         NotMeasuredError
             The network does not run in this arithmetic.
         """
-        module, dtype = self._module, torch.float32
-        if arithmetic.precision == "fp64":
-            module, dtype = self._float64, torch.float64
+        module = self._float64 if arithmetic.precision == "fp64" else self._module
         used: list[NDArray[np.int32]] = []
+        with self._instrumented(module, replaced, observe):
+            restored = self._compute(module, arithmetic, inputs, k, graphs, used)
+        return restored, used
 
-        def force(_query: Tensor, _key: Tensor, graph: Tensor) -> Tensor:
-            used.append(graph.numpy() if graphs is None else graphs[len(used)])
-            return torch.from_numpy(used[-1])
-
+    @contextmanager
+    def _instrumented(
+        self, module: nn.Module, replaced: BlockInputs | None, observe: BlockObserver | None
+    ) -> Iterator[None]:
+        """Replace the inputs of blocks and observe blocks, in every run of the module inside the ``with`` block."""
         with ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
-            stack.enter_context(full_fp32())
             if replaced is not None:  # Before they are observed.
                 stack.enter_context(torch_blocks.replaced_inputs(module, replaced))
             if observe is not None:
@@ -129,21 +130,42 @@ class Network:
                 if self._manifest is not None:
                     pattern = block_pattern(self._manifest)
                 stack.enter_context(torch_blocks.observed(module, pattern, observe, copies))
+            yield
+
+    def _compute(
+        self,
+        module: nn.Module,
+        arithmetic: Arithmetic,
+        inputs: Sequence[NDArray[np.float32]],
+        k: int | None,
+        graphs: Graphs | None,
+        used: list[NDArray[np.int32]],
+    ) -> NDArray[Any]:
+        """Run the module; `used` gains the key graphs."""
+
+        def force(_query: Tensor, _key: Tensor, graph: Tensor) -> Tensor:
+            used.append(graph.numpy() if graphs is None else graphs[len(used)])
+            return torch.from_numpy(used[-1])
+
+        dtype = torch.float64 if arithmetic.precision == "fp64" else torch.float32
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(full_fp32())
             token = graph_observer.set(force)
             stack.callback(lambda: graph_observer.reset(token))
             arguments: list[Any] = [
                 torch.from_numpy(np.ascontiguousarray(one)).to(dtype, copy=self._manifest is None) for one in inputs
             ]
-            if self._manifest is not None and self._manifest.neighbours is not None:
+            if self._takes_k:
                 arguments.append(None if k is None else torch.tensor([k], dtype=torch.int64))
             stack.enter_context(_computing(module, arithmetic, long_sums=self._manifest is None))
             try:
                 restored: NDArray[Any] = module(*arguments).numpy()
-            except (RuntimeError, TypeError) as error:  # float32 constants among float64 values, for instance.
+            except (RuntimeError, TypeError, InputError) as error:  # float32 constants among float64, for instance.
                 raise NotMeasuredError(
                     f"the network does not run in {arithmetic.precision}: {_first_line(error)}"
                 ) from error
-        return restored, used
+        return restored
 
     def exact_block(
         self,
