@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,10 +79,20 @@ def _weight(change: Callable[[Tensor, int], Tensor], name: str = "weight") -> Ca
     return plant
 
 
+class Decomposed(TorchDispatchMode):
+    """Take operators apart that consist of others, which inference mode leaves whole, for the modes entered before."""
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operator."""
+        with self:
+            result = operator.decompose(*args, **(kwargs or {}))
+        return operator(*args, **(kwargs or {})) if result is NotImplemented else result
+
+
 class _Wrong(TorchDispatchMode):
     """Move an operator's result towards a wrong one."""
 
-    def __init__(self, operator: Any, wrong: Callable[[Any, list[Any]], Tensor], size: float) -> None:
+    def __init__(self, operator: Any, wrong: Callable[[Any, list[Any]], Any], size: float) -> None:
         super().__init__()
         self._operator, self._wrong, self._size = operator, wrong, size
 
@@ -91,21 +102,24 @@ class _Wrong(TorchDispatchMode):
         if operator is not self._operator:
             return result
         wrong = self._wrong(operator, [*args, *(kwargs or {}).values()])
+        if isinstance(result, tuple):  # A norm returns its statistics as well.
+            return (result[0] + self._size * (wrong[0] - result[0]), *result[1:])
         return result + self._size * (wrong - result)
 
 
-def _operator(operator: Any, wrong: Callable[[Any, list[Any]], Tensor]) -> Callable[[nn.Module, float, int], None]:
+def _operator(operator: Any, wrong: Callable[[Any, list[Any]], Any]) -> Callable[[nn.Module, float, int], None]:
     """Return the fault in an operator, wherever the module calls it."""
 
     def plant(module: nn.Module, size: float, _heads: int) -> None:
-        entered: list[_Wrong] = []
+        entered: list[ExitStack] = []
 
         def enter(*_: Any) -> None:
-            entered.append(_Wrong(operator, wrong, size))
-            entered[-1].__enter__()
+            entered.append(ExitStack())
+            entered[-1].enter_context(_Wrong(operator, wrong, size))
+            entered[-1].enter_context(Decomposed())
 
         def leave(*_: Any) -> None:
-            entered.pop().__exit__(None, None, None)
+            entered.pop().close()
 
         module.register_forward_pre_hook(enter)
         module.register_forward_hook(leave)
@@ -164,11 +178,6 @@ def _dead(weight: Tensor, _heads: int) -> Tensor:
     return weight
 
 
-def _epsilon(module: nn.Module, size: float, _heads: int) -> None:
-    norm: Any = next(one for one in module.modules() if hasattr(one, "eps"))
-    norm.eps += size * 1e-3
-
-
 def _norm_parameter(name: str, value: float) -> Callable[[nn.Module, float, int], None]:
     def plant(module: nn.Module, size: float, _heads: int) -> None:
         for key, parameter in module.named_parameters():
@@ -200,7 +209,11 @@ FAULTS = (
     Fault("one weight doubled", "matrix", _weight(_one_weight)),
     Fault("every weight changed at random", "matrix", _weight(_noise)),
     Fault("one channel dead", "matrix", _weight(_dead)),
-    Fault("epsilon larger by 1e-3", "norm", _epsilon),
+    Fault(
+        "epsilon of 1e-3",
+        "norm",
+        _operator(_aten.native_layer_norm.default, lambda operator, args: operator(*args[:4], 1e-3)),
+    ),
     Fault("norm's weight left out", "norm", _norm_parameter("weight", 1.0)),
     Fault("norm's bias left out", "norm", _norm_parameter("bias", 0.0)),
     Fault("GELU by its tanh form", "gated", _operator(_aten.gelu.default, lambda op, a: op(a[0], approximate="tanh"))),

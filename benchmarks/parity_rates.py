@@ -36,7 +36,7 @@ from keygraph.models.restormer import RestormerConfig
 from keygraph.parity import Comparison, Probe, TorchProbe, compare, open_probe
 from keygraph.parity.pass_criteria import FACTOR
 from keygraph.parity.rounding.arithmetic import ReorderedSums
-from parity_faults import FAULTS, Fault, Places
+from parity_faults import FAULTS, Decomposed, Fault, Places
 from timing import features
 
 # The tests export one network for any weights, too.
@@ -85,7 +85,7 @@ class Reordered(TorchProbe):
 
     def run(self, images: Any, k: int | None, *extras: Any) -> Any:
         """Restore a batch."""
-        with ReorderedSums(7):
+        with ReorderedSums(7), Decomposed():
             return super().run(images, k, *extras)
 
 

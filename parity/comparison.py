@@ -179,7 +179,9 @@ def _conclude(setup: Setup, candidate: Probe, evaluations: Sequence[CandidateEva
         same_weights &= probe.integrity is None or "weights" not in probe.integrity.changed
     if setup.k is not None and not setup.forces_graphs(candidate):
         fused = next(probe for probe in (candidate, reference) if not probe.tells_graphs)
-        notices.append(f"{fused.name} exposes no key graphs: it is judged as run, and near ties count as errors")
+        measured = any(by_rounding(result, setup.at_least) for result in results)
+        ties = "with what near ties explain" if measured else "and near ties count as errors"
+        notices.append(f"{fused.name} exposes no key graphs: it is judged as run, {ties}")
     verdict = judge(results, stages, setup.precisions(candidate), setup.at_least)
     traces = [evaluation.trace for evaluation in evaluations if evaluation.trace is not None]
     blocks = merged([trace.blocks for trace in traces])

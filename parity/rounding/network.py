@@ -38,14 +38,20 @@ class Arithmetic:
         Order of summation: 0 for PyTorch's own, else the seed of a random one.
     nodes
         For half precision: the nodes that a file keeps in FP32 (`stored_types.stored_types`); None for none.
+    unbounded
+        For half precision: whether it has the range of float32, so that nothing overflows.
     """
 
     precision: str
     order: int = 0
     nodes: StoredTypes | None = None
+    unbounded: bool = False
 
 
 EXACT = Arithmetic("fp64")
+
+#: Query and key of a key graph, float64[B, G, M, C] and [B, G, N, C].
+Features = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 class NotMeasuredError(KeygraphError):
@@ -81,6 +87,7 @@ class Network:
         graphs: Graphs | None = None,
         replaced: BlockInputs | None = None,
         observe: BlockObserver | None = None,
+        features: list[Features] | None = None,
     ) -> tuple[NDArray[Any], list[NDArray[np.int32]]]:
         """Restore a batch.
 
@@ -98,6 +105,8 @@ class Network:
             As for `Probe.retrace`; None replaces nothing.
         observe
             Called with each block, as in `Probe.trace`.
+        features
+            Gains the query and key of each key graph.
 
         Returns
         -------
@@ -114,7 +123,7 @@ class Network:
         module = self._float64 if arithmetic.precision == "fp64" else self._module
         used: list[NDArray[np.int32]] = []
         with self._instrumented(module, replaced, observe):
-            restored = self._compute(module, arithmetic, inputs, k, graphs, used)
+            restored = self._compute(module, arithmetic, inputs, k, graphs, used, features)
         return restored, used
 
     @contextmanager
@@ -140,10 +149,13 @@ class Network:
         k: int | None,
         graphs: Graphs | None,
         used: list[NDArray[np.int32]],
+        features: list[Features] | None = None,
     ) -> NDArray[Any]:
         """Run the module; `used` gains the key graphs."""
 
-        def force(_query: Tensor, _key: Tensor, graph: Tensor) -> Tensor:
+        def force(query: Tensor, key: Tensor, graph: Tensor) -> Tensor:
+            if features is not None:
+                features.append((query.double().numpy(), key.double().numpy()))
             used.append(graph.numpy() if graphs is None else graphs[len(used)])
             return torch.from_numpy(used[-1])
 
@@ -239,7 +251,7 @@ def _computing(module: nn.Module, arithmetic: Arithmetic, long_sums: bool) -> It
             def keeps(operator: str) -> bool:
                 return kept is not None and kept.keeps(running[-1], operator)
 
-            stack.enter_context(RoundedStorage(arithmetic.precision, keeps))
+            stack.enter_context(RoundedStorage(arithmetic.precision, keeps, arithmetic.unbounded))
         yield
 
 

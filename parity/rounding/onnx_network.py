@@ -47,7 +47,6 @@ class OnnxNetwork(Network):
     def __init__(self, path: str | os.PathLike[str], manifest: Manifest) -> None:
         self._model = _without_functions(load_onnx(path))
         super().__init__(_module(self._model, TensorProto.FLOAT), manifest)
-        self._pattern = block_pattern(manifest)
         self._takes_k = any(value.name == K_INPUT for value in self._model.graph.input)
 
     def exact_block(
@@ -85,6 +84,9 @@ class OnnxNetwork(Network):
         self, module: nn.Module, replaced: BlockInputs | None, observe: BlockObserver | None
     ) -> Iterator[None]:
         assert isinstance(module, _Module)
+        if observe is None and replaced is None:
+            yield
+            return
         blocks = {block.name: block for block in self._blocks}
         ends: dict[str, list[OnnxBlock]] = {}
         for block in self._blocks:
@@ -109,7 +111,8 @@ class OnnxNetwork(Network):
 
     @cached_property
     def _blocks(self) -> list[OnnxBlock]:
-        return onnx_blocks(self._model, self._pattern)
+        assert self._manifest is not None
+        return onnx_blocks(self._model, block_pattern(self._manifest))
 
     @cached_property
     def _float64(self) -> nn.Module:

@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..metrics.blocks import BlockValues
+from .arithmetic import ten_bits
 from .network import Network, rms_error
 
 _aten = torch.ops.aten
@@ -72,6 +73,14 @@ def _without_bias(operator: Any, args: list[Any]) -> Any:
     return None if args[2] is None else operator(*args[:2], None, *args[3:])
 
 
+def _without_addend(_operator: Any, args: list[Any]) -> Any:
+    """Leave out the smaller operand of a sum: a bias that is added by itself."""
+    first, second, *others = args
+    if others or not isinstance(second, Tensor) or first.shape == second.shape:
+        return None
+    return max((first, second), key=Tensor.numel).clone()
+
+
 def _transposed(weight: Tensor) -> Tensor | None:
     return weight.mT if weight.shape[-1] == weight.shape[-2] else None
 
@@ -106,12 +115,6 @@ def _moved(by: tuple[int, int]) -> Callable[[Tensor], Tensor | None]:
 
 def _rounded(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     return lambda values: values.to(dtype).to(values.dtype)
-
-
-def _ten_bits(values: Tensor) -> Tensor:
-    """Round to TensorFloat-32: 10 bits after the first, the range of float32."""
-    bits = values.float().contiguous().view(torch.int32)
-    return ((bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF).view(torch.float32).to(values.dtype)
 
 
 def _factors(change: Callable[[Tensor], Tensor], both: bool) -> Fault:
@@ -155,6 +158,7 @@ SUSPECTS = (
     Suspect("heads in reverse order", (_ATTENTION,), _heads(lambda heads: heads.flip(-2))),
     Suspect("heads and their channels exchanged", (_ATTENTION,), _heads(lambda heads: heads.mT)),
     Suspect("no bias", (_aten.addmm.default, _aten.convolution.default), _without_bias),
+    Suspect("no bias", (_aten.add.Tensor,), _without_addend),
     Suspect("a transposed weight", (_aten.addmm.default,), _replace(2, _transposed)),
     Suspect("a transposed weight", (_aten.mm.default,), _replace(1, _transposed)),
     *(
@@ -169,7 +173,7 @@ SUSPECTS = (
     *(Suspect(f"padding of mode {mode}", _CONVOLUTION, _padded(mode)) for mode in ("reflect", "replicate", "circular")),
     Suspect("weights in fp16", _PRODUCTS, _factors(_rounded(torch.float16), False)),
     Suspect("weights in bf16", _PRODUCTS, _factors(_rounded(torch.bfloat16), False)),
-    Suspect("products in TF32", _PRODUCTS, _factors(_ten_bits, True)),
+    Suspect("products in TF32", _PRODUCTS, _factors(ten_bits, True)),
     Suspect("products in bf16", _PRODUCTS, _factors(_rounded(torch.bfloat16), True)),
 )
 
