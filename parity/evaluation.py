@@ -84,7 +84,7 @@ def evaluate_image(
         if setup.forces_graphs(probe):
             same_graphs, stages = run_with_same_graphs(setup, probe, given, step)
             if setup.tile is None and not np.array_equal(output.image, same_graphs[0], equal_nan=True):
-                notices.append("recording the candidate's key graphs changed its output slightly")
+                notices.append(f"{given.name}: recording the candidate's key graphs changed its output slightly")
         trace = None
         if setup.blocks:
             trace = _compare_blocks(setup, probe, given, same_graphs or as_run)
@@ -244,7 +244,8 @@ def _compare_blocks(setup: Setup, candidate: Probe, given: Input, outputs: Pair)
         found = compare_blocks(candidate, setup.reference, inputs, ks, setup.threshold(candidate), network)
     except NotMeasuredError:  # `_with_rounding` says why.
         found = compare_blocks(candidate, setup.reference, inputs, ks, setup.threshold(candidate))
-    found = dataclasses.replace(found, blocks=judge_blocks(found.blocks, setup.at_least))
+    lines = tuple(f"{given.name}: {line}" for line in found.notices)
+    found = dataclasses.replace(found, blocks=judge_blocks(found.blocks, setup.at_least), notices=lines)
     if (height, width) == (given.request.height, given.request.width):
         return found
     where = f"{given.name}: blocks on the {width}x{height} pixels at {left},{top}, where the results differ the most"

@@ -24,6 +24,10 @@ _ATTENTION = torch.ops.keygraph.key_graph_attention.default
 #: A suspect explains a block's error if it leaves less than this fraction of it.
 LEFT = 0.05
 
+#: Of several suspects, the first is named that leaves at most twice what the best one does, or this fraction of what
+#: rounding explains: no scale is also another scale.
+NO_WORSE = 0.01
+
 #: Calls of an operator in one block that are suspected one by one.
 CALLS = 8
 
@@ -171,7 +175,7 @@ SUSPECTS = (
         _replace(1, lambda weight: weight.flip(-2, -1) if weight.shape[-1] > 1 else None),
     ),
     *(Suspect(f"padding of mode {mode}", _CONVOLUTION, _padded(mode)) for mode in ("reflect", "replicate", "circular")),
-    Suspect("weights in fp16", _PRODUCTS, _factors(_rounded(torch.float16), False)),
+    Suspect("weights in fp16 or TF32", _PRODUCTS, _factors(_rounded(torch.float16), False)),
     Suspect("weights in bf16", _PRODUCTS, _factors(_rounded(torch.bfloat16), False)),
     Suspect("products in TF32", _PRODUCTS, _factors(ten_bits, True)),
     Suspect("products in bf16", _PRODUCTS, _factors(_rounded(torch.bfloat16), True)),
@@ -226,7 +230,7 @@ def find_suspect(
     Returns
     -------
     str or None
-        The suspect that leaves the least; None if none explains the error.
+        The suspect that leaves the least, or as good as the least; None if none explains the error.
     """
     block = network.exact_block(candidate.name, candidate.inputs, inputs, k, graphs)
     own = _error(block, candidate, None)
@@ -238,7 +242,10 @@ def find_suspect(
             left = _error(block, candidate, mode)
             if mode.planted and left <= max(explained, LEFT * own):
                 found.append((left, suspect.name))
-    return min(found)[1] if found else None
+    if not found:
+        return None
+    enough = max(2 * min(found)[0], NO_WORSE * explained)
+    return next(name for left, name in found if left <= enough)
 
 
 def _fitted_scale(block: Callable[[], Tensor], candidate: BlockValues) -> Iterator[Suspect]:
