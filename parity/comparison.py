@@ -98,6 +98,7 @@ def compare(
         raise InputError("there is no candidate to compare; give at least one")
     opened = [_open(model, notice) for model in (*models, reference)]
     setup = _set_up(opened[:-1], opened[-1], k, tile, at_least, blocks)
+    setup = dataclasses.replace(setup, from_file=opened[-1] is not reference)
     images = read_inputs(inputs, setup.needs, clean)
     total, steps = sum(setup.steps(image) for image in images), itertools.count(1)
 

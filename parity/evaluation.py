@@ -165,14 +165,15 @@ def _with_rounding(
             suspect = trace.suspect(first.name, FACTOR * first.error.expected)
             blocks = (dataclasses.replace(first, suspect=suspect), *blocks[1:])
         result = dataclasses.replace(result, beyond_rounding=() if setup.at_least is not None else blocks)
-    network = setup.network
-    if network is None:
+    if setup.network is None:
         return result, [f"rounding could not be measured, and a fixed limit decides: {setup.not_measured}"]
     own_graphs = setup.k is not None and not setup.forces_graphs(candidate)
     low, high = setup.needs.manifest.value_range
     found = (high - low) * 10 ** (-result.judged.psnr / 20)
     inputs, place = worst_piece(given, setup.needs, distances(*outputs), TRACED)
-    piece = pieces.setdefault(place, PieceRounding(network, inputs, setup.k_of(setup.reference)))
+    if place not in pieces:
+        pieces[place] = setup.piece(inputs)
+    piece = pieces[place]
     try:
         error = piece.explained(
             found, arithmetic_of(candidate), arithmetic_of(setup.reference), own_graphs, peak=high - low

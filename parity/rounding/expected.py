@@ -6,6 +6,7 @@ from it of the network that stores its tensors in that precision, in two orders 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ from ..sides.torch_probe import TorchProbe
 from .arithmetic import UNIT_ROUNDOFF
 from .network import EXACT, Arithmetic, Features, Network, NotMeasuredError, rms_error
 from .onnx_network import OnnxNetwork
+from .stored_errors import StoredErrors
 from .stored_types import stored_types
 
 #: Orders of summation in which the output is computed: PyTorch's own, and a random one.
@@ -91,10 +93,14 @@ class PieceRounding:
         float32[B, C, H, W]: the images and the extra inputs.
     k
         As for `Probe.run`.
+    stored
+        Errors of earlier runs; None keeps none.
     """
 
-    def __init__(self, network: Network, inputs: Sequence[Images], k: int | None) -> None:
-        self._network, self._inputs, self._k = network, inputs, k
+    def __init__(
+        self, network: Network, inputs: Sequence[Images], k: int | None, stored: StoredErrors | None = None
+    ) -> None:
+        self._network, self._inputs, self._k, self._stored = network, inputs, k, stored
         self._found: list[tuple[tuple[Arithmetic, bool], tuple[float, ...]]] = []
 
     def explained(
@@ -180,7 +186,13 @@ class PieceRounding:
         for known, errors in self._found:
             if known == key:
                 return errors
-        found = measure()
+        arithmetic, ties = key
+        if self._stored is None:
+            found = measure()
+        else:
+            nodes = None if arithmetic.nodes is None else sorted(arithmetic.nodes.items())
+            text = json.dumps([arithmetic.precision, nodes, ties])
+            found = self._stored.remember(text, measure)
         self._found.append((key, found))
         return found
 
