@@ -338,7 +338,7 @@ def plot(records: list[dict[str, Any]], path: Path) -> None:
     """Draw the share of faults that are found against their size, for each network and precision."""
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(PLACES), figsize=(9, 3.6), sharey=True, layout="constrained")
+    figure, axes = pyplot.subplots(1, len(PLACES), figsize=(10.5, 3.6), sharey=True, layout="constrained")
     for axis, network in zip(axes, PLACES, strict=True):
         for (precision, sizes), colour in zip(SIZES.items(), ("#1f77b4", "#d95f02", "#7570b3"), strict=True):
             rows = [r for r in records if {"network": network, "precision": precision}.items() <= r["case"].items()]
@@ -351,8 +351,8 @@ def plot(records: list[dict[str, Any]], path: Path) -> None:
         axis.set_title({"kgt": "KGT", "restormer": "Restormer"}[network], fontsize=10)
         axis.set_xlabel("size of the fault (1: the whole fault)")
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel(f"found, % of {len(FAULTS)} kinds of fault")
-    axes[1].legend(fontsize=7)
+    axes[0].set_ylabel(f"found, % of the kinds of fault")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
     figure.savefig(path, dpi=130)
 
 

@@ -16,8 +16,8 @@ from .results import BlockRounding, Comparison, InputResult, Run, Verdict
 #: (index of the candidate, index of the image) -> reasons of the failure, one line each.
 Failures = dict[tuple[int, int], list[str]]
 
-#: An error of more than this many times the expected error of rounding is no rounding. Correct programs stay below 1.5
-#: times; docs/reference/comparison.md has the measurements.
+#: An error of more than this many times the expected error of rounding is no rounding. Correct programs stay below 3.5
+#: times; docs/measurements/comparison.md has the measurements.
 FACTOR = 4.0
 
 #: As run, near ties move the usual value as well: the median error of a tile may be this many times that of rounding.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,7 @@ class OnnxNetwork(Network):
         The file has operators that cannot be run in float64.
     """
 
-    def __init__(self, path: str | os.PathLike[str], manifest: Manifest) -> None:
+    def __init__(self, path: Path, manifest: Manifest) -> None:
         self._model = _without_functions(load_onnx(path))
         super().__init__(_module(self._model, TensorProto.FLOAT), manifest)
         self._takes_k = any(value.name == K_INPUT for value in self._model.graph.input)

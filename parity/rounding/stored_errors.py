@@ -49,7 +49,7 @@ class StoredErrors:
         digest.update(reference.manifest.to_json().encode())
         digest.update(json.dumps([dict(reference.digests), k, [one.shape for one in inputs]]).encode())
         for one in inputs:
-            digest.update(np.ascontiguousarray(one))
+            digest.update(np.ascontiguousarray(one).data)
         self._inputs = digest.digest()
 
     def remember(self, key: str, measure: Callable[[], Errors]) -> Errors:

@@ -20,12 +20,9 @@ def _packed(call: Call) -> Tensor:
 
 
 def _attention(call: Call) -> Tensor:
-    return key_graph_attention(
-        *(call.tensor(place) for place in range(4)),
-        bias=call.optional(4),
-        scale=call.attribute("scale"),
-        heads=call.attribute("heads") or None,
-    )
+    scale, heads = call.attribute("scale"), call.attribute("heads") or None
+    q, k, v, graph = (call.tensor(place) for place in range(4))
+    return key_graph_attention(q, k, v, graph, call.optional(4), scale, heads)
 
 
 OPERATORS: dict[str, Operator] = {
