@@ -1,336 +1,378 @@
-"""Error rates of ``keygraph compare``: false alarms, and faults of decreasing size that it misses.
+"""Error rates of ``keygraph compare`` under the rule by rounding: faults that it finds and misses, and false alarms.
 
-The networks are small KGTs with random weights (no two equal, in the norms either), one for each seed. Under the rule
-for fp32 the candidate is the exported file with the same weights in ONNX Runtime, under the rule for fp16 the
-checkpoint in half precision; the reference is the checkpoint in PyTorch in float32. Every fault is planted in the
-candidate, in sizes that decrease by factors of ten. A cell of the table says how often it was found, and the PSNR in dB
-that remains without near ties.
+The networks are a small KGT and a small Restormer with random weights. Every kind of fault of `parity_faults.py` is
+planted in one module, in sizes that decrease by factors of ten, in fp32, fp16 and bf16. The candidate in fp32 sums in
+another order than the reference, so that rounding differs as between two programs. False alarms are counted without a
+fault: ONNX Runtime with keygraph's library and with the file's functions, OpenVINO, and PyTorch in half precision.
 
-    python benchmarks/parity_rates.py --output benchmarks/results/parity_rates.json
+Each case is written as soon as it is done, one JSON object a line, and is not repeated by a later run:
+
+    python benchmarks/parity_rates.py --output benchmarks/results/parity_rates.jsonl
+    python benchmarks/parity_rates.py --table --plot docs/images/parity-rates.png
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, cast
-from unittest.mock import patch
+from typing import Any
 
 import numpy as np
 import torch
-from keygraph.instrumentation.key_graphs import Selection
-from keygraph.models import LoadedModel, load_checkpoint
-from keygraph.models.kgt import KGT, KGTConfig
-from keygraph.parity import OnnxProbe, Probe, Run, TorchProbe, compare
-from keygraph.parity.localize.first_divergence import STANDS_OUT
-from keygraph.plugins.torch import key_graph
-from keygraph.plugins.torch.operators import graph_observer
-from keygraph.runtime.tiling.blend import blend
+from keygraph.export import export
+from keygraph.models import LoadedModel, load_checkpoint, save_checkpoint
+from keygraph.models.kgt import KGTConfig
+from keygraph.models.registry import by_name
+from keygraph.models.restormer import RestormerConfig
+from keygraph.parity import Comparison, Probe, TorchProbe, compare, open_probe
+from keygraph.parity.pass_criteria import FACTOR
+from keygraph.parity.rounding.arithmetic import ReorderedSums
+from parity_faults import FAULTS, Decomposed, Fault, Places
 from timing import features
 
 # The tests export one network for any weights, too.
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from tiny_kgt import Reweighted, save_network
 
-CONFIG = KGTConfig(body="columnar", layers=(2, 2, 2), channels=24, heads=3, window=8, k=16, k_trained=(8, 16, 32))
-HEIGHT, WIDTH = 32, 40
-RULES = ("fp32", "fp16")
-SIZES = tuple(10.0**-exponent for exponent in range(7))
+#: Precision -> sizes of a fault; 1 is the whole fault.
+SIZES = {
+    "fp32": tuple(10.0**-exponent for exponent in range(7)),
+    "fp16": tuple(10.0**-exponent for exponent in range(4)),
+    "bf16": tuple(10.0**-exponent for exponent in range(4)),
+}
 
-#: The block whose weights are changed, and the stage whose selection is.
-BLOCK = "body.1.layers.0"
+KGT_CONFIG = KGTConfig(body="columnar", layers=(1, 1), channels=8, heads=2, window=8, k=16, k_trained=(8, 16, 32))
+RESTORMER_CONFIG = RestormerConfig(channels=8, blocks=(1,) * 4, refinement_blocks=1, heads=(1, 2, 2, 4))
 
+#: Sizes of the images without a fault.
+PIXELS = ((16, 24), (32, 32), (40, 56))
 
-@dataclass(frozen=True)
-class Row:
-    """One fault of one size under one rule.
-
-    Attributes
-    ----------
-    fault, size, rule
-        What was planted, and what it was judged by.
-    found, runs
-        How often the verdict was DIFFERENT.
-    psnr
-        The median over the runs of the PSNR in dB without near ties; 200 for equal images.
-    blocks
-        How often the block that has the fault stands out: given the same inputs, its output is `STANDS_OUT` dB further
-        off than that of the usual block; None where no block has it, or blocks were not compared.
-    """
-
-    fault: str
-    size: float
-    rule: str
-    found: int
-    runs: int
-    psnr: float
-    blocks: int | None = None
-
-
-@dataclass(frozen=True)
-class Case:
-    """The correct network of one seed, and the image to compare it on."""
-
-    seed: int
-    checkpoint: Path
-    export: Reweighted
-    folder: Path
-
-    @property
-    def image(self) -> np.ndarray:
-        """Noise, which is texture everywhere."""
-        return np.random.default_rng(self.seed).random((HEIGHT, WIDTH, 3), np.float32)
-
-    @property
-    def model(self) -> LoadedModel:
-        """The network, loaded from the checkpoint."""
-        return load_checkpoint(self.checkpoint)
-
-    def candidate(self, rule: str, change: Callable[[KGT], None] = lambda _network: None) -> Probe:
-        """Return the side that is judged, after `change` has modified its network."""
-        model = self.model
-        with torch.no_grad():
-            change(cast(KGT, model.module))
-        if rule == "fp16":
-            return TorchProbe(model, "fp16")
-        path = self.folder / "candidate.onnx"
-        self.export.write(path, model)
-        return OnnxProbe(path)
-
-
-def one_weight(network: KGT, size: float) -> None:
-    """Change the largest weight of a layer."""
-    weights = network.get_parameter(f"{BLOCK}.ffn.expand.weight").view(-1)
-    weights[weights.abs().argmax()] *= 1 + size
-
-
-def one_block(network: KGT, size: float) -> None:
-    """Change every weight of a block at random, as a lower precision does."""
-    random = torch.Generator().manual_seed(0)
-    for tensor in network.get_submodule(BLOCK).parameters():
-        tensor.mul_(1 + size * torch.randn(tensor.shape, generator=random))
-
-
-def epsilon(network: KGT, size: float) -> None:
-    """Add to the epsilon of a norm, which is 1e-5."""
-    norm = cast(torch.nn.LayerNorm, network.get_submodule(f"{BLOCK}.norm1"))
-    norm.eps += size
-
-
-def bias(network: KGT, size: float) -> None:
-    """Leave out a part of a bias."""
-    network.get_parameter(f"{BLOCK}.ffn.reduce.bias").mul_(1 - size)
-
-
-#: Faults of the arithmetic, with what their size is.
-CHANGES: dict[str, Callable[[KGT, float], None]] = {
-    "the largest weight of a layer: of itself": one_weight,
-    "every weight of a block, at random: of itself": one_block,
-    "epsilon of a LayerNorm: added": epsilon,
-    "bias left out: part of it": bias,
+PLACES = {
+    "kgt": Places(
+        square="body.1.layers.0.attention.project",
+        kernel="body.1.conv",
+        matrix="body.1.layers.0.ffn.reduce",
+        biased="body.1.layers.0.ffn.expand",
+        norm="body.1.layers.0.norm1",
+        gated="body.1.layers.0.ffn",
+        qkv="body.1.layers.0.attention.qkv",
+        heads=2,
+    ),
+    "restormer": Places(
+        square="encoder_level2.0.attn.project_out",
+        kernel="encoder_level2.0.ffn.dwconv",
+        matrix="encoder_level2.0.ffn.project_out",
+        biased="",
+        norm="encoder_level2.0.norm1",
+        gated="encoder_level2.0.ffn",
+        qkv="encoder_level2.0.attn.qkv",
+        heads=2,
+    ),
 }
 
 
-class Flipping(TorchProbe):
-    """A side whose first stage takes the (k+1)-th instead of the k-th neighbour, in one row of every `every`."""
-
-    def __init__(self, model: LoadedModel, precision: str, every: int) -> None:
-        super().__init__(model, precision)
-        self._every = every
+class Reordered(TorchProbe):
+    """A checkpoint in PyTorch that sums in another order, as another program does."""
 
     def run(self, images: Any, k: int | None, *extras: Any) -> Any:
-        """Run one batch, as `Probe.run`."""
-        return self.record(images, k, *extras)[0]
-
-    def record(self, images: Any, k: int | None, *extras: Any) -> tuple[Any, list[Selection]]:
-        """Run one batch and record the selections, as `Probe.record`."""
-        selections: list[Selection] = []
-
-        def observe(query: torch.Tensor, key: torch.Tensor, graph: torch.Tensor) -> torch.Tensor:
-            used = graph if selections else self._flipped(query, key, graph)
-            name = f"body.{len(selections)}"
-            selections.append(Selection(name, query.float().numpy(), key.float().numpy(), used.numpy()))
-            return used
-
-        with observing(observe):
-            return self.session.run(images, k, *extras), selections
-
-    def _flipped(self, query: torch.Tensor, key: torch.Tensor, graph: torch.Tensor) -> torch.Tensor:
-        with observing(None):
-            more, fewer = (key_graph(query, key, torch.tensor([CONFIG.k + one])) for one in (1, -1))
-        rows = torch.arange(graph[..., :1].numel()).reshape(graph[..., :1].shape)
-        return torch.where(rows % self._every == 0, fewer | (more & ~graph), graph)
+        """Restore a batch."""
+        with ReorderedSums(7), Decomposed():
+            return super().run(images, k, *extras)
 
 
-@contextmanager
-def observing(observer: Any) -> Iterator[None]:
-    """Make every `key_graph` inside the ``with`` block call this function."""
-    token = graph_observer.set(observer)
-    try:
-        yield
-    finally:
-        graph_observer.reset(token)
+@dataclass(frozen=True)
+class Networks:
+    """Networks with random weights, and files of them.
+
+    Attributes
+    ----------
+    folder
+        Where they are written.
+    """
+
+    folder: Path
+
+    @cached_property
+    def _kgt(self) -> Reweighted:
+        return Reweighted(self.folder, KGT_CONFIG)
+
+    def checkpoint(self, network: str, seed: int) -> Path:
+        """Return a checkpoint; it is written once."""
+        path = self.folder / f"{network}-{seed}.ckpt"
+        if path.exists():
+            return path
+        if network == "kgt":
+            return save_network(path, KGT_CONFIG, seed=seed)
+        torch.manual_seed(seed)
+        module = by_name("restormer").build(RESTORMER_CONFIG)
+        with torch.no_grad():
+            for parameter in module.parameters():  # As after training, no two are equal, not even those of norms.
+                parameter.add_(0.02 * torch.randn_like(parameter))
+        save_checkpoint(path, module)
+        return path
+
+    def file(self, network: str, seed: int, precision: str) -> Path:
+        """Return the exported file; it is written once."""
+        path = self.folder / f"{network}-{seed}-{precision}.onnx"
+        if not path.exists():
+            model = load_checkpoint(self.checkpoint(network, seed))
+            if network == "kgt" and precision == "fp32":
+                self._kgt.write(path, model)
+            else:
+                export(model, path, verification=False, precision=precision)
+        return path
+
+    def load(self, network: str, seed: int) -> LoadedModel:
+        """Load a checkpoint."""
+        return load_checkpoint(self.checkpoint(network, seed))
 
 
-def flipped(size: float, case: Case, rule: str) -> Run:
-    """Plant the (k+1)-th instead of the k-th neighbour in a part of the rows.
+def picture(height: int, width: int, seed: int) -> Any:
+    """Return noise, which is texture everywhere; every third time a smooth image, or a nearly flat one."""
+    random = np.random.default_rng(seed)
+    noise = random.random((height, width, 3), np.float32)
+    ramp = np.linspace(0, 1, width, dtype=np.float32)[None, :, None] * np.ones((height, 1, 3), np.float32)
+    return (noise, 0.9 * ramp + 0.05 * noise, 0.5 + 0.004 * noise)[seed % 3]
+
+
+def _numbers(comparison: Comparison) -> dict[str, Any]:
+    (result,) = comparison.inputs
+    blocks = [block.rounding.times for block in comparison.blocks if block.rounding is not None]
+    return {
+        "good": comparison.verdict.good,
+        "image": None if result.rounding is None else _finite(result.rounding.times),
+        "spread": None if result.rounding is None else _finite(result.rounding.spread),
+        "worst": _finite(max(blocks, default=math.nan)),
+        "reasons": [] if comparison.verdict.good else list(comparison.verdict.reasons)[:2],
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def with_fault(networks: Networks, network: str, precision: str, fault: Fault, size: float, seed: int) -> Any:
+    """Compare a network that has a fault.
 
     Parameters
     ----------
-    case
-        The network.
-    size
-        Which part of the rows.
-    rule
-        ``"fp32"`` or ``"fp16"``.
+    networks, network, seed
+        Which network.
+    precision
+        Of the candidate.
+    fault, size
+        What is planted.
     """
-    return compare(Flipping(case.model, rule, round(1 / size)), TorchProbe(case.model), [case.image])
+    places, model = PLACES[network], networks.load(network, seed)
+    place = getattr(places, fault.place)
+    fault.plant(model.module.get_submodule(place), size, places.heads)
+    candidate = Reordered(model) if precision == "fp32" else TorchProbe(model, precision)
+    reference = TorchProbe(networks.load(network, seed))
+    (comparison,) = compare(candidate, reference, [picture(24, 32, 3 * seed)], blocks=True).comparisons
+    accused = comparison.inputs[0].beyond_rounding
+    around = [block for block in comparison.blocks if block.rounding is not None and _contains(block.name, place)]
+    effect = max((block.rounding.times for block in around if block.rounding is not None), default=math.nan)
+    return _numbers(comparison) | {
+        "place": place,
+        "effect": _finite(effect),
+        "accused": accused[0].name if accused else None,
+        "named": bool(accused) and _contains(accused[0].name, place),
+        "suspect": accused[0].suspect if accused else None,
+    }
 
 
-def pasted_beside(size: float, case: Case, rule: str) -> Run:
-    """Plant a tile that is one pixel off, in an image with a texture of this contrast.
+def _contains(block: str, place: str) -> bool:
+    return place == block or place.startswith(f"{block}.")
+
+
+#: How a correct candidate runs -> (its precision, the side).
+_CORRECT: dict[str, tuple[str, Callable[[Networks, str, int], Probe]]] = {
+    "ONNX Runtime": ("fp32", lambda n, name, seed: open_probe(n.file(name, seed, "fp32"))),
+    "ONNX Runtime, functions": ("fp32", lambda n, name, seed: open_probe(f"{n.file(name, seed, 'fp32')}@functions")),
+    "OpenVINO": ("fp32", lambda n, name, seed: open_probe(f"{n.file(name, seed, 'fp32')}@openvino")),
+    "PyTorch, other order": ("fp32", lambda n, name, seed: Reordered(n.load(name, seed))),
+    "PyTorch fp16": ("fp16", lambda n, name, seed: TorchProbe(n.load(name, seed), "fp16")),
+    "PyTorch bf16": ("bf16", lambda n, name, seed: TorchProbe(n.load(name, seed), "bf16")),
+    "ONNX Runtime fp16": ("fp16", lambda n, name, seed: open_probe(n.file(name, 0, "fp16"))),
+}
+
+
+def without_fault(networks: Networks, network: str, way: str, pixels: tuple[int, int], seed: int) -> Any:
+    """Compare a network that is right.
 
     Parameters
     ----------
-    case
-        The network.
-    size
-        Contrast of the texture.
-    rule
-        ``"fp32"`` or ``"fp16"``.
+    networks, network, seed
+        Which network, and which image.
+    way
+        Key of `_CORRECT`.
+    pixels
+        Height and width.
     """
-    texture = np.random.default_rng(case.seed).random((64, 80, 3), np.float32) - 0.5
-    image, images = (0.5 + size * texture).astype(np.float32), 0
-
-    def pasted(plan: Any, restored: Any, scale: int = 1) -> Any:
-        nonlocal images
-        images += 1
-        if images == 1:  # The reference's.
-            return blend(plan, restored, scale)
-        return blend(plan, (np.roll(one, 1, -1) if i == 5 else one for i, one in enumerate(restored)), scale)
-
-    with patch("keygraph.runtime.tiling.run.blend", pasted):
-        return compare(case.candidate(rule), TorchProbe(case.model), [image], tile=32)
+    # An export takes long, so networks that need one are few, with more images each.
+    own = 0 if way == "ONNX Runtime fp16" else seed % 3 if network == "restormer" else seed
+    candidate = _CORRECT[way][1](networks, network, own)
+    reference = TorchProbe(networks.load(network, own))
+    (comparison,) = compare(candidate, reference, [picture(*pixels, seed)], blocks=candidate.tells_blocks).comparisons
+    return _numbers(comparison)
 
 
-def changed(change: Callable[[KGT, float], None], size: float, case: Case, rule: str) -> Run:
-    """Plant a fault of the arithmetic.
-
-    Parameters
-    ----------
-    case
-        The network.
-    change
-        A value of `CHANGES`.
-    size
-        How large the fault is.
-    rule
-        ``"fp32"`` or ``"fp16"``.
-    """
-    candidate = case.candidate(rule, lambda network: change(network, size))
-    return compare(candidate, TorchProbe(case.model), [case.image], blocks=rule == "fp32")
-
-
-def faults() -> Iterator[tuple[str, float, Callable[[Case, str], Run]]]:
-    """Yield every fault in all its sizes, with the function that plants it."""
-    for name, change in CHANGES.items():
-        for size in SIZES:
-            yield name, size, partial(changed, change, size)
-    for size in SIZES[:4]:
-        yield "(k+1)-th for k-th neighbour: part of the rows", size, partial(flipped, size)
-    for size in SIZES[:6]:
-        yield "a tile one pixel off: contrast of the texture", size, partial(pasted_beside, size)
+def cases(networks: Networks, seeds: int) -> Iterator[tuple[dict[str, Any], Callable[[], Any]]]:
+    """Yield every case: what it is, and the function that measures it."""
+    for seed in range(seeds):
+        for network in PLACES:
+            for way, (precision, _) in _CORRECT.items():
+                pixels = PIXELS[seed % len(PIXELS)]
+                case = {"network": network, "precision": precision, "way": way, "seed": seed, "pixels": list(pixels)}
+                yield case, partial(without_fault, networks, network, way, pixels, seed)
+        if seed:
+            continue
+        for network, places in PLACES.items():
+            for precision, sizes in SIZES.items():
+                for fault in FAULTS:
+                    for size in sizes if getattr(places, fault.place) else ():
+                        case = {"network": network, "precision": precision, "fault": fault.name, "size": size}
+                        yield case, partial(with_fault, networks, network, precision, fault, size, seed)
 
 
-def measure(name: str, size: float, rule: str, runs: list[Run]) -> Row:
-    """Summarize the runs with one fault.
-
-    Parameters
-    ----------
-    name, size
-        The fault.
-    rule
-        ``"fp32"`` or ``"fp16"``.
-    runs
-        The comparisons.
-    """
-    results = [run.comparisons[0].inputs[0].judged.psnr for run in runs]
-    levels = [200.0 if math.isinf(level) else level for level in results]
-    blocks = None
-    if any(run.comparisons[0].blocks for run in runs):
-        blocks = sum(map(stands_out, runs))
-    found = sum(not run.good for run in runs)
-    return Row(name, size, rule, found, len(runs), round(statistics.median(levels), 1), blocks)
+def measure(output: Path, seeds: int) -> None:
+    """Run all cases that the file does not hold yet, and add each to it."""
+    done = {_key(record["case"]) for record in read(output)}
+    with tempfile.TemporaryDirectory() as name, output.open("a", encoding="utf-8") as file:
+        for case, run in cases(Networks(Path(name)), seeds):
+            if _key(case) not in done:
+                file.write("\n" + json.dumps({"case": case, **run()}))
+                file.flush()
 
 
-def stands_out(run: Run) -> bool:
-    """Return whether the block with the fault differs more by itself than the usual block."""
-    alone = {block.name: min(block.alone, 200.0) for block in run.comparisons[0].blocks if not math.isnan(block.alone)}
-    worst = min(alone, key=lambda name: alone[name])
-    return worst.startswith(BLOCK) and alone[worst] < statistics.median(alone.values()) - STANDS_OUT
+def read(output: Path) -> list[dict[str, Any]]:
+    """Return the cases of a file; a line that was cut short is left out."""
+    if not output.exists():
+        return []
+    lines = output.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def table(rows: list[Row]) -> str:
-    """Return a Markdown table with a line for each fault and rule, and for each size how often it was found."""
-    lines = [f"| fault: size | rule | {' | '.join(f'{size:g}' for size in SIZES)} |", "|---" * (len(SIZES) + 2) + "|"]
-    for name in dict.fromkeys(row.fault for row in rows):
-        for rule in RULES:
-            cells = {row.size: _cell(row) for row in rows if (row.fault, row.rule) == (name, rule)}
-            lines.append(f"| {name} | {rule} | {' | '.join(cells.get(size, '') for size in SIZES)} |")
+def _key(case: dict[str, Any]) -> str:
+    return json.dumps(case, sort_keys=True)
+
+
+def false_alarms(records: list[dict[str, Any]]) -> str:
+    """Return a Markdown table of the cases without a fault."""
+    lines = ["| candidate | runs | alarms | image, at most | worst block | spread of orders |", "|---" * 6 + "|"]
+    for way in _CORRECT:
+        rows = [record for record in records if record["case"].get("way") == way]
+        if rows:
+            numbers = [max((row[name] for row in rows if row[name] is not None), default=None) for name in _WORST]
+            alarms = sum(not row["good"] for row in rows)
+            cells = " | ".join("" if number is None else f"{number:.2f}" for number in numbers)
+            lines.append(f"| {way} | {len(rows)} | {alarms} | {cells} |")
     return "\n".join(lines)
 
 
-def _cell(row: Row) -> str:
-    level = "equal" if row.psnr == 200 else f"{row.psnr:.0f} dB"
-    return f"{row.found}/{row.runs} {level}" + (f" ({row.blocks}/{row.runs})" if row.blocks is not None else "")
+_WORST = ("image", "worst", "spread")
+
+
+def found_faults(records: list[dict[str, Any]]) -> str:
+    """Return a Markdown table: for each kind of fault, the smallest size that is found, and what is named."""
+    lines = [
+        "| fault | fp32 KGT | fp32 Restormer | fp16 KGT | fp16 Restormer | bf16 KGT | bf16 Restormer | named as |",
+        "|---" * 8 + "|",
+    ]
+    for fault in FAULTS:
+        cells = [_smallest(_of(records, fault.name, precision, network)) for precision in SIZES for network in PLACES]
+        whole = [row for row in _of(records, fault.name, "fp32", None) if row["case"]["size"] == 1]
+        suspects = dict.fromkeys(row["suspect"] for row in whole if row["suspect"])
+        lines.append(f"| {fault.name} | {' | '.join(cells)} | {'; '.join(suspects)} |")
+    return "\n".join(lines)
+
+
+def _of(records: list[dict[str, Any]], fault: str, precision: str, network: str | None) -> list[dict[str, Any]]:
+    wanted = {"fault": fault, "precision": precision, **({} if network is None else {"network": network})}
+    return [record for record in records if wanted.items() <= record["case"].items()]
+
+
+def _smallest(rows: list[dict[str, Any]]) -> str:
+    """Return the smallest size from which on every larger one is found, with the effect of the largest in its block."""
+    if not rows:
+        return ""
+    rows = sorted(rows, key=lambda row: -row["case"]["size"])
+    found = 0
+    while found < len(rows) and not rows[found]["good"]:
+        found += 1
+    effect = rows[0]["effect"]
+    return (f"{rows[found - 1]['case']['size']:g}" if found else "none") + (f" ({effect:,.0f})" if effect else "")
+
+
+def rates(records: list[dict[str, Any]]) -> str:
+    """Return a Markdown table: what is found of the faults, by their effect in their block in multiples of rounding."""
+    limits = (0, 1, 2, FACTOR, 8, 16, 100, math.inf)
+    lines = ["| effect | faults | found | right block | found without blocks |", "|---" * 5 + "|"]
+    for low, high in itertools.pairwise(limits):
+        rows = [row for row in records if row.get("effect") is not None and low <= row["effect"] < high]
+        if rows:
+            counts = [sum(map(test, rows)) for test in (_found, lambda row: row["named"], _found_in_image)]
+            name = f"{low:g} to {high:g}" if high < math.inf else f"from {low:g}"
+            lines.append(f"| {name} | {len(rows)} | {' | '.join(f'{count}' for count in counts)} |")
+    return "\n".join(lines)
+
+
+def _found(row: dict[str, Any]) -> bool:
+    return not row["good"]
+
+
+def _found_in_image(row: dict[str, Any]) -> bool:
+    return row["image"] is None or row["image"] > FACTOR
+
+
+def plot(records: list[dict[str, Any]], path: Path) -> None:
+    """Draw the share of faults that are found against their size, for each network and precision."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(PLACES), figsize=(10.5, 3.6), sharey=True, layout="constrained")
+    for axis, network in zip(axes, PLACES, strict=True):
+        for (precision, sizes), colour in zip(SIZES.items(), ("#1f77b4", "#d95f02", "#7570b3"), strict=True):
+            rows = [r for r in records if {"network": network, "precision": precision}.items() <= r["case"].items()]
+            for test, style, words in ((_found, "-", "with blocks"), (_found_in_image, ":", "image alone")):
+                by_size = [[r for r in rows if r["case"].get("size") == size] for size in sizes]
+                shares = [statistics.mean(map(test, found)) for found in by_size if found]
+                known = [size for size, found in zip(sizes, by_size, strict=True) if found]
+                axis.plot(known, [100 * one for one in shares], style, color=colour, label=f"{precision}, {words}")
+        axis.set_xscale("log")
+        axis.set_title({"kgt": "KGT", "restormer": "Restormer"}[network], fontsize=10)
+        axis.set_xlabel("size of the fault (1: the whole fault)")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel(f"found, % of the kinds of fault")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    figure.savefig(path, dpi=130)
 
 
 def main() -> None:
     """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=50, help="networks without a fault")
-    parser.add_argument("--runs", type=int, default=5, help="networks for each fault and size")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "parity_rates.json")
+    parser.add_argument("--seeds", type=int, default=24, help="networks or images without a fault, for each way to run")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "parity_rates.jsonl")
+    parser.add_argument("--table", action="store_true", help="print what the file holds, and measure nothing")
+    parser.add_argument("--plot", type=Path, help="draw what the file holds; needs matplotlib")
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        export = Reweighted(folder, CONFIG)
-        cases = [
-            Case(seed, save_network(folder / f"{seed}.ckpt", CONFIG, seed=seed), export, folder)
-            for seed in range(max(options.seeds, options.runs))
-        ]
-        alarms = []
-        for rule in RULES:
-            runs = [
-                compare(case.candidate(rule), TorchProbe(case.model), [case.image]) for case in cases[: options.seeds]
-            ]
-            levels = [run.comparisons[0].inputs[0].judged.psnr for run in runs]
-            typical = [run.comparisons[0].inputs[0].typical for run in runs]
-            without = measure("none", 0.0, rule, runs)
-            alarms.append(asdict(without) | {"least": round(min(levels), 1), "typical_least": round(min(typical), 1)})
-            print(f"{rule}: {without.found} alarms in {len(runs)} networks without a fault; the least is", end=" ")
-            print(
-                f"{min(levels):.1f} dB without near ties, {min(typical):.1f} dB for half of a tile as run", flush=True
-            )
-        rows = []
-        for fault, size, plant in faults():
-            for rule in RULES:
-                rows.append(measure(fault, size, rule, [plant(case, rule) for case in cases[: options.runs]]))
-                print(rows[-1], file=sys.stderr, flush=True)
-    print(table(rows))
-    record = {"features": features(torch.get_num_threads()), "without": alarms, "rows": [asdict(row) for row in rows]}
-    options.output.write_text(json.dumps(record, indent=1))
+    if not options.table:
+        print(features(torch.get_num_threads()), file=sys.stderr)
+        measure(options.output, options.seeds)
+    records = read(options.output)
+    print(false_alarms(records), found_faults(records), rates(records), sep="\n\n")
+    if options.plot is not None:
+        plot(records, options.plot)
 
 
 if __name__ == "__main__":

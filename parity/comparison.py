@@ -98,6 +98,7 @@ def compare(
         raise InputError("there is no candidate to compare; give at least one")
     opened = [_open(model, notice) for model in (*models, reference)]
     setup = _set_up(opened[:-1], opened[-1], k, tile, at_least, blocks)
+    setup = dataclasses.replace(setup, from_file=opened[-1] is not reference)
     images = read_inputs(inputs, setup.needs, clean)
     total, steps = sum(setup.steps(image) for image in images), itertools.count(1)
 
@@ -179,7 +180,9 @@ def _conclude(setup: Setup, candidate: Probe, evaluations: Sequence[CandidateEva
         same_weights &= probe.integrity is None or "weights" not in probe.integrity.changed
     if setup.k is not None and not setup.forces_graphs(candidate):
         fused = next(probe for probe in (candidate, reference) if not probe.tells_graphs)
-        notices.append(f"{fused.name} exposes no key graphs: it is judged as run, and near ties count as errors")
+        measured = any(by_rounding(result, setup.at_least) for result in results)
+        ties = "with what near ties explain" if measured else "and near ties count as errors"
+        notices.append(f"{fused.name} exposes no key graphs: it is judged as run, {ties}")
     verdict = judge(results, stages, setup.precisions(candidate), setup.at_least)
     traces = [evaluation.trace for evaluation in evaluations if evaluation.trace is not None]
     blocks = merged([trace.blocks for trace in traces])

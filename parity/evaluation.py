@@ -19,7 +19,7 @@ from .localize.error_patterns import Cause, diagnose
 from .localize.tile_regions import tile_regions
 from .metrics.image import difference, median_tile_error
 from .metrics.selection import StageAgreement
-from .pass_criteria import FACTOR, judge, judge_blocks, rounding_note
+from .pass_criteria import FACTOR, judge, judge_blocks, limit_of, rounding_note
 from .piecewise import TRACED, distances, plan_of_pieces, worst_piece
 from .results import BlockRounding, CleanPsnr, ComparedImage, InputResult
 from .rounding.expected import PieceRounding, arithmetic_of
@@ -84,14 +84,15 @@ def evaluate_image(
         if setup.forces_graphs(probe):
             same_graphs, stages = run_with_same_graphs(setup, probe, given, step)
             if setup.tile is None and not np.array_equal(output.image, same_graphs[0], equal_nan=True):
-                notices.append("recording the candidate's key graphs changed its output slightly")
+                notices.append(f"{given.name}: recording the candidate's key graphs changed its output slightly")
         trace = None
         if setup.blocks:
             trace = _compare_blocks(setup, probe, given, same_graphs or as_run)
             notices += trace.notices
             step()
         result = _measure(setup, given, as_run, same_graphs, stages)
-        result, lines = _with_rounding(setup, probe, given, result, same_graphs or as_run, trace, pieces)
+        other_tiles = same_graphs is None and output.plan != reference.plan
+        result, lines = _with_rounding(setup, probe, given, result, same_graphs or as_run, trace, pieces, other_tiles)
         notices += lines
         result = _with_tile_metrics(
             setup, probe, given, result, as_run, same_graphs, reference.plan, output.plan == reference.plan
@@ -131,6 +132,7 @@ def _with_rounding(
     outputs: Pair,
     trace: BlockTrace | None,
     pieces: dict[Place, PieceRounding],
+    other_tiles: bool,
 ) -> tuple[InputResult, list[str]]:
     """Add what rounding explains of the error, measured on the piece where the outputs differ most.
 
@@ -146,6 +148,8 @@ def _with_rounding(
         The blocks; None unless requested.
     pieces
         Pieces of this image that were measured before, by their place; gains those that are measured now.
+    other_tiles
+        Whether the sides cut the image into different tiles, so that the effect of tiles is a part of the difference.
 
     Returns
     -------
@@ -161,24 +165,31 @@ def _with_rounding(
             suspect = trace.suspect(first.name, FACTOR * first.error.expected)
             blocks = (dataclasses.replace(first, suspect=suspect), *blocks[1:])
         result = dataclasses.replace(result, beyond_rounding=() if setup.at_least is not None else blocks)
-    network = setup.network
-    if network is None:
-        return result, [
-            f"{setup.reference.name} is no checkpoint, in which rounding can be measured: a fixed limit decides"
-        ]
-    if setup.k is not None and not setup.forces_graphs(candidate):
-        return result, []  # Near ties count as errors, as a notice says.
+    if setup.network is None:
+        return result, [f"rounding could not be measured, and a fixed limit decides: {setup.not_measured}"]
+    own_graphs = setup.k is not None and not setup.forces_graphs(candidate)
     low, high = setup.needs.manifest.value_range
     found = (high - low) * 10 ** (-result.judged.psnr / 20)
     inputs, place = worst_piece(given, setup.needs, distances(*outputs), TRACED)
-    piece = pieces.setdefault(place, PieceRounding(network, inputs, setup.k_of(setup.reference)))
+    if place not in pieces:
+        pieces[place] = setup.piece(inputs)
+    piece = pieces[place]
     try:
-        error = piece.explained(found, arithmetic_of(candidate), arithmetic_of(setup.reference))
+        error = piece.explained(
+            found, arithmetic_of(candidate), arithmetic_of(setup.reference), own_graphs, peak=high - low
+        )
     except NotMeasuredError as failure:
         return result, [f"rounding could not be measured, and a fixed limit decides: {failure}"]
+    lines = []
+    if other_tiles:
+        tilings = [probe.manifest.tiling for probe in (candidate, setup.reference)]
+        known = [one.psnr for one in tilings if one is not None]
+        error = error.with_others("tiling", [(high - low) * 10 ** (-psnr / 20) for psnr in known])
+        if len(known) < len(tilings):
+            lines.append("the effect of tiles is not known of every side: export calibrates the overlap")
     result = dataclasses.replace(result, rounding=error)
     note = rounding_note(result, setup.threshold(candidate), setup.at_least)
-    return result, [] if note is None else [note]
+    return result, lines if note is None else [*lines, note]
 
 
 def _clean_psnr(outputs: Pair, clean: Image, value_range: tuple[float, float]) -> CleanPsnr:
@@ -203,24 +214,21 @@ def _with_tile_metrics(
     """
     manifest = setup.needs.manifest
     cut, unit = (plan_of_pieces(given, setup.needs), "piece") if plan is None else (plan, "tile")
-    if same_graphs is None:
-        pairs = [as_run]
-    elif not same_tiles:
-        pairs = [same_graphs]
-    else:
-        pairs = [same_graphs, as_run]
+    pairs = [as_run] if same_graphs is None else [same_graphs, as_run] if same_tiles else [same_graphs]
+    if setup.k is not None and same_tiles:
         regions = [tile.dominant for tile in tile_regions(cut, manifest.scale, as_run[1].shape[:2])]
         result = dataclasses.replace(result, typical=median_tile_error(*as_run, manifest.value_range, regions))
     if judge([result], result.stages, setup.precisions(candidate), setup.at_least).good:
         return result
     if any(stage.beyond_tolerance for stage in result.stages):
         pairs = pairs[:1]
-    return dataclasses.replace(result, causes=_causes(setup, candidate, pairs, cut, unit))
+    limit = limit_of(result, setup.threshold(candidate), setup.at_least)
+    return dataclasses.replace(result, causes=_causes(setup, limit, pairs, cut, unit))
 
 
-def _causes(setup: Setup, candidate: Probe, pairs: Sequence[Pair], cut: Plan, unit: str) -> tuple[Cause, ...]:
+def _causes(setup: Setup, threshold: float, pairs: Sequence[Pair], cut: Plan, unit: str) -> tuple[Cause, ...]:
     """Diagnose the first pair of outputs in which an error pattern is found."""
-    manifest, threshold = setup.needs.manifest, setup.threshold(candidate)
+    manifest = setup.needs.manifest
     for pair in pairs:
         causes = diagnose(*pair, manifest.value_range, cut, manifest.scale, threshold=threshold, unit=unit)
         if causes:
@@ -237,7 +245,8 @@ def _compare_blocks(setup: Setup, candidate: Probe, given: Input, outputs: Pair)
         found = compare_blocks(candidate, setup.reference, inputs, ks, setup.threshold(candidate), network)
     except NotMeasuredError:  # `_with_rounding` says why.
         found = compare_blocks(candidate, setup.reference, inputs, ks, setup.threshold(candidate))
-    found = dataclasses.replace(found, blocks=judge_blocks(found.blocks, setup.at_least))
+    lines = tuple(f"{given.name}: {line}" for line in found.notices)
+    found = dataclasses.replace(found, blocks=judge_blocks(found.blocks, setup.at_least), notices=lines)
     if (height, width) == (given.request.height, given.request.width):
         return found
     where = f"{given.name}: blocks on the {width}x{height} pixels at {left},{top}, where the results differ the most"

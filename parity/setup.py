@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..runtime.backends.base import exact_model
@@ -11,8 +15,9 @@ from .compatibility import session_k
 from .inputs import Demands, Input
 from .pass_criteria import least_psnr
 from .piecewise import count_pieces
-from .rounding.expected import network_of
-from .rounding.network import Network
+from .rounding.expected import PieceRounding, network_of
+from .rounding.network import Network, NotMeasuredError
+from .rounding.stored_errors import StoredErrors
 from .sides.base import Probe
 
 
@@ -34,6 +39,8 @@ class Setup:
         Lowest PSNR in dB that passes; None for that of the precisions' tolerance.
     blocks
         Whether blocks are compared as well.
+    from_file
+        Whether the reference was opened from its file by this comparison, so that nobody has changed it since.
     """
 
     candidates: tuple[Probe, ...]
@@ -43,6 +50,7 @@ class Setup:
     tile: int | str | None
     at_least: float | None
     blocks: bool
+    from_file: bool = False
 
     @property
     def sides(self) -> tuple[Probe, ...]:
@@ -61,10 +69,35 @@ class Setup:
             return "tile"
         return None
 
-    @cached_property
+    @property
     def network(self) -> Network | None:
-        """The reference's network, by which rounding is measured; None for exported files and engines."""
-        return network_of(self.reference)
+        """The reference's network, by which rounding is measured; None where that is not known (`not_measured`)."""
+        return self._network[0]
+
+    @property
+    def not_measured(self) -> str:
+        """Why rounding cannot be measured; empty where it can."""
+        return self._network[1]
+
+    @cached_property
+    def _network(self) -> tuple[Network | None, str]:
+        try:
+            return network_of(self.reference), ""
+        except NotMeasuredError as error:
+            return None, str(error)
+
+    def piece(self, inputs: Sequence[NDArray[np.float32]]) -> PieceRounding:
+        """Return what measures rounding on a batch; there must be a `network`.
+
+        Parameters
+        ----------
+        inputs
+            float32[B, C, H, W]: the images and the extra inputs.
+        """
+        assert self.network is not None
+        k = self.k_of(self.reference)
+        stored = StoredErrors(self.reference, inputs, k) if self.from_file else None
+        return PieceRounding(self.network, inputs, k, stored)
 
     def k_of(self, probe: Probe) -> int | None:
         """Return the k for the probe's `run`."""

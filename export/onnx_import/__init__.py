@@ -1,15 +1,8 @@
 """Import of an ONNX file that somebody else made, as a PyTorch module: what `export.custom` examines and exports.
 
-Sizes stay Python integers (symbolic ones when `torch.export` traces), so that a file with dynamic sizes gives a program
-with dynamic sizes. The libraries that convert ONNX to PyTorch compute them as tensors, and a trace of those is fixed to
-one size.
-
 ===============  =======================================================================================================
 `file`           Reading and checking the file.
-`network`        The module: it runs the nodes in order, each in the scope of the module that it came from.
-`call`           What an operator's implementation gets: inputs, attributes, opset.
-`numbers`        Operators on sizes and other small constants.
-`operators`      The operators on tensors, a module for each kind.
+`network`        The module, which runs the nodes (`models.onnx_graph`).
 `original`       The file in ONNX Runtime, which the import and the result are verified against.
 `load`           From a file to a `CustomModel`.
 ===============  =======================================================================================================

@@ -6,14 +6,13 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, inliner
 
 from ...errors import InputError, counted, printable
 from ...manifest import METADATA_KEY
+from ...models.onnx_graph.operators import OPERATORS
 from ...runtime.backends.onnx_file import load_onnx
 from ...runtime.companion_files import read_with
-from .operators import OPERATORS
 
 #: Opsets whose operators are imported.
 OPSETS = (11, 22)
@@ -182,18 +181,3 @@ def _sha256(path: Path) -> str:
         while part := file.read(1 << 22):
             digest.update(part)
     return digest.hexdigest()
-
-
-def attributes_of(node: NodeProto) -> dict[str, object]:
-    """Return a node's attributes: numbers, lists, strings, and tensors as arrays."""
-    found: dict[str, object] = {}
-    for one in node.attribute:
-        value = onnx.helper.get_attribute_value(one)
-        if isinstance(value, bytes):
-            value = value.decode("utf-8", "replace")
-        elif isinstance(value, TensorProto):
-            value = onnx.numpy_helper.to_array(value)
-        elif isinstance(value, list | tuple) or hasattr(value, "__iter__"):
-            value = list(value)
-        found[one.name] = value
-    return found

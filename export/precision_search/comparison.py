@@ -13,6 +13,7 @@ from ...manifest import Manifest
 from ...models import LoadedModel, load_checkpoint
 from ...parity import Comparison, PrecisionSearch, Run, Sample, compare
 from ...parity.inputs import demands, read_inputs
+from ...parity.pass_criteria import limit_of
 from ...parity.piecewise import TRACED, distances, worst_piece
 from ...parity.sides.spec import ModelSpec
 from ..calibration_data import CalibrationImage
@@ -118,7 +119,7 @@ class _CandidateSearch:
             self.candidate.precision,
             patterns,
             worst_windows(self.run, self.index),
-            self.comparison.threshold,
+            self._target(),
             self.comparison.k,
             self.progress,
         )
@@ -150,6 +151,11 @@ class _CandidateSearch:
         exact = dataclasses.replace(source, precision="fp32")
         return compare([exact], reference, samples, notice=self.progress, **settings).comparisons[0]
 
+    def _target(self) -> float:
+        """Return the PSNR in dB with which every image passes."""
+        at_least = self.run.settings["at_least"]
+        return max(limit_of(result, self.comparison.threshold, at_least) for result in self.comparison.inputs)
+
     def _current_patterns(self, model: LoadedModel) -> tuple[str, ...]:
         """Return the candidate's FP32 patterns; of a checkpoint in half precision those that an export would use."""
         half = self.candidate.half
@@ -157,9 +163,9 @@ class _CandidateSearch:
 
     def _describe(self, found: SearchResult, source: ModelSpec, requested: Sequence[str]) -> PrecisionSearch:
         """Put a result into words, with the command that exports such a file."""
-        precision, target = self.candidate.precision, self.comparison.threshold
+        precision, target = self.candidate.precision, self._target()
         if found.fp32_patterns is None:
-            return _no_solution(f"the PSNR stays below {target:g} dB even with every block in FP32", found.before)
+            return _no_solution(f"the PSNR stays below {target:.4g} dB even with every block in FP32", found.before)
         own = self.models[self.index].path
         out = source.path.with_suffix(".onnx") if own == source.path else own.with_name(f"{own.stem}-mixed.onnx")
         words = ["keygraph", "export", str(source.path), "-o", str(out), "--precision", precision]
@@ -169,7 +175,7 @@ class _CandidateSearch:
         if found.fp32_patterns:
             text = (
                 f"with {', '.join(found.fp32_patterns)} in FP32 the PSNR rises from {before} to {after} "
-                f"({target:g} dB are needed)"
+                f"({target:.4g} dB are needed)"
             )
         elif self.candidate.half is None:
             text = f"no --keep-fp32 is needed: the blocks that keygraph export keeps in FP32 by default give {before}"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..metrics.blocks import BlockDifference, BlockValues, block_difference, distance
-from ..rounding.expected import arithmetic_of, measure_blocks
+from ..rounding.expected import block_arithmetic, measure_blocks
 from ..rounding.network import Network
 from ..rounding.suspects import find_suspect
 from ..sides.base import Graphs, Probe
@@ -97,7 +97,7 @@ def compare_blocks(
             if same_precision:
                 plain[block.name] = block.output
 
-    own = arithmetic_of(candidate)
+    own = block_arithmetic(candidate, reference)
     same_precision = network is not None and own.precision == reference.manifest.precision == "fp32"
     plain: dict[str, NDArray[Any]] = {}
     reference.retrace(images, ks[1], graphs, replayed, compare_alone, *extras)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,21 @@ class RoundingError:
         RMS of the error of rounding; the largest of several orders of summation.
     spread
         Largest over smallest expected error among the orders of summation; NaN for a single one.
+    beside
+        What `expected` contains beside rounding, in words: ``"near ties"``, ``"tiling"``; empty for nothing.
+    alone
+        The part of `expected` that is rounding; NaN where that is all of it.
+    peak
+        Length of the value range, for PSNRs; NaN for blocks.
     """
 
     precision: str
     found: float
     expected: float
     spread: float = math.nan
+    beside: tuple[str, ...] = ()
+    alone: float = math.nan
+    peak: float = math.nan
 
     @property
     def times(self) -> float:
@@ -33,6 +43,39 @@ class RoundingError:
         if self.found == 0:
             return 0.0
         return self.found / self.expected if self.expected else math.inf
+
+    @property
+    def causes(self) -> str:
+        """What explains the expected error, in words."""
+        *others, last = (f"{self.precision} rounding", *self.beside)
+        return f"{', '.join(others)} and {last}" if others else last
+
+    def psnr(self, times: float = 1.0) -> float:
+        """Return the PSNR in dB of this multiple of the expected error; NaN where it is unknown."""
+        return self._decibels(times * self.expected)
+
+    def psnr_of_rounding(self, times: float = 1.0) -> float:
+        """Return the PSNR in dB of this multiple of the part that is rounding; NaN where it is unknown."""
+        return self._decibels(times * (self.expected if math.isnan(self.alone) else self.alone))
+
+    def _decibels(self, error: float) -> float:
+        return 20 * math.log10(self.peak / error) if error > 0 else math.nan
+
+    def with_others(self, name: str, errors: Sequence[float]) -> RoundingError:
+        """Return the same with further expected errors, which are independent: their squares add up.
+
+        Parameters
+        ----------
+        name
+            What they are, for `beside`.
+        errors
+            RMS, in the units of the values.
+        """
+        if not any(errors):
+            return self
+        alone = self.expected if math.isnan(self.alone) else self.alone
+        expected = math.hypot(self.expected, *errors)
+        return replace(self, expected=expected, alone=alone, beside=(*self.beside, name))
 
     def worse(self, other: RoundingError | None) -> RoundingError:
         """Return whichever is the larger multiple of its expected error."""

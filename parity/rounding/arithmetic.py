@@ -114,11 +114,16 @@ class RoundedStorage(TorchDispatchMode):
     kept_in_fp32
         Called with the name of each operator before it runs (``"native_layer_norm"``); True where its inputs and
         outputs stay in float32.
+    unbounded
+        Round to the bits of float16, but keep the range of float32: nothing overflows.
     """
 
-    def __init__(self, precision: str, kept_in_fp32: Callable[[str], bool]) -> None:
+    def __init__(self, precision: str, kept_in_fp32: Callable[[str], bool], unbounded: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._half = HALF_TYPES[precision]
+        half = HALF_TYPES[precision]
+        self._round: Callable[[Tensor], Tensor] = lambda value: value.to(half).float()
+        if unbounded and precision == "fp16":
+            self._round = ten_bits
         self._kept = kept_in_fp32
 
     def __torch_dispatch__(
@@ -142,7 +147,13 @@ class RoundedStorage(TorchDispatchMode):
         return self._rounded(value) if isinstance(value, Tensor) else value
 
     def _rounded(self, value: Tensor) -> Tensor:
-        return value.to(self._half).float() if value.dtype == torch.float32 else value
+        return self._round(value) if value.dtype == torch.float32 else value
+
+
+def ten_bits(values: Tensor) -> Tensor:
+    """Round to TensorFloat-32: 10 bits after the first as in float16, the range of float32."""
+    bits = values.float().contiguous().view(torch.int32)
+    return ((bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF).view(torch.float32).to(values.dtype)
 
 
 def _tensors(value: Any) -> Sequence[Tensor]:

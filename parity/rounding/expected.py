@@ -6,25 +6,36 @@ from it of the network that stores its tensors in that precision, in two orders 
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from ...plugins.torch import key_graph
+from ...runtime.backends.onnx_file import OnnxFile
 from ..metrics.blocks import BlockValues
 from ..metrics.rounding import RoundingError
 from ..sides.base import BlockInputs, Graphs, Probe
 from ..sides.onnx_probe import OnnxProbe
 from ..sides.torch_probe import TorchProbe
 from .arithmetic import UNIT_ROUNDOFF
-from .network import EXACT, Arithmetic, Network, rms_error
+from .network import EXACT, Arithmetic, Features, Network, NotMeasuredError, rms_error
+from .onnx_network import OnnxNetwork
+from .stored_errors import StoredErrors
 from .stored_types import stored_types
 
 #: Orders of summation in which the output is computed: PyTorch's own, and a random one.
 ORDERS = (0, 1)
+
+#: How much larger the errors of queries and keys are made, to see what near ties do. In half precision many ties flip
+#: in every run; in float32 few do, and which is chance, so that more of them are counted.
+NEAR_TIES = {"fp32": 32.0, "fp16": 4.0, "bf16": 4.0}
 
 Images = NDArray[np.float32]
 
@@ -32,11 +43,21 @@ Images = NDArray[np.float32]
 Outputs = dict[str, NDArray[Any]]
 
 
-def network_of(reference: Probe) -> Network | None:
-    """Return the reference's network, to run it in other arithmetic; None for exported files and engines."""
-    if not isinstance(reference, TorchProbe):
-        return None
-    return Network(reference.float32_module(), reference.manifest)
+def network_of(reference: Probe) -> Network:
+    """Return the reference's network, to run it in other arithmetic.
+
+    Raises
+    ------
+    NotMeasuredError
+        It is an engine, or a file with operators that cannot be run in float64.
+    """
+    if isinstance(reference, TorchProbe):
+        return Network(reference.float32_module(), reference.manifest)
+    session = getattr(reference, "session", None)  # A side of somebody else need not have one.
+    file = getattr(session, "file", None)
+    if not isinstance(file, OnnxFile):
+        raise NotMeasuredError(f"{reference.name} is an engine, of which only the results are known")
+    return OnnxNetwork(file.path, reference.manifest)
 
 
 def arithmetic_of(probe: Probe) -> Arithmetic:
@@ -45,6 +66,17 @@ def arithmetic_of(probe: Probe) -> Arithmetic:
     if precision == "fp32" or not isinstance(probe, OnnxProbe):
         return Arithmetic(precision)
     return Arithmetic(precision, nodes=stored_types(probe.model))
+
+
+def block_arithmetic(candidate: Probe, reference: Probe) -> Arithmetic:
+    """Return the arithmetic whose rounding blocks may show: the candidate's, or that of a reference in a file if lower.
+
+    The truth has the weights of the reference. If they are rounded to half precision in its file, a candidate that has
+    them in float32 differs from it by half precision's rounding.
+    """
+    own, other = arithmetic_of(candidate), arithmetic_of(reference)
+    lower = UNIT_ROUNDOFF[other.precision] > UNIT_ROUNDOFF[own.precision]
+    return other if lower and not isinstance(reference, TorchProbe) else own
 
 
 class PieceRounding:
@@ -61,13 +93,24 @@ class PieceRounding:
         float32[B, C, H, W]: the images and the extra inputs.
     k
         As for `Probe.run`.
+    stored
+        Errors of earlier runs; None keeps none.
     """
 
-    def __init__(self, network: Network, inputs: Sequence[Images], k: int | None) -> None:
-        self._network, self._inputs, self._k = network, inputs, k
-        self._found: list[tuple[Arithmetic, tuple[float, ...]]] = []
+    def __init__(
+        self, network: Network, inputs: Sequence[Images], k: int | None, stored: StoredErrors | None = None
+    ) -> None:
+        self._network, self._inputs, self._k, self._stored = network, inputs, k, stored
+        self._found: list[tuple[tuple[Arithmetic, bool], tuple[float, ...]]] = []
 
-    def explained(self, found: float, candidate: Arithmetic, reference: Arithmetic) -> RoundingError:
+    def explained(
+        self,
+        found: float,
+        candidate: Arithmetic,
+        reference: Arithmetic,
+        own_graphs: bool = False,
+        peak: float = math.nan,
+    ) -> RoundingError:
         """Return how much of the RMS difference between two sides rounding explains.
 
         The errors of two programs are independent, so their squares add up. The error of a reference in float32 is left
@@ -79,31 +122,93 @@ class PieceRounding:
             RMS of the difference.
         candidate, reference
             How the sides compute.
+        own_graphs
+            Whether each side used its own key graphs, so that near ties are a part of the difference.
+        peak
+            See `RoundingError.peak`.
         """
-        errors = [self._errors(candidate)]
+        sides = [candidate]
         if UNIT_ROUNDOFF[reference.precision] >= UNIT_ROUNDOFF[candidate.precision]:
-            errors.append(self._errors(reference))
+            sides.append(reference)
+        errors = [self._errors(side) for side in sides]
+        ties = sum(self._ties(side) ** 2 for side in sides) if own_graphs else 0.0
         lower = max((candidate, reference), key=lambda one: UNIT_ROUNDOFF[one.precision])
-        least, most = (math.sqrt(sum(choose(one) ** 2 for one in errors)) for choose in (min, max))
-        return RoundingError(lower.precision, found, most, most / least if least else math.nan)
+        least, most = (math.sqrt(sum(choose(one) ** 2 for one in errors) + ties) for choose in (min, max))
+        spread = most / least if least else math.nan
+        if not own_graphs:
+            return RoundingError(lower.precision, found, most, spread, peak=peak)
+        alone = math.sqrt(most**2 - ties)
+        return RoundingError(lower.precision, found, most, spread, ("near ties",), alone, peak)
 
     @cached_property
     def _exact(self) -> tuple[NDArray[np.float64], list[NDArray[np.int32]]]:
         return self._network.run(EXACT, self._inputs, self._k)
 
     def _errors(self, arithmetic: Arithmetic) -> tuple[float, ...]:
-        """Return the RMS error of each order of summation."""
-        for known, errors in self._found:
-            if known == arithmetic:
-                return errors
+        """Return the RMS error of each order of summation; if half precision overflows, that of its bits alone."""
+        return self._remember(
+            (arithmetic, False),
+            lambda: self._measured(arithmetic) or self._measured(replace(arithmetic, unbounded=True)),
+        )
+
+    def _measured(self, arithmetic: Arithmetic) -> tuple[float, ...]:
+        """Return the RMS error of each order of summation; empty where one is not finite and might be otherwise."""
         exact, graphs = self._exact
         found = []
         for order in ORDERS:
-            run = Arithmetic(arithmetic.precision, order, arithmetic.nodes)
-            restored, _ = self._network.run(run, self._inputs, self._k, graphs or None)
-            found.append(max(rms_error(restored, exact), one_rounding(exact, arithmetic.precision)))
-        self._found.append((arithmetic, tuple(found)))
+            restored, _ = self._network.run(replace(arithmetic, order=order), self._inputs, self._k, graphs or None)
+            # One NaN makes the maximum NaN.
+            error = float(np.max([rms_error(restored, exact), one_rounding(exact, arithmetic.precision)]))
+            if math.isnan(error) and arithmetic.precision == "fp16" and not arithmetic.unbounded:
+                return ()
+            found.append(error)
         return tuple(found)
+
+    def _ties(self, arithmetic: Arithmetic) -> float:
+        """Return the RMS error of near ties: of selections that `NEAR_TIES` times the rounding decides otherwise."""
+        return self._remember((arithmetic, True), lambda: (self._measured_ties(arithmetic),))[0]
+
+    def _measured_ties(self, arithmetic: Arithmetic) -> float:
+        exact, graphs = self._exact
+        right: list[Features] = []
+        rounded: list[Features] = []
+        self._network.run(EXACT, self._inputs, self._k, graphs, features=right)
+        own = replace(arithmetic, order=ORDERS[-1])
+        self._network.run(own, self._inputs, self._k, graphs, features=rounded)
+        other = [
+            _select(_further(a[0], b[0], arithmetic), _further(a[1], b[1], arithmetic), graph)
+            for a, b, graph in zip(right, rounded, graphs, strict=True)
+        ]
+        restored, _ = self._network.run(EXACT, self._inputs, self._k, other)
+        return rms_error(restored, exact)
+
+    def _remember(self, key: tuple[Arithmetic, bool], measure: Callable[[], tuple[float, ...]]) -> tuple[float, ...]:
+        for known, errors in self._found:
+            if known == key:
+                return errors
+        arithmetic, ties = key
+        if self._stored is None:
+            found = measure()
+        else:
+            nodes = None if arithmetic.nodes is None else sorted(arithmetic.nodes.items())
+            text = json.dumps([arithmetic.precision, nodes, ties])
+            found = self._stored.remember(text, measure)
+        self._found.append((key, found))
+        return found
+
+
+def _further(right: NDArray[np.float64], rounded: NDArray[np.float64], arithmetic: Arithmetic) -> NDArray[np.float64]:
+    """Return features whose distance from the right ones is that of the rounded ones, `NEAR_TIES` times."""
+    further: NDArray[np.float64] = right + NEAR_TIES[arithmetic.precision] * (rounded - right)
+    return further
+
+
+def _select(query: NDArray[np.float64], key: NDArray[np.float64], graph: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return the key graph of these features, with as many neighbours as another one of the same shape."""
+    count = int(np.unpackbits(graph[0, 0, 0].view(np.uint8)).sum())
+    selected = key_graph(torch.from_numpy(query), torch.from_numpy(key), torch.tensor([count]))
+    found: NDArray[np.int32] = selected.numpy()
+    return found
 
 
 def measure_blocks(

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ...errors import KeygraphError
+from ...errors import InputError, KeygraphError
 from ...manifest import Manifest
 from ...plugins.torch.operators import graph_observer
 from ...runtime.backends.full_fp32 import full_fp32
@@ -38,14 +38,20 @@ class Arithmetic:
         Order of summation: 0 for PyTorch's own, else the seed of a random one.
     nodes
         For half precision: the nodes that a file keeps in FP32 (`stored_types.stored_types`); None for none.
+    unbounded
+        For half precision: whether it has the range of float32, so that nothing overflows.
     """
 
     precision: str
     order: int = 0
     nodes: StoredTypes | None = None
+    unbounded: bool = False
 
 
 EXACT = Arithmetic("fp64")
+
+#: Query and key of a key graph, float64[B, G, M, C] and [B, G, N, C].
+Features = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 class NotMeasuredError(KeygraphError):
@@ -71,6 +77,7 @@ class Network:
     def __init__(self, module: nn.Module, manifest: Manifest | None) -> None:
         self._module = module
         self._manifest = manifest
+        self._takes_k = manifest is not None and manifest.neighbours is not None
 
     def run(
         self,
@@ -80,6 +87,7 @@ class Network:
         graphs: Graphs | None = None,
         replaced: BlockInputs | None = None,
         observe: BlockObserver | None = None,
+        features: list[Features] | None = None,
     ) -> tuple[NDArray[Any], list[NDArray[np.int32]]]:
         """Restore a batch.
 
@@ -97,6 +105,8 @@ class Network:
             As for `Probe.retrace`; None replaces nothing.
         observe
             Called with each block, as in `Probe.trace`.
+        features
+            Gains the query and key of each key graph.
 
         Returns
         -------
@@ -110,18 +120,18 @@ class Network:
         NotMeasuredError
             The network does not run in this arithmetic.
         """
-        module, dtype = self._module, torch.float32
-        if arithmetic.precision == "fp64":
-            module, dtype = self._float64, torch.float64
+        module = self._float64 if arithmetic.precision == "fp64" else self._module
         used: list[NDArray[np.int32]] = []
+        with self._instrumented(module, replaced, observe):
+            restored = self._compute(module, arithmetic, inputs, k, graphs, used, features)
+        return restored, used
 
-        def force(_query: Tensor, _key: Tensor, graph: Tensor) -> Tensor:
-            used.append(graph.numpy() if graphs is None else graphs[len(used)])
-            return torch.from_numpy(used[-1])
-
+    @contextmanager
+    def _instrumented(
+        self, module: nn.Module, replaced: BlockInputs | None, observe: BlockObserver | None
+    ) -> Iterator[None]:
+        """Replace the inputs of blocks and observe blocks, in every run of the module inside the ``with`` block."""
         with ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
-            stack.enter_context(full_fp32())
             if replaced is not None:  # Before they are observed.
                 stack.enter_context(torch_blocks.replaced_inputs(module, replaced))
             if observe is not None:
@@ -129,21 +139,45 @@ class Network:
                 if self._manifest is not None:
                     pattern = block_pattern(self._manifest)
                 stack.enter_context(torch_blocks.observed(module, pattern, observe, copies))
+            yield
+
+    def _compute(
+        self,
+        module: nn.Module,
+        arithmetic: Arithmetic,
+        inputs: Sequence[NDArray[np.float32]],
+        k: int | None,
+        graphs: Graphs | None,
+        used: list[NDArray[np.int32]],
+        features: list[Features] | None = None,
+    ) -> NDArray[Any]:
+        """Run the module; `used` gains the key graphs."""
+
+        def force(query: Tensor, key: Tensor, graph: Tensor) -> Tensor:
+            if features is not None:
+                features.append((query.double().numpy(), key.double().numpy()))
+            used.append(graph.numpy() if graphs is None else graphs[len(used)])
+            return torch.from_numpy(used[-1])
+
+        dtype = torch.float64 if arithmetic.precision == "fp64" else torch.float32
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(full_fp32())
             token = graph_observer.set(force)
             stack.callback(lambda: graph_observer.reset(token))
             arguments: list[Any] = [
                 torch.from_numpy(np.ascontiguousarray(one)).to(dtype, copy=self._manifest is None) for one in inputs
             ]
-            if self._manifest is not None and self._manifest.neighbours is not None:
+            if self._takes_k:
                 arguments.append(None if k is None else torch.tensor([k], dtype=torch.int64))
             stack.enter_context(_computing(module, arithmetic, long_sums=self._manifest is None))
             try:
                 restored: NDArray[Any] = module(*arguments).numpy()
-            except (RuntimeError, TypeError) as error:  # float32 constants among float64 values, for instance.
+            except (RuntimeError, TypeError, InputError) as error:  # float32 constants among float64, for instance.
                 raise NotMeasuredError(
                     f"the network does not run in {arithmetic.precision}: {_first_line(error)}"
                 ) from error
-        return restored, used
+        return restored
 
     def exact_block(
         self,
@@ -217,7 +251,7 @@ def _computing(module: nn.Module, arithmetic: Arithmetic, long_sums: bool) -> It
             def keeps(operator: str) -> bool:
                 return kept is not None and kept.keeps(running[-1], operator)
 
-            stack.enter_context(RoundedStorage(arithmetic.precision, keeps))
+            stack.enter_context(RoundedStorage(arithmetic.precision, keeps, arithmetic.unbounded))
         yield
 
 

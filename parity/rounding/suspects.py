@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..metrics.blocks import BlockValues
+from .arithmetic import ten_bits
 from .network import Network, rms_error
 
 _aten = torch.ops.aten
@@ -22,6 +23,10 @@ _ATTENTION = torch.ops.keygraph.key_graph_attention.default
 
 #: A suspect explains a block's error if it leaves less than this fraction of it.
 LEFT = 0.05
+
+#: Of several suspects, the first is named that leaves at most twice what the best one does, or this fraction of what
+#: rounding explains: no scale is also another scale.
+NO_WORSE = 0.01
 
 #: Calls of an operator in one block that are suspected one by one.
 CALLS = 8
@@ -72,6 +77,14 @@ def _without_bias(operator: Any, args: list[Any]) -> Any:
     return None if args[2] is None else operator(*args[:2], None, *args[3:])
 
 
+def _without_addend(_operator: Any, args: list[Any]) -> Any:
+    """Leave out the smaller operand of a sum: a bias that is added by itself."""
+    first, second, *others = args
+    if others or not isinstance(second, Tensor) or first.shape == second.shape:
+        return None
+    return max((first, second), key=Tensor.numel).clone()
+
+
 def _transposed(weight: Tensor) -> Tensor | None:
     return weight.mT if weight.shape[-1] == weight.shape[-2] else None
 
@@ -106,12 +119,6 @@ def _moved(by: tuple[int, int]) -> Callable[[Tensor], Tensor | None]:
 
 def _rounded(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     return lambda values: values.to(dtype).to(values.dtype)
-
-
-def _ten_bits(values: Tensor) -> Tensor:
-    """Round to TensorFloat-32: 10 bits after the first, the range of float32."""
-    bits = values.float().contiguous().view(torch.int32)
-    return ((bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF).view(torch.float32).to(values.dtype)
 
 
 def _factors(change: Callable[[Tensor], Tensor], both: bool) -> Fault:
@@ -155,6 +162,7 @@ SUSPECTS = (
     Suspect("heads in reverse order", (_ATTENTION,), _heads(lambda heads: heads.flip(-2))),
     Suspect("heads and their channels exchanged", (_ATTENTION,), _heads(lambda heads: heads.mT)),
     Suspect("no bias", (_aten.addmm.default, _aten.convolution.default), _without_bias),
+    Suspect("no bias", (_aten.add.Tensor,), _without_addend),
     Suspect("a transposed weight", (_aten.addmm.default,), _replace(2, _transposed)),
     Suspect("a transposed weight", (_aten.mm.default,), _replace(1, _transposed)),
     *(
@@ -167,9 +175,9 @@ SUSPECTS = (
         _replace(1, lambda weight: weight.flip(-2, -1) if weight.shape[-1] > 1 else None),
     ),
     *(Suspect(f"padding of mode {mode}", _CONVOLUTION, _padded(mode)) for mode in ("reflect", "replicate", "circular")),
-    Suspect("weights in fp16", _PRODUCTS, _factors(_rounded(torch.float16), False)),
+    Suspect("weights in fp16 or TF32", _PRODUCTS, _factors(_rounded(torch.float16), False)),
     Suspect("weights in bf16", _PRODUCTS, _factors(_rounded(torch.bfloat16), False)),
-    Suspect("products in TF32", _PRODUCTS, _factors(_ten_bits, True)),
+    Suspect("products in TF32", _PRODUCTS, _factors(ten_bits, True)),
     Suspect("products in bf16", _PRODUCTS, _factors(_rounded(torch.bfloat16), True)),
 )
 
@@ -222,7 +230,7 @@ def find_suspect(
     Returns
     -------
     str or None
-        The suspect that leaves the least; None if none explains the error.
+        The suspect that leaves the least, or as good as the least; None if none explains the error.
     """
     block = network.exact_block(candidate.name, candidate.inputs, inputs, k, graphs)
     own = _error(block, candidate, None)
@@ -234,7 +242,10 @@ def find_suspect(
             left = _error(block, candidate, mode)
             if mode.planted and left <= max(explained, LEFT * own):
                 found.append((left, suspect.name))
-    return min(found)[1] if found else None
+    if not found:
+        return None
+    enough = max(2 * min(found)[0], NO_WORSE * explained)
+    return next(name for left, name in found if left <= enough)
 
 
 def _fitted_scale(block: Callable[[], Tensor], candidate: BlockValues) -> Iterator[Suspect]:

@@ -33,6 +33,10 @@ class OnnxBlock:
     inputs: tuple[tuple[str, ...], ...]
     precision: str
 
+    def contains(self, node: str) -> bool:
+        """Return whether the node of this name belongs to the block."""
+        return f"{node.rpartition('/')[0]}.".startswith(f"{self.name}.")
+
 
 def onnx_blocks(model: ModelProto, pattern: str) -> list[OnnxBlock]:
     """Find the blocks of a file that keygraph exported, in the order of execution.

@@ -20,7 +20,7 @@ from keygraph.cli import export_model
 from keygraph.errors import InputError
 from keygraph.export.onnx_import.file import read_foreign
 from keygraph.export.onnx_import.network import ImportedNetwork
-from keygraph.export.onnx_import.operators import OPERATORS, elementwise
+from keygraph.models.onnx_graph.operators import OPERATORS, elementwise
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 

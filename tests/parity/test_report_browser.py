@@ -381,4 +381,23 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(page: Page) -> None:
     browsers.resize(page.browser, 400, 800)
     page.wait("return document.querySelector('#blocks svg').getBoundingClientRect().width < 400")
     assert page.js("return document.documentElement.scrollWidth") <= 400
+    assert (
+        page.js("const one = document.querySelector('#numbers .scroll'); return one.scrollWidth - one.clientWidth") == 0
+    )
+    cell = page.js(
+        "const one = document.querySelector('.numbers td[data-label=SSIM]');"
+        "return getComputedStyle(one, '::before').content"
+    )
+    assert "SSIM" in cell  # The table's head is not shown here.
     assert page.box("#compare")["bottom"] <= page.box("#difference")["top"]
+
+
+def test_every_block_has_its_own_limit(page: Page, run: Run) -> None:
+    """The chart draws a band from what rounding explains to the limit, and no common one."""
+    assert page.js("return document.querySelectorAll('#blocks-chart .marks .band').length") == 1
+    titles = page.js("return [...document.querySelectorAll('#blocks-chart svg title')].map((one) => one.textContent)")
+    (own,) = (text for text in titles if text.startswith("body.1.conv: rounding explains "))
+    assert "the limit is 4 times that" in own
+    words = page.js("return [...document.querySelectorAll('#blocks-chart svg text')].map((one) => one.textContent)")
+    assert "tolerance" not in words
+    assert sum(": rounding explains " in text for text in titles) == len(run.comparisons[0].blocks)

@@ -114,7 +114,7 @@ const charts = (() => {
   }
 
   /** Draw the error and the activation range of every block, in the order of execution, on two logarithmic axes. */
-  function blocks(figure, given, { start, tolerance, limit }, width) {
+  function blocks(figure, given, { start, tolerance, factor, limit }, width) {
     const narrow = width < 640;
     const names = given.map((block) => block.name);
     const margin = Math.min(narrow ? 150 : 260, 14 + 6.4 * d3.max(names, (name) => name.length));
@@ -128,7 +128,9 @@ const charts = (() => {
     const stripe = Plot.ruleY(given, { y: "name", stroke: colours.line, strokeOpacity: 0.6 });
 
     const errors = given.filter((block) => block.error > 0), alone = given.filter((block) => block.alone > 0);
-    const domain = decades([...errors.map((block) => block.error), ...alone.map((block) => block.alone), ...(tolerance ? [tolerance] : [])], 2);
+    // Where rounding was measured, each block has a limit of its own, and there is no common tolerance.
+    const rounded = tolerance ? [] : given.filter((block) => block.expected > 0);
+    const domain = decades([...errors.map((block) => block.error), ...alone.map((block) => block.alone), ...(tolerance ? [tolerance] : []), ...rounded.flatMap((block) => [block.expected, factor * block.expected])], 2);
     const marked = given.filter((block) => block.name === start.block);
     const [side, dx] = marked.some((block) => block.error === null || block.error < Math.sqrt(domain[0] * domain[1])) ? ["right", -6] : ["left", 6];
     const curve = Plot.plot({
@@ -141,6 +143,8 @@ const charts = (() => {
         Plot.ruleY(marked, { y: "name", stroke: bad, strokeWidth: row - 2, strokeOpacity: 0.14 }),
         tolerance ? Plot.ruleX([tolerance], { stroke: bad, strokeDasharray: "4,3" }) : null,
         tolerance ? Plot.text([tolerance], { x: (value) => value, frameAnchor: "bottom", text: () => "tolerance", dy: 12, dx: -4, textAnchor: "end", fill: bad }) : null,
+        Plot.ruleY(rounded, { y: "name", x1: "expected", x2: (block) => factor * block.expected, stroke: good, strokeWidth: Math.min(7, row - 6), strokeOpacity: 0.3 }),
+        Plot.dot(rounded, { x: (block) => factor * block.expected, y: "name", symbol: tick, r: 6, stroke: bad, strokeWidth: 1.5, title: (block) => `${block.name}: rounding explains ${power(block.expected)}, the limit is ${factor} times that; its own error is ${power(block.times)} times` }),
         Plot.line(errors, { x: "error", y: "name", stroke: colours.muted, strokeWidth: 1.2 }),
         Plot.dot(alone, { x: "alone", y: "name", r: 3, stroke: colours.muted, title: (block) => `${block.name} given the same input: ${power(block.alone)}` }),
         Plot.dot(errors, { x: "error", y: "name", r: 3.5, fill: (block) => (block.over ? bad : colours.accent), title: (block) => `${block.name}: ${decibels(block)} dB, max abs ${power(block.max_abs)}` }),
@@ -167,22 +171,22 @@ const charts = (() => {
     });
     const cell = (value) => (value === null ? "–" : value === 0 ? "0" : power(value));
     const numbers = table(
-      ["block", "type", "dB", "error", "error alone", "× rounding", "max abs", "largest value", "reference's", "not finite", "over tolerance"],
+      ["block", "type", "dB", "error", "error alone", "rounding", "× rounding", "max abs", "largest value", "reference's", "not finite", "over tolerance"],
       given.map((block) => [
-        block.name, block.precision, decibels(block), cell(block.error), cell(block.alone), cell(block.times), cell(block.max_abs), cell(block.largest), cell(block.reference),
+        block.name, block.precision, decibels(block), cell(block.error), cell(block.alone), cell(block.expected), cell(block.times), cell(block.max_abs), cell(block.largest), cell(block.reference),
         count(block.nonfinite), block.over ? "yes" : "no",
       ]),
     );
     const pair = document.createElement("div");
     pair.className = "pair";
     pair.append(curve, values);
-    show(figure, [legend(alone.length > 0), pair], numbers);
+    show(figure, [legend(alone.length > 0, rounded.length > 0 ? factor : 0), pair], numbers);
   }
 
   const decibels = (block) => (block.error === 0 ? "equal" : block.psnr === null ? "NaN" : block.psnr.toFixed(1));
 
   /** Make the legend of the blocks' chart. */
-  function legend(withAlone) {
+  function legend(withAlone, factor) {
     const line = document.createElement("p");
     line.className = "marks";
     const add = (name, text) => {
@@ -193,6 +197,7 @@ const charts = (() => {
     add("dot", "output as run");
     add("dot over", "over tolerance");
     if (withAlone) add("ring", "alone: given the same input");
+    if (factor) add("band", `from what rounding explains, alone, to ${factor} times that, the limit`);
     add("tick", "the reference's largest value");
     return line;
   }

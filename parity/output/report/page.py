@@ -11,7 +11,7 @@ from ....runtime.tiling.blend import Axis, Plan, seam_ratio
 from ...metrics.blocks import BlockDifference
 from ...metrics.image import Difference
 from ...metrics.selection import StageAgreement
-from ...pass_criteria import Failures, find_failures
+from ...pass_criteria import FACTOR, Failures, find_failures
 from ...results import Comparison, Run
 from .encoding import DECADES
 from .pictures import OPENING, Shown, choose, picture_name
@@ -68,7 +68,7 @@ def make_page(run: Run) -> Page:
         "decades": DECADES,
         "limit": LARGEST["fp16"],
         "first": first,
-        "candidates": [_candidate(comparison) for comparison in run.comparisons],
+        "candidates": [_candidate(comparison, run.settings.get("at_least")) for comparison in run.comparisons],
         "images": [_image(run, index, one) for index, one in enumerate(shown)],
     }
     return Page(run, shown, first, find_failures(run), data)
@@ -84,12 +84,13 @@ def _order(run: Run) -> list[int]:
     return sorted(range(len(run.comparisons[0].inputs)), key=least)
 
 
-def _candidate(comparison: Comparison) -> dict[str, Any]:
+def _candidate(comparison: Comparison, at_least: float | None) -> dict[str, Any]:
     return {
         "name": comparison.candidate.name,
         "stages": [_stage(stage) for stage in comparison.stages],
         "blocks": [_block(block) for block in comparison.blocks],
-        "tolerance": _error(comparison.threshold),
+        "tolerance": None if _measured(comparison, at_least) else _error(comparison.threshold),
+        "factor": FACTOR,
         "divergence": None
         if comparison.first_divergence is None
         else {"block": comparison.first_divergence.block, "words": comparison.first_divergence.words},
@@ -98,6 +99,11 @@ def _candidate(comparison: Comparison) -> dict[str, Any]:
             for result in comparison.inputs
         ],
     }
+
+
+def _measured(comparison: Comparison, at_least: float | None) -> bool:
+    """Return whether blocks are judged by what rounding explains of each, and by no common limit."""
+    return at_least is None and any(block.rounding is not None for block in comparison.blocks)
 
 
 def _histogram(numbers: Difference) -> dict[str, Any]:
@@ -128,8 +134,16 @@ def _block(block: BlockDifference) -> dict[str, Any]:
         "nonfinite": block.nonfinite,
         "precision": block.precision,
         "times": None if block.rounding is None else _finite(block.rounding.times),
+        "expected": _expected(block),
         "over": block.over_tolerance,
     }
+
+
+def _expected(block: BlockDifference) -> float | None:
+    """Return the error of rounding relative to the reference's largest value, as the errors of the chart."""
+    if block.rounding is None or not block.reference_largest > 0:
+        return None
+    return _finite(block.rounding.expected / block.reference_largest)
 
 
 def _error(psnr: float) -> float | None:

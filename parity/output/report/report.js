@@ -9,7 +9,7 @@ const report = (() => {
   const chosen = { candidate: 0, image: data.first };
 
   function draw(most = Infinity) {
-    const { stages, blocks, divergence, tolerance, results } = data.candidates[chosen.candidate];
+    const { stages, blocks, divergence, tolerance, factor, results } = data.candidates[chosen.candidate];
     const { histogram, same_graphs: sameGraphs } = results[chosen.image];
     const width = (figure) => Math.max(280, Math.min(most, Math.floor(figure.getBoundingClientRect().width)));
 
@@ -27,7 +27,7 @@ const report = (() => {
       ? "To see where a difference starts, and how close every block comes to the limit of fp16, repeat the comparison with --blocks."
       : `Outputs of every block, in the order of execution; the worst of several images. ${divergence ? sentence(divergence.words) : ""}`;
     figures.blocks.hidden = blocks.length === 0;
-    if (blocks.length) charts.blocks(figures.blocks, blocks, { start, tolerance, limit: data.limit }, width(figures.blocks));
+    if (blocks.length) charts.blocks(figures.blocks, blocks, { start, tolerance, factor, limit: data.limit }, width(figures.blocks));
   }
 
   const sentence = (words) => `${words[0].toUpperCase()}${words.slice(1)}.`;

@@ -5,9 +5,9 @@ the function looks at `Call.opset`, or takes an argument that moved from attribu
 """
 
 from ..call import Operator
-from . import elementwise, filters, indexing, products, reductions, shapes
+from . import elementwise, filters, indexing, key_graphs, products, reductions, shapes
 
-#: Operator -> implementation.
+#: Standard operator -> implementation.
 OPERATORS: dict[str, Operator] = {
     **elementwise.OPERATORS,
     **filters.OPERATORS,
@@ -16,3 +16,6 @@ OPERATORS: dict[str, Operator] = {
     **reductions.OPERATORS,
     **shapes.OPERATORS,
 }
+
+#: Operator of the domain keygraph -> implementation.
+KEYGRAPH_OPERATORS: dict[str, Operator] = key_graphs.OPERATORS
