@@ -205,6 +205,7 @@ def export(
             inputs={name: str(given) for name, given in inputs.items()},
             verification=verification,
             progress=progress,
+            notice=(lambda _line: None) if quiet else note,
         )
     seconds = time.monotonic() - start
     if as_json:

@@ -20,6 +20,12 @@ Failures = dict[tuple[int, int], list[str]]
 #: times; docs/reference/comparison.md has the measurements.
 FACTOR = 4.0
 
+#: Correct programs stay below this many times the expected error of rounding: two errors below it are both noise.
+NOISE_FACTOR = 1.5
+
+#: A file with fused operators may be this much worse, in dB, than the same file without.
+CONTROL_DB = 1.0
+
 
 def tolerance(precisions: Sequence[str]) -> Tolerance:
     """Return the tolerance for two sides: that of the lower precision."""
@@ -34,6 +40,24 @@ def least_psnr(precisions: Sequence[str], at_least: float | None = None) -> floa
 def beyond(error: RoundingError) -> bool:
     """Return whether an error is beyond what rounding explains: more than `FACTOR` times the expected error."""
     return not error.found <= FACTOR * error.expected
+
+
+def is_noise(error: RoundingError) -> bool:
+    """Return whether an error is as small as that of any correct program: at most `NOISE_FACTOR` times expected."""
+    return error.found <= NOISE_FACTOR * error.expected
+
+
+def worse_than_control(error: RoundingError, control: float) -> bool:
+    """Return whether a file is worse than its control: more than noise, and by more than `CONTROL_DB`.
+
+    Parameters
+    ----------
+    error
+        Of the file.
+    control
+        RMS error of the control in the same run.
+    """
+    return not is_noise(error) and not error.found <= control * 10 ** (CONTROL_DB / 20)
 
 
 def by_rounding(result: InputResult, at_least: float | None) -> bool:

@@ -22,7 +22,7 @@ from ...models.own_weights import tensors_of
 from ...models.source_file import user_line
 from ..opaque import opaque_failure
 from ..trace import capture
-from .attention import fuse_attentions
+from .attention import Attentions, fuse_attentions
 from .guards import check_guards
 from .interface import find_interface
 from .sizes import MULTIPLES, Sizes, find_sizes
@@ -47,10 +47,8 @@ class CustomModel:
         The network, float32 and in evaluation mode: float32[B, C, H, W] -> float32[B, C', sH, sW].
     interface
         Its inputs and outputs.
-    program
+    attentions
         The network as `capture` made it for these, with keygraph's operators in the place of attentions to a top-k.
-    fused, packed
-        How many of these attend to a key graph, and how many to the network's own mask.
     shape
         The only (B, H, W) that the program takes; None for dynamic sizes.
     provenance
@@ -66,14 +64,17 @@ class CustomModel:
 
     module: nn.Module
     interface: Interface
-    program: ExportedProgram
-    fused: int
-    packed: int
+    attentions: Attentions
     shape: tuple[int, int, int] | None
     provenance: dict[str, Any]
     sources: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
     verify_original: VerifyOriginal | None = None
+
+    @property
+    def program(self) -> ExportedProgram:
+        """The network as it is exported."""
+        return self.attentions.program
 
     @property
     def keep_fp32(self) -> tuple[str, ...]:
@@ -82,7 +83,22 @@ class CustomModel:
 
     def manifest(self) -> Manifest:
         """Return the manifest of the PyTorch model; an export replaces the fields that it determines."""
-        return manifest_of(self.interface, self.provenance, weights_sha256(tensors_of(self.module, "the module")))
+        manifest = manifest_of(self.interface, self.provenance, weights_sha256(tensors_of(self.module, "the module")))
+        return replace(manifest, attentions=self.attentions.found())
+
+
+def with_fewer(model: CustomModel, reason: str) -> CustomModel | None:
+    """Return a network with fewer attentions computed by the operators; None where none is.
+
+    Parameters
+    ----------
+    model
+        The network.
+    reason
+        Why, for the verdicts.
+    """
+    fewer = model.attentions.fewer(reason)
+    return None if fewer is None else replace(model, attentions=fewer)
 
 
 def manifest_of(interface: Interface, provenance: dict[str, Any], weights: str = "") -> Manifest:
@@ -169,7 +185,7 @@ def examine(
     with in_state(state):
         found = fuse_attentions(program, module, interface, shape, progress)
     lines = (*notes, *more, *map(str, found.verdicts))
-    return CustomModel(module, interface, found.program, found.fused, found.packed, shape, provenance, sources, lines)
+    return CustomModel(module, interface, found, shape, provenance, sources, lines)
 
 
 def source_of(module: nn.Module) -> dict[str, str]:

@@ -108,6 +108,7 @@ def export_module(
             calibration=calibration,
             verification=verification,
             progress=progress,
+            notice=notice,
         )
 
 

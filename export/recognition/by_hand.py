@@ -16,7 +16,7 @@ from ...plugins import torch as _operators  # noqa: F401 - registers keygraph::*
 from .graph_builder import GraphBuilder
 from .layouts import heads_first, heads_last
 from .nodes import VALUE, argument, arguments, known_value, module_path, operator_name, positional, rank, sizes
-from .recognize import Verdict, annotated_graph, rebuilt
+from .recognize import Verdict, annotated_graph, operator_sizes, rebuilt
 
 _KEY_GRAPH = torch.ops.keygraph.key_graph.default
 _ATTENTION = torch.ops.keygraph.key_graph_attention.default
@@ -65,7 +65,7 @@ def arrange_by_hand(program: ExportedProgram) -> ByHand:
     for node in list(graph.nodes):
         if node.target is _ATTENTION:
             node = _with_heads_last(graph, node)
-            verdicts.append(Verdict(module_path(node), node.name, True, _k(node), by_hand=True))
+            verdicts.append(Verdict(module_path(node), node.name, True, _k(node), by_hand=True, **operator_sizes(node)))
     return ByHand(rebuilt(program, graph, ()), tuple(verdicts), calls)
 
 

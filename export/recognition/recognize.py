@@ -13,7 +13,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from .attentions import Other, find_attentions
 from .key_graphs import KeyGraphs
-from .nodes import VALUE, Refused, module_path
+from .nodes import VALUE, Refused, module_path, operator_name, positional, sizes
 from .rewriting import Replacement, add_replacement
 
 aten = torch.ops.aten
@@ -41,6 +41,10 @@ class Verdict:
         Why it is not fused; empty if it is.
     by_hand
         Whether the module calls the operators itself.
+    nodes
+        Nodes that are selected from, where their number is fixed.
+    heads, channels
+        Heads, and channels of each head's queries, if it is fused or packed.
     """
 
     module: str
@@ -51,6 +55,9 @@ class Verdict:
     reason: str = ""
     by_hand: bool = False
     packed: bool = False
+    nodes: int | None = None
+    heads: int | None = None
+    channels: int | None = None
 
     def __str__(self) -> str:
         """Return the line to print."""
@@ -164,23 +171,41 @@ def add_operators(graph: Graph, exclude: Mapping[str, str]) -> tuple[list[Verdic
     for found in find_attentions(graph):
         module, name = module_path(found.softmax), found.softmax.name
         if isinstance(found, Other):
-            verdicts.append(Verdict(module, name, False, reason=found.reason))
+            verdicts.append(Verdict(module, name, False, reason=found.reason, nodes=_nodes(found.softmax)))
             continue
         if name in exclude:
-            verdicts.append(Verdict(module, name, False, reason=exclude[name]))
+            verdicts.append(Verdict(module, name, False, reason=exclude[name], nodes=_nodes(found.softmax)))
             continue
         try:
             replacements.append(add_replacement(graph, found, graphs))
         except Refused as reason:
-            verdicts.append(Verdict(module, name, False, reason=str(reason)))
+            verdicts.append(Verdict(module, name, False, reason=str(reason), nodes=_nodes(found.softmax)))
             continue
+        size = operator_sizes(replacements[-1].operator)
         k, keeps_ties = found.masks[0].selection.k, found.masks[0].selection.keeps_ties
         if found.ranking is not None:
-            verdicts.append(Verdict(module, name, True, k, keeps_ties))
+            verdicts.append(Verdict(module, name, True, k, keeps_ties, **size))
         else:
             fixed = k if len(found.masks) == 1 else None
-            verdicts.append(Verdict(module, name, False, fixed, reason=found.reason, packed=True))
+            verdicts.append(Verdict(module, name, False, fixed, reason=found.reason, packed=True, **size))
     return verdicts, replacements
+
+
+def operator_sizes(operator: Node) -> dict[str, int | None]:
+    """Return the nodes, heads and channels of a KeyGraphAttention, as the attributes of `Verdict`."""
+    q, k, _, _, _, _, heads_last = positional(operator)
+    channels, nodes = sizes(q)[-1], sizes(k)[-2]
+    heads = heads_last or sizes(q)[1]
+    if heads_last and isinstance(channels, int):
+        channels //= heads_last
+    found = {"nodes": nodes, "heads": heads, "channels": channels}
+    return {name: size if isinstance(size, int) else None for name, size in found.items()}
+
+
+def _nodes(softmax: Node) -> int | None:
+    """Return the number of nodes that a softmax weighs, if it is fixed."""
+    nodes = sizes(softmax)[-1] if operator_name(softmax) == "softmax" else None
+    return nodes if isinstance(nodes, int) else None
 
 
 def rebuilt(program: ExportedProgram, graph: Graph, replacements: Collection[Replacement]) -> ExportedProgram:

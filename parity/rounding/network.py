@@ -134,8 +134,7 @@ class Network:
             arguments: list[Any] = [
                 torch.from_numpy(np.ascontiguousarray(one)).to(dtype, copy=self._manifest is None) for one in inputs
             ]
-            if self._manifest is not None and self._manifest.neighbours is not None:
-                arguments.append(None if k is None else torch.tensor([k], dtype=torch.int64))
+            arguments += self._k_arguments(k)
             stack.enter_context(_computing(module, arithmetic, long_sums=self._manifest is None))
             try:
                 restored: NDArray[Any] = module(*arguments).numpy()
@@ -144,6 +143,12 @@ class Network:
                     f"the network does not run in {arithmetic.precision}: {_first_line(error)}"
                 ) from error
         return restored, used
+
+    def _k_arguments(self, k: int | None) -> list[Tensor | None]:
+        """Return the network's argument k, if it takes one."""
+        if self._manifest is None or self._manifest.neighbours is None:
+            return []
+        return [None if k is None else torch.tensor([k], dtype=torch.int64)]
 
     def exact_block(
         self,
