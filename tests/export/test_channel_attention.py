@@ -27,6 +27,7 @@ from keygraph.models import LoadedModel, registry, save_checkpoint
 from keygraph.models.mst import MSTConfig
 from keygraph.models.mst_plus_plus import MSTPlusPlusConfig
 from keygraph.models.restormer import RestormerConfig
+from keygraph.parity.rounding.network import Arithmetic, Network
 from keygraph.runtime.io.images import Picture, write
 from onnx import ModelProto, TensorProto
 from tiny_kgt import one_thread
