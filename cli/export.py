@@ -253,9 +253,10 @@ def summary(manifest: Manifest) -> list[str]:
         times = times_rounding(record)
         explained = "" if times is None else f", at most {times:.2g} times what rounding explains"
         lines.append(
-            f"verified against PyTorch with {name}: at least {worst:.0f} dB in {counted(len(checks), 'run')}"
-            f"{explained}; {links:.4%} of links differ, all near ties"
+            f"verified against PyTorch with {name}: at least {worst:.0f} dB in {counted(len(checks), 'run')}{explained}"
         )
+        if links:
+            lines.append(f"{links:.4%} of links differ, all near ties")
         if times is not None and worst < record["tolerance_db"]:
             lines.append(
                 f"{worst:.0f} dB is little for {manifest.precision} (usual are {record['tolerance_db']:.0f}), but "
