@@ -53,7 +53,7 @@ class ProgramNetwork(Network):
             restored, _graphs = super().run(arithmetic, inputs, k)
         return restored, list(graphs)
 
-    def _k_arguments(self, k: int | None) -> list[Tensor]:
+    def _k_arguments(self, k: int | None) -> list[Tensor | None]:
         return [] if k is None else [torch.tensor([k], dtype=torch.int64)]
 
     @cached_property

@@ -298,8 +298,8 @@ def _advice(precision: str, finite: bool) -> str:
     """
     if not finite:
         return (
-            "the network's own result in PyTorch is not finite there either: guard its code against dividing by zero, "
-            "as in x / (norm + 1e-6), or export it as it is with --no-verify"
+            "the network's own result in PyTorch is not finite there either: guard its code against overflow, and "
+            "against dividing by zero, as in x / (norm + 1e-6), or export it as it is with --no-verify"
         )
     if precision == "fp32":
         return "PyTorch's result is finite, so the file is wrong: please report it"

@@ -42,22 +42,17 @@ def beyond(error: RoundingError) -> bool:
     return not error.found <= FACTOR * error.expected
 
 
-def is_noise(error: RoundingError) -> bool:
-    """Return whether an error is as small as that of any correct program: at most `NOISE_FACTOR` times expected."""
-    return error.found <= NOISE_FACTOR * error.expected
-
-
-def worse_than_control(error: RoundingError, control: float) -> bool:
+def worse_than_control(times: float, control: float) -> bool:
     """Return whether a file is worse than its control: more than noise, and by more than `CONTROL_DB`.
 
     Parameters
     ----------
-    error
-        Of the file.
+    times
+        The file's largest error as a multiple of what rounding explains, of all runs.
     control
-        RMS error of the control in the same run.
+        The same of its control.
     """
-    return not is_noise(error) and not error.found <= control * 10 ** (CONTROL_DB / 20)
+    return times > NOISE_FACTOR and not times <= control * 10 ** (CONTROL_DB / 20)
 
 
 def by_rounding(result: InputResult, at_least: float | None) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -65,7 +65,9 @@ def arrange_by_hand(program: ExportedProgram) -> ByHand:
     for node in list(graph.nodes):
         if node.target is _ATTENTION:
             node = _with_heads_last(graph, node)
-            verdicts.append(Verdict(module_path(node), node.name, True, _k(node), by_hand=True, **operator_sizes(node)))
+            nodes, heads, channels = operator_sizes(node)
+            verdict = Verdict(module_path(node), node.name, True, _k(node), by_hand=True)
+            verdicts.append(replace(verdict, nodes=nodes, heads=heads, channels=channels))
     return ByHand(rebuilt(program, graph, ()), tuple(verdicts), calls)
 
 

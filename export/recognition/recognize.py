@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -181,31 +182,35 @@ def add_operators(graph: Graph, exclude: Mapping[str, str]) -> tuple[list[Verdic
         except Refused as reason:
             verdicts.append(Verdict(module, name, False, reason=str(reason), nodes=_nodes(found.softmax)))
             continue
-        size = operator_sizes(replacements[-1].operator)
+        nodes, heads, channels = operator_sizes(replacements[-1].operator)
         k, keeps_ties = found.masks[0].selection.k, found.masks[0].selection.keeps_ties
         if found.ranking is not None:
-            verdicts.append(Verdict(module, name, True, k, keeps_ties, **size))
+            verdicts.append(Verdict(module, name, True, k, keeps_ties, nodes=nodes, heads=heads, channels=channels))
         else:
             fixed = k if len(found.masks) == 1 else None
-            verdicts.append(Verdict(module, name, False, fixed, reason=found.reason, packed=True, **size))
+            verdict = Verdict(module, name, False, fixed, reason=found.reason, packed=True)
+            verdicts.append(replace(verdict, nodes=nodes, heads=heads, channels=channels))
     return verdicts, replacements
 
 
-def operator_sizes(operator: Node) -> dict[str, int | None]:
+def operator_sizes(operator: Node) -> tuple[int | None, int | None, int | None]:
     """Return the nodes, heads and channels of a KeyGraphAttention, as the attributes of `Verdict`."""
     q, k, _, _, _, _, heads_last = positional(operator)
     channels, nodes = sizes(q)[-1], sizes(k)[-2]
     heads = heads_last or sizes(q)[1]
     if heads_last and isinstance(channels, int):
         channels //= heads_last
-    found = {"nodes": nodes, "heads": heads, "channels": channels}
-    return {name: size if isinstance(size, int) else None for name, size in found.items()}
+    return _fixed(nodes), _fixed(heads), _fixed(channels)
+
+
+def _fixed(size: Any) -> int | None:
+    """Return a size; None where it depends on the image's size."""
+    return size if isinstance(size, int) else None
 
 
 def _nodes(softmax: Node) -> int | None:
     """Return the number of nodes that a softmax weighs, if it is fixed."""
-    nodes = sizes(softmax)[-1] if operator_name(softmax) == "softmax" else None
-    return nodes if isinstance(nodes, int) else None
+    return _fixed(sizes(softmax)[-1]) if operator_name(softmax) == "softmax" else None
 
 
 def rebuilt(program: ExportedProgram, graph: Graph, replacements: Collection[Replacement]) -> ExportedProgram:

@@ -22,7 +22,6 @@ from keygraph.export.rounding import ExpectedRounding
 from keygraph.export.trace import capture, functional
 from keygraph.manifest import Attention, Manifest
 from keygraph.manifest_summary import attention_lines, times_rounding
-from keygraph.parity.metrics.rounding import RoundingError
 from keygraph.parity.pass_criteria import FACTOR, NOISE_FACTOR, worse_than_control
 from keygraph.parity.rounding.network import Arithmetic
 from torch import Tensor, nn
@@ -160,17 +159,16 @@ def test_a_file_worse_than_its_control_is_given_up(
     """By an error that the rule would let pass."""
     manifest, notes, _ = both("KeyGraphAttention", 6e-7)
     assert [one.verdict for one in manifest.attentions] == ["unchanged"] * 4
-    assert all("with fused attentions the error is" in note for note in notes[-2:])
+    assert all(note.startswith("with fused attentions the error is") for note in notes[-2:])
     assert notes[-1].endswith("exported with every attention as the network computes it instead")
     assert manifest.verification is not None
     assert manifest.verification.keys() == {"standard operators"}
 
 
 def test_the_control_counts_only_above_noise() -> None:
-    assert not worse_than_control(RoundingError("fp32", 1.4, 1.0), 0.1)
-    assert worse_than_control(RoundingError("fp32", 2.0, 1.0), 1.7)
-    assert not worse_than_control(RoundingError("fp32", 2.0, 1.0), 1.8)
-    assert worse_than_control(RoundingError("fp32", float("nan"), 1.0), 1.0)
+    assert not worse_than_control(1.4, 0.1)
+    assert worse_than_control(2.0, 1.7)
+    assert not worse_than_control(2.0, 1.8)
 
 
 def program_of(module: nn.Module) -> ExportedProgram:
