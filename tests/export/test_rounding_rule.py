@@ -20,7 +20,7 @@ from keygraph.export.program_network import ProgramNetwork
 from keygraph.export.recognition import Recognition, recognize, recognize_verified, verification_cases, verified
 from keygraph.export.rounding import ExpectedRounding
 from keygraph.export.trace import capture, functional
-from keygraph.manifest import Attention, Manifest
+from keygraph.manifest import Attention, Interface, Manifest
 from keygraph.manifest_summary import attention_lines, times_rounding
 from keygraph.parity.pass_criteria import FACTOR, NOISE_FACTOR, worse_than_control
 from keygraph.parity.rounding.network import Arithmetic
@@ -172,7 +172,7 @@ def test_the_control_counts_only_above_noise() -> None:
 
 
 def program_of(module: nn.Module) -> ExportedProgram:
-    interface = custom_model.Interface(
+    interface = Interface(
         task="",
         scale=1,
         in_channels=3,
