@@ -25,8 +25,8 @@ T = TypeVar("T")
 Real: TypeAlias = int | float
 
 #: Format 2 added `half` and `profiles`; format 3 the inputs other than one plain image, `clamp`, `wavelengths` and
-#: `statistics`; format 4 `digest`; format 5 `smallest`.
-FORMAT_VERSION = 5
+#: `statistics`; format 4 `digest`; format 5 `smallest`; format 6 `attentions`.
+FORMAT_VERSION = 6
 
 #: The key in ONNX `metadata_props` that holds the manifest.
 METADATA_KEY = "keygraph"
@@ -115,6 +115,43 @@ class GlobalStatistics:
     memory: Real | None
     tilings: tuple[Tiling, ...]
     exact: ExactTiling | None
+
+
+#: What an export made of an attention; see `Attention`.
+VERDICTS = ("fused", "by hand", "packed", "unchanged")
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What an export of a network of unknown architecture made of one of its attentions.
+
+    Attributes
+    ----------
+    module
+        Path of the module that computes it, for instance ``"layers.3.attn"``; empty for the network itself.
+    verdict
+        ``"fused"``: computed by KeyGraph and KeyGraphAttention; ``"by hand"``: the network calls these itself;
+        ``"packed"``: by KeyGraphAttention on the network's own mask; ``"unchanged"``: as the network computes it.
+    reason
+        Why it is not fused; empty if it is.
+    k
+        Nodes that each node attends to; None where that is not fixed.
+    nodes
+        Nodes of a window, among which they are selected; None where that depends on the image's size.
+    heads, channels
+        Heads, and channels of each head's queries; None where they are not known.
+    keeps_ties
+        Whether the network keeps all nodes that tie with the k-th, where the file keeps exactly k.
+    """
+
+    module: str
+    verdict: str
+    reason: str = ""
+    k: int | None = None
+    nodes: int | None = None
+    heads: int | None = None
+    channels: int | None = None
+    keeps_ties: bool = False
 
 
 @dataclass(frozen=True)
@@ -300,6 +337,8 @@ class Manifest(Interface):
         Cost of `global_statistics`; None when there are none or it was not measured.
     digest
         Digest of the ONNX file as it was exported; None before format 4, and for checkpoints.
+    attentions
+        Of a network of unknown architecture, in order of execution; empty before format 6.
     format_version
         Format that the manifest is written in.
     """
@@ -318,6 +357,7 @@ class Manifest(Interface):
     profiles: tuple[Profile, ...] = ()
     statistics: GlobalStatistics | None = None
     digest: FileDigest | None = None
+    attentions: tuple[Attention, ...] = ()
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:
@@ -413,6 +453,7 @@ def _possible(manifest: Manifest) -> dict[str, bool]:
         "wavelengths": len(manifest.wavelengths) in (0, manifest.out_channels)
         and all(0 < value < math.inf for value in manifest.wavelengths),
         "neighbours": neighbours is None or 1 <= neighbours.default <= neighbours.maximum,
+        "attentions": all(attention.verdict in VERDICTS for attention in manifest.attentions),
         "tiling": tiling is None or 0 <= tiling.overlap < tiling.tile,
         "extra_inputs": len({*names, IMAGE_INPUT, K_INPUT}) == len(names) + 2
         and all(extra.channels >= 1 and min(extra.margin) >= 0 for extra in manifest.extra_inputs),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 from .errors import counted
 from .integrity import CHANGED, Integrity
-from .manifest import GlobalStatistics, HalfPrecision, Manifest, Neighbours
+from .manifest import Attention, GlobalStatistics, HalfPrecision, Manifest, Neighbours
 
 #: What a file is: title -> plain values, which are printed as a table or as JSON.
 Description = dict[str, Any]
@@ -64,6 +65,7 @@ def summarize_export(manifest: Manifest, integrity: Integrity) -> Description:
         if tiling is None
         else f"{tiling.tile} pixels, overlap {tiling.overlap}: {tiling.psnr:.1f} dB against whole",
         **({} if manifest.statistics is None else {"statistics": statistics_lines(manifest.statistics)}),
+        **({"attentions": attention_lines(manifest.attentions)} if manifest.attentions else {}),
         "integrity": integrity.words,
         "verified": _verification_lines(manifest.verification, before + ": " if before else ""),
         "made with": manifest.made_with,
@@ -176,7 +178,65 @@ def _verification_lines(verification: dict[str, Any] | None, before: str) -> lis
         checks = record["checks"]
         lines.append(
             f"{before}{way}: against {record['against']} in {counted(len(checks), 'case')}, "
-            f"worst {min(check['psnr'] for check in checks):.1f} dB (at least {record['tolerance_db']:.0f} needed)"
+            f"worst {min(check['psnr'] for check in checks):.1f} dB ({_limit(record)})"
             + (f"; {record['arithmetic']}" if record.get("arithmetic", "").startswith("float32") else "")
         )
     return lines
+
+
+def _limit(record: dict[str, Any]) -> str:
+    """Return what decided on a verification, in words."""
+    times = times_rounding(record)
+    if times is None:
+        return f"at least {record['tolerance_db']:.0f} needed"
+    return f"error at most {times:.2g} times what rounding explains"
+
+
+def times_rounding(record: dict[str, Any]) -> float | None:
+    """Return the largest error of a verification's checks over what rounding explains.
+
+    Parameters
+    ----------
+    record
+        One of `Manifest.verification`.
+
+    Returns
+    -------
+    float or None
+        None where rounding was not measured for every check: files of format 5 and older, for instance.
+    """
+    checks = record["checks"]
+    if any(check.get("expected") is None for check in checks):
+        return None
+    return max((check["found"] / check["expected"] if check["found"] else 0.0 for check in checks), default=0.0)
+
+
+def attention_lines(attentions: Sequence[Attention]) -> list[str]:
+    """Return what became of each attention, a line for each; equal ones of modules that follow each other in one.
+
+    Parameters
+    ----------
+    attentions
+        From the manifest.
+    """
+    lines = []
+    for words, group in itertools.groupby(attentions, attention_words):
+        places = list(dict.fromkeys(one.module or "the model" for one in group))
+        named = places[0] if len(places) == 1 else f"{places[0]} to {places[-1]} ({len(places)} modules)"
+        lines.append(f"{named}: {words}")
+    return lines
+
+
+def attention_words(attention: Attention) -> str:
+    """Return what became of an attention: its verdict, its size, and why it is not fused."""
+    size = []
+    if attention.nodes is not None:
+        size.append(f"k = {attention.k} of {attention.nodes}" if attention.k else f"{attention.nodes} nodes")
+    elif attention.k:
+        size.append(f"k = {attention.k}")
+    if attention.heads is not None:
+        size.append(counted(attention.heads, "head") + (f" of {attention.channels}" if attention.channels else ""))
+    words = {"by hand": "fused by hand", "unchanged": "as it was"}.get(attention.verdict, attention.verdict)
+    reason = f"; {attention.reason}" if attention.reason else ""
+    ties = "; of nodes that tie with the k-th, the first are kept, not all" if attention.keeps_ties else ""
+    return f"{words}{', ' if size else ''}{', '.join(size)}{reason}{ties}"

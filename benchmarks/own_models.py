@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from keygraph.bench.timing import cpu_times
 from keygraph.export import export
+from keygraph.export.custom.attention import Attentions
 from keygraph.export.custom.model import CustomModel, examine
 from keygraph.export.custom.source import SourceOptions, load_source
 from keygraph.export.trace import capture
@@ -103,9 +104,10 @@ def contenders(case: Case, folder: Path) -> tuple[dict[str, Callable[[], Any]], 
         Where the files are written.
     """
     model = case.network()
-    found: dict[str, Any] = {"notes": list(model.notes), "fused": model.fused, "packed": model.packed}
+    found: dict[str, Any] = {"notes": list(model.notes), "fused": model.attentions.fused}
+    found["packed"] = model.attentions.packed
     program = capture(model.module, replace(model.manifest(), shape=model.shape, neighbours=None))
-    unfused = replace(model, program=program, fused=0, packed=0, neighbours=None)
+    unfused = replace(model, attentions=Attentions(program, (), program, program), neighbours=None)
     files = {"exported": model, "unfused": unfused}
     if case.by_hand is not None:
         files["by hand"] = case.by_hand()

@@ -21,7 +21,7 @@ from ..export.onnx_import.file import is_onnx
 from ..export.onnx_import.load import load_onnx_network
 from ..files import check_place, is_folder
 from ..manifest import Manifest
-from ..manifest_summary import half_precision_lines, statistics_lines
+from ..manifest_summary import half_precision_lines, statistics_lines, times_rounding
 from ..models import LoadedModel, load_checkpoint
 from ..models.source_file import is_source
 from ..runtime.companion_files import check_outputs, read_with
@@ -214,6 +214,7 @@ def export(
             inputs={name: str(given) for name, given in inputs.items()},
             verification=verification,
             progress=progress,
+            notice=(lambda _line: None) if quiet else note,
         )
     seconds = time.monotonic() - start
     if as_json:
@@ -258,10 +259,18 @@ def summary(manifest: Manifest) -> list[str]:
             continue
         # On a flat image everything ties.
         links = max(check["links_different"] for check in checks if check["content"] != "flat")
+        times = times_rounding(record)
+        explained = "" if times is None else f", at most {times:.2g} times what rounding explains"
         lines.append(
-            f"verified against PyTorch with {name}: at least {worst:.0f} dB in {counted(len(checks), 'run')}; "
-            f"{links:.4%} of links differ, all near ties"
+            f"verified against PyTorch with {name}: at least {worst:.0f} dB in {counted(len(checks), 'run')}{explained}"
         )
+        if links:
+            lines.append(f"{links:.4%} of links differ, all near ties")
+        if times is not None and worst < record["tolerance_db"]:
+            lines.append(
+                f"{worst:.0f} dB is little for {manifest.precision} (usual are {record['tolerance_db']:.0f}), but "
+                "rounding explains it in this network"
+            )
     if manifest.statistics is not None:
         lines += statistics_lines(manifest.statistics)
     elif manifest.tiling is not None:

@@ -11,6 +11,7 @@ import typer
 from ..errors import InputError
 from ..files import CHECKPOINT_SUFFIXES, ENGINE_SUFFIX, is_checkpoint, is_store, read_start
 from ..manifest_summary import Description
+from ..runtime.companion_files import check_outputs
 from ..runtime.io import cubes, images, slides
 from ..runtime.io.input_files import InputFile
 from .arguments import Json, K
@@ -37,6 +38,13 @@ def inspect(
         Path | None, typer.Option(metavar="PICTURE", help="With --key-graphs: draw the figures, as .png or .svg.")
     ] = None,
     k: K = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html",
+            help="Of a file of your own network: write a web page of its attentions, and which are fused.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show what a checkpoint, an ONNX file, an engine, a spectral cube or an image is."""
@@ -46,10 +54,25 @@ def inspect(
     if plot is not None or k is not None:
         raise InputError("--plot and --k are about key graphs; give --key-graphs PHOTO as well")
     description = describe(file)
+    if report is not None:
+        _write_report(report, file)
     if as_json:
         print(json.dumps(description))
     else:
         show(("", ""), _rows(description), left=2)
+
+
+def _write_report(target: Path, file: Path) -> None:
+    if file.suffix.lower() != ".onnx":
+        raise InputError(f"--report shows what an export found, and {file} is no exported .onnx file; leave it out")
+    from ..export.attention_page import write_page
+    from ..runtime.backends.onnx_file import read_onnx_file
+
+    check_outputs([target], [file])
+    opened = read_onnx_file(file)
+    if not opened.exported:
+        raise InputError(f"--report shows what an export found, and keygraph did not export {file}; leave it out")
+    write_page(target, opened.manifest, file.name)
 
 
 def describe(path: Path) -> Description:

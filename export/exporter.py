@@ -7,29 +7,26 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import onnx
 
-from ..errors import InputError, KeygraphError, MissingDependencyError
+from ..errors import InputError, KeygraphError
 from ..files import check_space, require_utf8, unwritable
 from ..manifest import Manifest
 from ..models import LoadedModel
 from ..models.architecture import CUSTOM
-from ..plugins import library
 from ..runtime.companion_files import check_outputs, written_with
 from .calibrate import calibrate, statistics_images
 from .calibration_data import CalibrationImage, calibration_images
 from .canonicalize import canonicalize
-from .custom.model import CustomModel
-from .custom.neighbours import WithK, with_k
-from .custom.top_k import TopKReference
+from .custom.model import CustomModel, with_fewer
+from .custom.neighbours import with_k
 from .mixed_precision import to_mixed_precision
 from .onnx_file import save, set_manifest
 from .plan import plan
-from .reference import AnyReference, Reference
 from .trace import trace, translate
-from .verify import as_record, check_memory, required, verify
+from .verify import VerificationError
+from .verify_file import verify_file
 
 Progress = Callable[[str], None]
 
@@ -48,6 +45,7 @@ def export(
     inputs: Mapping[str, str | os.PathLike[str]] | None = None,
     verification: bool = True,
     progress: Progress = lambda _step: None,
+    notice: Callable[[str], None] = lambda _line: None,
 ) -> Manifest:
     """Export a network and verify the file against PyTorch; the file is written only when it passes.
 
@@ -80,6 +78,9 @@ def export(
         False skips verification and the calibration of tiles; the manifest records that.
     progress
         Called with a line before each step.
+    notice
+        Called with a line for what becomes of a network of unknown architecture whose file fails verification: it is
+        exported with fewer attentions computed by the operators.
 
     Returns
     -------
@@ -122,30 +123,32 @@ def export(
     require_utf8(target)
     check_outputs([target], model.sources)
     check_space(target.parent, _weights_bytes(model, half), "the exported file needs")
-    if isinstance(model, CustomModel):
-        progress("translating")
-        traced = translate(with_k(model.program, manifest.neighbours), manifest)
-    else:
-        progress("tracing")
-        traced = trace(model.module, manifest)
-    canonicalize(traced)
-    if half:
-        manifest = to_mixed_precision(traced, manifest, model.keep_fp32, images, progress)
     try:
         with tempfile.TemporaryDirectory(prefix=".keygraph-", dir=target.parent) as scratch:
-            # Under its final name, because the file refers to its external data by name.
-            draft = Path(scratch) / target.name
-            progress("writing")
-            manifest = save(traced, manifest, draft)
-            onnx.checker.check_model(draft, full_check=True)
+            while True:
+                # Under its final name, because the file refers to its external data by name.
+                draft = Path(tempfile.mkdtemp(dir=scratch)) / target.name
+                try:
+                    written = _write(draft, model, manifest, images, progress)
+                    if verification:
+                        written = replace(written, verification=verify_file(draft, model, written, images, progress))
+                    break
+                except VerificationError as error:
+                    simpler = with_fewer(model, str(error)) if isinstance(model, CustomModel) else None
+                    if simpler is None:
+                        raise KeygraphError(f"{error}; no file was written") from error
+                    fixed = ", and k fixed" if manifest.neighbours is not None and manifest.neighbours.runtime else ""
+                    model = simpler
+                    manifest = replace(manifest, attentions=model.attentions.found(), neighbours=model.neighbours)
+                    notice(f"{error}: exported with {model.attentions.words} instead{fixed}")
             if verification:
-                manifest = replace(manifest, verification=_verify(draft, model, manifest, images, progress))
-                manifest = calibrate(draft, manifest, tiled_images, progress)
-                manifest = set_manifest(draft, manifest)
+                written = calibrate(draft, written, tiled_images, progress)
+                written = set_manifest(draft, written)
+            manifest = written
             check_outputs([target], model.sources)
             earlier = {file for file in written_with(target) if file.exists()}
             # External data first, so that the model never exists without its weights.
-            files = sorted(Path(scratch).iterdir(), key=lambda file: file == draft)
+            files = sorted(draft.parent.iterdir(), key=lambda file: file == draft)
             for file in files:
                 os.replace(file, target.with_name(file.name))
             for file in earlier - {target.with_name(file.name) for file in files}:
@@ -155,70 +158,30 @@ def export(
     return manifest
 
 
-def _weights_bytes(model: LoadedModel | CustomModel, half: bool) -> int:
-    """Return the bytes of a network's weights in its file; in half precision, at least half of those in FP32."""
-    size: int = sum(tensor.numel() * tensor.element_size() for tensor in model.module.state_dict().values())
-    return size // 2 if half else size
-
-
-def _verify(
+def _write(
     draft: Path,
     model: LoadedModel | CustomModel,
     manifest: Manifest,
     images: Sequence[CalibrationImage],
     progress: Progress,
-) -> dict[str, dict[str, Any]]:
-    """Verify a file in every configuration in which users may run it; return a record for each.
-
-    - ``"library"``: with keygraph's operator library, if it is installed and the file uses the operators.
-    - ``"functions"``: with the file's own functions, or ``"standard operators"`` where it has none.
-    - ``"original file"``: the ONNX file that the network was imported from, in ONNX Runtime.
-    - ``"rounded"``: fp16 emulated as a GPU computes it (`runtime.backends.emulated_half`). bf16 is always emulated,
-      because ONNX Runtime does not compute it on a CPU.
-    """
-    module = model.module
-    if isinstance(model, CustomModel) and model.fused + model.packed:
-        program = with_k(model.program, manifest.neighbours)
-        module = program.module(check_guards=False)
-        if manifest.neighbours is not None:
-            module = WithK(program, manifest.neighbours)
-    check_memory(module, manifest)
-    emulated = manifest.precision == "bf16"
-    installed: Path | None = None
-    configurations: dict[str, tuple[Path | None, bool]]
-    functions = onnx.load(draft, load_external_data=False).functions
-    if functions:
-        configurations = {"functions": (installed, emulated)}
-        try:
-            installed = library("onnxruntime")
-            configurations = {"library": (installed, emulated), **configurations}
-        except MissingDependencyError:
-            progress("the operator library is not installed: only the file's own functions are verified")
+) -> Manifest:
+    """Write a file that is not verified yet; return the manifest in it."""
+    if isinstance(model, CustomModel):
+        progress("translating")
+        traced = translate(with_k(model.program, manifest.neighbours), manifest)
     else:
-        configurations = {"standard operators": (installed, emulated)}
-    if manifest.precision == "fp16":
-        configurations["rounded"] = (installed, True)
-    similarity = required(manifest).similarity
-    reference: AnyReference = Reference(model.module, manifest.value_range, similarity)
-    if isinstance(model, CustomModel) and model.packed:
-        reference = TopKReference(module, similarity)
-    elif isinstance(model, CustomModel) and model.fused:
-        # The program was verified against the module, selections apart. Its key graphs can be forced, as for a KGT.
-        reference = Reference(module, manifest.value_range, similarity)
-    elif isinstance(model, CustomModel) and not functions:
-        reference = TopKReference(module, similarity)
-    records = {}
-    for name, (operators, rounded) in configurations.items():
-        try:
-            progress(f"verifying with {name}")
-            checks = verify(draft, reference, manifest, operators, progress, images=images, rounded=rounded)
-        except KeygraphError as error:
-            raise KeygraphError(f"verification with {name} failed: {error}; no file was written") from error
-        records[name] = as_record(checks, "library" if operators else "functions", manifest, rounded)
-    if isinstance(model, CustomModel) and model.verify_original is not None:
-        progress("verifying against the original file")
-        try:
-            records["original file"] = model.verify_original(draft, manifest, installed, progress)
-        except KeygraphError as error:
-            raise KeygraphError(f"verification failed: {error}; no file was written") from error
-    return records
+        progress("tracing")
+        traced = trace(model.module, manifest)
+    canonicalize(traced)
+    if manifest.half is not None:
+        manifest = to_mixed_precision(traced, manifest, model.keep_fp32, images, progress)
+    progress("writing")
+    manifest = save(traced, manifest, draft)
+    onnx.checker.check_model(draft, full_check=True)
+    return manifest
+
+
+def _weights_bytes(model: LoadedModel | CustomModel, half: bool) -> int:
+    """Return the bytes of a network's weights in its file; in half precision, at least half of those in FP32."""
+    size: int = sum(tensor.numel() * tensor.element_size() for tensor in model.module.state_dict().values())
+    return size // 2 if half else size

@@ -1,4 +1,4 @@
-"""Verify that an exported file computes what PyTorch computes."""
+"""Verify that an exported file computes what PyTorch computes, up to what rounding explains."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from ..instrumentation.metrics import EQUAL_DB, TOLERANCES, Tolerance, psnr
 from ..instrumentation.synthetic import Content, synthetic_inputs
 from ..manifest import Manifest
 from ..models.architecture import CUSTOM
+from ..parity.metrics.rounding import RoundingError
+from ..parity.pass_criteria import beyond, describe_error, rule_by_rounding
+from ..parity.rounding.network import rms_error
 from ..runtime.backends.base import Inputs, result_shape
 from ..runtime.device import memory
 from ..runtime.preprocess.padding import round_up
@@ -24,6 +27,7 @@ from .activation_ranges import first_nonfinite
 from .calibration_data import CalibrationImage
 from .custom import sizes
 from .reference import AnyReference
+from .rounding import LEAST_PIXELS, ExpectedRounding
 
 #: Smallest height and width of the largest test image for a network with global statistics, so that they are sums over
 #: many pixels. A Restormer of 26 million parameters takes 29 GMAC for it, one or two seconds.
@@ -52,6 +56,10 @@ class Check:
         Name of the calibration image; None for a generated one.
     psnr_as_run
         On calibration images: PSNR in dB with each side's own key graphs, rounded likewise.
+    found
+        RMS of the difference that `psnr` is of, in units of the image's values.
+    expected
+        RMS of the difference that rounding explains, which decides; None where it could not be measured.
     """
 
     shape: tuple[int, int, int]
@@ -61,6 +69,27 @@ class Check:
     content: Content = "picture"
     picture: str | None = None
     psnr_as_run: float | None = None
+    found: float = 0.0
+    expected: float | None = None
+
+    @property
+    def error(self) -> RoundingError | None:
+        """The two errors; None where that of rounding is not known."""
+        return None if self.expected is None else RoundingError("", self.found, self.expected)
+
+
+class VerificationError(KeygraphError):
+    """A file does not compute what PyTorch computes."""
+
+
+def rounding_inputs(manifest: Manifest) -> tuple[Inputs, int | None]:
+    """Return the inputs and k of the run that rounding is measured on: the smallest that is large enough."""
+    cases = verification_cases(manifest)
+    large = [case for case in cases if math.prod(case[0]) >= LEAST_PIXELS]
+    shape, k = (
+        min(large, key=lambda case: math.prod(case[0])) if large else max(cases, key=lambda case: math.prod(case[0]))
+    )
+    return synthetic_inputs(manifest, shape), k
 
 
 def verification_cases(manifest: Manifest) -> list[tuple[tuple[int, int, int], int | None]]:
@@ -140,6 +169,7 @@ def verify(
     *,
     images: Sequence[CalibrationImage] = (),
     rounded: bool = False,
+    rounding: ExpectedRounding,
 ) -> list[Check]:
     """Run a file in ONNX Runtime and compare it with PyTorch.
 
@@ -163,6 +193,8 @@ def verify(
         Calibration images to run in addition to the generated ones, with the default k.
     rounded
         Emulate half precision (`runtime.backends.emulated_half`) instead of using ONNX Runtime's own.
+    rounding
+        What rounding explains of the file's errors, which decides; where it cannot be measured, `required` does.
 
     Returns
     -------
@@ -171,8 +203,8 @@ def verify(
 
     Raises
     ------
-    KeygraphError
-        A value is not finite, the PSNR of an image is below `required`, or key graphs differ in more than near ties.
+    VerificationError
+        A value is not finite, an error is beyond what rounding explains, or key graphs differ in more than near ties.
     """
     probe = reference.probe(path, library, rounded)
     runtime_k = manifest.neighbours is not None and manifest.neighbours.runtime
@@ -193,7 +225,9 @@ def verify(
             progress(where)
         restored, selections = probe.record(tensor, k if runtime_k else None, *extras)
         if not np.isfinite(restored).all():
-            raise _not_finite(path, inputs, k if runtime_k else None, library, where)
+            own, _ = reference.restore(inputs, k)
+            advice = _advice(manifest.precision, bool(np.isfinite(own).all()))
+            raise _not_finite(path, inputs, k if runtime_k else None, library, where, advice)
         expected, agreements = reference.restore(inputs, k, [selection.graph for selection in selections])
         wrong = [
             f"key graph {i}: {counted(a.beyond_tolerance, 'link')}"
@@ -201,11 +235,20 @@ def verify(
             if a.beyond_tolerance
         ]
         if wrong:
-            raise KeygraphError(f"the exported file selects other neighbours than PyTorch {where} ({'; '.join(wrong)})")
+            raise VerificationError(
+                f"the exported file selects other neighbours than PyTorch {where} ({'; '.join(wrong)})"
+            )
         result = psnr(restored, expected, manifest.value_range)
-        if not result >= tolerance.psnr:
-            raise KeygraphError(
-                f"the exported file differs from PyTorch {where}: {result:.1f} dB; {tolerance.psnr:.0f} dB are needed"
+        found = rms_error(restored, expected)
+        error = rounding.explained(found, inputs, k)
+        if error is None and not result >= tolerance.psnr:
+            raise VerificationError(
+                f"the exported file differs from PyTorch {where}: {result:.1f} dB; {tolerance.psnr:.0f} dB are needed, "
+                f"as rounding cannot be measured ({rounding.failure})"
+            )
+        if error is not None and beyond(error):
+            raise VerificationError(
+                f"the exported file differs from PyTorch {where}: {result:.1f} dB, {describe_error(error)}"
             )
         links = sum(a.selected for a in agreements)
         different = sum(a.different for a in agreements) / links if links else 0.0
@@ -213,7 +256,13 @@ def verify(
         if name is not None:
             own, _ = reference.restore(inputs, k)
             as_run = _tenths(psnr(restored, own, manifest.value_range))
-        checks.append(Check(shape, k, _tenths(result), float(f"{different:.1e}"), content, name, as_run))
+        checks.append(
+            Check(
+                *(shape, k, _tenths(result), float(f"{different:.1e}"), content, name, as_run),
+                float(f"{found:.3g}"),
+                None if error is None else float(f"{error.expected:.3g}"),
+            )
+        )
     return checks
 
 
@@ -224,7 +273,10 @@ def _size(inputs: Inputs, manifest: Manifest) -> tuple[int, int, int]:
 
 
 def required(manifest: Manifest) -> Tolerance:
-    """Return the tolerance of a file: that of its precision, or a lower target PSNR of a precision search."""
+    """Return the tolerance of a file: that of its precision, or a lower target PSNR of a precision search.
+
+    Its PSNR is the usual one, and decides only where rounding cannot be measured.
+    """
     tolerance = TOLERANCES[manifest.precision]
     target = manifest.half.target_psnr if manifest.half is not None else None
     return tolerance if target is None else replace(tolerance, psnr=min(tolerance.psnr, target))
@@ -234,15 +286,38 @@ def _tenths(decibels: float) -> float:
     return math.floor(min(decibels, EQUAL_DB) * 10) / 10
 
 
-def _not_finite(path: Path, inputs: Inputs, k: int | None, library: Path | None, where: str) -> KeygraphError:
+def _advice(precision: str, finite: bool) -> str:
+    """Return what to do about values that are not finite; the node's name goes to ``{node}``.
+
+    Parameters
+    ----------
+    precision
+        Of the file.
+    finite
+        Whether the network's own result in PyTorch is.
+    """
+    if not finite:
+        return (
+            "the network's own result in PyTorch is not finite there either: guard its code against overflow, and "
+            "against dividing by zero, as in x / (norm + 1e-6), or export it as it is with --no-verify"
+        )
+    if precision == "fp32":
+        return "PyTorch's result is finite, so the file is wrong: please report it"
+    return (
+        "keep it in FP32 with --keep-fp32 '{node}', let --precision auto find what to keep, or export with "
+        "--precision bf16"
+    )
+
+
+def _not_finite(
+    path: Path, inputs: Inputs, k: int | None, library: Path | None, where: str, advice: str
+) -> VerificationError:
     """Return the error that names the first node with a value that is not finite."""
     node = first_nonfinite(path, inputs, k, library)
+    fact = f"the exported file's result is not finite {where}"
     if node is None:
-        return KeygraphError(f"the exported file's result is not finite {where}")
-    return KeygraphError(
-        f"the exported file's result is not finite {where}; the first such values are those of {node}; keep it in FP32 "
-        f"with --keep-fp32 '{node}', let --precision auto find what to keep, or export with --precision bf16"
-    )
+        return VerificationError(fact if "{node}" in advice else f"{fact}; {advice}")
+    return VerificationError(f"{fact}; the first such values are those of {node}; {advice.format(node=node)}")
 
 
 def as_record(checks: list[Check], operators: str, manifest: Manifest, rounded: bool = False) -> dict[str, Any]:
@@ -272,6 +347,7 @@ def as_record(checks: list[Check], operators: str, manifest: Manifest, rounded: 
         "arithmetic": f"float32, every stored tensor rounded to {manifest.precision}"
         if rounded
         else "the engine's own",
+        "rule": rule_by_rounding(manifest.precision),
         "tolerance_db": tolerance.psnr,
         "similarity_tolerance": tolerance.similarity,
         "checks": [{**asdict(check), "shape": list(check.shape)} for check in checks],

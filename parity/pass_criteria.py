@@ -23,6 +23,12 @@ FACTOR = 4.0
 #: As run, near ties move the usual value as well: the median error of a tile may be this many times that of rounding.
 TYPICAL_FACTOR = 2 * FACTOR
 
+#: Correct programs stay below this many times the expected error of rounding: two errors below it are both noise.
+NOISE_FACTOR = 1.5
+
+#: A file with fused operators may be this much worse, in dB, than the same file without.
+CONTROL_DB = 1.0
+
 
 def tolerance(precisions: Sequence[str]) -> Tolerance:
     """Return the tolerance for two sides: that of the lower precision."""
@@ -37,6 +43,19 @@ def least_psnr(precisions: Sequence[str], at_least: float | None = None) -> floa
 def beyond(error: RoundingError) -> bool:
     """Return whether an error is beyond what rounding explains: more than `FACTOR` times the expected error."""
     return not error.found <= FACTOR * error.expected
+
+
+def worse_than_control(times: float, control: float) -> bool:
+    """Return whether a file is worse than its control: more than noise, and by more than `CONTROL_DB`.
+
+    Parameters
+    ----------
+    times
+        The file's largest error as a multiple of what rounding explains, of all runs.
+    control
+        The same of its control.
+    """
+    return times > NOISE_FACTOR and not times <= control * 10 ** (CONTROL_DB / 20)
 
 
 def by_rounding(result: InputResult, at_least: float | None) -> bool:

@@ -16,6 +16,7 @@ from keygraph.installation import upgrade_line
 from keygraph.integrity import FileDigest
 from keygraph.manifest import (
     FORMAT_VERSION,
+    Attention,
     ExactTiling,
     ExtraInput,
     GlobalStatistics,
@@ -59,6 +60,12 @@ FORMAT_4 = FORMAT_3.replace('"format_version": 3', '"format_version": 4').replac
 
 FORMAT_5 = FORMAT_4.replace('"format_version": 4', '"format_version": 5').replace(
     '"size_multiple": 4,', '"size_multiple": 4, "smallest": 12,'
+)
+FORMAT_6 = FORMAT_5.replace('"format_version": 5', '"format_version": 6').replace(
+    '"clamp":',
+    '"attentions": [{"channels": 8, "heads": 2, "k": 5, "keeps_ties": false, "module": "body.attn", "nodes": 16, '
+    '"reason": "", "verdict": "fused"}, {"channels": null, "heads": null, "k": null, "keeps_ties": false, '
+    '"module": "tail", "nodes": null, "reason": "it is faster as it is", "verdict": "unchanged"}], "clamp":',
 )
 
 EXPECTED = {
@@ -142,10 +149,19 @@ EXPECTED = {
 }
 EXPECTED[4] = dataclasses.replace(EXPECTED[3], digest=FileDigest("45", "67", "89"), format_version=4)
 EXPECTED[5] = dataclasses.replace(EXPECTED[4], smallest=12, format_version=5)
+EXPECTED[6] = dataclasses.replace(
+    EXPECTED[5],
+    attentions=(
+        Attention("body.attn", "fused", k=5, nodes=16, heads=2, channels=8),
+        Attention("tail", "unchanged", "it is faster as it is"),
+    ),
+    format_version=6,
+)
 
 
 @pytest.mark.parametrize(
-    ("version", "text"), [(1, FORMAT_1), (2, FORMAT_2), (3, FORMAT_3), (4, FORMAT_4), (5, FORMAT_5)]
+    ("version", "text"),
+    [(1, FORMAT_1), (2, FORMAT_2), (3, FORMAT_3), (4, FORMAT_4), (5, FORMAT_5), (6, FORMAT_6)],
 )
 def test_manifests_of_every_format_are_read(version: int, text: str) -> None:
     manifest = from_json(text, "kgt.onnx")
@@ -155,13 +171,13 @@ def test_manifests_of_every_format_are_read(version: int, text: str) -> None:
 
 
 def test_reading_and_writing_gives_the_same_text() -> None:
-    text = " ".join(FORMAT_5.split("\n"))
+    text = " ".join(FORMAT_6.split("\n"))
     assert from_json(text, "x").to_json() == text
     assert '"memory": 5120,' in text  # a whole number in a field of real numbers stays one
 
 
 def _change(path: tuple[str | int, ...], value: Any) -> str:
-    values: Any = copy.deepcopy(json.loads(FORMAT_5))
+    values: Any = copy.deepcopy(json.loads(FORMAT_6))
     place = values
     for key in path[:-1]:
         place = place[key]

@@ -22,7 +22,7 @@ from ...models.own_weights import tensors_of
 from ...models.source_file import user_line
 from ..opaque import opaque_failure
 from ..trace import capture
-from .attention import fuse_attentions
+from .attention import Attentions, fuse_attentions
 from .guards import check_guards
 from .interface import find_interface
 from .neighbours import check_tie, offered_k
@@ -48,10 +48,8 @@ class CustomModel:
         The network, float32 and in evaluation mode: float32[B, C, H, W] -> float32[B, C', sH, sW].
     interface
         Its inputs and outputs.
-    program
+    attentions
         The network as `capture` made it for these, with keygraph's operators in the place of attentions to a top-k.
-    fused, packed
-        How many of these attend to a key graph, and how many to the network's own mask.
     shape
         The only (B, H, W) that the program takes; None for dynamic sizes.
     provenance
@@ -69,15 +67,18 @@ class CustomModel:
 
     module: nn.Module
     interface: Interface
-    program: ExportedProgram
-    fused: int
-    packed: int
+    attentions: Attentions
     shape: tuple[int, int, int] | None
     provenance: dict[str, Any]
     sources: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
     verify_original: VerifyOriginal | None = None
     neighbours: Neighbours | None = None
+
+    @property
+    def program(self) -> ExportedProgram:
+        """The network as it is exported."""
+        return self.attentions.program
 
     @property
     def keep_fp32(self) -> tuple[str, ...]:
@@ -87,7 +88,22 @@ class CustomModel:
     def manifest(self) -> Manifest:
         """Return the manifest of the PyTorch model; an export replaces the fields that it determines."""
         weights = weights_sha256(tensors_of(self.module, "the module"))
-        return replace(manifest_of(self.interface, self.provenance, weights), neighbours=self.neighbours)
+        manifest = manifest_of(self.interface, self.provenance, weights)
+        return replace(manifest, neighbours=self.neighbours, attentions=self.attentions.found())
+
+
+def with_fewer(model: CustomModel, reason: str) -> CustomModel | None:
+    """Return a network with fewer attentions computed by the operators; None where none is. Its k is not offered.
+
+    Parameters
+    ----------
+    model
+        The network.
+    reason
+        Why, for the verdicts.
+    """
+    fewer = model.attentions.fewer(reason)
+    return None if fewer is None else replace(model, attentions=fewer, neighbours=None)
 
 
 def manifest_of(interface: Interface, provenance: dict[str, Any], weights: str = "") -> Manifest:
@@ -179,18 +195,7 @@ def examine(
         found = fuse_attentions(program, module, interface, shape, progress, exactly_k=tie == "k")
     neighbours, choice = offered_k(found.program, found.verdicts, tie, interface.global_statistics)
     lines = (*notes, *more, *map(str, found.verdicts), *choice)
-    return CustomModel(
-        module,
-        interface,
-        found.program,
-        found.fused,
-        found.packed,
-        shape,
-        provenance,
-        sources,
-        lines,
-        neighbours=neighbours,
-    )
+    return CustomModel(module, interface, found, shape, provenance, sources, lines, neighbours=neighbours)
 
 
 def source_of(module: nn.Module) -> dict[str, str]:

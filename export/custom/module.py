@@ -118,6 +118,7 @@ def export_module(
             calibration=calibration,
             verification=verification,
             progress=progress,
+            notice=notice,
         )
 
 

@@ -35,6 +35,12 @@ _SELECTING = {_ATEN.topk.default: 2, _ATEN.sort.default: 1, _ATEN.sort.stable: 2
 _COMPARING = (_ATEN.ge.Tensor, _ATEN.gt.Tensor, _ATEN.le.Tensor, _ATEN.lt.Tensor)
 COMPARISONS = ("GreaterOrEqual", "Greater", "LessOrEqual", "Less")
 
+_GRAPHS = (_KEYGRAPH.key_graph.default, _KEYGRAPH.pack_graph.default, _KEYGRAPH.top_k_graph.default)
+
+
+def _compares_scores(arguments: Sequence[Tensor]) -> bool:
+    return all(one.is_floating_point() and one.numel() > 1 for one in arguments)
+
 
 @dataclass(frozen=True)
 class TopKSelection:
@@ -127,6 +133,24 @@ class TopKReference:
         return restored, forced.agreements
 
 
+class RecordedTopK(TorchDispatchMode):
+    """A context in which what operators select is recorded, in the form that `ForcedTopK` takes."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        #: Indices, masks and key graphs, in order of execution.
+        self.selections: list[Tensor] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operator, and record the result of a selection."""
+        result = func(*args, **(kwargs or {}))
+        if func in _SELECTING:
+            self.selections.append(result[1])
+        elif func in _GRAPHS or (func in _COMPARING and _compares_scores(args)):
+            self.selections.append(result)
+        return result
+
+
 class UncomparableError(KeygraphError):
     """The selections of a file and of its module do not correspond one to one."""
 
@@ -174,7 +198,7 @@ class ForcedTopK(TorchDispatchMode):
             place = _SELECTING[func]
             dim = args[place] if len(args) > place else kwargs.get("dim", -1)
             return self._forced(args[0], dim, *result)
-        if func in _COMPARING and all(one.is_floating_point() and one.numel() > 1 for one in args):
+        if func in _COMPARING and _compares_scores(args):
             return self._forced_mask(args[0], args[1], result)
         return result
 

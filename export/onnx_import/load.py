@@ -11,6 +11,7 @@ from ...errors import InputError
 from ...forks import require_torch
 from ...manifest import Manifest
 from ..custom.model import ASSUMED_RANGE, RANGE_NOTE, CustomModel, examine
+from ..program_network import ProgramNetwork
 from ..verify import as_record
 from .file import ForeignOnnx, read_foreign
 from .network import ImportedNetwork
@@ -75,7 +76,8 @@ def load_onnx_network(
     )
 
     def check(draft: Path, manifest: Manifest, library: Path | None, progress: Callable[[str], None]) -> dict[str, Any]:
-        checks = verify_original(draft, source, network, manifest, library, progress)
+        rounded = ProgramNetwork(model.attentions.unfused)
+        checks = verify_original(draft, source, network, manifest, library, progress, rounded)
         record = as_record(
             checks, "library" if library else "functions", replace(manifest, precision="fp32", half=None)
         )

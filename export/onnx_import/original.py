@@ -22,10 +22,12 @@ from ...instrumentation.exposed_session import ExposedSession
 from ...instrumentation.metrics import psnr
 from ...instrumentation.synthetic import synthetic_inputs
 from ...manifest import Manifest
+from ...parity.rounding.network import Arithmetic, Network
 from ...runtime.backends.onnx_file import load_onnx
 from ...runtime.backends.onnx_providers import PROVIDERS, reason, session_options
 from ..custom.top_k import COMPARISONS, TopKReference, TopKSelection
-from ..verify import Check, required, verify
+from ..rounding import ExpectedRounding
+from ..verify import Check, required, rounding_inputs, verify
 from .file import ForeignOnnx
 
 #: PSNR in dB of the new file and the original, each as run: rounding alone stays far above it, near ties mostly.
@@ -116,6 +118,7 @@ def verify_original(
     manifest: Manifest,
     library: Path | None,
     progress: Callable[[str], None],
+    network: Network,
 ) -> list[Check]:
     """Verify an import, and the file made of it, against the original in ONNX Runtime.
 
@@ -133,6 +136,8 @@ def verify_original(
         ONNX Runtime library of keygraph's operators, or None for the new file's functions.
     progress
         Called with a line before each case.
+    network
+        The import, to measure rounding.
 
     Returns
     -------
@@ -150,8 +155,9 @@ def verify_original(
     k = neighbours.default if neighbours is not None and neighbours.runtime else None
     probe = OriginalProbe(source)
     reference = _ImportReference(module, probe, required(exact).similarity)
+    rounding = ExpectedRounding(network, Arithmetic("fp32"), *rounding_inputs(exact))
     try:
-        checks = verify(source.path, reference, exact, None, progress)
+        checks = verify(source.path, reference, exact, None, progress, rounding=rounding)
     except KeygraphError as error:
         raise KeygraphError(f"{source.path} in ONNX Runtime, and as imported, differ: {error}") from error
     exposed = ExposedSession(draft, library)

@@ -2,7 +2,8 @@
 
 from .by_hand import ByHand, arrange_by_hand, k_of
 from .recognize import Recognition, Verdict, annotated_graph, rebuilt, recognize
-from .verification import Case, recognize_verified, verification_cases
+from .verification import Case, verification_cases
+from .verified import recognize_verified
 
 __all__ = [
     "ByHand",

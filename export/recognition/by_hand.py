@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from ...plugins import torch as _operators  # noqa: F401 - registers keygraph::*
 from .graph_builder import GraphBuilder
 from .layouts import heads_first, heads_last
 from .nodes import VALUE, argument, arguments, known_value, module_path, operator_name, positional, rank, sizes
-from .recognize import Verdict, annotated_graph, rebuilt
+from .recognize import Verdict, annotated_graph, operator_sizes, rebuilt
 
 _KEY_GRAPH = torch.ops.keygraph.key_graph.default
 #: Operators that select k nodes, with the place of their argument k.
@@ -67,7 +67,9 @@ def arrange_by_hand(program: ExportedProgram) -> ByHand:
     for node in list(graph.nodes):
         if node.target is _ATTENTION:
             node = _with_heads_last(graph, node)
-            verdicts.append(Verdict(module_path(node), node.name, True, _k(node), by_hand=True))
+            nodes, heads, channels = operator_sizes(node)
+            verdict = Verdict(module_path(node), node.name, True, _k(node), by_hand=True)
+            verdicts.append(replace(verdict, nodes=nodes, heads=heads, channels=channels))
     return ByHand(rebuilt(program, graph, ()), tuple(verdicts), calls)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from .attentions import Other, find_attentions
 from .key_graphs import KeyGraphs
-from .nodes import VALUE, Refused, module_path
+from .nodes import VALUE, Refused, module_path, operator_name, positional, sizes
 from .rewriting import Replacement, add_replacement
 
 aten = torch.ops.aten
@@ -43,6 +44,10 @@ class Verdict:
         Why it is not fused; empty if it is.
     by_hand
         Whether the module calls the operators itself.
+    nodes
+        Nodes that are selected from, where their number is fixed.
+    heads, channels
+        Heads, and channels of each head's queries, if it is fused or packed.
     """
 
     module: str
@@ -53,6 +58,9 @@ class Verdict:
     reason: str = ""
     by_hand: bool = False
     packed: bool = False
+    nodes: int | None = None
+    heads: int | None = None
+    channels: int | None = None
 
     def __str__(self) -> str:
         """Return the line to print."""
@@ -172,24 +180,46 @@ def add_operators(
     for found in find_attentions(graph):
         module, name = module_path(found.softmax), found.softmax.name
         if isinstance(found, Other):
-            verdicts.append(Verdict(module, name, False, reason=found.reason))
+            verdicts.append(Verdict(module, name, False, reason=found.reason, nodes=_nodes(found.softmax)))
             continue
         if name in exclude:
-            verdicts.append(Verdict(module, name, False, reason=exclude[name]))
+            verdicts.append(Verdict(module, name, False, reason=exclude[name], nodes=_nodes(found.softmax)))
             continue
         try:
             replacements.append(add_replacement(graph, found, graphs))
         except Refused as reason:
-            verdicts.append(Verdict(module, name, False, reason=str(reason)))
+            verdicts.append(Verdict(module, name, False, reason=str(reason), nodes=_nodes(found.softmax)))
             continue
+        nodes, heads, channels = operator_sizes(replacements[-1].operator)
         k, keeps_ties = found.masks[0].selection.k, found.masks[0].selection.keeps_ties
         if found.ranking is not None:
-            verdicts.append(Verdict(module, name, True, k, keeps_ties))
+            verdicts.append(Verdict(module, name, True, k, keeps_ties, nodes=nodes, heads=heads, channels=channels))
         else:
             fixed = k if len(found.masks) == 1 else None
             exact = fixed is not None and keeps_ties and found.masks[0].selection.is_top_k and exactly_k
-            verdicts.append(Verdict(module, name, False, fixed, exact, reason=found.reason, packed=True))
+            verdict = Verdict(module, name, False, fixed, exact, reason=found.reason, packed=True)
+            verdicts.append(replace(verdict, nodes=nodes, heads=heads, channels=channels))
     return verdicts, replacements
+
+
+def operator_sizes(operator: Node) -> tuple[int | None, int | None, int | None]:
+    """Return the nodes, heads and channels of a KeyGraphAttention, as the attributes of `Verdict`."""
+    q, k, _, _, _, _, heads_last = positional(operator)
+    channels, nodes = sizes(q)[-1], sizes(k)[-2]
+    heads = heads_last or sizes(q)[1]
+    if heads_last and isinstance(channels, int):
+        channels //= heads_last
+    return _fixed(nodes), _fixed(heads), _fixed(channels)
+
+
+def _fixed(size: Any) -> int | None:
+    """Return a size; None where it depends on the image's size."""
+    return size if isinstance(size, int) else None
+
+
+def _nodes(softmax: Node) -> int | None:
+    """Return the number of nodes that a softmax weighs, if it is fixed."""
+    return _fixed(sizes(softmax)[-1]) if operator_name(softmax) == "softmax" else None
 
 
 def rebuilt(

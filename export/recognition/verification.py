@@ -1,30 +1,30 @@
-"""Verify fused attentions: each on the q, k and v of real runs, and the rewritten program against the module."""
+"""Verify fused attentions, each on the q, k and v of real runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Interpreter, Node
 
-from ...errors import KeygraphError
-from ...instrumentation.metrics import TOLERANCES, psnr
+from ...instrumentation.metrics import TOLERANCES
 from ...instrumentation.synthetic import synthetic_image
-from ...plugins.torch import forced_graphs, unpack_graph
+from ...plugins.torch import unpack_graph
 from ...plugins.torch.graph_bits import pack_bits
 from ...runtime.preprocess.padding import round_up
 from .nodes import VALUE, positional, tensor
-from .recognize import Recognition, add_operators, annotated_graph, recognize
+from .recognize import add_operators, annotated_graph
 from .rewriting import Replacement
 from .selections import Selection
 
 _KEY_GRAPH = torch.ops.keygraph.key_graph.default
 _TOP_K_GRAPH = torch.ops.keygraph.top_k_graph.default
-_KEY_GRAPHS = (_KEY_GRAPH, _TOP_K_GRAPH, torch.ops.keygraph.pack_graph.default)
+#: The operators that make key graphs.
+KEY_GRAPHS = (_KEY_GRAPH, _TOP_K_GRAPH, torch.ops.keygraph.pack_graph.default)
 
 #: Largest difference of an attention's results with the same selection, relative to the largest of them.
 _ATTENTION_TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -79,69 +79,6 @@ def verification_cases(channels: int, size_multiple: int, value_range: tuple[flo
     return cases
 
 
-def recognize_verified(
-    program: ExportedProgram,
-    module: nn.Module,
-    cases: Sequence[Case],
-    value_range: tuple[float, float],
-    progress: Callable[[str], None] = lambda _step: None,
-    calls: Sequence[int] | None = None,
-    exactly_k: bool = False,
-) -> Recognition:
-    """Recognise attentions as `recognize` does, and keep those that compute what the module computes.
-
-    Parameters
-    ----------
-    program
-        As for `recognize`.
-    module
-        What it was exported from, unmodified.
-    cases
-        Inputs to run, for instance `verification_cases`.
-    value_range
-        Smallest and largest value of the results, for the PSNR.
-    progress
-        Called with a line before each step.
-    calls
-        If the module calls the operators itself: for each call of `key_graph`, which of the program's key graphs it is
-        (`by_hand`). Else None.
-    exactly_k
-        As for `recognize`.
-
-    Returns
-    -------
-    Recognition
-        An attention that failed is not fused, and its verdict says why.
-
-    Raises
-    ------
-    KeygraphError
-        The program given, with nothing fused, differs from the module.
-    """
-    checked: list[Checked] = []
-    failures: dict[str, str] = {}
-    for case in cases:
-        progress(f"checking attentions on {case.name}")
-        checked.append(check_attentions(program, case, exactly_k=exactly_k))
-        for name, reason in checked[-1].failures.items():
-            failures.setdefault(name, f"its verification failed on {case.name}: {reason}")
-    recognition = recognize(program, failures, exactly_k)
-    if not recognition.rewritten and calls is None:
-        return recognition
-    for case, found in zip(cases, checked, strict=True):
-        progress(f"comparing with the module on {case.name}")
-        if failures:
-            found = check_attentions(program, case, failures, exactly_k)
-        wrong = _difference(recognition.program, module, case, found, calls or (), value_range)
-        if wrong is not None:
-            if not recognition.rewritten:
-                raise KeygraphError(f"the network as it was traced, on {case.name}, {wrong}; no file was written")
-            names = [verdict.softmax for verdict in recognition.verdicts if verdict.fused or verdict.packed]
-            reason = f"the network's result on {case.name} {wrong}"
-            return recognize(program, failures | dict.fromkeys(names, reason), exactly_k)
-    return recognition
-
-
 @dataclass
 class Checked:
     """Result of `check_attentions`.
@@ -181,15 +118,15 @@ def check_attentions(
         As for `recognize`.
     """
     graph = annotated_graph(program)
-    by_hand = {node for node in graph.nodes if node.target in _KEY_GRAPHS}
+    by_hand = {node for node in graph.nodes if node.target in KEY_GRAPHS}
     _, replacements = add_operators(graph, exclude or {}, exactly_k)
     probe = _Probe(GraphModule(program.graph_module, graph), replacements, by_hand)
     with torch.no_grad():
-        probe.run(*_placed(graph, case))
+        probe.run(*placed(graph, case))
     return probe.checked
 
 
-def _placed(graph: Graph, case: Case) -> list[Tensor]:
+def placed(graph: Graph, case: Case) -> list[Tensor]:
     """Return the values of a graph's placeholders: parameters, and a case's inputs."""
     inputs = iter(case.inputs)
     return [
@@ -234,7 +171,7 @@ class _Probe(Interpreter):
         ranked = first @ second.mT if key_graph.target is _KEY_GRAPH else first.float()
         nodes = ranked.shape[3]
         own = self._selected(selection).reshape(*bits.shape[:3], nodes)
-        precision = _PRECISIONS[tensor(selection.scores).dtype]
+        precision = PRECISIONS[tensor(selection.scores).dtype]
         wrong = _beyond_ties(ranked, own, unpack_graph(bits, nodes), TOLERANCES[precision].similarity)
         if wrong:
             for user in users:
@@ -275,7 +212,8 @@ class _Probe(Interpreter):
             self.checked.failures.setdefault(replacement.attention.softmax.name, reason)
 
 
-_PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+#: Precision of each type that a program may compute in.
+PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
 def _operands(replacement: Replacement) -> Iterator[Node]:
@@ -298,43 +236,3 @@ def _beyond_ties(similarity: Tensor, own: Tensor, other: Tensor, tolerance: floa
     kth = similarity.masked_fill(~other, torch.inf).amin(-1, keepdim=True)
     allowed = tolerance * similarity.abs().amax(-1, keepdim=True)
     return int(((own != other) & ((similarity - kth).abs() > allowed)).sum())
-
-
-class _Forced(Interpreter):
-    """Runs a program with given key graphs."""
-
-    def __init__(self, module: GraphModule, graphs: Sequence[Tensor]) -> None:
-        super().__init__(module)
-        self._graphs = iter(graphs)
-
-    def run_node(self, n: Node) -> Any:
-        """Run a node as `Interpreter` does; a key graph gives the next one of those given."""
-        return next(self._graphs) if n.target in _KEY_GRAPHS else super().run_node(n)
-
-
-def _difference(
-    program: ExportedProgram,
-    module: nn.Module,
-    case: Case,
-    checked: Checked,
-    calls: Sequence[int],
-    value_range: tuple[float, float],
-) -> str | None:
-    """Compare a rewritten program with the module, with the module's selections; return what is wrong."""
-    tolerance = TOLERANCES[_lowest_precision(program)]
-    graph = annotated_graph(program)
-    with torch.no_grad():
-        with forced_graphs([checked.by_hand[call] for call in calls], tolerance.similarity):
-            expected = module(*case.inputs)
-        (computed,) = _Forced(GraphModule(program.graph_module, graph), checked.graphs).run(*_placed(graph, case))
-    if not torch.isfinite(expected).all():
-        return None if torch.equal(torch.isfinite(expected), torch.isfinite(computed)) else "is not finite"
-    decibels = psnr(computed.float().numpy(), expected.float().numpy(), value_range)
-    return None if decibels >= tolerance.psnr else f"is only {decibels:.1f} dB from the module's"
-
-
-def _lowest_precision(program: ExportedProgram) -> str:
-    """Return the lowest precision that a program computes in."""
-    values = [node.meta.get("val") for node in program.graph.nodes]
-    types = {value.dtype for value in values if isinstance(value, Tensor)} & set(_PRECISIONS)
-    return _PRECISIONS[min(types, key=lambda dtype: (torch.finfo(dtype).bits, dtype == torch.float16))]

@@ -18,7 +18,8 @@ from keygraph.errors import InputError, KeygraphError
 from keygraph.export import export, exporter
 from keygraph.export.calibration_data import CalibrationImage, calibration_images
 from keygraph.export.reference import Reference
-from keygraph.export.verify import verification_cases, verify
+from keygraph.export.rounding import ExpectedRounding
+from keygraph.export.verify import rounding_inputs, verification_cases, verify
 from keygraph.instrumentation.metrics import TOLERANCES, psnr
 from keygraph.instrumentation.synthetic import synthetic_inputs as sample_inputs
 from keygraph.manifest import Manifest
@@ -26,6 +27,7 @@ from keygraph.models import LoadedModel, registry, save_checkpoint
 from keygraph.models.mst import MSTConfig
 from keygraph.models.mst_plus_plus import MSTPlusPlusConfig
 from keygraph.models.restormer import RestormerConfig
+from keygraph.parity.rounding.network import Arithmetic, Network
 from keygraph.runtime.io.images import Picture, write
 from onnx import ModelProto, TensorProto
 from tiny_kgt import one_thread
@@ -152,8 +154,10 @@ def test_a_wrong_mask_is_noticed(measured: tuple[LoadedModel, Path, Manifest], t
             break
     proto.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(1, np.float32), "zero"))
     onnx.save(proto, tmp_path / "wrong.onnx")
-    with pytest.raises(KeygraphError, match=r"differs from PyTorch at 1x2x2: \d+\.\d dB; 90 dB are needed"):
-        verify(tmp_path / "wrong.onnx", Reference(model.module, manifest.value_range, 1e-4), manifest, None)
+    rounding = ExpectedRounding(Network(model.module, manifest), Arithmetic("fp32"), *rounding_inputs(manifest))
+    reference = Reference(model.module, manifest.value_range, 1e-4)
+    with pytest.raises(KeygraphError, match=r"differs from PyTorch at 1x2x2: \d+\.\d dB, error [\d,]+ times what fp32"):
+        verify(tmp_path / "wrong.onnx", reference, manifest, None, rounding=rounding)
 
 
 def types_of(model: ModelProto) -> dict[str, int]:

@@ -175,7 +175,7 @@ def test_a_wrong_file_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return traced
 
     monkeypatch.setattr(exporter, "translate", faulty)
-    with pytest.raises(KeygraphError, match=r"verification with standard operators failed.*60\.0 dB; 90 dB are needed"):
+    with pytest.raises(KeygraphError, match=r"standard operators failed.*60\.0 dB, error [\d,]+ times what fp32"):
         export_module(own_modules.UNet(), tmp_path / "unet.onnx")
     assert not list(tmp_path.iterdir())
 

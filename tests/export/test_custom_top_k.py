@@ -13,8 +13,8 @@ import torch
 from keygraph.errors import KeygraphError
 from keygraph.export import export_module, exporter, trace
 from keygraph.export.custom import model
+from keygraph.export.custom.attention import Attentions
 from keygraph.export.custom.top_k import ForcedTopK, TopKReference, UncomparableError
-from keygraph.export.recognition import Recognition
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -43,7 +43,7 @@ def test_networks_that_select_are_verified_on_ties_as_well(form: str, tmp_path: 
 
 def test_without_forcing_the_ties_would_count_as_a_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bias, which does not select here, makes a difference of what ties."""
-    monkeypatch.setattr(model, "fuse_attentions", lambda program, *_: Recognition(program, ()))
+    monkeypatch.setattr(model, "fuse_attentions", lambda program, *_: Attentions(program, (), program, program))
     torch.manual_seed(0)
     module = own_modules.TopKAttention("mask")
     export_module(module, tmp_path / "top_k.onnx", verification=False)
