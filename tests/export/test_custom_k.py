@@ -32,8 +32,8 @@ def attention(form: str = "mask", k: int = 5, biased: bool = False) -> nn.Module
 
 def expected(module: nn.Module) -> np.ndarray:
     with torch.no_grad():
-        restored: np.ndarray = module(torch.from_numpy(IMAGE.transpose(2, 0, 1)[None]))[0].numpy()
-    return restored.transpose(1, 2, 0)
+        restored: Tensor = module(torch.from_numpy(IMAGE.transpose(2, 0, 1)[None]))[0].permute(1, 2, 0)
+    return np.asarray(restored)
 
 
 def choice(notes: list[str]) -> list[str]:
