@@ -351,7 +351,7 @@ def plot(records: list[dict[str, Any]], path: Path) -> None:
         axis.set_title({"kgt": "KGT", "restormer": "Restormer"}[network], fontsize=10)
         axis.set_xlabel("size of the fault (1: the whole fault)")
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel(f"found, % of the kinds of fault")
+    axes[0].set_ylabel("found, % of the kinds of fault")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
     figure.savefig(path, dpi=130)
 
