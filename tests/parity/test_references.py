@@ -208,7 +208,7 @@ def test_different_tiles_are_within_what_tiling_explains(make_model: Any, tmp_pa
     tilings = [Tiling(128, 0, 32.0), Tiling(256, 8, 80.0)]
     files = [make_model("blur", tmp_path / f"{one.tile}.onnx", tiling=one) for one in tilings]
     picture = np.random.default_rng(0).random((576, 512, 3), np.float32)
-    found = compare(*files, picture, tile="auto")
+    found = compare(files[0], files[1], picture, tile="auto")
     assert any("the sides use different tiles" in line for line in found.notices)
     assert found.verdict.good, found.verdict.reasons
     error = found.inputs[0].rounding
@@ -220,7 +220,7 @@ def test_different_tiles_are_within_what_tiling_explains(make_model: Any, tmp_pa
     exact = [
         make_model("blur", tmp_path / f"{one.tile}.onnx", tiling=Tiling(one.tile, one.overlap, 90.0)) for one in tilings
     ]
-    assert not compare(*exact, picture, tile="auto").verdict.good
+    assert not compare(exact[0], exact[1], picture, tile="auto").verdict.good
 
 
 def test_further_errors_add_up_as_squares() -> None:

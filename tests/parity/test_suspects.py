@@ -35,7 +35,8 @@ class Attention(nn.Module):
         graph = key_graph(x[:, None], x[:, None], torch.tensor([6]))
         q, k = (k, q) if self.exchanged else (q, k)
         found = key_graph_attention(q, k, v, graph, scale=self.scale, heads=2)
-        return self.arrange(found.unflatten(-1, (2, 4))).flatten(-2)
+        arranged: Tensor = self.arrange(found.unflatten(-1, (2, 4))).flatten(-2)
+        return arranged
 
 
 class Block(nn.Module):
@@ -55,7 +56,8 @@ class Block(nn.Module):
         """[B, 8, H, W] -> [B, H * W, 8]."""
         x = self.batch(self.group(self.conv(x))).flatten(2).mT
         x = self.attention(self.norm(0.05 * x))
-        return self.plain(self.activation(self.linear(x)))
+        result: Tensor = self.plain(self.activation(self.linear(x)))
+        return result
 
 
 class Planted(nn.Module):
@@ -86,7 +88,7 @@ def _weight(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[Block], 
     return plant
 
 
-def _padding(mode: str) -> Callable[[Block], None]:
+def _padding(mode: Any) -> Callable[[Block], None]:
     def plant(block: Block) -> None:
         conv = nn.Conv2d(8, 8, 3, padding=1, padding_mode=mode)
         conv.load_state_dict(block.conv.state_dict())
