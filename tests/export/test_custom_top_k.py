@@ -43,7 +43,7 @@ def test_networks_that_select_are_verified_on_ties_as_well(form: str, tmp_path: 
 
 def test_without_forcing_the_ties_would_count_as_a_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bias, which does not select here, makes a difference of what ties."""
-    monkeypatch.setattr(model, "fuse_attentions", lambda program, *_: Attentions(program, (), program, program))
+    monkeypatch.setattr(model, "fuse_attentions", lambda program, *_, **__: Attentions(program, (), program, program))
     torch.manual_seed(0)
     module = own_modules.TopKAttention("mask")
     export_module(module, tmp_path / "top_k.onnx", verification=False)
@@ -65,8 +65,16 @@ def test_another_selection_is_found(form: str, tmp_path: Path, monkeypatch: pyte
 
     def smallest_instead(*arguments: Any) -> ir.Model:
         traced = translate(*arguments)
-        for node in [node for node in traced.graph if node.op_type == "TopK"][:1]:
-            node.attributes["largest"] = ir.AttrInt64("largest", 0)
+        for node in [node for node in traced.graph if node.op_type in ("TopK", "TopKGraph")][:1]:
+            if node.op_type == "TopK":
+                node.attributes["largest"] = ir.AttrInt64("largest", 0)
+                continue
+            negated = ir.node("Neg", node.inputs[:1])
+            (scores,) = negated.outputs
+            assert node.inputs[0] is not None
+            scores.name, scores.type, scores.shape = "negated", node.inputs[0].type, node.inputs[0].shape
+            traced.graph.insert_before(node, negated)
+            node.replace_input_with(0, scores)
         return traced
 
     monkeypatch.setattr(exporter, "translate", smallest_instead)

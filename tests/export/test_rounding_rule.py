@@ -138,13 +138,14 @@ def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, floa
 def test_packed_attentions_are_given_up_first(
     both: Callable[[str, float], tuple[Manifest, list[str], Path]], tmp_path: Path
 ) -> None:
-    manifest, notes, path = both("PackGraph", 1e-3)
+    manifest, notes, path = both("TopKGraph", 1e-3)
     verdicts = [(one.module, one.verdict) for one in manifest.attentions]
     assert verdicts == [("fused", "fused")] * 2 + [("packed", "unchanged")] * 2
     assert notes[-1].startswith("verification with library failed: the exported file differs from PyTorch at 1x32x32")
     assert notes[-1].endswith(
-        "times what fp32 rounding explains: exported with 2 attentions fused and 0 packed instead"
+        "times what fp32 rounding explains: exported with 2 attentions fused and 0 packed instead, and k fixed"
     )
+    assert manifest.neighbours is None
     assert notes[-1].startswith(manifest.attentions[-1].reason)
     assert {n.op_type for n in onnx.load(path).graph.node if n.domain == "keygraph"} == {
         "KeyGraph",
@@ -191,8 +192,8 @@ def test_the_attention_at_fault_is_found_and_unfused(monkeypatch: pytest.MonkeyP
     program = program_of(module)
     third = recognize(program).verdicts[2].softmax
 
-    def faulty(given: ExportedProgram, exclude: Any = None) -> Recognition:
-        found = recognize(given, exclude)
+    def faulty(given: ExportedProgram, exclude: Any = None, exactly_k: bool = False) -> Recognition:
+        found = recognize(given, exclude, exactly_k)
         rewritten = [one.softmax for one in found.verdicts if one.fused or one.packed]
         operator = torch.ops.keygraph.key_graph_attention.default
         operators = [node for node in found.program.graph.nodes if node.target is operator]
