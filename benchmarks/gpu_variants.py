@@ -395,7 +395,9 @@ def show(report: Report, op: str, results: dict[Case, dict[str, Any]], ceilings:
         for name in names:
             cells = [_cell(column.get(name), best[case]) for case, column in columns.items()]
             rows.append([name, *cells])
-        for of, gpu in figures.items() if roofline else ():
+        for of, gpu in figures.items():
+            if roofline is None:
+                break
             shares = [f"{roofline(case.problem, gpu).milliseconds / ms:.0%}" for case, ms in best.items()]
             rows.append([f"roofline ({of}) over the fastest", *shares])
         report.table(f"{op}, {host}, us", ["variant", *map(str, columns)], rows)

@@ -93,7 +93,7 @@ class _Wrong(TorchDispatchMode):
     """Move an operator's result towards a wrong one."""
 
     def __init__(self, operator: Any, wrong: Callable[[Any, list[Any]], Any], size: float) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._operator, self._wrong, self._size = operator, wrong, size
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -116,7 +116,7 @@ def _operator(operator: Any, wrong: Callable[[Any, list[Any]], Any]) -> Callable
         def enter(*_: Any) -> None:
             entered.append(ExitStack())
             entered[-1].enter_context(_Wrong(operator, wrong, size))
-            entered[-1].enter_context(Decomposed())
+            entered[-1].enter_context(Decomposed())  # type: ignore[no-untyped-call]
 
         def leave(*_: Any) -> None:
             entered.pop().close()
@@ -141,7 +141,8 @@ def _permuted_heads(weight: Tensor, heads: int) -> Tensor:
     """Exchange the heads' inputs of the matrix after an attention."""
     if heads == 1:
         return weight.flip(1)
-    return weight.unflatten(1, (heads, -1)).roll(1, 1).flatten(1, 2)
+    permuted: Tensor = weight.unflatten(1, (heads, -1)).roll(1, 1).flatten(1, 2)
+    return permuted
 
 
 def _exchanged(weight: Tensor, _heads: int) -> Tensor:

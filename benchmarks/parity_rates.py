@@ -85,7 +85,7 @@ class Reordered(TorchProbe):
 
     def run(self, images: Any, k: int | None, *extras: Any) -> Any:
         """Restore a batch."""
-        with ReorderedSums(7), Decomposed():
+        with ReorderedSums(7), Decomposed():  # type: ignore[no-untyped-call]
             return super().run(images, k, *extras)
 
 

@@ -51,7 +51,7 @@ def write_identity(path: Path) -> None:
     )
     kernel = np.zeros((3, 3, 3, 3), np.float32)
     kernel[range(3), range(3), 1, 1] = 1
-    sides = ["batch", 3, "height", "width"]
+    sides: list[str | int] = ["batch", 3, "height", "width"]
     graph = helper.make_graph(
         [helper.make_node("Conv", [IMAGE_INPUT, "kernel"], [IMAGE_OUTPUT], pads=[1, 1, 1, 1])],
         "identity",
@@ -94,7 +94,8 @@ def child(model: Path, source: Path, target: Path, tile: int) -> dict[str, Any]:
         Side of the tiles in pixels.
     """
     from keygraph.runtime.device.memory import growth, resident
-    from keygraph.runtime.restore_files import Report, restore_file
+    from keygraph.runtime.reports import Report
+    from keygraph.runtime.restore_files import restore_file
 
     restorer = keygraph.load(model, threads=THREADS)
     restorer(np.zeros((tile, tile, 3), np.uint8), tile="none")
