@@ -159,13 +159,13 @@ def paste_beside(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int, tuple[i
     def plant(image: int, tile: int, offset: tuple[int, int]) -> None:
         original, calls = blending.blend, 0
 
-        def blend(plan: Any, restored: Any, scale: int = 1) -> Any:
+        def blend(plan: Any, restored: Any, *rest: Any) -> Any:
             nonlocal calls
             calls += 1
             if calls - 1 != image:
-                return original(plan, restored, scale)
+                return original(plan, restored, *rest)
             moved = (np.roll(one, offset, axis=(-2, -1)) if i == tile else one for i, one in enumerate(restored))
-            return original(plan, moved, scale)
+            return original(plan, moved, *rest)
 
         monkeypatch.setattr(tiled_run, "blend", blend)
 
