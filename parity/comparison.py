@@ -18,6 +18,7 @@ from ..installation import install_line
 from ..integrity import NO_DIGEST
 from ..runtime.notices import warn
 from .compatibility import check_comparable, common_k
+from .disk_arrays import on_disk
 from .evaluation import CandidateEvaluation, evaluate_image
 from .inputs import FileOrArray, InputLike, demands, read_inputs
 from .localize.first_divergence import find_first_divergence
@@ -76,7 +77,7 @@ def compare(
         Also compare the outputs of every block, on the piece of each image where the results differ most (128 pixels a
         side, rounded up to the size multiple), and locate the first divergence.
     keep_images
-        Keep the images and all outputs in `Run.images`.
+        Keep the images and all outputs in `Run.images`, on disk.
     command
         Command line that repeats the run, for the report.
     notice
@@ -112,7 +113,8 @@ def compare(
         of_candidates, image = evaluate_image(setup, given, step)
         evaluations.append(of_candidates)
         if keep_images:
-            kept.append(image)
+            outputs = tuple(on_disk(output) for output in image.candidates)
+            kept.append(dataclasses.replace(image, reference=on_disk(image.reference), candidates=outputs))
     return Run(
         comparisons=tuple(
             _conclude(setup, candidate, [of_candidates[index] for of_candidates in evaluations])

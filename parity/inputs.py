@@ -18,6 +18,7 @@ from ..runtime.io import input_files
 from ..runtime.preprocess.normalization import fractions, white_level
 from ..runtime.preprocess.padding import round_up
 from ..runtime.preprocess.request import Request, check_names, expected_channels, make_request
+from .disk_arrays import on_disk
 
 #: Smallest side of the generated picture in pixels, rounded up to the size multiple.
 GENERATED = 96
@@ -127,7 +128,9 @@ def _shape(manifest: Manifest) -> tuple[int, int, int] | None:
 
 
 def read_inputs(inputs: Sequence[InputLike], needs: Demands, clean: Sequence[FileOrArray] = ()) -> list[Input]:
-    """Read and check the inputs. Arrays are used as they are; without any input, a picture is generated.
+    """Read and check the inputs. Without any input, a picture is generated.
+
+    Arrays are used as they are; what is read from files is kept on disk, see `disk_arrays`.
 
     Parameters
     ----------
@@ -204,7 +207,7 @@ def _array(one: FileOrArray, channels: int) -> tuple[NDArray[Any], tuple[str, ..
     if isinstance(one, np.ndarray):
         return one, ()
     read = input_files.read(input_files.InputFile.parse(one), channels)
-    return read.pixels, tuple(read.notices)
+    return on_disk(read.pixels), tuple(read.notices)
 
 
 def _checked(sample: Sample, clean: NDArray[Any] | None, notices: list[str], manifest: Manifest) -> Input:
@@ -231,4 +234,4 @@ def _target(clean: NDArray[Any], found: Request, manifest: Manifest) -> NDArray[
     target: NDArray[np.float32] = values.astype(np.float32) / np.float32(white) * np.float32(high - low) + np.float32(
         low
     )
-    return target
+    return on_disk(target)

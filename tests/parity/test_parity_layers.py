@@ -20,7 +20,7 @@ LAYERS = (
     {"metrics"},
     {"piecewise"},
     {"inputs"},
-    {"compatibility"},
+    {"compatibility", "disk_arrays"},
 )
 
 
