@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from ...errors import InputError, MissingDependencyError
 from ...files import CHECKPOINT_SUFFIXES, ENGINE_SUFFIX
 from ...installation import install_line
-from ...manifest import IMAGE_INPUT, K_INPUT, METADATA_KEY, Manifest
+from ...manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT, METADATA_KEY, Manifest
 from ...runtime.backends import engine_metadata
 from ...runtime.backends.base import resolve_k
 from ...runtime.backends.onnx_file import read_onnx_file
@@ -133,11 +133,12 @@ def _onnx_core(path: Path, settings: Settings, notice: Callable[[str], None]) ->
         if batch:
             _take_k_from_length(model)
     library = settings.find_library("onnxruntime", notice) if file.count("keygraph") else None
-    tensors = (tuple(_tensors(values, path, batched=batch > 0)) for values in (model.graph.input, model.graph.output))
+    inputs = tuple(_tensors(model.graph.input, path, batched=batch > 0))
+    outputs = (_result(manifest, inputs[0]),)
     unchanged = served is manifest and k_input != K_LENGTH_INPUT
     return CoreModel(
         core=_core(settings, served, device, batch, k_input, library),
-        config=_config(settings, _ONNX_RUNTIME, device, batch, *tensors, library),
+        config=_config(settings, _ONNX_RUNTIME, device, batch, inputs, outputs, library),
         content=path if unchanged else model.SerializeToString(deterministic=True),
         data={str(weights.relative_to(path.parent)): weights for weights in file.data},
         library=library,
@@ -275,7 +276,7 @@ def _remove_k(model: ModelProto) -> None:
 
 
 def _tensors(values: Iterable[ValueInfoProto], path: Path, *, batched: bool) -> Iterator[TensorConfig]:
-    """Yield inputs or outputs of an ONNX file, without the batch where the server has one."""
+    """Yield inputs of an ONNX file, without the batch where the server has one."""
     from onnx import helper
 
     for value in values:
@@ -284,6 +285,13 @@ def _tensors(values: Iterable[ValueInfoProto], path: Path, *, batched: bool) -> 
         _check_dtype(path, value.name, dtype)
         dims = tuple(axis.dim_value or -1 for axis in tensor.shape.dim)
         yield TensorConfig(value.name, dtype, dims[1:] if batched else dims)
+
+
+def _result(manifest: Manifest, image: TensorConfig) -> TensorConfig:
+    """Return the output for an image. What the file says may be less than what ONNX Runtime infers from its nodes."""
+    sides = zip(image.dims[-2:], manifest.margin, strict=True)
+    height, width = (-1 if side == -1 else (side - margin) * manifest.scale for side, margin in sides)
+    return TensorConfig(IMAGE_OUTPUT, image.dtype, (*image.dims[:-3], manifest.out_channels, height, width))
 
 
 def _check_dtype(path: Path, name: str, dtype: str) -> None:

@@ -129,8 +129,8 @@ def _requirements(settings: Settings, core: CoreModel) -> str:
     needs = "The core needs ONNX Runtime 1.20 or newer."
     if core.library is not None:
         needs += (
-            f" `{core.config.name}/config.pbtxt`\nhas the absolute path of keygraph's operators: the repository must be "
-            f"at\n`{settings.mounted_at}` on the server."
+            f" `{core.config.name}/config.pbtxt`\nhas the absolute path of keygraph's operators: on the server, the "
+            f"repository must be at\n`{settings.mounted_at}`."
         )
     return needs
 

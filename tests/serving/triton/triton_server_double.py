@@ -67,7 +67,8 @@ def schema() -> Any:
     if "model_config_pb2" not in sys.modules:
         path = importlib.metadata.distribution("tritonclient").locate_file("tritonclient/grpc/model_config_pb2.py")
         spec = importlib.util.spec_from_file_location("model_config_pb2", str(path))
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules["model_config_pb2"] = module
         spec.loader.exec_module(module)
@@ -263,15 +264,16 @@ class OnnxModel:
 
     def _run(self, together: Sequence[_Waiting]) -> None:
         try:
-            feeds = {name: np.concatenate([one.inputs[name] for one in together]) for name in together[0].inputs}
-            if len(together) == 1:
-                feeds = together[0].inputs
+            feeds = together[0].inputs
+            if len(together) > 1:
+                feeds = {name: np.concatenate([one.inputs[name] for one in together]) for name in feeds}
             self.batches.append(sum(one.batch for one in together))
             self.shapes.append({name: values.shape for name, values in feeds.items()})
             names = [one.name for one in self.config.output]
             results = dict(zip(names, self.session.run(names, feeds), strict=True))
+            together[0].outputs = results
             start = 0
-            for one in together:
+            for one in together if len(together) > 1 else ():
                 one.outputs = {name: values[start : start + one.batch] for name, values in results.items()}
                 start += one.batch
         except Exception as error:
@@ -288,7 +290,8 @@ class PythonModel:
         self.config = config
         file = folder / "1" / config.default_model_filename
         spec = importlib.util.spec_from_file_location(f"{folder.name}_model", file)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         self.instance = module.TritonPythonModel()
