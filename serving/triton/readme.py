@@ -14,6 +14,9 @@ from .image_tensors import takes_files
 from .model_config import DATA_TYPES, ModelConfig
 from .settings import Settings
 
+#: Normalisation of the manifest -> what images may hold.
+_RANGES = {"type": "in the range of their type, fp32 from 0 to 1", "none": "in the model's own units"}
+
 _TEXT = """# {name}: a model repository for the Triton Inference Server
 
 keygraph {version} wrote it from `{source}`. (The server is NVIDIA's; it has nothing to do with the language Triton, in
@@ -49,17 +52,23 @@ name is in `$TRITON_IMAGE`:
 ## Call `{name}`
 
 {tensors}
-Give exactly one `{image}_...`; images are [height, width, channels], in the range of their type, fp32 from 0 to 1.
+Give exactly one `{image}_...`; images are [height, width, channels], {range}.
 {calls}
 ```python
 import numpy as np
 import tritonclient.http as triton
 
+
+def tensor(name, values, dtype):
+    made = triton.InferInput(name, values.shape, dtype)
+    made.set_data_from_numpy(values)
+    return made
+
+
 client = triton.InferenceServerClient("localhost:8000")
 image = np.zeros((480, 640, {channels}), np.uint8)  # your image
-given = triton.InferInput("{image}_uint8", image.shape, "UINT8")
-given.set_data_from_numpy(image)
-restored = client.infer("{name}", [given]).as_numpy("{restored}")
+given = [tensor("{image}_uint8", image, "UINT8"){others}]
+restored = client.infer("{name}", given).as_numpy("{restored}")
 ```
 
 An error is one line. It concerns its own request only.
@@ -108,7 +117,9 @@ def readme(model: Path, settings: Settings, core: CoreModel, images: ModelConfig
         requirements=_requirements(settings, core),
         tensors=_tensors(images),
         image=IMAGE_INPUT,
+        range=_RANGES.get(manifest.normalisation, "of any values, which the model normalises"),
         calls=_calls(core),
+        others="".join(_others(core)),
         channels=manifest.in_channels // (len(manifest.views) or 1),
         restored=images.outputs[0].name,
         core_instances=settings.core_instances,
@@ -143,6 +154,15 @@ def _tensors(images: ModelConfig) -> str:
             word = f"optional {direction}" if one.optional else direction
             rows.append(f"| `{one.name}` | {DATA_TYPES[one.dtype].removeprefix('TYPE_')} | {dims} | {word} |")
     return "\n".join(rows) + "\n"
+
+
+def _others(core: CoreModel) -> Iterator[str]:
+    """Yield the example's tensors beside the image."""
+    manifest = core.core.manifest
+    for view in manifest.views[1:]:
+        yield f', tensor("{view}_uint8", {view}, "UINT8")'
+    for extra in manifest.extra_inputs:
+        yield f', tensor("{extra.name}", {extra.name}, "FP32")'
 
 
 def _calls(core: CoreModel) -> str:

@@ -147,6 +147,8 @@ def test_sums_and_readme(tmp_path: Path, model: Path) -> None:
     assert "Not tried in a server" in text
     assert "tritonserver --model-repository=/models" in text
     assert not re.search(r"[{}]\w", text.replace("${", "").partition("```")[0])
+    (example,) = re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    compile(example, "README.md", "exec")
     assert max(len(line) for line in text.splitlines() if not line.startswith("|")) <= 120
 
 
