@@ -97,7 +97,8 @@ def test_requests_of_equal_k_run_together(tiny: Tiny, serve: Callable[..., Any])
 
         def ask(seed: int, k: int | None) -> NDArray[Any]:
             given = {} if k is None else {"k": np.array([k])}
-            return server.infer(image_uint8=picture(40, 40, 3, seed=seed), **given)["restored_uint8"]
+            answer: NDArray[Any] = server.infer(image_uint8=picture(40, 40, 3, seed=seed), **given)["restored_uint8"]
+            return answer
 
         answers = list(pool.map(lambda one: ask(*one), asked))
         shapes = server.core.shapes
@@ -283,7 +284,7 @@ def test_smaller_tiles_when_the_core_is_out_of_memory(
     make_model: ModelFile, serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, image = make_model("identity"), picture(300, 300, 3)
-    infer = OnnxModel.infer
+    infer: Callable[..., dict[str, NDArray[Any]]] = OnnxModel.infer
 
     def little_memory(self: OnnxModel, inputs: dict[str, NDArray[Any]], wanted: list[str]) -> dict[str, NDArray[Any]]:
         if inputs["image"].size > 3 * 256 * 256:
