@@ -41,6 +41,11 @@ COMMANDS = {
         "bench",
         "Measure models on this machine; `bench operators`: the operators against PyTorch.",
     ),
+    "serving-repository": (
+        "serving_repository",
+        "serving_repository",
+        "Write a model repository for NVIDIA's Triton Inference Server.",
+    ),
     "doctor": ("doctor", "doctor", "Show what is installed, what is missing, and how to get it."),
 }
 

@@ -125,7 +125,7 @@ def help_of(*command: str) -> str:
 
 @functools.cache
 def known_commands() -> frozenset[str]:
-    return frozenset(re.findall(r"^\W+([a-z]+) {2,}[A-Z]", help_of().partition("Commands")[2], flags=re.MULTILINE))
+    return frozenset(re.findall(r"^\W+([a-z-]+) {2,}[A-Z]", help_of().partition("Commands")[2], flags=re.MULTILINE))
 
 
 @functools.cache

@@ -43,6 +43,7 @@ _LAYERS = {
     "plugins": _BASE,
     "runtime": _BASE,
     "instrumentation": {"runtime", *_BASE},
+    "serving": {"runtime", *_BASE},
     "models": {"plugins", *_BASE},
     "environment": {"plugins", "runtime", *_BASE},
     "keygraph": {"export", "models", "plugins", "runtime", *_BASE},
@@ -53,7 +54,7 @@ _LAYERS = {
     "pytest_plugin": {"parity", *_BASE},
     "bench": {"keygraph", "engines", "export", "parity", *_CORE},
     "__main__": {"cli"},
-    "cli": {"keygraph", "bench", "engines", "environment", "export", "parity", *_CORE},
+    "cli": {"keygraph", "bench", "engines", "environment", "export", "parity", "serving", *_CORE},
 }
 
 #: Upward imports that are allowed: (importing module, imported module) -> why.

@@ -293,7 +293,7 @@ def check(
         # With the backend that is installed here, which may not be the one that built the engine.
         again = metadata.command(target=target, backend=here.backend)
         raise InputError(f"{built}; here it is {this}; rebuild with: {again}")
-    _check_plugin(engine, metadata, here.plugin)
+    check_plugin(engine, metadata, here.plugin)
     check_digest(engine, metadata)
     if metadata.host_code and not here.allow_host_code:
         raise InputError(
@@ -337,7 +337,21 @@ def _same_gpu(metadata: EngineMetadata, here: LoadEnvironment) -> bool:
     return metadata.capability == here.capability
 
 
-def _check_plugin(engine: Path, metadata: EngineMetadata, library: Path | None) -> None:
+def check_plugin(engine: Path, metadata: EngineMetadata, library: Path | None) -> None:
+    """Check that a plugin library is the one that an engine was built with.
+
+    Parameters
+    ----------
+    engine, metadata
+        The engine.
+    library
+        The library, or None.
+
+    Raises
+    ------
+    InputError
+        The engine needs another library, or one that is missing.
+    """
     needed = metadata.plugin
     if needed is None:
         return

@@ -53,6 +53,21 @@ _MEANINGS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], Path, str], str
 )
 
 
+#: Phrases in the messages of ONNX Runtime's allocators: the arena, C++'s new, CUDA.
+_OUT_OF_MEMORY = (
+    "Failed to allocate memory",
+    "bad_alloc",
+    "out of memory",
+    "smaller than requested bytes",
+    "ALLOC_FAILED",
+)
+
+
+def is_out_of_memory(message: str) -> bool:
+    """Return whether a message of ONNX Runtime says that it is out of memory."""
+    return any(phrase in message for phrase in _OUT_OF_MEMORY)
+
+
 def without_functions(path: Path, operator: str) -> str:
     """Return what to do about a file whose functions a tool has removed, where no library stands in for them."""
     return (

@@ -24,6 +24,7 @@ from ..errors import ClosedError, SessionMemoryError
 from ..notices import warn
 from .base import WithBlock, check_number, check_tensors, result_shape
 from .emulated_half import emulate_half
+from .onnx_failures import is_out_of_memory
 from .onnx_file import OnnxFile, load_onnx, read_onnx_file
 from .operator_library import load_library
 
@@ -38,15 +39,6 @@ except ImportError as error:
 
 from .io_binding import BoundBuffers
 from .onnx_providers import PROVIDERS, open_session, placement, reason, resolve, session_options
-
-#: Phrases in the messages of ONNX Runtime's allocators: the arena, C++'s new, CUDA.
-_OUT_OF_MEMORY = (
-    "Failed to allocate memory",
-    "bad_alloc",
-    "out of memory",
-    "smaller than requested bytes",
-    "ALLOC_FAILED",
-)
 
 _TYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
@@ -217,7 +209,7 @@ def _open_part(threads: int | None, provider: str, device: Device, model: bytes)
 
 def _failure(error: Exception, shape: tuple[int, ...]) -> KeygraphError:
     """Return the error for an exception of ONNX Runtime, whose exceptions have no common base but Exception."""
-    if isinstance(error, MemoryError) or any(phrase in str(error) for phrase in _OUT_OF_MEMORY):
+    if isinstance(error, MemoryError) or is_out_of_memory(str(error)):
         return SessionMemoryError("ONNX Runtime ran out of memory")
     return KeygraphError(f"ONNX Runtime failed on an image tensor of shape {shape}: {reason(error)}")
 

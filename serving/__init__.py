@@ -1,0 +1,1 @@
+"""Services around restored models."""
