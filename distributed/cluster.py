@@ -20,7 +20,8 @@ LOCAL = "local"
 _OBJECT_STORE = 200 << 20
 
 #: Environment of a Ray that is started here. Its memory monitor kills actors when the whole machine is short of memory,
-#: whoever uses it; a session knows what it may take. With Ray's own niceness of 15, actors on a busy machine stand still.
+#: whoever uses it; a session knows what it may take. With Ray's own niceness of 15, actors on a busy machine stand
+#: still.
 _ENVIRONMENT = {
     "RAY_worker_niceness": "0",
     "RAY_memory_monitor_refresh_ms": "0",

@@ -14,7 +14,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from ..errors import DiskFullError, KeygraphError
+from ..errors import DiskFullError, InputError, KeygraphError
 from ..files import temporary_path, unwritable
 from ..runtime.companion_files import content_digest, written_with
 from ..runtime.device.budget import parse_size
@@ -70,6 +70,8 @@ def opened(
         The model cannot be loaded, or a machine lacks it or another file.
     """
     on_gpu = device_for(device, model, provider).kind == "cuda"
+    if on_gpu and device not in (None, "cuda"):
+        raise InputError(f"the device is {device!r}, and Ray gives each worker a GPU of its own; give --device cuda")
     budget = None if memory is None else parse_size(memory)
     given = {"device": device, "provider": provider, "memory": budget, **options}
     # What is wrong with the file is said before anything is started.

@@ -61,14 +61,14 @@ def each_once(folder: Path) -> bool:
 
 def workers(of: psutil.Process) -> list[psutil.Process]:
     """Return the processes of the workers that a driver's Ray has started."""
-    found = []
-    for process in of.children(recursive=True):
-        try:
-            if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::Worker"):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
+    return [process for process in of.children(recursive=True) if _title(process).startswith("ray::Worker")]
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return (process.cmdline() or [""])[0]
+    except psutil.Error:  # It has ended.
+        return ""
 
 
 @contextmanager
