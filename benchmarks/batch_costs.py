@@ -28,7 +28,7 @@ from keygraph.runtime.results_file import Recipe, ResultsFile
 from keygraph.runtime.tiling.run import restore_tiles
 from keygraph.runtime.tiling.tile_size import choose
 
-SIDE, IMAGES, CALLS = 256, 40, 200
+SIDE, IMAGES, CALLS = 256, 8, 200
 
 #: Side of the picture that is streamed and blended.
 LARGE = 4096

@@ -120,6 +120,7 @@ class Cluster:
     chance: random.Random
     deaths: int = 0
     repeated: int = 0
+    _wake: Callable[[], None] | None = None
 
     @classmethod
     def of(cls, costs: Costs, count: int, seed: int = 0) -> Cluster:
@@ -139,7 +140,7 @@ class Cluster:
         return made
 
     def run(self, take: Callable[[], tuple[int, Call] | None], settled: Callable[[int], None]) -> Callable[[], None]:
-        """Return what gives calls to the workers that have room.
+        """Return what begins to give calls to the workers that have room.
 
         Parameters
         ----------
@@ -194,8 +195,16 @@ class Cluster:
             read = alive(lambda: self.storage.serve(call.read / self.bandwidth, alive(decode)))
             self.driver.serve(call.submit, read)
 
-        self._wake = give_out
-        return give_out
+        def begin() -> None:
+            self._wake = give_out
+            give_out()
+
+        return begin
+
+    def wake(self) -> None:
+        """Give calls to the workers that have room, if the work has begun."""
+        if self._wake is not None:
+            self._wake()
 
     def _live(self, worker: Worker) -> None:
         if math.isinf(self.between_deaths_s):
@@ -211,7 +220,7 @@ class Cluster:
         def back() -> None:
             worker.up = True
             self._live(worker)
-            self._wake()
+            self.wake()
 
         self.clock.after(self.start_s, back)
 
@@ -248,9 +257,9 @@ def simulate_images(costs: Costs, images: int, count: int) -> dict[str, Any]:
         done += 1
 
     numbers = iter(range(images))
-    give_out = cluster.run(lambda: next(((number, call) for number in numbers), None), settled)
+    begin = cluster.run(lambda: next(((number, call) for number in numbers), None), settled)
     planned = costs["plan_s"] * images
-    cluster.clock.after(costs["worker_start_s"] + planned, give_out)
+    cluster.clock.after(costs["worker_start_s"] + planned, begin)
     took = cluster.clock.run(lambda: done == images)
     working = took - planned - costs["worker_start_s"]
     return {
@@ -265,7 +274,7 @@ def simulate_images(costs: Costs, images: int, count: int) -> dict[str, Any]:
     }
 
 
-def simulate_slide(costs: Costs, side: int, count: int, bands: int) -> dict[str, Any]:
+def simulate_slide(costs: Costs, side: int, count: int, bands: int, sample_bytes: int) -> dict[str, Any]:
     """Simulate one slide.
 
     Parameters
@@ -278,14 +287,16 @@ def simulate_slide(costs: Costs, side: int, count: int, bands: int) -> dict[str,
         Number of workers.
     bands
         Drivers that decode, blend and encode a band of rows each; today it is 1.
+    sample_bytes
+        Bytes of a restored sample in a part file; today 4.
     """
     cluster = Cluster.of(costs, count)
     pixels, tile = float(side) ** 2, costs["tile"]
     tiles = math.ceil(tiles_of(pixels, costs))
     parts = math.ceil(tiles / PART_TILES)
-    tile_bytes = tile * tile * 3 * 4
+    tile_bytes = tile * tile * 3 * sample_bytes
     call = Call(
-        read=PART_TILES * tile_bytes / 4,
+        read=PART_TILES * tile * tile * 3,
         written=PART_TILES * tile_bytes,
         before=0,
         on_device=costs["tile_s"] * PART_TILES,
@@ -328,7 +339,7 @@ def simulate_slide(costs: Costs, side: int, count: int, bands: int) -> dict[str,
             blending[band] = False
             following[band] += 1
             blended += 1
-            give_out()
+            cluster.wake()
             blend(band)
 
         cluster.storage.serve(PART_TILES * tile_bytes / cluster.bandwidth, read)
@@ -337,16 +348,17 @@ def simulate_slide(costs: Costs, side: int, count: int, bands: int) -> dict[str,
         arrived.add(number)
         blend(number // of_band)
 
-    give_out = cluster.run(take, settled)
+    begin = cluster.run(take, settled)
     decoded = pixels / 1e6 * costs["decode_s_per_megapixel"] / bands
     encoded = pixels / 1e6 * costs["encode_s_per_megapixel"] / bands
-    cluster.clock.after(costs["worker_start_s"] + decoded, give_out)
+    cluster.clock.after(costs["worker_start_s"] + decoded, begin)
     took = cluster.clock.run(lambda: blended == parts) + encoded
-    restoring = took - decoded - encoded
+    restoring = took - decoded - encoded - costs["worker_start_s"]
     computed = sum(one.device.busy for one in cluster.workers) / count
     return {
         "GPUs": count,
         "drivers": bands,
+        "bytes a sample": sample_bytes,
         "hours": round(took / 3600, 2),
         "decoding": round(decoded / 3600, 2),
         "restoring": round(restoring / 3600, 2),
@@ -391,8 +403,8 @@ def main() -> None:
     most = costs["workers"]
     counts = [count for count in (1, 8, most) if count <= most]
     print(table([simulate_images(costs, max(1, options.images * count // most), count) for count in counts]), "\n")
-    cases = [(most // 8, 1), (most, 1), (most, 8), (most, 32)]
-    print(table([simulate_slide(costs, options.side, count, bands) for count, bands in cases]))
+    cases = [(most // 8, 1, 4), (most, 1, 4), (most, 8, 4), (most, 8, 1), (most, 32, 1)]
+    print(table([simulate_slide(costs, options.side, *case) for case in cases]))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ from typing import Annotated
 
 import typer
 
-from ..distributed.cluster import LOCAL
-from ..distributed.run import opened, run_jobs
 from ..errors import InputError
 from ..files import read_start
 from ..runtime.io.encoding import Encoding
@@ -66,7 +64,7 @@ def batch(
             help="The Ray cluster: HOST:PORT, or auto for the one that this machine belongs to; by default Ray is "
             "started on this machine for this command.",
         ),
-    ] = LOCAL,
+    ] = "local",
     workers: Annotated[
         int | None,
         typer.Option(
@@ -119,6 +117,9 @@ def batch(
     results under the same paths. A picture that is more than the share of one worker is restored by all of them. What
     a worker that dies was doing is repeated; after an interruption the same command goes on, with --skip-existing.
     """
+    # Late, so that the help needs no Ray.
+    from ..distributed.run import opened, run_jobs
+
     notice = no_note if quiet else note
     extra_inputs = parse_inputs(beside or [])
     images = find_images(inputs, extra_inputs, notice, recursive=recursive, results=out)

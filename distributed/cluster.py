@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -73,6 +74,7 @@ def connected(address: str) -> Iterator[None]:
         return
     level = logging.ERROR
     try:
+        _require_answer(address)
         if address == LOCAL:
             with _environment():
                 ray.init(
@@ -85,7 +87,7 @@ def connected(address: str) -> Iterator[None]:
                 )
         else:
             ray.init(address, log_to_driver=False, logging_level=level)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         if address == LOCAL:
             raise
         reason = " ".join(str(error).split())
@@ -97,6 +99,16 @@ def connected(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Raise an `OSError` where nothing listens at ``HOST:PORT``; Ray would try it for minutes.
+
+    Ray takes this machine's address in the network for ``localhost``, so nothing may listen there.
+    """
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal() and "/" not in host and host not in ("localhost", "127.0.0.1", "[::1]"):
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def share_of(on_gpu: bool, workers: int | None = None, threads: int | None = None) -> Share:

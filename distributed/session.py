@@ -10,6 +10,7 @@ import ray
 from numpy.typing import NDArray
 
 from ..errors import KeygraphError
+from ..files import check_space
 from ..manifest import Manifest, from_json
 from ..runtime.journal.job_folder import JobFolder
 from ..runtime.journal.part_file import Part
@@ -76,6 +77,9 @@ class RemoteSession:
         count = len(choice.plan.tiles)
         size = part_size(count, tiles_together(choice, request.channels.planes), len(self._workers))
         ahead = size * self._workers.most_calls
+        height, width = choice.plan.rows.tile, choice.plan.columns.tile
+        of_a_tile = 4 * request.channels.channels * height * width * self._manifest.scale**2
+        check_space(checkpoint.folder, min(ahead, count) * of_a_tile, "tiles in work need")
         folder, shared = checkpoint.folder.absolute(), ray.put(request)
         running: dict[int, Future[Outcome[Part]]] = {}
         following = first // size * size

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from ..errors import KeygraphError
+from ..files import check_space
 from ..version import version
 from .backends.base import resolve_k
 from .companion_files import content_digest
@@ -100,6 +102,8 @@ def _decoded(restorer: Restorer, job: RestoreJob, kept: JobFolder | None, files:
     """Decode a picture into scratch files, with a name where other processes read it."""
     if kept is None or not isinstance(restorer.session, TileSession):
         return job.image.read_streaming(job.options.scratch_folder, files)
+    decoded = math.prod(job.image.size) * job.image.dtype.itemsize
+    check_space(kept.folder, decoded, "the decoded picture needs")
     files.callback((kept.folder / _PICTURE).unlink, missing_ok=True)
     image = job.image.read_streaming(kept.folder, files, _PICTURE)
     os.fsync(cast(Any, image.pixels).fileno())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -83,3 +85,41 @@ def test_what_kills_worker_after_worker_is_given_up(make_model: ModelFile, tmp_p
         assert started.check()[0].description
         assert len(workers(psutil.Process())) == 1
     assert len(notices) == 4
+
+
+def test_a_given_cluster_is_used_and_goes_on(
+    make_model: ModelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    options = ["--num-cpus", "2", "--object-store-memory", "100000000", "--disable-usage-stats"]
+    ray_command = [Path(sys.executable).with_name("ray"), "start", "--head", "--port", str(port), *options]
+    subprocess.run([*ray_command, "--include-dashboard", "false"], check=True, capture_output=True)
+    try:
+        write_images(tmp_path / "in", 3)
+        model = make_model("blur")
+        arguments = [tmp_path / "in", "--model", model, "--workers", "2"]
+        driver = start(*arguments, "-o", tmp_path / "many", "--ray", f"127.0.0.1:{port}")
+        said = driver.communicate()[1]
+        assert driver.returncode == 0, said
+        assert each_once(tmp_path / "many")
+        assert len(files(tmp_path / "many")) == 3
+        assert servers(port)
+    finally:
+        for process in servers(port):
+            process.kill()
+
+
+def servers(port: int) -> list[psutil.Process]:
+    """Return the processes of the Ray cluster whose head has this port."""
+    ours = (f"--gcs_server_port={port}", f":{port}")
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if any(word.startswith("--") and word.endswith(ours) for word in process.info["cmdline"] or [])
+    ]
