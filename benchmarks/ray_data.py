@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,22 @@ class Work:
         return {**row, "done": time.time(), "worker": os.getpid()}
 
 
-def measure(blocks: int, *, kill: bool, poison: bool, limit: float) -> dict[str, Any]:
+@contextlib.contextmanager
+def time_limit(seconds: int) -> Iterator[None]:
+    """Raise `TimeoutError` in the block after so many seconds."""
+
+    def end(*_: object) -> None:
+        raise TimeoutError
+
+    signal.signal(signal.SIGALRM, end)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+
+
+def measure(blocks: int, *, kill: bool, poison: bool, limit: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         log.touch()
@@ -53,14 +69,13 @@ def measure(blocks: int, *, kill: bool, poison: bool, limit: float) -> dict[str,
         pool = ray.data.ActorPoolStrategy(size=2)
         data = data.map(Work, fn_constructor_args=(str(log),), compute=pool, num_cpus=0.5)
         began, lags, killed = time.time(), list[float](), False
-        for row in data.iter_rows():
-            lags.append(time.time() - row["done"])
-            if kill and not killed and len(lags) > PIECES // 4:
-                killed = True
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(row["worker"], signal.SIGKILL)
-            if time.time() - began > limit:
-                break
+        with contextlib.suppress(TimeoutError), time_limit(limit):
+            for row in data.iter_rows():
+                lags.append(time.time() - row["done"])
+                if kill and not killed and len(lags) > PIECES // 4:
+                    killed = True
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(row["worker"], signal.SIGKILL)
         done = Counter(log.read_text().split())
     return {
         "pieces in a block": PIECES // blocks,
@@ -76,7 +91,7 @@ def measure(blocks: int, *, kill: bool, poison: bool, limit: float) -> dict[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--limit", type=float, default=60, help="seconds after which one is given up, between rows")
+    parser.add_argument("--limit", type=int, default=100, help="seconds after which one is given up")
     limit = parser.parse_args().limit
     with connected(LOCAL):
         ray.data.DataContext.get_current().enable_progress_bars = False

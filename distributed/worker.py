@@ -134,7 +134,7 @@ class Worker:
         self._computing = threading.Lock()
         self._load_notices: list[str] = []
 
-    @ray.method(max_task_retries=-1)  # type: ignore[untyped-decorator]
+    @ray.method(max_task_retries=-1)
     def check(self, probe: Probe | None = None) -> Outcome[Description]:
         """Load the model, and check that this machine has what the driver has.
 

@@ -13,7 +13,7 @@ from typing import Any
 import keygraph
 import psutil
 import pytest
-from folders import comparable, each_once, files, killing, noise, records, run, write_images
+from batch_folders import comparable, each_once, files, killing, noise, records, run, write_images
 from keygraph.errors import KeygraphError
 from keygraph.runtime.io import images
 from keygraph.runtime.io.images import Picture

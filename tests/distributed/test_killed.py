@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from folders import each_once, files, killing, records, run, workers, write_images
+from batch_folders import each_once, files, killing, records, run, workers, write_images
 from keygraph.errors import KeygraphError
 from keygraph.runtime.results_file import RESULTS_FILE
 

@@ -133,7 +133,7 @@ def test_invalid_values_start_nothing(
 
 def test_a_picture_is_spread_where_others_would_wait_for_it(make_model: ModelFile, tmp_path: Path) -> None:
     import keygraph
-    from folders import noise
+    from batch_folders import noise
     from keygraph.runtime.io import images
     from keygraph.runtime.io.images import Picture
     from keygraph.runtime.io.input_files import InputFile
