@@ -81,7 +81,18 @@ _RENAMED = {"vapoursynth": ".runtime.video.vapoursynth_filter"}
 #: that are not in `__all__` need packages that may not be installed.
 _MODULES = frozenset(
     (
-        *("bench", "cli", "engines", "environment", "errors", "export", "instrumentation", "manifest", "models"),
+        *(
+            "bench",
+            "cli",
+            "distributed",
+            "engines",
+            "environment",
+            "errors",
+            "export",
+            "instrumentation",
+            "manifest",
+            "models",
+        ),
         *("parity", "plugins", "runtime"),
     )
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -35,7 +36,7 @@ LARGE = 4096
 
 
 def measure(model: Path) -> dict[str, Any]:
-    """Return costs in seconds: of the CPU, but for `worker_start_s` and `call_s`, which involve other processes.
+    """Return costs in seconds of the CPU; `worker_start_s` and `call_s` take in other processes, and are wall time.
 
     Parameters
     ----------
@@ -72,6 +73,10 @@ def _of_images(model: Path, folder: Path) -> dict[str, float]:
     began = time.process_time()
     plan = plan_jobs(restorer, images, {}, folder / "out", options, into_folder=True)
     planned = time.process_time() - began
+    tracemalloc.start()
+    again = plan_jobs(restorer, images, {}, folder / "out", options, into_folder=True)
+    kept = tracemalloc.get_traced_memory()[0] / len(again.jobs)
+    tracemalloc.stop()
     decoded = [decode(plan.jobs[0])]
     times = {"plan_s": planned / IMAGES, "decode_s": 0.0, "tile_s": 0.0, "encode_s": 0.0}
     compute(restorer, plan.jobs[0], decoded[0], None)
@@ -86,6 +91,7 @@ def _of_images(model: Path, folder: Path) -> dict[str, float]:
         times |= {name: times[name] + seconds / IMAGES for name, seconds in steps.items()}
     report = Report("a", str(folder / "a"), 1, 1, 1, 1, (1, 1), 0, 1, False, 0, 0.0, restorer.description, ())
     results = ResultsFile(folder, Recipe.of(restorer, options))
+    times["plan_bytes"] = kept
     times["record_s"] = _cpu(lambda: results.append(report), CALLS)
     results.close()
     return times

@@ -125,8 +125,9 @@ def run_jobs(
     if not jobs:
         return
     ended: SimpleQueue[_Ended] = SimpleQueue()
-    large = [job for job in jobs if is_spread(restorer, job, jobs, len(workers))]
-    others = deque(job for job in jobs if not any(job is one for one in large))
+    share = sum(map(_pixels, jobs)) / len(workers)
+    large = [job for job in jobs if is_spread(restorer, job, share)]
+    others = deque(job for job in jobs if not is_spread(restorer, job, share))
     running, disk_full = 0, False
     with contextlib.ExitStack() as stack:
         workers.check(stack.enter_context(_probe(jobs[0])))
@@ -153,7 +154,7 @@ def run_jobs(
                 yield FailedImage.of(one.job.image.file, error)
 
 
-def is_spread(restorer: Restorer, job: RestoreJob, jobs: Sequence[RestoreJob], workers: int) -> bool:
+def is_spread(restorer: Restorer, job: RestoreJob, share: float) -> bool:
     """Return whether all workers restore the tiles of one picture: the others would wait for its only one at the end.
 
     Parameters
@@ -162,15 +163,11 @@ def is_spread(restorer: Restorer, job: RestoreJob, jobs: Sequence[RestoreJob], w
         The restorer of `opened`.
     job
         The picture.
-    jobs
-        All that is restored.
-    workers
-        Number of workers.
+    share
+        Pixels of the results that are the even share of one worker.
     """
     by_tiles = not restorer.manifest.global_statistics or job.options.global_statistics == "tile"
-    if job.space is None or not by_tiles or workers == 1:
-        return False
-    return _pixels(job) * workers > sum(map(_pixels, jobs))
+    return job.space is not None and by_tiles and _pixels(job) > share
 
 
 def _pixels(job: RestoreJob) -> int:

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import ray
-
 from .. import load
 from ..errors import InputError, KeygraphError, printable
 from ..runtime.companion_files import content_digest
@@ -134,7 +132,6 @@ class Worker:
         self._computing = threading.Lock()
         self._load_notices: list[str] = []
 
-    @ray.method(max_task_retries=-1)
     def check(self, probe: Probe | None = None) -> Outcome[Description]:
         """Load the model, and check that this machine has what the driver has.
 

@@ -113,7 +113,7 @@ class Workers:
         """
         self._probe = probe
         try:
-            found: list[Outcome[Description]] = ray.get([one.handle.check.remote(probe) for one in self._actors])
+            found: list[Outcome[Description]] = ray.get([self._checked(one) for one in self._actors])
         except RayError as error:
             raise KeygraphError(f"the workers cannot be started: {_reason(error)}") from error
         for outcome in found:
@@ -210,8 +210,11 @@ class Workers:
             return
         one.ready = False
         self._notice("a worker died; it is started again, and its work is repeated")
-        reference = one.handle.check.remote(self._probe)
-        reference.future().add_done_callback(lambda done: self._events.put(lambda: self._returned(one, done)))
+        self._checked(one).future().add_done_callback(lambda done: self._events.put(lambda: self._returned(one, done)))
+
+    def _checked(self, one: _Actor) -> Any:
+        """Start the checks of an actor; Ray repeats them each time it has started the actor again."""
+        return one.handle.check.options(max_task_retries=-1).remote(self._probe)
 
     def _returned(self, one: _Actor, done: Future[Outcome[Description]]) -> None:
         error = done.exception() or done.result().error

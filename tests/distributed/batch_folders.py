@@ -66,7 +66,7 @@ def workers(of: psutil.Process) -> list[psutil.Process]:
 
 def _title(process: psutil.Process) -> str:
     try:
-        return (process.cmdline() or [""])[0]
+        return str((process.cmdline() or [""])[0])
     except psutil.Error:  # It has ended.
         return ""
 

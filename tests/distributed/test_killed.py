@@ -98,8 +98,9 @@ def test_a_given_cluster_is_used_and_goes_on(
         free.bind(("", 0))
         port = free.getsockname()[1]
     options = ["--num-cpus", "2", "--object-store-memory", "100000000", "--disable-usage-stats"]
-    ray_command = [Path(sys.executable).with_name("ray"), "start", "--head", "--port", str(port), *options]
-    subprocess.run([*ray_command, "--include-dashboard", "false"], check=True, capture_output=True)
+    program = str(Path(sys.executable).with_name("ray"))
+    head = [program, "start", "--head", "--port", str(port), *options, "--include-dashboard", "false"]
+    subprocess.run(head, check=True, capture_output=True)
     try:
         write_images(tmp_path / "in", 3)
         model = make_model("blur")

@@ -131,7 +131,9 @@ def test_invalid_values_start_nothing(
     assert not ray.is_initialized()
 
 
-def test_a_picture_is_spread_where_others_would_wait_for_it(make_model: ModelFile, tmp_path: Path) -> None:
+def test_a_picture_is_spread_where_others_would_wait_for_it(
+    make_model: ModelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import keygraph
     from batch_folders import noise
     from keygraph.runtime.io import images
@@ -145,9 +147,13 @@ def test_a_picture_is_spread_where_others_would_wait_for_it(make_model: ModelFil
     images.write(tmp_path / "a.png", Picture(noise(64, 64)))
     job = plan_job(restorer, InputFile(tmp_path / "a.png"), {}, tmp_path / "b.png", RestoreOptions(tile=32))
     large = replace(job, space=Space(0, 0), size=(640, 640, 3))
-    assert is_spread(restorer, large, [large], 3)
-    assert is_spread(restorer, large, [large, large], 3)
-    assert is_spread(restorer, large, [large, *[job] * 100], 3)
-    assert not is_spread(restorer, large, [large] * 3, 3)
-    assert not is_spread(restorer, large, [large], 1)
-    assert not is_spread(restorer, job, [job], 3)
+    pixels = 640 * 640
+    assert is_spread(restorer, large, 2 * pixels / 3)  # Two of them on three workers.
+    assert not is_spread(restorer, large, pixels)
+    # It is too small to be kept on disk.
+    assert not is_spread(restorer, job, 0)
+    exact = replace(restorer.manifest, global_statistics=True)
+    monkeypatch.setattr(type(restorer), "manifest", exact)
+    assert not is_spread(restorer, large, 0)
+    by_tile = replace(large, options=RestoreOptions(tile=32, global_statistics="tile"))
+    assert is_spread(restorer, by_tile, 0)
