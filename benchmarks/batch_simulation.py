@@ -227,7 +227,7 @@ class Cluster:
 
 def tiles_of(pixels: float, costs: Costs) -> float:
     """Return how many tiles cover that many pixels."""
-    return pixels / (costs["tile"] - costs["overlap"]) ** 2
+    return float(pixels / (costs["tile"] - costs["overlap"]) ** 2)
 
 
 def simulate_images(costs: Costs, images: int, count: int) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def measure(blocks: int, *, kill: bool, poison: bool, limit: int) -> dict[str, A
         log = Path(folder) / "log"
         log.touch()
         rows = [{"id": one, "poison": poison and one == POISON} for one in range(PIECES)]
-        data = ray.data.from_items(rows, override_num_blocks=blocks)
+        data: Any = ray.data.from_items(rows, override_num_blocks=blocks)
         pool = ray.data.ActorPoolStrategy(size=2)
         data = data.map(Work, fn_constructor_args=(str(log),), compute=pool, num_cpus=0.5)
         began, lags, killed = time.time(), list[float](), False
