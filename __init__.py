@@ -81,8 +81,8 @@ _RENAMED = {"vapoursynth": ".runtime.video.vapoursynth_filter"}
 #: that are not in `__all__` need packages that may not be installed.
 _MODULES = frozenset(
     (
-        *("bench", "cli", "engines", "environment", "errors", "export", "instrumentation", "manifest", "models"),
-        *("parity", "plugins", "runtime", "serving"),
+        *("bench", "cli", "distributed", "engines", "environment", "errors", "export", "instrumentation", "manifest"),
+        *("models", "parity", "plugins", "runtime", "serving"),
     )
 )
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 #: Command -> (module in this folder, function, summary).
 COMMANDS = {
     "restore": ("restore", "restore", "Restore images with an exported model or a checkpoint."),
+    "batch": ("batch", "batch", "Restore images on many machines with Ray."),
     "export": ("export", "export", "Export a checkpoint to one portable ONNX file, verified against PyTorch."),
     "build": ("build", "build", "Build engines for named GPUs from an exported file."),
     "compare": ("compare", "compare", "Compare models with a reference, number by number."),
@@ -61,6 +62,7 @@ _EXTRAS = {
     "onnx_ir": "export",
     "onnxscript": "export",
     "polygraphy": "parity",
+    "ray": "ray",
     "rich": "cli",
     "safetensors": "export",
     "torch": "export",
@@ -76,7 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     `arguments` are the command line's by default.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    return _guarded(given, lambda rest: _group(rest)(rest or ["--help"], prog_name="keygraph", standalone_mode=False))
+    return _guarded(
+        given,
+        lambda rest: _group(rest)(_with_address(rest) or ["--help"], prog_name="keygraph", standalone_mode=False),
+    )
 
 
 def export_model(arguments: Sequence[str] | None = None) -> int:
@@ -108,6 +113,15 @@ def _group(arguments: list[str]) -> typer.Typer:
             _function(name, arguments) if name == called else _unused
         )
     return app
+
+
+def _with_address(arguments: list[str]) -> list[str]:
+    """Return the arguments with an address after each ``--ray``: Typer has no option with an optional value."""
+    if "batch" not in arguments:
+        return arguments
+    following = [*arguments[1:], "-"]
+    bare = [one == "--ray" and after.startswith("-") for one, after in zip(arguments, following, strict=True)]
+    return [f"{one}=local" if alone else one for one, alone in zip(arguments, bare, strict=True)]
 
 
 def _single(name: str) -> typer.Typer:

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError
+from ..runtime.io.encoding import COMPRESSIONS
 
 _EXECUTION = "Execution"
 _TILING = "Tiling"
@@ -148,6 +149,44 @@ ExtraInputs = Annotated[
         "images' names.",
     ),
 ]
+
+
+Pyramid = Annotated[
+    bool,
+    typer.Option(
+        "--pyramid",
+        help="Write a TIFF as a pyramid of tiles, for viewers of large images. It is one anyway where the image "
+        "is one.",
+    ),
+]
+
+Compression = Annotated[
+    str | None,
+    typer.Option(
+        metavar="|".join(COMPRESSIONS),
+        help="Compression of a TIFF (default deflate) or an OME-Zarr (default zstd). jpeg changes samples, the others "
+        "do not.",
+    ),
+]
+
+Recursive = Annotated[
+    bool,
+    typer.Option("--recursive", help="Search the folders below a folder, too; results keep the subfolders."),
+]
+
+SkipExisting = Annotated[
+    bool,
+    typer.Option(
+        "--skip-existing",
+        help="Leave results that exist, unless results.jsonl says that the model, an option or the image changed.",
+    ),
+]
+
+FailFast = Annotated[
+    bool, typer.Option("--fail-fast", help="Stop at the first of several images that cannot be restored.")
+]
+
+JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")]
 
 
 def _at_least_one(rounds: int) -> int:

@@ -23,6 +23,7 @@ EXTRAS = {
     "slides": "slides of microscopes other than Aperio's",
     "zarr": "Zarr and OME-Zarr",
     "video": "videos",
+    "ray": "many machines",
     "triton": "compile the operators for NVIDIA GPUs",
     "rtx": "engines for TensorRT-RTX",
     "tensorrt": "engines for TensorRT",

@@ -236,6 +236,38 @@ def run_job(
     return _encoded(restorer, job, compute(restorer, job, decode(job), progress))
 
 
+def restore_recorded(
+    restorer: Restorer,
+    job: RestoreJob,
+    notice: Callable[[str], None],
+    computing: AbstractContextManager[object],
+) -> Report:
+    """Restore one image file, and report with the states of its files, as for one of several.
+
+    Parameters
+    ----------
+    restorer, job, notice
+        As for `run_job`.
+    computing
+        Entered while the model runs: another thread may decode or encode meanwhile.
+
+    Raises
+    ------
+    KeygraphError
+        As `run_job`.
+    """
+    states = read_states(job.files)
+    if _is_streamed(restorer, job):
+        with computing:
+            report = run_job(restorer, job, None, notice)
+    else:
+        decoded = decode(job)
+        with computing:
+            computed = compute(restorer, job, decoded, None)
+        report = _encoded(restorer, job, computed)
+    return dataclasses.replace(report, read=states, written=file_states(written_with(job.target)))
+
+
 def _encoded(restorer: Restorer, job: RestoreJob, computed: Computed) -> Report:
     notices = encode(restorer, job, computed)
     return _report(restorer, job, computed.restored, computed.seconds, notices)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from ..errors import KeygraphError
+from ..files import check_space
 from ..version import version
 from .backends.base import resolve_k
 from .companion_files import content_digest
 from .io import output_files
-from .io.images import streaming
+from .io.images import Picture, streaming
 from .io.scratch_file import ScratchFile
 from .journal.job_folder import JobFolder, require_none
 from .preprocess.normalization import result_type
@@ -21,6 +24,10 @@ from .restore_job import RestoreJob
 from .restored import Restored
 from .restorer import Restorer
 from .tiling.progress import Progress
+from .tiling.run import TileSession
+
+#: Name of the decoded picture in the folder of a job, where several processes read it.
+_PICTURE = "picture"
 
 
 def goes_through_files(restorer: Restorer, job: RestoreJob) -> bool:
@@ -71,7 +78,7 @@ def restore_in_files(
         require_none(job.target)
     with contextlib.ExitStack() as files:
         kept = None if exact else files.enter_context(_kept_work(restorer, job, notice))
-        image = job.image.read_streaming(folder, files)
+        image = _decoded(restorer, job, kept, files)
         began = time.perf_counter()
         try:
             request = make_request(restorer.manifest, cast(Any, image.pixels))
@@ -89,6 +96,18 @@ def restore_in_files(
         if kept is not None:
             kept.remove()
     return restored, seconds, notices
+
+
+def _decoded(restorer: Restorer, job: RestoreJob, kept: JobFolder | None, files: contextlib.ExitStack) -> Picture:
+    """Decode a picture into scratch files, with a name where other processes read it."""
+    if kept is None or not isinstance(restorer.session, TileSession):
+        return job.image.read_streaming(job.options.scratch_folder, files)
+    decoded = math.prod(job.image.size) * job.image.dtype.itemsize
+    check_space(kept.folder, decoded, "the decoded picture needs")
+    files.callback((kept.folder / _PICTURE).unlink, missing_ok=True)
+    image = job.image.read_streaming(kept.folder, files, _PICTURE)
+    os.fsync(cast(Any, image.pixels).fileno())
+    return image
 
 
 def _is_exact(restorer: Restorer, job: RestoreJob) -> bool:

@@ -22,7 +22,18 @@ ROOT = Path(__file__).parents[1]
 #: What `[tool.scikit-build.wheel.packages]` puts into the package.
 PACKAGE = [
     *("__init__.py", "__main__.py", "errors.py", "files.py", "manifest.py", "manifest_summary.py", "pytest_plugin.py"),
-    *("version.py", "bench", "cli", "engines", "environment", "export", "instrumentation", "models", "parity"),
+    *(
+        "version.py",
+        "bench",
+        "cli",
+        "distributed",
+        "engines",
+        "environment",
+        "export",
+        "instrumentation",
+        "models",
+        "parity",
+    ),
     *("plugins", "runtime"),
 ]
 

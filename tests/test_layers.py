@@ -53,8 +53,9 @@ _LAYERS = {
     "export": {"parity", *_CORE},
     "pytest_plugin": {"parity", *_BASE},
     "bench": {"keygraph", "engines", "export", "parity", *_CORE},
+    "distributed": {"keygraph", "runtime", *_BASE},
     "__main__": {"cli"},
-    "cli": {"keygraph", "bench", "engines", "environment", "export", "parity", "serving", *_CORE},
+    "cli": {"keygraph", "bench", "distributed", "engines", "environment", "export", "parity", "serving", *_CORE},
 }
 
 #: Upward imports that are allowed: (importing module, imported module) -> why.

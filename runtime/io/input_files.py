@@ -135,7 +135,7 @@ class InputHeader:
         """Decode the file; errors are those of the function `read`."""
         return _decoded(self.file, self.is_cube, self.expected_channels)
 
-    def read_streaming(self, folder: Path, files: contextlib.ExitStack) -> Picture:
+    def read_streaming(self, folder: Path, files: contextlib.ExitStack, name: str | None = None) -> Picture:
         """Decode a picture into scratch files; errors are those of the function `read`, or the disk is full.
 
         Parameters
@@ -144,12 +144,14 @@ class InputHeader:
             Folder for the scratch files.
         files
             Closes them.
+        name
+            Name of the file with the pixels, which then stays; None for an unnamed one.
         """
         if is_store(self.file.path):
-            return zarr_stores.read_streaming(self.file.path, folder, files, self.expected_channels)
+            return zarr_stores.read_streaming(self.file.path, folder, files, self.expected_channels, name)
         if self.file.is_slide:
-            return slides.read_streaming(self.file.path, folder, files)
-        return streaming.read(self.file.path, folder, files, self.expected_channels, _page(self.file))
+            return slides.read_streaming(self.file.path, folder, files, name)
+        return streaming.read(self.file.path, folder, files, self.expected_channels, _page(self.file), name)
 
 
 def read_headers(

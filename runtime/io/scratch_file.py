@@ -60,6 +60,12 @@ class ScratchFile:
                 f"cannot keep features in {folder} ({error.strerror}); name another folder with --scratch"
             ) from error
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Open the file again where this is unpickled, which needs a name that is reached there."""
+        if self._named is None:
+            raise TypeError("a scratch file without a name is of its own process")
+        return ScratchFile, (self._folder.absolute(), *self.shape, self.dtype, self._named.name)
+
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
         """Return a copy of a rectangle; see `RegionReader.read`.
 

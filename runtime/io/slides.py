@@ -53,7 +53,7 @@ def read(path: Path) -> Picture:
         return _picture(slide, pixels)
 
 
-def read_streaming(path: Path, folder: Path, files: contextlib.ExitStack) -> Picture:
+def read_streaming(path: Path, folder: Path, files: contextlib.ExitStack, name: str | None = None) -> Picture:
     """Read a slide into a scratch file.
 
     Parameters
@@ -64,6 +64,8 @@ def read_streaming(path: Path, folder: Path, files: contextlib.ExitStack) -> Pic
         Folder for the scratch file.
     files
         Closes the scratch file.
+    name
+        As for `ScratchFile`.
 
     Returns
     -------
@@ -79,7 +81,7 @@ def read_streaming(path: Path, folder: Path, files: contextlib.ExitStack) -> Pic
     """
     with _opened(path) as slide:
         width, height = slide.dimensions
-        pixels = ScratchFile(folder, height, width, _RGB, np.dtype(np.uint8))
+        pixels = ScratchFile(folder, height, width, _RGB, np.dtype(np.uint8), name)
         files.callback(pixels.close)
         for top, left, values in _regions(slide):
             pixels.write(top, left, values)

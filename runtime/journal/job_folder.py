@@ -21,14 +21,15 @@ from ...files import unwritable
 from ..io.scratch_file import ScratchFile
 from ..tiling.blend import Axis, Plan
 from ..tiling.tile_size import TileChoice
+from .part_file import Part, part_path, read_tile
 from .record_file import RecordFile
 from .space import folder_of
 
 #: Format of the folder; another one is refused.
 FORMAT = 1
 
-#: Kinds of records: the job, its tiles, a saved tile, a committed row of tiles.
-_JOB, _CHOICE, _TILE, _ROW = "job", "tiles", "tile", "row"
+#: Kinds of records: the job, its tiles, a saved tile, a part file, a committed row of tiles.
+_JOB, _CHOICE, _TILE, _PART, _ROW = "job", "tiles", "tile", "part", "row"
 
 #: Files in the folder.
 _JOURNAL, _RESULT, _TILES = "journal", "result", "tiles"
@@ -63,9 +64,9 @@ class JobFolder:
     """Keeps the work done for one result. Implements `tiling.checkpoint.Checkpoint` and `io.regions.RegionWriter`.
 
     The folder holds the samples of the result as far as they are complete (``result``), the restored tiles that share
-    pixels with what is missing (``tiles``), and the journal: what job it is, and a checksum for every tile and every
-    row of tiles. Samples reach the disk before the journal's record of them does. What has no record, or another
-    checksum than its record, is computed again.
+    pixels with what is missing (``tiles``; ``part-N`` where several processes restore), and the journal: what job it
+    is, and a checksum for every tile and every row of tiles. Samples reach the disk before the journal's record of them
+    does. What has no record, or another checksum than its record, is computed again.
 
     Parameters
     ----------
@@ -103,6 +104,7 @@ class JobFolder:
         self._choice: TileChoice | None = None
         self._rows: list[int] = []  # The checksum of each committed row of tiles.
         self._saved: dict[int, tuple[int, list[int]]] = {}  # Tile -> checksum and shape.
+        self._parts: dict[int, Part] = {}  # Tile -> the part file that holds it.
         self._crc = 0
         with contextlib.ExitStack() as opened:
             try:
@@ -129,7 +131,7 @@ class JobFolder:
     @property
     def begun(self) -> bool:
         """True when there is work that would be lost with the folder."""
-        return bool(self._rows or self._saved)
+        return bool(self._rows or self._saved or self._parts)
 
     @property
     def done(self) -> int:
@@ -147,7 +149,7 @@ class JobFolder:
     def load(self, tile: int) -> NDArray[np.float32] | None:
         """See `Checkpoint.load`."""
         if tile not in self._saved:
-            return None
+            return read_tile(self.folder, self._parts[tile], tile) if tile in self._parts else None
         crc, shape = self._saved[tile]
         values = np.empty(shape, np.float32)
         view = memoryview(cast(Any, values)).cast("B")
@@ -168,6 +170,20 @@ class JobFolder:
             raise unwritable(self._target, error) from error
         self._saved[tile] = crc, list(values.shape)
         self._append([_TILE, tile, *self._saved[tile]])
+
+    def has(self, tile: int) -> bool:
+        """Return whether a tile is kept; `load` may still find it damaged."""
+        return tile in self._saved or tile in self._parts
+
+    def add_part(self, part: Part) -> None:
+        """Keep the tiles of a part file in the folder until no later row of tiles shares a pixel with them."""
+        self._append([_PART, dataclasses.asdict(part)])
+        self._take_part(part)
+
+    def forget(self, tile: int) -> None:
+        """Forget a tile that is damaged."""
+        self._saved.pop(tile, None)
+        self._parts.pop(tile, None)
 
     def write(self, top: int, left: int, values: NDArray[Any]) -> None:
         """Write rows of the result, from top to bottom and of full width; see `RegionWriter.write`.
@@ -193,6 +209,7 @@ class JobFolder:
             raise unwritable(self._target, error) from error
         self._rows.append(self._crc)
         self._crc = 0
+        self._remove_parts()
 
     def close(self) -> None:
         """Close the files; the folder stays where work would be lost with it, for a later run."""
@@ -215,6 +232,9 @@ class JobFolder:
             elif kind == _TILE:
                 tile, crc, shape = values
                 self._saved[tile] = crc, shape
+            elif kind == _PART:
+                (part,) = values
+                self._take_part(Part(part["first"], tuple(part["shape"]), tuple(part["checksums"])))
             else:
                 row, crc = values
                 self._rows[row:] = [crc]
@@ -235,8 +255,21 @@ class JobFolder:
     def _take(self, choice: TileChoice) -> None:
         """Set the tiles, and forget what was done with others; another batch is no other tile."""
         if self._choice is None or dataclasses.replace(choice, batch=self._choice.batch) != self._choice:
-            self._rows, self._saved = [], {}
+            self._rows, self._saved, self._parts = [], {}, {}
         self._choice = choice
+
+    def _take_part(self, part: Part) -> None:
+        self._parts.update(dict.fromkeys(range(part.first, part.end), part))
+
+    def _remove_parts(self) -> None:
+        """Remove the part files whose tiles share no pixel with what is missing."""
+        assert self._choice is not None
+        axis, rows = self._choice.plan.rows, len(self._rows)
+        needed = axis.first_overlapping(min(rows, len(axis.origins) - 1)) * len(self._choice.plan.columns.origins)
+        for part in {part for part in self._parts.values() if part.end <= needed}:
+            part_path(self.folder, part.first).unlink(missing_ok=True)
+            for tile in range(part.first, part.end):
+                self._parts.pop(tile, None)
 
     def _drop_damaged(self) -> bool:
         """Forget rows of tiles from the first one on whose samples differ from its checksum; return whether any do."""

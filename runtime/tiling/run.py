@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,35 @@ from .tile_size import TileChoice
 
 #: Rows that are converted to samples at a time, so that a wide band needs little memory beside itself.
 _STRIP_ROWS = 64
+
+
+@runtime_checkable
+class TileSession(Session, Protocol):
+    """A session that restores tiles in several places at a time, and keeps each as soon as it is done."""
+
+    def kept_tiles(
+        self,
+        request: Request,
+        choice: TileChoice,
+        k: int | None,
+        progress: Progress | None,
+        checkpoint: Checkpoint | None,
+        first: int,
+    ) -> Iterator[NDArray[np.float32]]:
+        """Yield the tiles from `first` on, in order: those that are kept, and those that are computed.
+
+        Parameters
+        ----------
+        request, choice, k, progress, checkpoint
+            As for `restore_tiles`.
+        first
+            Place of the first tile in `Plan.tiles`.
+
+        Yields
+        ------
+        float32[C, h, w]
+            As `blend` takes it.
+        """
 
 
 def restore_tiles(
@@ -73,7 +104,8 @@ def restore_tiles(
     # Rows of tiles that are written already give their share of the pixels of the next one.
     first = plan.rows.first_overlapping(committed)
     begin = first * len(plan.columns.origins)
-    restored = _kept_tiles(session, request, choice, k, progress, checkpoint, begin)
+    kept_tiles = session.kept_tiles if isinstance(session, TileSession) else partial(_kept_tiles, session)
+    restored = kept_tiles(request, choice, k, progress, checkpoint, begin)
     for row, (top, band) in enumerate(blend(plan, restored, scale, first), first):
         if row < committed:
             continue
@@ -102,7 +134,7 @@ def _kept_tiles(
             tile += 1
     if tile == count:
         return
-    for number, restored in _restored_tiles(session, request, choice, k, progress, tile):
+    for number, restored in restored_tiles(session, request, choice, k, progress, tile):
         if number < tile:
             continue
         if checkpoint is not None:
@@ -110,21 +142,44 @@ def _kept_tiles(
         yield restored
 
 
-def _restored_tiles(
-    session: Session, request: Request, choice: TileChoice, k: int | None, progress: Progress | None, first: int
+def tiles_together(choice: TileChoice, planes: int) -> int:
+    """Return how many tiles run together: a batch is limited in planes, and a tile may have several."""
+    return choice.batch if planes == 1 else max(1, choice.batch // planes)
+
+
+def restored_tiles(
+    session: Session,
+    request: Request,
+    choice: TileChoice,
+    k: int | None,
+    progress: Progress | None,
+    first: int,
+    end: int | None = None,
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Yield the place and float32[C, h, w] of tiles, checked, and valid until the next one is requested.
 
     The first is that of the batch with the tile `first`: the same tiles always run together, because a network's
     result may depend on it in the last bit.
+
+    Parameters
+    ----------
+    session, request, choice, k, progress
+        As for `restore_tiles`.
+    first
+        A tile of the first batch.
+    end
+        The first tile of the batch that is not restored any more; None to go on to the last tile.
     """
     manifest, plan = session.manifest, choice.plan
-    corners, planes = plan.tiles, request.channels.planes
+    rows, columns, planes = plan.rows.origins, plan.columns.origins, request.channels.planes
+    count = len(rows) * len(columns)
     fixed_batch = manifest.shape is not None
-    # A batch is limited in planes, and a tile may have several.
-    together = choice.batch if planes == 1 else max(1, choice.batch // planes)
+    together = tiles_together(choice, planes)
     done = first // together * together
-    groups = [corners[start : start + together] for start in range(done, len(corners), together)]
+    corners = [
+        (rows[one // len(columns)], columns[one % len(columns)]) for one in range(done, count if end is None else end)
+    ]
+    groups = [corners[start : start + together] for start in range(0, len(corners), together)]
     read = TileReader(request, plan.rows.length, plan.columns.length)
 
     def batches() -> Iterator[Inputs]:
@@ -137,11 +192,11 @@ def _restored_tiles(
     numbers = itertools.count(done)
     with closing(run_batches(session, batches(), k)) as results:
         for group in groups:
-            count = len(group) * planes
-            restored = _joined_batch(results, manifest, tile, count, choice.max_batch or count)
+            images = len(group) * planes
+            restored = _joined_batch(results, manifest, tile, images, choice.max_batch or images)
             done += len(group)
             if progress is not None:
-                progress(done, len(corners))
+                progress(done, count)
             restored = restored.reshape(len(group), planes, *restored.shape[1:])
             for (y, x), of_tile in zip(group, restored, strict=True):
                 require_finite(of_tile, f"in the tile at row {y}, column {x}")

@@ -17,6 +17,7 @@ OWN = {
     ("bench operators", "--device"),
     ("bench operators", "--k"),
     ("bench", "--batch"),
+    ("batch", "--threads"),
     ("bench", "--tile"),
     ("build", "--batch"),
     ("build", "--k"),
@@ -27,7 +28,6 @@ OWN = {
     ("export", "--input"),
     ("export", "--json"),
     ("export", "--k"),
-    ("restore", "--json"),
 }
 
 

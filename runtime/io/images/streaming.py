@@ -51,6 +51,7 @@ def read(
     files: contextlib.ExitStack,
     channels: int | None = None,
     page: int = 1,
+    name: str | None = None,
 ) -> Picture:
     """Read a picture as `images.read` does, into scratch files.
 
@@ -64,6 +65,8 @@ def read(
         Closes the scratch files.
     channels, page
         As for `images.read`.
+    name
+        As for `ScratchFile`, of the pixels.
 
     Returns
     -------
@@ -85,7 +88,7 @@ def read(
         turned = orientation in (5, 6, 7, 8)
         shape = opened.upright_size
         dtype = np.dtype(SAMPLE_TYPES[image.format])
-        pixels = ScratchFile(folder, *shape, count, dtype)
+        pixels = ScratchFile(folder, *shape, count, dtype, name)
         files.callback(pixels.close)
         opacity = ScratchFile(folder, *shape, 1, dtype) if plane else None
         if opacity is not None:

@@ -50,7 +50,9 @@ def read(path: Path, channels: int | None = None) -> Picture:
     return _picture(stored, pixels[:, :, 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
 
 
-def read_streaming(path: Path, folder: Path, files: contextlib.ExitStack, channels: int | None = None) -> Picture:
+def read_streaming(
+    path: Path, folder: Path, files: contextlib.ExitStack, channels: int | None = None, name: str | None = None
+) -> Picture:
     """Read an image into a scratch file. Tiles overlap, and so every chunk is decoded once only.
 
     Parameters
@@ -61,6 +63,8 @@ def read_streaming(path: Path, folder: Path, files: contextlib.ExitStack, channe
         Folder for the scratch file.
     files
         Closes the scratch file.
+    name
+        As for `ScratchFile`.
 
     Returns
     -------
@@ -74,7 +78,7 @@ def read_streaming(path: Path, folder: Path, files: contextlib.ExitStack, channe
     """
     stored = open_image(path, channels)
     height, width, _ = stored.shape
-    pixels = ScratchFile(folder, *stored.shape, stored.dtype)
+    pixels = ScratchFile(folder, *stored.shape, stored.dtype, name)
     files.callback(pixels.close)
     rows, columns = stored.step
     for top in range(0, height, rows):
