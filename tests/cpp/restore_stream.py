@@ -8,6 +8,7 @@ error in one line.
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -31,6 +32,13 @@ def compiler() -> str:
     found = os.environ.get("CXX") or shutil.which("c++")
     if not found:
         pytest.skip("there is no C++ compiler")
+    return found
+
+
+def onnxruntime_library() -> Path:
+    """ONNX Runtime's library in the Python package, so that both sides run the same."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    (found,) = Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so*")
     return found
 
 
@@ -71,11 +79,24 @@ class CppRestorer:
     """A model in a process of the test program."""
 
     def __init__(
-        self, program: Path, model: Path, library: str | Path | None = "auto", onnxruntime: str = "", threads: int = 1
+        self,
+        program: Path,
+        model: Path,
+        library: str | Path | None = "auto",
+        threads: int = 1,
+        onnxruntime: str = "",
+        address_space: int = resource.RLIM_INFINITY,
     ) -> None:
+        onnxruntime = onnxruntime or str(onnxruntime_library())
         command = [str(program), str(model), str(library or "none"), onnxruntime, str(threads)]
         environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "halt_on_error=1"}
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space)),
+        )
         try:
             self.description = self._line()
             self.notices = tuple(self._line() for _ in range(int(self._line())))
