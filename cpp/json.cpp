@@ -4,6 +4,8 @@
 #include <charconv>
 #include <cmath>
 #include <limits>
+#include <locale>
+#include <sstream>
 #include <utility>
 
 namespace keygraph {
@@ -115,12 +117,15 @@ class Parser {
       digits();
       real = true;
     }
-    const char *first = text_.data() + begin, *last = text_.data() + at_;
+    const std::string digits_of(text_.substr(begin, at_ - begin));
     std::int64_t integer = 0;
-    if (!real && std::from_chars(first, last, integer).ec == std::errc()) return {integer};
-    double number = 0;  // Also integers that no field can hold.
-    const auto result = std::from_chars(first, last, number);
-    if (result.ec == std::errc::result_out_of_range) number = std::strtod(std::string(first, last).c_str(), nullptr);
+    const char* const last = digits_of.data() + digits_of.size();
+    if (!real && std::from_chars(digits_of.data(), last, integer).ec == std::errc()) return {integer};
+    // Also integers that no field can hold. Whatever the program's locale is, the decimal point is a point.
+    std::istringstream stream(digits_of);
+    stream.imbue(std::locale::classic());
+    double number = 0;
+    stream >> number;
     return {number};
   }
 

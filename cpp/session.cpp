@@ -100,7 +100,6 @@ Session::Session(const std::string& path, const ModelOptions& options)
   OrtEnv* environment = nullptr;
   check(api_->CreateEnv(ort::kLogFatal, "keygraph", &environment));
   environment_ = {environment, {api_->ReleaseEnv}};
-  check(api_->DisableTelemetryEvents(environment));
   OrtMemoryInfo* memory = nullptr;
   check(api_->CreateCpuMemoryInfo(ort::kDeviceAllocator, ort::kMemoryDefault, &memory));
   memory_ = {memory, {api_->ReleaseMemoryInfo}};

@@ -1,9 +1,9 @@
 """Print where the files for C++ programs are.
 
-    python -m keygraph.plugins include     # the headers
-    python -m keygraph.plugins lib         # the libraries
-    python -m keygraph.plugins cmake       # for cmake -Dkeygraph_DIR=
-    python -m keygraph.plugins pkgconfig   # for PKG_CONFIG_PATH
+python -m keygraph.plugins include     # the headers
+python -m keygraph.plugins lib         # the libraries
+python -m keygraph.plugins cmake       # for cmake -Dkeygraph_DIR=
+python -m keygraph.plugins pkgconfig   # for PKG_CONFIG_PATH
 """
 
 from __future__ import annotations

@@ -41,11 +41,10 @@ enum LoggingLevel : int { kLogFatal = 4 };
 // clang-format off
 struct Api {
   OrtStatus* (*CreateStatus)(ErrorCode code, const char* message);                                          // 0
-  ErrorCode (*GetErrorCode)(const OrtStatus* status);                                                       // 1
+  void* unused_1[1];
   const char* (*GetErrorMessage)(const OrtStatus* status);                                                  // 2
   OrtStatus* (*CreateEnv)(LoggingLevel level, const char* name, OrtEnv** env);                              // 3
-  void* unused_4[2];
-  OrtStatus* (*DisableTelemetryEvents)(const OrtEnv* env);                                                  // 6
+  void* unused_4[3];
   OrtStatus* (*CreateSession)(const OrtEnv* env, const char* path, const OrtSessionOptions* options,
                               OrtSession** session);                                                        // 7
   void* unused_8[1];

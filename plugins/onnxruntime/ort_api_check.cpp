@@ -55,10 +55,8 @@ struct Plain<Result (*)(Arguments...) noexcept> {
 #define KEYGRAPH_CHECK_OP(name) KEYGRAPH_CHECK(ours::CustomOp, OrtCustomOp, name)
 
 KEYGRAPH_CHECK_API(CreateStatus);
-KEYGRAPH_CHECK_API(GetErrorCode);
 KEYGRAPH_CHECK_API(GetErrorMessage);
 KEYGRAPH_CHECK_API(CreateEnv);
-KEYGRAPH_CHECK_API(DisableTelemetryEvents);
 KEYGRAPH_CHECK_API(CreateSession);
 KEYGRAPH_CHECK_API(Run);
 KEYGRAPH_CHECK_API(CreateSessionOptions);

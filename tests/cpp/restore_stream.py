@@ -119,7 +119,11 @@ class CppRestorer:
         assert kind is not None or code == 0
 
     def restore(
-        self, image: NDArray[Any], k: int | None = None, inputs: Mapping[str, NDArray[Any]] | None = None, **options: Any
+        self,
+        image: NDArray[Any],
+        k: int | None = None,
+        inputs: Mapping[str, NDArray[Any]] | None = None,
+        **options: Any,
     ) -> CppRestored:
         """As `Restorer.restore`."""
         given = {"k": k, **options, "inputs": len(inputs or {})}
@@ -137,9 +141,7 @@ class CppRestorer:
         restored = self._image()
         if image.ndim == 2 and restored.shape[2] == 1:
             restored = restored[:, :, 0]
-        return CppRestored(
-            restored, k_used, tiles, (height, width), overlap, batch, bool(padded), reported, notices
-        )
+        return CppRestored(restored, k_used, tiles, (height, width), overlap, batch, bool(padded), reported, notices)
 
     def _line(self) -> str:
         assert self._process.stdout is not None

@@ -158,7 +158,7 @@ DAMAGE: dict[str, Callable[[dict[str, Any]], Any]] = {
 HARMLESS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "nothing": lambda values: None,
     "spaces": lambda values: json.dumps(values, indent=2),
-    "escapes": set_field("architecture", value="\u00e9\n\U0001f600\\\"/"),
+    "escapes": set_field("architecture", value='\u00e9\n\U0001f600\\"/'),
     "as UTF-8": lambda values: json.dumps({**values, "architecture": "\u00e9\U0001f600"}, ensure_ascii=False),
     "infinite PSNR": set_field("tiling", "psnr", value=float("inf")),
     "whole numbers as reals": set_field("value_range", value=[0, 1]),
@@ -253,7 +253,9 @@ def test_sizes_that_a_tool_fixed(program: Path, make_model: ModelFile) -> None:
 def test_only_the_interface_is_exported(program: Path) -> None:
     linked = subprocess.run(["ldd", str(program)], capture_output=True, text=True, check=True).stdout
     library = next(line.split()[2] for line in linked.splitlines() if "libkeygraph_runtime" in line)
-    symbols = subprocess.run(["nm", "-DC", "--defined-only", library], capture_output=True, text=True, check=True).stdout
+    symbols = subprocess.run(
+        ["nm", "-DC", "--defined-only", library], capture_output=True, text=True, check=True
+    ).stdout
     names = [line.split(maxsplit=2)[2] for line in symbols.splitlines()]
     ours = re.compile(r"(typeinfo (name )?for |vtable for )?keygraph::(Restorer|Error|InputError)\b")
     assert names

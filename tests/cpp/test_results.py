@@ -22,6 +22,8 @@ from tiny_kgt import Tiny
 ModelFile = Callable[..., Path]
 Array = NDArray[Any]
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 RESTORMER: dict[str, Any] = {"channels": 8, "blocks": (1, 1, 1, 1), "refinement_blocks": 1, "heads": (1, 1, 2, 2)}
 TYPES = ("uint8", "uint16", "float32")
@@ -44,7 +46,9 @@ def assert_equal(restored: CppRestored, expected: Restored) -> None:
     image = expected.image
     assert (restored.image.dtype, restored.image.shape) == (image.dtype, image.shape)
     white = np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1.0
-    np.testing.assert_allclose(restored.image.astype(float) / white, image.astype(float) / white, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(
+        restored.image.astype(float) / white, image.astype(float) / white, rtol=0, atol=TOLERANCE
+    )
     assert (restored.tiles, restored.tile, restored.overlap) == (
         len(expected.plan.tiles),
         expected.tile,
@@ -72,6 +76,7 @@ def compare(
             assert_equal(cpp.restore(image, inputs=inputs, **options), expected)
 
 
+@pytest.mark.slow  # Its export takes most of the time.
 def test_the_demo_photo(program: Path, exports: ExportStore) -> None:
     model = exports.get(EXAMPLES / "kgt-denoise-tiny.ckpt", "demo").onnx
     noisy = add_noise(unseen_photo(), 25, seed=1)
@@ -87,14 +92,16 @@ def test_a_hundred_odd_sizes(program: Path, tiny: Tiny) -> None:
             image = samples((height, width, 3)[: 2 + (number % 4 > 0)], TYPES[number % 3])
             options: dict[str, Any] = {"k": number % 40 + 1}
             if number % 2:
-                options |= {"tile": (16, 24, 32)[number % 3], "overlap": (0, 8)[number // 2 % 2], "batch": number % 5 + 1}
+                options |= {
+                    "tile": (16, 24, 32)[number % 3],
+                    "overlap": (0, 8)[number // 2 % 2],
+                    "batch": number % 5 + 1,
+                }
             assert_equal(cpp.restore(image, **options), python.restore(image, **options))
 
 
 @pytest.mark.parametrize("library", ["auto", None])
-def test_with_the_operators_and_with_the_functions_in_the_file(
-    program: Path, tiny: Tiny, library: str | None
-) -> None:
+def test_with_the_operators_and_with_the_functions_in_the_file(program: Path, tiny: Tiny, library: str | None) -> None:
     image = samples((40, 50, 3))
     with (
         keygraph.load(tiny.onnx, library=library, threads=2) as python,
@@ -197,7 +204,9 @@ def test_half_precision_images(program: Path, tmp_path: Path, make_manifest: Cal
     half[0] = helper.make_tensor_value_info(IMAGE_INPUT, TensorProto.FLOAT16, ["b", 3, "h", "w"])
     node = helper.make_node("Identity", [IMAGE_INPUT], [IMAGE_OUTPUT])
     model = helper.make_model(
-        helper.make_graph([node], "half", half[:1], half[1:]), opset_imports=[helper.make_opsetid("", 20)], ir_version=10
+        helper.make_graph([node], "half", half[:1], half[1:]),
+        opset_imports=[helper.make_opsetid("", 20)],
+        ir_version=10,
     )
     manifest = make_manifest(precision="fp16", normalisation="none")
     helper.set_model_props(model, {METADATA_KEY: manifest.to_json()})
