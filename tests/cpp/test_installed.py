@@ -53,6 +53,13 @@ def with_pkg_config(build: Path) -> Path:
     return build / "restore"
 
 
+def compiled(source: Path) -> Path:
+    include, library = plugins.development_folder("include"), plugins.development_folder("lib")
+    flags = [f"-I{include}", f"-L{library}", "-lkeygraph_runtime", f"-Wl,-rpath,{library}", "-pthread"]
+    run(compiler(), "-std=c++17", source, *flags, "-o", source.with_suffix(""))
+    return source.with_suffix("")
+
+
 @pytest.mark.parametrize("build", [with_cmake, with_pkg_config])
 def test_the_example_restores_a_photo(build: Callable[[Path], Path], tmp_path: Path) -> None:
     program = build(tmp_path)
@@ -121,8 +128,36 @@ def test_nothing_reaches_for_the_network(tmp_path: Path, seconds: int) -> None:
         """,
         encoding="utf-8",
     )
-    include, library = plugins.development_folder("include"), plugins.development_folder("lib")
-    flags = [f"-I{include}", f"-L{library}", "-lkeygraph_runtime", f"-Wl,-rpath,{library}"]
-    run(compiler(), "-std=c++17", source, *flags, "-o", tmp_path / "wait")
-    names, values = run(*without_network(), tmp_path / "wait", DATA / "tiny.onnx", str(seconds)).splitlines()[:2]
+    names, values = run(*without_network(), compiled(source), DATA / "tiny.onnx", str(seconds)).splitlines()[:2]
     assert dict(zip(names.split(), values.split(), strict=True))["OutNoRoutes"] == "0"
+
+
+def test_threads_share_a_restorer(tmp_path: Path) -> None:
+    source = tmp_path / "threads.cpp"
+    source.write_text(
+        """
+        #include <keygraph/runtime.hpp>
+        #include <thread>
+        int main(int, char** arguments) {
+          keygraph::Restorer first(arguments[1]);
+          const keygraph::Restorer restorer = std::move(first);
+          std::vector<keygraph::Image> images, results(4);
+          for (int i = 0; i < 4; i++) {
+            std::vector<float> samples;
+            for (int j = 0; j < 30 * 40 * 3; j++) samples.push_back(static_cast<float>((i + 1) * j % 256) / 255);
+            images.push_back({30, 40, 3, std::move(samples)});
+          }
+          std::vector<std::thread> threads;
+          for (std::size_t i = 0; i < 4; i++) {
+            threads.emplace_back([&, i] { results[i] = restorer.restore(images[i]).image; });
+          }
+          for (std::thread& thread : threads) thread.join();
+          for (std::size_t i = 0; i < 4; i++) {
+            if (results[i].samples != restorer.restore(images[i]).image.samples) return 1;
+          }
+          return 0;
+        }
+        """,
+        encoding="utf-8",
+    )
+    run(compiled(source), DATA / "tiny.onnx")

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from exported import ExportStore
 from keygraph.models.mst import MSTConfig
-from keygraph.models.mst_plus_plus import MSTPlusPlusConfig
 from keygraph.models.restormer import RestormerConfig
 from keygraph.runtime.restored import Restored
 from numpy.typing import NDArray
@@ -130,20 +129,16 @@ def test_an_mst_with_its_mask(program: Path, exports: ExportStore) -> None:
         compare(program, model, measurement, inputs={"mask": mask}, options=tiles, global_statistics="tile")
 
 
-def test_an_mst_of_measurements_alone(program: Path, exports: ExportStore) -> None:
-    model = exports.get(MSTConfig(bands=4, channels=4, blocks=(1, 1), mask_guided=False), "mst-real").onnx
-    measurement = 3000 * samples((32, 36 + 6), "float32") - 200
-    compare(program, model, measurement, -abs(measurement))
+def test_spectra_of_pictures(program: Path, make_model: ModelFile) -> None:
+    wavelengths = tuple(400.0 + 10 * band for band in range(5))
+    model = make_model("bands", out_channels=5, normalisation="range", wavelengths=wavelengths)
+    compare(program, model, *(samples((20, 27, 3), kind) for kind in TYPES), np.full((9, 9, 3), 7, np.uint8))
 
 
-def test_spectra_of_pictures(program: Path, exports: ExportStore) -> None:
-    model = exports.get(MSTPlusPlusConfig(stages=1), "mst-plus-plus").onnx
-    compare(program, model, samples((20, 27, 3)), samples((8, 9, 3), "uint16"), np.full((9, 9, 3), 7, np.uint8))
-
-
-def test_two_views(program: Path, exports: ExportStore) -> None:
-    model = exports.get(RestormerConfig(in_channels=6, dual_pixel=True, **RESTORMER), "dual").onnx
-    left, right = samples((21, 29, 3), "uint16"), samples((21, 29, 3), "uint16", seed=1)
+@pytest.mark.parametrize("kind", TYPES)
+def test_two_views(program: Path, make_model: ModelFile, kind: str) -> None:
+    model = make_model("blur", in_channels=6, out_channels=6, views=("left", "right"))
+    left, right = samples((21, 29, 3), kind), samples((21, 29, 3), kind, seed=1)
     compare(program, model, left, inputs={"right": right})
 
 
