@@ -40,6 +40,8 @@ class Request {
  public:
   // Throws InputError where the image or an input does not fit the model. `image` and `inputs` must live as long.
   Request(const Manifest& manifest, const Image& image, const std::map<std::string, Image>& inputs);
+  Request(const Request&) = delete;  // It refers to itself.
+  Request& operator=(const Request&) = delete;
 
   // Size of the result, divided by the scale.
   const Sides& size() const { return size_; }
