@@ -4,8 +4,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-NATIVE := $(shell find plugins -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name CMakeLists.txt) \
-	$(wildcard plugins/triton/*.py plugins/cuda/*.py)
+NATIVE := $(shell find plugins cpp -name '*.cpp' -o -name '*.h' -o -name '*.hpp' -o -name '*.inl' -o -name CMakeLists.txt) \
+	$(wildcard plugins/triton/*.py plugins/cuda/*.py cpp/*.in cpp/*.map)
 
 # Two GPU targets compile in a minute; a wheel for others has them all (docs/how-to/build-native-libraries.md).
 export KEYGRAPH_CUDA_TARGETS ?= 80;90
@@ -34,7 +34,7 @@ test-slow: .venv/.ready
 check: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run -Werror $$(git ls-files '*.cpp' '*.h' '*.inl')
+	$(BIN)/clang-format --dry-run -Werror $$(git ls-files '*.cpp' '*.h' '*.hpp' '*.inl')
 	# By the package's name, whatever this folder's is.
 	mkdir -p build/types && ln -sfn ../.. build/types/keygraph
 	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml
@@ -50,17 +50,19 @@ docs: .venv/.ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 # The native operators under AddressSanitizer and UndefinedBehaviorSanitizer, through their C interface and in ONNX
-# Runtime and OpenVINO, whose TBB would else refuse to start beside a sanitizer.
+# Runtime and OpenVINO, whose TBB would else refuse to start beside a sanitizer. Then the C++ runtime, whose tests run it
+# in a program of its own that is compiled with them too.
 sanitize: .venv/.ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/sanitize -G Ninja -DKEYGRAPH_SANITIZE=ON -DKEYGRAPH_CUDA_TARGETS=80 \
 	-DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python"
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/sanitize --target keygraph_cpu keygraph_cuda keygraph_ort \
-	keygraph_openvino
+	keygraph_openvino keygraph_runtime
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 TBB_ENABLE_SANITIZERS=1 \
 	KEYGRAPH_LIBRARY_DIR=build/sanitize $(PYTEST) --dist load -q tests/plugins/test_operator_conformance.py \
 	tests/plugins/test_operator_fuzz.py tests/plugins/test_operator_errors.py tests/plugins/test_cuda_interface.py \
 	-k "not functions and not torch"
+	KEYGRAPH_LIBRARY_DIR=build/sanitize $(PYTEST) -q tests/cpp/test_results.py tests/cpp/test_errors.py
 
 # The TensorRT plugin and its tests; TENSORRT_ROOT is an SDK, or a folder whose include/ holds its headers.
 tensorrt: .venv/.ready

@@ -34,7 +34,14 @@ def use_library() -> None:
     assert "torch" not in sys.modules
     for host in ("cpu", "onnxruntime", "cuda"):
         assert keygraph.plugins.library(host).is_file()
-    for file in ("plugins/include/keygraph/cpu.h", "parity/output/report/template.html.jinja", "py.typed"):
+    for what in keygraph.plugins.DEVELOPMENT_FOLDERS:
+        assert keygraph.plugins.development_folder(what).is_dir(), what
+    for file in (
+        "plugins/include/keygraph/cpu.h",
+        "plugins/include/keygraph/runtime.hpp",
+        "parity/output/report/template.html.jinja",
+        "py.typed",
+    ):
         assert (package / file).is_file(), file
 
 

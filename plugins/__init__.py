@@ -25,6 +25,32 @@ _BUILT_WITH: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "openvino": (("openvino",), ("KEYGRAPH_OPENVINO=ON",)),
 }
 
+#: What C++ programs need -> its folder, below the one of this package.
+DEVELOPMENT_FOLDERS = {"include": "include", "lib": "lib", "cmake": "lib/cmake/keygraph", "pkgconfig": "lib/pkgconfig"}
+
+
+def development_folder(what: str) -> Path:
+    """Return the folder with what C++ programs need; `python -m keygraph.plugins` prints it.
+
+    Parameters
+    ----------
+    what : {"include", "lib", "cmake", "pkgconfig"}
+        The headers, the libraries, the files for CMake's ``find_package(keygraph)``, or those for pkg-config.
+
+    Raises
+    ------
+    ValueError
+        There is no such folder.
+    MissingDependencyError
+        keygraph was installed without the C++ runtime.
+    """
+    if what not in DEVELOPMENT_FOLDERS:
+        raise ValueError(f"no folder {what!r}; choose one of {', '.join(DEVELOPMENT_FOLDERS)}")
+    for folder in __path__:
+        if Path(folder, DEVELOPMENT_FOLDERS["cmake"]).is_dir():
+            return Path(folder, DEVELOPMENT_FOLDERS[what])
+    raise MissingDependencyError(f"the C++ runtime is not installed beside keygraph{_cure('')}")
+
 
 def library(host: str) -> Path:
     """Return the compiled library of a host, for use in a session of one's own.

@@ -169,7 +169,7 @@ def test_files_exist(page: Path) -> None:
     if page.name == "CHANGELOG.md":
         pytest.skip("names former files too")
     text = page.read_text(encoding="utf-8")
-    named = set(re.findall(rf"`({_NAMED}/[\w./-]+\.(?:py|c|cpp|h|inl|md|ckpt|jpg|txt))`", text))
+    named = set(re.findall(rf"`({_NAMED}/[\w./-]+\.(?:py|c|cpp|h|hpp|inl|md|ckpt|jpg|txt))`", text))
     named |= set(re.findall(rf"\bpython3? ({_NAMED}/[\w./-]+\.py)", text))
     examples = {"models/toy.py"}
     assert sorted(name for name in named - examples if not (ROOT / name).exists()) == []
@@ -182,7 +182,7 @@ def test_code_names_documents_that_exist() -> None:
         pytest.skip("not a git checkout")
     broken = []
     for name in listed.stdout.splitlines():
-        if not name.endswith((".py", ".cpp", ".h", ".inl", ".toml", "Makefile", "CMakeLists.txt")):
+        if not name.endswith((".py", ".cpp", ".h", ".hpp", ".inl", ".toml", "Makefile", "CMakeLists.txt")):
             continue
         if name == "tests/test_docs.py" or not (ROOT / name).exists():
             continue

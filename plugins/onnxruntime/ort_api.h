@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The part of ONNX Runtime's C API that the adapter uses, declared here because no package registry has the official
-// header for every platform. The API is a table of function pointers that is only ever appended to, so the slots below
-// are valid for every version since kApiVersion. ort_api_check.cpp compares them with the official header.
+// The part of ONNX Runtime's C API that the adapter and the C++ runtime (cpp/) use, declared here because no package
+// registry has the official header for every platform. The API is a table of function pointers that is only ever
+// appended to, so the slots below are valid for every version since kApiVersion. ort_api_check.cpp compares them with
+// the official header.
 #pragma once
 
 #include <stddef.h>
@@ -17,6 +18,13 @@ struct OrtShapeInferContext;
 struct OrtTensorTypeAndShapeInfo;
 struct OrtCustomOpDomain;
 struct OrtSessionOptions;
+struct OrtEnv;
+struct OrtSession;
+struct OrtRunOptions;
+struct OrtAllocator;
+struct OrtMemoryInfo;
+struct OrtTypeInfo;
+struct OrtModelMetadata;
 
 namespace keygraph::ort {
 
@@ -27,42 +35,101 @@ enum ErrorCode : int { kFail = 1, kInvalidArgument = 2, kNotImplemented = 9 };
 enum ElementType : int { kUndefined = 0, kFloat = 1, kInt32 = 6, kInt64 = 7, kBool = 9, kFloat16 = 10, kBfloat16 = 16 };
 enum Characteristic : int { kRequired = 0, kOptional = 1 };
 enum MemoryType : int { kMemoryCpuInput = -2, kMemoryDefault = 0 };
+enum AllocatorType : int { kDeviceAllocator = 0 };
+enum LoggingLevel : int { kLogFatal = 4 };
 
 // clang-format off
 struct Api {
   OrtStatus* (*CreateStatus)(ErrorCode code, const char* message);                                          // 0
-  void* unused_1[25];
+  void* unused_1[1];
+  const char* (*GetErrorMessage)(const OrtStatus* status);                                                  // 2
+  OrtStatus* (*CreateEnv)(LoggingLevel level, const char* name, OrtEnv** env);                              // 3
+  void* unused_4[3];
+  OrtStatus* (*CreateSession)(const OrtEnv* env, const char* path, const OrtSessionOptions* options,
+                              OrtSession** session);                                                        // 7
+  void* unused_8[1];
+  OrtStatus* (*Run)(OrtSession* session, const OrtRunOptions* options, const char* const* input_names,
+                    const OrtValue* const* inputs, size_t input_count, const char* const* output_names,
+                    size_t output_count, OrtValue** outputs);                                               // 9
+  OrtStatus* (*CreateSessionOptions)(OrtSessionOptions** options);                                          // 10
+  void* unused_11[11];
+  OrtStatus* (*SetSessionLogSeverityLevel)(OrtSessionOptions* options, int level);                          // 22
+  void* unused_23[1];
+  OrtStatus* (*SetIntraOpNumThreads)(OrtSessionOptions* options, int threads);                              // 24
+  void* unused_25[1];
   OrtStatus* (*CreateCustomOpDomain)(const char* name, OrtCustomOpDomain** domain);                         // 26
   OrtStatus* (*CustomOpDomain_Add)(OrtCustomOpDomain* domain, const struct CustomOp* op);                   // 27
   OrtStatus* (*AddCustomOpDomain)(OrtSessionOptions* options, OrtCustomOpDomain* domain);                   // 28
-  void* unused_29[22];
+  void* unused_29[1];
+  OrtStatus* (*SessionGetInputCount)(const OrtSession* session, size_t* count);                             // 30
+  OrtStatus* (*SessionGetOutputCount)(const OrtSession* session, size_t* count);                            // 31
+  void* unused_32[1];
+  OrtStatus* (*SessionGetInputTypeInfo)(const OrtSession* session, size_t index, OrtTypeInfo** info);       // 33
+  void* unused_34[2];
+  OrtStatus* (*SessionGetInputName)(const OrtSession* session, size_t index, OrtAllocator* allocator,
+                                    char** name);                                                           // 36
+  OrtStatus* (*SessionGetOutputName)(const OrtSession* session, size_t index, OrtAllocator* allocator,
+                                     char** name);                                                          // 37
+  void* unused_38[11];
+  OrtStatus* (*CreateTensorWithDataAsOrtValue)(const OrtMemoryInfo* memory, void* data, size_t bytes,
+                                               const int64_t* sizes, size_t count, ElementType type,
+                                               OrtValue** value);                                           // 49
+  void* unused_50[1];
   OrtStatus* (*GetTensorMutableData)(OrtValue* value, void** data);                                         // 51
-  void* unused_52[5];
+  void* unused_52[3];
+  OrtStatus* (*CastTypeInfoToTensorInfo)(const OrtTypeInfo* info,
+                                         const OrtTensorTypeAndShapeInfo** tensor);                         // 55
+  void* unused_56[1];
   OrtStatus* (*CreateTensorTypeAndShapeInfo)(OrtTensorTypeAndShapeInfo** info);                             // 57
   OrtStatus* (*SetTensorElementType)(OrtTensorTypeAndShapeInfo* info, ElementType type);                    // 58
   OrtStatus* (*SetDimensions)(OrtTensorTypeAndShapeInfo* info, const int64_t* sizes, size_t count);         // 59
   OrtStatus* (*GetTensorElementType)(const OrtTensorTypeAndShapeInfo* info, ElementType* type);             // 60
   OrtStatus* (*GetDimensionsCount)(const OrtTensorTypeAndShapeInfo* info, size_t* count);                   // 61
   OrtStatus* (*GetDimensions)(const OrtTensorTypeAndShapeInfo* info, int64_t* sizes, size_t count);         // 62
-  OrtStatus* (*GetSymbolicDimensions)(const OrtTensorTypeAndShapeInfo* info, const char** names, size_t count);  // 63
+  OrtStatus* (*GetSymbolicDimensions)(const OrtTensorTypeAndShapeInfo* info, const char** names,
+                                      size_t count);                                                        // 63
   void* unused_64[1];
   OrtStatus* (*GetTensorTypeAndShape)(const OrtValue* value, OrtTensorTypeAndShapeInfo** info);             // 65
-  void* unused_66[19];
+  void* unused_66[3];
+  OrtStatus* (*CreateCpuMemoryInfo)(AllocatorType allocator, MemoryType type, OrtMemoryInfo** memory);      // 69
+  void* unused_70[6];
+  OrtStatus* (*AllocatorFree)(OrtAllocator* allocator, void* data);                                         // 76
+  void* unused_77[1];
+  OrtStatus* (*GetAllocatorWithDefaultOptions)(OrtAllocator** allocator);                                   // 78
+  void* unused_79[6];
   OrtStatus* (*KernelInfoGetAttribute_float)(const OrtKernelInfo* info, const char* name, float* value);    // 85
   OrtStatus* (*KernelInfoGetAttribute_int64)(const OrtKernelInfo* info, const char* name, int64_t* value);  // 86
   void* unused_87[1];
   OrtStatus* (*KernelContext_GetInputCount)(const OrtKernelContext* context, size_t* count);                // 88
   void* unused_89[1];
-  OrtStatus* (*KernelContext_GetInput)(const OrtKernelContext* context, size_t index, const OrtValue** value);  // 90
-  OrtStatus* (*KernelContext_GetOutput)(OrtKernelContext* context, size_t index, const int64_t* sizes, size_t count,
-                                        OrtValue** value);                                                  // 91
-  void* unused_92[1];
+  OrtStatus* (*KernelContext_GetInput)(const OrtKernelContext* context, size_t index,
+                                       const OrtValue** value);                                             // 90
+  OrtStatus* (*KernelContext_GetOutput)(OrtKernelContext* context, size_t index, const int64_t* sizes,
+                                        size_t count, OrtValue** value);                                    // 91
+  void (*ReleaseEnv)(OrtEnv* env);                                                                          // 92
   void (*ReleaseStatus)(OrtStatus* status);                                                                 // 93
-  void* unused_94[5];
+  void (*ReleaseMemoryInfo)(OrtMemoryInfo* memory);                                                         // 94
+  void (*ReleaseSession)(OrtSession* session);                                                              // 95
+  void (*ReleaseValue)(OrtValue* value);                                                                    // 96
+  void* unused_97[1];
+  void (*ReleaseTypeInfo)(OrtTypeInfo* info);                                                               // 98
   void (*ReleaseTensorTypeAndShapeInfo)(OrtTensorTypeAndShapeInfo* info);                                   // 99
-  void* unused_100[93];
+  void (*ReleaseSessionOptions)(OrtSessionOptions* options);                                                // 100
+  void* unused_101[10];
+  OrtStatus* (*SessionGetModelMetadata)(const OrtSession* session, OrtModelMetadata** metadata);            // 111
+  void* unused_112[4];
+  OrtStatus* (*ModelMetadataLookupCustomMetadataMap)(const OrtModelMetadata* metadata,
+                                                     OrtAllocator* allocator, const char* key,
+                                                     char** value);                                         // 116
+  void* unused_117[1];
+  void (*ReleaseModelMetadata)(OrtModelMetadata* metadata);                                                 // 118
+  void* unused_119[11];
+  OrtStatus* (*AddSessionConfigEntry)(OrtSessionOptions* options, const char* key, const char* value);      // 130
+  void* unused_131[62];
   OrtStatus* (*KernelContext_GetGPUComputeStream)(const OrtKernelContext* context, void** stream);          // 193
-  void* unused_194[50];
+  void* unused_194[34];
+  OrtStatus* (*RegisterCustomOpsLibrary_V2)(OrtSessionOptions* options, const char* path);                  // 228
+  void* unused_229[15];
   OrtStatus* (*KernelInfo_GetNodeName)(const OrtKernelInfo* info, char* name, size_t* size);                // 244
   void* unused_245[22];
   OrtStatus* (*ShapeInferContext_GetInputCount)(const OrtShapeInferContext* context, size_t* count);        // 267
@@ -73,8 +140,8 @@ struct Api {
                                                      const OrtTensorTypeAndShapeInfo* info);                // 270
   OrtStatus* (*SetSymbolicDimensions)(OrtTensorTypeAndShapeInfo* info, const char** names, size_t count);   // 271
   void* unused_272[2];
-  OrtStatus* (*KernelContext_ParallelFor)(const OrtKernelContext* context, void (*task)(void*, size_t), size_t tasks,
-                                          size_t batches, void* argument);                                  // 274
+  OrtStatus* (*KernelContext_ParallelFor)(const OrtKernelContext* context, void (*task)(void*, size_t),
+                                          size_t tasks, size_t batches, void* argument);                    // 274
 };
 
 struct ApiBase {

@@ -55,10 +55,24 @@ struct Plain<Result (*)(Arguments...) noexcept> {
 #define KEYGRAPH_CHECK_OP(name) KEYGRAPH_CHECK(ours::CustomOp, OrtCustomOp, name)
 
 KEYGRAPH_CHECK_API(CreateStatus);
+KEYGRAPH_CHECK_API(GetErrorMessage);
+KEYGRAPH_CHECK_API(CreateEnv);
+KEYGRAPH_CHECK_API(CreateSession);
+KEYGRAPH_CHECK_API(Run);
+KEYGRAPH_CHECK_API(CreateSessionOptions);
+KEYGRAPH_CHECK_API(SetSessionLogSeverityLevel);
+KEYGRAPH_CHECK_API(SetIntraOpNumThreads);
 KEYGRAPH_CHECK_API(CreateCustomOpDomain);
 KEYGRAPH_CHECK_API(CustomOpDomain_Add);
 KEYGRAPH_CHECK_API(AddCustomOpDomain);
+KEYGRAPH_CHECK_API(SessionGetInputCount);
+KEYGRAPH_CHECK_API(SessionGetOutputCount);
+KEYGRAPH_CHECK_API(SessionGetInputTypeInfo);
+KEYGRAPH_CHECK_API(SessionGetInputName);
+KEYGRAPH_CHECK_API(SessionGetOutputName);
+KEYGRAPH_CHECK_API(CreateTensorWithDataAsOrtValue);
 KEYGRAPH_CHECK_API(GetTensorMutableData);
+KEYGRAPH_CHECK_API(CastTypeInfoToTensorInfo);
 KEYGRAPH_CHECK_API(CreateTensorTypeAndShapeInfo);
 KEYGRAPH_CHECK_API(SetTensorElementType);
 KEYGRAPH_CHECK_API(SetDimensions);
@@ -67,14 +81,28 @@ KEYGRAPH_CHECK_API(GetDimensionsCount);
 KEYGRAPH_CHECK_API(GetDimensions);
 KEYGRAPH_CHECK_API(GetSymbolicDimensions);
 KEYGRAPH_CHECK_API(GetTensorTypeAndShape);
+KEYGRAPH_CHECK_API(CreateCpuMemoryInfo);
+KEYGRAPH_CHECK_API(AllocatorFree);
+KEYGRAPH_CHECK_API(GetAllocatorWithDefaultOptions);
 KEYGRAPH_CHECK_API(KernelInfoGetAttribute_float);
 KEYGRAPH_CHECK_API(KernelInfoGetAttribute_int64);
 KEYGRAPH_CHECK_API(KernelContext_GetInputCount);
 KEYGRAPH_CHECK_API(KernelContext_GetInput);
 KEYGRAPH_CHECK_API(KernelContext_GetOutput);
+KEYGRAPH_CHECK_API(ReleaseEnv);
 KEYGRAPH_CHECK_API(ReleaseStatus);
+KEYGRAPH_CHECK_API(ReleaseMemoryInfo);
+KEYGRAPH_CHECK_API(ReleaseSession);
+KEYGRAPH_CHECK_API(ReleaseValue);
+KEYGRAPH_CHECK_API(ReleaseTypeInfo);
 KEYGRAPH_CHECK_API(ReleaseTensorTypeAndShapeInfo);
+KEYGRAPH_CHECK_API(ReleaseSessionOptions);
+KEYGRAPH_CHECK_API(SessionGetModelMetadata);
+KEYGRAPH_CHECK_API(ModelMetadataLookupCustomMetadataMap);
+KEYGRAPH_CHECK_API(ReleaseModelMetadata);
+KEYGRAPH_CHECK_API(AddSessionConfigEntry);
 KEYGRAPH_CHECK_API(KernelContext_GetGPUComputeStream);
+KEYGRAPH_CHECK_API(RegisterCustomOpsLibrary_V2);
 KEYGRAPH_CHECK_API(KernelInfo_GetNodeName);
 KEYGRAPH_CHECK_API(ShapeInferContext_GetInputCount);
 KEYGRAPH_CHECK_API(ShapeInferContext_GetInputTypeShape);
@@ -120,5 +148,6 @@ static_assert(int{ours::kUndefined} == ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED &
               int{ours::kBfloat16} == ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16);
 static_assert(int{ours::kRequired} == INPUT_OUTPUT_REQUIRED && int{ours::kOptional} == INPUT_OUTPUT_OPTIONAL);
 static_assert(int{ours::kMemoryCpuInput} == OrtMemTypeCPUInput && int{ours::kMemoryDefault} == OrtMemTypeDefault);
+static_assert(int{ours::kDeviceAllocator} == OrtDeviceAllocator && int{ours::kLogFatal} == ORT_LOGGING_LEVEL_FATAL);
 
 }  // namespace
