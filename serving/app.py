@@ -18,6 +18,7 @@ from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
 
 from ..errors import InputError, printable
 from ..runtime.restore_options import RestoreOptions
@@ -147,7 +148,7 @@ _BODY = {
 }
 
 
-def make_app(restorer: Restorer, name: str, queue: Queue, settings: Settings) -> FastAPI:
+def make_app(restorer: Restorer, name: str, queue: Queue, settings: Settings) -> ASGIApp:
     """Return the application of a service.
 
     Parameters
@@ -177,7 +178,6 @@ def make_app(restorer: Restorer, name: str, queue: Queue, settings: Settings) ->
         redoc_url=None,
     )
     key = [Depends(_key_check(settings.api_key))] if settings.api_key is not None else []
-    app.add_middleware(Frame, metrics=queue.metrics, any_host=settings.api_key is not None, host=settings.host)
     app.add_exception_handler(RequestError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
@@ -269,7 +269,8 @@ def make_app(restorer: Restorer, name: str, queue: Queue, settings: Settings) ->
         async def page() -> str:
             return _TEXT.format(version=version())
 
-    return app
+    # Not as a middleware, because answers to unexpected failures pass by those.
+    return Frame(app, queue.metrics, settings.api_key is not None, settings.host)
 
 
 def _model(restorer: Restorer, name: str, settings: Settings) -> Model:

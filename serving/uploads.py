@@ -25,6 +25,9 @@ _BUFFER = 1 << 20
 #: Bytes that a form may have beside the image: boundaries and headers.
 _FORM_BYTES = 1 << 16
 
+#: A length with more digits is not looked at.
+_MOST_DIGITS = 18
+
 #: Types of a body that is the image itself.
 RAW_TYPES = ("application/octet-stream", "image/")
 
@@ -121,7 +124,7 @@ async def receive(request: Request, target: Path, most: int, seconds: float) -> 
     boundary = _boundary(request)
     limit = most + (0 if boundary is None else _FORM_BYTES)
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
+    if declared.isdecimal() and (len(declared) > _MOST_DIGITS or int(declared) > limit):
         raise too_large(most)
     try:
         with anyio.fail_after(seconds):
