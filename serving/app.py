@@ -174,6 +174,7 @@ def make_app(restorer: Restorer, name: str, queue: Queue, settings: Settings) ->
         summary="Restores images.",
         version=version(),
         lifespan=lifespan,
+        redirect_slashes=False,
         docs_url=None,  # These pages load scripts from other hosts.
         redoc_url=None,
     )
@@ -216,17 +217,16 @@ def make_app(restorer: Restorer, name: str, queue: Queue, settings: Settings) ->
             place.release()
             if complete:
                 queue.metrics.request_seconds.observe(time.perf_counter() - began)
-                queue.metrics.sent.inc(size)
+                queue.metrics.sent.inc(result.size)
             else:
                 queue.metrics.refused.labels("client_gone").inc()
 
-        size = result.file.stat().st_size
-        return Delivery(result, size, settings.timeout, delivered)
+        return Delivery(result, settings.timeout, delivered)
 
     async def _restored(request: Request, place: Place, options: RestoreOptions, format_: str | None) -> Result:
         upload = place.folder / "upload"
-        await uploads.receive(request, upload, settings.max_bytes, settings.timeout)
-        queue.metrics.received.inc(upload.stat().st_size)
+        received = await uploads.receive(request, upload, settings.max_bytes, settings.timeout)
+        queue.metrics.received.inc(received)
         options = RestoreOptions(options.k, tile=options.tile, batch=options.batch, scratch=place.folder)
         order = Order(upload, options, format_, settings.max_pixels)
         result = await place.run(partial(restore, restorer, order), partial(_gone, request), settings.timeout)

@@ -100,8 +100,8 @@ def too_large(most: int) -> RequestError:
     return RequestError(413, "too_many_bytes", f"the image has more than {most:,} bytes, the most that is accepted")
 
 
-async def receive(request: Request, target: Path, most: int, seconds: float) -> None:
-    """Write the image of a request to a file.
+async def receive(request: Request, target: Path, most: int, seconds: float) -> int:
+    """Write the image of a request to a file, and return its bytes.
 
     Parameters
     ----------
@@ -140,6 +140,7 @@ async def receive(request: Request, target: Path, most: int, seconds: float) -> 
         raise RequestError(507, "disk_full", "the service has no space left for the image; try again later") from error
     if size == 0:
         raise RequestError(400, "empty_image", "the image is empty (0 bytes); send a PNG, JPEG, TIFF or WebP file")
+    return size
 
 
 @asynccontextmanager
