@@ -67,8 +67,8 @@ def identify(file: Path) -> str:
     return LOADERS[loader].lower()
 
 
-def check_size(file: Path, name: str, most: int) -> None:
-    """Check the pixels of an uploaded file, and that it is no animation, of which one frame would be restored.
+def check_size(file: Path, name: str, most: int) -> int:
+    """Return the pixels of an uploaded file; check them, and that it is no animation, of which one frame is read.
 
     Parameters
     ----------
@@ -103,3 +103,4 @@ def check_size(file: Path, name: str, most: int) -> None:
         raise RequestError(
             422, "animation", f"the image is an animation of {frames} pictures; send one of them as an image of its own"
         )
+    return int(pixels)

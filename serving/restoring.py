@@ -6,6 +6,7 @@ Everything is the code of that command, so that the result is the same bit by bi
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ from .errors import RequestError, for_clients, refusal
 from .pictures import FORMATS, check_size, identify
 
 _log = logging.getLogger(__name__)
+
+#: Most tiles of an image.
+_MOST_TILES = 250_000
 
 #: The format of results for images in formats that are only read.
 _OTHERWISE = "png"
@@ -97,7 +101,7 @@ def restore(restorer: Restorer, order: Order, cancel: CancelToken) -> Result:
     names = {str(order.upload.parent): "the server's scratch folder", " (FILE:N is page N)": ""}
     try:
         name = identify(order.upload)
-        check_size(order.upload, name, order.max_pixels)
+        _check_tile(order.options.tile, check_size(order.upload, name, order.max_pixels))
         source = order.upload.with_name("image" + (FORMATS[name].suffix if name in FORMATS else ".heif"))
         order.upload.rename(source)
         wanted = FORMATS[order.format or _default_format(restorer, name)]
@@ -121,6 +125,17 @@ def _default_format(restorer: Restorer, name: str) -> str:
     if is_spectrum(restorer.manifest):
         return "tiff"
     return name if name in FORMATS else _OTHERWISE
+
+
+def _check_tile(tile: int | str, pixels: int) -> None:
+    """Check that a tile does not cut an image into so many that their list alone takes much memory."""
+    least = math.isqrt(4 * pixels // _MOST_TILES)  # Tiles overlap by half at the most.
+    if isinstance(tile, int) and tile < least:
+        raise RequestError(
+            422,
+            "invalid_parameter",
+            f"tile is {tile}, too small for an image of {pixels:,} pixels; give at least {least}",
+        )
 
 
 def _check_format(job: RestoreJob, names: Mapping[str, str]) -> None:

@@ -73,6 +73,13 @@ def test_a_full_queue_refuses_and_clients_that_leave_make_room(tiny: Tiny, tmp_p
         assert service.metric("keygraph_requests_total", path="/v1/restore", method="POST", status="200") == 1
 
 
+def test_too_many_tiles_are_refused(tiny: Tiny, tmp_path: Path) -> None:
+    with Service(tiny.onnx, tmp_path) as service:
+        refused = service.restore(gradient(3000, 3000), tile=8)
+        assert error_of(refused) == (422, "invalid_parameter")
+        assert "too small for an image of 9,000,000 pixels; give at least 12" in refused.json()["error"]["message"]
+
+
 def test_time_limits(tiny: Tiny, tmp_path: Path) -> None:
     with Service(tiny.onnx, tmp_path, "--timeout", "1") as service:
         assert error_of(service.restore(LARGE, tile=8)) == (504, "timed_out")
