@@ -80,11 +80,12 @@ def read(path: str | os.PathLike[str], channels: int | None = None, page: int = 
         image, notices = converted(opened)
         turned = Opened(file, image.copy_memory().autorot(), opened.contents)
         count, plane = turned.channels(channels)
-        values = turned.image.numpy()
+        # libvips's array of a single gray pixel has no axes, and of a gray picture two.
+        values = turned.image.numpy().reshape(turned.image.height, turned.image.width, -1)
         metadata, lost = kept_metadata(opened, image)
-    pixels = values if values.ndim == 2 else values[:, :, :count]
+    pixels = values[:, :, :count]
     return Picture(
-        pixels=pixels[:, :, 0] if pixels.ndim == 3 and count == 1 else pixels,
+        pixels=pixels[:, :, 0] if count == 1 else pixels,
         alpha=values[:, :, count] if plane else None,
         metadata=metadata,
         notices=(*notices, *plane_notices(opened, count, plane), *lost),
@@ -102,6 +103,13 @@ def vips_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         raise InputError(
             f"{path} is damaged, cut off, or no image ({reason}); give a whole PNG, JPEG, TIFF or WebP file"
         ) from error
+
+
+def loader_of(start: bytes) -> str:
+    """Return libvips's loader for a file that starts with these 16 bytes; empty where libvips chooses it."""
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        return "webpload"
+    return next((name for mark, name in _STARTS.items() if start.startswith(mark)), "")
 
 
 def open_file(path: Path, page: int = 1) -> Opened:
@@ -131,9 +139,7 @@ def open_file(path: Path, page: int = 1) -> Opened:
         raise InputError(f"cannot read {path}: no permission")
     with path.open("rb") as file:
         start = file.read(16)
-        loader = next((name for mark, name in _STARTS.items() if start.startswith(mark)), "")
-        if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
-            loader = "webpload"
+        loader = loader_of(start)
         sensor = camera_raw.sensor(file, path.suffix)
         contents = read_contents(file, loader, page)
     if sensor is not None:
