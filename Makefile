@@ -35,6 +35,7 @@ check: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $$(git ls-files '*.cpp' '*.h' '*.inl')
+	if command -v $(BIN)/hadolint >/dev/null; then $(BIN)/hadolint Dockerfile; fi
 	# By the package's name, whatever this folder's is.
 	mkdir -p build/types && ln -sfn ../.. build/types/keygraph
 	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml

@@ -30,7 +30,7 @@ export function address(k, format) {
   const query = new URLSearchParams();
   if (k !== null) query.set("k", k);
   if (format) query.set("format", format);
-  return `v1/restore${query.size ? `?${query}` : ""}`;
+  return ["v1/restore", String(query)].filter(Boolean).join("?");
 }
 
 function authorization(key) {

@@ -71,7 +71,7 @@ function place() {
   const scale = zoom === FIT ? fitting : zoom * pixel;
   sized.style.width = `${Math.max(1, shown.naturalWidth * scale)}px`;
   sized.style.height = `${Math.max(1, shown.naturalHeight * scale)}px`;
-  sized.classList.toggle("enlarged", scale > pixel);
+  sized.classList.toggle("enlarged", zoom !== FIT && zoom > 1); // a size that is chosen shows the pixels as they are
   divide();
 }
 
