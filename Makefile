@@ -75,7 +75,7 @@ benchmark: .venv/.ready
 	$(BIN)/python benchmarks/operators.py
 	$(BIN)/python benchmarks/model.py
 
-# The images of docs/how-to/read-the-report.md, from a real run in a real Chromium.
+# The images of the report and of the page of the service, from real runs in a real Chromium.
 screenshots: .venv/.ready
 	$(BIN)/python docs/images/make_screenshots.py
 

@@ -1,5 +1,5 @@
 /* The page: a picture goes to the service, and its result comes back beside it. */
-import { ServiceError, address, describe, restore } from "./service.js";
+import { address, describe, restore } from "./service.js";
 import { clearPictures, showOriginal, showRestored, sizes } from "./viewer.js";
 
 const byId = (id) => document.getElementById(id);
@@ -113,10 +113,10 @@ async function take(files) {
   for (const id of ["facts", "download", "download-own"]) byId(id).hidden = true;
   visible = await showOriginal(picture);
   if (picture !== read) return undefined; // another was chosen meanwhile
-  byId("drop").hidden = true;
   byId("controls").hidden = false;
   byId("viewer").hidden = !visible;
-  byId("other").focus({ preventScroll: true });
+  if (!byId("drop").hidden) byId("other").focus({ preventScroll: true }); // what had the focus is about to go
+  byId("drop").hidden = true;
   return run(files.length > 1 ? [`${files.length} files were given; this is the first, ${read.name}.`] : []);
 }
 
@@ -155,6 +155,11 @@ function busy(on) {
 async function send(options, retry) {
   cancel();
   appease();
+  if (model?.needs_api_key && !sessionStorage.getItem(KEY)) {
+    say("The API key is needed first.");
+    askForKey(null, retry);
+    return null;
+  }
   const controller = running = new AbortController();
   busy(true);
   try {
@@ -163,12 +168,15 @@ async function send(options, retry) {
     if (running !== controller) return null; // cancelled: another request or picture has taken its place
     say("");
     if (error.status === 401) askForKey(error, retry);
-    else complain(error, error instanceof ServiceError && error.status >= 400 && ![429, 503].includes(error.status) && error.status < 500 ? null : retry);
+    else complain(error, isFinal(error) ? null : retry);
     return null;
   } finally {
     if (running === controller) cancel();
   }
 }
+
+/** Whether the same request would fail again. */
+const isFinal = ({ status }) => status >= 400 && status < 500 && status !== 408 && status !== 429;
 
 /** Restore the picture with the chosen k, and show the result. */
 async function run(said = []) {

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from conftest import manifest_for, model_bytes
 from keygraph.manifest import Neighbours
 from keygraph.runtime.io import images
 from keygraph.runtime.io.images import Picture
+from served import served
 
 API_KEY = "0123456789abcdef"
 HEIGHT, WIDTH = 40, 56
@@ -31,29 +29,6 @@ context.drawImage(image, 0, 0);
 return context.getImageData(image.naturalWidth / 2, image.naturalHeight / 2, 1, 1).data[0];
 """
 RESTORED = "return document.getElementById('status').textContent.startsWith('Restored in')"
-
-
-@contextmanager
-def served(model: Path, *options: str, api_key: str | None = None) -> Iterator[str]:
-    """Run `keygraph serve`, and give its address."""
-    environment = {name: value for name, value in os.environ.items() if name != "KEYGRAPH_API_KEY"}
-    if api_key is not None:
-        environment["KEYGRAPH_API_KEY"] = api_key
-    command = [sys.executable, "-m", "keygraph", "serve", "--model", str(model), "--port", "0", *options]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        try:
-            said = ""
-            for line in process.stderr:
-                said += line
-                if " at http://" in line:
-                    yield line.split(" at ")[1].strip()
-                    break
-            else:
-                pytest.fail(said)
-        finally:
-            process.terminate()
-            process.communicate(timeout=60)
 
 
 def write(path: Path, level: int, height: int = HEIGHT, width: int = WIDTH) -> Path:
