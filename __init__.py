@@ -82,7 +82,7 @@ _RENAMED = {"vapoursynth": ".runtime.video.vapoursynth_filter"}
 _MODULES = frozenset(
     (
         *("bench", "cli", "engines", "environment", "errors", "export", "instrumentation", "manifest", "models"),
-        *("parity", "plugins", "runtime"),
+        *("parity", "plugins", "runtime", "serving"),
     )
 )
 

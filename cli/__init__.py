@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 #: Command -> (module in this folder, function, summary).
 COMMANDS = {
     "restore": ("restore", "restore", "Restore images with an exported model or a checkpoint."),
+    "serve": ("serve", "serve", "Serve a model over HTTP, with a queue, limits and metrics."),
     "export": ("export", "export", "Export a checkpoint to one portable ONNX file, verified against PyTorch."),
     "build": ("build", "build", "Build engines for named GPUs from an exported file."),
     "compare": ("compare", "compare", "Compare models with a reference, number by number."),
@@ -50,16 +51,20 @@ _FORMS = {"bench": ("operators", "bench_operators", "bench")}
 #: Package that may be missing -> the extra of keygraph that installs it.
 _EXTRAS = {
     "av": "video",
+    "fastapi": "serve",
     "numpy": "cpu",
     "onnxruntime": "cpu",
     "onnx": "export",
     "onnx_ir": "export",
     "onnxscript": "export",
     "polygraphy": "parity",
+    "prometheus_client": "serve",
+    "python_multipart": "serve",
     "rich": "cli",
     "safetensors": "export",
     "torch": "export",
     "typer": "cli",
+    "uvicorn": "serve",
 }
 
 _HELP = "Put trained image-restoration transformers into production: export, build, restore, compare."

@@ -27,7 +27,7 @@ from .restore_job import RestoreJob, check_places, plan_job
 from .restore_options import RestoreKeywords, RestoreOptions
 from .restored import Restored
 from .restorer import Restorer
-from .tiling.progress import Progress
+from .tiling.progress import CancelToken, Progress
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -210,6 +210,7 @@ def run_job(
     job: RestoreJob,
     progress: Progress | None = None,
     notice: Callable[[str], None] = warn,
+    cancel: CancelToken | None = None,
 ) -> Report:
     """Restore one image file.
 
@@ -223,17 +224,19 @@ def run_job(
         Called with (tiles done, tiles in all).
     notice
         Called with a line when an earlier run of the job goes on, and when this one is stopped and can go on.
+    cancel
+        As for `Restorer.restore`.
 
     Raises
     ------
     InputError
         A file cannot be decoded or written, or an earlier run of the job was of another image, model or option.
     KeygraphError
-        The model failed.
+        The model failed, or `cancel` was set (`CancelledError`).
     """
     if job.tiled and goes_through_files(restorer, job):
-        return _report(restorer, job, *restore_in_files(restorer, job, progress, notice))
-    return _encoded(restorer, job, compute(restorer, job, decode(job), progress))
+        return _report(restorer, job, *restore_in_files(restorer, job, progress, notice, cancel))
+    return _encoded(restorer, job, compute(restorer, job, decode(job), progress, cancel))
 
 
 def _encoded(restorer: Restorer, job: RestoreJob, computed: Computed) -> Report:

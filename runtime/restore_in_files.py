@@ -20,7 +20,7 @@ from .preprocess.request import make_request
 from .restore_job import RestoreJob
 from .restored import Restored
 from .restorer import Restorer
-from .tiling.progress import Progress
+from .tiling.progress import CancelToken, Progress
 
 
 def goes_through_files(restorer: Restorer, job: RestoreJob) -> bool:
@@ -37,7 +37,11 @@ def goes_through_files(restorer: Restorer, job: RestoreJob) -> bool:
 
 
 def restore_in_files(
-    restorer: Restorer, job: RestoreJob, progress: Progress | None, notice: Callable[[str], None]
+    restorer: Restorer,
+    job: RestoreJob,
+    progress: Progress | None,
+    notice: Callable[[str], None],
+    cancel: CancelToken | None = None,
 ) -> tuple[Restored, float, list[str]]:
     """Restore a picture from file to file, so that it is never in memory as a whole.
 
@@ -53,6 +57,8 @@ def restore_in_files(
         Called with (tiles done, tiles in all).
     notice
         Called with a line when an earlier run of the job goes on, and when this one is stopped and can go on.
+    cancel
+        As for `Restorer.restore`.
 
     Returns
     -------
@@ -64,7 +70,7 @@ def restore_in_files(
     InputError
         A file cannot be decoded or written, or an earlier run of the job was of another image, model or option.
     KeygraphError
-        The model failed.
+        The model failed, or `cancel` was set.
     """
     folder, exact = job.options.scratch_folder, _is_exact(restorer, job)
     if exact:
@@ -79,7 +85,7 @@ def restore_in_files(
                 result = files.enter_context(contextlib.closing(ScratchFile(folder, *job.size, request.dtype)))
             else:
                 result = kept.result
-            restored = restorer.restore_request(request, kept or result, job.options, progress, kept)
+            restored = restorer.restore_request(request, kept or result, job.options, progress, kept, cancel)
         except KeygraphError as error:
             raise type(error)(f"{job.image.file}: {error}") from error
         seconds = time.perf_counter() - began

@@ -19,7 +19,7 @@ from .preprocess.request import make_request
 from .restore_job import RestoreJob
 from .restored import Restored
 from .restorer import Restorer
-from .tiling.progress import Progress
+from .tiling.progress import CancelToken, Progress
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,13 @@ def decode(job: RestoreJob) -> Decoded:
     return Decoded(job.image.read(), {name: header.read() for name, header in job.inputs.items()})
 
 
-def compute(restorer: Restorer, job: RestoreJob, decoded: Decoded, progress: Progress | None) -> Computed:
+def compute(
+    restorer: Restorer,
+    job: RestoreJob,
+    decoded: Decoded,
+    progress: Progress | None,
+    cancel: CancelToken | None = None,
+) -> Computed:
     """Restore a decoded image.
 
     Parameters
@@ -79,18 +85,20 @@ def compute(restorer: Restorer, job: RestoreJob, decoded: Decoded, progress: Pro
         From `decode`.
     progress
         Called with (tiles done, tiles in all).
+    cancel
+        As for `Restorer.restore`.
 
     Raises
     ------
     KeygraphError
-        The model failed; the message names the image.
+        The model failed, or `cancel` was set; the message names the image.
     """
     image, inputs = decoded.image, decoded.inputs
     began = time.perf_counter()
     try:
         request = make_request(restorer.manifest, image.pixels, {name: one.pixels for name, one in inputs.items()})
         values = np.empty(job.size, request.dtype)
-        restored = restorer.restore_request(request, ArrayWriter(values), job.options, progress)
+        restored = restorer.restore_request(request, ArrayWriter(values), job.options, progress, cancel=cancel)
     except KeygraphError as error:
         raise type(error)(f"{job.image.file}: {error}") from error
     seconds = time.perf_counter() - began

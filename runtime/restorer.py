@@ -89,6 +89,11 @@ class Restorer(WithBlock):
         content = self.session.content if isinstance(self.session, IdentifiedSession) else ""
         return hashlib.sha256(f"{self.manifest.to_json()}\n{content}".encode()).hexdigest()
 
+    @property
+    def usual_in_flight(self) -> int:
+        """Images to restore at the same time: 2, or twice the batch that an engine was built for."""
+        return 2 * self._batches.usual
+
     def __call__(
         self,
         image: ArrayLike,
@@ -232,7 +237,7 @@ class Restorer(WithBlock):
         """
         from .restore_many import restore_many
 
-        in_flight = 2 * self._batches.usual if in_flight is None else in_flight
+        in_flight = self.usual_in_flight if in_flight is None else in_flight
         one = partial(self.restore, k=k, layout=layout, alpha=alpha, **options)
         return restore_many(one, images, in_flight, return_exceptions=return_exceptions, cancel=cancel)
 

@@ -51,9 +51,10 @@ _LAYERS = {
     # The precision search measures a candidate as `compare` does.
     "export": {"parity", *_CORE},
     "pytest_plugin": {"parity", *_BASE},
+    "serving": {"runtime", *_BASE},
     "bench": {"keygraph", "engines", "export", "parity", *_CORE},
     "__main__": {"cli"},
-    "cli": {"keygraph", "bench", "engines", "environment", "export", "parity", *_CORE},
+    "cli": {"keygraph", "bench", "engines", "environment", "export", "parity", "serving", *_CORE},
 }
 
 #: Upward imports that are allowed: (importing module, imported module) -> why.

@@ -162,6 +162,8 @@ class Contents:
         What the samples are, and what to do, where libvips would take them for others; empty for the rest.
     strict
         True when what the decoder only warns of is damage.
+    frames
+        Number of pictures of an animation; 1 where there is none.
     """
 
     metadata: Metadata = Metadata()
@@ -176,3 +178,4 @@ class Contents:
     expected: tuple[str, ...] = ()
     refused: str = ""
     strict: bool = False
+    frames: int = 1

@@ -108,6 +108,7 @@ def read(file: BinaryIO) -> Contents:
         missing=""
         if samples <= _LARGEST_RATIO * compressed
         else f"its samples need {samples:,} bytes, more than its {compressed:,} bytes can hold",
+        frames=frames + apart if frames else 1,
         expected=tuple(dict.fromkeys(expected)),
     )
 

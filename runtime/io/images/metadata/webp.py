@@ -33,6 +33,7 @@ def read(file: BinaryIO) -> Contents:
     return Contents(
         dropped=tuple(f"WebP chunk {kind.decode('latin-1').strip()}" for kind in others),
         notices=(f"only the first of {frames} frames",) if frames > 1 else (),
+        frames=max(1, frames),
         expected=tuple(title for kind, title in _EXPECTED.items() if kind in chunks),
     )
 

@@ -1,0 +1,130 @@
+"""The work of one request, which runs in a thread: an uploaded file becomes a result, as ``keygraph restore`` makes it.
+
+Everything is the code of that command, so that the result is the same bit by bit, with the same metadata.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InputError, KeygraphError
+from ..runtime.io.input_files import InputFile
+from ..runtime.preprocess.normalization import is_spectrum
+from ..runtime.restore_files import run_job
+from ..runtime.restore_job import RestoreJob, plan_job
+from ..runtime.restore_options import RestoreOptions
+from ..runtime.restorer import Restorer
+from ..runtime.tiling.progress import CancelToken
+from .errors import RequestError, for_clients, refusal
+from .pictures import FORMATS, check_size, identify
+
+_log = logging.getLogger(__name__)
+
+#: The format of results for images in formats that are only read.
+_OTHERWISE = "png"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is asked for.
+
+    Attributes
+    ----------
+    upload
+        The image, in a folder of its own, in which the result and all temporary files are made.
+    options
+        How it is restored.
+    format
+        One of `pictures.FORMATS`; None for the image's own where it is one of them.
+    max_pixels
+        Most pixels of the image.
+    """
+
+    upload: Path
+    options: RestoreOptions
+    format: str | None
+    max_pixels: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """A restored image.
+
+    Attributes
+    ----------
+    file
+        Its file.
+    media
+        Media type of that.
+    notices
+        Lines for the user: everything that was lost, or done otherwise than asked.
+    seconds
+        Time of the restoration, without decoding and encoding.
+    pixels
+        Pixels of the result.
+    """
+
+    file: Path
+    media: str
+    notices: tuple[str, ...]
+    seconds: float
+    pixels: int
+
+
+def restore(restorer: Restorer, order: Order, cancel: CancelToken) -> Result:
+    """Restore an uploaded image.
+
+    Parameters
+    ----------
+    restorer
+        The model.
+    order
+        What is asked for.
+    cancel
+        As for `Restorer.restore`.
+
+    Raises
+    ------
+    RequestError
+        It cannot be restored; the message names no path of this machine.
+    CancelledError
+        `cancel` was set.
+    """
+    names = {str(order.upload.parent): "the server's scratch folder"}
+    try:
+        name = identify(order.upload)
+        check_size(order.upload, name, order.max_pixels)
+        source = order.upload.with_name("image" + (FORMATS[name].suffix if name in FORMATS else ".heif"))
+        order.upload.rename(source)
+        wanted = FORMATS[order.format or _default_format(restorer, name)]
+        target = source.with_name("result" + wanted.suffix)
+        names = {str(source): "the image", str(target): "the result", **names}
+        job = plan_job(restorer, InputFile(source), {}, target, order.options)
+        _check_format(job, names)
+        report = run_job(restorer, job, notice=_log.debug, cancel=cancel)
+    except RequestError:
+        raise
+    except (KeygraphError, MemoryError) as error:
+        if cancel.is_set():
+            raise
+        raise refusal(error, {str(order.upload): "the image", **names}) from error
+    notices = tuple(for_clients(line, names) for line in report.notices)
+    return Result(target, wanted.media, notices, report.seconds, job.size[0] * job.size[1])
+
+
+def _default_format(restorer: Restorer, name: str) -> str:
+    """Return the format of a result that was not asked for: a spectrum has more bands than other formats hold."""
+    if is_spectrum(restorer.manifest):
+        return "tiff"
+    return name if name in FORMATS else _OTHERWISE
+
+
+def _check_format(job: RestoreJob, names: Mapping[str, str]) -> None:
+    """Check that the format can hold the result."""
+    try:
+        job.check_formats()
+    except InputError as error:
+        raise RequestError(422, "invalid_parameter", for_clients(str(error), names)) from error
