@@ -89,7 +89,7 @@ class Page(browsers.Page):
         """Drop files as from a file manager."""
         data = {"items": [], "files": [str(file) for file in files], "dragOperationsMask": 1}
         for kind in ("dragEnter", "dragOver", "drop"):
-            place = {"type": kind, "x": 600, "y": 300, "data": data}
+            place = {"type": kind, "x": 200, "y": 300, "data": data}
             self.browser.execute_cdp_cmd("Input.dispatchDragEvent", place)
 
     def restored(self) -> int:
