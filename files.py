@@ -38,7 +38,7 @@ _LONGEST_SUFFIX = 16
 INACCESSIBLE = (errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG)
 
 #: Errors of a full disk, or of a used-up quota.
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 #: With fewer free bytes, a write that was cut short for no given reason met a full disk.
 _NO_SPACE = 1 << 16
@@ -123,7 +123,7 @@ def unwritable(target: Path, error: OSError) -> InputError:
     Call it before what was written of the file is removed: some libraries report only that a write was cut short.
     """
     free = _free_bytes(target.parent) if error.errno is None else None
-    if error.errno in _FULL or (free is not None and free < _NO_SPACE):
+    if error.errno in FULL or (free is not None and free < _NO_SPACE):
         return DiskFullError(
             f"cannot write {target}: {_reason(error, errno.ENOSPC)}; make room there, or choose another place"
         )

@@ -229,9 +229,8 @@ def make_app(restorer: Restorer, name: str, queue: Queue, settings: Settings) ->
         queue.metrics.received.inc(upload.stat().st_size)
         options = RestoreOptions(options.k, tile=options.tile, batch=options.batch, scratch=place.folder)
         order = Order(upload, options, format_, settings.max_pixels)
-        began = time.perf_counter()
         result = await place.run(partial(restore, restorer, order), partial(_gone, request), settings.timeout)
-        queue.worked(time.perf_counter() - began)
+        queue.worked(result.seconds)
         return result
 
     @app.get("/v1/model", responses=_errors(500), operation_id="model")

@@ -63,8 +63,9 @@ class Delivery(Response):
 
 def as_header(notices: Sequence[str]) -> str:
     """Return notices as a JSON list in ASCII; where they are too long for a header, it ends with how many are left."""
-    kept = list(notices)
-    while len(text := json.dumps(kept)) > _MOST_NOTICES:
-        kept = kept[: len(notices) - 1 if len(kept) > len(notices) else len(kept) - 2]
-        kept.append(f"and {len(notices) - len(kept)} more")
+    kept = len(notices)
+    text = json.dumps(list(notices))
+    while len(text) > _MOST_NOTICES:
+        kept -= 1
+        text = json.dumps([*notices[:kept], f"and {len(notices) - kept} more"])
     return text

@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -92,8 +93,8 @@ class Queue:
             return work(cancel)
 
     def release(self, folder: Path) -> None:
-        """Remove a request's folder, and let another request in."""
-        shutil.rmtree(folder, ignore_errors=True)
+        """Remove a request's folder in another thread, and let another request in."""
+        asyncio.get_running_loop().run_in_executor(None, partial(shutil.rmtree, folder, ignore_errors=True))
         self._accepted -= 1
         self.metrics.accepted.set(self._accepted)
 

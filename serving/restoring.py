@@ -93,7 +93,7 @@ def restore(restorer: Restorer, order: Order, cancel: CancelToken) -> Result:
     CancelledError
         `cancel` was set.
     """
-    names = {str(order.upload.parent): "the server's scratch folder"}
+    names = {str(order.upload.parent): "the server's scratch folder", " (FILE:N is page N)": ""}
     try:
         name = identify(order.upload)
         check_size(order.upload, name, order.max_pixels)

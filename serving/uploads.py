@@ -13,6 +13,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
+from ..files import FULL
 from .errors import ClientGoneError, RequestError
 
 #: The field of a form that holds the image.
@@ -130,17 +131,22 @@ async def receive(request: Request, target: Path, most: int, seconds: float) -> 
         raise RequestError(408, "upload_timed_out", f"the upload took more than {seconds:g} s; try again") from None
     except ClientDisconnect:
         raise ClientGoneError from None
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise RequestError(507, "disk_full", "the service has no space left for the image; try again later") from error
     if size == 0:
         raise RequestError(400, "empty_image", "the image is empty (0 bytes); send a PNG, JPEG, TIFF or WebP file")
 
 
 @asynccontextmanager
 async def _opened(target: Path) -> AsyncIterator[BinaryIO]:
-    file = await anyio.to_thread.run_sync(lambda: target.open("wb", buffering=0))
+    file = await anyio.to_thread.run_sync(lambda: target.open("wb"))
     try:
         yield file
     finally:
-        file.close()
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(file.close)
 
 
 def _boundary(request: Request) -> bytes | None:

@@ -209,6 +209,23 @@ def test_alpha_is_kept_or_resampled(tmp_path: Path) -> None:
     assert images.with_pixels(picture, noise(10, 10, 31, dtype="uint16")).alpha is None
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 1, 3), (1, 5), (5, 1)])
+def test_pictures_of_one_row_or_pixel(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """libvips's array of one gray pixel has no axes."""
+    pixels = noise(*shape)
+    images.write(tmp_path / "small.png", Picture(pixels))
+    assert (images.read(tmp_path / "small.png").pixels == pixels).all()
+    assert images.read(tmp_path / "small.png").pixels.shape == shape
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WebP"])
+def test_animations_are_counted(tmp_path: Path, kind: str) -> None:
+    frames = [Image.fromarray(noise(8, 8 + number, 3)).resize((8, 8)) for number in range(3)]
+    for count in (1, 3):
+        frames[0].save(tmp_path / "a", kind, save_all=count > 1, append_images=frames[1:count])
+        assert images.open_file(tmp_path / "a").contents.frames == count
+
+
 def test_palette_one_bit_cmyk_and_pages(tmp_path: Path) -> None:
     colour = vips(smooth(24, 40))
     colour.write_to_file(str(tmp_path / "palette.png"), palette=True)

@@ -80,11 +80,12 @@ def read(path: str | os.PathLike[str], channels: int | None = None, page: int = 
         image, notices = converted(opened)
         turned = Opened(file, image.copy_memory().autorot(), opened.contents)
         count, plane = turned.channels(channels)
-        values = turned.image.numpy()
+        # libvips's array of a single gray pixel has no axes, and of a gray picture two.
+        values = turned.image.numpy().reshape(turned.image.height, turned.image.width, -1)
         metadata, lost = kept_metadata(opened, image)
-    pixels = values if values.ndim == 2 else values[:, :, :count]
+    pixels = values[:, :, :count]
     return Picture(
-        pixels=pixels[:, :, 0] if pixels.ndim == 3 and count == 1 else pixels,
+        pixels=pixels[:, :, 0] if count == 1 else pixels,
         alpha=values[:, :, count] if plane else None,
         metadata=metadata,
         notices=(*notices, *plane_notices(opened, count, plane), *lost),
