@@ -36,7 +36,7 @@ OPTIONS = "--inputs chelsea.png --clean clean.png --tile 128 --blocks --report r
 
 WIDTH, HEIGHT = 1280, 900
 
-sys.path += [str(ROOT / "examples"), str(ROOT / "tests")]
+sys.path += [str(ROOT / "examples"), str(ROOT / "tests"), str(ROOT / "tests/serving")]
 
 
 def main() -> None:
@@ -75,10 +75,10 @@ def draw_page(browser: Any, model: Path, picture: Path) -> None:
     """Make the images of the service's page."""
     from browser import prefer, resize
     from selenium.webdriver.support.wait import WebDriverWait
-    from served import served
+    from service_process import Service
 
-    with served(model) as address:
-        browser.get(address)
+    with tempfile.TemporaryDirectory() as folder, Service(model, Path(folder)) as service:
+        browser.get(service.url)
         browser.find_element("id", "file").send_keys(str(picture))
         WebDriverWait(browser, 300).until(lambda one: one.find_element("id", "download").is_displayed())
         browser.execute_script("document.activeElement.blur()")

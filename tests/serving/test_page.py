@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import browser as browsers
+import httpx
 import numpy as np
 import pytest
 from browser import key
@@ -16,7 +18,7 @@ from conftest import manifest_for, model_bytes
 from keygraph.manifest import Neighbours
 from keygraph.runtime.io import images
 from keygraph.runtime.io.images import Picture
-from served import served
+from service_process import Service, until
 
 API_KEY = "0123456789abcdef"
 HEIGHT, WIDTH = 40, 56
@@ -56,8 +58,8 @@ def brighter(folder: Path) -> Iterator[str]:
     model = folder / "brighter.onnx"
     neighbours = Neighbours(default=100, maximum=400, trained=(100,), runtime=True)
     model.write_bytes(model_bytes("add_k", manifest_for(neighbours=neighbours, task="denoising")))
-    with served(model, "--max-bytes", "20M") as address:
-        yield address
+    with Service(model, folder / "brighter", "--max-bytes", "20M") as service:
+        yield f"{service.url}/"
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +67,8 @@ def doubling(folder: Path) -> Iterator[str]:
     """A service with a key, whose model enlarges and has no k."""
     model = folder / "doubling.onnx"
     model.write_bytes(model_bytes("nearest", manifest_for(scale=2)))
-    with served(model, api_key=API_KEY) as address:
-        yield address
+    with Service(model, folder / "doubling", environment={**os.environ, "KEYGRAPH_API_KEY": API_KEY}) as service:
+        yield f"{service.url}/"
 
 
 @pytest.fixture(scope="module")
@@ -248,8 +250,8 @@ def test_errors_are_in_words(page: Page, brighter: str, folder: Path) -> None:
 
 
 def test_a_service_that_is_gone_is_said(page: Page, folder: Path, started: Any) -> None:
-    with served(folder / "brighter.onnx") as address:
-        page.open(address)
+    with Service(folder / "brighter.onnx", folder / "gone") as service:
+        page.open(f"{service.url}/")
     page.drop(folder / "a.png")
     assert page.error().startswith("The service does not answer.")
     assert page.find("#again").is_displayed()
@@ -257,8 +259,6 @@ def test_a_service_that_is_gone_is_said(page: Page, folder: Path, started: Any) 
 
 
 def test_a_tiff_is_shown_as_png_and_downloaded_as_tiff(page: Page, brighter: str, folder: Path, tmp_path: Path) -> None:
-    from selenium.webdriver.support.wait import WebDriverWait
-
     page.browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
     page.open(brighter)
     page.drop(folder / "c.tif")
@@ -270,7 +270,7 @@ def test_a_tiff_is_shown_as_png_and_downloaded_as_tiff(page: Page, brighter: str
     page.find("#download-own").click()
     page.wait("return document.getElementById('status').textContent.includes('download begins')")
     for name in ("c-restored.png", "c-restored.tif"):
-        WebDriverWait(page.browser, 60, 0.05).until(lambda _browser, file=tmp_path / name: file.is_file())
+        until((tmp_path / name).is_file, f"{name} was downloaded")
         assert images.read(tmp_path / name).pixels[HEIGHT // 2, WIDTH // 2, 0] == pytest.approx(126, abs=1)
 
 
@@ -341,6 +341,17 @@ def test_a_phone_needs_no_scrolling_sideways(page: Page, brighter: str, folder: 
     assert page.js(small) == []
     ground = page.js("return getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, ground[4:-1].split(","))) < 200) == (scheme == "dark")
+
+
+def test_the_files_of_the_page_hide_no_address(brighter: str) -> None:
+    assert httpx.get(f"{brighter}v1/restore").status_code == 405
+    assert httpx.get(f"{brighter}nothing.js").status_code == 404
+    assert httpx.head(brighter).status_code == 200
+    script = httpx.get(f"{brighter}page.js")
+    assert script.headers["Content-Type"].startswith("text/javascript")
+    assert script.headers["Cache-Control"] == "no-cache"
+    asked = {"If-None-Match": script.headers["ETag"]}
+    assert httpx.get(f"{brighter}page.js", headers=asked).status_code == 304
 
 
 def test_the_line_for_a_shell_does_the_same(page: Page, brighter: str, folder: Path, tmp_path: Path) -> None:
