@@ -82,6 +82,7 @@ def draw_page(browser: Any, model: Path, picture: Path) -> None:
         browser.find_element("id", "file").send_keys(str(picture))
         WebDriverWait(browser, 300).until(lambda one: one.find_element("id", "download").is_displayed())
         browser.execute_script("document.activeElement.blur()")
+        resize(browser, 960, HEIGHT)
         shot(browser, "page-light.jpg", "header", "#facts")
         prefer(browser, "dark")
         shot(browser, "page-dark.jpg", "header", "#facts")

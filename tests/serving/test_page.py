@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -143,6 +144,19 @@ def test_two_files_are_not_dropped_in_silence(page: Page, brighter: str, folder:
     page.restored()
     assert page.notices()[0] == "2 files were given; this is the first, b.webp."
     assert page.find("#download").text == "Download WEBP"
+
+
+def test_a_picture_is_pasted_and_text_is_refused(page: Page, brighter: str, folder: Path) -> None:
+    page.open(brighter)
+    paste = (
+        "const data = new DataTransfer(); if (arguments[0]) data.items.add(new File("
+        "[Uint8Array.from(atob(arguments[0]), (one) => one.charCodeAt())], 'image.png', { type: 'image/png' }));"
+        "document.body.dispatchEvent(new ClipboardEvent('paste', { clipboardData: data, bubbles: true }))"
+    )
+    page.js(paste, "")
+    assert page.error() == "There is no picture in the clipboard."
+    page.js(paste, base64.b64encode((folder / "a.png").read_bytes()).decode())
+    assert page.restored() == pytest.approx(126, abs=1)
 
 
 def test_the_slider_moves_by_keys_mouse_and_touch(page: Page, brighter: str, folder: Path) -> None:
