@@ -9,6 +9,7 @@ const REST = 250;
 const SUFFIXES = { "image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp", "image/tiff": ".tif" };
 
 let model = null;
+let latest = 0; // counts what was given, since a large file is read more slowly than the next, small one
 let picture = null; // the file, read into memory: it may change on the disk
 let visible = false; // whether the browser can show the picture
 let result = null;
@@ -51,12 +52,12 @@ async function start() {
     if (error.status === 401) return askForKey(error, start);
     return complain(error, start);
   }
-  const { name, architecture, task, scale, limits, provider } = model;
+  const { name, architecture, task, scale, in_channels: channels, limits, provider } = model;
   byId("model").textContent = name;
   document.title = `${name} · keygraph serve`;
   const what = [architecture, task && `for ${task}`, scale > 1 && `enlarges ${scale} times`].filter(Boolean).join(" ");
   const most = limits && `pictures of at most ${bytes(limits.bytes)} and ${Number((limits.pixels / 1e6).toPrecision(3))} megapixels`;
-  byId("about").textContent = [what, provider, most].filter(Boolean).join(" · ");
+  byId("about").textContent = [what, channels !== 3 && `channels: ${channels}`, provider, most].filter(Boolean).join(" · ");
   dial(model.k);
   if (model.needs_api_key && !sessionStorage.getItem(KEY)) askForKey(null, null);
   return undefined;
@@ -96,6 +97,7 @@ byId("key-form").addEventListener("submit", (event) => {
 
 async function take(files) {
   if (files.length === 0) return complain(new Error("There is no file in it: drop, paste or choose a picture's file."));
+  const turn = (latest += 1);
   cancel();
   appease();
   let read;
@@ -104,6 +106,7 @@ async function take(files) {
   } catch {
     return complain(new Error(`${files[0].name} cannot be read: folders and files that were moved cannot be sent.`));
   }
+  if (turn !== latest) return undefined;
   if (model?.limits && read.size > model.limits.bytes) {
     return complain(new Error(`${read.name} has ${bytes(read.size)}; the service takes at most ${bytes(model.limits.bytes)}.`));
   }
@@ -111,8 +114,9 @@ async function take(files) {
   result = null;
   note([]);
   for (const id of ["facts", "download", "download-own"]) byId(id).hidden = true;
-  visible = await showOriginal(picture);
-  if (picture !== read) return undefined; // another was chosen meanwhile
+  const shown = await showOriginal(picture);
+  if (turn !== latest) return undefined;
+  visible = shown;
   byId("controls").hidden = false;
   byId("viewer").hidden = !visible;
   if (!byId("drop").hidden) byId("other").focus({ preventScroll: true }); // what had the focus is about to go
@@ -121,6 +125,7 @@ async function take(files) {
 }
 
 function another() {
+  latest += 1;
   cancel();
   appease();
   note([]);
@@ -285,7 +290,7 @@ document.addEventListener("paste", ({ clipboardData, target }) => {
 
 let over = 0; // elements under the pointer that it entered with a file
 const veil = (on) => { byId("veil").hidden = !on; };
-document.addEventListener("dragenter", (event) => { over += 1; event.preventDefault(); veil(true); });
+document.addEventListener("dragenter", (event) => { over += 1; event.preventDefault(); veil(event.dataTransfer.types.includes("Files")); });
 document.addEventListener("dragleave", () => { over -= 1; if (over <= 0) { over = 0; veil(false); } });
 document.addEventListener("dragover", (event) => event.preventDefault());
 document.addEventListener("drop", (event) => {

@@ -8,6 +8,7 @@ const before = byId("before"), after = byId("after");
 const LARGEST = 4;
 const FIT = "fit";
 
+const turns = { before: 0, after: 0 };
 let zoom = FIT;
 
 /** Show the original; false if the browser cannot decode it. */
@@ -40,13 +41,18 @@ function clear(image) {
 }
 
 async function put(image, picture) {
+  const turn = (turns[image.id] += 1);
   const loaded = new Image();
   loaded.src = URL.createObjectURL(picture);
   try {
     await loaded.decode();
   } catch {
     URL.revokeObjectURL(loaded.src);
-    clear(image);
+    if (turn === turns[image.id]) clear(image);
+    return false;
+  }
+  if (turn !== turns[image.id]) { // another picture has taken its place
+    URL.revokeObjectURL(loaded.src);
     return false;
   }
   clear(image);

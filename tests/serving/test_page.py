@@ -146,6 +146,18 @@ def test_two_files_are_not_dropped_in_silence(page: Page, brighter: str, folder:
     assert page.find("#download").text == "Download WEBP"
 
 
+def test_the_last_of_two_pictures_counts_though_the_first_takes_longer(page: Page, brighter: str, folder: Path) -> None:
+    page.open(brighter)
+    page.drop(folder / "big.png")
+    page.drop(folder / "a.png")
+    page.restored()
+    page.js("document.getElementById('k').dispatchEvent(new Event('input'))")  # a round trip later
+    page.wait("return document.getElementById('status').textContent.startsWith('Restoring a.png')")
+    page.restored()
+    assert page.find("#facts").text.startswith(f"a.png · {WIDTH} × {HEIGHT} pixels")
+    assert page.js("return document.getElementById('before').naturalWidth") == WIDTH
+
+
 def test_a_picture_is_pasted_and_text_is_refused(page: Page, brighter: str, folder: Path) -> None:
     page.open(brighter)
     paste = (
