@@ -84,9 +84,9 @@ class Page(browsers.Page):
     def open(self, address: str) -> None:
         browsers.resize(self.browser, 1280, 900)
         browsers.prefer(self.browser)
+        browsers.messages(self.browser), browsers.requests(self.browser)
         self.browser.get(address)
         self.wait("return document.title.includes('.onnx') || !document.getElementById('error').hidden")
-        browsers.messages(self.browser), browsers.requests(self.browser)
 
     def drop(self, *files: Path) -> None:
         """Drop files as from a file manager."""
