@@ -5,8 +5,9 @@ the requests is malformed, and a part of the clients hangs up: half of these in 
 they wait. Every picture that comes back is compared, byte by byte, with what `keygraph restore` makes of the image.
 
 The session's own throughput is that of its bare runs on the same images, as many at a time as the service restores. It
-is measured in the same process between slices of the load, so that a busy machine slows both; the ratio is the median
-over the rounds. Memory is that of the service's process, sampled all the time.
+is measured in the same run between slices of the load, so that a busy machine slows both; the ratio is the median over
+the rounds. Processor time depends less on what else the machine does. Memory is that of the service's process, sampled
+all the time.
 """
 
 from __future__ import annotations
@@ -176,13 +177,13 @@ class Load:
         self.outcome.hung_up += 1
 
 
-def session_rate(restorer: Restorer, images: Sequence[Sample], seconds: float) -> float:
-    """Return images per second of the session's bare runs."""
+def session_rate(restorer: Restorer, images: Sequence[Sample], seconds: float) -> tuple[float, float]:
+    """Return images per second of the session's bare runs, and processor seconds per image."""
     tensors = [
         np.ascontiguousarray(np.moveaxis(one.pixels, 2, 0)[None], np.float32) / np.float32(255) for one in images
     ]
     k, threads = resolve_k(restorer.manifest, None), restorer.usual_in_flight
-    began = time.perf_counter()
+    began, processor = time.perf_counter(), time.process_time()
 
     def work(number: int) -> int:
         done = 0
@@ -193,7 +194,7 @@ def session_rate(restorer: Restorer, images: Sequence[Sample], seconds: float) -
 
     with ThreadPoolExecutor(threads) as pool:
         done = sum(pool.map(work, range(threads)))
-    return done / (time.perf_counter() - began)
+    return done / (time.perf_counter() - began), (time.process_time() - processor) / done
 
 
 @contextmanager
@@ -240,16 +241,25 @@ async def measure(
     await load.run(arguments.clients, 1)  # What is allocated once is not measured.
     load.outcome = Outcome()
     watching = asyncio.create_task(watch())
-    own, served = [], []
+    own, own_processor, served, processor = list[float](), list[float](), list[float](), 0.0
     slice_ = arguments.seconds / arguments.rounds
+
+    def bare() -> None:
+        rate, seconds = session_rate(restorer, images, slice_ / 4)
+        own.append(rate)
+        own_processor.append(seconds)
+
     for _ in range(arguments.rounds):
-        own.append(session_rate(restorer, images, slice_ / 4))
+        bare()
+        before = process.cpu_times()
         took = await load.run(arguments.clients, slice_)
         # Malformed and abandoned requests cost little or much; only pictures count.
         served.append(load.outcome.pictures[-1] / took)
-    own.append(session_rate(restorer, images, slice_ / 4))
+        after = process.cpu_times()
+        processor += after.user + after.system - before.user - before.system
+    bare()
     watching.cancel()
-    around = [(before + after) / 2 for before, after in itertools.pairwise(own)]
+    around = [(first + second) / 2 for first, second in itertools.pairwise(own)]
     ordered = sorted(load.outcome.seconds)
     p50, p99 = (ordered[min(len(ordered) - 1, int(share * len(ordered)))] for share in (0.5, 0.99))
     third = len(memory) // 3
@@ -264,6 +274,8 @@ async def measure(
         "images_per_second": served,
         "session_images_per_second": own,
         "over_session": statistics.median(one / bare for one, bare in zip(served, around, strict=True)),
+        "processor_seconds_per_picture": processor / len(ordered),
+        "session_processor_seconds_per_image": statistics.median(own_processor),
         "memory_mib": {
             "first_third": max(memory[:third]) / 2**20,
             "last_third": max(memory[-third:]) / 2**20,

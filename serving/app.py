@@ -16,6 +16,7 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
 
 from ..errors import InputError, printable
 from ..runtime.restore_options import RestoreOptions
@@ -141,7 +142,7 @@ _BODY = {
 }
 
 
-def make_app(restorer: Restorer, name: str, queue: Queue, settings: Settings) -> FastAPI:
+def make_app(restorer: Restorer, name: str, queue: Queue, settings: Settings) -> ASGIApp:
     """Return the application of a service.
 
     Parameters
@@ -167,11 +168,11 @@ def make_app(restorer: Restorer, name: str, queue: Queue, settings: Settings) ->
         summary="Restores images.",
         version=version(),
         lifespan=lifespan,
+        redirect_slashes=False,
         docs_url=None,  # These pages load scripts from other hosts.
         redoc_url=None,
     )
     key = [Depends(_key_check(settings.api_key))] if settings.api_key is not None else []
-    app.add_middleware(Frame, metrics=queue.metrics, any_host=settings.api_key is not None, host=settings.host)
     app.add_exception_handler(RequestError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
@@ -210,17 +211,16 @@ def make_app(restorer: Restorer, name: str, queue: Queue, settings: Settings) ->
             place.release()
             if complete:
                 queue.metrics.request_seconds.observe(time.perf_counter() - began)
-                queue.metrics.sent.inc(size)
+                queue.metrics.sent.inc(result.size)
             else:
                 queue.metrics.refused.labels("client_gone").inc()
 
-        size = result.file.stat().st_size
-        return Delivery(result, size, settings.timeout, delivered)
+        return Delivery(result, settings.timeout, delivered)
 
     async def _restored(request: Request, place: Place, options: RestoreOptions, format_: str | None) -> Result:
         upload = place.folder / "upload"
-        await uploads.receive(request, upload, settings.max_bytes, settings.timeout)
-        queue.metrics.received.inc(upload.stat().st_size)
+        received = await uploads.receive(request, upload, settings.max_bytes, settings.timeout)
+        queue.metrics.received.inc(received)
         options = RestoreOptions(options.k, tile=options.tile, batch=options.batch, scratch=place.folder)
         order = Order(upload, options, format_, settings.max_pixels)
         result = await place.run(partial(restore, restorer, order), partial(_gone, request), settings.timeout)
@@ -256,7 +256,8 @@ def make_app(restorer: Restorer, name: str, queue: Queue, settings: Settings) ->
         return Response(generate_latest(queue.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     add_page(app)
-    return app
+    # Not as a middleware, because answers to unexpected failures pass by those.
+    return Frame(app, queue.metrics, settings.api_key is not None, settings.host)
 
 
 def _model(restorer: Restorer, name: str, settings: Settings) -> Model:

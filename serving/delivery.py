@@ -24,19 +24,17 @@ class Delivery(Response):
     ----------
     result
         The result.
-    size
-        Bytes of its file.
     seconds
         Most seconds that the client may take.
     delivered
         Called at the end with whether all of it was sent.
     """
 
-    def __init__(self, result: Result, size: int, seconds: float, delivered: Callable[[bool], None]) -> None:
+    def __init__(self, result: Result, seconds: float, delivered: Callable[[bool], None]) -> None:
         self._result, self._seconds, self._delivered = result, seconds, delivered
         super().__init__(
             headers={
-                "Content-Length": str(size),
+                "Content-Length": str(result.size),
                 "X-Keygraph-Notices": as_header(result.notices),
                 "X-Keygraph-Seconds": f"{result.seconds:g}",
                 "Cache-Control": "no-store",

@@ -51,6 +51,8 @@ class Queue:
         self._accepted = 0
         self._seconds = 1.0
         self._stopping, self._expired = False, asyncio.Event()
+        #: Whether requests that were accepted were ended when the service was stopped.
+        self.cut_short = False
 
     @property
     def stopping(self) -> bool:
@@ -106,7 +108,11 @@ class Queue:
         """Accept no more requests, and end after so many seconds those that are not finished."""
         if not self._stopping:
             self._stopping = True
-            asyncio.get_running_loop().call_later(grace, self._expired.set)
+            asyncio.get_running_loop().call_later(grace, self._expire)
+
+    def _expire(self) -> None:
+        self.cut_short = self._accepted > 0
+        self._expired.set()
 
     async def expired(self) -> None:
         """Wait for the end of the time in which accepted requests may finish."""

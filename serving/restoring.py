@@ -63,8 +63,8 @@ class Result:
         Lines for the user: everything that was lost, or done otherwise than asked.
     seconds
         Time of the restoration, without decoding and encoding.
-    pixels
-        Pixels of the result.
+    pixels, size
+        Pixels and bytes of the result.
     """
 
     file: Path
@@ -72,6 +72,7 @@ class Result:
     notices: tuple[str, ...]
     seconds: float
     pixels: int
+    size: int
 
 
 def restore(restorer: Restorer, order: Order, cancel: CancelToken) -> Result:
@@ -112,7 +113,7 @@ def restore(restorer: Restorer, order: Order, cancel: CancelToken) -> Result:
             raise
         raise refusal(error, {str(order.upload): "the image", **names}) from error
     notices = tuple(for_clients(line, names) for line in report.notices)
-    return Result(target, wanted.media, notices, report.seconds, job.size[0] * job.size[1])
+    return Result(target, wanted.media, notices, report.seconds, job.size[0] * job.size[1], target.stat().st_size)
 
 
 def _default_format(restorer: Restorer, name: str) -> str:

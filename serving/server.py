@@ -13,9 +13,9 @@ from types import FrameType
 import numpy as np
 import uvicorn
 
-from ..errors import InputError, printable
+from ..errors import InputError, KeygraphError, printable
 from ..manifest import Manifest
-from ..runtime.preprocess.request import check_names
+from ..runtime.preprocess.request import input_names
 from ..runtime.restorer import Restorer
 from .app import make_app
 from .metrics import Metrics
@@ -69,9 +69,13 @@ def serve(
     InputError
         The model takes more than an image, or the address cannot be used.
     KeygraphError
-        The model fails on a first, small image.
+        The model fails on a first, small image; or the service ended before all accepted requests were finished.
     """
-    check_names(restorer.manifest, {})
+    if others := input_names(restorer.manifest):
+        raise InputError(
+            f"this model takes {' and '.join(others)} beside the image, which a request does not bring; restore files "
+            "with: keygraph restore"
+        )
     with contextlib.closing(_listening(settings)) as listening:
         # Whatever an engine prepares in its first run, no client waits for. A model that does not run ends here.
         restorer.restore(first_image(restorer.manifest), batch=settings.max_batch)
@@ -95,12 +99,13 @@ def serve(
             _Server(config, queue, settings.grace).run([listening])
         finally:
             queue.close()
+    unfinished = KeygraphError("the service ended before all accepted requests were finished; give a longer --grace")
     if not queue.idle:
         # A run of a model cannot be interrupted, and Python would wait for its thread.
-        notice("ended before all accepted requests were finished")
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(1)
+        print(f"error: {unfinished}", file=sys.stderr, flush=True)
+        os._exit(unfinished.exit_code)
+    if queue.cut_short:
+        raise unfinished
 
 
 def first_image(manifest: Manifest) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:

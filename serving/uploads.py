@@ -25,6 +25,9 @@ _BUFFER = 1 << 20
 #: Bytes that a form may have beside the image: boundaries and headers.
 _FORM_BYTES = 1 << 16
 
+#: A length with more digits is not looked at.
+_MOST_DIGITS = 18
+
 #: Types of a body that is the image itself.
 RAW_TYPES = ("application/octet-stream", "image/")
 
@@ -97,8 +100,8 @@ def too_large(most: int) -> RequestError:
     return RequestError(413, "too_many_bytes", f"the image has more than {most:,} bytes, the most that is accepted")
 
 
-async def receive(request: Request, target: Path, most: int, seconds: float) -> None:
-    """Write the image of a request to a file.
+async def receive(request: Request, target: Path, most: int, seconds: float) -> int:
+    """Write the image of a request to a file, and return its bytes.
 
     Parameters
     ----------
@@ -121,7 +124,7 @@ async def receive(request: Request, target: Path, most: int, seconds: float) -> 
     boundary = _boundary(request)
     limit = most + (0 if boundary is None else _FORM_BYTES)
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
+    if declared.isdecimal() and (len(declared) > _MOST_DIGITS or int(declared) > limit):
         raise too_large(most)
     try:
         with anyio.fail_after(seconds):
@@ -137,6 +140,7 @@ async def receive(request: Request, target: Path, most: int, seconds: float) -> 
         raise RequestError(507, "disk_full", "the service has no space left for the image; try again later") from error
     if size == 0:
         raise RequestError(400, "empty_image", "the image is empty (0 bytes); send a PNG, JPEG, TIFF or WebP file")
+    return size
 
 
 @asynccontextmanager

@@ -312,6 +312,7 @@ def test_the_model_is_described(service: Service, restorer: Restorer) -> None:
 
 def test_metrics_count(service: Service) -> None:
     restored = {"path": "/v1/restore", "method": "POST"}
+    names: list[tuple[str, dict[str, str]]]
     names = [("keygraph_request_seconds_count", {}), ("keygraph_restored_pixels_total", {})]
     names += [("keygraph_requests_total", {**restored, "status": status}) for status in ("200", "422")]
     names += [("keygraph_refused_requests_total", {"code": "invalid_image"})]
