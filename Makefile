@@ -35,6 +35,7 @@ check: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $$(git ls-files '*.cpp' '*.h' '*.hpp' '*.inl')
+	if command -v $(BIN)/hadolint >/dev/null; then $(BIN)/hadolint Dockerfile; fi
 	# By the package's name, whatever this folder's is.
 	mkdir -p build/types && ln -sfn ../.. build/types/keygraph
 	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml
@@ -76,7 +77,7 @@ benchmark: .venv/.ready
 	$(BIN)/python benchmarks/operators.py
 	$(BIN)/python benchmarks/model.py
 
-# The images of docs/how-to/read-the-report.md, from a real run in a real Chromium.
+# The images of the report and of the page of the service, from real runs in a real Chromium.
 screenshots: .venv/.ready
 	$(BIN)/python docs/images/make_screenshots.py
 

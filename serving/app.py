@@ -7,14 +7,12 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
-from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
@@ -28,15 +26,11 @@ from . import uploads
 from .delivery import Delivery
 from .errors import ClientGoneError, RequestError
 from .middleware import Frame
+from .page_files import add_page
 from .pictures import FORMATS
 from .queue import Place, Queue
 from .restoring import Order, Result, restore
 from .settings import Settings
-
-#: The page for browsers.
-PAGE = Path(__file__).parent / "page"
-
-_TEXT = "keygraph {version}: this service restores images; POST one to /v1/restore, or read /openapi.json.\n"
 
 #: Status without a body for a client that is gone; nobody gets it.
 _CLIENT_GONE = 499
@@ -261,14 +255,7 @@ def make_app(restorer: Restorer, name: str, queue: Queue, settings: Settings) ->
         """Return the metrics in the format of Prometheus."""
         return Response(generate_latest(queue.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    if (PAGE / "index.html").is_file():
-        app.mount("/", StaticFiles(directory=PAGE, html=True))
-    else:
-
-        @app.get("/", response_class=PlainTextResponse, include_in_schema=False)
-        async def page() -> str:
-            return _TEXT.format(version=version())
-
+    add_page(app)
     # Not as a middleware, because answers to unexpected failures pass by those.
     return Frame(app, queue.metrics, settings.api_key is not None, settings.host)
 

@@ -71,3 +71,45 @@ def requests(browser: Any) -> list[str]:
     """The addresses that pages asked for since the last time."""
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     return [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+
+
+class Page:
+    """An open page."""
+
+    def __init__(self, browser: Any) -> None:
+        self.browser = browser
+
+    def js(self, script: str, *arguments: object) -> Any:
+        return self.browser.execute_script(script, *arguments)
+
+    def find(self, selector: str) -> Any:
+        return self.browser.find_element("css selector", selector)
+
+    def wait(self, script: str) -> Any:
+        from selenium.webdriver.support.wait import WebDriverWait
+
+        return WebDriverWait(self.browser, 60, 0.05).until(lambda _browser: self.js(script))
+
+    def keys(self, selector: str, *keys: str) -> None:
+        element = self.find(selector)
+        self.js("arguments[0].focus()", element)
+        element.send_keys(*keys)
+
+    def actions(self) -> Any:
+        from selenium.webdriver import ActionChains
+
+        return ActionChains(self.browser, duration=50)
+
+    def box(self, selector: str) -> dict[str, float]:
+        box: dict[str, float] = self.js(
+            "return document.querySelector(arguments[0]).getBoundingClientRect().toJSON()", selector
+        )
+        return box
+
+
+def key(name: str) -> str:
+    """The code of a key, by its name in Selenium."""
+    from selenium.webdriver.common.keys import Keys
+
+    code: str = getattr(Keys, name)
+    return code

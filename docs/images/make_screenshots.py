@@ -1,8 +1,9 @@
-"""Make the images of docs/how-to/read-the-report.md: `make screenshots`, or python docs/images/make_screenshots.py.
+"""Make the images of two how-to guides: `make screenshots`, or python docs/images/make_screenshots.py.
 
-The page comes from a real run: the demo's network as exported, and once more with a fault planted in one block, both
-against the checkpoint, on a photograph that was not used in training. Needs Chromium and its driver
-(docs/how-to/read-the-report.md), and Poppler. The optional argument is the folder where the page is kept.
+docs/how-to/read-the-report.md: the report of a real run, the demo's network as exported, and once more with a fault
+planted in one block, both against the checkpoint, on a photograph that was not used in training.
+docs/how-to/use-the-page.md: the page of a service that restores the same photograph. Needs Chromium and its driver
+(docs/how-to/read-the-report.md), and Poppler. The optional argument is the folder where the report is kept.
 """
 
 from __future__ import annotations
@@ -35,31 +36,60 @@ OPTIONS = "--inputs chelsea.png --clean clean.png --tile 128 --blocks --report r
 
 WIDTH, HEIGHT = 1280, 900
 
-sys.path += [str(ROOT / "examples"), str(ROOT / "tests")]
+sys.path += [str(ROOT / "examples"), str(ROOT / "tests"), str(ROOT / "tests/serving")]
 
 
 def main() -> None:
     """Make all images."""
-    from browser import chromium, prefer, resize
+    from browser import chromium
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        page = compared(folder)
+        report = compared(folder)
         with chromium(folder / "profile", WIDTH, HEIGHT) as browser:
-            browser.get(page.as_uri())
-            wait(browser, "0")
-            choose(browser, "1")
-            browser.find_element("id", "tiles").click()
-            shot(browser, "report-light.jpg", "header", "#pictures")
-            prefer(browser, "dark")
-            shot(browser, "report-dark.jpg", "#histogram", "#blocks")
-            prefer(browser, "light")
-            resize(browser, 420, HEIGHT)
-            shot(browser, "report-narrow.jpg", "#pictures", "#histogram")
-            resize(browser, WIDTH, HEIGHT)
-            sheet = browser.execute_cdp_cmd("Page.printToPDF", {"paperWidth": 8.27, "paperHeight": 11.69})
-            (folder / "sheet.pdf").write_bytes(base64.b64decode(sheet["data"]))
-            printed(folder / "sheet.pdf")
+            draw_report(browser, report)
+            draw_page(browser, folder / "kgt.onnx", folder / "chelsea.png")
+
+
+def draw_report(browser: Any, report: Path) -> None:
+    """Make the images of the report."""
+    from browser import prefer, resize
+
+    browser.get(report.as_uri())
+    wait(browser, "0")
+    choose(browser, "1")
+    browser.find_element("id", "tiles").click()
+    shot(browser, "report-light.jpg", "header", "#pictures")
+    prefer(browser, "dark")
+    shot(browser, "report-dark.jpg", "#histogram", "#blocks")
+    prefer(browser, "light")
+    resize(browser, 420, HEIGHT)
+    shot(browser, "report-narrow.jpg", "#pictures", "#histogram")
+    resize(browser, WIDTH, HEIGHT)
+    sheet = browser.execute_cdp_cmd("Page.printToPDF", {"paperWidth": 8.27, "paperHeight": 11.69})
+    report.with_name("sheet.pdf").write_bytes(base64.b64decode(sheet["data"]))
+    printed(report.with_name("sheet.pdf"))
+
+
+def draw_page(browser: Any, model: Path, picture: Path) -> None:
+    """Make the images of the service's page."""
+    from browser import prefer, resize
+    from selenium.webdriver.support.wait import WebDriverWait
+    from service_process import Service
+
+    with tempfile.TemporaryDirectory() as folder, Service(model, Path(folder)) as service:
+        browser.get(service.url)
+        browser.find_element("id", "file").send_keys(str(picture))
+        WebDriverWait(browser, 300).until(lambda one: one.find_element("id", "download").is_displayed())
+        browser.execute_script("document.activeElement.blur()")
+        resize(browser, 960, HEIGHT)
+        shot(browser, "page-light.jpg", "header", "#facts")
+        prefer(browser, "dark")
+        shot(browser, "page-dark.jpg", "header", "#facts")
+        prefer(browser, "light")
+        resize(browser, 390, 780)
+        shot(browser, "page-narrow.jpg", "header", "#facts")
+        resize(browser, WIDTH, HEIGHT)
 
 
 def compared(folder: Path) -> Path:

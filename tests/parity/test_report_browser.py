@@ -12,6 +12,7 @@ import browser as browsers
 import numpy as np
 import pytest
 import tiny_kgt
+from browser import key
 from keygraph.parity import Run, compare
 from keygraph.parity.output.report import write_report
 from keygraph.runtime.io import images
@@ -72,22 +73,11 @@ def page(started: Any, file: Path) -> Iterator[Page]:
     assert [url for url in asked if url.startswith("file:")] == [file.as_uri()]
 
 
-class Page:
+class Page(browsers.Page):
     """The open report."""
 
-    def __init__(self, browser: Any) -> None:
-        self.browser = browser
-
-    def js(self, script: str, *arguments: object) -> Any:
-        return self.browser.execute_script(script, *arguments)
-
-    def find(self, selector: str) -> Any:
-        return self.browser.find_element("css selector", selector)
-
     def wait(self, script: str = "return document.getElementById('viewer').dataset.ready") -> Any:
-        from selenium.webdriver.support.wait import WebDriverWait
-
-        return WebDriverWait(self.browser, 60, 0.05).until(lambda _browser: self.js(script))
+        return super().wait(script)
 
     def choose(self, name: str, value: object) -> None:
         self.js(
@@ -97,38 +87,15 @@ class Page:
             str(value),
         )
 
-    def keys(self, selector: str, *keys: str) -> None:
-        element = self.find(selector)
-        self.js("arguments[0].focus()", element)
-        element.send_keys(*keys)
-
-    def actions(self) -> Any:
-        from selenium.webdriver import ActionChains
-
-        return ActionChains(self.browser, duration=50)
-
     @property
     def slider(self) -> int:
         return int(self.find("#handle").get_attribute("aria-valuenow"))
-
-    def box(self, selector: str) -> dict[str, float]:
-        box: dict[str, float] = self.js(
-            "return document.querySelector(arguments[0]).getBoundingClientRect().toJSON()", selector
-        )
-        return box
 
     def place(self, layer: str = "right") -> tuple[float, float, float]:
         """Where a picture is in its pane: left, top, and pixels of the screen to one of its own."""
         numbers = re.findall(r"-?[\d.]+(?:e-?\d+)?", self.find(f"#{layer}-picture").value_of_css_property("transform"))
         scale, _, _, _, x, y = map(float, numbers)
         return x, y, scale
-
-
-def key(name: str) -> str:
-    from selenium.webdriver.common.keys import Keys
-
-    code: str = getattr(Keys, name)
-    return code
 
 
 def test_it_opens_with_the_worst_image_and_both_verdicts(page: Page, run: Run) -> None:

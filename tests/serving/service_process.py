@@ -44,8 +44,9 @@ class Service:
     def __enter__(self) -> Service:
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=log, env=self._environment)
-        until(lambda: "serving" in self.log.read_text() or self.process.poll() is not None, "the service started")
-        found = re.search(r"at (http://\S+)/\n", self.log.read_text())
+        address = re.compile(r"at (http://\S+)/\n")  # to the line's end: it may be written in pieces
+        until(lambda: address.search(self.log.read_text()) or self.process.poll() is not None, "the service started")
+        found = address.search(self.log.read_text())
         assert found is not None, self.log.read_text()
         self.url = found[1]
         self.client = httpx.Client(base_url=self.url, timeout=LONG)
@@ -88,7 +89,7 @@ class Service:
         return [file for file in self.scratch.rglob("*") if file.is_file()]
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
+def until(condition: Callable[[], object], what: str) -> None:
     """Wait for a condition."""
     last = time.monotonic() + LONG
     while not condition():
