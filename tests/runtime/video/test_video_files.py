@@ -328,6 +328,14 @@ def test_frames_that_are_damaged_are_said(
     assert re.search(r"the video is damaged in \d frames? \(1[,)]", capsys.readouterr().out)
 
 
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".webm"])
+def test_the_same_frames_give_the_same_bytes(make_model: ModelFile, tmp_path: Path, suffix: str) -> None:
+    write_clip(tmp_path / "a.mkv")
+    for name in ("b", "c"):
+        assert restore(tmp_path / "a.mkv", tmp_path / f"{name}{suffix}", make_model("identity")) == 0
+    assert (tmp_path / f"b{suffix}").read_bytes() == (tmp_path / f"c{suffix}").read_bytes()
+
+
 def test_two_processes_do_not_write_one_result(
     make_model: ModelFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
