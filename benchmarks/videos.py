@@ -91,7 +91,18 @@ def times(model: Path, source: Path, target: Path) -> dict[str, Any]:
         The video and its result.
     """
     began = time.perf_counter()
-    line = [sys.executable, "-m", "keygraph", "restore", str(source), "-o", str(target), "--model", str(model), "--quiet"]
+    line = [
+        sys.executable,
+        "-m",
+        "keygraph",
+        "restore",
+        str(source),
+        "-o",
+        str(target),
+        "--model",
+        str(model),
+        "--quiet",
+    ]
     subprocess.run(line, check=True)
     command = time.perf_counter() - began
 

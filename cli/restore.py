@@ -19,8 +19,8 @@ from ..runtime.io.encoding import COMPRESSIONS, Encoding
 from ..runtime.io.input_files import is_image_folder
 from ..runtime.reports import FailedImage, Report
 from ..runtime.restore_files import run_jobs
-from ..runtime.restore_job import RestorePlan, plan_jobs
 from ..runtime.restore_options import RestoreOptions
+from ..runtime.restore_plan import RestorePlan, plan_jobs
 from ..runtime.results_file import Recipe, ResultsFile, as_record
 from ..runtime.video.probe import SUFFIXES
 from ..runtime.video.restore import VideoOptions

@@ -129,14 +129,9 @@ class Job:
     def _drop_damaged(self) -> bool:
         """Remove segments from the first damaged one on; return whether there is any."""
         files = self.finished()
-        for number, path in enumerate(files):
-            try:
-                for _packet in read_segment(path, None, whole=True):
-                    pass
-            except KeygraphError:
-                self._remove(files[number:])
-                return True
-        return False
+        damaged = next((number for number, path in enumerate(files) if not _is_whole(path)), None)
+        self._remove([] if damaged is None else files[damaged:])
+        return damaged is not None
 
     def _remove(self, files: Sequence[Path]) -> None:
         """Remove the last segments; what is left is without a gap at any time."""
@@ -240,6 +235,16 @@ def read_segment(path: Path, extradata: bytes | None = None, *, whole: bool = Fa
             elif size > length or _CHECKSUM.pack(zlib.crc32(data := file.read(size), zlib.crc32(header))) != checksum:
                 raise _damaged(path)
             yield StoredPacket(start, duration, bool(is_keyframe), data)
+
+
+def _is_whole(path: Path) -> bool:
+    """Return whether a segment is as it was written."""
+    try:
+        for _packet in read_segment(path, whole=True):
+            pass
+    except KeygraphError:
+        return False
+    return True
 
 
 def _damaged(path: Path) -> KeygraphError:
