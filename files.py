@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
 import stat
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import DiskFullError, InputError
+from .temporary_files import replace_folder, temporary_file, temporary_folder
 
 #: Suffixes of PyTorch checkpoints.
 CHECKPOINT_SUFFIXES = (".ckpt", ".pth", ".pt", ".safetensors")
@@ -28,12 +28,6 @@ STORE_SUFFIX = ".zarr"
 #: Files by which a folder is a Zarr store: of version 3, and of an array and a group of version 2.
 _STORE_FILES = ("zarr.json", ".zarray", ".zgroup")
 
-#: What the names of temporary files begin with.
-_TEMPORARY = ".keygraph-"
-
-#: A longer ending of a name is no suffix by which a format is chosen.
-_LONGEST_SUFFIX = 16
-
 #: Errors of a path that the system does not reach, whatever is there.
 INACCESSIBLE = (errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG)
 
@@ -44,22 +38,11 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_SPACE = 1 << 16
 
 
-def temporary_path(target: Path) -> Path:
-    """Return a new path beside `target` for writing it, before it is renamed to its place.
-
-    The name is hidden, so that what an interrupted write leaves is not taken for an image of the folder. It has the
-    suffix of `target`, by which some writers choose the format, and is short: the name of `target` may be as long as
-    the file system allows.
-    """
-    suffix = target.suffix if len(target.suffix) <= _LONGEST_SUFFIX else ""
-    return target.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}{suffix}")
-
-
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, remove it on failure.
 
-    The temporary file exists and is empty. Its name is that of `temporary_path`.
+    The temporary file exists and is empty; see `temporary_files.temporary_file`.
 
     Raises
     ------
@@ -69,18 +52,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     _check_kind(target)
-    temporary = temporary_path(target)
     try:
-        temporary.touch(exist_ok=False)
+        with temporary_file(target) as temporary:
+            yield temporary
+            os.replace(temporary, target)
     except OSError as error:
         raise unwritable(target, error) from error
-    try:
-        yield temporary
-        os.replace(temporary, target)
-    except OSError as error:
-        raise unwritable(target, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -95,26 +72,12 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         The folder cannot be written there, or the disk is full (`DiskFullError`).
     """
     target = Path(path).absolute()
-    temporary, earlier = temporary_path(target), temporary_path(target)
     try:
-        temporary.mkdir()
-        yield temporary
-        if os.path.lexists(target):
-            target.rename(earlier)
-        try:
-            temporary.rename(target)
-        except OSError:
-            if os.path.lexists(earlier):
-                earlier.rename(target)
-            raise
+        with temporary_folder(target) as temporary:
+            yield temporary
+            replace_folder(temporary, target)
     except OSError as error:
         raise unwritable(Path(path), error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if earlier.is_symlink():
-            earlier.unlink()
-        else:
-            shutil.rmtree(earlier, ignore_errors=True)
 
 
 def unwritable(target: Path, error: OSError) -> InputError:

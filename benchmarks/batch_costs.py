@@ -23,8 +23,8 @@ from keygraph.runtime.journal.part_file import read_tile, write_part
 from keygraph.runtime.preprocess.request import make_request
 from keygraph.runtime.reports import Report
 from keygraph.runtime.restore_in_memory import compute, decode, encode
-from keygraph.runtime.restore_job import plan_jobs
 from keygraph.runtime.restore_options import RestoreOptions
+from keygraph.runtime.restore_plan import plan_jobs
 from keygraph.runtime.results_file import Recipe, ResultsFile
 from keygraph.runtime.tiling.run import restore_tiles
 from keygraph.runtime.tiling.tile_size import choose

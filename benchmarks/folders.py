@@ -22,8 +22,8 @@ from keygraph.runtime.io.image_folders import read_folder
 from keygraph.runtime.io.images import Picture
 from keygraph.runtime.reports import Report
 from keygraph.runtime.restore_files import run_jobs
-from keygraph.runtime.restore_job import plan_jobs
 from keygraph.runtime.restore_options import RestoreOptions
+from keygraph.runtime.restore_plan import plan_jobs
 from keygraph.runtime.restorer import Restorer
 from timing import features
 

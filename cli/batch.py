@@ -12,8 +12,8 @@ from ..errors import InputError
 from ..files import read_start
 from ..runtime.io.encoding import Encoding
 from ..runtime.io.input_files import is_image_folder
-from ..runtime.restore_job import plan_jobs
 from ..runtime.restore_options import RestoreOptions
+from ..runtime.restore_plan import plan_jobs
 from ..runtime.results_file import Recipe
 from .arguments import (
     AllowHostCode,

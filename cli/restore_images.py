@@ -16,7 +16,8 @@ import typer
 from ..errors import printable
 from ..runtime.earlier_results import skipped_words
 from ..runtime.reports import FailedImage, Report
-from ..runtime.restore_job import RestoreJob, RestorePlan
+from ..runtime.restore_job import RestoreJob
+from ..runtime.restore_plan import RestorePlan
 from ..runtime.restorer import Restorer
 from ..runtime.results_file import Recipe, ResultsFile, as_record
 from ..runtime.tiling.progress import Progress

@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from ..errors import DiskFullError, InputError, KeygraphError
-from ..files import temporary_path, unwritable
+from ..files import unwritable
 from ..runtime.companion_files import content_digest, written_with
 from ..runtime.device.budget import parse_size
 from ..runtime.device.spec import device_for
@@ -24,6 +24,7 @@ from ..runtime.restore_files import run_job
 from ..runtime.restore_job import RestoreJob
 from ..runtime.restorer import Restorer
 from ..runtime.tiling.progress import Progress
+from ..temporary_files import temporary_path
 from ..version import version
 from .cluster import connected, share_of
 from .session import RemoteSession

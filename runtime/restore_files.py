@@ -23,10 +23,12 @@ from .pipeline import overlapped
 from .reports import FailedImage, FileState, Report, file_states, read_states
 from .restore_in_files import goes_through_files, restore_in_files
 from .restore_in_memory import Computed, Decoded, compute, decode, encode
-from .restore_job import RestoreJob, check_places, plan_job
+from .restore_job import RestoreJob
 from .restore_options import RestoreKeywords, RestoreOptions
+from .restore_plan import plan_job
 from .restored import Restored
 from .restorer import Restorer
+from .result_places import check_formats, check_places
 from .tiling.progress import CancelToken, Progress
 
 if TYPE_CHECKING:
@@ -101,7 +103,7 @@ def restore_file(
         Encoding(compression, pyramid),
     )
     check_places([job], [])
-    job.check_formats()
+    check_formats(job)
     return run_job(restorer, job, progress)
 
 

@@ -17,13 +17,13 @@ from ..errors import InputError, KeygraphError
 from ..manifest import IMAGE_INPUT, Manifest
 from .backends.base import ClosableSession, IdentifiedSession, Session, WithBlock, exact_model, resolve_k
 from .backends.micro_batches import MicroBatches
-from .device.budget import MemoryBudget, parse_size
+from .device.budget import parse_size
 from .errors import ClosedError, SessionMemoryError
 from .io.regions import ArrayWriter, RegionWriter
 from .notices import warn
 from .preprocess.arrays import given_images, hint
 from .preprocess.request import Request, expected_channels, make_request
-from .reservation import reserved
+from .reservation import SessionBudget
 from .restore_notices import k_notices, out_of_memory, smaller_choice, tile_notices
 from .restore_options import RestoreKeywords, RestoreOptions
 from .restored import Restored
@@ -63,7 +63,7 @@ class Restorer(WithBlock):
 
     def __init__(self, session: Session, memory: int | str | None = None) -> None:
         self.session = session
-        self._budget = None if memory is None else MemoryBudget(parse_size(memory))
+        self._budget = SessionBudget(session, None if memory is None else parse_size(memory))
         self._batches = MicroBatches(session)
         self._closed = False
 
@@ -301,7 +301,7 @@ class Restorer(WithBlock):
         began = time.perf_counter()
         kept = checkpoint.choice if checkpoint is not None else None
         choice = kept or self.choose_tiles(request.height, request.width, options)
-        with reserved(self._budget, self.session, request, writer, choice, check) as fitting:
+        with self._budget.reserved(request, writer, choice, check) as fitting:
             require_kept_tiles(
                 checkpoint, choice, fitting, "the budget of memory is smaller than that of the earlier run"
             )
@@ -389,7 +389,7 @@ class Restorer(WithBlock):
             The options do not fit the model, the size, or the memory.
         """
         options.check(self.manifest)
-        budget = None if self._budget is None else self._budget.size
+        most = self._budget.run_pixels
         choice = choose(
             self.manifest,
             height,
@@ -397,8 +397,8 @@ class Restorer(WithBlock):
             tile=options.tile,
             overlap=options.overlap,
             batch=options.batch,
-            whole_pixels=whole_pixels(self.manifest, self.session, budget),
-            run_pixels=run_pixels(self.manifest, self.session, budget),
+            whole_pixels=whole_pixels(self.manifest, self.session, most),
+            run_pixels=run_pixels(self.manifest, self.session, most),
             runs_at_a_time=runs_at_a_time(self.session),
         )
         check_fits(self.manifest, self.session, choice)

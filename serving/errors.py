@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ..errors import CancelledError, DiskFullError, InputError, KeygraphError, MissingDependencyError, printable
 from ..runtime.errors import ClosedError, NotFiniteError, SessionMemoryError
-from ..runtime.restore_job import OptionError
+from ..runtime.restore_plan import OptionError
 
 
 class RequestError(Exception):

@@ -15,8 +15,9 @@ from ..errors import InputError, KeygraphError
 from ..runtime.io.input_files import InputFile
 from ..runtime.preprocess.normalization import is_spectrum
 from ..runtime.restore_files import run_job
-from ..runtime.restore_job import RestoreJob, plan_job
+from ..runtime.restore_job import RestoreJob
 from ..runtime.restore_options import RestoreOptions
+from ..runtime.restore_plan import plan_job
 from ..runtime.restorer import Restorer
 from ..runtime.tiling.progress import CancelToken
 from .errors import RequestError, for_clients, refusal

@@ -16,9 +16,9 @@ from keygraph.files import (
     is_regular,
     read_start,
     status,
-    temporary_path,
     unwritable,
 )
+from keygraph.temporary_files import temporary_path
 
 
 @pytest.mark.parametrize("name", ["a.png", "a" * 251 + ".png", "夜" * 83 + ".png", "a." + "b" * 253])

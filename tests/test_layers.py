@@ -22,6 +22,7 @@ _BASE = {
         "manifest",
         "manifest_summary",
         "strict_json",
+        "temporary_files",
         "version",
     ),
 }
@@ -34,7 +35,8 @@ _LAYERS = {
     "errors": set[str](),
     "version": set[str](),
     "installation": set[str](),
-    "files": {"errors"},
+    "temporary_files": set[str](),
+    "files": {"errors", "temporary_files"},
     "forks": {"errors"},
     "strict_json": set[str](),
     "integrity": set[str](),

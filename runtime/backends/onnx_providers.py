@@ -75,6 +75,9 @@ def session_options(threads: int | None = None) -> onnxruntime.SessionOptions:
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL
+    # It would plan one block for all values from the second run of a size on, beside the memory that the first run left
+    # in the arena: KGT and Restormer then take twice the memory, and no less time (docs/measurements/memory.md).
+    options.enable_mem_pattern = False
     if tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= _LIMITS_SPINNING:
         options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN))
     else:

@@ -33,7 +33,7 @@ _BATCHES_IN_FLIGHT = 3
 NO_LIMIT = 2**62
 
 
-def run_pixels(manifest: Manifest, session: Session, budget: int | None = None) -> int:
+def run_pixels(manifest: Manifest, session: Session, most: int = NO_LIMIT) -> int:
     """Return how many pixels one run may have, batch included, so that it fits into memory.
 
     On a CPU the limit is computed in advance, because the operating system kills a process that uses too much memory.
@@ -45,18 +45,15 @@ def run_pixels(manifest: Manifest, session: Session, budget: int | None = None) 
         The model's manifest.
     session
         The session that restores the images.
-    budget
-        Most bytes to use; None for what is free.
+    most
+        Most pixels that a budget allows.
     """
-    limits = (memory.available() if _on_cpu(session) else None, budget)
-    least = min((limit for limit in limits if limit is not None), default=None)
-    if least is None:
-        return NO_LIMIT
-    return int(max(0, least) / _run_bytes_per_pixel(manifest, session))
+    free = memory.available() if on_cpu(session) else None
+    return most if free is None else min(most, int(max(0, free) / run_bytes_per_pixel(manifest, session)))
 
 
-def run_bytes(manifest: Manifest, session: Session, choice: TileChoice, planes: int = 1) -> int:
-    """Return the memory of the host to allow for what runs at a time: the inverse of `run_pixels`.
+def pixels_at_a_time(manifest: Manifest, session: Session, choice: TileChoice, planes: int = 1) -> int:
+    """Return the number of pixels of what runs at a time.
 
     Parameters
     ----------
@@ -73,8 +70,7 @@ def run_bytes(manifest: Manifest, session: Session, choice: TileChoice, planes: 
     tiles = min(max(1, choice.batch // planes), count)
     together = tiles * planes if manifest.shape is None else max(tiles * planes, manifest.shape[0])
     runs = min(runs_at_a_time(session), math.ceil(count / tiles))
-    pixels = together * runs * choice.tile[0] * choice.tile[1]
-    return math.ceil(pixels * _run_bytes_per_pixel(manifest, session))
+    return together * runs * choice.tile[0] * choice.tile[1]
 
 
 def fitted_to_budget(
@@ -83,8 +79,8 @@ def fitted_to_budget(
     choice: TileChoice,
     need: Callable[[TileChoice], int],
     budget: int,
-) -> tuple[TileChoice, int]:
-    """Return a choice that needs at most a budget of memory, and what it needs.
+) -> TileChoice:
+    """Return a choice that needs at most a budget of memory.
 
     Parameters
     ----------
@@ -114,7 +110,7 @@ def fitted_to_budget(
             if not manifest.profiles and max(choice.tile) > least:
                 fitting = replace(choose(manifest, *size, tile=least, batch=1), automatic=True)
     if fitting is not None:
-        return fitting, bytes_needed
+        return fitting
     tile = " x ".join(map(str, choice.tile))
     advice = "" if choice.automatic else ", or choose a smaller tile or auto"
     raise InputError(
@@ -124,7 +120,7 @@ def fitted_to_budget(
     )
 
 
-def whole_pixels(manifest: Manifest, session: Session, budget: int | None = None) -> int:
+def whole_pixels(manifest: Manifest, session: Session, most: int = NO_LIMIT) -> int:
     """Return the number of pixels up to which images are restored whole, unless `run_pixels` is less.
 
     Tiles change the result of a model with global statistics, so its images are restored whole while they fit.
@@ -135,14 +131,14 @@ def whole_pixels(manifest: Manifest, session: Session, budget: int | None = None
         The model's manifest.
     session
         The session that restores the images.
-    budget
+    most
         As for `run_pixels`.
     """
     if not manifest.global_statistics:
         return WHOLE_PIXELS
-    if _on_cpu(session) and (_measured(manifest) is None or memory.available() is None):
+    if on_cpu(session) and (_measured(manifest) is None or memory.available() is None):
         return WHOLE_PIXELS
-    return run_pixels(manifest, session, budget)
+    return run_pixels(manifest, session, most)
 
 
 def check_fits(manifest: Manifest, session: Session, choice: TileChoice) -> None:
@@ -163,7 +159,7 @@ def check_fits(manifest: Manifest, session: Session, choice: TileChoice) -> None
         It does not.
     """
     measured = _measured(manifest)
-    if choice.automatic or measured is None or not _on_cpu(session):
+    if choice.automatic or measured is None or not on_cpu(session):
         return
     runs = min(runs_at_a_time(session), math.ceil(len(choice.plan.tiles) / choice.batch))
     need = measured * choice.tile[0] * choice.tile[1] * choice.batch * runs
@@ -180,16 +176,21 @@ def runs_at_a_time(session: Session) -> int:
     return getattr(session, "streams", 1)
 
 
-def _on_cpu(session: Session) -> bool:
+def on_cpu(session: Session) -> bool:
+    """Return whether a session computes in the memory of the host."""
     device = getattr(session, "device", None)
     return device is None or device.kind == "cpu"
 
 
-def _run_bytes_per_pixel(manifest: Manifest, session: Session) -> float:
-    """Return the bytes of host memory to allow for each pixel of a run."""
-    if _on_cpu(session):
+def run_bytes_per_pixel(manifest: Manifest, session: Session) -> float:
+    """Return the bytes of host memory to allow for each pixel of a run, from what the manifest says."""
+    if on_cpu(session):
         return (_measured(manifest) or _assumed(manifest, session)) / SHARE
-    # The inputs and the result of a batch, for the batches in flight; the network's values are on the GPU.
+    return transfer_bytes_per_pixel(manifest)
+
+
+def transfer_bytes_per_pixel(manifest: Manifest) -> float:
+    """Return the bytes of host memory for each pixel of a run without the network's own values: inputs and results."""
     inputs = sum(given.channels for given in image_inputs(manifest))
     return float(_BATCHES_IN_FLIGHT * 4 * (inputs + manifest.out_channels * manifest.scale**2))
 

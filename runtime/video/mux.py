@@ -121,7 +121,7 @@ def write(
     """
     av = require_av()
     name, _ = container_of(out)
-    options = {}
+    options = {"fflags": "+bitexact"}  # Else Matroska gets random numbers: the same frames gave other bytes each time.
     if name in ("mp4", "mov"):
         # Else libav takes a finer unit than the input's.
         options["video_track_timescale"] = str(encoding.time_base.denominator)

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from ...errors import InputError, KeygraphError
+from ...errors import InputError, KeygraphError, counted
 from ...files import check_place
 from ...version import version
-from ..companion_files import check_outputs, read_with
+from ..companion_files import check_outputs, content_digest
 from ..restore_options import RestoreOptions
 from ..restorer import Restorer
 from .check import check_result
@@ -21,11 +21,14 @@ from .encoder import Encoding, choose, container_of, encode
 from .frames import Frame, FrameRestorer, frame_size
 from .mux import CopyPlan, plan_copies, write
 from .probe import Time, Video, probe, require_av
-from .segments import Job, StoredPacket, content_digest, fingerprint
+from .segments import Job, StoredPacket
 from .source import SourceFrames
 
 #: Frames of a segment by default: what is lost at most when a job is killed. Each segment begins with a key frame.
 SEGMENT = 48
+
+#: Numbers of damaged frames that are listed.
+_LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -196,10 +199,12 @@ def run_video(restorer: Restorer, job: VideoJob, progress: Callable[[int, int], 
     try:
         done = len(folder.finished()) * job.segment
         restore = FrameRestorer(restorer, job.options, job.video.coding, job.encoding.coding, done)
-        frames = _restore_segments(folder, job, restore, progress)
+        frames, lines = _restore_segments(folder, job, restore, progress)
+        if folder.damaged:
+            lines.append("what an earlier run had kept was damaged in part, and is made anew")
         path = folder.result
         write(path, job.target, job.video, job.encoding, job.copies.copied, folder.finished())
-        lines = check_result(path, job.target, job.video, folder.finished())
+        lines += check_result(path, job.target, job.video, folder.finished())
         folder.publish(job.target)
     finally:
         folder.close()
@@ -220,8 +225,8 @@ def run_video(restorer: Restorer, job: VideoJob, progress: Callable[[int, int], 
 
 def _restore_segments(
     folder: Job, job: VideoJob, restore: FrameRestorer, progress: Callable[[int, int], None] | None
-) -> int:
-    """Restore and encode the segments that are not done; return the number of the video's frames."""
+) -> tuple[int, list[str]]:
+    """Restore and encode the segments that are not done; return the number of the video's frames, and notices."""
     with closing(SourceFrames(job.video)) as source:
         done = source.skip(restore.done)
         number = restore.done // job.segment
@@ -233,7 +238,15 @@ def _restore_segments(
                 folder.write(number, packets, segment.extradata)
                 done += segment.frames
                 number += 1
-    return done
+        return done, [_damage(source.damaged)] if source.damaged else []
+
+
+def _damage(frames: list[int]) -> str:
+    listed = ", ".join(map(str, frames[:_LISTED])) + (", ..." if len(frames) > _LISTED else "")
+    return (
+        f"the video is damaged in {counted(len(frames), 'frame')} ({listed}): what cannot be decoded there is guessed "
+        "by the decoder"
+    )
 
 
 class _Segment:
@@ -281,8 +294,8 @@ def _described(
     """Return what decides the result of a job; the keys are words for the user."""
     chosen = {key: value for key, value in asdict(options).items() if key != "scratch"}
     return {
-        "the input": f"{video.path.name}: {fingerprint(video.path)}",
-        "the model": content_digest(read_with(model)),
+        "the input": content_digest(video.path),
+        "the model": content_digest(model),
         "what runs it": restorer.description,
         "the options of restoring": repr(chosen),
         "the options of encoding": repr(encoding),

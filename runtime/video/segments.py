@@ -1,18 +1,20 @@
 """Finished segments of a video on disk, from which the same command goes on after it was stopped.
 
 A job is a folder beside the result. Its ``job.json`` says of what the segments are; a segment is a file of encoded
-packets, which is complete or absent. A process that works on the job holds a lock, which ends with it.
+packets with checksums, which is complete or absent. A process that works on the job holds a lock, which ends with it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
 import os
 import shutil
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -20,11 +22,9 @@ from typing import IO, Any
 from ...errors import InputError, KeygraphError
 from ...files import atomic_path, unwritable
 
-#: Of the head and the tail of a large file that enter its fingerprint.
-_SAMPLE = 1 << 20
-
-#: Of a packet: time stamp, duration, whether it is a key frame, and its bytes, which follow.
-_HEADER = struct.Struct("<qqBQ")
+#: Of a packet: time stamp, duration, whether it is a key frame, and the number of its bytes; then the CRC-32 of this
+#: and of the bytes, which follow.
+_HEADER, _CHECKSUM = struct.Struct("<qqBQ"), struct.Struct("<I")
 
 _SUFFIX = ".packets"
 
@@ -50,7 +50,7 @@ class StoredPacket:
 
 
 class Job:
-    """The folder of a job, locked while it is open.
+    """The folder of a job, locked while it is open. Where no segment is finished it is removed at the end.
 
     Parameters
     ----------
@@ -62,7 +62,12 @@ class Job:
     Raises
     ------
     InputError
-        Another process works on it, or it was begun with other settings.
+        Another process works on it, or segments were finished with other settings.
+
+    Attributes
+    ----------
+    damaged
+        True when a finished segment was not as it had been written: it counts as not done, like all after it.
     """
 
     def __init__(self, out: Path, described: Mapping[str, str]) -> None:
@@ -72,24 +77,40 @@ class Job:
         self._suffix = out.suffix
         self._lock: IO[str] | None = None
         try:
-            self.folder.mkdir(exist_ok=True)
-            self._lock = open(self.folder / "lock", "w", encoding="utf-8")  # noqa: SIM115  # until `close`
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            while self._lock is None:
+                self._lock = self._locked()
         except BlockingIOError:
-            self.close()
             raise InputError(f"another process writes {out} already; wait for it, or choose another name") from None
         except OSError as error:
             raise unwritable(self.folder, error) from error
         try:
-            self._check(out, described)
             for leftover in self.folder.glob(".keygraph-*"):
                 leftover.unlink()
+            self._check(out, described)
+            self.damaged = self._drop_damaged()
         except BaseException:
             self.close()
             raise
 
+    def _locked(self) -> IO[str] | None:
+        """Make the folder and lock it; None where its last holder has removed it in the meantime."""
+        self.folder.mkdir(exist_ok=True)
+        with contextlib.ExitStack() as opened:
+            try:
+                lock = opened.enter_context(open(self.folder / "lock", "w", encoding="utf-8"))
+            except FileNotFoundError:
+                return None
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(lock.fileno()).st_nlink:
+                return None
+            opened.pop_all()
+            return lock
+
     def _check(self, out: Path, described: Mapping[str, str]) -> None:
-        if not self._description.exists():
+        """Check that finished segments are of this job; without any, it is begun anew."""
+        if not self._description.exists():  # It is removed first, and written before any segment.
+            self._remove(self.finished())
+        if not self.finished():
             with atomic_path(self._description) as path:
                 path.write_text(json.dumps(dict(described), indent=1), encoding="utf-8")
             return
@@ -105,11 +126,27 @@ class Job:
                 f"rm -r {self.folder}"
             )
 
+    def _drop_damaged(self) -> bool:
+        """Remove segments from the first damaged one on; return whether there is any."""
+        files = self.finished()
+        damaged = next((number for number, path in enumerate(files) if not _is_whole(path)), None)
+        self._remove([] if damaged is None else files[damaged:])
+        return damaged is not None
+
+    def _remove(self, files: Sequence[Path]) -> None:
+        """Remove the last segments; what is left is without a gap at any time."""
+        for path in reversed(files):
+            path.unlink()
+
     def close(self) -> None:
-        """Release the lock."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        """Release the lock; remove the folder where nothing would be lost with it."""
+        if self._lock is None:
+            return
+        self.result.unlink(missing_ok=True)  # A failed one: it may take the last space of a disk.
+        if not self.finished():
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.close()
+        self._lock = None
 
     @property
     def result(self) -> Path:
@@ -122,8 +159,10 @@ class Job:
             os.replace(self.result, out)
         except OSError as error:
             raise unwritable(out, error) from error
-        self.close()
+        # Under the lock. Without its description nothing else counts.
+        self._description.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
+        self.close()
 
     def finished(self) -> list[Path]:
         """Return the files of the segments that are done, without a gap from the first on."""
@@ -148,7 +187,8 @@ class Job:
         with atomic_path(target) as path, open(path, "wb") as file:
             file.write(hashlib.sha256(extradata).digest())
             for packet in packets:
-                file.write(_HEADER.pack(packet.start, packet.duration, packet.is_keyframe, len(packet.data)))
+                header = _HEADER.pack(packet.start, packet.duration, packet.is_keyframe, len(packet.data))
+                file.write(header + _CHECKSUM.pack(zlib.crc32(packet.data, zlib.crc32(header))))
                 file.write(packet.data)
             file.flush()
             os.fsync(file.fileno())
@@ -158,7 +198,7 @@ class Job:
         return self.folder / f"{number:06d}{_SUFFIX}"
 
 
-def read_segment(path: Path, extradata: bytes | None = None) -> Iterator[StoredPacket]:
+def read_segment(path: Path, extradata: bytes | None = None, *, whole: bool = False) -> Iterator[StoredPacket]:
     """Yield the packets of a segment.
 
     Parameters
@@ -166,7 +206,9 @@ def read_segment(path: Path, extradata: bytes | None = None) -> Iterator[StoredP
     path
         Its file.
     extradata
-        Parameter sets that it must have been encoded with; None to read the times alone.
+        Parameter sets that it must have been encoded with; None to take any.
+    whole
+        Read the bytes of packets, too, as with `extradata`; else the times alone.
 
     Raises
     ------
@@ -174,43 +216,35 @@ def read_segment(path: Path, extradata: bytes | None = None) -> Iterator[StoredP
         The file is damaged, or another build of the encoder made it.
     """
     with open(path, "rb") as file:
+        length = os.fstat(file.fileno()).st_size
         digest = file.read(32)
+        if len(digest) < 32:
+            raise _damaged(path)
         if extradata is not None and digest != hashlib.sha256(extradata).digest():
             raise KeygraphError(
                 f"{path} was encoded by another build of the encoder; begin again after: rm -r {path.parent}"
             )
         while header := file.read(_HEADER.size):
-            if len(header) < _HEADER.size:
+            checksum = file.read(_CHECKSUM.size)
+            if len(checksum) < _CHECKSUM.size:
                 raise _damaged(path)
             start, duration, is_keyframe, size = _HEADER.unpack(header)
-            if extradata is None:
-                data = b""
+            data = b""
+            if extradata is None and not whole:
                 file.seek(size, os.SEEK_CUR)
-            else:
-                data = file.read(size)
-                if len(data) < size:
-                    raise _damaged(path)
+            elif size > length or _CHECKSUM.pack(zlib.crc32(data := file.read(size), zlib.crc32(header))) != checksum:
+                raise _damaged(path)
             yield StoredPacket(start, duration, bool(is_keyframe), data)
 
 
-def fingerprint(path: Path) -> str:
-    """Return words that change with a file: its size, its time, and a digest of its first and last megabyte."""
-    with open(path, "rb") as file:
-        status = os.fstat(file.fileno())
-        digest = hashlib.sha256(file.read(_SAMPLE))
-        file.seek(max(status.st_size - _SAMPLE, 0))
-        digest.update(file.read(_SAMPLE))
-    return f"{status.st_size} bytes, {status.st_mtime_ns} ns, {digest.hexdigest()[:32]}"
-
-
-def content_digest(paths: Iterable[Path]) -> str:
-    """Return the SHA-256 of files, one after the other."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with open(path, "rb") as file:
-            while block := file.read(_SAMPLE):
-                digest.update(block)
-    return digest.hexdigest()
+def _is_whole(path: Path) -> bool:
+    """Return whether a segment is as it was written."""
+    try:
+        for _packet in read_segment(path, whole=True):
+            pass
+    except KeygraphError:
+        return False
+    return True
 
 
 def _damaged(path: Path) -> KeygraphError:

@@ -20,6 +20,11 @@ class SourceFrames:
     ----------
     video
         What `probe` returned.
+
+    Attributes
+    ----------
+    damaged
+        The numbers of the frames, from 1, of which a part could not be decoded: the decoder has guessed it.
     """
 
     def __init__(self, video: Video) -> None:
@@ -31,6 +36,7 @@ class SourceFrames:
         self._frames = decoded(self._container, stream, video.path)
         self._last: int | None = None
         self._number = 0
+        self.damaged: list[int] = []
 
     def close(self) -> None:
         """Close the file."""
@@ -63,6 +69,8 @@ class SourceFrames:
             The file does not say, or no later than the frame before.
         """
         self._number += 1
+        if frame.is_corrupt:
+            self.damaged.append(self._number)
         start = frame.pts if frame.pts is not None else frame.dts
         if start is None or (self._last is not None and start <= self._last):
             what = "has no time" if start is None else "is not shown later than the one before"

@@ -26,8 +26,8 @@ from keygraph.runtime.io.images import Picture
 from keygraph.runtime.io.input_files import InputFile
 from keygraph.runtime.reports import FailedImage, Report
 from keygraph.runtime.restore_files import run_jobs
-from keygraph.runtime.restore_job import plan_jobs
 from keygraph.runtime.restore_options import RestoreOptions
+from keygraph.runtime.restore_plan import plan_jobs
 from keygraph.runtime.results_file import RESULTS_FILE
 
 ModelFile = Callable[..., Path]

@@ -76,8 +76,8 @@ def test_a_large_picture_is_restored_by_all_workers_and_goes_on(
 ) -> None:
     from keygraph.distributed.run import opened, run_jobs
     from keygraph.runtime.io.input_files import InputFile
-    from keygraph.runtime.restore_job import plan_jobs
     from keygraph.runtime.restore_options import RestoreOptions
+    from keygraph.runtime.restore_plan import plan_jobs
 
     monkeypatch.setattr(space, "KEPT_PIXELS", 1)
     monkeypatch.chdir(tmp_path)

@@ -140,8 +140,8 @@ def test_a_picture_is_spread_where_others_would_wait_for_it(
     from keygraph.runtime.io.images import Picture
     from keygraph.runtime.io.input_files import InputFile
     from keygraph.runtime.journal.space import Space
-    from keygraph.runtime.restore_job import plan_job
     from keygraph.runtime.restore_options import RestoreOptions
+    from keygraph.runtime.restore_plan import plan_job
 
     restorer = keygraph.load(make_model("blur"))
     images.write(tmp_path / "a.png", Picture(noise(64, 64)))

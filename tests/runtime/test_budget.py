@@ -15,11 +15,13 @@ from typing import Any
 import keygraph
 import numpy as np
 import pytest
-from keygraph.errors import CancelledError, InputError
+from keygraph.errors import CancelledError, InputError, KeygraphError
 from keygraph.manifest import Manifest
+from keygraph.runtime import reservation
 from keygraph.runtime.device.budget import MemoryBudget, parse_size
 from keygraph.runtime.errors import ClosedError
 from keygraph.runtime.restorer import Restorer
+from keygraph.runtime.tiling.run_memory import measured_bytes_per_pixel
 
 ModelFile = Callable[..., Path]
 MIB = 2**20
@@ -97,6 +99,12 @@ class Counting:
         return images
 
 
+@pytest.fixture
+def assumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Assume what runs take, as where the system does not report memory."""
+    monkeypatch.setattr(reservation, "measured_bytes_per_pixel", lambda session: None)
+
+
 def noise(height: int, width: int) -> Any:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
@@ -109,6 +117,7 @@ def in_threads(restorer: Restorer, images: list[Any]) -> None:
         thread.join()
 
 
+@pytest.mark.usefixtures("assumed")
 def test_runs_at_the_same_time_share_the_budget(make_manifest: Callable[..., Manifest]) -> None:
     """28 KiB per pixel are assumed, over a share of 0.6: 46.7 KiB, and a little for the result."""
     session = Counting(make_manifest())
@@ -119,6 +128,7 @@ def test_runs_at_the_same_time_share_the_budget(make_manifest: Callable[..., Man
     assert both.most == 2 * 64 * 64
 
 
+@pytest.mark.usefixtures("assumed")
 def test_tiles_are_smaller_under_a_budget(make_manifest: Callable[..., Manifest]) -> None:
     image, session = noise(500, 700), Counting(make_manifest())
     assert Restorer(session).restore(image).plan.rows.tile >= 256
@@ -129,6 +139,7 @@ def test_tiles_are_smaller_under_a_budget(make_manifest: Callable[..., Manifest]
     assert batch == 2
 
 
+@pytest.mark.usefixtures("assumed")
 def test_a_budget_that_is_too_small_says_the_least(make_manifest: Callable[..., Manifest]) -> None:
     session = Counting(make_manifest())
     with pytest.raises(
@@ -141,12 +152,14 @@ def test_a_budget_that_is_too_small_says_the_least(make_manifest: Callable[..., 
         Restorer(session, least).restore(noise(500, 700), tile=256)
 
 
+@pytest.mark.usefixtures("assumed")
 def test_colours_of_a_gray_model_count_three_times(make_manifest: Callable[..., Manifest]) -> None:
     session = Counting(make_manifest(in_channels=1, out_channels=1))
     Restorer(session, "700M").restore(noise(100, 100))
     assert session.most * 28 * 1024 / 0.6 <= 700 * MIB
 
 
+@pytest.mark.usefixtures("assumed")
 def test_waiting_ends_when_cancelled_or_closed(
     make_manifest: Callable[..., Manifest], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -192,8 +205,8 @@ def test_waiting_ends_when_cancelled_or_closed(
     assert "MiB of the memory budget of 250 MiB" in caplog.text
 
 
-def test_memory_of_many_threads_stays_within_the_budget(tmp_path: Path) -> None:
-    """A network with 512 feature maps, 4 to 6 KiB per pixel: 8 calls of 192 x 192 pixels take 2 GB without a budget."""
+def write_wide(path: Path) -> None:
+    """Write a network with 512 feature maps: 4 to 6 KiB per pixel."""
     onnx = pytest.importorskip("onnx")
     from conftest import manifest_for
     from keygraph.manifest import METADATA_KEY
@@ -219,8 +232,13 @@ def test_memory_of_many_threads_stays_within_the_budget(tmp_path: Path) -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     helper.set_model_props(model, {METADATA_KEY: manifest_for().to_json()})
-    path = tmp_path / "wide.onnx"
     onnx.save(model, path)
+
+
+def test_memory_of_many_threads_stays_within_the_budget(tmp_path: Path) -> None:
+    """A network with 512 feature maps, 4 to 6 KiB per pixel: 8 calls of 192 x 192 pixels take 2 GB without a budget."""
+    path = tmp_path / "wide.onnx"
+    write_wide(path)
     code = """
         import json, sys, threading
         import numpy as np, keygraph
@@ -251,3 +269,68 @@ def test_memory_of_many_threads_stays_within_the_budget(tmp_path: Path) -> None:
         return int(json.loads(run.stdout))
 
     assert grown("250M") <= 250 * MIB < grown("none")
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_is_allowed_for_a_run_is_near_what_it_takes(tmp_path: Path, threads: int) -> None:
+    """Also from the second run of a size on, and for several at a time."""
+    path = tmp_path / "wide.onnx"
+    write_wide(path)
+    code = """
+        import json, sys, threading
+        import numpy as np, keygraph
+        from keygraph.runtime.device.memory import growth
+        from keygraph.runtime.tiling.run_memory import measured_bytes_per_pixel
+
+        path, threads = sys.argv[1], int(sys.argv[2])
+        session = keygraph.load(path, library=None, threads=1).session
+        if threads == 0:
+            print(json.dumps(measured_bytes_per_pixel(session)))
+            raise SystemExit
+        image = np.zeros((1, 3, 128, 128), np.float32)
+
+        def work():
+            runs = lambda: [session.run(image, None) for _ in range(3)]
+            started = [threading.Thread(target=runs) for _ in range(threads)]
+            for thread in started:
+                thread.start()
+            for thread in started:
+                thread.join()
+
+        print(json.dumps(growth(work) / (threads * 128 * 128)))
+    """
+
+    def run(count: int) -> float:
+        line = [sys.executable, "-c", textwrap.dedent(code), str(path), str(count)]
+        return float(json.loads(subprocess.run(line, capture_output=True, text=True, check=True).stdout))
+
+    # Threads that do not meet in their peaks take less.
+    assert run(threads) <= run(0) <= (1.6 if threads == 1 else 3) * run(threads)
+
+
+def test_a_session_of_one_size_is_measured_with_it(make_manifest: Callable[..., Manifest]) -> None:
+    class Allocating:
+        """A session that takes 20 KiB per pixel, and only images of 64 x 96."""
+
+        description = "allocating"
+
+        def __init__(self) -> None:
+            self.manifest = make_manifest(shape=(2, 64, 96))
+
+        def run(self, images: Any, k: int | None, *extras: Any) -> Any:
+            assert images.shape == (2, 3, 64, 96)
+            np.ones(2 * 64 * 96 * 20 * 1024 // 8).sum()
+            return images
+
+    allowed = measured_bytes_per_pixel(Allocating())
+    assert allowed is not None
+    assert 20 * 1024 < allowed < 30 * 1024
+
+
+def test_a_session_that_cannot_run_is_not_measured(make_manifest: Callable[..., Manifest]) -> None:
+    class Failing(Counting):
+        def run(self, images: Any, k: int | None, *extras: Any) -> Any:
+            raise KeygraphError("no")
+
+    assert measured_bytes_per_pixel(Failing(make_manifest())) is None
+    Restorer(Failing(make_manifest()), "4G")

@@ -17,8 +17,9 @@ from keygraph.runtime.io.images import Picture
 from keygraph.runtime.io.input_files import InputFile, InputHeader
 from keygraph.runtime.preprocess.request import Request
 from keygraph.runtime.restore_files import restore_file
-from keygraph.runtime.restore_job import RestoreJob, plan_jobs
+from keygraph.runtime.restore_job import RestoreJob
 from keygraph.runtime.restore_options import RestoreKeywords, RestoreOptions
+from keygraph.runtime.restore_plan import plan_jobs
 
 ModelFile = Callable[..., Path]
 
@@ -104,7 +105,10 @@ def modules_passed(arguments: list[str], image: Path) -> list[str]:
         names = {name for name in given if carries(frame.f_locals.get(name))}
         module = file.relative_to(ROOT).as_posix()
         # Left out: properties, generators that go on, and the parsing of the command line.
-        accessor = code.co_name in ("size", "height", "width", "has_alpha", "files", "memory_bytes") or frame in begun
+        accessor = (
+            code.co_name in ("size", "height", "width", "has_alpha", "files", "targets", "memory_bytes")
+            or frame in begun
+        )
         begun.add(frame)
         within = module.startswith(
             ("cli/restore", "cli/inputs", "runtime/io/", "runtime/preprocess/", "runtime/tiling/", "runtime/restore")

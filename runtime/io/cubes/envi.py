@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....errors import InputError
-from ....files import temporary_path, unwritable
+from ....files import unwritable
+from ....temporary_files import temporary_file
 from ...companion_files import SAMPLE_SUFFIXES, SAMPLES_SUFFIX, samples_of
 from .contents import Contents, Stored, native, stored
 from .cube import Field
@@ -93,19 +94,17 @@ def write_envi(
     texts = {name: str(field.value) for name, field in (fields or {}).items()}
     rows, columns, bands = pixels.shape
     text = header_text(rows, columns, bands, pixels.dtype, wavelengths, texts)
-    samples, header = temporary_path(path.with_suffix(SAMPLES_SUFFIX)), temporary_path(path)
+    data = path.with_suffix(SAMPLES_SUFFIX)
     try:
-        with samples.open("xb") as file:
-            for band in range(bands):
-                file.write(np.ascontiguousarray(pixels[:, :, band]).data)
-        header.write_text(text, encoding="utf-8")
-        os.replace(samples, path.with_suffix(SAMPLES_SUFFIX))
-        os.replace(header, path)
+        with temporary_file(data) as samples, temporary_file(path) as header:
+            with samples.open("wb") as file:
+                for band in range(bands):
+                    file.write(np.ascontiguousarray(pixels[:, :, band]).data)
+            header.write_text(text, encoding="utf-8")
+            os.replace(samples, data)
+            os.replace(header, path)
     except OSError as error:
         raise unwritable(path, error) from error
-    finally:
-        samples.unlink(missing_ok=True)
-        header.unlink(missing_ok=True)
 
 
 def _value_type(header: EnviHeader) -> np.dtype[Any]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -242,13 +243,13 @@ def test_a_killed_job_goes_on_and_ends_as_if_nothing_had_happened(
         assert changed in capsys.readouterr().err
     assert restore(source, target, make_model("identity"), "--segment", 4) == 2
     assert "the model changed" in capsys.readouterr().err
-    status = source.stat()
-    os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    content = source.read_bytes()
+    source.write_bytes(content + b"\0")
     assert restore(source, target, model, "--segment", 4) == 2
     assert f"the input changed; give the same command and files as before, or begin again after: rm -r {parts}" in (
         capsys.readouterr().err
     )
-    os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
+    source.write_bytes(content)  # At another time, which does not count.
 
     assert restore(source, target, model, "--segment", 4) == 0
     assert "18 frames, 12 of them of an earlier run" in capsys.readouterr().out
@@ -257,6 +258,82 @@ def test_a_killed_job_goes_on_and_ends_as_if_nothing_had_happened(
     assert largest_difference(whole, resumed) == 0
     assert target.read_bytes() == (tmp_path / "whole.mp4").read_bytes()
     assert not parts.exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "emptied", "header"])
+def test_a_damaged_segment_is_made_anew(
+    make_model: ModelFile, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    model, source, target = make_model("blur"), tmp_path / "a.mp4", tmp_path / "b.mp4"
+    write_clip(source, codec="libx264", count=18)
+    assert restore(source, tmp_path / "whole.mp4", model, "--segment", 4) == 0
+    script = [sys.executable, "-c", _KILLED, *map(str, (model, source, target, 15))]
+    assert subprocess.run(script, check=False).returncode == -signal.SIGKILL
+    segment = next(tmp_path.glob(".keygraph-*.parts")) / "000001.packets"
+    content = bytearray(segment.read_bytes())
+    if damage == "flipped":
+        content[-5] ^= 4
+    elif damage == "header":
+        content[34] ^= 1  # The time of its first frame.
+    (segment.parent / "result.mp4").write_text("what a kill left")
+    segment.write_bytes(content[: {"cut": len(content) - 3, "emptied": 0}.get(damage, len(content))])
+    capsys.readouterr()
+    assert restore(source, target, model, "--segment", 4) == 0
+    said = capsys.readouterr().out
+    assert "18 frames, 4 of them of an earlier run" in said
+    assert "what an earlier run had kept was damaged in part, and is made anew" in said
+    assert target.read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+
+
+def test_a_job_without_a_segment_leaves_nothing(
+    make_model: ModelFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What failed or was killed before its first segment does not stand in the way of other options."""
+    from keygraph.runtime.video.segments import Job
+
+    source, target = tmp_path / "a.mkv", tmp_path / "b.mkv"
+    write_clip(source)
+    assert restore(source, target, make_model("bright_nan")) == 1
+    job = Job(target, {})
+    job.result.touch()
+    job.close()
+    assert not list(tmp_path.glob(".keygraph-*"))
+    folder = Job(target, {"the options": "others"}).folder
+    folder.mkdir(exist_ok=True)  # As after a kill.
+    (folder / "job.json").write_text('{"the options": "others"}')
+    assert restore(source, target, make_model("identity")) == 0
+    folder.mkdir()
+    (folder / "000000.packets").write_text("of a job that was complete: its description is removed first")
+    assert restore(source, target, make_model("identity")) == 0
+    assert read_clip(target).times == read_clip(source).times
+    capsys.readouterr()
+
+
+def test_frames_that_are_damaged_are_said(
+    make_model: ModelFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """H.264 decoders fill damaged parts with what they guess, and only mark the frame."""
+    source = tmp_path / "a.mkv"
+    write_clip(source, codec="libx264", size=(64, 96), count=8)
+    with av.open(str(source)) as container:
+        packet = next(one for one in container.demux(video=0) if one.is_keyframe)
+        first = bytes(packet)
+    content = source.read_bytes()
+    start = content.index(first)
+    damaged = bytearray(content)
+    for place in range(start + len(first) // 2, start + len(first), 7):
+        damaged[place] ^= 0xFF
+    source.write_bytes(damaged)
+    assert restore(source, tmp_path / "b.mkv", make_model("identity")) == 0
+    assert re.search(r"the video is damaged in \d frames? \(1[,)]", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".webm"])
+def test_the_same_frames_give_the_same_bytes(make_model: ModelFile, tmp_path: Path, suffix: str) -> None:
+    write_clip(tmp_path / "a.mkv")
+    for name in ("b", "c"):
+        assert restore(tmp_path / "a.mkv", tmp_path / f"{name}{suffix}", make_model("identity")) == 0
+    assert (tmp_path / f"b{suffix}").read_bytes() == (tmp_path / f"c{suffix}").read_bytes()
 
 
 def test_two_processes_do_not_write_one_result(
