@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,5 +34,4 @@ def on_disk(values: Array) -> Array:
             f"cannot keep the images of the comparison in {tempfile.gettempdir()} ({error.strerror or error}); "
             "make room there, name another folder in the environment variable TMPDIR, or compare fewer images at once"
         ) from error
-    array: Array = np.asarray(mapped)
-    return array
+    return cast(Array, np.asarray(mapped))

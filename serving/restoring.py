@@ -19,6 +19,7 @@ from ..runtime.restore_job import RestoreJob
 from ..runtime.restore_options import RestoreOptions
 from ..runtime.restore_plan import plan_job
 from ..runtime.restorer import Restorer
+from ..runtime.result_places import check_formats
 from ..runtime.tiling.progress import CancelToken
 from .errors import RequestError, for_clients, refusal
 from .pictures import FORMATS, check_size, identify
@@ -142,6 +143,6 @@ def _check_tile(tile: int | str, pixels: int) -> None:
 def _check_format(job: RestoreJob, names: Mapping[str, str]) -> None:
     """Check that the format can hold the result."""
     try:
-        job.check_formats()
+        check_formats(job)
     except InputError as error:
         raise RequestError(422, "invalid_parameter", for_clients(str(error), names)) from error

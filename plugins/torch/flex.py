@@ -14,6 +14,9 @@ _BLOCK = 128
 _BLOCK_WORDS = _BLOCK // 32
 #: The least head size that FlexAttention accepts.
 _LEAST_CHANNELS = 16
+#: With another number of nodes than a multiple of this, FlexAttention on a CPU uses memory that nobody has written, and
+#: some rows are wrong or NaN, also without a mask (PyTorch 2.13).
+_LANES = 16
 
 
 def flex_attention(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor | None, scale: float) -> Tensor:
@@ -27,9 +30,12 @@ def flex_attention(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor 
     q, k, v = (t.detach() for t in (q, k, v))  # FlexAttention's backward exists on GPUs only
     value_channels = v.shape[3]
     q, k, v = (torch.nn.functional.pad(t, (0, max(0, _LEAST_CHANNELS - t.shape[3]))) for t in (q, k, v))
+    more = -k.shape[2] % _LANES  # Nodes that are not selected: the graph's bits beyond N are 0.
+    k, v = (torch.nn.functional.pad(t, (0, 0, 0, more)) for t in (k, v))
     score = None
     if bias is not None:
-        added = bias.detach() if bias.dim() == 4 else bias.detach().unsqueeze(0)
+        added = torch.nn.functional.pad(bias.detach(), (0, more))
+        added = added if added.dim() == 4 else added.unsqueeze(0)
         windows = added.shape[0]
 
         def score(value: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:

@@ -130,6 +130,19 @@ def test_flex_gives_the_reference_result(windows: int | None) -> None:
         torch.testing.assert_close(key_graph_attention(q, k, v, graph, added), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("windows", [None, (2,)], ids=["plain", "bias per window"])
+def test_flex_reads_no_memory_that_nobody_has_written(windows: tuple[int, ...] | None) -> None:
+    """40 nodes, no multiple of what a CPU computes at once; memory that was used before holds NaN."""
+    q, k, v, graph, bias, scale, _ = arguments(windows)
+    expected = key_graph_attention(q, k, v, graph, bias, scale)
+    with use_attention("flex"):
+        for _ in range(5):
+            used = [torch.full((size,), torch.nan) for size in (100, 1000, 10_000, 30_000, 100_000)]
+            del used
+            result = key_graph_attention(q, k, v, graph, bias, scale)
+            torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_flex_skips_blocks_without_a_bit() -> None:
     selected = torch.zeros(1, 1, 300, 520, dtype=torch.bool)
     selected[0, 0, 5, 400] = selected[0, 0, 299, 0] = selected[0, 0, 299, 519] = True
