@@ -10,4 +10,5 @@ from restore_stream import SOURCE, compile_program
 
 @pytest.fixture(scope="session")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_program(SOURCE, tmp_path_factory.mktemp("cpp") / "restore_stream")
+    compiled: Path = compile_program(SOURCE, tmp_path_factory.mktemp("cpp") / "restore_stream")
+    return compiled
