@@ -37,6 +37,13 @@ _CLIENT_GONE = 499
 
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
+#: Parameter -> what it may be.
+_CHOICES = {
+    "k": "a whole number from 1 on",
+    "tile": "pixels, or none or auto",
+    "format": f"one of {', '.join(FORMATS)}",
+}
+
 
 class Parameters(BaseModel):
     """The parameters of a request to restore."""
@@ -189,6 +196,7 @@ def make_app(restorer: Restorer, name: str, queue: Queue, settings: Settings) ->
     async def restore_image(request: Request, parameters: Annotated[Parameters, Query()]) -> Response:
         """Restore an image: the body, or the field `image` of a form. The answer is the restored image."""
         began = time.perf_counter()
+        _check_once(request)
         options = RestoreOptions(parameters.k, tile=parameters.tile, batch=settings.max_batch)
         try:
             options.check(restorer.manifest)
@@ -287,6 +295,14 @@ async def _gone(request: Request) -> None:
         pass
 
 
+def _check_once(request: Request) -> None:
+    """Check that no parameter is given twice, since one of its values would count for nothing."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
+        if names.count(name) > 1:
+            raise RequestError(422, "invalid_parameter", f"{printable(name)} is given {names.count(name)} times")
+
+
 def _key_check(expected: str) -> Callable[..., Any]:
     """Return the dependency of requests that need a key."""
 
@@ -319,8 +335,8 @@ async def _invalid(request: Request, error: Exception) -> Response:
     name = printable(str(fault["loc"][1])) if len(fault["loc"]) > 1 else "the request"
     if fault["type"] == "extra_forbidden":
         message = f"there is no parameter {name}; the parameters are {', '.join(Parameters.model_fields)}"
-    elif name == "tile":
-        message = f"tile is {fault['input']!r}; give pixels, or none or auto"
+    elif name in _CHOICES:
+        message = f"{name} is {fault['input']!r}; give {_CHOICES[name]}"
     else:
         message = f"{name} is {fault['input']!r}: {fault['msg']}"
     return await _refused(request, RequestError(422, "invalid_parameter", message))

@@ -80,4 +80,5 @@ def for_clients(message: str, names: Mapping[str, str]) -> str:
     """Return a message with names for clients in the place of this machine's paths; see `refusal`."""
     for path, name in names.items():
         message = message.replace(path, name)
-    return message
+    # "FILE: the image holds NaN" has the name of the image twice now.
+    return message.removeprefix("the image: ") if message.startswith("the image: the image ") else message

@@ -36,8 +36,9 @@ class Frame:
     metrics
         Counts answers and refusals.
     any_host
-        False to answer only to names of the loopback interface. Without a key, a page of another site could else reach
-        the service through a name of its own that it lets point to this machine.
+        False to answer only to names of the loopback interface, and not to pages of other sites. Without a key, such a
+        page could else let the service compute, or read its answers through a name of its own that it lets point to
+        this machine.
     host
         A further name to answer to.
     """
@@ -58,20 +59,29 @@ class Frame:
                 self._count(scope, message["status"])
             await send(message)
 
-        if self._any_host or self._is_ours(scope):
+        refusal = None if self._any_host else self._refusal(scope)
+        if refusal is None:
             await self._app(scope, receive, framed)
             return
-        body = json.dumps(
-            {"error": {"code": "unknown_host", "message": "this service answers to localhost and 127.0.0.1 only"}}
-        ).encode()
+        body = json.dumps({"error": {"code": refusal[1], "message": refusal[2]}}).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await framed({"type": "http.response.start", "status": 421, "headers": headers})
+        await framed({"type": "http.response.start", "status": refusal[0], "headers": headers})
         await framed({"type": "http.response.body", "body": body})
 
-    def _is_ours(self, scope: Scope) -> bool:
-        given = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
+    def _refusal(self, scope: Scope) -> tuple[int, str, str] | None:
+        """Return status, code and message for a request that may come from a page of another site."""
+        given = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        if not self._is_ours(f"//{given.get(b'host', '')}"):
+            return 421, "unknown_host", "this service answers to localhost and 127.0.0.1 only"
+        origin = given.get(b"origin")
+        foreign = given.get(b"sec-fetch-site") == "cross-site" or (origin is not None and not self._is_ours(origin))
+        if foreign and scope["method"] not in ("GET", "HEAD"):  # A link to the page is no harm.
+            return 403, "foreign_origin", "without a key, this service restores nothing for pages of other sites"
+        return None
+
+    def _is_ours(self, address: str) -> bool:
         try:
-            return urlsplit(f"//{given}").hostname in self._names
+            return urlsplit(address).hostname in self._names
         except ValueError:
             return False
 

@@ -89,7 +89,10 @@ def check_size(file: Path, name: str, most: int) -> int:
     with vips_errors(file):
         # By its header: `open_file` decodes a little of some files.
         source = pyvips.Source.new_from_file(os.fsencode(file))
-        image = getattr(pyvips.Image, f"{name}load_source")(source, access="sequential")
+        try:
+            image = getattr(pyvips.Image, f"{name}load_source")(source, access="sequential")
+        except pyvips.Error:  # Damage, or samples that libvips does not know and `open_file` reads without it.
+            image = open_file(file).image
         pixels = image.width * image.height
         if pixels > most:
             raise RequestError(

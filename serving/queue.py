@@ -49,7 +49,7 @@ class Queue:
         self._folder = Path(tempfile.mkdtemp(prefix="keygraph-serve-", dir=folder))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="keygraph-serve")
         self._accepted = 0
-        self._seconds = 1.0
+        self._seconds: float | None = None
         self._stopping, self._expired = False, asyncio.Event()
         #: Whether requests that were accepted were ended when the service was stopped.
         self.cut_short = False
@@ -75,7 +75,7 @@ class Queue:
         if self._stopping:
             raise stopping()
         if self._accepted >= self._most:
-            seconds = math.ceil(max(1.0, self._accepted * self._seconds / self.threads / 2))
+            seconds = math.ceil(max(1.0, self._accepted * (self._seconds or 1.0) / self.threads / 2))
             raise RequestError(
                 429,
                 "too_many_requests",
@@ -102,7 +102,7 @@ class Queue:
 
     def worked(self, seconds: float) -> None:
         """Count the time of a restoration, by which clients are told when to try again."""
-        self._seconds += _RECENT * (seconds - self._seconds)
+        self._seconds = seconds if self._seconds is None else self._seconds + _RECENT * (seconds - self._seconds)
 
     def stop(self, grace: float) -> None:
         """Accept no more requests, and end after so many seconds those that are not finished."""

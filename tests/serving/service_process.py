@@ -46,11 +46,16 @@ class Service:
             self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=log, env=self._environment)
         address = re.compile(r"at (http://\S+)/\n")  # to the line's end: it may be written in pieces
         until(lambda: address.search(self.log.read_text()) or self.process.poll() is not None, "the service started")
-        found = address.search(self.log.read_text())
-        assert found is not None, self.log.read_text()
-        self.url = found[1]
-        self.client = httpx.Client(base_url=self.url, timeout=LONG)
-        until(self._answers, "the service answers")
+        try:
+            found = address.search(self.log.read_text())
+            assert found is not None, self.log.read_text()
+            self.url = found[1]
+            self.client = httpx.Client(base_url=self.url, timeout=LONG)
+            until(self._answers, "the service answers")
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
         return self
 
     def _answers(self) -> bool:

@@ -16,6 +16,7 @@ import malformed_files
 import numpy as np
 import pytest
 import pyvips
+import tifffile
 from keygraph.runtime.restore_files import restore_file
 from keygraph.runtime.restorer import Restorer
 from PIL import Image
@@ -23,6 +24,7 @@ from service_process import Service, error_of, until
 from tiny_kgt import Tiny
 
 MOST_PIXELS, MOST_BYTES = 100_000, 300_000
+MEDIA = {"Content-Type": "application/octet-stream"}
 
 
 @pytest.fixture(scope="module")
@@ -226,12 +228,13 @@ def test_the_limit_on_bytes(service: Service) -> None:
     [
         ({"k": 0}, "k is '0'"),
         ({"k": 65}, "k is 65; it must be a whole number from 1 to 64"),
-        ({"k": "nan"}, "k is 'nan'"),
+        ({"k": "nan"}, "k is 'nan'; give a whole number from 1 on"),
+        ({"k": ""}, "k is ''; give a whole number from 1 on"),
         ({"k": 10**30}, "k is"),
         ({"tile": 7}, "multiple of 8"),
         ({"tile": "all"}, "tile is 'all'; give pixels, or none or auto"),
         ({"tile": -8}, "tile is '-8'"),
-        ({"format": "gif"}, "format is 'gif'"),
+        ({"format": "gif"}, "format is 'gif'; give one of png, jpeg, tiff, webp"),
         ({"K": 8}, "no parameter K; the parameters are k, tile, format"),
     ],
 )
@@ -282,6 +285,39 @@ def test_other_addresses(service: Service) -> None:
     assert error_of(service.client.get("/v1/model", headers={"Host": "rebound.example"})) == (421, "unknown_host")
     assert service.client.get("/healthz").json() == {"status": "ok"}
     assert service.client.get("/readyz").json() == {"status": "ready"}
+
+
+def test_pages_of_other_sites_get_nothing_restored(service: Service) -> None:
+    def sent(**headers: str) -> httpx.Response:
+        return service.client.post("/v1/restore", content=IMAGES["rgb.png"], headers={**MEDIA, **headers})
+
+    assert error_of(sent(Origin="http://evil.example")) == (403, "foreign_origin")
+    assert error_of(sent(Origin="null")) == (403, "foreign_origin")
+    assert error_of(sent(**{"Sec-Fetch-Site": "cross-site"})) == (403, "foreign_origin")
+    assert sent(Origin=service.url, **{"Sec-Fetch-Site": "same-origin"}).status_code == 200
+    assert service.client.get("/", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 200  # A link.
+
+
+def test_a_parameter_that_is_given_twice_is_refused(service: Service) -> None:
+    response = service.client.post("/v1/restore?k=8&k=16", content=IMAGES["rgb.png"], headers=MEDIA)
+    assert error_of(response) == (422, "invalid_parameter")
+    assert response.json()["error"]["message"] == "k is given 2 times"
+
+
+def test_samples_that_libvips_does_not_read(service: Service) -> None:
+    """64-bit floating point, which `keygraph restore` reads."""
+    values = np.random.default_rng(0).random((40, 56, 3))
+    assert service.restore(tiff(values)).status_code == 200
+    values[3, 5] = np.nan
+    response = service.restore(tiff(values))
+    assert error_of(response) == (422, "invalid_image")
+    assert response.json()["error"]["message"].startswith("the image holds NaN")
+
+
+def tiff(values: np.ndarray[Any, Any]) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, values, photometric="rgb")
+    return file.getvalue()
 
 
 def test_the_page_runs_scripts_of_the_service_only(service: Service) -> None:
