@@ -41,7 +41,7 @@ def check(model: Model, folder: Path) -> None:
         raise InputError(f"cannot write to {folder}: {error.strerror}; choose another place with -o") from error
     if room < need:
         raise InputError(
-            f"{folder} has {memory.mebibytes(room)} free, and an engine needs about {memory.mebibytes(need)}; make "
+            f"{folder} has {memory.bytes_text(room)} free, and an engine needs about {memory.bytes_text(need)}; make "
             "room, choose another place with -o, or skip this check with --no-preflight"
         )
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from ...errors import InputError
-from .memory import mebibytes
+from .memory import bytes_text
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class MemoryBudget:
             try:
                 waits = self._must_wait(place, need)
                 if waits:
-                    _log.debug("waits for %s of the memory budget of %s", mebibytes(need), mebibytes(self.size))
+                    _log.debug("waits for %s of the memory budget of %s", bytes_text(need), bytes_text(self.size))
                 while self._must_wait(place, need):
                     self._changed.wait(_POLL)
                     check()
@@ -95,7 +95,7 @@ class MemoryBudget:
                 self._changed.notify_all()
         try:
             if waits:
-                _log.info("waited %.3f s for %s of the memory budget", time.monotonic() - began, mebibytes(need))
+                _log.info("waited %.3f s for %s of the memory budget", time.monotonic() - began, bytes_text(need))
             yield
         finally:
             with self._changed:

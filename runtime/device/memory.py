@@ -99,7 +99,9 @@ def require(need: int, purpose: str, advice: str) -> None:
     """
     free = available()
     if free is not None and free < need:
-        raise InputError(f"{purpose} needs about {mebibytes(need)} of memory, and {mebibytes(free)} are free; {advice}")
+        raise InputError(
+            f"{purpose} needs about {bytes_text(need)} of memory, and {bytes_text(free)} are free; {advice}"
+        )
 
 
 def bytes_per_pixel(run: Callable[[int], object], multiple: int, pixels: int) -> float | None:
@@ -154,9 +156,9 @@ def _up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def mebibytes(size: float) -> str:
+def bytes_text(size: float) -> str:
     """Return a size in bytes as text."""
-    return f"{size / 2**20:,.0f} MiB"
+    return f"{size / 2**20:,.0f} MiB" if size >= 2**20 else f"{size / 2**10:,.0f} KiB"
 
 
 def _of_machine(file: Path) -> int | None:

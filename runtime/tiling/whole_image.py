@@ -114,9 +114,9 @@ def fitted_to_budget(
     tile = " x ".join(map(str, choice.tile))
     advice = "" if choice.automatic else ", or choose a smaller tile or auto"
     raise InputError(
-        f"an image of {size[0]} x {size[1]} in tiles of {tile} needs about {memory.mebibytes(bytes_needed)} of memory, "
-        f"and the budget is {memory.mebibytes(budget)}; give --memory {math.ceil(bytes_needed / 2**20)}M (in Python: "
-        f"memory=) or more{advice}"
+        f"an image of {size[0]} x {size[1]} in tiles of {tile} needs about {memory.bytes_text(bytes_needed)} of "
+        f"memory, and the budget is {memory.bytes_text(budget)}; give --memory {math.ceil(bytes_needed / 2**20)}M (in "
+        f"Python: memory=) or more{advice}"
     )
 
 
@@ -166,7 +166,7 @@ def check_fits(manifest: Manifest, session: Session, choice: TileChoice) -> None
     if (free := memory.available()) is not None and CERTAIN * need > free:
         pixels = f"{runs * choice.batch} x {choice.tile[0]} x {choice.tile[1]} pixels"
         raise InputError(
-            f"{pixels} at once need about {memory.mebibytes(need)} of memory, and {memory.mebibytes(free)} are free; "
+            f"{pixels} at once need about {memory.bytes_text(need)} of memory, and {memory.bytes_text(free)} are free; "
             "leave tile and batch out, or choose smaller ones"
         )
 

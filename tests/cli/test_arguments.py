@@ -28,6 +28,10 @@ OWN = {
     ("export", "--input"),
     ("export", "--json"),
     ("export", "--k"),
+    ("serve", "--scratch"),
+    ("serving-repository", "--batch"),
+    ("serving-repository", "--device"),
+    ("serving-repository", "--k"),
 }
 
 

@@ -51,13 +51,14 @@ def test_a_budget_of_memory(make_model: ModelFile, tmp_path: Path, capsys: pytes
     files = ["restore", tmp_path / "a.png", "-o", tmp_path / "b.png", "--model", make_model("identity"), "--quiet"]
     assert run(*files, "--memory", "4 GB") == 2
     assert "the memory budget is '4 GB'; give a number with the unit K, M or G, such as 4G" in capsys.readouterr().err
-    assert run(*files, "--memory", "10M") == 2
+    assert run(*files, "--memory", "100K") == 2
     said = capsys.readouterr().err
     assert "a.png: an image of 200 x 300 in tiles of 64 x 64 needs about " in said
     assert not (tmp_path / "b.png").exists()
     least = said.split("--memory ")[1].split()[0]
     assert run(*files[:-1], "--memory", least, "--json") == 0
-    assert json.loads(capsys.readouterr().out)["tile"] == [64, 64]
+    height, width = json.loads(capsys.readouterr().out)["tile"]
+    assert 64 <= height == width < 200
     np.testing.assert_array_equal(images.read(tmp_path / "b.png").pixels, pixels)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import keygraph
 import numpy as np
 import pytest
+from interruptions import heed_interruptions
 from keygraph.cli import main
 from keygraph.runtime.io import cubes, images
 from keygraph.runtime.io.cubes import Cube
@@ -220,7 +221,7 @@ def blocked(command: list[object]) -> Iterator[subprocess.Popen[bytes]]:
     read, write = os.pipe()
     fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, SMALLEST_PIPE)
     arguments = [sys.executable, "-m", "keygraph", *map(str, command)]
-    process = subprocess.Popen(arguments, stdout=write, stderr=subprocess.PIPE)
+    process = subprocess.Popen(arguments, stdout=write, stderr=subprocess.PIPE, preexec_fn=heed_interruptions)
     os.close(write)
     process.stdout = os.fdopen(read, "rb")
     try:

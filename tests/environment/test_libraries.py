@@ -89,6 +89,9 @@ def test_a_library_that_computes_wrongly_is_a_failure(monkeypatch: pytest.Monkey
         def register_custom_ops_library(self, _path: str) -> None:
             pass
 
+        def add_session_config_entry(self, _name: str, _value: str) -> None:
+            pass
+
     monkeypatch.setattr(onnxruntime, "InferenceSession", Wrong)
     monkeypatch.setattr(onnxruntime, "SessionOptions", Options)
     with pytest.raises(RuntimeError, match=r"gives \[3, 6\] where \[3, 5\]"):

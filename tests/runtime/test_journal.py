@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interruptions import heed_interruptions
 from keygraph.cli import main
 from keygraph.errors import InputError
 from keygraph.runtime import restore_in_files
@@ -99,7 +100,8 @@ def stopping(restorer: Restorer, runs: int, error: type[BaseException] = Stopped
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", COMMAND, "restore", *arguments]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=folder, text=True, preexec_fn=heed_interruptions, **pipes)
 
 
 def records(target: Path) -> int:

@@ -303,10 +303,10 @@ def test_restore_and_compare(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureF
 LITTLE_MEMORY = """
 import resource, sys
 import keygraph, keygraph.runtime.restorer
-model, mebibytes = sys.argv[1:]
+model, bytes_text = sys.argv[1:]
 with open("/proc/self/statm") as file:
     now = int(file.read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (now + (int(mebibytes) << 20),) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (now + (int(bytes_text) << 20),) * 2)
 try:
     keygraph.load(model, provider="openvino", library=None, threads=1)
 except keygraph.KeygraphError as error:
@@ -315,9 +315,9 @@ except keygraph.KeygraphError as error:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits a process's memory as Linux does")
-@pytest.mark.parametrize("mebibytes", [20, 60])
-def test_too_little_memory_is_said_in_one_line(make_model: ModelFile, mebibytes: int) -> None:
-    command = [sys.executable, "-c", LITTLE_MEMORY, str(make_model("blur")), str(mebibytes)]
+@pytest.mark.parametrize("bytes_text", [20, 60])
+def test_too_little_memory_is_said_in_one_line(make_model: ModelFile, bytes_text: int) -> None:
+    command = [sys.executable, "-c", LITTLE_MEMORY, str(make_model("blur")), str(bytes_text)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()

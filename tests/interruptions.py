@@ -1,0 +1,8 @@
+"""Commands that tests interrupt."""
+
+import signal
+
+
+def heed_interruptions() -> None:
+    """Undo, in a new process, what a shell does with commands in the background: they and their children ignore Ctrl+C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
