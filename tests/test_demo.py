@@ -104,3 +104,8 @@ def test_the_demo_writes_what_it_says(tmp_path: Path) -> None:
     assert f"{summary['psnr_output']:.2f} dB" in run.stdout
     names = {path.name for path in tmp_path.iterdir()}
     assert names >= {"kgt-denoise.onnx", "side-by-side.png", "noisy.png", "restored.png", "clean.png", "summary.txt"}
+    restormer = summary["restormer"]
+    assert restormer["psnr_output"] - summary["psnr_input"] >= 9
+    assert restormer["parity_psnr"] >= 90
+    assert restormer["tiles_psnr"]["exact"] >= 90 > restormer["tiles_psnr"]["tile"] > 40
+    assert names >= {"restormer-glmha-denoise.onnx", "side-by-side-restormer.png", "tiles-restormer.png"}

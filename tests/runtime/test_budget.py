@@ -208,9 +208,9 @@ def test_waiting_ends_when_cancelled_or_closed(
 def write_wide(path: Path) -> None:
     """Write a network with 512 feature maps: 4 to 6 KiB per pixel."""
     onnx = pytest.importorskip("onnx")
-    from conftest import manifest_for
     from keygraph.manifest import METADATA_KEY
     from onnx import helper, numpy_helper
+    from small_models import manifest_for
 
     rng = np.random.default_rng(0)
     weights: dict[str, Any] = {

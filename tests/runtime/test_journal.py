@@ -161,7 +161,7 @@ def test_any_tiles_go_on(
     scale: int,
     stops: list[int],
 ) -> None:
-    from conftest import manifest_for, model_bytes
+    from small_models import manifest_for, model_bytes
 
     folder = tmp_path_factory.mktemp("job")
     manifest = manifest_for(scale=scale)

@@ -15,11 +15,11 @@ import httpx
 import numpy as np
 import pytest
 from browser import key
-from conftest import manifest_for, model_bytes
 from keygraph.manifest import Neighbours
 from keygraph.runtime.io import images
 from keygraph.runtime.io.images import Picture
 from service_process import Service, until
+from small_models import manifest_for, model_bytes
 
 API_KEY = "0123456789abcdef"
 HEIGHT, WIDTH = 40, 56
