@@ -518,3 +518,20 @@ def test_manifests_hold_what_was_measured(make_manifest: MakeManifest) -> None:
     import json
 
     assert from_json(json.dumps(older), "test").statistics is None
+
+
+def test_no_map_is_kept_in_bfloat16_which_numpy_has_not(tmp_path: Path) -> None:
+    """As a file in bf16 runs on a CPU: in float32, rounded after every step."""
+    torch = pytest.importorskip("torch")
+    from keygraph.export import export
+    from keygraph.models import load_checkpoint, save_checkpoint
+    from keygraph.models.restormer import Restormer
+    from tiny_channel_attention import CSA
+
+    torch.manual_seed(0)
+    save_checkpoint(tmp_path / "net.ckpt", Restormer(CSA))
+    export(load_checkpoint(tmp_path / "net.ckpt"), tmp_path / "net.onnx", precision="bf16", verification=False)
+    with load(tmp_path / "net.onnx") as restorer:
+        image = np.random.default_rng(0).random((64, 80, 3), np.float32)
+        whole = restorer(image, tile="none")
+        assert psnr(restorer(image, tile=32, global_statistics="exact"), whole, (0, 1)) > 40

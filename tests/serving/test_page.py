@@ -151,8 +151,13 @@ def test_the_last_of_two_pictures_counts_though_the_first_takes_longer(page: Pag
     page.drop(folder / "big.png")
     page.drop(folder / "a.png")
     page.restored()
+    page.js(
+        "const status = document.getElementById('status'); window.said = [];"
+        "new MutationObserver(() => window.said.push(status.textContent))"
+        ".observe(status, {childList: true, characterData: true, subtree: true})"
+    )
     page.js("document.getElementById('k').dispatchEvent(new Event('input'))")  # a round trip later
-    page.wait("return document.getElementById('status').textContent.startsWith('Restoring a.png')")
+    page.wait("return window.said.some((line) => line.startsWith('Restoring a.png'))")
     page.restored()
     assert page.find("#facts").text.startswith(f"a.png · {WIDTH} × {HEIGHT} pixels")
     assert page.js("return document.getElementById('before').naturalWidth") == WIDTH

@@ -97,7 +97,7 @@ class SweepModel:
 
 def stored(name: str) -> str:
     """Return the name of a feature as an input or output, [rows, columns, channels]."""
-    return f"{name}/stored"
+    return f"{name}/feature"
 
 
 def part(name: str, row: int = 0, column: int = 0) -> str:

@@ -269,7 +269,11 @@ def _wider(one: Reach, other: Reach) -> Reach:
 
 
 def _storable(locality: Locality, name: str) -> bool:
-    return is_map(locality.layouts[name]) and name not in locality.expanded
+    from onnx import TensorProto
+
+    # Engines hand values over as NumPy's arrays, which has no bfloat16.
+    exchanged = locality.graph.types[name] != TensorProto.BFLOAT16
+    return exchanged and is_map(locality.layouts[name]) and name not in locality.expanded
 
 
 def _feature(locality: Locality, name: str) -> Feature:
