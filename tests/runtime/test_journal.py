@@ -100,8 +100,8 @@ def stopping(restorer: Restorer, runs: int, error: type[BaseException] = Stopped
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", COMMAND, "restore", *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=folder, text=True, preexec_fn=heed_interruptions, **pipes)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=folder, stdout=pipe, stderr=pipe, text=True, preexec_fn=heed_interruptions)
 
 
 def records(target: Path) -> int:

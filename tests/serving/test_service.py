@@ -289,7 +289,10 @@ def test_other_addresses(service: Service) -> None:
 
 def test_pages_of_other_sites_get_nothing_restored(service: Service) -> None:
     def sent(**headers: str) -> httpx.Response:
-        return service.client.post("/v1/restore", content=IMAGES["rgb.png"], headers={**MEDIA, **headers})
+        answer: httpx.Response = service.client.post(
+            "/v1/restore", content=IMAGES["rgb.png"], headers={**MEDIA, **headers}
+        )
+        return answer
 
     assert error_of(sent(Origin="http://evil.example")) == (403, "foreign_origin")
     assert error_of(sent(Origin="null")) == (403, "foreign_origin")
