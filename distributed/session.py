@@ -74,7 +74,7 @@ class RemoteSession:
         Parts may end in any order; the workers are ahead of the tile that is needed next by a bounded number of parts.
         """
         assert isinstance(checkpoint, JobFolder)
-        count = len(choice.plan.tiles)
+        count = choice.plan.count
         size = part_size(count, tiles_together(choice, request.channels.planes), len(self._workers))
         ahead = size * self._workers.most_calls
         height, width = choice.plan.rows.tile, choice.plan.columns.tile

@@ -285,7 +285,7 @@ def _report(restorer: Restorer, job: RestoreJob, restored: Restored, seconds: fl
         height=job.size[0],
         width=job.size[1],
         k=restored.k,
-        tiles=len(restored.plan.tiles),
+        tiles=restored.plan.count,
         tile=restored.tile,
         overlap=restored.overlap,
         batch=restored.batch,

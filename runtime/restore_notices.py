@@ -56,7 +56,7 @@ def k_notices(manifest: Manifest, k: int | None) -> list[str]:
 
 def tile_notices(manifest: Manifest, choice: TileChoice) -> list[str]:
     """Return notices about what blended tiles change."""
-    if len(choice.plan.tiles) == 1:
+    if choice.plan.count == 1:
         return []
     notices = []
     if manifest.global_statistics:

@@ -235,7 +235,7 @@ def plan_job(
         output_files.check_encoding(target, size, dtype, as_cube, encoding)
     except InputError as error:
         raise OptionError(str(error)) from None
-    tiled = len(choice.plan.tiles) > 1 and not (headers or preview is not None or header.is_cube or as_cube)
+    tiled = choice.plan.count > 1 and not (headers or preview is not None or header.is_cube or as_cube)
     return RestoreJob(
         image=header,
         inputs=headers,

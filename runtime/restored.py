@@ -23,7 +23,7 @@ class Restored:
     k
         Neighbours of each node; None for a model without a key graph.
     plan
-        The tiles; ``len(plan.tiles) == 1`` for a whole image. Exact tiles are listed without their halos.
+        The tiles; ``plan.count == 1`` for a whole image. Exact tiles are listed without their halos.
     tile
         Height and width of a tile in pixels, with the halo of an exact one.
     overlap

@@ -309,7 +309,7 @@ class Restorer(WithBlock):
         _log.debug(
             "restored %d x %d in %.3f s: tiles %d of %s, batch %d",
             *(request.height, request.width, time.perf_counter() - began),
-            *(len(restored.plan.tiles), restored.tile, restored.batch),
+            *(restored.plan.count, restored.tile, restored.batch),
         )
         return restored
 
@@ -344,7 +344,7 @@ class Restorer(WithBlock):
                     grid = restore_exactly(exact, manifest, request, writer, side, folder, progress)
                     plan, tile, overlap = grid.plan, grid.tile, grid.overlap
                 else:
-                    alone = len(choice.plan.tiles) == 1
+                    alone = choice.plan.count == 1
                     session = self._batches.joined(choice.batch) if alone else self.session
                     restore_tiles(session, request, writer, choice, k, progress, checkpoint)
                     plan, overlap = choice.plan, choice.overlap
@@ -366,7 +366,7 @@ class Restorer(WithBlock):
             k=k if k is not None or neighbours is None else neighbours.default,
             plan=plan,
             tile=tile,
-            overlap=overlap if len(plan.tiles) > 1 else 0,
+            overlap=overlap if plan.count > 1 else 0,
             batch=choice.batch,
             padded=(plan.rows.length, plan.columns.length) != (height, width),
             sweeps=len(exact.plan.sweeps) if exact is not None else 0,
@@ -416,7 +416,7 @@ class Restorer(WithBlock):
 
     def _exact_model(self, choice: TileChoice, options: RestoreOptions, notices: list[str]) -> ExactModel | None:
         """Return the model for exact tiles, or None where the image is not tiled or exact tiles are not possible."""
-        if len(choice.plan.tiles) == 1 or not self.manifest.global_statistics or options.global_statistics == "tile":
+        if choice.plan.count == 1 or not self.manifest.global_statistics or options.global_statistics == "tile":
             return None
         try:
             return exact_model(self.session)

@@ -135,7 +135,7 @@ def check_places(jobs: Sequence[RestoreJob], read: Iterable[Path], also: Sequenc
         return
     replaced = sum(file.stat().st_size for job in jobs for file in written_with(job.target) if os.path.exists(file))
     sizes = [job.result_bytes for job in jobs]
-    results = "the result needs" if len(jobs) == 1 else f"the {len(jobs)} results need"
+    results = f"the result of {jobs[0].image.file} needs" if len(jobs) == 1 else f"the {len(jobs)} results need"
     # A result is complete before it replaces an earlier one. One at a time is worked on.
     needed = max(max(sizes), sum(sizes) - replaced)
     needed += max((job.space.beside - occupied(job.target) for job in jobs if job.space is not None), default=0)

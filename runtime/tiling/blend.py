@@ -55,6 +55,11 @@ class Plan:
     columns: Axis
 
     @property
+    def count(self) -> int:
+        """Number of tiles; of a picture whose damaged header claims any size, their list would not fit in memory."""
+        return len(self.rows.origins) * len(self.columns.origins)
+
+    @property
     def tiles(self) -> list[tuple[int, int]]:
         """Top left corners (y, x) in the order that `blend` expects: row by row."""
         return [(y, x) for y in self.rows.origins for x in self.columns.origins]
@@ -196,7 +201,7 @@ def seam_ratio(image: NDArray[np.generic], plan: Plan, scale: int = 1) -> float:
         different baseline: compare with the whole image's result for the same plan.
     """
     values = np.asarray(image, dtype=np.float64)
-    worst = 1.0 if len(plan.tiles) == 1 else 0.0
+    worst = 1.0 if plan.count == 1 else 0.0
     for number, axis in enumerate((plan.rows, plan.columns)):
         borders = {edge * scale for origin in axis.origins for edge in (origin, origin + axis.tile)}
         # The difference across the border and one on either side, because a line along the border is a seam, too.

@@ -127,7 +127,7 @@ def _kept_tiles(
     first: int,
 ) -> Iterator[NDArray[np.float32]]:
     """Yield float32[C, h, w] of every tile from `first` on: those that are saved, then those that are computed."""
-    tile, count = first, len(choice.plan.tiles)
+    tile, count = first, choice.plan.count
     if checkpoint is not None:
         while tile < count and (saved := checkpoint.load(tile)) is not None:
             yield saved

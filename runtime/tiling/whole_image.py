@@ -66,7 +66,7 @@ def pixels_at_a_time(manifest: Manifest, session: Session, choice: TileChoice, p
     planes
         Images of a tile that run together at least, `Channels.planes`.
     """
-    count = len(choice.plan.tiles)
+    count = choice.plan.count
     tiles = min(max(1, choice.batch // planes), count)
     together = tiles * planes if manifest.shape is None else max(tiles * planes, manifest.shape[0])
     runs = min(runs_at_a_time(session), math.ceil(count / tiles))
@@ -161,7 +161,7 @@ def check_fits(manifest: Manifest, session: Session, choice: TileChoice) -> None
     measured = _measured(manifest)
     if choice.automatic or measured is None or not on_cpu(session):
         return
-    runs = min(runs_at_a_time(session), math.ceil(len(choice.plan.tiles) / choice.batch))
+    runs = min(runs_at_a_time(session), math.ceil(choice.plan.count / choice.batch))
     need = measured * choice.tile[0] * choice.tile[1] * choice.batch * runs
     if (free := memory.available()) is not None and CERTAIN * need > free:
         pixels = f"{runs * choice.batch} x {choice.tile[0]} x {choice.tile[1]} pixels"
