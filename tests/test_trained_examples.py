@@ -82,8 +82,8 @@ def test_half_precision_is_near(
         assert psnr(half(image), full(image), UNIT) >= decibels
 
 
-#: A false alarm of the rule, not understood yet: one of 16 attentions, decoder_level1.1.attn, is 4.7 times what rounding
-#: explains; the image is 0.88 times.
+#: A false alarm of the rule, not understood yet: one of 16 attentions, decoder_level1.1.attn, is 4.7 times what
+#: rounding explains; the image is 0.88 times.
 KNOWN = pytest.mark.xfail(reason="one attention of GLMHA is beyond 4 times what rounding is found to explain")
 
 
