@@ -10,8 +10,8 @@ import pyvips
 
 from ..errors import InputError
 from ..runtime.io.images import open_file
-from ..runtime.io.images.formats import LOADERS, check_read
-from ..runtime.io.images.reading import loader_of, vips_errors
+from ..runtime.io.images.formats import check_read
+from ..runtime.io.images.reading import starting_format, vips_errors
 from .errors import RequestError
 
 
@@ -39,9 +39,6 @@ FORMATS = {
     "webp": Format(".webp", "image/webp"),
 }
 
-#: What HEIF and AVIF files have from their fifth byte on.
-_HEIF = b"ftyp"
-
 
 def identify(file: Path) -> str:
     """Return the name of an uploaded file's format: one of `FORMATS`, or ``"heif"``. Its bytes decide, not its name.
@@ -53,8 +50,8 @@ def identify(file: Path) -> str:
     """
     with file.open("rb") as opened:
         start = opened.read(16)
-    loader = loader_of(start) or ("heifload" if start[4:8] == _HEIF else "")
-    if not loader:
+    name = starting_format(start)
+    if not name:
         try:
             check_read(Path("the image"), start)
         except InputError as error:
@@ -64,7 +61,7 @@ def identify(file: Path) -> str:
             "unsupported_image",
             "this is no known image; send a PNG, JPEG, TIFF, WebP, AVIF or HEIC file",
         )
-    return LOADERS[loader].lower()
+    return name
 
 
 def check_size(file: Path, name: str, most: int) -> int:

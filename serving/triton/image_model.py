@@ -19,25 +19,13 @@ from numpy.typing import NDArray
 
 from ...errors import CancelledError, InputError, KeygraphError
 from ...manifest import IMAGE_INPUT, IMAGE_OUTPUT, K_INPUT
+from ...runtime.io.images.reading import starting_format
 from ...runtime.restore_files import restore_file
 from ...runtime.restorer import Restorer
+from ..pictures import FORMATS
 from .core import CORE_FILE, read_core
 from .core_session import CoreSession
 from .image_tensors import FILE, SAMPLES, image_kinds, tensor_name
-
-#: What an image file starts with, at which place -> suffix of the result. The last ones are read only.
-_STARTS = (
-    (0, b"\x89PNG\r\n\x1a\n", ".png"),
-    (0, b"\xff\xd8\xff", ".jpg"),
-    (0, b"II*\0", ".tif"),
-    (0, b"MM\0*", ".tif"),
-    (0, b"II+\0", ".tif"),
-    (0, b"MM\0+", ".tif"),
-    (8, b"WEBP", ".webp"),
-    (4, b"ftypavif", ".png"),
-    (4, b"ftyphei", ".png"),
-    (4, b"ftypmif1", ".png"),
-)
 
 #: Requests of one call of `execute` that are restored at a time.
 _TOGETHER = 8
@@ -126,12 +114,13 @@ class TritonPythonModel:
         if values.size != 1:
             raise InputError(f"{tensor_name(IMAGE_INPUT, FILE)} has {values.size} files; give one in each request")
         content = bytes(values.ravel()[0])
-        suffix = next((ending for place, start, ending in _STARTS if content[place:].startswith(start)), None)
-        if suffix is None:
+        name = starting_format(content[:16])
+        if not name:
             raise InputError(
                 f"{tensor_name(IMAGE_INPUT, FILE)} is no image file that can be read; give PNG, JPEG, TIFF, WebP, AVIF "
                 "or HEIC"
             )
+        suffix = (FORMATS.get(name) or FORMATS["png"]).suffix  # Others are only read.
         with tempfile.TemporaryDirectory(prefix="keygraph-") as folder:
             given, target = Path(folder, "image" + suffix), Path(folder, "restored" + suffix)
             given.write_bytes(content)

@@ -105,11 +105,17 @@ def vips_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         ) from error
 
 
-def loader_of(start: bytes) -> str:
+def _loader_of(start: bytes) -> str:
     """Return libvips's loader for a file that starts with these 16 bytes; empty where libvips chooses it."""
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return "webpload"
     return next((name for mark, name in _STARTS.items() if start.startswith(mark)), "")
+
+
+def starting_format(start: bytes) -> str:
+    """Return the format of a file that starts with these 16 bytes, such as ``"png"``; empty if it is not read."""
+    loader = _loader_of(start) or ("heifload" if start[4:8] == b"ftyp" else "")
+    return LOADERS[loader].lower() if loader else ""
 
 
 def open_file(path: Path, page: int = 1) -> Opened:
@@ -139,7 +145,7 @@ def open_file(path: Path, page: int = 1) -> Opened:
         raise InputError(f"cannot read {path}: no permission")
     with path.open("rb") as file:
         start = file.read(16)
-        loader = loader_of(start)
+        loader = _loader_of(start)
         sensor = camera_raw.sensor(file, path.suffix)
         contents = read_contents(file, loader, page)
     if sensor is not None:
