@@ -33,8 +33,6 @@ COMPARISONS: dict[str, tuple[str, tuple[str, ...], float]] = {
     "Torch-Gather": ("KeyGraphAttention", ("gather",), 50),
     "matmul + topk + scatter": ("KeyGraph", ("topk + scatter",), 5),
 }
-#: Share of the roofline that the attention aims at.
-ROOFLINE_SHARE = 0.6
 _ROOFLINES = {"KeyGraphAttention": attention_roofline, "KeyGraph": graph_roofline}
 
 

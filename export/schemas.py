@@ -14,9 +14,6 @@ from onnxscript.values import Opset
 from ..plugins import torch as _operators  # noqa: F401 - registers keygraph::* with PyTorch
 from .functions import DOMAIN, PLUGIN_ATTRIBUTES, VERSION
 
-#: Name, type, and whether the input is optional.
-_Input = tuple[str, str, OpSchema.FormalParameterOption]
-
 
 @cache
 def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:

@@ -73,12 +73,6 @@ class Mask:
     outside: Tensor
 
 
-def read_mask(node: Any) -> Mask | None:
-    """Return what a tensor holds, if it is a mask."""
-    found = evaluate(node)
-    return found if isinstance(found, Mask) else None
-
-
 def read_constant(node: Any) -> float | None:
     """Return the number that a tensor holds everywhere, or None."""
     found = evaluate(node)
