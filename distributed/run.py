@@ -9,18 +9,18 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 from ..errors import DiskFullError, InputError, KeygraphError
 from ..files import unwritable
-from ..runtime.companion_files import content_digest, written_with
+from ..runtime.companion_files import content_digest
 from ..runtime.device.budget import parse_size
 from ..runtime.device.spec import device_for
-from ..runtime.reports import FailedImage, Report, file_states, read_states
-from ..runtime.restore_files import run_job
+from ..runtime.reports import FailedImage, Report, read_states
+from ..runtime.restore_files import recorded, run_job
 from ..runtime.restore_job import RestoreJob
 from ..runtime.restorer import Restorer
 from ..runtime.tiling.progress import Progress
@@ -215,7 +215,7 @@ def _restoring_large(
         states = read_states(job.files)
         with progress(job.image.file.path.name) as of_job:
             report = run_job(restorer, job, of_job, notice)
-        return replace(report, read=states, written=file_states(written_with(job.target)))
+        return recorded(report, job, states)
 
     def restore_all() -> None:
         for job in jobs:

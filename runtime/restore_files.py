@@ -73,8 +73,8 @@ def restore_file(
     restorer
         The model.
     image, target
-        PNG, JPEG, TIFF or WebP files (also AVIF and HEIC for `image`), or cubes (`cubes.FORMATS`). An existing target
-        is replaced, and is never left half-written.
+        PNG, JPEG, TIFF or WebP files (`image` also AVIF, HEIC and slides), Zarr stores, or cubes
+        (`cubes.FORMATS`). An existing target is replaced, and is never left half-written.
     inputs
         Files with the model's other inputs, by name; as for `Restorer.restore`.
     preview
@@ -182,7 +182,7 @@ def run_jobs(
             if isinstance(result, Computed):
                 check_disk(job)
                 result = _encoded(restorer, job, result)
-            result = dataclasses.replace(result, read=states, written=file_states(written_with(job.target)))
+            result = recorded(result, job, states)
             finished(result)
         return result
 
@@ -270,7 +270,20 @@ def restore_recorded(
         with computing:
             computed = compute(restorer, job, decoded, None)
         report = _encoded(restorer, job, computed)
-    return dataclasses.replace(report, read=states, written=file_states(written_with(job.target)))
+    return recorded(report, job, states)
+
+
+def recorded(report: Report, job: RestoreJob, read: _States) -> Report:
+    """Return a report with what the record of a folder keeps: the states of what was read before, and written now.
+
+    Parameters
+    ----------
+    report, job
+        Of one image.
+    read
+        From `read_states`, before anything was read.
+    """
+    return dataclasses.replace(report, read=read, written=file_states(written_with(job.target)))
 
 
 def _encoded(restorer: Restorer, job: RestoreJob, computed: Computed) -> Report:

@@ -60,7 +60,8 @@ class MicroBatches:
         k, inputs
             As for `Session.run`. Where a joined batch fails, each of its parts is run again by itself.
         """
-        call, key = _Call(inputs), (k, *(values.shape for values in inputs))
+        # Only with calls of the same limit: a thread that ran out of memory has halved its own.
+        call, key = _Call(inputs), (most, k, *(values.shape for values in inputs))
         with self._lock:
             self._waiting.setdefault(key, deque()).append(call)
         while not call.done.is_set():

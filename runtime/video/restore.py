@@ -263,7 +263,7 @@ class _Segment:
         """Yield the packets; call `report` with the number of frames after each."""
         times: list[Time] = []
 
-        def counted() -> Iterator[Frame[Time]]:
+        def timed() -> Iterator[Frame[Time]]:
             for frame in self._frames:
                 times.append(frame.tag)
                 yield frame
@@ -271,7 +271,7 @@ class _Segment:
                 report(self.frames)
 
         packets = 0
-        for packet in encode(self._context, self._encoding, counted()):
+        for packet in encode(self._context, self._encoding, timed()):
             if packet.pts is None or not 0 <= packet.pts < len(times):
                 raise KeygraphError(f"the encoder {self._encoding.codec} changed the time of a frame; choose another")
             packets += 1

@@ -6,8 +6,6 @@ packets with checksums, which is complete or absent. A process that works on the
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -17,10 +15,11 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ...errors import InputError, KeygraphError
 from ...files import atomic_path, unwritable
+from ..journal.record_file import RecordFile
 
 #: Of a packet: time stamp, duration, whether it is a key frame, and the number of its bytes; then the CRC-32 of this
 #: and of the bytes, which follow.
@@ -75,7 +74,7 @@ class Job:
         self.folder = out.with_name(f".keygraph-{name}.parts")
         self._description = self.folder / "job.json"
         self._suffix = out.suffix
-        self._lock: IO[str] | None = None
+        self._lock: RecordFile | None = None
         try:
             while self._lock is None:
                 self._lock = self._locked()
@@ -92,19 +91,13 @@ class Job:
             self.close()
             raise
 
-    def _locked(self) -> IO[str] | None:
+    def _locked(self) -> RecordFile | None:
         """Make the folder and lock it; None where its last holder has removed it in the meantime."""
         self.folder.mkdir(exist_ok=True)
-        with contextlib.ExitStack() as opened:
-            try:
-                lock = opened.enter_context(open(self.folder / "lock", "w", encoding="utf-8"))
-            except FileNotFoundError:
-                return None
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.fstat(lock.fileno()).st_nlink:
-                return None
-            opened.pop_all()
-            return lock
+        try:
+            return RecordFile(self.folder / "lock")
+        except FileNotFoundError:
+            return None
 
     def _check(self, out: Path, described: Mapping[str, str]) -> None:
         """Check that finished segments are of this job; without any, it is begun anew."""

@@ -88,6 +88,22 @@ def test_other_shapes_and_k_stay_apart(make_manifest: Callable[..., Manifest]) -
     assert sorted(session.batches[2:]) == [(1, 2), (1, 3), (2, 2), (2, 2)]
 
 
+def test_a_call_is_not_joined_beyond_its_own_limit(make_manifest: Callable[..., Manifest]) -> None:
+    """A thread whose batch did not fit in memory has halved it; others have not."""
+    session = Busy(make_manifest())
+    batches, image = MicroBatches(session), np.ones((1, 3, 8, 8), np.float32)
+    first = list(calls(batches, [(1, np.zeros((1, 1, number, 8), np.float32)) for number in (8, 16)]))
+    for _ in first:
+        session.started.acquire()
+    waiting = [*calls(batches, [(2, image)] * 2, 6), *calls(batches, [(2, image)] * 3, 2)]
+    while sum(map(len, batches._waiting.values())) < len(waiting):
+        threading.Event().wait(0.001)
+    session.go_on.set()
+    for thread, _ in [*first, *waiting]:
+        thread.join()
+    assert sorted(session.batches[2:]) == [(1, 2), (2, 2), (2, 2)]
+
+
 def test_each_part_of_a_batch_that_fails_has_its_own_outcome(make_manifest: Callable[..., Manifest]) -> None:
     session = Busy(make_manifest())
     given = [(2, np.full((1, 3, 8, 8), value, np.float32)) for value in (0.0, 0.5, 1.0)]
