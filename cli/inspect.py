@@ -13,12 +13,11 @@ from ..files import CHECKPOINT_SUFFIXES, ENGINE_SUFFIX, is_checkpoint, is_store,
 from ..manifest_summary import Description
 from ..runtime.companion_files import check_outputs
 from ..runtime.io import cubes, images, slides
+from ..runtime.io.images.reading import starting_format
 from ..runtime.io.input_files import InputFile
 from .arguments import Json, K
 from .key_graph_tables import show_key_graphs
 from .table import show
-
-_IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def inspect(
@@ -49,6 +48,8 @@ def inspect(
 ) -> None:
     """Show what a checkpoint, an ONNX file, an engine, a spectral cube or an image is."""
     if key_graphs is not None:
+        if report is not None:
+            raise InputError("--report is about attentions, not about key graphs; give it in a command of its own")
         show_key_graphs(file, key_graphs, k, plot, as_json)
         return
     if plot is not None or k is not None:
@@ -112,12 +113,7 @@ def describe(path: Path) -> Description:
         from ..models.describe import describe_checkpoint
 
         return describe_checkpoint(path)
-    if (
-        suffix in images.FORMATS
-        or suffix in images.READ_ONLY
-        or start.startswith(_IMAGE_STARTS)
-        or start[8:12] == b"WEBP"
-    ):
+    if suffix in images.FORMATS or suffix in images.READ_ONLY or starting_format(start[:16]):
         from ..runtime.io.describe import describe_image
 
         return describe_image(path, file.page or 1)

@@ -119,7 +119,7 @@ def serve(
         host=host,
         port=port,
         api_key=read_api_key(api_key_file),
-        max_bytes=parse_size(max_bytes),
+        max_bytes=parse_size(max_bytes, "--max-bytes"),
         max_pixels=max_pixels,
         queue=queue,
         timeout=timeout,

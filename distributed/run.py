@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import DiskFullError, InputError, KeygraphError
 from ..files import unwritable
+from ..runtime.backends.base import check_number
 from ..runtime.companion_files import content_digest
 from ..runtime.device.budget import parse_size
 from ..runtime.device.spec import device_for
@@ -70,6 +71,7 @@ def opened(
     InputError
         The model cannot be loaded, or a machine lacks it or another file.
     """
+    check_number("threads", threads)
     on_gpu = device_for(device, model, provider).kind == "cuda"
     if on_gpu and device not in (None, "cuda"):
         raise InputError(f"the device is {device!r}, and Ray gives each worker a GPU of its own; give --device cuda")

@@ -6,6 +6,7 @@ import hmac
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -229,8 +230,7 @@ def make_app(restorer: Restorer, name: str, queue: Queue, settings: Settings) ->
         upload = place.folder / "upload"
         received = await uploads.receive(request, upload, settings.max_bytes, settings.timeout)
         queue.metrics.received.inc(received)
-        options = RestoreOptions(options.k, tile=options.tile, batch=options.batch, scratch=place.folder)
-        order = Order(upload, options, format_, settings.max_pixels)
+        order = Order(upload, replace(options, scratch=place.folder), format_, settings.max_pixels)
         result = await place.run(partial(restore, restorer, order), partial(_gone, request), settings.timeout)
         queue.worked(result.seconds)
         return result

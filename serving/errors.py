@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..errors import CancelledError, DiskFullError, InputError, KeygraphError, MissingDependencyError, printable
+from ..errors import DiskFullError, InputError, KeygraphError, MissingDependencyError, printable
 from ..runtime.errors import ClosedError, NotFiniteError, SessionMemoryError
 from ..runtime.restore_plan import OptionError
 
@@ -49,9 +49,13 @@ _FAILURES: tuple[tuple[type[BaseException], int, str], ...] = (
     (SessionMemoryError, 503, "out_of_memory"),
     (MemoryError, 503, "out_of_memory"),
     (ClosedError, 503, "stopping"),
-    (CancelledError, 503, "cancelled"),
     (KeygraphError, 500, "model_failed"),
 )
+
+
+def no_space() -> RequestError:
+    """Return the refusal of a service whose disk is full."""
+    return RequestError(507, "disk_full", "the service has no space left for the image; try again later")
 
 
 def refusal(error: BaseException, names: Mapping[str, str]) -> RequestError:

@@ -72,7 +72,7 @@ class Frame:
         """Return status, code and message for a request that may come from a page of another site."""
         given = {name: value.decode("latin-1") for name, value in scope["headers"]}
         if not self._is_ours(f"//{given.get(b'host', '')}"):
-            return 421, "unknown_host", "this service answers to localhost and 127.0.0.1 only"
+            return 421, "unknown_host", f"this service answers to {', '.join(sorted(self._names))} only"
         origin = given.get(b"origin")
         foreign = given.get(b"sec-fetch-site") == "cross-site" or (origin is not None and not self._is_ours(origin))
         if foreign and scope["method"] not in ("GET", "HEAD"):  # A link to the page is no harm.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import shutil
 import tempfile
@@ -15,13 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..files import FULL
 from ..runtime.tiling.progress import CancelToken
-from .errors import ClientGoneError, RequestError
+from .errors import ClientGoneError, RequestError, no_space
 from .metrics import Metrics
 
 Result = TypeVar("Result")
-
-_log = logging.getLogger(__name__)
 
 #: Weight of the latest restoration in the mean time of one.
 _RECENT = 0.1
@@ -70,7 +68,7 @@ class Queue:
         Raises
         ------
         RequestError
-            There are too many, or the service is stopping.
+            There are too many, there is no space for another, or the service is stopping.
         """
         if self._stopping:
             raise stopping()
@@ -82,9 +80,15 @@ class Queue:
                 f"{self._most} requests are in progress, the most that are accepted; try again in {seconds} s",
                 {"Retry-After": str(seconds)},
             )
+        try:
+            folder = Path(tempfile.mkdtemp(dir=self._folder))
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise no_space() from error
         self._accepted += 1
         self.metrics.accepted.set(self._accepted)
-        return Place(self, Path(tempfile.mkdtemp(dir=self._folder)))
+        return Place(self, folder)
 
     def submit(self, work: Callable[[CancelToken], Result], cancel: threading.Event) -> Future[Result]:
         """Put work in the queue; it gets `cancel`."""

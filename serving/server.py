@@ -129,8 +129,9 @@ def _listening(settings: Settings) -> socket.socket:
         except OSError:
             made.close()
             raise
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # A name that is no name of a host, such as "..".
+        reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(
-            f"cannot listen at {settings.host}, port {settings.port}: {error.strerror}; choose another --port or --host"
+            f"cannot listen at {settings.host}, port {settings.port}: {reason}; choose another --port or --host"
         ) from error
     return made

@@ -70,7 +70,9 @@ class Settings:
         for name, least in (("timeout", 0.001), ("grace", 0.0)):
             value = getattr(self, name)
             if not (math.isfinite(value) and least <= value <= _LONGEST):
-                raise InputError(f"--{name} is {value:g}; give seconds, more than 0 and at most {_LONGEST}")
+                raise InputError(f"--{name} is {value:g}; give seconds, from {least:g} to {_LONGEST}")
+        if self.scratch is not None and not self.scratch.is_dir():
+            raise InputError(f"--scratch is {self.scratch}, which is no folder; make it first, or name another")
         if not self.is_loopback and self.api_key is None:
             raise InputError(
                 f"--host {self.host} is reached from other machines, so requests must bring a key; set {KEY_VARIABLE}, "

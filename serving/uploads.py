@@ -14,7 +14,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from ..files import FULL
-from .errors import ClientGoneError, RequestError
+from .errors import ClientGoneError, RequestError, no_space
 
 #: The field of a form that holds the image.
 FIELD = "image"
@@ -137,7 +137,7 @@ async def receive(request: Request, target: Path, most: int, seconds: float) -> 
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise RequestError(507, "disk_full", "the service has no space left for the image; try again later") from error
+        raise no_space() from error
     if size == 0:
         raise RequestError(400, "empty_image", "the image is empty (0 bytes); send a PNG, JPEG, TIFF or WebP file")
     return size

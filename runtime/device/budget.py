@@ -23,13 +23,15 @@ _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 _POLL = 0.05
 
 
-def parse_size(value: int | str) -> int:
+def parse_size(value: int | str, what: str = "the memory budget") -> int:
     """Return the bytes that a user gave.
 
     Parameters
     ----------
     value
         A number of bytes, or text: a number with the unit K, M or G, of 2**10, 2**20 and 2**30 bytes.
+    what
+        What it is, for the message.
 
     Raises
     ------
@@ -46,7 +48,7 @@ def parse_size(value: int | str) -> int:
             size = operator.index(value)
     if size < 1:
         raise InputError(
-            f"the memory budget is {value!r}; give a number with the unit K, M or G, such as 4G (in Python also bytes)"
+            f"{what} is {value!r}; give a number with the unit K, M or G, such as 4G (in Python also bytes)"
         )
     return size
 

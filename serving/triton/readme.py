@@ -112,7 +112,7 @@ def readme(model: Path, settings: Settings, core: CoreModel, images: ModelConfig
         batching=_batching(served.max_batch),
         library=library,
         gpus="--gpus all " if gpu else "",
-        mounted=settings.mounted_at,
+        mounted=shlex.quote(settings.mounted_at),
         options="".join(f" \\\n      {shlex.quote(option)}" for option in core.server_options),
         requirements=_requirements(settings, core),
         tensors=_tensors(images),
@@ -152,7 +152,8 @@ def _tensors(images: ModelConfig) -> str:
         for one in tensors:
             dims = ", ".join("any" if size == -1 else str(size) for size in one.dims)
             word = f"optional {direction}" if one.optional else direction
-            rows.append(f"| `{one.name}` | {DATA_TYPES[one.dtype].removeprefix('TYPE_')} | {dims} | {word} |")
+            kind = DATA_TYPES[one.dtype].removeprefix("TYPE_").replace("STRING", "BYTES")  # As clients call it.
+            rows.append(f"| `{one.name}` | {kind} | {dims} | {word} |")
     return "\n".join(rows) + "\n"
 
 

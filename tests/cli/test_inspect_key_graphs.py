@@ -120,6 +120,7 @@ def test_a_model_on_a_photo(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFi
         (["--key-graphs", "{photo}", "--plot", "missing/a.png"], "create it first"),
         (["--key-graphs", "missing.png"], "missing.png"),
         (["--k", "8"], "--key-graphs PHOTO"),
+        (["--key-graphs", "{photo}", "--report", "a.html"], "--report is about attentions"),
         (["--key-graphs", "{photo}", "--k", "65"], "64"),
     ],
 )

@@ -121,6 +121,7 @@ def test_invalid_values_start_nothing(
     for options, said in (
         (["--workers", "0"], "--workers is 0; give at least 1"),
         (["--model", "none.onnx"], "none.onnx does not exist"),
+        (["--threads", "0"], "threads is 0; it must be a whole number from 1"),
         (["--device", "tpu"], "the device is 'tpu'"),
         (["--device", "cuda:1"], "give --device cuda"),
         (["--tile", "big"], "--tile is 'big'"),

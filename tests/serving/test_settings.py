@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 from pathlib import Path
@@ -11,6 +12,10 @@ import pytest
 from keygraph.cli import main
 from keygraph.errors import InputError
 from keygraph.serving.delivery import as_header
+from keygraph.serving.errors import RequestError
+from keygraph.serving.metrics import Metrics
+from keygraph.serving.queue import Queue
+from keygraph.serving.server import _listening
 from keygraph.serving.settings import Settings, read_api_key
 from tiny_kgt import Tiny
 
@@ -45,6 +50,27 @@ def test_numbers_that_cannot_be(changes: dict[str, Any], said: str) -> None:
         Settings(**changes)
 
 
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--scratch is .*absent, which is no folder; make it first"):
+        Settings(scratch=tmp_path / "absent")
+
+
+def test_a_request_without_space_takes_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = Queue(1, 1, tmp_path, Metrics())
+
+    def full(**_options: Any) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tempfile.mkdtemp", full)
+        with pytest.raises(RequestError, match="no space left") as refused:
+            queue.accept()
+    assert refused.value.status == 507
+    assert queue.idle
+    queue.accept()  # The only place.
+    queue.close()
+
+
 def test_where_the_key_comes_from(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text("  of-the-file\n")
@@ -72,10 +98,17 @@ def test_a_key_that_cannot_be_read(tmp_path: Path) -> None:
 def test_the_command_says_what_is_wrong(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--model", str(tiny.onnx), "--host", "0.0.0.0"]) == 2
     assert "must bring a key" in capsys.readouterr().err
+    assert main(["serve", "--model", str(tiny.onnx), "--max-bytes", "many"]) == 2
+    assert "--max-bytes is 'many'; give a number with the unit" in capsys.readouterr().err
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["serve", "--model", str(tiny.onnx), "--port", str(port)]) == 2
     assert f"port {port}: Address already in use; choose another" in capsys.readouterr().err
+
+
+def test_a_host_that_is_no_name() -> None:
+    with pytest.raises(InputError, match=r"cannot listen at \.\., port 0: .*choose another --port or --host"):
+        _listening(Settings(host="..", port=0, api_key="key"))
 
 
 def test_a_model_with_other_inputs_is_refused(make_model: Any, capsys: pytest.CaptureFixture[str]) -> None:
