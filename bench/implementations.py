@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..plugins.torch import key_graph, key_graph_attention, unpack_graph
 from ..plugins.torch.attention import attend_gathered, selected_indices
-from ..plugins.torch.flex import block_mask, compiled
+from ..plugins.torch.flex import block_mask, compiled, pad_nodes
 from .problem import Inputs
 
 Call = Callable[[], Tensor]
@@ -113,9 +113,10 @@ def forced_sdpa(backend: SDPBackend, additive: bool) -> Implementation:
 
 def flex(inputs: Inputs) -> Call:
     """Prepare FlexAttention, compiled, with the graph's bits as its mask."""
-    blocks = block_mask(inputs.graph, inputs.k.shape[2])
+    k, v = pad_nodes(inputs.k), pad_nodes(inputs.v)
+    blocks = block_mask(inputs.graph, k.shape[2])
     call = compiled()
-    return lambda: call(inputs.q, inputs.k, inputs.v, block_mask=blocks, scale=inputs.scale)
+    return lambda: call(inputs.q, k, v, block_mask=blocks, scale=inputs.scale)
 
 
 def padded(implementation: Implementation) -> Implementation:

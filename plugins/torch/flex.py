@@ -30,11 +30,11 @@ def flex_attention(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor 
     q, k, v = (t.detach() for t in (q, k, v))  # FlexAttention's backward exists on GPUs only
     value_channels = v.shape[3]
     q, k, v = (torch.nn.functional.pad(t, (0, max(0, _LEAST_CHANNELS - t.shape[3]))) for t in (q, k, v))
-    more = -k.shape[2] % _LANES  # Nodes that are not selected: the graph's bits beyond N are 0.
-    k, v = (torch.nn.functional.pad(t, (0, 0, 0, more)) for t in (k, v))
+    nodes = k.shape[2]
+    k, v = pad_nodes(k), pad_nodes(v)
     score = None
     if bias is not None:
-        added = torch.nn.functional.pad(bias.detach(), (0, more))
+        added = torch.nn.functional.pad(bias.detach(), (0, k.shape[2] - nodes))
         added = added if added.dim() == 4 else added.unsqueeze(0)
         windows = added.shape[0]
 
@@ -43,6 +43,23 @@ def flex_attention(q: Tensor, k: Tensor, v: Tensor, graph: Tensor, bias: Tensor 
 
     result = compiled()(q, k, v, score_mod=score, block_mask=block_mask(graph, k.shape[2]), scale=scale)
     return result[..., :value_channels].masked_fill(~(graph != 0).any(-1, keepdim=True), 0.0)
+
+
+def pad_nodes(t: Tensor) -> Tensor:
+    """Return keys or values with as many nodes as FlexAttention needs; no graph selects the added ones.
+
+    Parameters
+    ----------
+    t
+        [B, H, N, channels].
+
+    Returns
+    -------
+    Tensor
+        [B, H, N rounded up to a multiple of 16, channels], zeros from N on. A graph's bits beyond N are 0, so that
+        `block_mask` of the same graph with the new number of nodes leaves them out.
+    """
+    return torch.nn.functional.pad(t, (0, 0, 0, -t.shape[2] % _LANES))
 
 
 def block_mask(graph: Tensor, nodes: int) -> flex.BlockMask:

@@ -27,6 +27,18 @@ def test_everyone_is_measured_and_agrees() -> None:
     assert json.loads(json.dumps(attention.as_json()))["ratios"].keys() == attention.milliseconds.keys() - {"ours"}
 
 
+@pytest.mark.slow
+def test_flex_reads_no_memory_that_nobody_has_written() -> None:
+    """40 nodes, no multiple of what a CPU computes at once; memory that was used before holds NaN."""
+    inputs = random_inputs(TINY, CPU)
+    expected = implementations.mask(inputs)()
+    call = implementations.padded(implementations.flex)(inputs)
+    for _ in range(10):
+        used = [torch.full((size,), torch.nan) for size in (100, 1000, 10_000, 30_000, 100_000)]
+        del used
+        torch.testing.assert_close(call(), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_an_alternative_that_is_wrong_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         implementations,
