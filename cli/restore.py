@@ -45,7 +45,7 @@ from .inputs import find_images, parse_inputs
 from .output import no_note, note
 from .restore_images import restore_images
 from .restore_video import PIPE, check_names, check_options, restore_video
-from .video_arguments import Codec, Crf, Matrix, PixFmt, Segment
+from .video_arguments import Codec, Crf, Matrix, PixFmt, Raw, Segment
 
 
 def _at_least_one(jobs: int | None) -> int | None:
@@ -60,7 +60,7 @@ def restore(
         typer.Argument(
             metavar="IN...",
             help="Images (PNG, JPEG, TIFF, WebP, AVIF, HEIC; FILE:N is page N), cubes (.mat, .npy, .npz, .hdr, TIFF; "
-            "FILE:VARIABLE), slides, OME-Zarr and Zarr stores, or folders; or one video, or - for YUV4MPEG2 frames.",
+            "FILE:VARIABLE), slides, OME-Zarr and Zarr stores, or folders; or one video, or - for frames.",
         ),
     ],
     out: Annotated[
@@ -118,6 +118,7 @@ def restore(
     pix_fmt: PixFmt = None,
     matrix: Matrix = None,
     segment: Segment = None,
+    raw: Raw = None,
     as_json: JsonLines = False,
     quiet: Quiet = False,
 ) -> None:
@@ -132,7 +133,7 @@ def restore(
     video = str(out) == PIPE or any(str(given) == PIPE or given.suffix.lower() in SUFFIXES for given in inputs)
     if video:
         check_names(inputs, out)
-    video_options = VideoOptions(codec, crf, pix_fmt, matrix, segment)
+    video_options = VideoOptions(codec, crf, pix_fmt, matrix, segment, raw)
     images_only = {
         "--input": beside,
         "--preview": preview,

@@ -16,6 +16,7 @@ from ..runtime.restore_options import RestoreOptions
 from ..runtime.restorer import Restorer
 from ..runtime.video.colour import MATRICES
 from ..runtime.video.pipe import restore_stream
+from ..runtime.video.raw_frames import parse_raw
 from ..runtime.video.restore import VideoOptions, VideoReport, plan_video, run_video
 from .output import progress_bar
 
@@ -102,6 +103,8 @@ def restore_video(
     if str(source) == PIPE:
         _restore_stream(restorer, options, video_options, as_json=as_json, quiet=quiet, notice=notice)
         return
+    if video_options.raw is not None:
+        raise InputError("--raw is for frames in a pipe (restore - -o -), and a file says its format; leave it out")
     job = plan_video(restorer, model, source, out, options, video_options)
     if not quiet and not as_json:
         print(f"{printable(str(model))}: {restorer.description}", file=sys.stderr)
@@ -122,10 +125,12 @@ def _restore_stream(
     quiet: bool,
     notice: Callable[[str], None],
 ) -> None:
-    files_only = {key: value for key, value in asdict(video_options).items() if key != "matrix" and value is not None}
+    for_pipes = ("matrix", "raw")
+    files_only = [key for key, value in asdict(video_options).items() if key not in for_pipes and value is not None]
     if files_only or as_json:
-        name = next(iter(files_only), "json").replace("_", "-")
+        name = (files_only or ["json"])[0].replace("_", "-")
         raise InputError(f"--{name} is for files, and nothing but frames goes to standard output; leave it out")
+    raw = None if video_options.raw is None else parse_raw(video_options.raw)
     if sys.stdout.isatty():
         raise InputError("standard output is a terminal, and takes no frames; pipe them: ... | ffmpeg -i - OUT")
     if not quiet:
@@ -138,6 +143,7 @@ def _restore_stream(
                 sys.stdout.buffer,
                 options,
                 matrix=video_options.matrix,
+                raw=raw,
                 notice=notice,
                 progress=progress,
             )

@@ -58,3 +58,13 @@ Segment = Annotated[
         rich_help_panel=_VIDEO,
     ),
 ]
+
+Raw = Annotated[
+    str | None,
+    typer.Option(
+        "--raw",
+        metavar="WxH:FORMAT",
+        help="Frames in the pipe have no headers, but this size and pixel format, such as 640x480:rgb24.",
+        rich_help_panel=_VIDEO,
+    ),
+]

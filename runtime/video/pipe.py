@@ -1,4 +1,4 @@
-"""Restore a YUV4MPEG2 stream into another: from a pipe into a pipe, with nothing on disk."""
+"""Restore a stream of frames into another: from a pipe into a pipe, with nothing on disk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from ..restore_options import RestoreOptions
 from ..restorer import Restorer
 from .colour import assumed_matrix
 from .frames import Frame, FrameRestorer, frame_size
-from .y4m import read_frames, read_header, write_frame
+from .raw_frames import RawFormat
+from .y4m import read_header
 
 
 def restore_stream(
@@ -21,21 +22,24 @@ def restore_stream(
     options: RestoreOptions,
     *,
     matrix: str | None = None,
+    raw: RawFormat | None = None,
     notice: Callable[[str], None],
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Restore a YUV4MPEG2 stream, and return the number of frames.
+    """Restore a stream of frames, and return their number. The result is a stream of the same kind.
 
     Parameters
     ----------
     restorer
         The model.
     source, target
-        The streams. All parameters stay as they are, but for the size.
+        The streams. All parameters of a header stay as they are, but for the size.
     options
         How frames are restored.
     matrix
-        The colour matrix (`colour.MATRICES`), which the format cannot say; None to assume it by the size.
+        The colour matrix (`colour.MATRICES`), which neither kind can say; None to assume it by the size.
+    raw
+        What frames without headers hold; None for YUV4MPEG2.
     notice
         Called with what was assumed, and with what the restorations said.
     progress
@@ -48,24 +52,29 @@ def restore_stream(
     BrokenPipeError
         Nobody reads the target any more.
     """
-    header = read_header(source)
+    header = raw or read_header(source)
     coding = header.coding
     if coding.format.model == "yuv":
         coding = dataclasses.replace(coding, matrix=matrix or assumed_matrix(header.height, header.width))
     channels = 1 if coding.format.model == "gray" else 3
     height, width = frame_size(restorer, header.height, header.width, channels, options)
-    assumed = [] if matrix or channels == 1 else [f"the colour matrix is taken as {coding.matrix} (--matrix)"]
+    result = header.resized(height, width)
+    assumed = []
+    if coding.format.model == "yuv" and matrix is None:
+        assumed.append(f"the colour matrix is taken as {coding.matrix} (--matrix)")
     if not header.ranged:
         assumed.append("the range as limited")
     if assumed:
-        notice(f"YUV4MPEG2 does not say it: {', '.join(assumed)}")
+        notice(f"{header.kind} does not say it: {', '.join(assumed)}")
+    if raw is not None and result != raw:
+        notice(f"the result is raw frames too, of {width}x{height}:{raw.name}")
     restore = FrameRestorer(restorer, options, coding, coding)
-    frames = restore(Frame(planes, None) for planes in read_frames(source, header))
-    target.write(header.resized(height, width).encode())
+    frames = restore(Frame(planes, None) for planes in header.read_frames(source))
+    target.write(result.encode())
     number = 0
     with closing(frames):
         for number, frame in enumerate(frames, 1):
-            write_frame(target, frame.planes)
+            result.write_frame(target, frame.planes)
             if progress is not None:
                 progress(number, 0)
     target.flush()

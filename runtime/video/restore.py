@@ -47,6 +47,8 @@ class VideoOptions:
         The input's colour matrix where it does not say (`colour.MATRICES`); None to assume it by the size.
     segment
         Frames of a segment; None for `SEGMENT`.
+    raw
+        For frames in a pipe that have no headers (`raw_frames.parse_raw`); None for YUV4MPEG2.
     """
 
     codec: str | None = None
@@ -54,6 +56,7 @@ class VideoOptions:
     pix_fmt: str | None = None
     matrix: str | None = None
     segment: int | None = None
+    raw: str | None = None
 
 
 @dataclass(frozen=True)

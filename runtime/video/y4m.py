@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
 from .colour import Coding, PixelFormat
+from .raw_frames import frame_bytes, planes_of, read_exactly, write_planes
 
 _MAGIC = "YUV4MPEG2"
 
@@ -43,7 +43,11 @@ class Header:
         True when the header says whether values are full or limited; else they are limited.
     others
         The other parameters, such as frame rate and colour space, as they stand.
+    kind
+        Words for messages.
     """
+
+    kind: ClassVar[str] = "YUV4MPEG2"
 
     width: int
     height: int
@@ -58,6 +62,35 @@ class Header:
     def encode(self) -> bytes:
         """Return the line that begins the stream."""
         return " ".join([_MAGIC, f"W{self.width}", f"H{self.height}", *self.others]).encode() + b"\n"
+
+    def read_frames(self, stream: BinaryIO) -> Iterator[list[NDArray[Any]]]:
+        """Yield the planes of each frame.
+
+        Raises
+        ------
+        InputError
+            A frame's header is damaged, or the stream ends within it.
+        """
+        layout, number = self.coding.format, 0
+        size = frame_bytes(layout, self.height, self.width)
+        while line := _line(stream):
+            number += 1
+            if line.split(" ")[0] != "FRAME":
+                raise InputError(
+                    f"frame {number} of the YUV4MPEG2 stream begins with {line[:20]!r}, not FRAME; its size or format "
+                    "is not what the header says"
+                )
+            data = read_exactly(stream, size)
+            if len(data) < size:
+                raise InputError(
+                    f"the YUV4MPEG2 stream ends within frame {number}; what writes it failed, or the header is wrong"
+                )
+            yield planes_of(data, layout, self.height, self.width)
+
+    def write_frame(self, stream: BinaryIO, planes: Sequence[NDArray[Any]]) -> None:
+        """Write a frame."""
+        stream.write(b"FRAME\n")
+        write_planes(stream, planes)
 
 
 def read_header(stream: BinaryIO) -> Header:
@@ -98,43 +131,6 @@ def read_header(stream: BinaryIO) -> Header:
     return Header(width, height, coding, ranged, tuple(others))
 
 
-def read_frames(stream: BinaryIO, header: Header) -> Iterator[list[NDArray[Any]]]:
-    """Yield the planes of each frame.
-
-    Raises
-    ------
-    InputError
-        A frame's header is damaged, or the stream ends within it.
-    """
-    shapes = header.coding.format.shapes(header.height, header.width)
-    dtype = header.coding.format.dtype.newbyteorder("<")
-    number = 0
-    while line := _line(stream):
-        number += 1
-        if line.split(" ")[0] != "FRAME":
-            raise InputError(
-                f"frame {number} of the YUV4MPEG2 stream begins with {line[:20]!r}, not FRAME; its size or format is "
-                "not what the header says"
-            )
-        planes = []
-        for shape in shapes:
-            size = shape[0] * shape[1] * dtype.itemsize
-            data = _exactly(stream, size)
-            if len(data) < size:
-                raise InputError(
-                    f"the YUV4MPEG2 stream ends within frame {number}; what writes it failed, or the header is wrong"
-                )
-            planes.append(np.frombuffer(data, dtype).reshape(shape))
-        yield planes
-
-
-def write_frame(stream: BinaryIO, planes: list[NDArray[Any]]) -> None:
-    """Write a frame."""
-    stream.write(b"FRAME\n")
-    for plane in planes:
-        stream.write(np.ascontiguousarray(plane, plane.dtype.newbyteorder("<")).data)
-
-
 def _line(stream: BinaryIO) -> str:
     """Return the next line without its end; empty at the end of the stream."""
     line = stream.readline(_LONGEST)
@@ -144,17 +140,6 @@ def _line(stream: BinaryIO) -> str:
         raise InputError(f"the YUV4MPEG2 stream has no line where a header should be, but {line[:20]!r}...")
     # An empty line is no end of the stream.
     return line[:-1].decode("ascii", "backslashreplace") or " "
-
-
-def _exactly(stream: BinaryIO, size: int) -> bytearray:
-    data = bytearray(size)
-    view, done = memoryview(data), 0
-    while done < size:
-        count = stream.readinto(view[done:])  # type: ignore[attr-defined]  # of every binary stream that is opened
-        if not count:
-            return data[:done]
-        done += count
-    return data
 
 
 def _size(found: dict[str, str], key: str) -> int:

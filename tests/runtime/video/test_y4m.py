@@ -16,7 +16,7 @@ from keygraph.errors import InputError
 from keygraph.runtime.restore_options import RestoreOptions
 from keygraph.runtime.video.colour import Coding, PixelFormat
 from keygraph.runtime.video.pipe import restore_stream
-from keygraph.runtime.video.y4m import read_frames, read_header, write_frame
+from keygraph.runtime.video.y4m import read_header
 
 ModelFile = Callable[..., Path]
 
@@ -31,7 +31,7 @@ def stream_of(header: bytes, frames: int = 3) -> bytes:
     written.write(header)
     for _ in range(frames):
         shapes = layout.shapes(parsed.height, parsed.width)
-        write_frame(written, [rng.integers(0, 1 << layout.bits, shape).astype(layout.dtype) for shape in shapes])
+        parsed.write_frame(written, [rng.integers(0, 1 << layout.bits, shape).astype(layout.dtype) for shape in shapes])
     return written.getvalue()
 
 
@@ -109,7 +109,7 @@ def test_damaged_frames() -> None:
     ):
         stream = io.BytesIO(damaged)
         with pytest.raises(InputError) as raised:
-            list(read_frames(stream, read_header(stream)))
+            list(read_header(stream).read_frames(stream))
         assert message in str(raised.value)
 
 
@@ -126,7 +126,7 @@ def test_larger_frames_and_named_matrix(make_model: ModelFile) -> None:
     written, notices = restored(stream_of(HEADER), make_model("nearest", scale=2), matrix="bt2020")
     assert written.startswith(HEADER.replace(b"W6 H4", b"W12 H8"))
     stream = io.BytesIO(written)
-    frames = list(read_frames(stream, read_header(stream)))
+    frames = list(read_header(stream).read_frames(stream))
     assert [frame[0].shape for frame in frames] == [(8, 12)] * 3
     assert notices == []
 
