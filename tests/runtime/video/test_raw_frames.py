@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from keygraph.runtime.video.raw_frames import frame_bytes, parse_raw
 
 ModelFile = Callable[..., Path]
 
-FULL = {"matrix": "bt709", "full": True}
+FULL = partial(Coding, matrix="bt709", full=True)
 
 
 class InPieces(io.RawIOBase):
@@ -54,14 +55,14 @@ def random_frames(raw: str, frames: int = 3) -> bytes:
 @pytest.mark.parametrize(
     ("name", "coding", "size"),
     [
-        ("rgb24", Coding(PixelFormat("rgb", 8), **FULL), 105),
-        ("bgr48le", Coding(PixelFormat("rgb", 16), **FULL), 210),
-        ("gray", Coding(PixelFormat("gray", 8), **FULL), 35),
-        ("gray12le", Coding(PixelFormat("gray", 12), **FULL), 70),
-        ("gbrp10le", Coding(PixelFormat("rgb", 10), **FULL), 210),
+        ("rgb24", FULL(PixelFormat("rgb", 8)), 105),
+        ("bgr48le", FULL(PixelFormat("rgb", 16)), 210),
+        ("gray", FULL(PixelFormat("gray", 8)), 35),
+        ("gray12le", FULL(PixelFormat("gray", 12)), 70),
+        ("gbrp10le", FULL(PixelFormat("rgb", 10)), 210),
         ("yuv420p", Coding(PixelFormat("yuv", 8, (True, True)), "bt709", full=False), 59),
         ("yuv422p10le", Coding(PixelFormat("yuv", 10, (False, True)), "bt709", full=False), 150),
-        ("yuvj444p", Coding(PixelFormat("yuv", 8), **FULL, location="center"), 105),
+        ("yuvj444p", FULL(PixelFormat("yuv", 8), location="center"), 105),
     ],
 )
 def test_formats(name: str, coding: Coding, size: int) -> None:
