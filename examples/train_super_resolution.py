@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from keygraph.models.kgt import KGT, KGTConfig
+from keygraph.models.kgt import KGT, KGTConfig, Upsampler
 from keygraph.plugins.torch import use_attention
 from photos import unseen_photo
 from torch import Tensor, nn
@@ -66,6 +66,32 @@ def gains(model: nn.Module) -> dict[str, float]:
     return {f"gain at k = {k}": psnr(model(low, k), clean) - before for k in REPORTED}
 
 
+def start_as_interpolation(model: KGT) -> None:
+    """Set weights so that the network begins as quadratic interpolation, and learns nothing but what that lacks.
+
+    With random weights, most of the steps go into learning to copy the image.
+    """
+    tail = model.tail
+    assert isinstance(tail, Upsampler)
+    # Three taps at -1, 0 and 1, for values at a quarter of a pixel before and after 0 (Lagrange).
+    taps = torch.tensor([[t * (t - 1) / 2, 1 - t * t, t * (t + 1) / 2] for t in (-0.25, 0.25)])
+    with torch.no_grad():
+        for stage in model.body:
+            nn.init.zeros_(stage.conv.weight)
+            nn.init.zeros_(stage.conv.bias)
+        for conv in (model.head, tail.expand, tail.image):
+            nn.init.zeros_(conv.bias)
+        tail.image.weight.zero_()
+        for channel in range(3):
+            model.head.weight[channel].zero_()[channel, 1, 1] = 1
+            tail.image.weight[channel, channel, 1, 1] = 1
+            for place in range(SCALE**2):
+                row, column = divmod(place, SCALE)
+                # The features are the head's twice: the sum of the body's input and output.
+                kernel = torch.outer(taps[row], taps[column]) / 2
+                tail.expand.weight[channel * SCALE**2 + place].zero_()[channel] = kernel
+
+
 def loss(images: list[Tensor], numbers: tuple[int, ...], model: nn.Module, count: int) -> Tensor:
     """Return the loss on random crops with one of the numbers of neighbours."""
     high = random_crops(images, count, SCALE * CROP)
@@ -84,6 +110,7 @@ def main() -> None:
     config = CONFIG if options.k == "random" else replace(CONFIG, k_trained=(CONFIG.k,))
     seed_all(schedule.seed)
     model, images = KGT(config), photo_pyramid()
+    start_as_interpolation(model)
     train(model, lambda network, count: loss(images, config.k_trained, network, count), gains, schedule, options.output)
 
 

@@ -1,7 +1,8 @@
-"""Sums over many values, one after the other: means and normalisations over pixels as simple kernels compute them.
+"""Sums over many values, one after the other: means, norms and normalisations over pixels as simple kernels do it.
 
 PyTorch sums pairwise, which rounds little. ONNX Runtime adds to one vector register, in which the error grows with the
-number of values: over 256 x 256 pixels it is 4 to 17 times larger.
+number of values: over 256 x 256 pixels it is 4 to 17 times larger. In the norm of a vector (ReduceL2) it adds to a
+single number: over 16,384 pixels the error is 8 times that of PyTorch.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -24,7 +26,7 @@ LANES = 8
 
 
 class LongSums(TorchDispatchMode):
-    """Compute sums, means, and norms over groups or pixels by adding one value after the other, in float32."""
+    """Compute sums, means, norms, and normalisations over groups or pixels by adding one value after the other."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -67,6 +69,17 @@ def _reduced(mean: bool) -> Callable[..., Tensor | None]:
         )
 
     return reduce
+
+
+def _vector_norm(
+    values: Tensor, order: float = 2.0, axes: Sequence[int] | None = None, keep: bool = False
+) -> Tensor | None:
+    """Return the L2 norm, its squares added to one number."""
+    if order != 2 or axes is None or len(axes) != 1 or values.shape[axes[0]] < LONG:
+        return None
+    total = np.add.accumulate(values.square().movedim(axes[0], -1).numpy(), axis=-1)[..., -1]
+    norm = torch.from_numpy(total).sqrt()
+    return norm.unsqueeze(axes[0]) if keep else norm
 
 
 def _normalised(rows: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -124,6 +137,7 @@ _LONG: dict[Any, Callable[..., Any]] = {
     _aten.sum.dim_IntList: _reduced(mean=False),
     _aten.mean.default: _reduced(mean=True),
     _aten.mean.dim: _reduced(mean=True),
+    _aten.linalg_vector_norm.default: _vector_norm,
     _aten.native_group_norm.default: _group_norm,
     _aten.native_batch_norm.default: _batch_norm,
 }

@@ -70,8 +70,8 @@ class Network:
     module
         With its weights as they were stored, float32 on the CPU and in evaluation mode; it is not changed.
     manifest
-        Its manifest; None for a module of any kind: without k, every module inside it is a block, they may change
-        tensors in place, and other orders of summation are those of simple kernels as well (`LongSums`).
+        Its manifest; None for a module of any kind: without k, every module inside it is a block, and they may change
+        tensors in place.
     """
 
     def __init__(self, module: nn.Module, manifest: Manifest | None) -> None:
@@ -170,7 +170,7 @@ class Network:
             ]
             if self._takes_k:
                 arguments.append(None if k is None else torch.tensor([k], dtype=torch.int64))
-            stack.enter_context(_computing(module, arithmetic, long_sums=self._manifest is None))
+            stack.enter_context(_computing(module, arithmetic))
             try:
                 restored: NDArray[Any] = module(*arguments).numpy()
             except (RuntimeError, TypeError, InputError) as error:  # float32 constants among float64, for instance.
@@ -236,14 +236,13 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _computing(module: nn.Module, arithmetic: Arithmetic, long_sums: bool) -> Iterator[None]:
-    """Run the module in this arithmetic inside the block, in another order with `LongSums` if requested."""
+def _computing(module: nn.Module, arithmetic: Arithmetic) -> Iterator[None]:
+    """Run the module in this arithmetic inside the block; other orders of summation are those of simple kernels too."""
     with ExitStack() as stack:
         # The mode that is entered last sees an operator first.
         if arithmetic.order:
             stack.enter_context(ReorderedSums(arithmetic.order))
-            if long_sums:
-                stack.enter_context(LongSums())
+            stack.enter_context(LongSums())
         if arithmetic.precision in ("fp16", "bf16"):
             kept = Fp32Operators(arithmetic.nodes) if arithmetic.nodes else None
             running = stack.enter_context(torch_blocks.running_modules(module))

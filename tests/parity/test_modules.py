@@ -184,6 +184,22 @@ def test_a_runtime_that_sums_pixels_one_after_the_other(tmp_path: Path) -> None:
     assert found.passed, str(found)
 
 
+class Normed(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        """Divide each channel by its norm over the pixels."""
+        return x / torch.linalg.vector_norm(x.flatten(2), dim=-1, keepdim=True).unsqueeze(-1)
+
+
+def test_a_runtime_that_adds_squares_to_one_number(tmp_path: Path) -> None:
+    """ONNX Runtime's ReduceL2 over 16,384 pixels rounds several times as much as PyTorch's norm."""
+    x = torch.rand(1, 24, 128, 128, generator=torch.Generator().manual_seed(0))
+    torch.onnx.export(Normed().eval(), (x,), tmp_path / "norm.onnx", dynamo=True, verbose=False)
+    found = compare_modules(Normed().eval(), tmp_path / "norm.onnx", x)
+    assert found.passed, str(found)
+    other = compare_modules(Normed().eval(), lambda image: Normed()(image) * (1 + 1e-5), x)
+    assert not other.passed
+
+
 def test_functions_get_what_was_given() -> None:
     net, x, kinds = encoder(), data(encoder), list[type]()
 
