@@ -15,9 +15,10 @@ import argparse
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
-from keygraph.models.kgt import KGT, KGTConfig, Upsampler
+from keygraph.models.kgt import KGT, KGTConfig, Stage, Upsampler
 from keygraph.plugins.torch import use_attention
 from photos import unseen_photo
 from torch import Tensor, nn
@@ -71,16 +72,15 @@ def start_as_interpolation(model: KGT) -> None:
 
     With random weights, most of the steps go into learning to copy the image.
     """
-    tail = model.tail
-    assert isinstance(tail, Upsampler)
+    tail = cast(Upsampler, model.tail)
+    convolutions = [cast(Stage, stage).conv for stage in model.body]
     # Three taps at -1, 0 and 1, for values at a quarter of a pixel before and after 0 (Lagrange).
     taps = torch.tensor([[t * (t - 1) / 2, 1 - t * t, t * (t + 1) / 2] for t in (-0.25, 0.25)])
     with torch.no_grad():
-        for stage in model.body:
-            nn.init.zeros_(stage.conv.weight)
-            nn.init.zeros_(stage.conv.bias)
-        for conv in (model.head, tail.expand, tail.image):
-            nn.init.zeros_(conv.bias)
+        for conv in convolutions:
+            conv.weight.zero_()
+        for conv in (*convolutions, model.head, tail.expand, tail.image):
+            cast(Tensor, conv.bias).zero_()
         tail.image.weight.zero_()
         for channel in range(3):
             model.head.weight[channel].zero_()[channel, 1, 1] = 1

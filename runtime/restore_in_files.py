@@ -52,7 +52,8 @@ def restore_in_files(
 ) -> tuple[Restored, float, list[str]]:
     """Restore a picture from file to file, so that it is never in memory as a whole.
 
-    What is done of a large one survives when this process is stopped, and is not done again; exact tiles are not kept.
+    What is done of a large one survives when this process is stopped, and is not done again. The feature maps of exact
+    tiles lie beside the result for that; in a folder that the user names for scratch files, they do not survive.
 
     Parameters
     ----------
@@ -79,11 +80,12 @@ def restore_in_files(
     KeygraphError
         The model failed, or `cancel` was set.
     """
-    folder, exact = job.options.scratch_folder, _is_exact(restorer, job)
-    if exact:
+    folder = job.options.scratch_folder
+    keeps = job.space is not None and (job.options.scratch is None or not _is_exact(restorer, job))
+    if not keeps:
         require_none(job.target)
     with contextlib.ExitStack() as files:
-        kept = None if exact else files.enter_context(_kept_work(restorer, job, notice))
+        kept = files.enter_context(_kept_work(restorer, job, notice)) if keeps else None
         image = _decoded(restorer, job, kept, files)
         began = time.perf_counter()
         try:
@@ -145,13 +147,13 @@ def _kept_work(restorer: Restorer, job: RestoreJob, notice: Callable[[str], None
     with contextlib.closing(JobFolder(job.target, identity, job.size, dtype, manifest.scale)) as kept:
         if kept.begun or kept.damaged:
             below = ", since what was written below it is damaged" if kept.damaged else ""
-            notice(f"{job.image.file}: going on at row {kept.done} of {job.size[0]}{below}")
+            notice(f"{job.image.file}: going on at {kept.position}{below}")
         try:
             yield kept
         except BaseException:
             if kept.begun:
                 notice(
-                    f"{job.image.file}: stopped at row {kept.done} of {job.size[0]}; the same command goes on there "
+                    f"{job.image.file}: stopped at {kept.position}; the same command goes on there "
                     f"(what is done is kept in {kept.folder})"
                 )
             raise

@@ -288,8 +288,8 @@ class Restorer(WithBlock):
         progress, cancel
             As for `restore`.
         checkpoint
-            Keeps the work done in blended tiles, and has that of an earlier run; its tiles are then taken. Whole
-            images and exact tiles do not use it.
+            Keeps the work done in tiles, and has that of an earlier run; its tiles are then taken. Whole images do
+            not use it.
 
         Returns
         -------
@@ -340,8 +340,12 @@ class Restorer(WithBlock):
                     from .tiling.exact.run import restore_exactly
 
                     choice = replace(choice, batch=1)
+                    sweeps = None
+                    if checkpoint is not None:
+                        checkpoint.start(choice)
+                        sweeps = checkpoint.sweeps
                     side, folder = max(choice.tile), options.scratch_folder
-                    grid = restore_exactly(exact, manifest, request, writer, side, folder, progress)
+                    grid = restore_exactly(exact, manifest, request, writer, side, folder, progress, sweeps)
                     plan, tile, overlap = grid.plan, grid.tile, grid.overlap
                 else:
                     alone = choice.plan.count == 1

@@ -21,6 +21,7 @@ from ...files import unwritable
 from ..io.scratch_file import ScratchFile
 from ..tiling.blend import Axis, Plan
 from ..tiling.tile_size import TileChoice
+from .kept_sweeps import KeptSweeps
 from .part_file import Part, part_path, read_tile
 from .record_file import RecordFile
 from .space import folder_of
@@ -28,8 +29,8 @@ from .space import folder_of
 #: Format of the folder; another one is refused.
 FORMAT = 1
 
-#: Kinds of records: the job, its tiles, a saved tile, a part file, a committed row of tiles.
-_JOB, _CHOICE, _TILE, _PART, _ROW = "job", "tiles", "tile", "part", "row"
+#: Kinds of records: the job, its tiles, a saved tile, a part file, a committed row of tiles, a sweep of exact tiles.
+_JOB, _CHOICE, _TILE, _PART, _ROW, _SWEEP = "job", "tiles", "tile", "part", "row", "sweep"
 
 #: Files in the folder.
 _JOURNAL, _RESULT, _TILES = "journal", "result", "tiles"
@@ -64,9 +65,9 @@ class JobFolder:
     """Keeps the work done for one result. Implements `tiling.checkpoint.Checkpoint` and `io.regions.RegionWriter`.
 
     The folder holds the samples of the result as far as they are complete (``result``), the restored tiles that share
-    pixels with what is missing (``tiles``; ``part-N`` where several processes restore), and the journal: what job it
-    is, and a checksum for every tile and every row of tiles. Samples reach the disk before the journal's record of them
-    does. What has no record, or another checksum than its record, is computed again.
+    pixels with what is missing (``tiles``; ``part-N`` where several processes restore), the feature maps of exact tiles
+    (``map-N-...``), and the journal: what job it is, and a checksum for all of these. Samples reach the disk before the
+    journal's record of them does. What has no record, or another checksum than its record, is computed again.
 
     Parameters
     ----------
@@ -87,8 +88,10 @@ class JobFolder:
         The folder.
     result
         The samples of the result.
+    sweeps
+        See `Checkpoint.sweeps`.
     damaged
-        True when rows that an earlier run wrote are not as it wrote them; they count as not done.
+        True when what an earlier run wrote is not as it wrote it; it counts as not done.
 
     Raises
     ------
@@ -106,6 +109,7 @@ class JobFolder:
         self._saved: dict[int, tuple[int, list[int]]] = {}  # Tile -> checksum and shape.
         self._parts: dict[int, Part] = {}  # Tile -> the part file that holds it.
         self._crc = 0
+        self.sweeps = KeptSweeps(self.folder, self._append_sweep)
         with contextlib.ExitStack() as opened:
             try:
                 self.folder.mkdir(exist_ok=True)
@@ -120,7 +124,7 @@ class JobFolder:
             except OSError as error:
                 raise unwritable(target, error) from error
             self.result = opened.enter_context(contextlib.closing(ScratchFile(self.folder, *size, dtype, name=_RESULT)))
-            self.damaged = self._drop_damaged()
+            self.damaged = self._drop_damaged() | self.sweeps.forget_damaged()
             self._opened = opened.pop_all()
 
     @property
@@ -131,12 +135,17 @@ class JobFolder:
     @property
     def begun(self) -> bool:
         """True when there is work that would be lost with the folder."""
-        return bool(self._rows or self._saved or self._parts)
+        return bool(self._rows or self._saved or self._parts or self.sweeps.done)
 
     @property
     def done(self) -> int:
         """Rows of pixels of the result that are complete."""
         return self._row_end(len(self._rows) - 1) if self._rows else 0
+
+    @property
+    def position(self) -> str:
+        """How far the job is, in words."""
+        return f"sweep {self.sweeps.done + 1}" if self.sweeps.done else f"row {self.done} of {self._height}"
 
     def start(self, choice: TileChoice) -> int:
         """See `Checkpoint.start`."""
@@ -186,7 +195,9 @@ class JobFolder:
         self._parts.pop(tile, None)
 
     def write(self, top: int, left: int, values: NDArray[Any]) -> None:
-        """Write rows of the result, from top to bottom and of full width; see `RegionWriter.write`.
+        """Write a part of the result; see `RegionWriter.write`.
+
+        Rows of blended tiles are written from top to bottom and in full width, so that each has a checksum.
 
         Parameters
         ----------
@@ -235,6 +246,8 @@ class JobFolder:
             elif kind == _PART:
                 (part,) = values
                 self._take_part(Part(part["first"], tuple(part["shape"]), tuple(part["checksums"])))
+            elif kind == _SWEEP:
+                self.sweeps.replay(values)
             else:
                 row, crc = values
                 self._rows[row:] = [crc]
@@ -248,14 +261,14 @@ class JobFolder:
             differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
             changed = " and ".join(_change(name, before.get(name), now.get(name)) for name in differing)
             raise InputError(
-                f"{self._target}: a run that was stopped at row {self.done} of {self._height} had {changed}; "
-                f"{_advice(self.folder)}"
+                f"{self._target}: a run that was stopped at {self.position} had {changed}; {_advice(self.folder)}"
             )
 
     def _take(self, choice: TileChoice) -> None:
         """Set the tiles, and forget what was done with others; another batch is no other tile."""
         if self._choice is None or dataclasses.replace(choice, batch=self._choice.batch) != self._choice:
             self._rows, self._saved, self._parts = [], {}, {}
+            self.sweeps.forget()
         self._choice = choice
 
     def _take_part(self, part: Part) -> None:
@@ -285,6 +298,10 @@ class JobFolder:
             self._records.append(record)
         except OSError as error:
             raise unwritable(self._target, error) from error
+
+    def _append_sweep(self, values: list[Any]) -> None:
+        self._append([_SWEEP, *values])
+        self._records.sync()
 
     def _slot(self, tile: int) -> int:
         """Return the place of a tile: tiles that share no pixel with what is missing are replaced by later ones."""

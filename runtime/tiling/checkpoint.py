@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import SessionMemoryError
+from ..io.scratch_file import ScratchFile
 from .tile_size import TileChoice
 
 
@@ -62,6 +65,57 @@ class Checkpoint(Protocol):
 
     def commit(self) -> None:
         """Make sure that what was written of the next row of tiles survives, and count the row as done."""
+
+    @property
+    def sweeps(self) -> SweepCheckpoint:
+        """What is kept of exact tiles, which have no rows; `start` is called for them, too."""
+
+
+class SweepCheckpoint(Protocol):
+    """Keeps what the sweeps of exact tiles have found."""
+
+    def plane(self, number: int) -> PlaneCheckpoint:
+        """Return what is kept of one plane of the image, which is restored by itself."""
+
+
+class PlaneCheckpoint(Protocol):
+    """Keeps the statistics and feature maps of one plane, sweep by sweep.
+
+    Attributes
+    ----------
+    folder
+        Where the maps are.
+    done
+        Number of complete sweeps.
+    statistics
+        What they found over the whole image, by name.
+    """
+
+    folder: Path
+    done: int
+    statistics: dict[str, NDArray[Any]]
+
+    def map(self, name: str, height: int, width: int, channels: int, dtype: np.dtype[Any]) -> ScratchFile:
+        """Return the file of a feature map: an earlier run's, or a new one.
+
+        Parameters
+        ----------
+        name
+            Of the map.
+        height, width, channels, dtype
+            Its shape and type.
+        """
+
+    def commit(self, statistics: Mapping[str, NDArray[Any]], maps: Mapping[str, ScratchFile]) -> None:
+        """Make sure that the next sweep's work survives, and count it as complete.
+
+        Parameters
+        ----------
+        statistics
+            What it found.
+        maps
+            The maps that later sweeps read, this one's and those before it. All others may be removed.
+        """
 
 
 def require_kept_tiles(checkpoint: Checkpoint | None, choice: TileChoice, less: TileChoice, reason: str) -> None:

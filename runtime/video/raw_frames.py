@@ -132,7 +132,13 @@ def parse_raw(text: str) -> RawFormat:
 
 
 def frame_bytes(layout: PixelFormat, height: int, width: int) -> int:
-    """Return the bytes of a frame."""
+    """Return the bytes of a frame.
+
+    Parameters
+    ----------
+    layout, height, width
+        Of the frame.
+    """
     return sum(rows * columns for rows, columns in layout.shapes(height, width)) * layout.dtype.itemsize
 
 

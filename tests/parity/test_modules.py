@@ -187,7 +187,8 @@ def test_a_runtime_that_sums_pixels_one_after_the_other(tmp_path: Path) -> None:
 class Normed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Divide each channel by its norm over the pixels."""
-        return x / torch.linalg.vector_norm(x.flatten(2), dim=-1, keepdim=True).unsqueeze(-1)
+        norm: Tensor = torch.linalg.vector_norm(x.flatten(2), dim=-1, keepdim=True)
+        return x / norm.unsqueeze(-1)
 
 
 def test_a_runtime_that_adds_squares_to_one_number(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from ....errors import InputError, KeygraphError
 from ...errors import require_finite
 from ...io.regions import RegionReader, RegionWriter
 from ...io.scratch_file import ScratchFile
+from ..checkpoint import PlaneCheckpoint
 from ..progress import Progress
 from .locality import Statistic
 from .sweep_graph import Crop, SweepModel, image_sizes_model, part, stored, sweep_model
@@ -107,6 +108,7 @@ def infer(
     tile: int,
     folder: Path,
     progress: Progress | None = None,
+    kept: PlaneCheckpoint | None = None,
 ) -> None:
     """Run a network.
 
@@ -125,9 +127,12 @@ def infer(
     tile
         Side of a tile in pixels; see `tiles`.
     folder
-        Folder for the feature maps.
+        Folder for the feature maps, unless they are kept.
     progress
         Called after each tile.
+    kept
+        Keeps the work of every sweep but the last, and has that of an earlier run, which is not done again. None keeps
+        nothing.
 
     Raises
     ------
@@ -137,23 +142,35 @@ def infer(
         The network gave NaN or infinity.
     """
     height, width = size
-    check_room(plan, size, folder)
+    done_before = kept.done if kept is not None else 0
+    if not done_before:
+        check_room(plan, size, kept.folder if kept is not None else folder)
     cuts = [tiles(sweep, height, width, tile, plan.stretch(sweep)) for sweep in plan.sweeps]
     done, total = 0, sum(map(len, cuts))
     features: dict[str, ScratchFile] = {}
-    known: dict[str, NDArray[Any]] = {}
+
+    def read_after(sweeps: int) -> set[str]:
+        return {feature.name for sweep in plan.sweeps[sweeps:] for feature in sweep.reads}
+
+    known = dict(kept.statistics) if kept is not None else {}
     sizes = _ImageSizes(plan, size, open_model)
     with contextlib.ExitStack() as files:
         for index, (sweep, cut) in enumerate(zip(plan.sweeps, cuts, strict=True)):
+            finished = index < done_before
             writers: dict[str, RegionWriter] = {}
             for feature in sweep.stores:
                 if feature.name == plan.output.name:
                     writers[feature.name] = writer
                     continue
+                if finished and feature.name not in read_after(done_before):
+                    continue
                 rows, columns = int(height * feature.rows), int(width * feature.columns)
-                file = ScratchFile(folder, rows, columns, feature.channels, feature.dtype)
+                file = new_map(kept, folder, feature.name, rows, columns, feature.channels, feature.dtype)
                 files.callback(file.close)
                 features[feature.name] = writers[feature.name] = file
+            if finished:
+                done += len(cut)
+                continue
             model = sweep_model(plan.locality, sweep)
             sizes.find([*model.whole, *(value for crop in model.all_crops for value in crop.values)])
             feeds = {name: known[name] for name in sweep.known} | {name: sizes[name] for name in model.whole}
@@ -167,9 +184,27 @@ def infer(
             for name, summed in totals.items():
                 known[name] = summed.finish(height * width, plan.locality.graph.types[name])
                 require_finite(known[name], f"in {name}, taken over the whole image")
-            later = {feature.name for after in plan.sweeps[index + 1 :] for feature in after.reads}
-            for name in set(features) - later:
+            for name in set(features) - read_after(index + 1):
                 features.pop(name).close()
+            if kept is not None and index + 1 < len(plan.sweeps):
+                kept.commit({name: known[name] for name in totals}, features)
+
+
+def new_map(
+    kept: PlaneCheckpoint | None, folder: Path, name: str, rows: int, columns: int, channels: int, dtype: np.dtype[Any]
+) -> ScratchFile:
+    """Return the file of a feature map: the one that is kept, or an unnamed one.
+
+    Parameters
+    ----------
+    kept, folder
+        As for `infer`.
+    name, rows, columns, channels, dtype
+        Of the map.
+    """
+    if kept is not None:
+        return kept.map(name, rows, columns, channels, dtype)
+    return ScratchFile(folder, rows, columns, channels, dtype)
 
 
 def check_room(plan: SweepPlan, size: tuple[int, int], folder: Path) -> None:

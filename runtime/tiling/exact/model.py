@@ -11,6 +11,7 @@ from ....manifest import IMAGE_INPUT, IMAGE_OUTPUT, Manifest
 from ...backends.emulated_half import emulate_half
 from ...backends.onnx_file import load_onnx
 from ...io.regions import RegionReader, RegionWriter
+from ..checkpoint import PlaneCheckpoint
 from ..progress import Progress
 from .executor import Open, infer
 from .spatial_layout import NotLocalError
@@ -98,6 +99,7 @@ class ExactModel:
         tile: int,
         folder: Path,
         progress: Progress | None = None,
+        kept: PlaneCheckpoint | None = None,
     ) -> None:
         """Restore an image.
 
@@ -105,7 +107,17 @@ class ExactModel:
         ----------
         source
             The input image, [H, W, C] of the network's type.
-        writer, size, tile, folder, progress
+        writer, size, tile, folder, progress, kept
             As for `executor.infer`, which gives the errors, too.
         """
-        infer(self.plan, self._open, {IMAGE_INPUT: source}, writer, size, tile=tile, folder=folder, progress=progress)
+        infer(
+            self.plan,
+            self._open,
+            {IMAGE_INPUT: source},
+            writer,
+            size,
+            tile=tile,
+            folder=folder,
+            progress=progress,
+            kept=kept,
+        )

@@ -15,17 +15,20 @@ from numpy.typing import NDArray
 from ....manifest import Manifest
 from ...errors import require_finite
 from ...io.regions import RegionWriter
-from ...io.scratch_file import ScratchFile
 from ...preprocess.normalization import from_model
 from ...preprocess.padding import round_up
 from ...preprocess.request import Request, TileReader
 from ..blend import Axis, Plan
+from ..checkpoint import SweepCheckpoint
 from ..progress import Progress
-from .executor import tiles
+from .executor import new_map, tiles
 from .model import ExactModel
 
 #: Rows that are joined at a time where an image's channels were restored separately.
 _STRIP_ROWS = 64
+
+#: Name of a restored plane among the feature maps that are kept.
+_RESTORED = "restored plane"
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ def restore_exactly(
     tile: int,
     folder: Path,
     progress: Progress | None = None,
+    sweeps: SweepCheckpoint | None = None,
 ) -> TileGrid:
     """Restore a request.
 
@@ -73,6 +77,8 @@ def restore_exactly(
         Folder for the feature maps.
     progress
         Called with (tiles done, tiles in all), over all sweeps.
+    sweeps
+        Keeps the work done, and has that of an earlier run, which is not done again. None keeps nothing.
 
     Returns
     -------
@@ -97,15 +103,19 @@ def restore_exactly(
 
     if planes == 1:
         joined = _ResultWriter(manifest, request, writer, shape)
-        exact.restore(_PlaneReader(reader, 0), joined, size, tile=tile, folder=folder, progress=reported(0))
+        kept = None if sweeps is None else sweeps.plane(0)
+        exact.restore(_PlaneReader(reader, 0), joined, size, tile=tile, folder=folder, progress=reported(0), kept=kept)
     else:
         # Each channel is an image of its own, with its own statistics.
         with contextlib.ExitStack() as files:
             restored = []
             for plane in range(planes):
-                file = ScratchFile(folder, *shape, manifest.out_channels, np.dtype(np.float32))
+                kept = None if sweeps is None else sweeps.plane(plane)
+                file = new_map(kept, folder, _RESTORED, *shape, manifest.out_channels, np.dtype(np.float32))
                 files.callback(file.close)
                 restored.append(file)
+                if kept is not None and kept.done == len(exact.plan.sweeps):
+                    continue
                 exact.restore(
                     _PlaneReader(reader, plane),
                     _CroppingWriter(file, shape),
@@ -113,7 +123,10 @@ def restore_exactly(
                     tile=tile,
                     folder=folder,
                     progress=reported(plane),
+                    kept=kept,
                 )
+                if kept is not None:
+                    kept.commit({}, {_RESTORED: file})
             joined = _ResultWriter(manifest, request, writer, shape)
             for top in range(0, shape[0], _STRIP_ROWS):
                 rows = min(_STRIP_ROWS, shape[0] - top)
