@@ -26,6 +26,7 @@ from keygraph.instrumentation.metrics import psnr
 from keygraph.models import load_checkpoint
 from keygraph.plugins.torch import use_attention
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from photos import UNSEEN, add_noise, unseen_photo
 
 CHECKPOINT = Path(__file__).parent / "kgt-denoise-tiny.ckpt"
@@ -96,11 +97,15 @@ def draw(curves: Curves, path: Path) -> None:
     for k, point in curves["ours"].items():
         axes.annotate(f"k = {k}", (1000 * point[0], point[1]), (5, -12), textcoords="offset points", fontsize="small")
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(y=0.1)
     axes.set_xlabel("milliseconds for 256 x 256 pixels")
     axes.set_ylabel("PSNR in dB")
     axes.set_title(f"One network, any k: denoising '{UNSEEN}', sigma {SIGMA:.0f}")
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="center", bbox_to_anchor=(0.37, 0.5))
     figure.savefig(path, dpi=150)
 
 

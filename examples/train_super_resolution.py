@@ -1,6 +1,6 @@
 """Train a small KGT for super-resolution x2 with a random k, and the same network with a fixed k.
 
-Each takes about 40 minutes of one CPU core. Neither is in the repository.
+Each takes about 35 minutes of one CPU core.
 
     python examples/train_super_resolution.py random -o kgt-sr-x2-tiny.ckpt
     python examples/train_super_resolution.py fixed -o kgt-sr-x2-fixed.ckpt

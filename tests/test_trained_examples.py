@@ -19,12 +19,18 @@ from keygraph.runtime.io.images import Picture, write
 EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 from photos import add_noise, unseen_photo  # noqa: E402
+from train_super_resolution import bicubic, unseen  # noqa: E402
 
 BYTES = (0.0, 255.0)
 UNIT = (0.0, 1.0)
 PART = (slice(22, 278), slice(97, 353))
 
-KGT, CSA, GLMHA = NAMES = ("kgt-denoise-tiny", "restormer-denoise-tiny", "restormer-denoise-tiny-glmha")
+KGT, CSA, GLMHA, SUPER = NAMES = (
+    "kgt-denoise-tiny",
+    "restormer-denoise-tiny",
+    "restormer-denoise-tiny-glmha",
+    "kgt-sr-x2-tiny",
+)
 #: Every target that TensorRT-RTX builds for.
 TARGETS = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120", "sm_121")
 
@@ -69,6 +75,15 @@ def test_glmha_costs_little_of_what_channel_attention_gains(exported: Exported, 
     csa, glmha = (denoising_gain(exported(name), noisy) for name in (CSA, GLMHA))
     assert csa >= 9.0
     assert glmha >= csa - 0.3
+
+
+def test_super_resolution_gains_over_bicubic_interpolation(exported: Exported) -> None:
+    """With any of the numbers of neighbours that it was trained with, and with all."""
+    low, high = (image[0].permute(1, 2, 0).numpy() for image in unseen())
+    interpolated = np.clip(bicubic(unseen()[0])[0].permute(1, 2, 0).numpy(), 0, 1)
+    with keygraph.load(exported(SUPER)) as restorer:
+        for k in (16, 64, 256):
+            assert psnr(restorer(low, k=k), high, UNIT) >= psnr(interpolated, high, UNIT) + 0.75
 
 
 @pytest.mark.slow
