@@ -32,10 +32,6 @@ ENOUGH_DB = 60.0
 #: Smallest tile side in pixels; in smaller tiles most of a tile is overlap.
 LEAST_TILE = 256
 
-#: Least rows of the strip on which the overlap is measured. Tiles are cut between columns there, so that more rows
-#: change the result little and take their time.
-STRIP_ROWS = 128
-
 #: For models with global statistics: side and number of images, sides of plain tiles, and their overlap. The overlap
 #: is not searched: a tile's statistics differ from the image's whatever the overlap.
 STATISTICS_SIDE = 320
@@ -225,7 +221,7 @@ def _decibels(image: NDArray[Any], reference: NDArray[Any], span: tuple[float, f
 def calibrate_tiling(path: Path, manifest: Manifest) -> Tiling | None:
     """Find the smallest overlap with which tiles give the whole-image result to `ENOUGH_DB`.
 
-    Measured on a strip of the generated test image, from the left edge of the first of two tiles to the middle of the second. The
+    Measured on the generated test image, from the left edge of the first of two tiles to the middle of the second. The
     whole image and the first tile are the same for every overlap, so that only the overlap changes the result.
 
     Returns
@@ -239,17 +235,17 @@ def calibrate_tiling(path: Path, manifest: Manifest) -> Tiling | None:
     m, scale = manifest.size_multiple, manifest.scale
     tile = -(-LEAST_TILE // (2 * m)) * 2 * m
     step = max(m, 32 // m * m)
-    height, width = round_up(STRIP_ROWS, m), 2 * tile - step
-    planes = synthetic_image((1, manifest.in_channels, height, width), (0.0, 1.0))[0]
+    width = 2 * tile - step
+    planes = synthetic_image((1, manifest.in_channels, tile, width), (0.0, 1.0))[0]
     restorer = Restorer(OnnxRuntimeSession(path))
-    _check_memory(restorer, height * width)
+    _check_memory(restorer, tile * width)
 
     def restored(left: int, right: int) -> NDArray[np.float32]:
         pixels = np.moveaxis(planes[:, :, left:right], 0, 2)
         return np.moveaxis(restorer.restore(pixels, tile="none").image, 2, 0)
 
     whole, first = restored(0, width), restored(0, tile)
-    rows = cut(height, height, 0, m)
+    rows = cut(tile, tile, 0, m)
     best: Tiling | None = None
     for overlap in range(step, tile // 2 + 1, step):
         second = restored(tile - overlap, 2 * tile - overlap)
