@@ -45,7 +45,8 @@ class RestoreOptions:
         image, computed in several sweeps over the tiles with feature maps on disk in between. ``"tile"``: each tile is
         treated as a whole image. None: exact where the session supports it.
     scratch
-        Folder for feature maps, and for large pictures that are kept on disk; None for the system's temporary folder.
+        Folder for feature maps, and for large pictures that are on disk meanwhile; None for the system's temporary
+        folder, and for the feature maps of large pictures that of the result, where they survive a stop.
 
     Raises
     ------

@@ -6,9 +6,9 @@ import base64
 import hashlib
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,8 +49,8 @@ class KeptSweeps:
 
     def replay(self, values: list[Any]) -> None:
         """Take over a record of an earlier run."""
-        number, statistics, maps = values
-        self.plane(number).take(statistics, maps)
+        number, sweep, statistics, maps = values
+        self.plane(number).take(sweep, statistics, maps)
 
     def forget(self) -> None:
         """Forget what was done: it was with other tiles."""
@@ -65,45 +65,30 @@ class KeptSweeps:
 
 
 class KeptPlane:
-    """The complete sweeps of one plane.
-
-    Attributes
-    ----------
-    done
-        Their number.
-    statistics
-        What they found over the whole image, by name.
-    """
+    """The complete sweeps of one plane. Implements `tiling.checkpoint.PlaneCheckpoint`."""
 
     def __init__(self, folder: Path, number: int, append: Callable[[list[Any]], None]) -> None:
         self.folder = folder
-        self.done = 0
-        self.statistics: dict[str, NDArray[Any]] = {}
         self._number, self._append = number, append
+        self._statistics: list[Mapping[str, NDArray[Any]]] = []  # Of each sweep.
         self._maps: dict[str, int] = {}  # File's name -> checksum.
 
-    def map(self, name: str, height: int, width: int, channels: int, dtype: np.dtype[Any]) -> ScratchFile:
-        """Return the file of a feature map, made where there is none.
+    @property
+    def done(self) -> int:
+        """See `PlaneCheckpoint.done`."""
+        return len(self._statistics)
 
-        Parameters
-        ----------
-        name
-            Of the map.
-        height, width, channels, dtype
-            Its shape and type.
-        """
+    @property
+    def statistics(self) -> dict[str, NDArray[Any]]:
+        """See `PlaneCheckpoint.statistics`."""
+        return {name: value for found in self._statistics for name, value in found.items()}
+
+    def map(self, name: str, height: int, width: int, channels: int, dtype: np.dtype[Any]) -> ScratchFile:
+        """See `PlaneCheckpoint.map`."""
         return ScratchFile(self.folder, height, width, channels, dtype, name=self._file(name))
 
     def commit(self, statistics: Mapping[str, NDArray[Any]], maps: Mapping[str, ScratchFile]) -> None:
-        """Count the next sweep as complete, and remove the maps that no later sweep reads.
-
-        Parameters
-        ----------
-        statistics
-            What it found.
-        maps
-            The maps that later sweeps read, this one's and those before it.
-        """
+        """See `PlaneCheckpoint.commit`."""
         checksums = {}
         for name, file in maps.items():
             known = self._maps.get(self._file(name))
@@ -111,18 +96,24 @@ class KeptPlane:
                 os.fdatasync(file.fileno())
                 known = _checksum(self.folder / self._file(name))
             checksums[self._file(name)] = known
-        self._append([self._number, {name: _text(value) for name, value in statistics.items()}, checksums])
+        self._append([self._number, self.done, {name: _text(value) for name, value in statistics.items()}, checksums])
         gone = self._maps.keys() - checksums.keys()
-        self.statistics |= statistics
-        self.done += 1
+        self._statistics.append(statistics)
         self._maps = checksums
         for file_name in gone:
             (self.folder / file_name).unlink(missing_ok=True)
 
-    def take(self, statistics: Mapping[str, Any], maps: Mapping[str, int]) -> None:
-        """Take over the record of a sweep."""
-        self.statistics |= {name: _array(*value) for name, value in statistics.items()}
-        self.done += 1
+    def take(self, sweep: int, statistics: Mapping[str, Any], maps: Mapping[str, int]) -> None:
+        """Take over the record of a sweep, which replaces those of it and of later ones: they were damaged.
+
+        Parameters
+        ----------
+        sweep
+            Number of the sweep, from 0.
+        statistics, maps
+            As recorded by `commit`.
+        """
+        self._statistics[sweep:] = [{name: _array(*value) for name, value in statistics.items()}]
         self._maps = dict(maps)
 
     def is_intact(self) -> bool:
@@ -140,15 +131,9 @@ class KeptPlane:
 def _checksum(path: Path) -> int:
     crc = 0
     with path.open("rb", buffering=0) as file:
-        for chunk in _chunks(file):
+        while chunk := file.read(_CHUNK):
             crc = zlib.crc32(chunk, crc)
     return crc
-
-
-def _chunks(file: Any) -> Iterator[memoryview]:
-    buffer = memoryview(bytearray(_CHUNK))
-    while count := file.readinto(buffer):
-        yield buffer[:count]
 
 
 def _text(value: NDArray[Any]) -> list[Any]:
@@ -157,5 +142,5 @@ def _text(value: NDArray[Any]) -> list[Any]:
 
 
 def _array(dtype: str, shape: list[int], text: str) -> NDArray[Any]:
-    values = np.frombuffer(base64.b64decode(text), dtype).reshape(shape)
-    return cast("NDArray[Any]", values)
+    values: NDArray[Any] = np.frombuffer(base64.b64decode(text), dtype).reshape(shape)
+    return values

@@ -85,15 +85,17 @@ class PlaneCheckpoint(Protocol):
     ----------
     folder
         Where the maps are.
-    done
-        Number of complete sweeps.
-    statistics
-        What they found over the whole image, by name.
     """
 
     folder: Path
-    done: int
-    statistics: dict[str, NDArray[Any]]
+
+    @property
+    def done(self) -> int:
+        """Number of complete sweeps."""
+
+    @property
+    def statistics(self) -> dict[str, NDArray[Any]]:
+        """What they found over the whole image, by name."""
 
     def map(self, name: str, height: int, width: int, channels: int, dtype: np.dtype[Any]) -> ScratchFile:
         """Return the file of a feature map: an earlier run's, or a new one.

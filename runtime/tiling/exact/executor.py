@@ -142,35 +142,29 @@ def infer(
         The network gave NaN or infinity.
     """
     height, width = size
-    done_before = kept.done if kept is not None else 0
-    if not done_before:
+    begun = kept.done if kept is not None else 0
+    if not begun:
         check_room(plan, size, kept.folder if kept is not None else folder)
     cuts = [tiles(sweep, height, width, tile, plan.stretch(sweep)) for sweep in plan.sweeps]
-    done, total = 0, sum(map(len, cuts))
-    features: dict[str, ScratchFile] = {}
-
-    def read_after(sweeps: int) -> set[str]:
-        return {feature.name for sweep in plan.sweeps[sweeps:] for feature in sweep.reads}
-
+    done, total = sum(map(len, cuts[:begun])), sum(map(len, cuts))
     known = dict(kept.statistics) if kept is not None else {}
     sizes = _ImageSizes(plan, size, open_model)
     with contextlib.ExitStack() as files:
-        for index, (sweep, cut) in enumerate(zip(plan.sweeps, cuts, strict=True)):
-            finished = index < done_before
-            writers: dict[str, RegionWriter] = {}
-            for feature in sweep.stores:
-                if feature.name == plan.output.name:
-                    writers[feature.name] = writer
-                    continue
-                if finished and feature.name not in read_after(done_before):
-                    continue
-                rows, columns = int(height * feature.rows), int(width * feature.columns)
-                file = new_map(kept, folder, feature.name, rows, columns, feature.channels, feature.dtype)
-                files.callback(file.close)
-                features[feature.name] = writers[feature.name] = file
-            if finished:
-                done += len(cut)
-                continue
+
+        def opened(wanted: Iterable[Feature]) -> dict[str, ScratchFile]:
+            maps = {}
+            for one in wanted:
+                rows, columns = int(height * one.rows), int(width * one.columns)
+                maps[one.name] = new_map(kept, folder, one.name, rows, columns, one.channels, one.dtype)
+                files.callback(maps[one.name].close)
+            return maps
+
+        needed = _read_from(plan, begun)
+        features = opened(one for sweep in plan.sweeps[:begun] for one in sweep.stores if one.name in needed)
+        for index in range(begun, len(plan.sweeps)):
+            sweep, cut = plan.sweeps[index], cuts[index]
+            features |= (maps := opened(one for one in sweep.stores if one.name != plan.output.name))
+            writers: dict[str, RegionWriter] = {one.name: maps.get(one.name, writer) for one in sweep.stores}
             model = sweep_model(plan.locality, sweep)
             sizes.find([*model.whole, *(value for crop in model.all_crops for value in crop.values)])
             feeds = {name: known[name] for name in sweep.known} | {name: sizes[name] for name in model.whole}
@@ -184,10 +178,15 @@ def infer(
             for name, summed in totals.items():
                 known[name] = summed.finish(height * width, plan.locality.graph.types[name])
                 require_finite(known[name], f"in {name}, taken over the whole image")
-            for name in set(features) - read_after(index + 1):
+            for name in set(features) - _read_from(plan, index + 1):
                 features.pop(name).close()
             if kept is not None and index + 1 < len(plan.sweeps):
                 kept.commit({name: known[name] for name in totals}, features)
+
+
+def _read_from(plan: SweepPlan, index: int) -> set[str]:
+    """Return the names of what the sweeps from `index` on read."""
+    return {feature.name for sweep in plan.sweeps[index:] for feature in sweep.reads}
 
 
 def new_map(
