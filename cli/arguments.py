@@ -133,8 +133,8 @@ Scratch = Annotated[
     typer.Option(
         "--scratch",
         metavar="FOLDER",
-        help="Folder for large pictures and features that are kept on disk meanwhile; by default the system's "
-        "temporary folder.",
+        help="Folder for large pictures and feature maps that are on disk meanwhile; by default the system's temporary "
+        "folder, and for the feature maps of large pictures that of the result.",
         rich_help_panel=_TILING,
     ),
 ]
