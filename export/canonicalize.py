@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections import Counter
+from collections.abc import Mapping
 
 import onnx_ir as ir
 from onnx_ir.passes import common
@@ -67,8 +68,9 @@ def canonicalize(model: ir.Model) -> None:
         node.meta.clear()
     initializers = list(graph.initializers.values())
     graph.initializers.clear()  # A new name may be the earlier one of another.
+    places = {node: place for place, node in enumerate(graph)}
     for value in initializers:
-        value.name = unique(_initializer_name(value))
+        value.name = unique(_initializer_name(value, places))
         graph.initializers.add(value)
     for value in [*graph.inputs, *graph.outputs, *graph.initializers.values(), *(v for n in graph for v in n.outputs)]:
         value.metadata_props.clear()
@@ -101,15 +103,18 @@ def _constant_targets(graph: ir.Graph) -> None:
         node.attributes["allowzero"] = ir.AttrInt64("allowzero", 0)
 
 
-def _initializer_name(value: ir.Value) -> str:
-    """Return the parameter's name; for small integer constants their values; else a name from the first user."""
+def _initializer_name(value: ir.Value, places: Mapping[ir.Node, int]) -> str:
+    """Return the parameter's name; for small integer constants their values; else a name from the first user.
+
+    `places` are the nodes' places in the graph. The order of `value.uses` is that of edits to the graph.
+    """
     assert value.name is not None
     if value.name.startswith(WRAPPER):
         return value.name.removeprefix(WRAPPER)
     tensor = value.const_value
     if tensor is not None and tensor.size <= 8 and tensor.dtype in (ir.DataType.INT64, ir.DataType.INT32):
         return "constant/" + ",".join(str(number) for number in tensor.numpy().reshape(-1))
-    user, index = next(iter(value.uses()))
+    user, index = min(value.uses(), key=lambda use: (places[use.node], use.idx))
     if user.op_type == "MatMul" and index == 1 and user.name is not None:
         return user.name.rpartition("/")[0] + ".weight.transposed"
     return f"{user.name}.{index}"

@@ -11,6 +11,7 @@ import contextlib
 import io
 import logging
 import re
+import unittest.mock
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
-from torch.fx.node import map_arg
+from torch.fx.node import Node, map_arg
+from torch.utils._pytree import tree_leaves
 
 from ..errors import InputError
 from ..manifest import IMAGE_OUTPUT, K_INPUT, Manifest
@@ -98,8 +100,10 @@ def capture(model: nn.Module, manifest: Manifest) -> ExportedProgram:
     unread = io.StringIO()
     silent = contextlib.redirect_stdout(unread), contextlib.redirect_stderr(unread)
     # Sizes of 0 and 1 are no special cases, which spares guards about the layout in memory; with remainders of sizes in
-    # every expression, they take most of the time.
-    oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=any_size)  # type: ignore[attr-defined]
+    # every expression, they take most of the time. A KGT's batch is computed from its number of windows: that it may be
+    # 1 could not be proved so.
+    no_special_sizes = any_size or manifest.neighbours is None
+    oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=no_special_sizes)  # type: ignore[attr-defined]
     # Without the cache, whose look-ups of symbolic shapes take longer than inferring them, tracing takes half the time.
     with (
         oblivious,
@@ -246,10 +250,41 @@ def _idle(program: ExportedProgram) -> Callable[[Mapping[Any, Any]], ExportedPro
     return run_decompositions
 
 
+#: The pass of `torch.onnx.export` that makes conversions of types explicit.
+_TYPE_PASS = "torch.onnx._internal.exporter._fx_passes.insert_type_promotion_nodes"
+
+
+@contextmanager
+def _types_as_they_are(program: ExportedProgram, manifest: Manifest) -> Iterator[None]:
+    """Skip `_TYPE_PASS` for our own networks, if no operator of PyTorch converts a type there.
+
+    The pass infers the shapes of the whole program again, which takes longer than the translation. Other networks may
+    need it even so: numbers of another kind than the tensor's are converted too (``torch.add(x, 1, alpha=2)``).
+    """
+    if manifest.architecture not in OWN or any(len(_types(node)) > 1 for node in program.graph.nodes):
+        yield
+        return
+    with unittest.mock.patch(_TYPE_PASS):
+        yield
+
+
+def _types(node: Node) -> set[torch.dtype]:
+    """Return the types of the tensors that an operator of PyTorch takes and makes; none for other nodes."""
+    if not (isinstance(node.target, OpOverload) and node.target.namespace == "aten"):
+        return set()
+    values = [other.meta.get("val") for other in (node, *node.all_input_nodes)]
+    return {value.dtype for value in tree_leaves(values) if isinstance(value, Tensor)}
+
+
 def _exported(program: ExportedProgram, manifest: Manifest) -> ir.Model:
     neighbours = manifest.neighbours
     names = [given.name for given in image_inputs(manifest)]
-    with _quiet(), torch.no_grad(), torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
+    with (
+        _quiet(),
+        _types_as_they_are(program, manifest),
+        torch.no_grad(),
+        torch._dynamo.config.patch(fake_tensor_cache_enabled=False),
+    ):
         exported = torch.onnx.export(
             program,
             dynamo=True,

@@ -1,0 +1,73 @@
+"""Tracing: what is spared in programs that do not need it, and names that depend on the graph alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import onnx_ir as ir
+import pytest
+import torch
+from keygraph.export import trace
+from keygraph.export.canonicalize import canonicalize
+from keygraph.models import LoadedModel
+from keygraph.models.architecture import CUSTOM
+from keygraph.plugins.torch import key_graph
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.onnx._internal.exporter import _fx_passes
+
+
+class Applied(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    ("function", "converts"),
+    [
+        (lambda x: (x + 1.0).softmax(1), False),
+        (lambda x: x + torch.arange(5), True),
+        (lambda x: x * (x > 0), True),
+        (lambda x: x + torch.arange(5) / torch.arange(2, 7), True),
+        (lambda x: x + x.half(), True),
+        (lambda x: key_graph(x[None, None], x[None, None], torch.tensor([2])), False),
+    ],
+    ids=["one type", "whole numbers", "comparison", "quotient", "half", "operator of keygraph"],
+)
+@pytest.mark.parametrize("own", [True, False], ids=["own", "of others"])
+def test_types_are_made_explicit_where_they_are_converted(
+    unet: LoadedModel, function: Callable[[Tensor], Tensor], converts: bool, own: bool
+) -> None:
+    manifest = unet.manifest() if own else replace(unet.manifest(), architecture=CUSTOM)
+    program = torch.export.export(Applied(function), (torch.zeros(3, 5),), dynamic_shapes=({0: Dim("n", max=32)},))
+    original = _fx_passes.insert_type_promotion_nodes
+    with trace._types_as_they_are(program, manifest):
+        assert (_fx_passes.insert_type_promotion_nodes is original) == (converts or not own)
+    assert _fx_passes.insert_type_promotion_nodes is original
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_names_do_not_depend_on_the_order_of_edits(turned: bool) -> None:
+    text = """
+        <ir_version: 10, opset_import: ["" : 20]>
+        small (float[n, 2] x) => (float[n, 2] restored) <float[2] shift = {1.0, 2.0}, float[2] other = {3.0, 4.0}>
+        {
+            first = Add(x, shift)
+            scaled = Mul(first, other)
+            restored = Add(scaled, shift)
+        }
+    """
+    model = ir.from_onnx_text(text)
+    nodes = [node for node in model.graph if node.op_type == "Add"]
+    shift = nodes[0].inputs[1]
+    for node in reversed(nodes) if turned else nodes:
+        node.replace_input_with(1, None)
+        node.replace_input_with(1, shift)
+    canonicalize(model)
+    assert set(model.graph.initializers) == {"Add.1", "Mul.1"}
+    assert [value.name for value in (node.inputs[1] for node in model.graph) if value] == ["Add.1", "Mul.1", "Add.1"]
