@@ -100,10 +100,9 @@ def capture(model: nn.Module, manifest: Manifest) -> ExportedProgram:
     unread = io.StringIO()
     silent = contextlib.redirect_stdout(unread), contextlib.redirect_stderr(unread)
     # Sizes of 0 and 1 are no special cases, which spares guards about the layout in memory; with remainders of sizes in
-    # every expression, they take most of the time. A KGT's batch is computed from its number of windows: that it may be
-    # 1 could not be proved so.
-    no_special_sizes = any_size or manifest.neighbours is None
-    oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=no_special_sizes)  # type: ignore[attr-defined]
+    # every expression, they take most of the time. With a size multiple it would spare a fifth, but then it cannot be
+    # proved of every network that a batch of 1 is right.
+    oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=any_size)  # type: ignore[attr-defined]
     # Without the cache, whose look-ups of symbolic shapes take longer than inferring them, tracing takes half the time.
     with (
         oblivious,
