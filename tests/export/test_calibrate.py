@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from keygraph.export.calibrate import calibrate, calibrate_tiling, statistics_images
-from keygraph.instrumentation.metrics import psnr
+from keygraph.export.calibration_data import CalibrationImage
+from keygraph.instrumentation.metrics import EQUAL_DB, psnr
 from keygraph.instrumentation.synthetic import synthetic_image
 from keygraph.manifest import METADATA_KEY, Manifest, from_json
 from keygraph.runtime.backends.onnxruntime import OnnxRuntimeSession
@@ -67,6 +68,24 @@ def test_tiles_are_measured_and_exact_ones_proven(tmp_path: Path, make_manifest:
     assert (statistics.exact.sweeps, statistics.exact.disk) == (2, 0.0)
     if Path("/proc/self/clear_refs").exists():
         assert statistics.memory is not None  # The amount is not checked: memory freed earlier may be used again.
+
+
+@pytest.mark.parametrize("size", [(320, 320), (200, 320), (320, 90)], ids=["square", "wide", "narrow"])
+def test_what_tiles_change_is_about_what_all_tiles_of_the_image_change(
+    tmp_path: Path, make_manifest: MakeManifest, size: tuple[int, int]
+) -> None:
+    manifest = make_manifest(global_statistics=True, clamp=None)
+    path = tmp_path / "mean.onnx"
+    write_model(path, manifest, "mean")
+    picture = CalibrationImage("picture", (synthetic_image((1, 3, *size), (0.0, 1.0)),))
+    measured = calibrate(path, manifest, [picture], lambda _line: None)
+    assert measured.statistics is not None
+    restorer = Restorer(OnnxRuntimeSession(path))
+    image = np.moveaxis(picture.inputs[0][0], 0, 2)
+    whole = restorer.restore(image, tile="none").image
+    for tiling in measured.statistics.tilings:
+        tiled = restorer.restore(image, tile=tiling.tile, overlap=tiling.overlap, global_statistics="tile").image
+        assert abs(tiling.psnr - min(psnr(tiled, whole, (0.0, 1.0)), EQUAL_DB)) < 3
 
 
 def test_a_network_without_exact_tiles_is_marked(tmp_path: Path, make_manifest: MakeManifest) -> None:
