@@ -1,6 +1,6 @@
 """Draw a key graph on the photograph: which nodes of its window some pixels attend to, in every stage.
 
-    python examples/key_graph_picture.py -o key-graph.png
+    python examples/key_graph_picture.py -o key-graph.svg
 
 The network is the demo's denoiser, the photograph the noisy one that was not used in training.
 """
@@ -57,7 +57,7 @@ def draw(photo: NDArray[np.uint8], found: dict[str, NDArray[np.int32]], k: int, 
     parts = figure.subfigures(1, 2, width_ratios=(1, 1.25), squeeze=False)
     left, right = parts[0]
     axes = left.subplots()
-    axes.imshow(photo)
+    axes.imshow(photo, interpolation="none")
     axes.set_axis_off()
     axes.set_title("noisy photograph, and three windows", fontsize="medium")
     panels = right.subplots(len(STAGES), len(PIXELS))
@@ -69,11 +69,11 @@ def draw(photo: NDArray[np.uint8], found: dict[str, NDArray[np.int32]], k: int, 
         window = photo[top : top + WINDOW, start : start + WINDOW]
         for stage, panel in zip(STAGES, panels[:, column], strict=True):
             linked = unpacked(found[stage][row * across + at, 0], WINDOW * WINDOW)[y * WINDOW + x]
-            panel.imshow(window)
+            panel.imshow(window, interpolation="none")
             # What is not attended to is darkened.
             shade = np.zeros((WINDOW, WINDOW, 4))
             shade[..., 3] = np.where(linked.reshape(WINDOW, WINDOW), 0, 0.75)
-            panel.imshow(shade)
+            panel.imshow(shade, interpolation="none")
             panel.plot(x, y, "s", markerfacecolor="none", markeredgecolor=colour, markersize=9, markeredgewidth=2)
             panel.set_xticks([])
             panel.set_yticks([])
@@ -83,7 +83,7 @@ def draw(photo: NDArray[np.uint8], found: dict[str, NDArray[np.int32]], k: int, 
             if column == 0:
                 panel.set_ylabel(stage)
     right.suptitle(f"the {k} nodes of the window that the marked pixel attends to", fontsize="medium")
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=100)
 
 
 def main() -> None:

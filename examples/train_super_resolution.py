@@ -1,6 +1,6 @@
 """Train a small KGT for super-resolution x2 with a random k, and the same network with a fixed k.
 
-Each takes about 35 minutes of one CPU core.
+Each takes about 80 minutes of one CPU core.
 
     python examples/train_super_resolution.py random -o kgt-sr-x2-tiny.ckpt
     python examples/train_super_resolution.py fixed -o kgt-sr-x2-fixed.ckpt
@@ -38,7 +38,7 @@ CONFIG = KGTConfig(
     scale=SCALE,
     task="super-resolution x2",
 )
-SCHEDULE = Schedule(steps=2500, batch=8, rate=1e-3)
+SCHEDULE = Schedule(steps=6500, batch=8, rate=1e-3)
 #: Values of k whose results are reported.
 REPORTED = (16, 64, 256)
 
