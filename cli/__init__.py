@@ -160,6 +160,10 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+#: Exit code of a command that was stopped by Ctrl+C, as shells have it.
+_INTERRUPTED = 130
+
+
 @contextmanager
 def _printable_names() -> Iterator[None]:
     """Print characters that a stream cannot encode as escapes: the bytes of a file's name need not be UTF-8."""
@@ -192,9 +196,12 @@ def _guarded(arguments: list[str], run: Callable[[list[str]], Any]) -> int:
         _replace_junit(rest, "the comparison did not finish")
     try:
         _check_values(rest)
-        return int(run(rest) or 0)
+        code = int(run(rest) or 0)
+        if code == _INTERRUPTED:  # Newer versions of Typer make this code of Ctrl+C.
+            raise KeyboardInterrupt
+        return code
     except KeyboardInterrupt:
-        return fail("interrupted", 130)
+        return fail("interrupted", _INTERRUPTED)
     except ModuleNotFoundError as error:
         if debug:
             traceback.print_exc()
@@ -210,7 +217,7 @@ def _guarded(arguments: list[str], run: Callable[[list[str]], Any]) -> int:
                 traceback.print_exc()
             return fail(str(inaccessible(os.fsdecode(error.filename), error)), InputError.exit_code)
         if type(error).__name__ == "Abort":  # Typer's exception for Ctrl+C.
-            return fail("interrupted", 130)
+            return fail("interrupted", _INTERRUPTED)
         if hasattr(
             error, "format_message"
         ):  # Wrong usage. Which package this exception comes from depends on Typer's version.

@@ -282,6 +282,7 @@ def test_an_interrupted_run_leaves_whole_files_and_says_how_many(make_model: Mod
     done = records(out)
     assert 3 <= len(done) < 24
     assert f"note: {len(done)} of 24 images were restored before the interruption; --skip-existing leaves them" in said
+    assert said.rstrip().endswith("error: interrupted")
     assert sorted(path.name for path in out.iterdir()) == sorted([*names_of(done), RESULTS_FILE])
     for record in done:
         assert images.read(record["target"]).pixels.shape == (64, 72, 3)
