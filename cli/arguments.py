@@ -17,6 +17,18 @@ from ..runtime.io.encoding import COMPRESSIONS
 _EXECUTION = "Execution"
 _TILING = "Tiling"
 
+
+def at_least_one(option: typer.CallbackParam, number: int | None) -> int | None:
+    """Check the value of an option that counts something: the callback of such options."""
+    if number is not None and number < 1:
+        raise InputError(f"{option.opts[0]} is {number}; give at least 1")
+    return number
+
+
+Model = Annotated[
+    Path, typer.Option("--model", metavar="M", help="An exported .onnx file, an engine, or a checkpoint.")
+]
+
 Device = Annotated[
     str | None,
     typer.Option(
@@ -189,17 +201,9 @@ FailFast = Annotated[
 JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")]
 
 
-def _at_least_one(rounds: int) -> int:
-    if rounds < 1:
-        raise InputError(f"--rounds is {rounds}; give at least 1")
-    return rounds
-
-
 Rounds = Annotated[
     int,
-    typer.Option(
-        "--rounds", metavar="N", help="How often each is measured; the median counts.", callback=_at_least_one
-    ),
+    typer.Option("--rounds", metavar="N", help="How often each is measured; the median counts.", callback=at_least_one),
 ]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

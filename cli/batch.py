@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from ..errors import InputError
 from ..files import read_start
 from ..runtime.io.encoding import Encoding
 from ..runtime.io.input_files import is_image_folder
@@ -25,6 +24,7 @@ from .arguments import (
     GlobalStatistics,
     JsonLines,
     K,
+    Model,
     Overlap,
     PrecisionHint,
     Provider,
@@ -35,6 +35,7 @@ from .arguments import (
     SkipExisting,
     Streams,
     Tile,
+    at_least_one,
     parse_pixels,
 )
 from .inputs import find_images, parse_inputs
@@ -42,20 +43,12 @@ from .output import no_note, note
 from .restore_images import restore_images
 
 
-def _at_least_one(workers: int | None) -> int | None:
-    if workers is not None and workers < 1:
-        raise InputError(f"--workers is {workers}; give at least 1")
-    return workers
-
-
 def batch(
     inputs: Annotated[list[Path], typer.Argument(metavar="IN...", help="Images, cubes, slides, or folders of them.")],
     out: Annotated[
         Path, typer.Option("-o", "--out", metavar="OUT", help="File for one image; folder for several images.")
     ],
-    model: Annotated[
-        Path, typer.Option("--model", metavar="M", help="An exported .onnx file, an engine, or a checkpoint.")
-    ],
+    model: Model,
     ray: Annotated[
         str,
         typer.Option(
@@ -71,7 +64,7 @@ def batch(
             "--workers",
             metavar="N",
             help="Processes with a model each; by default one per GPU, or one per four CPU cores.",
-            callback=_at_least_one,
+            callback=at_least_one,
         ),
     ] = None,
     beside: ExtraInputs = None,

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from .. import load
-from ..errors import InputError
 from ..runtime.io.encoding import Encoding
 from ..runtime.io.input_files import is_image_folder
 from ..runtime.restore_files import run_jobs
@@ -28,6 +27,7 @@ from .arguments import (
     GlobalStatistics,
     JsonLines,
     K,
+    Model,
     Overlap,
     PrecisionHint,
     ProviderOrAuto,
@@ -39,6 +39,7 @@ from .arguments import (
     Streams,
     Threads,
     Tile,
+    at_least_one,
     parse_pixels,
 )
 from .inputs import find_images, parse_inputs
@@ -46,12 +47,6 @@ from .output import no_note, note
 from .restore_images import restore_images
 from .restore_video import PIPE, check_names, check_options, restore_video
 from .video_arguments import Codec, Crf, Matrix, PixFmt, Raw, Segment
-
-
-def _at_least_one(jobs: int | None) -> int | None:
-    if jobs is not None and jobs < 1:
-        raise InputError(f"--jobs is {jobs}; give at least 1")
-    return jobs
 
 
 def restore(
@@ -69,9 +64,7 @@ def restore(
             "-o", "--out", metavar="OUT", help="File for one image or video; folder for several images; - for frames."
         ),
     ],
-    model: Annotated[
-        Path, typer.Option("--model", metavar="M", help="An exported .onnx file, an engine, or a checkpoint.")
-    ],
+    model: Model,
     beside: ExtraInputs = None,
     preview: Annotated[
         Path | None,
@@ -100,7 +93,7 @@ def restore(
             metavar="N",
             help="Threads that decode and encode some of several images while one is computed; by default one per "
             "core.",
-            callback=_at_least_one,
+            callback=at_least_one,
         ),
     ] = None,
     memory: Annotated[

@@ -9,16 +9,14 @@ import typer
 
 from .. import load
 from ..runtime.device.budget import parse_size
-from .arguments import AllowHostCode, Device, PrecisionHint, ProviderOrAuto, Quiet, Streams, Threads
+from .arguments import AllowHostCode, Device, Model, PrecisionHint, ProviderOrAuto, Quiet, Streams, Threads
 from .output import no_note, note
 
 _LIMITS = "Limits"
 
 
 def serve(
-    model: Annotated[
-        Path, typer.Option("--model", metavar="M", help="An exported .onnx file, an engine, or a checkpoint.")
-    ],
+    model: Model,
     host: Annotated[
         str,
         typer.Option(
