@@ -152,7 +152,7 @@ def calibrate_statistics(
 
 
 @dataclass(frozen=True)
-class _Span:
+class _TileExtent:
     """A tile along one axis, and the part of it in which it outweighs its neighbours, in pixels of the image."""
 
     first: int
@@ -165,14 +165,14 @@ class _Span:
         return slice(scale * (self.start - origin), scale * (self.stop - origin))
 
 
-def _spans(size: int, tile: int, overlap: int, multiple: int) -> list[_Span]:
+def _tile_extents(size: int, tile: int, overlap: int, multiple: int) -> list[_TileExtent]:
     axis = cut(round_up(size, multiple), tile, overlap, multiple)
-    spans = []
+    extents = []
     for first in axis.origins:
         last = min(first + axis.tile, size)
         start, stop = first + overlap // 2 if first else 0, last - overlap // 2 if last < size else size
-        spans.append(_Span(first, last, start, stop))
-    return spans
+        extents.append(_TileExtent(first, last, start, stop))
+    return extents
 
 
 def _effect_of_tiles(
@@ -190,7 +190,7 @@ def _effect_of_tiles(
     """
     manifest = restorer.manifest
     scale = manifest.scale
-    rows, columns = (_spans(size // scale, tile, overlap, manifest.size_multiple) for size in whole.shape[:2])
+    rows, columns = (_tile_extents(size // scale, tile, overlap, manifest.size_multiple) for size in whole.shape[:2])
     count = max(len(rows), len(columns))
     places = {(index, across) for index in range(count) for across in (index, count - 1 - index)}
     parts = []
@@ -238,7 +238,7 @@ def _verify_exact(restorer: Restorer, image: CalibrationImage, progress: Callabl
     """
     session, manifest = restorer.session, restorer.manifest
     assert isinstance(session, OnnxRuntimeSession)
-    tile = max(round_up(EXACT_TILE, 2 * manifest.size_multiple), manifest.least_side)
+    tile = round_up(max(EXACT_TILE, manifest.least_side), 2 * manifest.size_multiple)
     part = _crop(manifest, image, slice(0, 3 * tile), slice(0, 3 * tile))
     try:
         plan = session.exact().plan

@@ -51,6 +51,14 @@ def test_types_are_made_explicit_where_they_are_converted(
     assert _fx_passes.insert_type_promotion_nodes is original
 
 
+def test_a_version_of_pytorch_without_the_pass_is_no_error(unet: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = torch.export.export(Applied(torch.relu), (torch.zeros(3, 5),))
+    for name in ("keygraph.export.trace.not_there", "keygraph.not_there.anything"):
+        monkeypatch.setattr(trace, "_TYPE_PASS", name)
+        with trace._types_as_they_are(program, unet.manifest()):
+            pass
+
+
 @pytest.mark.parametrize("turned", [False, True])
 def test_names_do_not_depend_on_the_order_of_edits(turned: bool) -> None:
     text = """
