@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
@@ -42,7 +43,8 @@ def compare(
             metavar="CANDIDATE... REFERENCE",
             help=".onnx files, engines or checkpoints; the last is the reference, which the others must agree with. "
             "How a model runs may follow @: kgt.ckpt@fp16 (or bf16), kgt.onnx@functions, kgt.onnx@cuda:1, "
-            "kgt.onnx@tensorrt. --device and --provider apply to models that do not say it.",
+            "kgt.onnx@tensorrt. Or your own module, with its weights and arguments: my_model.py:build@net.ckpt"
+            "@build.json. --device and --provider apply to models that do not say it.",
         ),
     ] = None,
     inputs: Annotated[
@@ -151,7 +153,10 @@ def compare(
         read = [file.path for file in (*(file for image in images for file in image.values()), *targets)]
     if replay is not None and save is not None and is_folder(save) and save.samefile(replay):
         written.remove(save)  # The repeated run takes the place of the earlier one, with the same inputs.
-    check_outputs(written, [*read, *(model.path for model in named), *([baseline] if baseline is not None else [])])
+    check_outputs(
+        written,
+        [*read, *(path for model in named for path in model.files), *([baseline] if baseline is not None else [])],
+    )
     if emit_polygraphy is not None:
         _emit(emit_polygraphy, named, images, k, command)
         if not quiet:
@@ -162,7 +167,10 @@ def compare(
     command += [*(["--blocks"] if blocks else []), *(["--bisect"] if bisect else [])]
     if bisect:
         check_models(named)
-    with progress_bar("comparing", quiet=quiet) as progress:
+    own = any(model.entry_point is not None for model in named)
+    # What the user's code prints belongs to no JSON.
+    elsewhere = contextlib.redirect_stdout(sys.stderr) if own else contextlib.nullcontext()
+    with elsewhere, progress_bar("comparing", quiet=quiet) as progress:
         run = compare_models(
             named[:-1],
             named[-1],
@@ -214,11 +222,7 @@ def _finish(run: Run, failed: Failures, quiet: bool, judged_by_rule: bool) -> No
 
 def _apart(arguments: list[str], inputs: list[Path] | None) -> tuple[list[str], list[Path]]:
     """Separate models from images: Typer gives --inputs one value, so further images arrive as arguments."""
-
-    def is_model(text: str) -> bool:
-        return Path(text.split("@")[0]).suffix.lower() in spec.SUFFIXES
-
-    models = [text for text in arguments if not inputs or is_model(text)]
+    models = [text for text in arguments if not inputs or spec.is_model(text)]
     if len(models) < 2:
         raise InputError(
             f"{models[0] if models else 'nothing'} alone cannot be compared; give one or several CANDIDATEs, then the "

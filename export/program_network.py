@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 from torch.fx.node import map_aggregate
 
-from ..parity.rounding.network import Arithmetic, Network, NotMeasuredError
-from .custom.top_k import ForcedTopK, RecordedTopK
+from ..parity.rounding.network import Network, NotMeasuredError
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -38,23 +34,6 @@ class ProgramNetwork(Network):
     def __init__(self, program: ExportedProgram, takes_k: bool = False) -> None:
         super().__init__(program.module(check_guards=False), None)
         self._takes_k = takes_k
-
-    def run(
-        self,
-        arithmetic: Arithmetic,
-        inputs: Sequence[NDArray[np.float32]],
-        k: int | None,
-        graphs: Sequence[NDArray[Any]] | None = None,
-        *_: Any,
-    ) -> tuple[NDArray[Any], list[NDArray[Any]]]:
-        """Restore a batch; see `Network.run`. Instead of key graphs, all selections are given and returned."""
-        if graphs is None:
-            with RecordedTopK() as recorded:
-                restored, _graphs = super().run(arithmetic, inputs, k)
-            return restored, [chosen.numpy() for chosen in recorded.selections]
-        with ForcedTopK([torch.from_numpy(chosen) for chosen in graphs], torch.inf):
-            restored, _graphs = super().run(arithmetic, inputs, k)
-        return restored, list(graphs)
 
     @cached_property
     def _float64(self) -> nn.Module:

@@ -347,7 +347,7 @@ def as_record(checks: list[Check], operators: str, manifest: Manifest, rounded: 
         "arithmetic": f"float32, every stored tensor rounded to {manifest.precision}"
         if rounded
         else "the engine's own",
-        "rule": rule_by_rounding(manifest.precision),
+        "rule": rule_by_rounding(f"{manifest.precision} rounding"),
         "tolerance_db": tolerance.psnr,
         "similarity_tolerance": tolerance.similarity,
         "checks": [{**asdict(check), "shape": list(check.shape)} for check in checks],

@@ -28,7 +28,7 @@ from .results import ComparedImage, Comparison, Run, Side, versions
 from .setup import Setup
 from .sides.base import Probe
 from .sides.opening import open_probe
-from .sides.spec import ModelSpec
+from .sides.spec import ModelSpec, parse_spec
 
 Model = str | os.PathLike[str] | ModelSpec | Probe
 
@@ -57,8 +57,8 @@ def compare(
     Parameters
     ----------
     candidates
-        One or several: checkpoints, exported ONNX files or engines as `sides.spec.parse_spec` reads them
-        (``"kgt.ckpt@fp16"``), or probes from `open_probe`.
+        One or several: checkpoints, exported ONNX files, engines or networks of Python files, as
+        `sides.spec.parse_spec` reads them (``"kgt.ckpt@fp16"``), or probes from `open_probe`.
     reference
         Likewise, one.
     inputs
@@ -97,7 +97,7 @@ def compare(
     models = [candidates] if _is_model(candidates) else list(candidates)  # type: ignore[arg-type]
     if not models:
         raise InputError("there is no candidate to compare; give at least one")
-    opened = [_open(model, notice) for model in (*models, reference)]
+    opened = _open_all([*models, reference], notice)
     setup = _set_up(opened[:-1], opened[-1], k, tile, at_least, blocks)
     setup = dataclasses.replace(setup, from_file=opened[-1] is not reference)
     images = read_inputs(inputs, setup.needs, clean)
@@ -139,9 +139,20 @@ def _is_model(value: Any) -> bool:
     return isinstance(value, (str, os.PathLike, ModelSpec)) or hasattr(value, "manifest")
 
 
-def _open(model: Any, notice: Callable[[str], None]) -> Probe:
-    opened: Probe = open_probe(model, notice=notice) if isinstance(model, (str, os.PathLike, ModelSpec)) else model
-    return opened
+def _open_all(models: Sequence[Model], notice: Callable[[str], None]) -> list[Probe]:
+    """Open all sides. Of a network that a Python file builds, the first other side says what it takes."""
+    specs = [parse_spec(one) if isinstance(one, (str, os.PathLike)) else one for one in models]
+    sources = [isinstance(one, ModelSpec) and one.entry_point is not None for one in specs]
+    opened = {
+        index: open_probe(one, notice=notice) if isinstance(one, ModelSpec) else one
+        for index, one in enumerate(specs)
+        if not sources[index]
+    }
+    like = next(iter(opened.values())).manifest if opened else None
+    for index, one in enumerate(specs):
+        if isinstance(one, ModelSpec) and sources[index]:
+            opened[index] = open_probe(one, notice=notice, like=like)
+    return [opened[index] for index in range(len(specs))]
 
 
 def _set_up(

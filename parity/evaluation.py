@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from .localize.blockwise import BlockTrace, compare_blocks
 from .localize.error_patterns import Cause, diagnose
 from .localize.tile_regions import tile_regions
 from .metrics.image import difference, median_tile_error
+from .metrics.rounding import median_error
 from .metrics.selection import StageAgreement
 from .pass_criteria import FACTOR, judge, judge_blocks, limit_of, rounding_note
 from .piecewise import TRACED, distances, plan_of_pieces, worst_piece
@@ -167,7 +169,8 @@ def _with_rounding(
         result = dataclasses.replace(result, beyond_rounding=() if setup.at_least is not None else blocks)
     if setup.network is None:
         return result, [f"rounding could not be measured, and a fixed limit decides: {setup.not_measured}"]
-    own_graphs = setup.k is not None and not setup.forces_graphs(candidate)
+    selects = setup.k is not None or not setup.network.described
+    own_graphs = selects and not setup.forces_graphs(candidate)
     low, high = setup.needs.manifest.value_range
     found = (high - low) * 10 ** (-result.judged.psnr / 20)
     inputs, place = worst_piece(given, setup.needs, distances(*outputs), TRACED)
@@ -175,9 +178,10 @@ def _with_rounding(
         pieces[place] = setup.piece(inputs)
     piece = pieces[place]
     try:
-        error = piece.explained(
-            found, arithmetic_of(candidate), arithmetic_of(setup.reference), own_graphs, peak=high - low
-        )
+        arithmetics = arithmetic_of(candidate), arithmetic_of(setup.reference)
+        # With key graphs, the median error of every tile is judged instead.
+        median = math.nan if setup.k is not None else median_error(*outputs)
+        error = piece.explained(found, *arithmetics, own_graphs, peak=high - low, median=median)
     except NotMeasuredError as failure:
         return result, [f"rounding could not be measured, and a fixed limit decides: {failure}"]
     lines = []

@@ -42,7 +42,7 @@ def least_psnr(precisions: Sequence[str], at_least: float | None = None) -> floa
 
 def beyond(error: RoundingError) -> bool:
     """Return whether an error is beyond what rounding explains: more than `FACTOR` times the expected error."""
-    return not error.found <= FACTOR * error.expected
+    return not error.found <= FACTOR * error.expected or error.median_times > FACTOR
 
 
 def worse_than_control(times: float, control: float) -> bool:
@@ -164,7 +164,7 @@ def _rule(
     elif measured is None:
         limit = f"at least {allowed.psnr:g} dB"
     else:
-        limit = _limit_by_rounding(measured.causes)
+        limit = _limit_by_rounding(measured.causes, not math.isnan(measured.median))
     rule = f"every value finite, {limit}"
     if stages:
         rule += (
@@ -179,13 +179,22 @@ def _rule(
     return rule
 
 
-def rule_by_rounding(precision: str) -> str:
-    """Return the rule as a sentence, for a candidate without key graphs of which rounding was measured."""
-    return f"every value finite, {_limit_by_rounding(f'{precision} rounding')}"
+def rule_by_rounding(causes: str, median: bool = False) -> str:
+    """Return the rule as a sentence, for a candidate without key graphs of which rounding was measured.
+
+    Parameters
+    ----------
+    causes
+        What explains errors: `RoundingError.causes`.
+    median
+        Whether the median error is judged as well.
+    """
+    return f"every value finite, {_limit_by_rounding(causes, median)}"
 
 
-def _limit_by_rounding(causes: str) -> str:
-    return f"an error of at most {FACTOR:g} times what {causes} explain{'' if ' and ' in causes else 's'}"
+def _limit_by_rounding(causes: str, median: bool) -> str:
+    what = "an error, and a median error," if median else "an error"
+    return f"{what} of at most {FACTOR:g} times what {causes} explain{'' if ' and ' in causes else 's'}"
 
 
 def judge_image(comparison: Comparison, result: InputResult, at_least: float | None) -> list[str]:
@@ -260,10 +269,10 @@ def _error_reasons(result: InputResult, threshold: float, at_least: float | None
         )
     error, reasons = result.rounding, []
     if beyond(error):
-        reasons.append(
-            f"{result.name}: {result.judged.psnr:.1f} dB{same}: {describe_error(error)} "
-            f"({' and '.join(('rounding', *error.beside))} alone: {error.psnr():.1f} dB)"
-        )
+        alone = f" ({' and '.join(('rounding', *error.beside))} alone: {error.psnr():.1f} dB)"
+        if not error.found > FACTOR * error.expected:
+            alone = ""  # The median error is beyond.
+        reasons.append(f"{result.name}: {result.judged.psnr:.1f} dB{same}: {describe_error(error)}{alone}")
     if result.beyond_rounding:
         reasons.append(f"{result.name}: {describe_blocks(result.beyond_rounding)}")
     return reasons
@@ -273,6 +282,8 @@ def describe_error(error: RoundingError) -> str:
     """Return an error as a multiple of the expected one, in words."""
     if math.isnan(error.found):
         return "NaN or infinite values"
+    if error.found <= FACTOR * error.expected and error.median_times > FACTOR:
+        return f"median error {_number(error.median_times)} times what {_explain(error)}"
     return f"error {_number(error.times)} times what {_explain(error)}"
 
 

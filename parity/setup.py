@@ -19,6 +19,7 @@ from .rounding.expected import PieceRounding, network_of
 from .rounding.network import Network, NotMeasuredError
 from .rounding.stored_errors import StoredErrors
 from .sides.base import Probe
+from .sides.module_probe import ModuleProbe
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,9 @@ class Setup:
         """
         assert self.network is not None
         k = self.k_of(self.reference)
-        stored = StoredErrors(self.reference, inputs, k) if self.from_file else None
+        # Of a module, the code is not a part of the digests.
+        kept = self.from_file and not isinstance(self.reference, ModuleProbe)
+        stored = StoredErrors(self.reference, inputs, k) if kept else None
         return PieceRounding(self.network, inputs, k, stored)
 
     def k_of(self, probe: Probe) -> int | None:

@@ -40,6 +40,7 @@ def test_the_tutorial(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ["export-model", "my_model.py:build"],
         ["keygraph", "inspect"],
         ["keygraph", "restore"],
+        ["keygraph", "compare"],
         ["export-model", "my_model.py:build"],
         ["keygraph", "compare"],
         ["keygraph", "build"],

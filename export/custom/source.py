@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ...errors import InputError
-from ...models.own_weights import load_weights, to_float32
-from ...models.source_file import build_network, parse_entry_point, read_arguments
+from ...models.source_file import parse_entry_point
+from ...models.source_network import load_network
 from .model import ASSUMED_RANGE, RANGE_NOTE, CustomModel, examine
 
 
@@ -134,27 +133,21 @@ def load_source(
     for option, value in (("--weights-prefix", options.weights_prefix), ("--key-map", key_map), ("--entry", entry)):
         if value is not None and options.weights is None:
             raise InputError(f"{option} is for the file of --weights; give --weights FILE, or leave it out")
-    arguments = read_arguments(config)
-    notice(f"{point.path} is run, and its {point.name} called{' with --config' if arguments else ''}")
-    progress("building the network")
-    built = build_network(point, arguments)
-    module = built.module
-    notes = to_float32(module)
-    if options.weights is None:
-        notes.append(f"no --weights: the weights are those that {point} gives the network")
-    else:
-        progress("loading the weights")
-        notes += load_weights(
-            module, options.weights, str(point), prefix=options.weights_prefix or "", entry=entry, key_map=key_map
-        )
-    module.eval().requires_grad_(False)
-    if options.value_range is None:
-        notes.append(RANGE_NOTE)
-    provenance: dict[str, Any] = {"entry_point": str(point), "arguments": arguments, "source": built.sources}
+    network = load_network(
+        point,
+        config=config,
+        weights=options.weights,
+        prefix=options.weights_prefix or "",
+        entry=entry,
+        key_map=key_map,
+        notice=notice,
+        progress=progress,
+    )
+    notes = [*network.notes, *([RANGE_NOTE] if options.value_range is None else [])]
     model = examine(
-        module,
+        network.module,
         str(point),
-        provenance,
+        network.provenance,
         task=options.task or "",
         shape=shape,
         size_multiple=options.size_multiple,
@@ -163,4 +156,4 @@ def load_source(
         sources=(point.path, *([options.weights] if options.weights is not None else [])),
         progress=progress,
     )
-    return replace(model, provenance=provenance, notes=(*notes, *model.notes))
+    return replace(model, notes=(*notes, *model.notes))

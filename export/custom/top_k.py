@@ -1,4 +1,4 @@
-"""Compare and force the selections of a network: top-k operators, comparisons with a threshold, and key graphs.
+"""Compare and force the selections of a file: top-k operators, comparisons with a threshold, and key graphs.
 
 Two correct programs select different elements where scores nearly tie, and then differ by far more than rounding. So an
 exported file's selections are read and forced on the module in PyTorch: each selection is compared by itself, and the
@@ -20,26 +20,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...errors import KeygraphError
 from ...instrumentation.exposed_session import ExposedSession
+from ...parity.rounding.selections import COMPARING, RANKING, compares_scores, dim_of
 from ...plugins.torch import unpack_graph
 from ...plugins.torch.selection import Agreement, compare_selections, compare_top_k
 from ...runtime.backends.base import Inputs
 from ..functions import GRAPH_OPERATORS
 
-_ATEN, _KEYGRAPH = torch.ops.aten, torch.ops.keygraph
+_KEYGRAPH = torch.ops.keygraph
 
-#: PyTorch's operators that ONNX has as TopK, with the place of their argument `dim`.
-_SELECTING = {_ATEN.topk.default: 2, _ATEN.sort.default: 1, _ATEN.sort.stable: 2}
-
-
-#: Comparisons of two tensors, such as of scores with their k-th largest, in PyTorch and in ONNX.
-_COMPARING = (_ATEN.ge.Tensor, _ATEN.gt.Tensor, _ATEN.le.Tensor, _ATEN.lt.Tensor)
+#: Comparisons of two tensors in ONNX.
 COMPARISONS = ("GreaterOrEqual", "Greater", "LessOrEqual", "Less")
-
-_GRAPHS = (_KEYGRAPH.key_graph.default, _KEYGRAPH.pack_graph.default, _KEYGRAPH.top_k_graph.default)
-
-
-def _compares_scores(arguments: Sequence[Tensor]) -> bool:
-    return all(one.is_floating_point() and one.numel() > 1 for one in arguments)
 
 
 @dataclass(frozen=True)
@@ -133,24 +123,6 @@ class TopKReference:
         return restored, forced.agreements
 
 
-class RecordedTopK(TorchDispatchMode):
-    """A context in which what operators select is recorded, in the form that `ForcedTopK` takes."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        #: Indices, masks and key graphs, in order of execution.
-        self.selections: list[Tensor] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operator, and record the result of a selection."""
-        result = func(*args, **(kwargs or {}))
-        if func in _SELECTING:
-            self.selections.append(result[1])
-        elif func in _GRAPHS or (func in _COMPARING and _compares_scores(args)):
-            self.selections.append(result)
-        return result
-
-
 class UncomparableError(KeygraphError):
     """The selections of a file and of its module do not correspond one to one."""
 
@@ -194,11 +166,9 @@ class ForcedTopK(TorchDispatchMode):
             ours, theirs = (unpack_graph(words, args[0].shape[-1]) for words in (result, given))
             self._compared(ours, theirs, int((ours != theirs).sum()))
             return given
-        if func in _SELECTING:
-            place = _SELECTING[func]
-            dim = args[place] if len(args) > place else kwargs.get("dim", -1)
-            return self._forced(args[0], dim, *result)
-        if func in _COMPARING and _compares_scores(args):
+        if func in RANKING:
+            return self._forced(args[0], dim_of(func, args, kwargs), *result)
+        if func in COMPARING and compares_scores(args):
             return self._forced_mask(args[0], args[1], result)
         return result
 

@@ -73,7 +73,7 @@ def compare_blocks(
     images, *extras = inputs
     ours: dict[str, BlockValues] = {}
     restored, selections = candidate.trace(images, ks[0], None, lambda block: _keep(ours, block), *extras)
-    graphs = [selection.graph for selection in selections] or None
+    graphs = [selection.graph for selection in selections if reference.tells_graphs] or None
     found: dict[str, BlockDifference] = {}
     replayed: dict[str, tuple[NDArray[Any], ...]] = {}
     unmatched: list[str] = []
@@ -94,11 +94,13 @@ def compare_blocks(
             as_run = found[block.name]
             alone, _ = distance(ours[block.name].output, block.output, as_run.reference_largest)
             found[block.name] = replace(as_run, alone=alone)
-            if same_precision:
+            if same_precision and shared:
                 plain[block.name] = block.output
 
     own = block_arithmetic(candidate, reference)
     same_precision = network is not None and own.precision == reference.manifest.precision == "fp32"
+    # Of a side that selects for itself, what it selected is not known.
+    shared = graphs is not None or (network is not None and network.described)
     plain: dict[str, NDArray[Any]] = {}
     reference.retrace(images, ks[1], graphs, replayed, compare_alone, *extras)
     if network is not None:

@@ -5,6 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Standard deviation of a normal distribution, in units of its median absolute value.
+_DEVIATIONS = 1.4826
+
+#: RMS and median error of near ties.
+TiesError: TypeAlias = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -27,6 +37,9 @@ class RoundingError:
         The part of `expected` that is rounding; NaN where that is all of it.
     peak
         Length of the value range, for PSNRs; NaN for blocks.
+    median, median_expected
+        The median error (`median_error`) that was found, and the expected one, where near ties have a part: they
+        change few values by much. NaN elsewhere.
     """
 
     precision: str
@@ -36,6 +49,8 @@ class RoundingError:
     beside: tuple[str, ...] = ()
     alone: float = math.nan
     peak: float = math.nan
+    median: float = math.nan
+    median_expected: float = math.nan
 
     @property
     def times(self) -> float:
@@ -61,6 +76,11 @@ class RoundingError:
     def _decibels(self, error: float) -> float:
         return 20 * math.log10(self.peak / error) if error > 0 else math.nan
 
+    @property
+    def median_times(self) -> float:
+        """The median error found over the expected one; 0 where near ties have no part."""
+        return self.median / self.median_expected if self.median > 0 and self.median_expected > 0 else 0.0
+
     def with_others(self, name: str, errors: Sequence[float]) -> RoundingError:
         """Return the same with further expected errors, which are independent: their squares add up.
 
@@ -77,6 +97,29 @@ class RoundingError:
         expected = math.hypot(self.expected, *errors)
         return replace(self, expected=expected, alone=alone, beside=(*self.beside, name))
 
+    def with_ties(self, ties: Sequence[TiesError], median: float = math.nan) -> RoundingError:
+        """Return the same with the expected errors of near ties.
+
+        Parameters
+        ----------
+        ties
+            Of each side.
+        median
+            The median error that was found.
+        """
+        error = self.with_others("near ties", [rms for rms, _ in ties])
+        if error is self:
+            return self
+        # As run, near ties move the usual value as well.
+        expected = max(2 * self.expected, math.hypot(*(median for _, median in ties)))
+        return replace(error, median=median, median_expected=expected)
+
     def worse(self, other: RoundingError | None) -> RoundingError:
         """Return whichever is the larger multiple of its expected error."""
         return other if other is not None and not other.times <= self.times else self
+
+
+def median_error(values: NDArray[Any], exact: NDArray[Any]) -> float:
+    """Return the median absolute difference, scaled to the standard deviation of a normal distribution with it."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _DEVIATIONS * float(np.median(np.abs(np.subtract(values, exact, dtype=np.float64))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..metrics.blocks import EVERY_MODULE, BlockValues
 from ..metrics.rounding import RoundingError
 from ..results import BlockRounding
-from ..rounding.expected import Outputs, measure_blocks
+from ..rounding.expected import measure_blocks
 from ..rounding.network import Arithmetic, Network
 from ..sides.torch_blocks import observed
 from .candidate import Candidate
@@ -103,18 +103,7 @@ def measure(network: Network, arithmetic: Arithmetic, inputs: Inputs, blocks: Bl
     errors: dict[str, RoundingError] = {}
     for part in levels.values():
         replaced = {name: block.inputs for name, block in part.items()}
-        plain: Outputs = {}
-        if arithmetic.precision == "fp32":
-            network.run(arithmetic, inputs, None, None, replaced, _keeping(plain, part))
-        errors |= measure_blocks(network, arithmetic, inputs, None, None, part, replaced, plain)
+        errors |= measure_blocks(network, arithmetic, inputs, None, None, part, replaced)
     return [
         BlockRounding(name, errors[name]) for name in blocks if name in errors and math.isfinite(errors[name].expected)
     ]
-
-
-def _keeping(outputs: Outputs, part: Blocks) -> Callable[[BlockValues], None]:
-    def keep(block: BlockValues) -> None:
-        if block.name in part:
-            outputs[block.name] = block.output
-
-    return keep

@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...errors import InputError
 from ..metrics.blocks import BlockValues
-from ..metrics.rounding import RoundingError
+from ..metrics.rounding import RoundingError, median_error
 from ..pass_criteria import FACTOR, beyond, describe_blocks, describe_error, innermost_beyond
 from ..rounding.expected import PieceRounding
 from ..rounding.network import Arithmetic, Network, NotMeasuredError, rms_error
@@ -88,7 +88,14 @@ def compare_modules(
             again, _ = network.run(_FP32, arrays, None)
             if not np.array_equal(traced, again):
                 raise InputError("the module gives different outputs in two runs; make it deterministic first")
-            error = PieceRounding(network, arrays, None).explained(rms_error(found, expected), arithmetic, _FP32)
+            piece = PieceRounding(network, arrays, None)
+            error = piece.explained(
+                rms_error(found, expected),
+                arithmetic,
+                _FP32,
+                own_graphs=True,
+                median=median_error(found, expected),
+            )
         ours: Blocks = {}
         if side.module is not None:
             traced, ours = trace_candidate(side, arrays)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import textwrap
 from dataclasses import dataclass
 from typing import Any
@@ -64,6 +65,7 @@ class ModuleComparison:
         """Return the report: the errors of the output and of the blocks at fault, the verdict and its reasons."""
         rows = [("output", self.error), *((block.name, block.error) for block in self.beyond_rounding)]
         width = max(len("RMS error"), *(len(name) for name, _ in rows))
+        rule = rule_by_rounding(self.error.causes, not math.isnan(self.error.median))
         lines = [
             f"candidate  {self.candidate}  {self.error.precision}",
             f"reference  {self.reference}  fp32",
@@ -71,7 +73,7 @@ class ModuleComparison:
             f"{'RMS error':{width}}    found  rounding explains      times",
             *(f"{name:{width}}  {e.found:7.1e}  {e.expected:17.1e}  {e.times:9,.2f}" for name, e in rows),
             "",
-            f"{'AGREE' if self.passed else 'DIFFERENT'}: the rule is: {rule_by_rounding(self.error.precision)}",
+            f"{'AGREE' if self.passed else 'DIFFERENT'}: the rule is: {rule}",
             *(line for reason in self.reasons for line in _wrapped(reason, "  ")),
             *(line for note in self.notes for line in _wrapped(note, "note: ")),
         ]

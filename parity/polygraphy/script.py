@@ -189,6 +189,9 @@ def write_script(
         raise InputError(f"{script} is not a name for a Python script; give one that ends with .py")
     check_place(script)
     models = [model if isinstance(model, ModelSpec) else parse_spec(model) for model in (*candidates, reference)]
+    for model in models:
+        if model.entry_point is not None:
+            raise InputError(f"{model} is a Python file, which no script runs; compare without --emit-polygraphy")
     sides = [Side(str(model), "", manifest_of(model)) for model in models]
     for side in sides[:-1]:
         check_comparable(side, sides[-1])

@@ -14,19 +14,20 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from ...plugins.torch import key_graph
 from ...runtime.backends.onnx_file import OnnxFile
+from ..disk_arrays import on_disk
 from ..metrics.blocks import BlockValues
-from ..metrics.rounding import RoundingError
+from ..metrics.rounding import RoundingError, TiesError, median_error
 from ..sides.base import BlockInputs, Graphs, Probe
+from ..sides.module_probe import ModuleProbe
 from ..sides.onnx_probe import OnnxProbe
 from ..sides.torch_probe import TorchProbe
 from .arithmetic import UNIT_ROUNDOFF
-from .network import EXACT, Arithmetic, Features, Network, NotMeasuredError, rms_error
+from .network import EXACT, Arithmetic, Network, NotMeasuredError, rms_error
 from .onnx_network import OnnxNetwork
+from .selections import Scores
 from .stored_errors import StoredErrors
 from .stored_types import stored_types
 
@@ -36,6 +37,9 @@ ORDERS = (0, 1)
 #: How much larger the errors of queries and keys are made, to see what near ties do. In half precision many ties flip
 #: in every run; in float32 few do, and which is chance, so that more of them are counted.
 NEAR_TIES = {"fp32": 32.0, "fp16": 4.0, "bf16": 4.0}
+
+#: Scores of more values than these are kept on disk.
+_LARGE = 1 << 20
 
 Images = NDArray[np.float32]
 
@@ -51,6 +55,8 @@ def network_of(reference: Probe) -> Network:
     NotMeasuredError
         It is an engine, or a file with operators that cannot be run in float64.
     """
+    if isinstance(reference, ModuleProbe):
+        return Network(reference.float32_module(), None)
     if isinstance(reference, TorchProbe):
         return Network(reference.float32_module(), reference.manifest)
     session = getattr(reference, "session", None)  # A side of somebody else need not have one.
@@ -110,6 +116,7 @@ class PieceRounding:
         reference: Arithmetic,
         own_graphs: bool = False,
         peak: float = math.nan,
+        median: float = math.nan,
     ) -> RoundingError:
         """Return how much of the RMS difference between two sides rounding explains.
 
@@ -124,24 +131,20 @@ class PieceRounding:
             How the sides compute.
         own_graphs
             Whether each side used its own key graphs, so that near ties are a part of the difference.
-        peak
-            See `RoundingError.peak`.
+        peak, median
+            See `RoundingError`.
         """
         sides = [candidate]
         if UNIT_ROUNDOFF[reference.precision] >= UNIT_ROUNDOFF[candidate.precision]:
             sides.append(reference)
         errors = [self._errors(side) for side in sides]
-        ties = sum(self._ties(side) ** 2 for side in sides) if own_graphs else 0.0
         lower = max((candidate, reference), key=lambda one: UNIT_ROUNDOFF[one.precision])
-        least, most = (math.sqrt(sum(choose(one) ** 2 for one in errors) + ties) for choose in (min, max))
-        spread = most / least if least else math.nan
-        if not own_graphs:
-            return RoundingError(lower.precision, found, most, spread, peak=peak)
-        alone = math.sqrt(most**2 - ties)
-        return RoundingError(lower.precision, found, most, spread, ("near ties",), alone, peak)
+        least, most = (math.hypot(*map(choose, errors)) for choose in (min, max))
+        error = RoundingError(lower.precision, found, most, most / least if least else math.nan, peak=peak)
+        return error.with_ties([self._ties(side) for side in sides], median) if own_graphs else error
 
     @cached_property
-    def _exact(self) -> tuple[NDArray[np.float64], list[NDArray[np.int32]]]:
+    def _exact(self) -> tuple[NDArray[np.float64], list[NDArray[Any]]]:
         return self._network.run(EXACT, self._inputs, self._k)
 
     def _errors(self, arithmetic: Arithmetic) -> tuple[float, ...]:
@@ -164,23 +167,18 @@ class PieceRounding:
             found.append(error)
         return tuple(found)
 
-    def _ties(self, arithmetic: Arithmetic) -> float:
-        """Return the RMS error of near ties: of selections that `NEAR_TIES` times the rounding decides otherwise."""
-        return self._remember((arithmetic, True), lambda: (self._measured_ties(arithmetic),))[0]
+    def _ties(self, arithmetic: Arithmetic) -> TiesError:
+        """Return the error of near ties: of selections that `NEAR_TIES` times the rounding decides otherwise."""
+        rms, median = self._remember((arithmetic, True), lambda: self._measured_ties(arithmetic))
+        return rms, median
 
-    def _measured_ties(self, arithmetic: Arithmetic) -> float:
+    def _measured_ties(self, arithmetic: Arithmetic) -> TiesError:
         exact, graphs = self._exact
-        right: list[Features] = []
-        rounded: list[Features] = []
-        self._network.run(EXACT, self._inputs, self._k, graphs, features=right)
-        own = replace(arithmetic, order=ORDERS[-1])
-        self._network.run(own, self._inputs, self._k, graphs, features=rounded)
-        other = [
-            _select(_further(a[0], b[0], arithmetic), _further(a[1], b[1], arithmetic), graph)
-            for a, b, graph in zip(right, rounded, graphs, strict=True)
-        ]
+        if not graphs:
+            return 0.0, 0.0
+        other = near_ties(self._network, arithmetic, self._inputs, self._k, graphs)
         restored, _ = self._network.run(EXACT, self._inputs, self._k, other)
-        return rms_error(restored, exact)
+        return rms_error(restored, exact), median_error(restored, exact)
 
     def _remember(self, key: tuple[Arithmetic, bool], measure: Callable[[], tuple[float, ...]]) -> tuple[float, ...]:
         for known, errors in self._found:
@@ -197,18 +195,51 @@ class PieceRounding:
         return found
 
 
-def _further(right: NDArray[np.float64], rounded: NDArray[np.float64], arithmetic: Arithmetic) -> NDArray[np.float64]:
-    """Return features whose distance from the right ones is that of the rounded ones, `NEAR_TIES` times."""
-    further: NDArray[np.float64] = right + NEAR_TIES[arithmetic.precision] * (rounded - right)
-    return further
+def near_ties(
+    network: Network,
+    arithmetic: Arithmetic,
+    inputs: Sequence[Images],
+    k: int | None,
+    graphs: Sequence[NDArray[Any]],
+    replaced: BlockInputs | None = None,
+) -> list[NDArray[Any]]:
+    """Return what a network selects with errors of its scores that are `NEAR_TIES` times those of rounding.
 
+    Parameters
+    ----------
+    network, inputs, k, replaced
+        As for `Network.run`.
+    arithmetic
+        Whose rounding.
+    graphs
+        What it selects in float64.
+    """
+    exact: list[tuple[NDArray[Any], ...]] = []
 
-def _select(query: NDArray[np.float64], key: NDArray[np.float64], graph: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Return the key graph of these features, with as many neighbours as another one of the same shape."""
-    count = int(np.unpackbits(graph[0, 0, 0].view(np.uint8)).sum())
-    selected = key_graph(torch.from_numpy(query), torch.from_numpy(key), torch.tensor([count]))
-    found: NDArray[np.int32] = selected.numpy()
+    def keep(scores: Scores) -> None:
+        exact.append(_kept(scores.values))
+
+    network.run(EXACT, inputs, k, graphs, replaced, scores=keep)
+    exact.reverse()
+    found: list[NDArray[Any]] = []
+
+    def select_again(rounded: Scores) -> None:
+        right = exact.pop() if exact else ()
+        if [one.shape for one in right] != [one.shape for one in rounded.values]:
+            raise NotMeasuredError("the network selects at other places in other arithmetic")
+        pairs = zip(right, rounded.values, strict=True)
+        found.append(rounded.select([a + NEAR_TIES[arithmetic.precision] * (b.astype(a.dtype) - a) for a, b in pairs]))
+
+    network.run(replace(arithmetic, order=ORDERS[-1]), inputs, k, graphs, replaced, scores=select_again)
     return found
+
+
+def _kept(values: tuple[NDArray[Any], ...]) -> tuple[NDArray[Any], ...]:
+    """Return scores as they can be kept of a whole network: those of all pairs of nodes on disk, in float32."""
+    if all(one.size < _LARGE for one in values):
+        return tuple(one.copy() for one in values)
+    # All of them rounded, so that an element is still as large as a threshold that is this element.
+    return tuple(on_disk(one.astype(np.float32)) for one in values)
 
 
 def measure_blocks(
@@ -219,7 +250,7 @@ def measure_blocks(
     graphs: Graphs | None,
     candidate: Mapping[str, BlockValues],
     replaced: BlockInputs,
-    plain: Outputs,
+    plain: Outputs | None = None,
 ) -> dict[str, RoundingError]:
     """Measure each block's own error against the truth: float64 on the candidate's inputs of that block.
 
@@ -229,31 +260,45 @@ def measure_blocks(
         The reference's.
     arithmetic
         The candidate's.
-    inputs, k, graphs
+    inputs, k
         As for `Network.run`.
+    graphs
+        The candidate's key graphs; None if each side selects for itself, so that near ties are a part of the error.
     candidate
         The candidate's blocks.
     replaced
         The candidate's inputs of the blocks that are measured.
     plain
-        Outputs of these blocks in the reference's own float32, on the same inputs; empty where it does not compute in
-        the candidate's precision.
+        Outputs of these blocks in the reference's own float32, on the same inputs, if they are known. They have a part
+        only where the candidate computes in float32 too.
 
     Returns
     -------
     dict
         By the blocks' names.
     """
-    runs = [plain] if plain else []
-    runs.append({})
-    order = len(runs) - 1
+    runs: list[Outputs] = []
 
     def keep(block: BlockValues) -> None:
         if block.name in replaced:
             runs[-1][block.name] = block.output
 
-    own = Arithmetic(arithmetic.precision, order, arithmetic.nodes)
-    network.run(own, inputs, k, graphs, _unrounded(replaced, own), keep)
+    given = graphs
+    if arithmetic.precision == "fp32":
+        runs.append(plain or {})
+        if not plain:
+            _, used = network.run(arithmetic, inputs, k, given, replaced, keep)
+            given = used or None
+    own = Arithmetic(arithmetic.precision, len(runs), arithmetic.nodes)
+    runs.append({})
+    _, used = network.run(own, inputs, k, given, _unrounded(replaced, own), keep)
+    given = used or None
+    tied: Outputs | None = None
+    if graphs is None and given is not None:
+        other = near_ties(network, arithmetic, inputs, k, given, replaced)
+        runs.append({})
+        network.run(EXACT, inputs, k, other, replaced, keep)
+        tied = runs.pop()
     found: dict[str, RoundingError] = {}
 
     def compare(block: BlockValues) -> None:
@@ -263,14 +308,18 @@ def measure_blocks(
         exact, values = block.output, candidate[name]
         errors = [rms_error(run[name], exact) for run in runs]
         floor = one_rounding(exact, values.precision)
-        found[name] = RoundingError(
+        error = RoundingError(
             arithmetic.precision,
             rms_error(values.output, exact),
             float(np.max([*errors, floor])),  # One NaN makes the maximum NaN.
             max(errors) / min(errors) if len(errors) > 1 and min(errors) else math.nan,
         )
+        if tied is not None and name in tied:
+            ties = rms_error(tied[name], exact), median_error(tied[name], exact)
+            error = error.with_ties([ties], median_error(values.output, exact))
+        found[name] = error
 
-    network.run(EXACT, inputs, k, graphs, replaced, compare)
+    network.run(EXACT, inputs, k, given, replaced, compare)
     return found
 
 

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from ...errors import InputError, KeygraphError
 from ...manifest import Manifest
-from ...plugins.torch.operators import graph_observer
+from ...models.architecture import CUSTOM
 from ...runtime.backends.full_fp32 import full_fp32
 from ..metrics.blocks import EVERY_MODULE, BlockObserver, block_pattern
 from ..sides import torch_blocks
 from ..sides.base import BlockInputs, Graphs
 from .arithmetic import ReorderedSums, RoundedStorage
 from .long_sums import LongSums
+from .selections import ScoresObserver, selecting, selecting_graphs
 from .stored_types import Fp32Operators, StoredTypes
 
 
@@ -50,9 +51,6 @@ class Arithmetic:
 
 EXACT = Arithmetic("fp64")
 
-#: Query and key of a key graph, float64[B, G, M, C] and [B, G, N, C].
-Features = tuple[NDArray[np.float64], NDArray[np.float64]]
-
 
 class NotMeasuredError(KeygraphError):
     """A network does not run in other arithmetic than its own."""
@@ -70,13 +68,14 @@ class Network:
     module
         With its weights as they were stored, float32 on the CPU and in evaluation mode; it is not changed.
     manifest
-        Its manifest; None for a module of any kind: without k, every module inside it is a block, and they may change
-        tensors in place.
+        Its manifest; None for a module of any kind: without k, and every module inside it is a block.
     """
 
     def __init__(self, module: nn.Module, manifest: Manifest | None) -> None:
         self._module = module
         self._manifest = manifest
+        #: Of code that is not described, modules may change tensors in place, and select in any way.
+        self.described = manifest is not None and manifest.architecture != CUSTOM
         self._takes_k = manifest is not None and manifest.neighbours is not None
 
     def run(
@@ -87,8 +86,8 @@ class Network:
         graphs: Graphs | None = None,
         replaced: BlockInputs | None = None,
         observe: BlockObserver | None = None,
-        features: list[Features] | None = None,
-    ) -> tuple[NDArray[Any], list[NDArray[np.int32]]]:
+        scores: ScoresObserver | None = None,
+    ) -> tuple[NDArray[Any], list[NDArray[Any]]]:
         """Restore a batch.
 
         Parameters
@@ -100,20 +99,21 @@ class Network:
         k
             As for `Probe.run`.
         graphs
-            As for `Probe.force`; None for the network's own.
+            As for `Probe.force`, or as returned; None for the network's own.
         replaced
             As for `Probe.retrace`; None replaces nothing.
         observe
             Called with each block, as in `Probe.trace`.
-        features
-            Gains the query and key of each key graph.
+        scores
+            Called with what each selection is made by.
 
         Returns
         -------
         restored : NDArray
             [B, C', H', W'] in float64 if exact, else in float32.
         graphs : list of NDArray
-            The key graphs that were used.
+            The key graphs that were used; of a network that is not described, everything that it selected
+            (`selections.Selections`).
 
         Raises
         ------
@@ -121,9 +121,9 @@ class Network:
             The network does not run in this arithmetic.
         """
         module = self._float64 if arithmetic.precision == "fp64" else self._module
-        used: list[NDArray[np.int32]] = []
+        used: list[NDArray[Any]] = []
         with self._instrumented(module, replaced, observe):
-            restored = self._compute(module, arithmetic, inputs, k, graphs, used, features)
+            restored = self._compute(module, arithmetic, inputs, k, graphs, used, scores)
         return restored, used
 
     @contextmanager
@@ -135,7 +135,7 @@ class Network:
             if replaced is not None:  # Before they are observed.
                 stack.enter_context(torch_blocks.replaced_inputs(module, replaced))
             if observe is not None:
-                pattern, copies = EVERY_MODULE, self._manifest is None
+                pattern, copies = EVERY_MODULE, not self.described
                 if self._manifest is not None:
                     pattern = block_pattern(self._manifest)
                 stack.enter_context(torch_blocks.observed(module, pattern, observe, copies))
@@ -148,25 +148,17 @@ class Network:
         inputs: Sequence[NDArray[np.float32]],
         k: int | None,
         graphs: Graphs | None,
-        used: list[NDArray[np.int32]],
-        features: list[Features] | None = None,
+        used: list[NDArray[Any]],
+        scores: ScoresObserver | None = None,
     ) -> NDArray[Any]:
         """Run the module; `used` gains the key graphs."""
-
-        def force(query: Tensor, key: Tensor, graph: Tensor) -> Tensor:
-            if features is not None:
-                features.append((query.double().numpy(), key.double().numpy()))
-            used.append(graph.numpy() if graphs is None else graphs[len(used)])
-            return torch.from_numpy(used[-1])
-
         dtype = torch.float64 if arithmetic.precision == "fp64" else torch.float32
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(full_fp32())
-            token = graph_observer.set(force)
-            stack.callback(lambda: graph_observer.reset(token))
+            stack.enter_context((selecting_graphs if self.described else selecting)(graphs, used, scores))
             arguments: list[Any] = [
-                torch.from_numpy(np.ascontiguousarray(one)).to(dtype, copy=self._manifest is None) for one in inputs
+                torch.from_numpy(np.ascontiguousarray(one)).to(dtype, copy=not self.described) for one in inputs
             ]
             if self._takes_k:
                 arguments.append(None if k is None else torch.tensor([k], dtype=torch.int64))

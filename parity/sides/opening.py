@@ -6,20 +6,27 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from ...errors import InputError
+from ...manifest import Manifest
 from ...models import load_checkpoint
 from ...runtime.device.spec import device_for
 from ...runtime.notices import warn
 from .base import Probe
 from .engine_probe import EngineProbe
+from .module_probe import open_module
 from .onnx_probe import OnnxProbe
 from .spec import ModelSpec, parse_spec
 from .torch_probe import TorchProbe
 
 
 def open_probe(
-    model: str | os.PathLike[str] | ModelSpec, *, library: Any = "auto", notice: Callable[[str], None] = warn
+    model: str | os.PathLike[str] | ModelSpec,
+    *,
+    library: Any = "auto",
+    notice: Callable[[str], None] = warn,
+    like: Manifest | None = None,
 ) -> Probe:
-    """Open a checkpoint, an exported ONNX file or an engine for comparison.
+    """Open a checkpoint, an exported ONNX file, an engine or a network of a Python file for comparison.
 
     Parameters
     ----------
@@ -27,6 +34,8 @@ def open_probe(
         A model specification, see `spec.parse_spec`.
     library, notice
         As for `OnnxRuntimeSession`.
+    like
+        For a Python file: the manifest of a file that was exported from its network.
 
     Raises
     ------
@@ -36,6 +45,13 @@ def open_probe(
     spec = model if isinstance(model, ModelSpec) else parse_spec(model)
     suffix, name = spec.path.suffix.lower(), str(spec)
     device = device_for(spec.device, spec.path, spec.provider)
+    if spec.entry_point is not None:
+        if like is None:
+            raise InputError(
+                f"{name}: a Python file does not say what values and sizes its network takes; compare it with a file "
+                f"that was exported from it: export-model {spec.path}:{spec.entry_point} -o FILE.onnx"
+            )
+        return open_module(spec, like, device, notice)
     library = None if spec.functions else library
     if spec.provider == "openvino":
         from ...runtime.backends.openvino import OpenVinoSession

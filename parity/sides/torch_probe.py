@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ class TorchProbe:
 
     tells_graphs = tells_blocks = True
     integrity = None
-    notices = ()
+    notices: Sequence[str] = ()
 
     def __init__(
         self,

@@ -29,7 +29,8 @@ def key_graph(query: Tensor, key: Tensor, k: int | Tensor) -> Tensor:
     Parameters
     ----------
     query
-        float32, float16 or bfloat16 [..., M, C]: any number of leading dimensions, such as windows and heads.
+        float32, float16 or bfloat16, on the CPU also float64 [..., M, C]: any number of leading dimensions, such as
+        windows and heads.
     key
         Same type and leading dimensions, [..., N, C].
     k
@@ -96,10 +97,10 @@ def attend(
     Parameters
     ----------
     query
-        float32, float16 or bfloat16 [..., M, D]. The last of the leading dimensions are the heads H, those before
-        them, such as batch and windows, are of any number: [B, W, H, M, D]. Without leading dimensions, or with a
-        single one, there is one head. With `heads`: [..., M, H*D], the form that linear layers produce, which needs no
-        transposes.
+        float32, float16 or bfloat16, on the CPU also float64 [..., M, D]. The last of the leading dimensions are the
+        heads H, those before them, such as batch and windows, are of any number: [B, W, H, M, D]. Without leading
+        dimensions, or with a single one, there is one head. With `heads`: [..., M, H*D], the form that linear layers
+        produce, which needs no transposes.
     key, value
         Same type and leading dimensions, [..., N, D] and [..., N, Dv]; with `heads` [..., N, H*D] and [..., N, H*Dv].
     k
@@ -313,8 +314,11 @@ def _check_tensor(name: str, given: object) -> None:
 
 def _check_type(name: str, tensor: Tensor) -> None:
     _check_tensor(name, tensor)
-    if tensor.dtype not in _TYPES:
-        raise InputError(f"{name} is {_name(tensor.dtype)}; give float32, float16 or bfloat16")
+    exact = tensor.dtype == torch.float64 and tensor.device.type == "cpu"
+    if tensor.dtype not in _TYPES and not exact:
+        raise InputError(
+            f"{name} is {_name(tensor.dtype)}; give float32, float16 or bfloat16 (on the CPU also float64)"
+        )
 
 
 def _name(kind: torch.dtype) -> str:

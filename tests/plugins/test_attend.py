@@ -254,13 +254,24 @@ Q, KEY, V = tensors(3, 2)
         ((Q, KEY, V), {"k": 3, "scale": torch.ones(2)}, "scale must be a number; multiply a learned one into query"),
         ((Q, KEY, V.half()), {"k": 3}, "query, key and value are float32, float32, float16; give"),
         ((Q, KEY.half(), V), {"k": 3}, "key_graph: query is float32 and key float16; give both in one type"),
-        ((Q.double(), KEY.double(), V.double()), {"k": 3}, "is float64; give float32, float16 or bfloat16"),
+        ((Q.int(), KEY.int(), V.int()), {"k": 3}, r"is int32; give float32, float16 or bfloat16 \(on the CPU also"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_said(arguments: Any, named: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         keygraph.attend(*arguments, **named)
     assert len(str(error.value)) < 400
+
+
+def test_float64_is_exact() -> None:
+    exact = keygraph.attend(*(each.double() for each in (Q, KEY, V)), k=3)
+    assert exact.dtype == torch.float64
+    assert (exact - keygraph.attend(Q, KEY, V, k=3)).abs().amax() < 1e-5
+    with torch.no_grad():
+        inputs = [each[:1, :, :5].double().clone() for each in (Q, KEY, V)]
+    assert torch.autograd.gradcheck(
+        lambda *given: keygraph.attend(*given, k=3), [each.requires_grad_() for each in inputs]
+    )
 
 
 def test_its_examples() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ....plugins.torch import key_graph, key_graph_attention, pack_graph
+from ....plugins.torch import key_graph, key_graph_attention, pack_graph, top_k_graph
 from ..call import Call, Operator
 
 
@@ -29,4 +29,5 @@ OPERATORS: dict[str, Operator] = {
     "KeyGraph": lambda call: key_graph(call.tensor(), call.tensor(1), call.tensor(2)),
     "KeyGraphAttention": _attention,
     "PackGraph": _packed,
+    "TopKGraph": lambda call: top_k_graph(call.tensor(), call.tensor(1)),
 }
