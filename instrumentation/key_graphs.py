@@ -58,6 +58,9 @@ class GraphProbe:
         nodes = self.file.model.graph.node
         self._nodes = [node for node in nodes if (node.domain, node.op_type) == ("keygraph", "KeyGraph")]
         self._own = [node.output[0] for node in self._nodes]
+        others = {("keygraph", "PackGraph"), ("keygraph", "TopKGraph")}
+        #: Whether no other operator makes a key graph: of a mask or scores, of which nothing is read here.
+        self.complete = not any((node.domain, node.op_type) in others for node in nodes)
 
     @property
     def names(self) -> list[str]:

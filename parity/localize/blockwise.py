@@ -73,7 +73,8 @@ def compare_blocks(
     images, *extras = inputs
     ours: dict[str, BlockValues] = {}
     restored, selections = candidate.trace(images, ks[0], None, lambda block: _keep(ours, block), *extras)
-    graphs = [selection.graph for selection in selections if reference.tells_graphs] or None
+    told = candidate.tells_graphs and reference.tells_graphs
+    graphs = [selection.graph for selection in selections if told] or None
     found: dict[str, BlockDifference] = {}
     replayed: dict[str, tuple[NDArray[Any], ...]] = {}
     unmatched: list[str] = []

@@ -13,7 +13,7 @@ from typing import Any
 from ...errors import InputError
 from ...files import atomic_path, check_place
 from ...instrumentation.metrics import Tolerance
-from ...manifest import IMAGE_INPUT
+from ...manifest import IMAGE_INPUT, Manifest
 from ...runtime.io.input_files import InputFile
 from ..compatibility import check_comparable, common_k
 from ..inputs import demands
@@ -198,7 +198,7 @@ def write_script(
     demands(*(side.manifest for side in sides))
     number = common_k([(side.name, side.manifest) for side in sides], k)
     allowed = tolerance([side.manifest.precision for side in sides])
-    exposes_graphs = number is not None and all(_exposes_graphs(model) for model in models)
+    exposes_graphs = number is not None and all(map(_exposes_graphs, models, (side.manifest for side in sides)))
     paths = [f"CANDIDATES[{index}]" for index in range(len(candidates))] + ["REFERENCE"]
     exported = next((path for model, path in zip(models, paths, strict=True) if _suffix(model) == ".onnx"), None)
     runners = [_runner(model, path) for model, path in zip(models, paths, strict=True)]
@@ -239,9 +239,10 @@ def _suffix(model: ModelSpec) -> str:
     return suffix if suffix in _RUNNERS else ""
 
 
-def _exposes_graphs(model: ModelSpec) -> bool:
+def _exposes_graphs(model: ModelSpec, manifest: Manifest) -> bool:
     """Return whether the model exposes its key graphs; see `Probe.tells_graphs`."""
-    return _suffix(model) != ".plan" and model.provider != "tensorrt"
+    packed = any(attention.verdict == "packed" for attention in manifest.attentions)
+    return _suffix(model) != ".plan" and model.provider != "tensorrt" and not packed
 
 
 def _name(model: ModelSpec) -> str:

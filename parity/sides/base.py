@@ -57,7 +57,7 @@ class Probe(Protocol):
 
     @property
     def tells_graphs(self) -> bool:
-        """Whether `record` and `force` are supported."""
+        """Whether `record` and `force` are supported, and their key graphs are all that the model selects."""
 
     @property
     def tells_blocks(self) -> bool:

@@ -53,8 +53,9 @@ class OnnxProbe:
         self.description = self.session.description
         file = self.session.file
         self.integrity, self.notices, self.digests = file.integrity, file.notices, file.digests
-        self.tells_graphs = self.tells_blocks = provider != "tensorrt"
+        self.tells_blocks = provider != "tensorrt"
         self._graphs = GraphProbe(path, library, device=device)
+        self.tells_graphs = self.tells_blocks and self._graphs.complete
         if file.lost_operators:
             raise InputError(f"{path} has no KeyGraph nodes left (functions inlined?); compare the file as exported")
 

@@ -13,7 +13,6 @@ from typing import Any
 
 from ...errors import InputError
 from ...files import CHECKPOINT_SUFFIXES
-from ...models.source_file import is_source, parse_entry_point
 
 #: Precisions in which a checkpoint can run.
 PRECISIONS = ("fp32", "fp16", "bf16")
@@ -26,6 +25,8 @@ SUFFIXES = (".onnx", ".plan", *CHECKPOINT_SUFFIXES)
 
 #: Providers that a specification can name.
 _PROVIDERS = ("tensorrt", "openvino")
+
+_SOURCE = re.compile(r".+\.py(:.*)?", re.DOTALL)
 
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
@@ -98,7 +99,7 @@ def parse_spec(model: str | os.PathLike[str]) -> ModelSpec:
     """
     text = os.fspath(model)
     name, *words = [text] if os.path.exists(text) else text.split("@")
-    if is_source(name):
+    if _SOURCE.fullmatch(name):
         return _of_source(text, name, words)
     spec = ModelSpec(Path(name))
     suffix = spec.path.suffix.lower()
@@ -119,11 +120,14 @@ def parse_spec(model: str | os.PathLike[str]) -> ModelSpec:
 def is_model(text: str) -> bool:
     """Tell whether an argument is a model specification by its suffix, not an image."""
     name = text.split("@")[0]
-    return is_source(name) or Path(name).suffix.lower() in SUFFIXES
+    return _SOURCE.fullmatch(name) is not None or Path(name).suffix.lower() in SUFFIXES
 
 
 def _of_source(text: str, name: str, words: list[str]) -> ModelSpec:
     """Return the specification of a network that a Python file builds."""
+    # Here, because models are named without PyTorch.
+    from ...models.source_file import parse_entry_point
+
     point = parse_entry_point(name)
     spec = ModelSpec(point.path, entry_point=point.name)
     for word in words:

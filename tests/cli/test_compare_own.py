@@ -34,7 +34,7 @@ class Net(nn.Module):
     def forward(self, image):
         x = self.head(image)
         b, c, h, w = x.shape
-        nodes = x.view(b, c, h // 8, 8, w // 8, 8).permute(0, 2, 4, 3, 5, 1).reshape(b, -1, 64, c)
+        nodes = x.view(b, c, h // 8, 8, w // 8, 8).permute(0, 2, 4, 3, 5, 1).reshape(-1, 1, 64, c)
         q, k, v = self.qkv(self.norm(nodes)).chunk(3, -1)
         scores = q @ k.mT / c**0.5
         by = scores if self.scores == "own" else scores.abs() + scores.mean(-1, keepdim=True)
