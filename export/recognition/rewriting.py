@@ -76,20 +76,24 @@ def add_replacement(graph: Graph, attention: Attention, graphs: KeyGraphs) -> Re
     if scores.outer:
         v = build(aten.reshape.default, v, [*build.sizes(q)[:-2], *build.sizes(v)[-2:]])
     q, k, v = same_lead(build, [q, k, v])
+    # Heads are a number: what depends on the image's size are windows.
+    headless = rank(q) > 3 and not isinstance(sizes(q)[-3], int)
+    if headless:
+        q, k, v = (_with_one_head(build, each) for each in (q, k, v))
     lead = sizes(q)[:-2]
     key_graph, bits = graphs.get(attention)
     if not equal(sizes(attention.masks[0].selection.scores)[-1], sizes(k)[-2]):
         raise Refused("the mask's nodes are not those of the scores")
-    bits = _aligned(build, bits, q)
-    bias = _bias(build, attention, q, k)
+    bits = _aligned(build, _with_one_head(build, bits) if headless else bits, q)
+    bias = _bias(build, attention, q, k, headless)
     heads = lead[-1] if len(lead) > 1 else 1
-    if not isinstance(heads, int):
-        raise Refused("its last dimension before the nodes, that of heads, depends on the image's size")
     arguments = [heads_last(build, three_or_four(build, each)) for each in (q, k, v)]
     operator = build(torch.ops.keygraph.key_graph_attention.default, *arguments, bits, bias, float(scores.scale), heads)
     result = heads_first(build, operator, heads, build.size(v, rank(v) - 1)) if len(lead) > 1 else operator
     if len(lead) != 1:
         result = lead_of(build, result if len(lead) > 1 else build(aten.unsqueeze.default, result, 1), q)
+    if headless:
+        result = build(aten.squeeze.dim, result, -3)
     for move in scores.outer:
         result = move.apply(build, result, 2)
     for step in attention.finish:
@@ -108,6 +112,11 @@ def _check_cost(channels: Any, nodes: Any) -> None:
     if isinstance(nodes, int) and (not known or channels > CHANNELS_PER_NODE * nodes):
         count = str(channels) if known else "as many channels as the image has pixels"
         raise Refused(f"it is faster as it is: {nodes} nodes of {count}" + (" channels" if known else ""))
+
+
+def _with_one_head(build: GraphBuilder, node: Node) -> Node:
+    """Return [..., M, N] as [..., 1, M, N], and [M, N] as it is."""
+    return build(aten.unsqueeze.default, node, -3) if rank(node) > 2 else node
 
 
 def _aligned(build: GraphBuilder, bits: Node, q: Node) -> Node:
@@ -135,12 +144,14 @@ def _aligned(build: GraphBuilder, bits: Node, q: Node) -> Node:
     return four(build, bits)
 
 
-def _bias(build: GraphBuilder, attention: Attention, q: Node, k: Node) -> Node | None:
+def _bias(build: GraphBuilder, attention: Attention, q: Node, k: Node, headless: bool) -> Node | None:
     """Return the sum of the biases as [H, M, N] or [W, H, M, N]; None without any."""
     total: Node | None = None
     heads = sizes(q)[-3] if rank(q) > 3 else 1
     for each in attention.scores.biases:
         node = float32(build, each.operand)
+        if headless:
+            node = _with_one_head(build, node)
         while rank(node) < 3:
             node = build(aten.unsqueeze.default, node, 0)
         while rank(node) > 3 and not each.windows:

@@ -296,6 +296,40 @@ def test_heads_are_last_and_biases_are_only_where_they_were() -> None:
     assert {str(each.args[0].target) for node in attentions for each in node.args[1:3]} == {"aten.select.int"}
 
 
+class Headless(nn.Module):
+    """Windows beside the batch, [B, W, N, C], and no heads."""
+
+    def __init__(self, by: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.head, self.qkv, self.by = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 24), by
+        self.tail, self.bias = nn.Conv2d(8, 3, 3, padding=1), nn.Parameter(torch.randn(16, 16))
+
+    def forward(self, image: Tensor) -> Tensor:
+        features = self.head(image)
+        b, c, h, w = features.shape
+        x = features.view(b, c, h // 4, 4, w // 4, 4).permute(0, 2, 4, 3, 5, 1).reshape(b, -1, 16, c)
+        q, k, v = self.qkv(x).chunk(3, -1)
+        scores = q @ k.mT
+        ranked = {"scores": scores, "bias": scores + self.bias, "other": scores.abs()}[self.by]
+        selected = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, ranked.topk(5).indices, True)
+        x = x + (scores + self.bias).masked_fill(~selected, -torch.inf).softmax(-1) @ v
+        x = x.view(b, h // 4, w // 4, 4, 4, c).permute(0, 5, 1, 3, 2, 4).reshape(b, c, h, w)
+        return image + self.tail(x)
+
+
+@pytest.mark.parametrize(("by", "fused"), [("scores", 1), ("bias", 0), ("other", 0)])
+def test_windows_of_a_number_that_depends_on_the_size_are_no_heads(by: str, fused: int) -> None:
+    module = Headless(by).eval()
+    rows, columns = (4 * Dim(name, max=64) for name in ("rows", "columns"))
+    program = exported(module, torch.rand(2, 3, 8, 12), dynamic=({0: Dim("batch", max=64), 2: rows, 3: columns},))
+    found, _ = verified(module, program)
+    assert (found.fused, found.packed) == (fused, 1 - fused)
+    image = torch.rand(3, 3, 20, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(found.program.module()(image), module(image), rtol=0, atol=1e-5)
+
+
 def test_program_becomes_an_onnx_file() -> None:
     module, original = windows(*GOOD)
     traced = torch.onnx.export(
