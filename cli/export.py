@@ -28,7 +28,7 @@ from ..runtime.companion_files import check_outputs, read_with
 from ..runtime.preprocess.request import input_names
 from .arguments import Quiet
 from .inputs import parse_inputs
-from .output import note, status
+from .output import note, step_progress
 
 
 def export(
@@ -196,8 +196,8 @@ def export(
 
     # What the user's code prints belongs to no JSON.
     elsewhere = contextlib.redirect_stdout(sys.stderr) if source else contextlib.nullcontext()
-    with elsewhere, status(quiet=quiet) as progress:
-        model = load(progress)
+    with elsewhere, step_progress(quiet=quiet) as steps:
+        model = load(steps.start)
         if not quiet:
             for line in model.notes:
                 note(line)
@@ -213,7 +213,8 @@ def export(
             calibration=calibration,
             inputs={name: str(given) for name, given in inputs.items()},
             verification=verification,
-            progress=progress,
+            progress=steps.start,
+            planned=steps.planned,
             notice=(lambda _line: None) if quiet else note,
         )
     seconds = time.monotonic() - start

@@ -113,9 +113,14 @@ class FolderProgress:
 
 def _plain(name: str) -> str:
     """Return a name in which Rich finds no markup, and that leaves room for the bar."""
+    return _escaped(name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}...")
+
+
+def _escaped(text: str) -> str:
+    """Return a text in which Rich finds no markup."""
     from rich.markup import escape
 
-    return escape(printable(name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."))
+    return escape(printable(text))
 
 
 @contextmanager
@@ -134,6 +139,56 @@ def status(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
     own_stdout = nullcontext() if stdout.isatty() else redirect_stdout(stdout)
     with Console(stderr=True).status("starting") as shown, own_stdout:
         yield shown.update
+
+
+@contextmanager
+def step_progress(*, quiet: bool = False) -> Iterator[StepProgress]:
+    """Show what is done and how many steps are left while the block runs, on a terminal only.
+
+    What is printed meanwhile appears above the bar.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield StepProgress()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        SpinnerColumn(),
+        BarColumn(24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
+        yield StepProgress(bar)
+
+
+class StepProgress:
+    """The bar of `step_progress`; without an argument none.
+
+    Parameters
+    ----------
+    bar
+        Where it is shown.
+    """
+
+    def __init__(self, bar: Progress | None = None) -> None:
+        self._bar = bar
+        self._task = None if bar is None else bar.add_task("starting", total=None)
+        self._started = 0
+
+    def planned(self, steps: int) -> None:
+        """Say how many steps begin from now on; before that the bar shows only that something happens."""
+        self._started = 0
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=0, total=steps)
+
+    def start(self, line: str) -> None:
+        """Begin the next step, which ends the one before."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self._started, description=_escaped(line))
+        self._started += 1
 
 
 def no_note(message: str) -> None:

@@ -24,6 +24,7 @@ from .custom.neighbours import with_k
 from .mixed_precision import to_mixed_precision
 from .onnx_file import save, set_manifest
 from .plan import plan
+from .steps import count_steps
 from .trace import trace, translate
 from .verify import VerificationError
 from .verify_file import verify_file
@@ -45,6 +46,7 @@ def export(
     inputs: Mapping[str, str | os.PathLike[str]] | None = None,
     verification: bool = True,
     progress: Progress = lambda _step: None,
+    planned: Callable[[int], None] = lambda _steps: None,
     notice: Callable[[str], None] = lambda _line: None,
 ) -> Manifest:
     """Export a network and verify the file against PyTorch; the file is written only when it passes.
@@ -78,6 +80,8 @@ def export(
         False skips verification and the calibration of tiles; the manifest records that.
     progress
         Called with a line before each step.
+    planned
+        Called once with the number of steps, before the first.
     notice
         Called with a line for what becomes of a network of unknown architecture whose file fails verification: it is
         exported with fewer attentions computed by the operators.
@@ -119,6 +123,7 @@ def export(
     measured = verification and (half or (custom and folder is not None))
     images = calibration_images(manifest, folder, beside) if measured else []
     tiled_images = statistics_images(manifest, folder, beside) if verification else []
+    planned(count_steps(manifest, operators=_operators(model), verification=verification, images=len(images)))
     target = Path(path)
     require_utf8(target)
     check_outputs([target], model.sources)
@@ -156,6 +161,13 @@ def export(
     except OSError as error:
         raise unwritable(target, error) from error
     return manifest
+
+
+def _operators(model: LoadedModel | CustomModel) -> bool:
+    """Return whether a network's file has operators of keygraph."""
+    if isinstance(model, CustomModel):
+        return model.attentions.fused + model.attentions.packed > 0
+    return model.manifest().neighbours is not None
 
 
 def _write(

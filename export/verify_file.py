@@ -89,9 +89,15 @@ def verify_file(
     records, found = {}, dict[str, list[Check]]()
     for name, (operators, rounded) in configurations.items():
         try:
-            progress(f"verifying with {name}")
             found[name] = verify(
-                draft, reference, manifest, operators, progress, images=images, rounded=rounded, rounding=rounding
+                draft,
+                reference,
+                manifest,
+                operators,
+                _saying(progress, f"verifying with {name}"),
+                images=images,
+                rounded=rounded,
+                rounding=rounding,
             )
         except KeygraphError as error:
             raise VerificationError(f"verification with {name} failed: {error}") from error
@@ -107,6 +113,10 @@ def verify_file(
         except KeygraphError as error:
             raise VerificationError(f"verification failed: {error}") from error
     return records
+
+
+def _saying(progress: Progress, what: str) -> Progress:
+    return lambda where: progress(f"{what} {where}")
 
 
 def _network(model: LoadedModel | CustomModel, manifest: Manifest) -> nn.Module:
@@ -193,7 +203,9 @@ def _compare_with_control(checks: Sequence[Check], model: CustomModel, manifest:
         functions = bool(unfused.attentions.fused)
         reference = _reference(unfused, _network(unfused, manifest), manifest, functions)
         rounding = _rounding(control, model, manifest)
-        plain = verify(control, reference, manifest, None, progress, rounding=rounding)
+        plain = verify(
+            control, reference, manifest, None, _saying(progress, "verifying the control"), rounding=rounding
+        )
     without = _largest_times(plain)
     if worse_than_control(times, without):
         raise VerificationError(

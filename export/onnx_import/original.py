@@ -157,7 +157,14 @@ def verify_original(
     reference = _ImportReference(module, probe, required(exact).similarity)
     rounding = ExpectedRounding(network, Arithmetic("fp32"), *rounding_inputs(exact))
     try:
-        checks = verify(source.path, reference, exact, None, progress, rounding=rounding)
+        checks = verify(
+            source.path,
+            reference,
+            exact,
+            None,
+            lambda where: progress(f"verifying against the original file {where}"),
+            rounding=rounding,
+        )
     except KeygraphError as error:
         raise KeygraphError(f"{source.path} in ONNX Runtime, and as imported, differ: {error}") from error
     exposed = ExposedSession(draft, library)

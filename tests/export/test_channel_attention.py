@@ -81,7 +81,10 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedModel, Pat
     """Any size, fp32; a measurement with its mask."""
     model = network(MST)
     path = tmp_path_factory.mktemp("mst") / "mst.onnx"
-    return model, path, export(model, path)
+    steps, planned = list[str](), list[int]()
+    manifest = export(model, path, progress=steps.append, planned=planned.append)
+    assert planned == [len(steps)], steps
+    return model, path, manifest
 
 
 def photo(height: int, width: int, channels: int, seed: int) -> np.ndarray:

@@ -57,7 +57,14 @@ def test_any_size_and_any_k_from_one_file(
     ids=["gray x2", "bias and cosine", "two levels, Bayer"],
 )
 def test_every_kind_of_network_verifies(tmp_path: Path, config: KGTConfig) -> None:
-    manifest = export(load_checkpoint(save_network(tmp_path / "kgt.ckpt", config)), tmp_path / "kgt.onnx")
+    steps, planned = list[str](), list[int]()
+    manifest = export(
+        load_checkpoint(save_network(tmp_path / "kgt.ckpt", config)),
+        tmp_path / "kgt.onnx",
+        progress=steps.append,
+        planned=planned.append,
+    )
+    assert planned == [len(steps)], steps
     assert manifest.verification is not None
     assert manifest.verification.keys() == {"library", "functions"}
     assert (manifest.scale, manifest.in_channels) == (config.scale, config.in_channels)

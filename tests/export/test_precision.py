@@ -49,7 +49,10 @@ def half(
     request: pytest.FixtureRequest, unet: LoadedModel, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Manifest]:
     path = tmp_path_factory.mktemp(request.param) / "kgt.onnx"
-    return path, export(unet, path, precision=request.param)
+    steps, planned = list[str](), list[int]()
+    manifest = export(unet, path, precision=request.param, progress=steps.append, planned=planned.append)
+    assert planned == [len(steps)], steps
+    return path, manifest
 
 
 def types_of(model: ModelProto) -> dict[str, int]:
