@@ -12,6 +12,7 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from ..errors import InputError, MissingDependencyError
 from ..installation import install_line
@@ -27,10 +28,11 @@ from .pass_criteria import by_rounding, judge, limit_of, tolerance
 from .results import ComparedImage, Comparison, Run, Side, versions
 from .setup import Setup
 from .sides.base import Probe
+from .sides.module_probe import ModuleProbe
 from .sides.opening import open_probe
 from .sides.spec import ModelSpec, parse_spec
 
-Model = str | os.PathLike[str] | ModelSpec | Probe
+Model = str | os.PathLike[str] | ModelSpec | Probe | nn.Module
 
 
 def compare(
@@ -58,7 +60,8 @@ def compare(
     ----------
     candidates
         One or several: checkpoints, exported ONNX files, engines or networks of Python files, as
-        `sides.spec.parse_spec` reads them (``"kgt.ckpt@fp16"``), or probes from `open_probe`.
+        `sides.spec.parse_spec` reads them (``"kgt.ckpt@fp16"``); modules, beside a file that was exported from one; or
+        probes from `open_probe`.
     reference
         Likewise, one.
     inputs
@@ -136,21 +139,23 @@ def _require_scikit_image() -> None:
 
 def _is_model(value: Any) -> bool:
     """Return whether this is one model, not a sequence of them."""
-    return isinstance(value, (str, os.PathLike, ModelSpec)) or hasattr(value, "manifest")
+    return isinstance(value, (str, os.PathLike, ModelSpec, nn.Module)) or hasattr(value, "manifest")
 
 
 def _open_all(models: Sequence[Model], notice: Callable[[str], None]) -> list[Probe]:
-    """Open all sides. Of a network that a Python file builds, the first other side says what it takes."""
+    """Open all sides. Of a module of the user's code, the first other side says what it takes."""
     specs = [parse_spec(one) if isinstance(one, (str, os.PathLike)) else one for one in models]
-    sources = [isinstance(one, ModelSpec) and one.entry_point is not None for one in specs]
-    opened = {
-        index: open_probe(one, notice=notice) if isinstance(one, ModelSpec) else one
-        for index, one in enumerate(specs)
-        if not sources[index]
-    }
+    opened: dict[int, Probe] = {}
+    for index, one in enumerate(specs):
+        if isinstance(one, ModelSpec) and one.entry_point is None:
+            opened[index] = open_probe(one, notice=notice)
+        elif not isinstance(one, (ModelSpec, nn.Module)):
+            opened[index] = one
     like = next(iter(opened.values())).manifest if opened else None
     for index, one in enumerate(specs):
-        if isinstance(one, ModelSpec) and sources[index]:
+        if isinstance(one, nn.Module):
+            opened[index] = ModuleProbe(one, like, type(one).__name__)
+        elif isinstance(one, ModelSpec) and index not in opened:
             opened[index] = open_probe(one, notice=notice, like=like)
     return [opened[index] for index in range(len(specs))]
 

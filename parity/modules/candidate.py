@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ...errors import InputError, KeygraphError, MissingDependencyError, counted
 from ...installation import onnx_runtime_remedy
 from ..rounding.arithmetic import UNIT_ROUNDOFF
+from ..sides.module_probe import check_evaluation_mode
 
 Array = NDArray[Any]
 
@@ -72,20 +73,6 @@ def open_candidate(candidate: Any, precision: str | None, as_tensors: bool) -> C
         f"the candidate is of type {type(candidate).__name__}; give a torch.nn.Module, a function or the path of an "
         "ONNX file"
     )
-
-
-def check_evaluation_mode(module: nn.Module, side: str) -> None:
-    """Raise an error if a module, or one inside it, is in training mode.
-
-    Raises
-    ------
-    InputError
-        It is.
-    """
-    name = next((name for name, one in module.named_modules() if one.training), None)
-    if name is not None:
-        where = f": its module {name} is" if name else " is"
-        raise InputError(f"the {side}{where} in training mode; call eval() first")
 
 
 def to_array(result: Any, side: str) -> Array:

@@ -22,8 +22,9 @@ from ..pass_criteria import FACTOR, beyond, describe_blocks, describe_error, inn
 from ..rounding.expected import PieceRounding
 from ..rounding.network import Arithmetic, Network, NotMeasuredError, rms_error
 from ..rounding.suspects import find_suspect
+from ..sides.module_probe import check_evaluation_mode
 from .blocks import BlockRecorder, Blocks, common_blocks, measure, trace_candidate
-from .candidate import Array, Candidate, call, check_evaluation_mode, open_candidate
+from .candidate import Array, Candidate, call, open_candidate
 from .result import ModuleComparison
 
 #: An input, or several.

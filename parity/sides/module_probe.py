@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from ...errors import InputError
@@ -33,16 +34,22 @@ class ModuleProbe(TorchProbe):
     Parameters
     ----------
     module
-        Maps float32[B, C, H, W] to float32[B, C', sH, sW]; float32 on the CPU, in evaluation mode.
+        Maps float32[B, C, H, W] to float32[B, C', sH, sW]; float32, in evaluation mode.
     like
-        Manifest of a file that was exported from such a module. It says what a module does not: the range of values,
-        scale and sizes.
+        Manifest of a file that was exported from such a module; None if there is none, which is an error. It says what
+        a module does not: the range of values, scale and sizes.
     name
         For messages and reports.
     device
         Where it runs; None for the CPU.
     notices
         Lines for the reader of a comparison.
+
+    Raises
+    ------
+    InputError
+        There is no such file, its architecture is one that keygraph knows, or the module is in training mode or in
+        half precision.
     """
 
     tells_graphs = False
@@ -50,11 +57,15 @@ class ModuleProbe(TorchProbe):
     def __init__(
         self,
         module: nn.Module,
-        like: Manifest,
+        like: Manifest | None,
         name: str,
         device: Device | None = None,
         notices: tuple[str, ...] = (),
     ) -> None:
+        like = _of_own_module(like, name)
+        check_evaluation_mode(module, "module")
+        if any(one.dtype in (torch.float16, torch.bfloat16) for one in module.parameters()):
+            raise InputError(f"{name} is in half precision; give the module in float32")
         neighbours = None if like.neighbours is None else replace(like.neighbours, runtime=False)
         self.name = name
         self.notices = notices
@@ -83,7 +94,7 @@ class ModuleProbe(TorchProbe):
             return self.run(images, k, *extras), []
 
 
-def open_module(spec: ModelSpec, like: Manifest, device: Device, notice: Callable[[str], None]) -> ModuleProbe:
+def open_module(spec: ModelSpec, like: Manifest | None, device: Device, notice: Callable[[str], None]) -> ModuleProbe:
     """Build the network of a Python file for comparison with a file that was exported from it.
 
     Parameters
@@ -100,19 +111,43 @@ def open_module(spec: ModelSpec, like: Manifest, device: Device, notice: Callabl
     Raises
     ------
     InputError
-        The other side is of an architecture that keygraph knows, the file does not build a network, or the weights do
-        not fit.
+        The file does not build a network, or the weights do not fit; and as `ModuleProbe`.
     """
-    if like.architecture != CUSTOM:
-        raise InputError(
-            f"{spec.path} is compared with files that were exported from a Python file, and the other model is a "
-            f"{like.architecture}; compare that with its checkpoint"
-        )
+    like = _of_own_module(like, str(spec))
     point = parse_entry_point(f"{spec.path}:{spec.entry_point}")
     network = load_network(point, config=spec.arguments, weights=spec.weights, notice=notice)
     for line in network.notes:
         notice(f"{spec.path}: {line}")
     return ModuleProbe(network.module, like, str(spec), device, _changes(spec, network.provenance, like.configuration))
+
+
+def check_evaluation_mode(module: nn.Module, side: str) -> None:
+    """Raise an error if a module, or one inside it, is in training mode.
+
+    Raises
+    ------
+    InputError
+        It is.
+    """
+    name = next((name for name, one in module.named_modules() if one.training), None)
+    if name is not None:
+        where = f": its module {name} is" if name else " is"
+        raise InputError(f"the {side}{where} in training mode; call eval() first")
+
+
+def _of_own_module(like: Manifest | None, name: str) -> Manifest:
+    """Check that a manifest can say what a module takes."""
+    if like is None:
+        raise InputError(
+            f"{name}: a module does not say what values and sizes it takes; compare it with a file that was exported "
+            "from it (export-model my_model.py:build -o FILE.onnx)"
+        )
+    if like.architecture != CUSTOM:
+        raise InputError(
+            f"{name} is compared with files that were exported from a module of your own, and the other model is a "
+            f"{like.architecture}; compare that with its checkpoint"
+        )
+    return like
 
 
 def _changes(spec: ModelSpec, now: Mapping[str, Any], exported: Mapping[str, Any]) -> tuple[str, ...]:

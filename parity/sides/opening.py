@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from ...errors import InputError
 from ...manifest import Manifest
 from ...models import load_checkpoint
 from ...runtime.device.spec import device_for
@@ -46,11 +45,6 @@ def open_probe(
     suffix, name = spec.path.suffix.lower(), str(spec)
     device = device_for(spec.device, spec.path, spec.provider)
     if spec.entry_point is not None:
-        if like is None:
-            raise InputError(
-                f"{name}: a Python file does not say what values and sizes its network takes; compare it with a file "
-                f"that was exported from it: export-model {spec.path}:{spec.entry_point} -o FILE.onnx"
-            )
         return open_module(spec, like, device, notice)
     library = None if spec.functions else library
     if spec.provider == "openvino":

@@ -12,6 +12,8 @@ import onnx
 import pytest
 import torch
 from keygraph.cli import export_model, main
+from keygraph.models.source_file import build_network, parse_entry_point
+from keygraph.models.source_network import load_network
 from keygraph.parity import compare
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -59,8 +61,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source.write_text(SOURCE)
     path = [*sys.path]
     try:
-        from keygraph.models.source_file import build_network, parse_entry_point
-
         module = build_network(parse_entry_point(f"{source}:build"), {}).module
         with torch.no_grad():  # As after training, other than those that the code gives.
             for parameter in module.parameters():
@@ -156,7 +156,7 @@ def test_a_saved_run_is_repeated(folder: Path, tmp_path: Path, capsys: pytest.Ca
     [
         (
             ["net.py:build@net.ckpt", "net.py:build"],
-            "a Python file does not say what values and sizes its network takes",
+            "a module does not say what values and sizes it takes",
         ),
         (["net.onnx", "net.py"], "say which function or class makes the network"),
         (["net.onnx", "net.py:other"], "has no function or class 'other'"),
@@ -174,6 +174,19 @@ def test_what_cannot_be_compared_is_said(
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
     assert message in error
+
+
+def test_a_module_in_memory_is_a_reference_too(folder: Path) -> None:
+    module = build_network(parse_entry_point("net.py:build"), {}).module
+    with pytest.raises(keygraph.InputError, match="training mode; call eval"):
+        compare("net.onnx", module)
+    loaded = load_network(parse_entry_point("net.py:build"), weights=Path("net.ckpt"), notice=lambda _line: None).module
+    found = compare("net.onnx", loaded).comparisons[0]
+    assert found.verdict.good, found.verdict.reasons
+    assert found.reference.name == "Net"
+    assert found.same_weights
+    with pytest.raises(keygraph.InputError, match="in half precision; give the module in float32"):
+        compare("net.onnx", loaded.half())
 
 
 def test_a_known_architecture_has_a_checkpoint(folder: Path, make_model: Any) -> None:
