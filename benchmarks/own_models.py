@@ -2,7 +2,7 @@
 
 One process, one thread, random weights; every round runs each call once (see `keygraph.bench.timing`). The built-in
 networks are one KGT whose attention is written in the ways of `own_networks.py`. Any other is given as for
-`export-model`: ``--model my_model.py:build``. Contenders:
+`export-model`: ``--model my_model.py:build``, with ``--shape`` where it takes one size only. Contenders:
 
 - exported: attentions to a top-k by keygraph's operators, in ONNX Runtime with keygraph's library;
 - unfused: the same export without them, in ONNX Runtime;
@@ -33,13 +33,14 @@ from keygraph.export.custom.source import SourceOptions, load_source
 from keygraph.export.trace import capture
 from keygraph.instrumentation.metrics import psnr
 from keygraph.instrumentation.synthetic import synthetic_image
+from keygraph.runtime.preprocess.padding import round_up
 from own_networks import WAYS, Network
 from timing import features
 
 #: Windows of the built-in networks, and how many nodes each node attends to.
 SHAPES = {16: 64, 32: 256}
 
-#: Side of the image in pixels.
+#: Side of the image in pixels, where no other is given.
 SIDE = 128
 
 
@@ -63,8 +64,8 @@ def built_in(name: str, window: int, k: int) -> Callable[[], CustomModel]:
     return network
 
 
-def from_source(entry_point: str) -> Callable[[], CustomModel]:
-    """Return a function that examines the network of a Python file."""
+def from_source(entry_point: str, shape: tuple[int, int, int] | None) -> Callable[[], CustomModel]:
+    """Return a function that examines the network of a Python file, for one shape or for any size."""
 
     def network() -> CustomModel:
         torch.manual_seed(0)
@@ -74,7 +75,7 @@ def from_source(entry_point: str) -> Callable[[], CustomModel]:
             key_map=None,
             config=None,
             entry=None,
-            shape=None,
+            shape=shape,
             notice=print,
             progress=lambda _step: None,
         )
@@ -82,10 +83,10 @@ def from_source(entry_point: str) -> Callable[[], CustomModel]:
     return network
 
 
-def cases(models: list[str]) -> list[Case]:
+def cases(models: list[str], shape: tuple[int, int, int] | None) -> list[Case]:
     """Return the built-in cases, or those of the given networks."""
     if models:
-        return [Case(model, from_source(model)) for model in models]
+        return [Case(model, from_source(model, shape)) for model in models]
     return [
         Case(f"{name}, window {window}", built_in(name, window, k), built_in("by hand", window, k))
         for window, k in SHAPES.items()
@@ -93,7 +94,7 @@ def cases(models: list[str]) -> list[Case]:
     ]
 
 
-def contenders(case: Case, folder: Path) -> tuple[dict[str, Callable[[], Any]], dict[str, Any]]:
+def contenders(case: Case, folder: Path, least: int) -> tuple[dict[str, Callable[[], Any]], dict[str, Any]]:
     """Export the networks of a case; return a call for each contender, and what was found.
 
     Parameters
@@ -102,18 +103,21 @@ def contenders(case: Case, folder: Path) -> tuple[dict[str, Callable[[], Any]], 
         The networks.
     folder
         Where the files are written.
+    least
+        Least side of the image, which is rounded up to what the network takes.
     """
     model = case.network()
     found: dict[str, Any] = {"notes": list(model.notes), "fused": model.attentions.fused}
     found["packed"] = model.attentions.packed
     program = capture(model.module, replace(model.manifest(), shape=model.shape, neighbours=None))
-    unfused = replace(model, attentions=Attentions(program, (), program, program), neighbours=None)
+    unfused = replace(model, attentions=Attentions(program, (), program), neighbours=None)
     files = {"exported": model, "unfused": unfused}
     if case.by_hand is not None:
         files["by hand"] = case.by_hand()
     manifest = model.manifest()
-    side = -(-SIDE // manifest.size_multiple) * manifest.size_multiple
-    image = synthetic_image((1, manifest.in_channels, side, side), manifest.value_range)
+    side = round_up(max(least, manifest.smallest), manifest.size_multiple)
+    batch, height, width = model.shape or (1, side, side)
+    image = synthetic_image((batch, manifest.in_channels, height, width), manifest.value_range)
 
     def session(name: str, each: CustomModel) -> Callable[[], Any]:
         file = folder / f"{name}.onnx"
@@ -140,6 +144,8 @@ def main() -> None:
     """Run the cases, print ratios and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", default=[], metavar="FILE.py:NAME", help="other networks to run")
+    parser.add_argument("--shape", type=int, nargs=3, metavar=("B", "H", "W"), help="the only shape that these take")
+    parser.add_argument("--side", type=int, default=SIDE, help="least side of the image in pixels")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", type=int, nargs="*", metavar="CASE", help="numbers of the cases to run, from 0")
     parser.add_argument("--alone", action="store_true", help="least processor time: for a busy machine")
@@ -147,12 +153,13 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     results = []
-    for number, case in enumerate(cases(arguments.model)):
+    shape = tuple(arguments.shape) if arguments.shape else None
+    for number, case in enumerate(cases(arguments.model, shape)):
         if arguments.only is not None and number not in arguments.only:
             continue
         print(f"{number}  {case.name}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
-            calls, found = contenders(case, Path(folder))
+            calls, found = contenders(case, Path(folder), arguments.side)
             times = cpu_times(calls, arguments.rounds, alone=arguments.alone)
         ratios = {name: time / times["exported"] for name, time in times.items() if name != "exported"}
         for line in found["notes"]:

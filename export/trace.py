@@ -31,6 +31,7 @@ from ..models.registry import OWN
 from ..runtime.backends.base import image_inputs
 from .functions import OPSET
 from .opaque import opaque_operator
+from .pattern_matching import quick_matching
 from .schemas import translation_table
 
 #: Largest batch, and largest height and width in units of the size multiple, of a file with dynamic shape.
@@ -281,6 +282,7 @@ def _exported(program: ExportedProgram, manifest: Manifest) -> ir.Model:
     with (
         _quiet(),
         _types_as_they_are(program, manifest),
+        quick_matching(),
         torch.no_grad(),
         torch._dynamo.config.patch(fake_tensor_cache_enabled=False),
     ):

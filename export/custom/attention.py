@@ -13,7 +13,16 @@ from ...errors import counted
 from ...manifest import Attention, Interface
 from ...runtime.preprocess.padding import round_up
 from ..canonicalize import WRAPPER
-from ..recognition import Case, Verdict, arrange_by_hand, recognize, recognize_verified, verification_cases
+from ..recognition import (
+    Case,
+    Verdict,
+    annotated_graph,
+    arrange_by_hand,
+    rebuilt,
+    recognize,
+    recognize_verified,
+    verification_cases,
+)
 from ..trace import functional
 
 
@@ -28,9 +37,7 @@ class Attentions:
     verdicts
         One for each attention, in order of execution.
     unfused
-        The network with the operators only where it calls them itself.
-    functional
-        The same after decomposition, which recognition rewrites.
+        The network with the operators only where it calls them itself, which recognition rewrites.
     exactly_k
         As for `recognize`.
     """
@@ -38,7 +45,6 @@ class Attentions:
     program: ExportedProgram
     verdicts: tuple[Verdict, ...]
     unfused: ExportedProgram
-    functional: ExportedProgram
     exactly_k: bool = False
 
     @property
@@ -80,9 +86,9 @@ class Attentions:
         )
 
     def without_operators(self) -> Attentions:
-        """Return the program with the operators only where the network calls them itself."""
+        """Return the program with the operators only where the network calls them itself, as a copy to translate."""
         by_hand = tuple(verdict for verdict in self.verdicts if verdict.by_hand)
-        return replace(self, program=self.unfused, verdicts=by_hand)
+        return replace(self, program=rebuilt(self.unfused, annotated_graph(self.unfused), ()), verdicts=by_hand)
 
     def fewer(self, reason: str) -> Attentions | None:
         """Return the program with fewer attentions rewritten: the packed ones are left out first, then all.
@@ -103,10 +109,10 @@ class Attentions:
         packed = [one for one in rewritten if one.packed]
         left = packed if packed and len(packed) < len(rewritten) else rewritten
         kept = {one.softmax: one.reason for one in self.verdicts if not (one.fused or one.packed)}
-        found = recognize(self.functional, kept | {one.softmax: reason for one in left}, self.exactly_k)
+        found = recognize(self.unfused, kept | {one.softmax: reason for one in left}, self.exactly_k)
         by_hand = tuple(one for one in self.verdicts if one.by_hand)
         program = found.program if found.rewritten else self.unfused
-        return replace(self, program=program, verdicts=_in_order(self.functional, (*by_hand, *found.verdicts)))
+        return replace(self, program=program, verdicts=_in_order(self.unfused, (*by_hand, *found.verdicts)))
 
 
 def _name(verdict: Verdict) -> str:
@@ -144,7 +150,7 @@ def fuse_attentions(
     Returns
     -------
     Attentions
-        With the program given where nothing is fused.
+        With the program given, without operators that change their arguments, where nothing is fused.
     """
     progress("looking for attentions to a top-k")
     by_hand = arrange_by_hand(functional(program))
@@ -154,9 +160,10 @@ def fuse_attentions(
         calls = by_hand.calls if by_hand.verdicts else None
         value_range = interface.value_range
         found = recognize_verified(by_hand.program, module, cases, value_range, progress, calls, exactly_k)
-    unfused = by_hand.program if by_hand.verdicts else program
-    verdicts = _in_order(by_hand.program, (*by_hand.verdicts, *found.verdicts))
-    return Attentions(found.program if found.rewritten else unfused, verdicts, unfused, by_hand.program, exactly_k)
+    # Also where nothing is found: the program that was captured would be decomposed again to be translated.
+    unfused = by_hand.program
+    verdicts = _in_order(unfused, (*by_hand.verdicts, *found.verdicts))
+    return Attentions(found.program if found.rewritten else unfused, verdicts, unfused, exactly_k)
 
 
 def _in_order(program: ExportedProgram, verdicts: Iterable[Verdict]) -> tuple[Verdict, ...]:

@@ -60,7 +60,7 @@ def find_interface(
     progress("finding channels and scale")
     image, result, notes = _first_run(trial, shape)
     channels, scale = image.shape[1], _scale(trial, image, result)
-    _check_repeatable(trial, image)
+    _check_repeatable(trial, image, result)
     if shape is None:
         progress("finding the size multiple")
         sizes = find_sizes(trial, channels, scale, size_multiple)
@@ -147,8 +147,8 @@ def _scale(trial: Trial, image: Tensor, result: Tensor) -> int:
     return scale
 
 
-def _check_repeatable(trial: Trial, image: Tensor) -> None:
-    first, second = trial.run(image), trial.run(image)
+def _check_repeatable(trial: Trial, image: Tensor, first: Tensor) -> None:
+    second = trial.run(image)
     if not bool(first.isfinite().all()):
         raise InputError(f"{trial.name} returns values that are not finite for a generated image")
     if not torch.equal(first, second):

@@ -57,6 +57,8 @@ class Attention:
         query and key, the products of which the only mask is a top-k of; None for anything else.
     reason
         Why there is no `ranking`; empty if there is.
+    fills_rows
+        Whether a row of which the only mask selects no node attends to all nodes.
     """
 
     result: Node
@@ -67,6 +69,7 @@ class Attention:
     masks: tuple[Exclusion, ...]
     ranking: tuple[Operand, Operand] | None
     reason: str = ""
+    fills_rows: bool = False
 
 
 @dataclass(frozen=True)
@@ -274,12 +277,14 @@ def _top_k(result: Node, weights: Weights, values: Operand, finish: tuple[Step, 
         ranking, reason = read_ranking(masks[0].selection), ""
     except Refused as refused:
         ranking, reason = None, str(refused)
-    if ranking is None and _may_be_empty(masks) and min(each.level for each in scores.exclusions) > -math.inf:
+    may_be_empty = _may_be_empty(masks) and min(each.level for each in scores.exclusions) > -math.inf
+    fills_rows = ranking is None and may_be_empty and len(scores.exclusions) == 1 and scores.exclusions[0].keeps_scores
+    if ranking is None and may_be_empty and not fills_rows:
         raise Refused(
             "its mask may select no node of a row, which then attends to all nodes by the number that fills the mask "
             "(with -inf it could be packed)"
         )
-    return Attention(result, weights.softmax, scores, values, finish, tuple(masks), ranking, reason)
+    return Attention(result, weights.softmax, scores, values, finish, tuple(masks), ranking, reason, fills_rows)
 
 
 def _may_be_empty(masks: list[Exclusion]) -> bool:

@@ -31,7 +31,7 @@ class KeyGraphs:
     def __init__(self, graph: Graph, exactly_k: bool = False) -> None:
         self._graph = graph
         self._exactly_k = exactly_k
-        self._known: list[tuple[Selection, bool, Node, Node]] = []
+        self._known: list[tuple[Selection, bool, bool, Node, Node]] = []
 
     def get(self, attention: Attention) -> tuple[Node, Node]:
         """Add an attention's key graph, unless it was added before.
@@ -52,14 +52,16 @@ class KeyGraphs:
         if len(attention.masks) > 1:
             return self._joined(build, attention)
         (mask,) = attention.masks
-        key_graph, bits = self._of_selection(mask.selection, attention.ranking)
+        key_graph, bits = self._of_selection(mask.selection, attention.ranking, attention.fills_rows)
         for move in mask.moves:
             bits = move.apply(build, bits, 1)
         return key_graph, bits
 
-    def _of_selection(self, selection: Selection, ranking: tuple[Operand, Operand] | None) -> tuple[Node, Node]:
-        for known, packed, key_graph, bits in self._known:
-            if packed is (ranking is None) and known.same_with_ties(selection):
+    def _of_selection(
+        self, selection: Selection, ranking: tuple[Operand, Operand] | None, fills_rows: bool
+    ) -> tuple[Node, Node]:
+        for known, packed, filled, key_graph, bits in self._known:
+            if packed is (ranking is None) and filled is fills_rows and known.same_with_ties(selection):
                 return key_graph, bits
         if ranking is None and (selection.is_exact or (self._exactly_k and selection.is_top_k)):
             build = GraphBuilder(self._graph, selection.scores.next, selection.scores)
@@ -70,14 +72,15 @@ class KeyGraphs:
         elif ranking is None:
             anchor = selection.origin or selection.scores
             build = GraphBuilder(self._graph, anchor.next, anchor)
-            key_graph, bits = _packed(build, _selected(build, selection))
+            selected = _selected(build, selection)
+            key_graph, bits = _packed(build, _with_full_rows(build, selected) if fills_rows else selected)
         else:
             build = GraphBuilder(self._graph, selection.scores.next, selection.scores)
             query, key = same_lead(build, [float32(build, each) for each in ranking])
             k = build(aten.full.default, [1], selection.k, dtype=torch.int64)
             key_graph = build(torch.ops.keygraph.key_graph.default, four(build, query), four(build, key), k)
             bits = lead_of(build, key_graph, query)
-        self._known.append((selection, ranking is None, key_graph, bits))
+        self._known.append((selection, ranking is None, fills_rows, key_graph, bits))
         return key_graph, bits
 
     def _joined(self, build: GraphBuilder, attention: Attention) -> tuple[Node, Node]:
@@ -95,6 +98,12 @@ class KeyGraphs:
 def _packed(build: GraphBuilder, mask: Node) -> tuple[Node, Node]:
     key_graph = build(torch.ops.keygraph.pack_graph.default, four(build, mask), None)
     return key_graph, lead_of(build, key_graph, mask)
+
+
+def _with_full_rows(build: GraphBuilder, selected: Node) -> Node:
+    """Add a mask that selects all nodes in the rows in which another one selects none."""
+    empty = build(aten.logical_not.default, build(aten.any.dim, selected, -1, True))
+    return build(aten.logical_or.default, selected, empty)
 
 
 def _selected(build: GraphBuilder, selection: Selection) -> Node:

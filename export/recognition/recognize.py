@@ -48,6 +48,8 @@ class Verdict:
         Nodes that are selected from, where their number is fixed.
     heads, channels
         Heads, and channels of each head's queries, if it is fused or packed.
+    fills_rows
+        Whether a row that selects no node attends to all nodes, if it is packed.
     """
 
     module: str
@@ -61,13 +63,15 @@ class Verdict:
     nodes: int | None = None
     heads: int | None = None
     channels: int | None = None
+    fills_rows: bool = False
 
     def __str__(self) -> str:
         """Return the line to print."""
         place = f"`{self.module}`" if self.module else "the model"
         ties = "; of nodes that tie with the k-th, the first are kept, not all" if self.keeps_ties else ""
         if self.packed:
-            rows = "" if self.k else "; a row that selects no node becomes zero"
+            empty = "attends to all nodes" if self.fills_rows else "becomes zero"
+            rows = "" if self.k else f"; a row that selects no node {empty}"
             return f"{place}: packed; {self.reason}{rows}{ties}"
         if not self.fused:
             return f"{place}: {self.reason}"
@@ -197,7 +201,9 @@ def add_operators(
         else:
             fixed = k if len(found.masks) == 1 else None
             exact = fixed is not None and keeps_ties and found.masks[0].selection.is_top_k and exactly_k
-            verdict = Verdict(module, name, False, fixed, exact, reason=found.reason, packed=True)
+            verdict = Verdict(
+                module, name, False, fixed, exact, reason=found.reason, packed=True, fills_rows=found.fills_rows
+            )
             verdicts.append(replace(verdict, nodes=nodes, heads=heads, channels=channels))
     return verdicts, replacements
 

@@ -16,14 +16,23 @@ from .selections import Listing, Selection
 #: Nodes whose score is this far below the others' have no weight: e^-80 is 1e-35.
 EXCLUDED = -80.0
 
+#: Beside a number as low as this, float32 still tells scores apart that differ by 2^-12.
+LEAST_ADDED = -4096.0
+
 
 @dataclass(frozen=True)
 class Exclusion:
-    """A mask on the scores: nodes that a selection leaves out get a score of `level`, or `level` is added to theirs."""
+    """A mask on the scores: nodes that a selection leaves out get a score of `level`, or, if `added`, it is added."""
 
     selection: Selection
     moves: tuple[Move, ...]
     level: float = -math.inf
+    added: bool = False
+
+    @property
+    def keeps_scores(self) -> bool:
+        """Whether a row in which no node is selected attends to all nodes by their own scores."""
+        return self.added and self.level >= LEAST_ADDED
 
 
 @dataclass(frozen=True)
@@ -105,11 +114,19 @@ class Scores:
             exclusions=tuple(replace(each, level=each.level * factor) for each in self.exclusions),
         )
 
-    def excluding(self, mask: Mask, level: float) -> Scores:
-        """Return the scores with the nodes outside a mask excluded."""
+    def excluding(self, mask: Mask, level: float, added: bool = False) -> Scores:
+        """Return the scores with the nodes outside a mask excluded.
+
+        Parameters
+        ----------
+        mask
+            The mask.
+        level, added
+            As the attributes of `Exclusion`.
+        """
         if self.outer:
             raise Refused("the scores are masked again after a change of their shape")
-        return replace(self, exclusions=(*self.exclusions, Exclusion(mask.selection, mask.moves, level)))
+        return replace(self, exclusions=(*self.exclusions, Exclusion(mask.selection, mask.moves, level, added)))
 
     def over_all_nodes(self) -> Scores:
         """Return listed scores as scores of all nodes, of which the listed ones are selected."""

@@ -285,7 +285,7 @@ def add_to_scores(scores: Scores, added: Any, factor: float, lead: list[Any]) ->
         inside, outside = factor * float(value.inside), factor * float(value.outside)
         if not math.isfinite(inside) or (not outside - inside <= EXCLUDED and inside - outside <= EXCLUDED):
             value, inside, outside = complement(value), outside, inside
-        return scores.excluding(value, low(outside - inside))
+        return scores.excluding(value, low(outside - inside), added=True)
     added = strip(added)
     name = operator_name(added)
     if has_size_one(added, -1):

@@ -969,3 +969,19 @@ def between_channels(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -
     out = masked(attention, selected > 0).softmax(-1) @ v
     result: Tensor = out[0, :, : q.shape[2] // 3, :NODES].mT.unflatten(0, (-1, HEADS))
     return result
+
+
+# Masks that are added, of which a row may be empty
+
+
+@packed("not a plain top-k")
+def above_a_border_added_as_a_number(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    # Where all are below the border, a row attends to all nodes by their scores.
+    attention = q @ k.mT + -100.0 * ~((scores(q, k) > 0.5)[:, :1])
+    return (attention * 2 + bias).softmax(-1) @ v
+
+
+@lookalike("may select no node of a row")
+def above_a_border_added_as_a_large_number(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    # Beside it all scores are the same.
+    return (scores(q, k) + -1e9 * ~(scores(q, k) > 1)).softmax(-1) @ v

@@ -16,6 +16,7 @@ from keygraph.export.custom import attention
 from keygraph.export.recognition import Case
 from keygraph.instrumentation.metrics import psnr
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -31,6 +32,19 @@ class Nested(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         restored: Tensor = self.body(x)
         return restored
+
+
+class ChangedInPlace(nn.Module):
+    """An attention between channels, which stays as it is, with a mask that is made in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = x.flatten(2)
+        scores = pixels @ pixels.mT
+        mask = torch.zeros_like(scores)
+        mask.scatter_(-1, scores.topk(2).indices, 1.0)
+        weights = scores.masked_fill(mask == 0, -torch.inf).softmax(-1)
+        mixed: Tensor = (weights @ pixels).unflatten(2, x.shape[2:])
+        return mixed
 
 
 def operators(path: Path) -> list[str]:
@@ -61,6 +75,22 @@ def test_they_are_fused_and_verified_with_library_and_functions(
         expected = module.eval()(torch.from_numpy(image.transpose(2, 0, 1)[None]))[0].numpy().transpose(1, 2, 0)
     # As run: a near tie that falls the other way is not excluded.
     assert psnr(keygraph.load(path)(image), expected, (0.0, 1.0)) > 60
+
+
+def test_a_network_whose_attention_stays_is_decomposed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It changes a tensor in place, and is not decomposed again to be translated: both take as long as tracing."""
+    calls, decompose = list[object](), ExportedProgram.run_decompositions
+
+    def counted(program: ExportedProgram, *arguments: Any) -> ExportedProgram:
+        calls.append(program)
+        decomposed: ExportedProgram = decompose(program, *arguments)
+        return decomposed
+
+    monkeypatch.setattr(ExportedProgram, "run_decompositions", counted)
+    notes: list[str] = []
+    manifest = export_module(ChangedInPlace(), tmp_path / "own.onnx", verification=False, notice=notes.append)
+    assert len(calls) == 1
+    assert [one.verdict for one in manifest.attentions] == ["unchanged"]
 
 
 def test_other_selections_are_packed_and_named_with_the_reason(tmp_path: Path) -> None:

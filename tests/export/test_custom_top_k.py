@@ -43,7 +43,7 @@ def test_networks_that_select_are_verified_on_ties_as_well(form: str, tmp_path: 
 
 def test_without_forcing_the_ties_would_count_as_a_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bias, which does not select here, makes a difference of what ties."""
-    monkeypatch.setattr(model, "fuse_attentions", lambda program, *_, **__: Attentions(program, (), program, program))
+    monkeypatch.setattr(model, "fuse_attentions", lambda program, *_, **__: Attentions(program, (), program))
     torch.manual_seed(0)
     module = own_modules.TopKAttention("mask")
     export_module(module, tmp_path / "top_k.onnx", verification=False)

@@ -123,11 +123,27 @@ def test_other_selections_are_packed(name: str, packed: Found) -> None:
     (verdict,) = (verdict for verdict in found if verdict.module == name)
     assert (verdict.packed, verdict.fused) == (True, False)
     assert PACKED[name][1] in verdict.reason
-    empty = "; a row that selects no node becomes zero"
+    fills = name == "above_a_border_added_as_a_number"
+    empty = f"; a row that selects no node {'attends to all nodes' if fills else 'becomes zero'}"
     assert str(verdict) == f"`{name}`: packed; {verdict.reason}{'' if verdict.k else empty}"
     # Of a row without nodes the module's softmax is NaN.
     assert (name == "masked_by_two_selections") is bool(expected[name].isnan().any())
     torch.testing.assert_close(computed[name], expected[name].nan_to_num(0.0), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("border", [100.0, 1.0, -100.0], ids=["all", "some", "none"])
+def test_empty_rows_of_an_added_mask_attend_to_all_nodes(border: float) -> None:
+    def added(q: Tensor, k: Tensor, v: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+        return (q @ k.mT - 1000.0 * (q @ k.mT <= border) + bias).softmax(-1) @ v
+
+    torch.manual_seed(0)
+    module, x = Several({"added": added}), nodes(1, 4)
+    found = recognize(exported(module, nodes(0, 6)))
+    assert [verdict.packed for verdict in found.verdicts] == [True]
+    with torch.no_grad():
+        (expected,), (computed,) = module(x), found.program.module()(x)
+    # Scores beside -1000 are rounded to 6e-5.
+    torch.testing.assert_close(computed, expected, rtol=0, atol=1e-4)
 
 
 def test_nothing_is_left_of_packed_attentions(packed: Found) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import onnx_ir as ir
@@ -10,9 +10,11 @@ import pytest
 import torch
 from keygraph.export import trace
 from keygraph.export.canonicalize import canonicalize
+from keygraph.export.pattern_matching import quick_matching
 from keygraph.models import LoadedModel
 from keygraph.models.architecture import CUSTOM
 from keygraph.plugins.torch import key_graph
+from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
 from torch.export import Dim
 from torch.onnx._internal.exporter import _fx_passes
@@ -57,6 +59,46 @@ def test_a_version_of_pytorch_without_the_pass_is_no_error(unet: LoadedModel, mo
         monkeypatch.setattr(trace, "_TYPE_PASS", name)
         with trace._types_as_they_are(program, unet.manifest()):
             pass
+
+
+def test_the_optimizer_lists_all_nodes_as_often_in_a_longer_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for each node, the export of a network of 160 attentions took minutes more."""
+    listed, iterate = [0], ir.Graph.__iter__
+
+    def counted(graph: ir.Graph) -> Iterator[ir.Node]:
+        listed[-1] += 1
+        return iterate(graph)
+
+    monkeypatch.setattr(ir.Graph, "__iter__", counted)
+    for length in (8, 24):
+        model = ir.from_onnx_text(f"""
+            <ir_version: 10, opset_import: ["" : 20]>
+            chain (float[2] x0) => (float[2] x{length}) {{
+                {" ".join(f"x{i + 1} = Sigmoid(x{i})" for i in range(length))}
+            }}
+        """)
+        listed.append(0)
+        with quick_matching():
+            optimize_ir(model)
+    assert listed[2] - listed[1] < 16  # Of so many more nodes.
+
+
+def test_two_halves_are_still_found_to_be_a_split() -> None:
+    """By the pattern that ends in two nodes."""
+    model = ir.from_onnx_text("""
+        <ir_version: 10, opset_import: ["" : 20]>
+        halves (float[2, 4] x) => (float[2, 2] y)
+            <int64[1] start = {0}, int64[1] middle = {2}, int64[1] end = {4}, int64[1] axis = {1}>
+        {
+            one = Sigmoid(x)
+            right = Slice(one, middle, end, axis)
+            left = Slice(one, start, middle, axis)
+            y = Mul(left, right)
+        }
+    """)
+    with quick_matching():
+        optimize_ir(model)
+    assert [node.op_type for node in model.graph] == ["Sigmoid", "Split", "Mul"]
 
 
 @pytest.mark.parametrize("turned", [False, True])

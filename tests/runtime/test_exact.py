@@ -208,6 +208,31 @@ def test_sizes_that_are_numbers_are_the_whole_images(by_hand: Callable[..., Rest
     assert_exact(restorer, image(33, 50), tile=16)
 
 
+def test_maps_are_expanded_to_the_size_of_a_tile(by_hand: Callable[..., Restorer]) -> None:
+    """To sizes of the whole image: channels are repeated, and pixels, rows and columns are there already."""
+    restorer = by_hand(
+        [
+            node("Conv", "image kernel", "blurred", pads=[1, 1, 1, 1]),
+            node("Reshape", "blurred flat", "pixels"),
+            node("Shape", "pixels", "one"),
+            node("Mul", "one thrice", "three"),
+            node("Expand", "pixels three", "repeated"),
+            node("Shape", "image", "sizes"),
+            node("Reshape", "repeated sizes", "grey"),
+            node("Expand", "grey sizes", "same"),
+            node("ReduceMean", "same axes", "mean"),
+            node("Sub", "same mean", "restored"),
+        ],
+        {
+            **AXES,
+            "kernel": np.random.default_rng(0).random((1, 3, 3, 3), np.float32),
+            "flat": np.array([0, 1, -1]),
+            "thrice": np.array([1, 3, 1]),
+        },
+    )
+    assert_exact(restorer, image(45, 70), tile=28)
+
+
 def test_bins_of_a_pool(by_hand: Callable[..., Restorer]) -> None:
     """Maxima over thirds of the image, both axes at once, with bounds that the graph computes."""
     constants = {

@@ -183,8 +183,8 @@ class _SweepGraph(TileGraph):
         layout = self._locality.layouts[output]
         if node.op_type == "Reshape":
             self.add("Reshape", [self._operand(node.input[0]), self.sizes_of(layout)], output)
-        elif node.op_type == "Expand" and output in self._locality.expanded:
-            self.add("Expand", [self._operand(node.input[0]), self.sizes_of(layout)], output)
+        elif node.op_type == "Expand":
+            self.add("Expand", [self._operand(node.input[0]), self.sizes_of(layout, explicit=True)], output)
         elif node.op_type == "Slice" and any(self._moves(name) for name in node.input[1:]):
             # It takes all rows and columns, else it would be a rectangle; only its channels are sliced.
             axes = [axis for axis, atom in enumerate(self._locality.layouts[output]) if not atoms((atom,))]
