@@ -138,8 +138,9 @@ class _Probe(Interpreter):
     """Runs a program that has the operators beside the module's own attentions, and compares the two."""
 
     def __init__(self, module: GraphModule, replacements: Sequence[Replacement], by_hand: Set[Node]) -> None:
-        super().__init__(module, garbage_collect_values=False)
+        super().__init__(module)
         self.checked = Checked()
+        self._ahead: list[Node] = []
         self._by_hand = by_hand
         self._by_graph: dict[Node, list[Replacement]] = {}
         self._by_result: dict[Node, Replacement] = {}
@@ -171,6 +172,9 @@ class _Probe(Interpreter):
         ranked = first @ second.mT if key_graph.target is _KEY_GRAPH else first.float()
         nodes = ranked.shape[3]
         own = self._selected(selection).reshape(*bits.shape[:3], nodes)
+        for node in self._ahead:  # They are computed again in their place, and let go when they were used.
+            del self.env[node]
+        self._ahead.clear()
         precision = PRECISIONS[tensor(selection.scores).dtype]
         wrong = _beyond_ties(ranked, own, unpack_graph(bits, nodes), TOLERANCES[precision].similarity)
         if wrong:
@@ -198,11 +202,12 @@ class _Probe(Interpreter):
             for argument in node.all_input_nodes:
                 self.env[argument] = self._value(argument)
             self.env[node] = super().run_node(node)
+            self._ahead.append(node)
         return self.env[node]
 
     def _compare_results(self, replacement: Replacement, expected: Tensor) -> None:
         """Compare the operator's result with the module's, both with the module's selection."""
-        computed: Tensor = self.env[replacement.result]
+        computed: Tensor = self.env.pop(replacement.result)  # Nothing uses it, so that it would stay.
         finite = expected.isfinite()
         largest = float(expected[finite].abs().max()) if finite.any() else 0.0
         difference = float((computed - expected)[finite].abs().max()) if finite.any() else 0.0

@@ -15,15 +15,18 @@ from attention_dialects import CHANNELS, DIALECTS, LOOKALIKES, NODES, PACKED, At
 from keygraph.export.attention_forms import unify_attentions
 from keygraph.export.functions import DOMAIN, OPSET, VERSION, operator_functions
 from keygraph.export.recognition import (
+    Case,
     Recognition,
     Verdict,
     recognize,
     recognize_verified,
     verification_cases,
 )
+from keygraph.export.recognition.verification import check_attentions
 from keygraph.export.schemas import translation_table
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx import Interpreter, Node
 
 KEY_GRAPH, ATTENTION = torch.ops.keygraph.key_graph.default, torch.ops.keygraph.key_graph_attention.default
 
@@ -144,6 +147,27 @@ def test_empty_rows_of_an_added_mask_attend_to_all_nodes(border: float) -> None:
         (expected,), (computed,) = module(x), found.program.module()(x)
     # Scores beside -1000 are rounded to 6e-5.
     torch.testing.assert_close(computed, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["added_large_number", "above_a_border_added_as_a_number"])
+def test_checking_attentions_keeps_no_more_values_in_a_deeper_network(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of 36 layers, each with 25 million scores, did not fit into 23 GB."""
+    function = DIALECTS[name] if name in DIALECTS else PACKED[name][0]
+    kept = [0]
+    run = Interpreter.run_node
+
+    def counted(interpreter: Interpreter, node: Node) -> Any:
+        kept[-1] = max(kept[-1], sum(one.op == "call_function" for one in interpreter.env))
+        return run(interpreter, node)
+
+    monkeypatch.setattr(Interpreter, "run_node", counted)
+    for depth in (2, 6):
+        program = exported(nn.Sequential(*(Attention(function) for _ in range(depth))), nodes(0, 6))
+        kept.append(0)
+        assert check_attentions(program, Case("noise", (nodes(1, 4),))).failures == {}
+    assert 0 < kept[2] <= kept[1] + 2
 
 
 def test_nothing_is_left_of_packed_attentions(packed: Found) -> None:
