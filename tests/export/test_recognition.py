@@ -355,7 +355,8 @@ class Headless(nn.Module):
         selected = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, ranked.topk(5).indices, True)
         x = x + (scores + self.bias).masked_fill(~selected, -torch.inf).softmax(-1) @ v
         x = x.view(b, h // 4, w // 4, 4, 4, c).permute(0, 5, 1, 3, 2, 4).reshape(b, c, h, w)
-        return image + self.tail(x)
+        result: Tensor = image + self.tail(x)
+        return result
 
 
 @pytest.mark.parametrize(("by", "fused"), [("scores", 1), ("bias", 0), ("other", 0)])
