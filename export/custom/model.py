@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,6 +22,7 @@ from ...models.checkpoint import weights_sha256
 from ...models.own_weights import tensors_of
 from ...models.source_file import user_line
 from ..opaque import opaque_failure
+from ..recognition import Verdict
 from ..trace import capture
 from .attention import Attentions, fuse_attentions
 from .guards import check_guards
@@ -194,8 +196,14 @@ def examine(
     with in_state(state):
         found = fuse_attentions(program, module, interface, shape, progress, exactly_k=tie == "k")
     neighbours, choice = offered_k(found.program, found.verdicts, tie, interface.global_statistics)
-    lines = (*notes, *more, *map(str, found.verdicts), *choice)
+    lines = (*notes, *more, *_described(found.verdicts), *choice)
     return CustomModel(module, interface, found, shape, provenance, sources, lines, neighbours=neighbours)
+
+
+def _described(verdicts: Sequence[Verdict]) -> list[str]:
+    """Return a line for each verdict; equal ones, of attentions of one module, are one line."""
+    counts = Counter(map(str, verdicts))
+    return [line if count == 1 else f"{line} ({count} attentions)" for line, count in counts.items()]
 
 
 def source_of(module: nn.Module) -> dict[str, str]:

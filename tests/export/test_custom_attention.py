@@ -93,6 +93,17 @@ def test_a_network_whose_attention_stays_is_decomposed_once(tmp_path: Path, monk
     assert [one.verdict for one in manifest.attentions] == ["unchanged"]
 
 
+def test_equal_verdicts_of_one_module_are_one_line(tmp_path: Path) -> None:
+    class Twice(ChangedInPlace):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(super().forward(x))
+
+    notes = list[str]()
+    export_module(Twice().eval(), tmp_path / "twice.onnx", shape=(1, 16, 16), verification=False, notice=notes.append)
+    (line,) = [note for note in notes if note.startswith("the model: ")]
+    assert line.endswith(" (2 attentions)")
+
+
 def test_other_selections_are_packed_and_named_with_the_reason(tmp_path: Path) -> None:
     notes: list[str] = []
     manifest = export_module(Nested(biased=True), tmp_path / "own.onnx", notice=notes.append)
