@@ -177,17 +177,19 @@ class StepProgress:
         self._bar = bar
         self._task = None if bar is None else bar.add_task("starting", total=None)
         self._started = 0
+        self._planned: int | None = None
 
     def planned(self, steps: int) -> None:
         """Say how many steps begin from now on; before that the bar shows only that something happens."""
-        self._started = 0
+        self._started, self._planned = 0, steps
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=0, total=steps)
 
     def start(self, line: str) -> None:
         """Begin the next step, which ends the one before."""
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self._started, description=_escaped(line))
+            done = self._started if self._planned is None else min(self._started, self._planned)
+            self._bar.update(self._task, completed=done, description=_escaped(line))
         self._started += 1
 
 

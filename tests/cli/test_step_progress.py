@@ -17,9 +17,9 @@ def test_the_bar_counts_what_is_done_once_the_steps_are_planned() -> None:
         assert (task.completed, task.total) == (0, None)
         steps.planned(3)
         assert (task.completed, task.total) == (0, 3)
-        for done, line in enumerate(("tracing", "verifying at [1]", "calibrating")):
+        for done, line in enumerate(("tracing", "verifying at [1]", "calibrating", "once more", "and more")):
             steps.start(line)
-            assert (task.completed, task.description.replace("\\", "")) == (done, line)
+            assert (task.completed, task.description.replace("\\", "")) == (min(done, 3), line)
 
 
 def test_without_a_terminal_nothing_is_shown() -> None:

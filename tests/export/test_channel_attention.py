@@ -83,7 +83,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedModel, Pat
     path = tmp_path_factory.mktemp("mst") / "mst.onnx"
     steps, planned = list[str](), list[int]()
     manifest = export(model, path, progress=steps.append, planned=planned.append)
-    assert planned == [len(steps)], steps
+    assert planned == [len([step for step in steps if not step.startswith("no exact tiles")])], steps
     return model, path, manifest
 
 
