@@ -24,6 +24,9 @@ from ..errors import InputError
 from ..files import read_start
 from ..strict_json import decode_json
 
+#: Names of the modules that the files that were run imported from their own folders.
+_IMPORTED: set[str] = set()
+
 _SPEC = re.compile(r"(?P<path>.+\.py)(?::(?P<name>[^:]*))?", re.DOTALL)
 
 
@@ -120,7 +123,8 @@ def read_arguments(path: Path | None) -> dict[str, Any]:
 def build_network(entry: EntryPoint, arguments: Mapping[str, Any]) -> Built:
     """Run a Python file and call its function.
 
-    The file's folder is put on `sys.path`, and stays there: a network may import when it runs.
+    The file's folder is put first on `sys.path`, and stays there: a network may import when it runs. What an earlier
+    file imported from its own folder is imported anew, so that two versions of a network can be compared.
 
     Parameters
     ----------
@@ -139,8 +143,10 @@ def build_network(entry: EntryPoint, arguments: Mapping[str, Any]) -> Built:
         The file, or the function, raises an exception; the arguments do not fit; or the result is no module.
     """
     folder = entry.path.resolve().parent
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+    for name in _IMPORTED:
+        sys.modules.pop(name, None)
+    sys.path[:] = [str(folder), *(path for path in sys.path if path != str(folder))]
+    importlib.invalidate_caches()
     before = set(sys.modules)
     loaded = _run(entry.path)
     function = getattr(loaded, entry.name, None)
@@ -154,6 +160,7 @@ def build_network(entry: EntryPoint, arguments: Mapping[str, Any]) -> Built:
     if not isinstance(module, nn.Module):
         hint = "return the model alone" if isinstance(module, tuple | list | dict) else "return the model"
         raise InputError(f"{entry} returns {_kind(module)}, not a torch.nn.Module; {hint}")
+    _IMPORTED.update(_within(folder, set(sys.modules) - before))
     return Built(module, _sources(entry.path, folder, set(sys.modules) - before))
 
 
@@ -252,12 +259,18 @@ def _names(tree: ast.Module) -> set[str]:
     return found
 
 
+def _within(folder: Path, imported: set[str]) -> dict[str, Path]:
+    """Return the files of the imported modules that lie in a folder, by the modules' names."""
+    found = {name: getattr(sys.modules.get(name), "__file__", None) for name in imported}
+    return {
+        name: Path(file)
+        for name, file in found.items()
+        if file and file.endswith(".py") and Path(file).is_relative_to(folder)
+    }
+
+
 def _sources(path: Path, folder: Path, imported: set[str]) -> dict[str, str]:
-    files = {path.resolve()}
-    for name in imported:
-        file = getattr(sys.modules.get(name), "__file__", None)
-        if file and file.endswith(".py") and Path(file).is_relative_to(folder):
-            files.add(Path(file))
+    files = {path.resolve(), *_within(folder, imported).values()}
     return {
         file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(files)

@@ -17,6 +17,7 @@ from torch import nn
 from ..errors import InputError, MissingDependencyError
 from ..installation import install_line
 from ..integrity import NO_DIGEST
+from ..models.architecture import CUSTOM
 from ..runtime.notices import warn
 from .compatibility import check_comparable, common_k
 from .disk_arrays import on_disk
@@ -210,7 +211,8 @@ def _conclude(setup: Setup, candidate: Probe, evaluations: Sequence[CandidateEva
         restored = float(np.min([trace.restored for trace in traces]))
         limits = [limit_of(result, threshold, setup.at_least) for result in results]
         measured = any(by_rounding(result, setup.at_least) for result in results)
-        divergence = find_first_divergence(blocks, restored, min(limits), measured)
+        described = candidate.manifest.architecture != CUSTOM
+        divergence = find_first_divergence(blocks, restored, min(limits), measured, described)
         if not verdict.good:
             verdict = dataclasses.replace(verdict, reasons=(*verdict.reasons, divergence.words))
         elif divergence.kind == "hint":

@@ -85,7 +85,7 @@ def compare_blocks(
             unmatched.append(block.name)
             return
         found[block.name] = block_difference(own, block, at_least)
-        if [value.shape for value in own.inputs] == [value.shape for value in block.inputs]:
+        if own.inputs and [value.shape for value in own.inputs] == [value.shape for value in block.inputs]:
             replayed[block.name] = own.inputs
 
     expected, _ = reference.trace(images, ks[1], graphs, compare, *extras)

@@ -5,6 +5,7 @@ The result is one block, a kind of block, an overflow, or rounding in most block
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections import Counter
@@ -44,7 +45,11 @@ class FirstDivergence:
 
 
 def find_first_divergence(
-    blocks: Sequence[BlockDifference], restored: float, at_least: float, by_rounding: bool = False
+    blocks: Sequence[BlockDifference],
+    restored: float,
+    at_least: float,
+    by_rounding: bool = False,
+    described: bool = True,
 ) -> FirstDivergence:
     """Find where a difference starts.
 
@@ -63,6 +68,8 @@ def find_first_divergence(
         than rounding explains.
     by_rounding
         Whether the blocks over tolerance are those whose own error is beyond what rounding explains.
+    described
+        Whether keygraph knows the network: else its code may compute between the blocks.
     """
     broken = next((block for block in blocks if block.nonfinite), None)
     if broken is not None:
@@ -73,7 +80,9 @@ def find_first_divergence(
     over = next((block for block in blocks if block.over_tolerance), None)
     if over is None:
         agree = FirstDivergence("nowhere", None, "every block agrees on the piece that was compared")
-        return _behind(blocks, restored, at_least) or (agree if by_rounding else _hint(parts, blocks, agree))
+        return _outside(blocks, restored, at_least, described) or (
+            agree if by_rounding else _hint(parts, blocks, agree)
+        )
     known = [block for block in blocks if not math.isnan(block.alone)]
     if not known:
         return FirstDivergence(
@@ -161,11 +170,22 @@ def _hint(
     return FirstDivergence("hint", found.block, found.words)
 
 
-def _behind(blocks: Sequence[BlockDifference], restored: float, at_least: float) -> FirstDivergence | None:
+def _outside(
+    blocks: Sequence[BlockDifference], restored: float, at_least: float, described: bool
+) -> FirstDivergence | None:
     if not blocks or restored >= at_least:
         return None
     last, worst = blocks[-1], min(blocks, key=lambda block: block.psnr)
     words = "is not finite" if math.isnan(restored) else f"agrees only at {_decibels(restored)}"
+    if not described:
+        first, second = max(itertools.pairwise([*blocks, last]), key=lambda pair: pair[0].psnr - pair[1].psnr)
+        return FirstDivergence(
+            "behind",
+            None,
+            f"no block is at fault by itself, but the output {words}: the difference is in code outside of the blocks "
+            f"that were compared alone. It grows most from {first.name} ({_decibels(first.psnr)}) to {second.name} "
+            f"({_decibels(second.psnr)})",
+        )
     return FirstDivergence(
         "behind",
         None,

@@ -111,7 +111,7 @@ class RoundingError:
         if error is self:
             return self
         # As run, near ties move the usual value as well.
-        expected = max(2 * self.expected, math.hypot(*(median for _, median in ties)))
+        expected = max(2 * self.expected, math.hypot(*(of_ties for _, of_ties in ties)))
         return replace(error, median=median, median_expected=expected)
 
     def worse(self, other: RoundingError | None) -> RoundingError:

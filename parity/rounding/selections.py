@@ -41,9 +41,6 @@ GRAPHS = {
     _KEYGRAPH.top_k_graph.default: 1,
 }
 
-#: A key graph in the place of which an operator's own is used.
-_OWN = torch.empty(0, dtype=torch.int32)
-
 
 @dataclass(frozen=True)
 class Scores:
@@ -52,7 +49,8 @@ class Scores:
     Attributes
     ----------
     values
-        Its scores, or the features whose product they are; empty for a mask, whose elements were selected before.
+        Its scores, or the features whose product they are; empty where they are no numbers of floating point, such as
+        a mask, whose elements were selected before.
     select
         Returns what it selects by other values of the same shapes.
     """
@@ -96,10 +94,11 @@ class Selections(TorchDispatchMode):
         given = next(self._given[own.dtype], own)
         if given.shape != own.shape:
             given = own
-        self.chosen.append(given)
+        # Copies, because a network may change what it selected in place.
+        self.chosen.append(given.clone())
         if self._observe is not None:
-            self._observe(_scores(func, args, kwargs, count))
-        return result if given is own else forced_result(func, args, kwargs, given)
+            self._observe(_scores(func, args, kwargs, count, own.dtype))
+        return result if given is own else forced_result(func, args, kwargs, given.clone())
 
 
 def forced_result(func: Any, args: Any, kwargs: Any, given: Tensor) -> Any:
@@ -157,18 +156,21 @@ def chosen_of(func: Any, result: Any) -> Tensor:
     return chosen
 
 
-def _scores(func: Any, args: Any, kwargs: Any, count: int) -> Scores:
+def _scores(func: Any, args: Any, kwargs: Any, count: int, kind: torch.dtype) -> Scores:
+    """Return what a call selects by; `kind` is the type of what it selects."""
     scores, others = args[:count], args[count:]
     if not all(isinstance(one, Tensor) and one.is_floating_point() for one in scores):
-        return Scores((), lambda _values: _OWN.numpy())
+        own = torch.empty(0, dtype=kind).numpy()  # Of another shape, so that it selects for itself.
+        return Scores((), lambda _values: own)
     dtype = torch.float32 if func is _PACK_GRAPH else torch.float64  # All other operators take it.
 
     def select(values: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        given = [torch.from_numpy(one).to(dtype) for one in values]
+        given = [torch.from_numpy(np.asarray(one)).to(dtype) for one in values]
         found: NDArray[Any] = chosen_of(func, func(*given, *others, **kwargs)).numpy()
         return found
 
-    return Scores(tuple(one.detach().numpy() for one in scores), select)
+    numbers = (one if one.dtype in (torch.float32, torch.float64) else one.float() for one in scores)
+    return Scores(tuple(one.detach().numpy() for one in numbers), select)
 
 
 @contextmanager
@@ -208,7 +210,7 @@ def selecting_graphs(
         if observe is not None:
             kept = int(np.unpackbits(used[-1][0, 0, 0].view(np.uint8)).sum())
             outside = graph_observer.set(None)  # It selects again.
-            observe(_scores(_KEY_GRAPH, (query, key, torch.tensor([kept])), {}, 2))
+            observe(_scores(_KEY_GRAPH, (query, key, torch.tensor([kept])), {}, 2, graph.dtype))
             graph_observer.reset(outside)
         return torch.from_numpy(used[-1])
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ...errors import InputError
+from ...files import is_regular
 from ...instrumentation.key_graphs import Selection
 from ...manifest import Manifest
 from ...models.architecture import CUSTOM
@@ -114,6 +115,9 @@ def open_module(spec: ModelSpec, like: Manifest | None, device: Device, notice: 
         The file does not build a network, or the weights do not fit; and as `ModuleProbe`.
     """
     like = _of_own_module(like, str(spec))
+    for path in spec.files:
+        if not is_regular(path):
+            raise InputError(f"{path} does not exist; give the file of {spec}")
     point = parse_entry_point(f"{spec.path}:{spec.entry_point}")
     network = load_network(point, config=spec.arguments, weights=spec.weights, notice=notice)
     for line in network.notes:

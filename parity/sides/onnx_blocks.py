@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto, TensorProto
 
+#: Operators whose second input is the weight of a module.
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
 PRECISIONS = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
 
 
@@ -83,6 +86,8 @@ class _Graph:
                     producer = self.producers[self._root(name)]
                     if block in self.inside[producer]:
                         outputs[block] = max(producer, outputs.get(block, 0))
+        for block in self._merged():
+            inputs.pop(block, None)
         found = sorted(outputs.items(), key=lambda item: (item[1], -item[0].count(".")))
         return [
             OnnxBlock(
@@ -93,6 +98,18 @@ class _Graph:
             )
             for block, producer in found
         ]
+
+    def _merged(self) -> set[str]:
+        """Find the blocks that compute with the weights of another one beside them: a norm with a convolution's.
+
+        What exporters merge into one node has the name of the last of them, and the input of the first.
+        """
+        merged: set[str] = set()
+        for i, node in enumerate(self.nodes):
+            weights = [name for name in node.input[1:2] if name in self.constants and node.op_type in _WEIGHTED]
+            for owner in (f"{name.rpartition('.')[0]}." for name in weights if "." in name):
+                merged |= {block for block in self.inside[i] if not _nested(owner, f"{block}.")}
+        return merged
 
     def _is_feature(self, name: str) -> bool:
         """Whether a value is of floating point and no weight."""
@@ -116,6 +133,11 @@ class _Graph:
         if name in self.ends:
             return made
         return {block for block in made if any(block not in self.inside[i] for i in self.readers[name])}
+
+
+def _nested(first: str, second: str) -> bool:
+    """Whether one of two modules, named with a dot at the end, contains the other."""
+    return first.startswith(second) or second.startswith(first)
 
 
 def _modules(node: NodeProto) -> list[str]:

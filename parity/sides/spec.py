@@ -89,7 +89,7 @@ class ModelSpec:
 def parse_spec(model: str | os.PathLike[str]) -> ModelSpec:
     """Parse ``kgt.ckpt``, ``kgt.ckpt@fp16``, ``kgt.onnx@cuda:1@tensorrt``, ``my_model.py:build@net.ckpt``, ...
 
-    The words after @ may be in any order. The name of an existing file is never split.
+    The words after @ may be in any order. The names of existing files are never split.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def parse_spec(model: str | os.PathLike[str]) -> ModelSpec:
         file does not define the function.
     """
     text = os.fspath(model)
-    name, *words = [text] if os.path.exists(text) else text.split("@")
+    name, *words = _split(text)
     if _SOURCE.fullmatch(name):
         return _of_source(text, name, words)
     spec = ModelSpec(Path(name))
@@ -117,9 +117,20 @@ def parse_spec(model: str | os.PathLike[str]) -> ModelSpec:
     return spec
 
 
+def _split(text: str) -> list[str]:
+    """Split a specification at every @ that is not a part of the name of an existing file."""
+    parts, words = text.split("@"), list[str]()
+    while parts:
+        joined = ["@".join(parts[:count]) for count in range(len(parts), 1, -1)]
+        word = next((one for one in joined if os.path.exists(re.sub(r"(\.py):[^/@]*$", r"\1", one))), parts[0])
+        words.append(word)
+        parts = parts[word.count("@") + 1 :]
+    return words
+
+
 def is_model(text: str) -> bool:
     """Tell whether an argument is a model specification by its suffix, not an image."""
-    name = text.split("@")[0]
+    name = _split(text)[0]
     return _SOURCE.fullmatch(name) is not None or Path(name).suffix.lower() in SUFFIXES
 
 

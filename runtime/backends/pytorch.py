@@ -95,7 +95,12 @@ class TorchSession(WithBlock):
                 ]
                 if self.manifest.neighbours is not None:
                     arguments.append(None if k is None else torch.tensor([k], dtype=torch.int64, device=self._device))
-                result: NDArray[np.float32] = module(*arguments).float().cpu().numpy()
+                restored = module(*arguments)
+                if not isinstance(restored, torch.Tensor):
+                    raise InputError(
+                        f"the network returns a {type(restored).__name__}, not the restored image; return it alone"
+                    )
+                result: NDArray[np.float32] = restored.float().cpu().numpy()
                 return result
         except (MemoryError, torch.OutOfMemoryError) as error:
             raise SessionMemoryError("PyTorch ran out of memory") from error

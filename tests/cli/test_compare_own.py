@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import keygraph
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -15,6 +16,9 @@ from keygraph.cli import export_model, main
 from keygraph.models.source_file import build_network, parse_entry_point
 from keygraph.models.source_network import load_network
 from keygraph.parity import compare
+from keygraph.runtime.io import images
+from keygraph.runtime.io.images import Picture
+from torch import nn
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -24,8 +28,9 @@ from torch import nn
 
 
 class Net(nn.Module):
-    def __init__(self, eps, scores):
+    def __init__(self, eps, scores, factor=1.0):
         super().__init__()
+        self.factor = factor
         self.scores = scores
         self.head = nn.Conv2d(3, 8, 3, padding=1)
         self.norm = nn.LayerNorm(8, eps=eps)
@@ -34,7 +39,7 @@ class Net(nn.Module):
         self.tail = nn.Conv2d(8, 3, 3, padding=1)
 
     def forward(self, image):
-        x = self.head(image)
+        x = self.head(image) * self.factor
         b, c, h, w = x.shape
         nodes = x.view(b, c, h // 8, 8, w // 8, 8).permute(0, 2, 4, 3, 5, 1).reshape(-1, 1, 64, c)
         q, k, v = self.qkv(self.norm(nodes)).chunk(3, -1)
@@ -46,10 +51,18 @@ class Net(nn.Module):
         return image + self.tail(self.relu(x))
 
 
-def build(eps=1e-5, scores="own"):
+def build(eps=1e-5, scores="own", factor=1.0):
     print("building")
     torch.manual_seed(0)
-    return Net(eps, scores)
+    return Net(eps, scores, factor)
+
+
+class pair(Net):
+    def __init__(self):
+        super().__init__(1e-5, "own")
+
+    def forward(self, image):
+        return super().forward(image), image
 """
 
 
@@ -110,6 +123,13 @@ def test_a_fault_is_found_in_its_block(folder: Path, capsys: pytest.CaptureFixtu
     assert any("its arguments are not what they were" in line for line in comparison["notices"])
 
 
+def test_a_fault_between_blocks_is_not_said_to_be_after_the_last(folder: Path) -> None:
+    (folder / "factor.json").write_text('{"factor": 1.01}')
+    found = compare("net.onnx", "net.py:build@net.ckpt@factor.json", blocks=True, notice=lambda _line: None)
+    reasons = found.comparisons[0].verdict.reasons
+    assert any("in code outside of the blocks" in reason and " to relu (" in reason for reason in reasons), reasons
+
+
 def test_other_weights_and_changed_code_are_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, found, _ = run(["net.onnx", "net.py:build"], capsys)
     assert code == 3
@@ -163,7 +183,8 @@ def test_a_saved_run_is_repeated(folder: Path, tmp_path: Path, capsys: pytest.Ca
         (["net.onnx", "gone.py:build"], "gone.py"),
         (["net.onnx", "net.py:build@fp16"], "after @ give the checkpoint with its network's weights, a .json file"),
         (["net.onnx", "net.py:build@net.ckpt@other.pth"], "specifies its weights twice"),
-        (["net.onnx", "net.py:build@gone.ckpt"], "gone.ckpt"),
+        (["net.onnx", "net.py:build@gone.ckpt"], "gone.ckpt does not exist"),
+        (["net.onnx", "net.py:pair"], "returns a tuple, not the restored image"),
         (["net.onnx", "net.py:build@net.ckpt", "--emit-polygraphy", "script.py"], "compare without --emit-polygraphy"),
     ],
 )
@@ -187,6 +208,57 @@ def test_a_module_in_memory_is_a_reference_too(folder: Path) -> None:
     assert found.same_weights
     with pytest.raises(keygraph.InputError, match="in half precision; give the module in float32"):
         compare("net.onnx", loaded.half())
+
+
+def test_a_norm_that_the_exporter_merged_with_a_convolution_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    norms = [nn.BatchNorm2d(6) for _ in range(2)]
+    for norm in norms:
+        norm.running_mean, norm.running_var = torch.randn(6) / 4, torch.rand(6) + 0.5
+    layers = [nn.Conv2d(3, 6, 3, padding=1), norms[0], nn.ReLU(inplace=True), nn.Conv2d(6, 6, 3, padding=1, bias=False)]
+    last = nn.Conv2d(6, 3, 3, padding=1)
+    module = nn.Sequential(*layers, norms[1], nn.ReLU(inplace=True), last).eval()
+    keygraph.export_module(module, tmp_path / "bn.onnx", verification=False)
+    for reference in (module, tmp_path / "bn.onnx"):
+        found = compare(tmp_path / "bn.onnx", reference, blocks=True).comparisons[0]
+        assert found.verdict.good, found.verdict.reasons
+    with torch.no_grad():
+        last.weight.mul_(1.001)
+    found = compare(tmp_path / "bn.onnx", module, blocks=True).comparisons[0]
+    assert [block.name for block in found.inputs[0].beyond_rounding] == ["6"]
+
+
+def test_two_versions_of_the_code_are_not_mixed_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for folder, factor in (("old", 1.0), ("new", 0.9)):
+        Path(folder).mkdir()
+        Path(folder, "net.py").write_text("from layers import build\n")
+        Path(folder, "layers.py").write_text(
+            "import torch\n\nclass Net(torch.nn.Conv2d):\n    def forward(self, x):\n"
+            f"        return {factor} * super().forward(x)\n\n"
+            "def build():\n    torch.manual_seed(0)\n    return Net(3, 3, 3, padding=1)\n"
+        )
+    assert export_model(["old/net.py:build", "-o", "old.onnx", "--no-verify", "--quiet"]) == 0
+    for models, code in ((["old/net.py:build", "new/net.py:build"], 3), (["old/net.py:build", "old/net.py:build"], 0)):
+        found_code, found, _ = run(["old.onnx", *models], capsys)
+        assert found_code == code
+    assert not [line for one in found["comparisons"] for line in one["notices"] if "exported" in line]
+
+
+def test_names_with_an_at_sign(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "d@ta"
+    place.mkdir()
+    for name in ("net.py", "net.ckpt", "net.onnx"):
+        (place / name).write_bytes((folder / name).read_bytes())
+    image = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+    images.write(place / "photo.png", Picture(image))
+    models = [f"{place}/net.onnx", f"{place}/net.py:build@{place}/net.ckpt"]
+    assert run([*models, "--inputs", f"{place}/photo.png"], capsys)[0] == 0
 
 
 def test_a_known_architecture_has_a_checkpoint(folder: Path, make_model: Any) -> None:

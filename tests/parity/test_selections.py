@@ -90,6 +90,48 @@ def test_what_packs_a_mask_follows_the_mask() -> None:
     assert torch.equal(packed(SCORES, [again[0], mask, torch.from_numpy(seen[2].select(()))])[0], other)
 
 
+def in_place(scores: Tensor) -> Tensor:
+    kept = scores < scores.topk(3).values[..., -1:]
+    kept.logical_not_()
+    indices = scores.topk(3).indices
+    indices += 1
+    return scores.masked_fill(~kept, -1e4) + scores.gather(-1, (indices - 1)[..., :1])
+
+
+def ranked(scores: Tensor) -> Tensor:
+    rank = scores.argsort(-1, descending=True).argsort(-1)
+    again = (2 * scores).argsort(-1, descending=True).argsort(-1)
+    return scores.masked_fill(rank >= 3, -1e4) + scores.masked_fill(again >= 2, -1e4)
+
+
+def above_mean(scores: Tensor) -> Tensor:
+    return torch.where(scores > scores.mean(), scores, -1e4)
+
+
+@pytest.mark.parametrize("select", [in_place, ranked, above_mean])
+@pytest.mark.parametrize("function", [False, True], ids=["module", "function"])
+def test_every_way_to_select_is_measured(select: Callable[[Tensor], Tensor], function: bool) -> None:
+    class Selects(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.second = nn.Linear(8, 16), nn.Linear(16, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.second(select(self.first(x)).softmax(-1))
+            return y
+
+    module, x = Selects().eval(), torch.randn(4, 40, 8, generator=torch.Generator().manual_seed(0))
+    other, wrong = Selects().eval(), Selects().eval()
+    with torch.no_grad():
+        wrong.first.bias.zero_()
+    candidates = [(lambda given, one=one: one(given)) if function else one for one in (other, wrong)]
+    right, fault = (compare_modules(module, one, x) for one in candidates)
+    assert right.passed, str(right)
+    assert right.error.expected < 1e-3
+    assert not fault.passed, str(fault)
+
+
 class Ties(nn.Module):
     """Weights the nodes of each set with the largest sums of their first channels, of which two tie but for rounding.
 
