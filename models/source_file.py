@@ -239,10 +239,10 @@ def _check_arguments(entry: EntryPoint, function: Any, arguments: Mapping[str, A
     try:
         signature.bind(**arguments)
     except TypeError as error:
-        given = f"--config gives {', '.join(arguments)}" if arguments else "no --config is given"
+        given = f"the JSON file gives {', '.join(arguments)}" if arguments else "no arguments are given"
         raise InputError(
             f"{entry} is called as {entry.name}{signature}, and {given}: {error}; "
-            "put its arguments into a JSON object for --config FILE.json"
+            "put its arguments into a JSON object in a file (export-model --config FILE.json, compare ...@FILE.json)"
         ) from error
 
 

@@ -64,12 +64,13 @@ def load_network(
         The file does not build a network, or the weights do not fit.
     """
     arguments = read_arguments(config)
-    notice(f"{point.path} is run, and its {point.name} called{' with --config' if arguments else ''}")
+    given = f" with the arguments in {config.name}" if config is not None else ""
+    notice(f"{point.path} is run, and its {point.name} called{given}")
     progress("building the network")
     built = build_network(point, arguments)
     notes = to_float32(built.module)
     if weights is None:
-        notes.append(f"no --weights: the weights are those that {point} gives the network")
+        notes.append(f"no file of weights: they are those that {point} gives the network")
     else:
         progress("loading the weights")
         notes += load_weights(built.module, weights, str(point), prefix=prefix, entry=entry, key_map=key_map)

@@ -90,7 +90,7 @@ def test_json_is_not_mixed_with_what_the_code_prints(folder: Path, capsys: pytes
     assert (record["manifest"]["value_range"], record["manifest"]["smallest"]) == ([0, 255], 5)
     assert record["manifest"]["configuration"]["arguments"] == {"name": "Padding"}
     assert "building Padding" in err
-    assert "no --weights: the weights are those that net.py:build gives the network" in err
+    assert "no file of weights: they are those that net.py:build gives the network" in err
 
 
 def test_the_same_export_gives_the_same_file(folder: Path) -> None:

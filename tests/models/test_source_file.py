@@ -90,7 +90,7 @@ def test_nothing_is_run_to_find_the_function(source: Path) -> None:
         (":tuple_of_two", r"returns a tuple, not a torch\.nn\.Module; return the model alone"),
         (":nothing", r"returns None, not a torch\.nn\.Module; return the model"),
         (":broken", r"net\.py:broken\(\) fails: KeyError: 'depth', at net\.py:18"),
-        (":needs", r"called as needs\(width\), and no --config is given: missing a required argument: 'width'"),
+        (":needs", r"called as needs\(width\), and no arguments are given: missing a required argument: 'width'"),
         (":exits", r"fails: SystemExit: 2 \(move what reads the command line below"),
     ],
 )
@@ -119,7 +119,7 @@ def test_files_that_cannot_be_run(source: Path, content: str, message: str) -> N
 
 
 def test_arguments_that_do_not_fit(source: Path) -> None:
-    with pytest.raises(InputError, match=r"--config gives channel: got an unexpected keyword argument 'channel'"):
+    with pytest.raises(InputError, match=r"the JSON file gives channel: got an unexpected keyword argument 'channel'"):
         built(source, "build", channel=3)
     with pytest.raises(InputError, match=r"absent\.py does not exist"):
         parse_entry_point(f"{source.parent}/absent.py:build")
