@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto, TensorProto
 
-#: Operators whose second input is the weight of a module.
-_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+from ..metrics.blocks import EVERY_MODULE
 
 PRECISIONS = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
 
@@ -60,6 +59,7 @@ def onnx_blocks(model: ModelProto, pattern: str) -> list[OnnxBlock]:
 class _Graph:
     def __init__(self, model: ModelProto, pattern: re.Pattern[str]) -> None:
         graph = model.graph
+        self.every_module = pattern.pattern == EVERY_MODULE
         self.nodes: list[NodeProto] = list(graph.node)
         self.types = {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.output, *graph.value_info)}
         self.ends = {value.name for value in graph.output}
@@ -86,8 +86,9 @@ class _Graph:
                     producer = self.producers[self._root(name)]
                     if block in self.inside[producer]:
                         outputs[block] = max(producer, outputs.get(block, 0))
-        for block in self._merged():
-            inputs.pop(block, None)
+        if self.every_module:  # In no network that keygraph knows are norms merged.
+            for block in self._merged():
+                inputs.pop(block, None)
         found = sorted(outputs.items(), key=lambda item: (item[1], -item[0].count(".")))
         return [
             OnnxBlock(
@@ -100,15 +101,17 @@ class _Graph:
         ]
 
     def _merged(self) -> set[str]:
-        """Find the blocks that compute with the weights of another one beside them: a norm with a convolution's.
+        """Find the blocks that are norms into which the convolution before them was merged.
 
-        What exporters merge into one node has the name of the last of them, and the input of the first.
+        The node of both has the name of the norm and the convolution's input and weight; the convolution has no node.
         """
+        present = {module for node in self.nodes for module in _modules(node)}
         merged: set[str] = set()
         for i, node in enumerate(self.nodes):
-            weights = [name for name in node.input[1:2] if name in self.constants and node.op_type in _WEIGHTED]
-            for owner in (f"{name.rpartition('.')[0]}." for name in weights if "." in name):
-                merged |= {block for block in self.inside[i] if not _nested(owner, f"{block}.")}
+            if node.op_type in ("Conv", "ConvTranspose") and node.input[1] in self.constants:
+                owner = node.input[1].rpartition(".")[0]
+                if owner and owner not in present:
+                    merged |= {block for block in self.inside[i] if not owner.startswith(f"{block}.")}
         return merged
 
     def _is_feature(self, name: str) -> bool:
@@ -133,11 +136,6 @@ class _Graph:
         if name in self.ends:
             return made
         return {block for block in made if any(block not in self.inside[i] for i in self.readers[name])}
-
-
-def _nested(first: str, second: str) -> bool:
-    """Whether one of two modules, named with a dot at the end, contains the other."""
-    return first.startswith(second) or second.startswith(first)
 
 
 def _modules(node: NodeProto) -> list[str]:
