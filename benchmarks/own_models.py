@@ -33,6 +33,7 @@ from keygraph.export.custom.source import SourceOptions, load_source
 from keygraph.export.trace import capture
 from keygraph.instrumentation.metrics import psnr
 from keygraph.instrumentation.synthetic import synthetic_image
+from keygraph.runtime.backends.base import resolve_k
 from keygraph.runtime.preprocess.padding import round_up
 from own_networks import WAYS, Network
 from timing import features
@@ -123,7 +124,8 @@ def contenders(case: Case, folder: Path, least: int) -> tuple[dict[str, Callable
         file = folder / f"{name}.onnx"
         export(each, file, verification=False)
         opened = keygraph.load(file, provider="cpu", threads=1).session
-        return lambda: opened.run(image, None)
+        k = resolve_k(opened.manifest, None)
+        return lambda: opened.run(image, k)
 
     calls = {name: session(name, each) for name, each in files.items()}
 
