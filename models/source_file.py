@@ -12,7 +12,7 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -160,8 +160,9 @@ def build_network(entry: EntryPoint, arguments: Mapping[str, Any]) -> Built:
     if not isinstance(module, nn.Module):
         hint = "return the model alone" if isinstance(module, tuple | list | dict) else "return the model"
         raise InputError(f"{entry} returns {_kind(module)}, not a torch.nn.Module; {hint}")
-    _IMPORTED.update(_within(folder, set(sys.modules) - before))
-    return Built(module, _sources(entry.path, folder, set(sys.modules) - before))
+    imported = _within(folder, set(sys.modules) - before)
+    _IMPORTED.update(imported)
+    return Built(module, _sources(entry.path, folder, imported.values()))
 
 
 def failure(what: str, error: BaseException, folder: Path | None = None) -> InputError:
@@ -269,8 +270,8 @@ def _within(folder: Path, imported: set[str]) -> dict[str, Path]:
     }
 
 
-def _sources(path: Path, folder: Path, imported: set[str]) -> dict[str, str]:
-    files = {path.resolve(), *_within(folder, imported).values()}
+def _sources(path: Path, folder: Path, imported: Iterable[Path]) -> dict[str, str]:
+    files = {path.resolve(), *imported}
     return {
         file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(files)

@@ -74,7 +74,7 @@ class Network:
     def __init__(self, module: nn.Module, manifest: Manifest | None) -> None:
         self._module = module
         self._manifest = manifest
-        #: Of code that is not described, modules may change tensors in place, and select in any way.
+        #: Whether keygraph knows its code. Other code may change tensors in place, and select by other operators.
         self.described = manifest is not None and manifest.architecture != CUSTOM
         self._takes_k = manifest is not None and manifest.neighbours is not None
 

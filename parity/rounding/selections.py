@@ -143,6 +143,7 @@ def _scores_of(func: Any, args: Any) -> int | None:
     """Return how many of an operator's first arguments are what it selects by; None if it selects nothing."""
     if func in RANKING or func in _EXTREME or func in _INDEX:
         return 1
+    # A threshold that is one number selects as well, though files do not tell its mask (`compares_scores`).
     if func in COMPARING and all(one.is_floating_point() for one in args[:2]) and max(map(Tensor.numel, args[:2])) > 1:
         return 2
     if func in _COMPARING_CONSTANT and args[0].is_floating_point() and args[0].numel() > 1:
