@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -91,7 +92,8 @@ class Service:
 
     def left(self) -> list[Path]:
         """Return the files that it has in its folder."""
-        return [file for file in self.scratch.rglob("*") if file.is_file()]
+        # Not rglob: it raises where the service removes a folder meanwhile.
+        return [Path(folder, name) for folder, _, names in os.walk(self.scratch) for name in names]
 
 
 def until(condition: Callable[[], object], what: str) -> None:
