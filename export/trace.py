@@ -15,11 +15,12 @@ import unittest.mock
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import UserError, UserErrorType
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.fx.node import Node, map_arg
@@ -30,16 +31,21 @@ from ..manifest import IMAGE_OUTPUT, K_INPUT, Manifest
 from ..models.registry import OWN
 from ..runtime.backends.base import image_inputs
 from .functions import OPSET
+from .module_state import in_state, state_of
 from .opaque import opaque_operator
 from .pattern_matching import quick_matching
 from .schemas import translation_table
+from .size_units import is_in_units, merge_units, split_units, take_whole_images
 
 #: Largest batch, and largest height and width in units of the size multiple, of a file with dynamic shape.
 _DIMENSION_LIMIT = 1 << 16
 
 
 class _Entry(nn.Module):
-    """The module that is traced: the network, with a fixed k as a constant where it is no input."""
+    """The module that is traced: the network, with a fixed k as a constant where it is no input.
+
+    Images may be given in units (`size_units`).
+    """
 
     def __init__(self, model: nn.Module, k: int | None) -> None:
         super().__init__()
@@ -48,7 +54,8 @@ class _Entry(nn.Module):
             self.register_buffer("k", torch.tensor([k], dtype=torch.int64), persistent=False)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        restored: Tensor = self.model(*inputs, *(k for _, k in self.named_buffers(recurse=False)))
+        whole = (merge_units(each) if is_in_units(each) else each for each in inputs)
+        restored: Tensor = self.model(*whole, *(k for _, k in self.named_buffers(recurse=False)))
         return restored
 
 
@@ -75,9 +82,10 @@ def trace(model: nn.Module, manifest: Manifest) -> ir.Model:
 def capture(model: nn.Module, manifest: Manifest) -> ExportedProgram:
     """Make a program of a network with `torch.export`.
 
-    For a size multiple above 1, torch.export proves that the program is right for all of its sizes. For 1 it does not:
-    networks that pad by themselves compute with remainders, about which it can prove little. The program's guards then
-    have to be checked (`custom.guards`).
+    What torch.export takes for granted about sizes are the program's guards. A KGT has none, and those of our other
+    networks hold wherever they matter. Of a network of unknown architecture it proves them for a size multiple above 1,
+    as far as it can; the rest have to be checked (`custom.guards`), as all of those that pad by themselves: these
+    compute with remainders, about which it can prove little.
 
     Parameters
     ----------
@@ -90,13 +98,30 @@ def capture(model: nn.Module, manifest: Manifest) -> ExportedProgram:
         Inputs as those of `translate`; dynamic sizes unless the manifest has a fixed shape. Modules have their names
         below ``model.``.
     """
-    traced = _Traced(model, manifest)
-    any_size = manifest.size_multiple == 1 and manifest.shape is None
-    if any_size:
-        side = max(manifest.smallest, 32) | 1  # A multiple of no even window; two images of different sides.
-        traced.arguments = [torch.zeros(2, manifest.in_channels, side, side + 2)]
-        sides = {axis: torch.export.Dim.AUTO(min=manifest.smallest, max=_DIMENSION_LIMIT) for axis in (2, 3)}
-        traced.dynamic = (({0: torch.export.Dim.AUTO(min=1, max=_DIMENSION_LIMIT), **sides},),)
+    neighbours = manifest.neighbours
+    runtime_k = neighbours is not None and neighbours.runtime
+    entry = _Entry(model, None if neighbours is None or runtime_k else neighbours.default).eval()
+    if manifest.shape is not None:
+        return _export(entry, _inputs(manifest, in_units=False)[0], None)
+    if manifest.size_multiple == 1:
+        return _export(entry, *_inputs_of_any_size(manifest), any_size=True)
+    if all(given.margin == (0, 0) for given in image_inputs(manifest)):
+        try:
+            return take_whole_images(_export(entry, *_inputs(manifest, in_units=True)))
+        except UserError as error:
+            # Of units it has to prove more, and does not always find the proof.
+            if error.error_type is not UserErrorType.CONSTRAINT_VIOLATION:
+                raise
+    return _export(entry, *_inputs(manifest, in_units=False))
+
+
+#: For each input, the axes that are dynamic.
+_DynamicShapes: TypeAlias = tuple[tuple[dict[int, Any], ...], ...]
+
+
+def _export(
+    entry: _Entry, arguments: list[Tensor], dynamic: _DynamicShapes | None, *, any_size: bool = False
+) -> ExportedProgram:
     # What the network prints, and PyTorch of a failure, concerns nobody: the exception says it.
     unread = io.StringIO()
     silent = contextlib.redirect_stdout(unread), contextlib.redirect_stderr(unread)
@@ -106,6 +131,7 @@ def capture(model: nn.Module, manifest: Manifest) -> ExportedProgram:
     oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=any_size)  # type: ignore[attr-defined]
     # Without the cache, whose look-ups of symbolic shapes take longer than inferring them, tracing takes half the time.
     with (
+        in_state(state_of(entry)),
         oblivious,
         silent[0],
         silent[1],
@@ -113,7 +139,7 @@ def capture(model: nn.Module, manifest: Manifest) -> ExportedProgram:
         torch.no_grad(),
         torch._dynamo.config.patch(fake_tensor_cache_enabled=False),
     ):
-        return torch.export.export(traced.entry, tuple(traced.arguments), dynamic_shapes=traced.dynamic, strict=False)
+        return torch.export.export(entry, tuple(arguments), dynamic_shapes=dynamic, strict=False)
 
 
 def functional(program: ExportedProgram) -> ExportedProgram:
@@ -178,36 +204,50 @@ def _untranslated(operator: str | None, text: str) -> str:
     )
 
 
-class _Traced:
-    """What is traced: the network as `_Entry`, its arguments, and which of their sizes are dynamic.
+def _inputs_of_any_size(manifest: Manifest) -> tuple[list[Tensor], _DynamicShapes]:
+    """Return what `_inputs` does, for a network that pads its image by itself."""
+    side = max(manifest.smallest, 32) | 1  # A multiple of no even window; two images of different sides.
+    sides = {axis: torch.export.Dim.AUTO(min=manifest.smallest, max=_DIMENSION_LIMIT) for axis in (2, 3)}
+    dynamic = {0: torch.export.Dim.AUTO(min=1, max=_DIMENSION_LIMIT), **sides}
+    return [torch.zeros(2, manifest.in_channels, side, side + 2)], ((dynamic,),)
+
+
+def _inputs(manifest: Manifest, *, in_units: bool) -> tuple[list[Tensor], _DynamicShapes]:
+    """Return the inputs that a network is traced with, and which of their sizes are dynamic.
 
     Parameters
     ----------
-    model, manifest
+    manifest
         As for `trace`.
+    in_units
+        Whether images are given in units of the size multiple (`size_units`).
     """
-
-    def __init__(self, model: nn.Module, manifest: Manifest) -> None:
-        neighbours = manifest.neighbours
-        runtime_k = neighbours is not None and neighbours.runtime
-        self.entry = _Entry(model, None if neighbours is None or runtime_k else neighbours.default).eval()
-        multiple = manifest.size_multiple
-        least = -(-manifest.smallest // multiple)
-        # Distinct sizes above 1, so that the tracer cannot take one dimension for another or for a constant.
-        shape = manifest.shape or (2, max(2, least) * multiple, max(3, least + 1) * multiple)
-        batch = torch.export.Dim("batch", min=1, max=_DIMENSION_LIMIT)
-        rows, columns = (torch.export.Dim(name, min=least, max=_DIMENSION_LIMIT) for name in ("rows", "columns"))
-        self.arguments: list[Tensor] = []
-        dynamic: list[dict[int, Any]] = []
-        for given in image_inputs(manifest):
-            channels, (down, across) = given.channels, given.margin
-            self.arguments.append(torch.zeros(shape[0], channels, shape[1] + down, shape[2] + across))
+    neighbours, multiple = manifest.neighbours, manifest.size_multiple
+    least = -(-manifest.smallest // multiple)
+    # Distinct sizes above 1, so that the tracer cannot take one dimension for another or for a constant.
+    shape = manifest.shape or (2, max(2, least) * multiple, max(3, least + 1) * multiple)
+    batch, rows, columns = (
+        # Of our own networks a proof is not asked for: that a third of a side (GLMHA) is less than the side has none.
+        torch.export.Dim.AUTO(min=smallest, max=_DIMENSION_LIMIT)
+        if in_units and manifest.architecture in OWN
+        else torch.export.Dim(name, min=smallest, max=_DIMENSION_LIMIT)
+        for name, smallest in (("batch", 1), ("rows", least), ("columns", least))
+    )
+    arguments: list[Tensor] = []
+    dynamic: list[dict[int, Any]] = []
+    for given in image_inputs(manifest):
+        channels, (down, across) = given.channels, given.margin
+        image = torch.zeros(shape[0], channels, shape[1] + down, shape[2] + across)
+        if in_units:
+            arguments.append(split_units(image, multiple))
+            dynamic.append({0: batch, 2: rows, 4: columns})
+        else:
+            arguments.append(image)
             dynamic.append({0: batch, 2: _sized(rows, multiple, down), 3: _sized(columns, multiple, across)})
-        if runtime_k:
-            assert neighbours is not None
-            self.arguments.append(torch.tensor([neighbours.default], dtype=torch.int64))
-            dynamic.append({})
-        self.dynamic = None if manifest.shape is not None else (tuple(dynamic),)
+    if neighbours is not None and neighbours.runtime:
+        arguments.append(torch.tensor([neighbours.default], dtype=torch.int64))
+        dynamic.append({})
+    return arguments, (tuple(dynamic),)
 
 
 def _fix_constant_sizes(program: ExportedProgram) -> None:

@@ -21,6 +21,7 @@ from ...models.architecture import CUSTOM, DELICATE_OPERATORS
 from ...models.checkpoint import weights_sha256
 from ...models.own_weights import tensors_of
 from ...models.source_file import user_line
+from ..module_state import State, in_state, state_of
 from ..opaque import opaque_failure
 from ..recognition import Verdict
 from ..trace import capture
@@ -29,7 +30,6 @@ from .guards import check_guards
 from .interface import find_interface
 from .neighbours import check_tie, offered_k
 from .sizes import MULTIPLES, Sizes, find_sizes
-from .state import State, in_state, state_of
 from .trial import Trial, check_signature
 
 #: Values of black and white where nothing is said, and the note that says so.

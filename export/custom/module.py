@@ -11,8 +11,8 @@ from torch import nn
 from ...errors import InputError
 from ...manifest import Manifest
 from ..exporter import export
+from ..module_state import in_state, state_of
 from .model import examine, source_of
-from .state import in_state, state_of
 
 
 def export_module(

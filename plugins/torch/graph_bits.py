@@ -13,6 +13,13 @@ def words(nodes: int) -> int:
     return (nodes + WORD_BITS - 1) // WORD_BITS
 
 
+#: Byte i of a word with the bit i set, and every byte with the bit 0 set.
+_DIAGONAL, _FIRST_BITS = 0x8040201008040201 - (1 << 64), 0x0101010101010101
+
+#: A factor that moves bit 0 of byte i to bit 56 + i, for all eight bytes of a word. Nothing else gets there.
+_GATHER = sum(1 << (56 - 7 * i) for i in range(8))
+
+
 def pack_bits(selected: Tensor) -> Tensor:
     """Pack a boolean selection into words. The operator `pack_graph` does this in programs and files.
 
@@ -28,18 +35,20 @@ def pack_bits(selected: Tensor) -> Tensor:
     """
     nodes = selected.shape[-1]
     padded = torch.nn.functional.pad(selected, (0, words(nodes) * WORD_BITS - nodes))
-    bits = torch.unflatten(padded, -1, (words(nodes), WORD_BITS))
-    # The sum of distinct powers of two is their bitwise or; bit 31 is the sign of the int32.
-    packed: Tensor = (bits * _bit_values(selected.device)).sum(-1, dtype=torch.int32)
-    return packed
+    # Eight booleans are a word of eight bytes that are 0 or 1: one product for eight of them.
+    packed = (padded.reshape(-1).view(torch.int64) * _GATHER) >> 56
+    return packed.to(torch.uint8).view(torch.int32).view(*selected.shape[:-1], words(nodes))
 
 
 def unpack_graph(graph: Tensor, nodes: int) -> Tensor:
     """Undo `pack_bits`, and `pack_graph`: int32[..., ceil(N/32)] -> bool[..., N]."""
-    bits = (graph.unsqueeze(-1) & _bit_values(graph.device)) != 0
-    return bits.flatten(-2)[..., :nodes]
+    spread = (graph.reshape(-1).view(torch.uint8).long() * _FIRST_BITS) & _DIAGONAL
+    return (spread.view(torch.uint8) != 0).view(*graph.shape[:-1], graph.shape[-1] * WORD_BITS)[..., :nodes]
 
 
-def _bit_values(device: torch.device) -> Tensor:
-    """Return int32[32]: 1, 2, 4, ..., 2^30, -2^31."""
-    return torch.ones((), dtype=torch.int32, device=device) << torch.arange(WORD_BITS, dtype=torch.int32, device=device)
+def count_bits(graph: Tensor) -> int:
+    """Count the pairs of nodes in a graph int32[..., ceil(N/32)]."""
+    word = graph.long()
+    for shift, mask in ((1, 0x55555555), (2, 0x33333333), (4, 0x0F0F0F0F), (8, 0x00FF00FF), (16, 0x0000FFFF)):
+        word = (word & mask) + ((word >> shift) & mask)
+    return int(word.sum())

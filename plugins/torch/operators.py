@@ -66,12 +66,23 @@ def _largest(similarity: Tensor, k: int) -> Tensor:
     float32[..., N], 1 <= k <= N -> bool[..., N] with exactly k true in each row.
     """
     is_nan = similarity.isnan()
-    similarity = similarity.masked_fill(is_nan, -torch.inf)
+    if is_nan.any():
+        similarity = similarity.masked_fill(is_nan, -torch.inf)
     threshold = similarity.topk(k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
-    above = similarity > threshold
-    tied = similarity == threshold
-    if int(above.sum() + tied.sum()) == k * (tied.numel() // tied.shape[-1]):
-        return above | tied  # no row has ties to break: the usual case, and several times cheaper
+    largest = similarity >= threshold
+    # Rows with ties to break are usually few, or none.
+    rows = (largest.sum(-1, dtype=torch.int32) > k).nonzero(as_tuple=True)
+    if len(rows[0]):
+        largest[rows] = _first_of_equals(similarity[rows], threshold[rows], is_nan[rows], k)
+    return largest
+
+
+def _first_of_equals(similarity: Tensor, threshold: Tensor, is_nan: Tensor, k: int) -> Tensor:
+    """Select what is above a row's k-th largest, and of its equals the first that make k: numbers before NaN.
+
+    float32[R, N], float32[R, 1] and bool[R, N] -> bool[R, N].
+    """
+    above, tied = similarity > threshold, similarity == threshold
     # Rank of each tied node, from 1: by index, numbers before NaN (which was replaced by -inf and ties only with it).
     tied_nan = tied & is_nan
     tied = tied & ~is_nan

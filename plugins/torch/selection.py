@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .graph_bits import unpack_graph
+from .graph_bits import count_bits, unpack_graph
 from .operators import graph_observer, pack_observer, top_k_observer
 
 
@@ -52,7 +52,9 @@ def compare_selections(query: Tensor, key: Tensor, reference: Tensor, other: Ten
     tolerance
         Largest difference of two programs' similarities, relative to the row's largest similarity.
     """
-    return compare_top_k(query.float() @ key.float().mT, reference, other, tolerance)
+    windows = _different(reference, other)
+    similarity = query[windows].float() @ key[windows].float().mT
+    return _compared(similarity, reference, reference[windows], other[windows], tolerance)
 
 
 def compare_top_k(scores: Tensor, reference: Tensor, other: Tensor, tolerance: float) -> Agreement:
@@ -67,19 +69,33 @@ def compare_top_k(scores: Tensor, reference: Tensor, other: Tensor, tolerance: f
     tolerance
         Largest difference of two programs' scores, relative to the row's largest score.
     """
+    windows = _different(reference, other)
+    return _compared(scores[windows].float(), reference, reference[windows], other[windows], tolerance)
+
+
+def _different(reference: Tensor, other: Tensor) -> Tensor:
+    """Return which elements of the batch have different graphs: usually few, and all the rest costs nothing."""
+    return (reference != other).flatten(1).any(1).nonzero()[:, 0]
+
+
+def _compared(scores: Tensor, whole: Tensor, reference: Tensor, other: Tensor, tolerance: float) -> Agreement:
+    """Compare graphs of the largest scores where they differ; `whole` is the reference of the whole batch."""
     ours, theirs = unpack_graph(reference, scores.shape[3]), unpack_graph(other, scores.shape[3])
-    similarity = scores.float()
-    kth = similarity.masked_fill(~ours, torch.inf).amin(-1, keepdim=True)
-    allowed = tolerance * similarity.abs().amax(-1, keepdim=True)
-    differ = ours != theirs
-    beyond = differ & ((similarity - kth).abs() > allowed)
+    kth = scores.masked_fill(~ours, torch.inf).amin(-1, keepdim=True)
+    allowed = tolerance * scores.abs().amax(-1, keepdim=True)
+    beyond = (ours != theirs) & ((scores - kth).abs() > allowed)
     miscounted = ours.sum(-1) != theirs.sum(-1)
-    either = int((ours | theirs).sum())
+    return _agreement(whole, ours, theirs, int(beyond.count_nonzero() + miscounted.count_nonzero()))
+
+
+def _agreement(whole: Tensor, ours: Tensor, theirs: Tensor, beyond: int) -> Agreement:
+    selected, different = count_bits(whole), int((ours & ~theirs).count_nonzero())
+    either = selected + int((theirs & ~ours).count_nonzero())
     return Agreement(
-        jaccard=int((ours & theirs).sum()) / either if either else 1.0,
-        selected=int(ours.sum()),
-        different=int((ours & ~theirs).sum()),
-        beyond_tolerance=int(beyond.sum() + miscounted.sum()),
+        jaccard=(selected - different) / either if either else 1.0,
+        selected=selected,
+        different=different,
+        beyond_tolerance=beyond,
     )
 
 
@@ -96,16 +112,11 @@ def compare_packed(scores: Tensor, threshold: Tensor, reference: Tensor, other: 
         Largest difference of two programs' scores, relative to the row's largest score. Rows may select different
         numbers of nodes: a threshold keeps ties.
     """
-    ours, theirs = unpack_graph(reference, scores.shape[3]), unpack_graph(other, scores.shape[3])
-    scores, threshold = scores.float(), threshold.float()
+    windows = _different(reference, other)
+    ours, theirs = (unpack_graph(graph[windows], scores.shape[3]) for graph in (reference, other))
+    scores, threshold = scores[windows].float(), threshold[windows].float()
     near = (scores - threshold).abs() <= tolerance * scores.abs().amax(-1, keepdim=True)
-    either = int((ours | theirs).sum())
-    return Agreement(
-        jaccard=int((ours & theirs).sum()) / either if either else 1.0,
-        selected=int(ours.sum()),
-        different=int((ours & ~theirs).sum()),
-        beyond_tolerance=int(((ours != theirs) & ~near).sum()),
-    )
+    return _agreement(reference, ours, theirs, int(((ours != theirs) & ~near).count_nonzero()))
 
 
 class TooFewGraphsError(ValueError):
