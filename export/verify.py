@@ -83,13 +83,10 @@ class VerificationError(KeygraphError):
 
 
 def rounding_inputs(manifest: Manifest) -> tuple[Inputs, int | None]:
-    """Return the inputs and k of the run that rounding is measured on: the smallest that is large enough."""
-    cases = verification_cases(manifest)
-    large = [case for case in cases if math.prod(case[0]) >= LEAST_PIXELS]
-    shape, k = (
-        min(large, key=lambda case: math.prod(case[0])) if large else max(cases, key=lambda case: math.prod(case[0]))
-    )
-    return synthetic_inputs(manifest, shape), k
+    """Return the inputs and k of the run that rounding is measured on: the smallest image that is large enough."""
+    side = max(manifest.least_side, round_up(math.isqrt(LEAST_PIXELS), manifest.size_multiple))
+    default = manifest.neighbours.default if manifest.neighbours else None
+    return synthetic_inputs(manifest, manifest.shape or (1, side, side)), default
 
 
 def verification_cases(manifest: Manifest) -> list[tuple[tuple[int, int, int], int | None]]:

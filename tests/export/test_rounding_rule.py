@@ -20,10 +20,12 @@ from keygraph.export.program_network import ProgramNetwork
 from keygraph.export.recognition import Recognition, recognize, recognize_verified, verification_cases, verified
 from keygraph.export.rounding import ExpectedRounding
 from keygraph.export.trace import capture, functional
+from keygraph.export.verify import rounding_inputs
 from keygraph.manifest import Attention, Interface, Manifest
 from keygraph.manifest_summary import attention_lines, times_rounding
 from keygraph.parity.pass_criteria import FACTOR, NOISE_FACTOR, worse_than_control
 from keygraph.parity.rounding.network import Arithmetic
+from small_models import manifest_for
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
@@ -236,6 +238,25 @@ def test_rounding_is_measured_again_where_it_decides(monkeypatch: pytest.MonkeyP
     own = rounding.explained(4.1 * first.expected, [image * 1e4], None)
     assert own is not None
     assert own.expected > 2 * first.expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "shape"),
+    [
+        ({"size_multiple": 8}, (1, 3, 32, 32)),
+        ({"size_multiple": 24}, (1, 3, 48, 48)),
+        ({"size_multiple": 128}, (1, 3, 128, 128)),
+        ({"size_multiple": 8, "smallest": 64}, (1, 3, 64, 64)),
+        ({"size_multiple": 8, "shape": (2, 8, 16)}, (2, 3, 8, 16)),
+    ],
+)
+def test_rounding_is_measured_on_the_smallest_image_that_is_large_enough(
+    changes: dict[str, Any], shape: tuple[int, ...]
+) -> None:
+    """Also where sums over many pixels are verified on a larger one: a float64 run of that takes ten times as long."""
+    (image,), k = rounding_inputs(manifest_for(global_statistics=True, **changes))
+    assert image.shape == shape
+    assert k is None
 
 
 def test_attentions_in_words() -> None:

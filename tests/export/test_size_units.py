@@ -47,7 +47,8 @@ def test_the_program_takes_whole_images(unet: LoadedModel) -> None:
     program = capture(unet.module, manifest)
     program.validate()
     image, k = inputs_of(program)
-    assert image.ndim == 4 and k.ndim == 1
+    assert image.ndim == 4
+    assert k.ndim == 1
     assert [each.ndim for each in program.example_inputs[0]] == [4, 1]
     module = program.module(check_guards=False)
     for shape in ((1, 3, m, m), (1, 3, m, 3 * m), (3, 3, 2 * m, m)):

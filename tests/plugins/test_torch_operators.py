@@ -6,6 +6,7 @@ Their numbers are tested by the conformance suite.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import subprocess
 import sys
@@ -23,12 +24,13 @@ from keygraph.plugins.torch import (
     operators,
     pack_graph,
     recorded_graphs,
+    top_k_graph,
     unpack_graph,
     use_attention,
 )
 from keygraph.plugins.torch.attention import mask_attention
 from keygraph.plugins.torch.flex import block_mask
-from keygraph.plugins.torch.graph_bits import pack_bits
+from keygraph.plugins.torch.graph_bits import count_bits, pack_bits
 from keygraph.plugins.torch.selection import TooFewGraphsError
 
 #: Implementations with gradients of their own, and what comes before [H, M, N] in biases for a batch of 4. The gradient
@@ -229,6 +231,33 @@ def test_bit_31_is_the_sign() -> None:
     assert pack_bits(selected).tolist() == [[-(2**31), 1]]
 
 
+def test_bits_of_any_strides() -> None:
+    """PyTorch takes an axis of size 1 for contiguous whatever its stride is."""
+    column = torch.arange(64).reshape(64, 1) % 3 == 0
+    graph = pack_bits(column.T)
+    assert torch.equal(unpack_graph(graph, 64), column.T)
+    words = graph.reshape(2, 1).T.contiguous().as_strided((1, 2), (1, 1))
+    assert torch.equal(unpack_graph(words, 64), column.T)
+    assert count_bits(graph) == 22
+    assert count_bits(torch.full((2, 3), -1, dtype=torch.int32)) == 6 * 32
+
+
+@pytest.mark.parametrize("rows", ["without ties", "with ties", "with NaN", "all"])
+def test_ties_are_broken_by_index_in_the_rows_that_have_them(rows: str) -> None:
+    numbers = {
+        "without ties": [[4.0, 1.0, 3.0, 2.0, 0.0]],
+        "with ties": [[1.0, 2.0, 2.0, 2.0, 3.0], [0.0, 0.0, 0.0, 0.0, 0.0]],
+        "with NaN": [[math.nan, 1.0, math.nan, 2.0, -math.inf], [math.nan] * 5],
+    }
+    numbers["all"] = [row for each in numbers.values() for row in each]
+    similarity = torch.tensor(numbers[rows])
+    worst_first = similarity.nan_to_num(nan=-math.inf, neginf=-1e30, posinf=1e30)
+    order = worst_first.sort(dim=-1, descending=True, stable=True).indices
+    expected = torch.zeros_like(similarity, dtype=torch.bool).scatter(-1, order[:, :3], True)
+    graph = top_k_graph(similarity[None, None], torch.tensor([3]))
+    assert torch.equal(unpack_graph(graph, 5)[0, 0], expected)
+
+
 @pytest.mark.parametrize("k", [0, -1])
 def test_k_below_one_is_an_error(k: int) -> None:
     x = torch.randn(1, 1, 4, 2)
@@ -276,6 +305,23 @@ def test_selections_are_compared_with_a_tolerance_at_the_kth_similarity() -> Non
     # A row may have all the neighbours near its k-th, but too many of them.
     more = compare_selections(query, key, graph(0, 1), graph(0, 1, 2), 1e-5)
     assert more.beyond_tolerance == 1
+
+
+def test_a_batch_is_compared_as_its_elements_are() -> None:
+    """Only the elements whose graphs differ are looked at, and all are counted."""
+    torch.manual_seed(0)
+    nodes = torch.randn(5, 1, 40, 8)
+    other = nodes + 1e-2 * torch.randn(5, 1, 40, 8) * torch.tensor([0, 1, 0, 30, 0]).reshape(5, 1, 1, 1)
+    graphs = [key_graph(each, each, torch.tensor([9])) for each in (nodes, other)]
+    whole = compare_selections(nodes, nodes, *graphs, 1e-3)
+    elements = [slice(i, i + 1) for i in range(5)]
+    parts = [compare_selections(nodes[i], nodes[i], *(graph[i] for graph in graphs), 1e-3) for i in elements]
+    ours, theirs = (unpack_graph(graph, 40) for graph in graphs)
+    assert whole.selected == int(ours.sum()) == sum(part.selected for part in parts)
+    assert whole.different == int((ours & ~theirs).sum()) == sum(part.different for part in parts)
+    assert [part.different > 0 for part in parts] == [False, True, False, True, False]
+    assert whole.beyond_tolerance == sum(part.beyond_tolerance for part in parts) > 0
+    assert whole.jaccard == pytest.approx(int((ours & theirs).sum()) / int((ours | theirs).sum()))
 
 
 def test_recorded_graphs_can_be_forced() -> None:
