@@ -312,11 +312,11 @@ def test_a_batch_is_compared_as_its_elements_are() -> None:
     torch.manual_seed(0)
     nodes = torch.randn(5, 1, 40, 8)
     other = nodes + 1e-2 * torch.randn(5, 1, 40, 8) * torch.tensor([0, 1, 0, 30, 0]).reshape(5, 1, 1, 1)
-    graphs = [key_graph(each, each, torch.tensor([9])) for each in (nodes, other)]
-    whole = compare_selections(nodes, nodes, *graphs, 1e-3)
+    first, second = (key_graph(each, each, torch.tensor([9])) for each in (nodes, other))
+    whole = compare_selections(nodes, nodes, first, second, 1e-3)
     elements = [slice(i, i + 1) for i in range(5)]
-    parts = [compare_selections(nodes[i], nodes[i], *(graph[i] for graph in graphs), 1e-3) for i in elements]
-    ours, theirs = (unpack_graph(graph, 40) for graph in graphs)
+    parts = [compare_selections(nodes[i], nodes[i], first[i], second[i], 1e-3) for i in elements]
+    ours, theirs = unpack_graph(first, 40), unpack_graph(second, 40)
     assert whole.selected == int(ours.sum()) == sum(part.selected for part in parts)
     assert whole.different == int((ours & ~theirs).sum()) == sum(part.different for part in parts)
     assert [part.different > 0 for part in parts] == [False, True, False, True, False]
