@@ -82,10 +82,11 @@ def trace(model: nn.Module, manifest: Manifest) -> ir.Model:
 def capture(model: nn.Module, manifest: Manifest) -> ExportedProgram:
     """Make a program of a network with `torch.export`.
 
-    What torch.export takes for granted about sizes are the program's guards. A KGT has none, and those of our other
-    networks hold wherever they matter. Of a network of unknown architecture it proves them for a size multiple above 1,
-    as far as it can; the rest have to be checked (`custom.guards`), as all of those that pad by themselves: these
-    compute with remainders, about which it can prove little.
+    What torch.export takes for granted about sizes are the program's guards. A KGT leaves none; those of our other
+    networks, for instance that a third of a side is less than the side, are left to the file's verification. Of a
+    network of unknown architecture torch.export proves them for a size multiple above 1, as far as it can; the rest
+    have to be checked (`custom.guards`), as all of those that pad by themselves: these compute with remainders, about
+    which it can prove little.
 
     Parameters
     ----------
