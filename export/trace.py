@@ -20,7 +20,6 @@ from typing import Any, TypeAlias
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import UserError, UserErrorType
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.fx.node import Node, map_arg
@@ -107,12 +106,9 @@ def capture(model: nn.Module, manifest: Manifest) -> ExportedProgram:
     if manifest.size_multiple == 1:
         return _export(entry, *_inputs_of_any_size(manifest), any_size=True)
     if all(given.margin == (0, 0) for given in image_inputs(manifest)):
-        try:
+        # Of units torch.export has to prove more, and does not always find the proof, or fails on the way.
+        with contextlib.suppress(Exception):
             return take_whole_images(_export(entry, *_inputs(manifest, in_units=True)))
-        except UserError as error:
-            # Of units it has to prove more, and does not always find the proof.
-            if error.error_type is not UserErrorType.CONSTRAINT_VIOLATION:
-                raise
     return _export(entry, *_inputs(manifest, in_units=False))
 
 

@@ -83,3 +83,16 @@ def test_sizes_that_a_network_computes_with(unet: LoadedModel, multiple: int) ->
     for height, width in ((2, 2), (3, 5), (7, 2)):
         image = torch.rand(2, 3, height * multiple, width * multiple)
         assert torch.equal(traced(image), module(image))
+
+
+class Branching(nn.Module):
+    def forward(self, image: Tensor) -> Tensor:
+        return image + 1 if image.shape[2] > 100 else image + 2
+
+
+def test_what_cannot_be_traced_in_units_is_traced_as_it_is(unet: LoadedModel) -> None:
+    """PyTorch fails on this comparison of units; traced otherwise, the branch is a guard, which is checked."""
+    manifest = replace(unet.manifest(), architecture=CUSTOM, size_multiple=8, smallest=8, neighbours=None)
+    program = capture(Branching().eval(), manifest)
+    assert inputs_of(program)[0].ndim == 4
+    assert any("<= 100" in guard for guard in expressions_of_guards(program))
