@@ -37,7 +37,7 @@ def merge_units(image: Tensor) -> Tensor:
 
 
 def take_whole_images(program: ExportedProgram) -> ExportedProgram:
-    """Return a program whose images are in units as one that takes them as [B, C, H, W], and any other as it is.
+    """Return a program whose images are in units as one that takes them as [B, C, H, W].
 
     Parameters
     ----------
@@ -46,15 +46,9 @@ def take_whole_images(program: ExportedProgram) -> ExportedProgram:
         stay those of sides in units: it cannot check them in a run.
     """
     given = set(program.graph_signature.user_inputs)
-    images = [
-        node
-        for node in program.graph.nodes
-        if node.op == "placeholder" and node.name in given and is_in_units(node.meta["val"])
-    ]
-    if not images:
-        return program
-    for image in images:
-        _take_whole(image)
+    for node in list(program.graph.nodes):
+        if node.op == "placeholder" and node.name in given and is_in_units(node.meta["val"]):
+            _take_whole(node)
     program.graph_module.recompile()
     arguments, named = program.example_inputs
     whole = tuple(merge_units(each) if is_in_units(each) else each for each in arguments)

@@ -106,10 +106,21 @@ def capture(model: nn.Module, manifest: Manifest) -> ExportedProgram:
     if manifest.size_multiple == 1:
         return _export(entry, *_inputs_of_any_size(manifest), any_size=True)
     if all(given.margin == (0, 0) for given in image_inputs(manifest)):
-        # Of units torch.export has to prove more, and does not always find the proof, or fails on the way.
-        with contextlib.suppress(Exception):
-            return take_whole_images(_export(entry, *_inputs(manifest, in_units=True)))
+        program = _exported_in_units(entry, manifest)
+        if program is not None:
+            return take_whole_images(program)
     return _export(entry, *_inputs(manifest, in_units=False))
+
+
+def _exported_in_units(entry: _Entry, manifest: Manifest) -> ExportedProgram | None:
+    """Return the program of a network whose images are in units (`size_units`); None where torch.export fails.
+
+    Of units it has to prove more, and does not always find the proof, or fails on the way.
+    """
+    try:
+        return _export(entry, *_inputs(manifest, in_units=True))
+    except Exception:  # What it raises for the user's code, the export of whole images raises again.
+        return None
 
 
 #: For each input, the axes that are dynamic.
