@@ -54,7 +54,7 @@ def compare_selections(query: Tensor, key: Tensor, reference: Tensor, other: Ten
     """
     windows = _different(reference, other)
     similarity = query[windows].float() @ key[windows].float().mT
-    return _compared(similarity, reference, reference[windows], other[windows], tolerance)
+    return _compared(similarity, windows, reference, other, tolerance)
 
 
 def compare_top_k(scores: Tensor, reference: Tensor, other: Tensor, tolerance: float) -> Agreement:
@@ -70,7 +70,7 @@ def compare_top_k(scores: Tensor, reference: Tensor, other: Tensor, tolerance: f
         Largest difference of two programs' scores, relative to the row's largest score.
     """
     windows = _different(reference, other)
-    return _compared(scores[windows].float(), reference, reference[windows], other[windows], tolerance)
+    return _compared(scores[windows].float(), windows, reference, other, tolerance)
 
 
 def _different(reference: Tensor, other: Tensor) -> Tensor:
@@ -78,18 +78,19 @@ def _different(reference: Tensor, other: Tensor) -> Tensor:
     return (reference != other).flatten(1).any(1).nonzero()[:, 0]
 
 
-def _compared(scores: Tensor, whole: Tensor, reference: Tensor, other: Tensor, tolerance: float) -> Agreement:
-    """Compare graphs of the largest scores where they differ; `whole` is the reference of the whole batch."""
-    ours, theirs = unpack_graph(reference, scores.shape[3]), unpack_graph(other, scores.shape[3])
+def _compared(scores: Tensor, windows: Tensor, reference: Tensor, other: Tensor, tolerance: float) -> Agreement:
+    """Compare graphs of the largest scores, given the elements in which they differ, and the scores of these."""
+    ours, theirs = (unpack_graph(graph[windows], scores.shape[3]) for graph in (reference, other))
     kth = scores.masked_fill(~ours, torch.inf).amin(-1, keepdim=True)
     allowed = tolerance * scores.abs().amax(-1, keepdim=True)
     beyond = (ours != theirs) & ((scores - kth).abs() > allowed)
     miscounted = ours.sum(-1) != theirs.sum(-1)
-    return _agreement(whole, ours, theirs, int(beyond.count_nonzero() + miscounted.count_nonzero()))
+    return _agreement(reference, ours, theirs, int(beyond.count_nonzero() + miscounted.count_nonzero()))
 
 
-def _agreement(whole: Tensor, ours: Tensor, theirs: Tensor, beyond: int) -> Agreement:
-    selected, different = count_bits(whole), int((ours & ~theirs).count_nonzero())
+def _agreement(reference: Tensor, ours: Tensor, theirs: Tensor, beyond: int) -> Agreement:
+    """Return the agreement with a reference, from both selections where they differ."""
+    selected, different = count_bits(reference), int((ours & ~theirs).count_nonzero())
     either = selected + int((theirs & ~ours).count_nonzero())
     return Agreement(
         jaccard=(selected - different) / either if either else 1.0,

@@ -236,8 +236,10 @@ def test_bits_of_any_strides() -> None:
     column = torch.arange(64).reshape(64, 1) % 3 == 0
     graph = pack_bits(column.T)
     assert torch.equal(unpack_graph(graph, 64), column.T)
-    words = graph.reshape(2, 1).T.contiguous().as_strided((1, 2), (1, 1))
-    assert torch.equal(unpack_graph(words, 64), column.T)
+    selected = torch.arange(2 * 3 * 64).reshape(2, 3, 64) % 5 == 0
+    words_first = pack_bits(selected).transpose(1, 2).contiguous().transpose(1, 2)
+    assert torch.equal(unpack_graph(words_first, 64), selected)
+    assert torch.equal(unpack_graph(words_first.transpose(0, 1), 64), selected.transpose(0, 1))
     assert count_bits(graph) == 22
     assert count_bits(torch.full((2, 3), -1, dtype=torch.int32)) == 6 * 32
 
