@@ -70,21 +70,34 @@ def test_tiles_are_measured_and_exact_ones_proven(tmp_path: Path, make_manifest:
         assert statistics.memory is not None  # The amount is not checked: memory freed earlier may be used again.
 
 
-@pytest.mark.parametrize("size", [(320, 320), (200, 320), (320, 90)], ids=["square", "wide", "narrow"])
+def darker(size: tuple[int, int], *, down: bool) -> np.ndarray:
+    """An image that gets darker to the right, and down or up: along one of its diagonals."""
+    rows, columns = (np.linspace(0.5, 0, side, dtype=np.float32) for side in size)
+    return np.broadcast_to((rows if down else rows[::-1])[:, None] + columns, (1, 3, *size)).copy()
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        *(synthetic_image((1, 3, *size), (0.0, 1.0)) for size in ((320, 320), (200, 320), (320, 90))),
+        *(darker((320, 320), down=down) for down in (True, False)),
+    ],
+    ids=["square", "wide", "narrow", "darker down", "darker up"],
+)
 def test_what_tiles_change_is_about_what_all_tiles_of_the_image_change(
-    tmp_path: Path, make_manifest: MakeManifest, size: tuple[int, int]
+    tmp_path: Path, make_manifest: MakeManifest, image: np.ndarray
 ) -> None:
     manifest = make_manifest(global_statistics=True, clamp=None)
     path = tmp_path / "mean.onnx"
     write_model(path, manifest, "mean")
-    picture = CalibrationImage("picture", (synthetic_image((1, 3, *size), (0.0, 1.0)),))
+    picture = CalibrationImage("picture", (image,))
     measured = calibrate(path, manifest, [picture], lambda _line: None)
     assert measured.statistics is not None
     restorer = Restorer(OnnxRuntimeSession(path))
-    image = np.moveaxis(picture.inputs[0][0], 0, 2)
-    whole = restorer.restore(image, tile="none").image
+    pixels = np.moveaxis(image[0], 0, 2)
+    whole = restorer.restore(pixels, tile="none").image
     for tiling in measured.statistics.tilings:
-        tiled = restorer.restore(image, tile=tiling.tile, overlap=tiling.overlap, global_statistics="tile").image
+        tiled = restorer.restore(pixels, tile=tiling.tile, overlap=tiling.overlap, global_statistics="tile").image
         assert abs(tiling.psnr - min(psnr(tiled, whole, (0.0, 1.0)), EQUAL_DB)) < 3
 
 
