@@ -73,7 +73,8 @@ def test_tiles_are_measured_and_exact_ones_proven(tmp_path: Path, make_manifest:
 def darker(size: tuple[int, int], *, down: bool) -> np.ndarray:
     """An image that gets darker to the right, and down or up: along one of its diagonals."""
     rows, columns = (np.linspace(0.5, 0, side, dtype=np.float32) for side in size)
-    return np.broadcast_to((rows if down else rows[::-1])[:, None] + columns, (1, 3, *size)).copy()
+    image: np.ndarray = np.broadcast_to((rows if down else rows[::-1])[:, None] + columns, (1, 3, *size)).copy()
+    return image
 
 
 @pytest.mark.parametrize(
